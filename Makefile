@@ -1,0 +1,56 @@
+# Set-up and daily commands.  Meson does the building; this file makes sure
+# that everything it needs is there and gives the common tasks short names.
+#   make          build            make check        all tests
+#   make demo     see it work      make check-quick  the fast ones
+#   make asan     all tests under ASan and UBSan     make tsan  under TSan
+BUILD ?= build
+JOBS ?= $(shell nproc)
+MESON_SETUP = meson setup --prefix=/usr/local
+
+.PHONY: all deps demo check check-quick soak asan tsan clang bench install clean
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS)
+
+deps:
+	@scripts/install-packages build test
+
+$(BUILD)/build.ninja: | deps
+	$(MESON_SETUP) $(BUILD)
+
+demo: all
+	@scripts/demo $(BUILD)
+
+check: all
+	@scripts/run-tests $(BUILD) all
+
+check-quick: all
+	@scripts/run-tests $(BUILD) quick
+
+soak: all
+	@scripts/run-tests $(BUILD) soak
+
+build-asan/build.ninja: | deps
+	$(MESON_SETUP) -Db_sanitize=address,undefined -Db_lundef=false build-asan
+asan: build-asan/build.ninja
+	ninja -C build-asan -j $(JOBS)
+	@scripts/run-tests build-asan all
+
+build-tsan/build.ninja: | deps
+	$(MESON_SETUP) -Db_sanitize=thread -Db_lundef=false build-tsan
+tsan: build-tsan/build.ninja
+	ninja -C build-tsan -j $(JOBS)
+	@scripts/run-tests build-tsan all
+
+build-clang/build.ninja: | deps
+	CC=clang-14 $(MESON_SETUP) build-clang
+clang: build-clang/build.ninja
+	ninja -C build-clang -j $(JOBS)
+
+bench: all
+	@bench/run $(BUILD)
+
+install: all
+	meson install -C $(BUILD)
+
+clean:
+	rm -rf build build-asan build-tsan build-clang

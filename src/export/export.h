@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Exports: ways for a guest to reach a node.  A driver is a const struct in
+ * exports.c; the table below is what control/ talks to.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include "base/annot.h"
+#include "base/options.h"
+#include "graph/node.h"
+
+struct exports;
+struct export;
+
+struct export_driver {
+    const char *type;          /* "nbd" */
+    size_t export_size;        /* of the struct that begins with struct export */
+    const char *const *option_names;
+    CO_FN_PTR int (*co_create)(struct export *e, struct opts *o, GError **err);
+    /* Ask clients to go; non-blocking. */
+    void (*request_shutdown)(struct export *e);
+    /* No client is left. */
+    CO_FN_PTR void (*co_delete)(struct export *e);
+};
+struct export {
+    char *id;
+    const struct export_driver *drv;
+    struct exports *exports;
+    struct user *user;
+    bool writable, writethrough, shutting_down;
+    unsigned refs;             /* 1 + connections */
+};
+/* BLOCK_EXPORT_DELETED is sent through @event. */
+struct exports *exports_new(struct graph *g,
+                            void (*event)(const char *name, json_t *data,
+                                          void *arg),
+                            void *arg);
+void exports_free(struct exports *es);
+/* block-export-add: type, id, node-name, writable, writethrough and the
+ * driver's own. */
+CO_FN int exports_co_add(struct exports *es, const json_t *options,
+                         GError **err);
+/* mode safe: refused while clients are connected. */
+CO_FN int exports_co_del(struct exports *es, const char *id, bool hard,
+                         GError **err);
+/* query-block-exports; caller owns. */
+json_t *exports_describe(struct exports *es);
+CO_FN void exports_co_shutdown(struct exports *es);
+struct graph *exports_graph(struct exports *es);
+void export_ref(struct export *e);
+void export_unref(struct export *e);
+
+/* --- export/nbd --- */
+struct nbd_server_params {
+    const char *path, *host, *port;    /* as struct sock_addr */
+    unsigned max_connections;          /* 0 = default 100 */
+};
+int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
+                     GError **err);
+/* Closes connections, removes nbd exports. */
+CO_FN int nbd_server_co_stop(struct exports *es, GError **err);
+bool nbd_server_running(const struct exports *es);
+unsigned nbd_server_port(const struct exports *es);

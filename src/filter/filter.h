@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The filter drivers. */
+#pragma once
+struct node_driver;
+extern const struct node_driver copy_on_read_driver; /* "copy-on-read" */
+extern const struct node_driver throttle_driver;     /* "throttle" */

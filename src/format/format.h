@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The format drivers. */
+#pragma once
+struct node_driver;
+extern const struct node_driver raw_driver;
+extern const struct node_driver qed_driver;

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * For those who write a node driver: a format, a filter, a storage leaf.
+ *
+ * The dispatcher has done the common work before an operation is called:
+ * ranges are inside node->size, lengths are > 0 and at most limits.max_transfer,
+ * offsets and lengths are multiples of limits.request_alignment (the node's
+ * tail included: it may lie past an unaligned end).  Each optional operation
+ * has the default that stands beside it.
+ *
+ * A write reaches the driver of a node that can have a backing file in one of
+ * two shapes:
+ *   - the range is allocated here (data): any alignment, written in place;
+ *   - it is not: whole clusters (limits.cluster_size; or up to the end of the
+ *     disk), the rest of a partly written cluster filled by the dispatcher from
+ *     the backing chain; or, where the chain below reads as zeroes (zero
+ *     clusters included), any alignment: then the driver makes the unwritten
+ *     rest of the new cluster read as zeroes.
+ * No two allocating writes to one cluster run at once; the dispatcher holds
+ * the range.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "base/iov.h"
+#include "base/options.h"
+#include "graph/io.h"
+#include "graph/node.h"
+
+struct node_limits {
+    uint32_t request_alignment; /* power of two; 1 = bytes */
+    uint32_t cluster_size;      /* unit of allocation, 0 = none */
+    uint64_t max_transfer;      /* 0 = no limit */
+    uint32_t mem_alignment;     /* of buffers */
+    bool fast_zero;             /* co_zero never writes data */
+};
+
+struct check_result {
+    uint64_t corruptions, leaks, check_errors;
+    uint64_t corruptions_fixed, leaks_fixed;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters,
+        compressed_clusters;
+    uint64_t image_end_offset;
+    void (*report)(void *arg, const char *line); /* may be NULL */
+    void *report_arg;
+};
+enum check_fix { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
+
+enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
+
+struct node_driver {
+    const char *name;            /* "qed" */
+    enum node_kind kind;
+    size_t state_size;           /* zeroed node->state of this size; freed by graph */
+    bool supports_backing;
+    /* Names of the options that open() takes; NULL-terminated. For the schema
+     * test and for error texts. */
+    const char *const *option_names;
+
+    /* Confidence 0..100 that the image beginning with @buf is of this format. */
+    int (*probe)(const uint8_t *buf, size_t len);
+
+    /* Take options, open children (node_co_open_file, node_co_open_backing),
+     * set node->size. Leftover options are refused by the caller. */
+    CO_FN_PTR int (*co_open)(struct node *n, struct opts *o, unsigned flags,
+                             GError **err);
+    /* Flush and release; children are detached afterwards by graph/. */
+    CO_FN_PTR void (*co_close)(struct node *n);
+    /* Adopt a new option set or read-only flag; default: -ENOTSUP. */
+    CO_FN_PTR int (*co_reopen)(struct node *n, struct opts *o, unsigned flags,
+                               GError **err);
+    /* Fill node->filename; default: that of "file". */
+    void (*describe)(struct node *n);
+    /* Default: those of "file". */
+    void (*limits)(struct node *n, struct node_limits *l);
+    /* Add format-specific members to ImageInfo; *@info. Optional. */
+    CO_FN_PTR int (*co_info)(struct node *n, json_t *info, GError **err);
+    /* Backing name and format of the header. Optional. */
+    const char *(*header_backing)(const struct node *n, const char **ret_fmt);
+
+    /* Filters may leave each out: it passes through. */
+    CO_FN_PTR int (*co_preadv)(struct node *n, uint64_t off, struct iov iov,
+                               unsigned flags);
+    CO_FN_PTR int (*co_pwritev)(struct node *n, uint64_t off, struct iov iov,
+                                unsigned flags);
+    /* Whole clusters when cluster_size is set. -ENOTSUP: the dispatcher writes
+     * zeroes. */
+    CO_FN_PTR int (*co_zero)(struct node *n, uint64_t off, uint64_t len,
+                             unsigned flags);
+    /* Whole clusters. Default: success without effect. */
+    CO_FN_PTR int (*co_discard)(struct node *n, uint64_t off, uint64_t len);
+    CO_FN_PTR int (*co_flush)(struct node *n);
+    /* The longest run it can answer from memory. Default: allocated data. */
+    CO_FN_PTR int (*co_status)(struct node *n, uint64_t off, uint64_t len,
+                               struct extent *ext);
+    CO_FN_PTR int (*co_truncate)(struct node *n, uint64_t size, GError **err);
+    CO_FN_PTR int (*co_refresh_size)(struct node *n);
+    CO_FN_PTR int (*co_cache)(struct node *n, uint64_t off, uint64_t len);
+
+    /* Rewrite the backing reference durably (reliability.md 2.6 steps 3 to 6):
+     * flush data and metadata, then flip; @name NULL = none. On failure the old
+     * reference stands. */
+    CO_FN_PTR int (*co_change_backing)(struct node *n, const char *name,
+                                       const char *fmt, GError **err);
+    CO_FN_PTR int (*co_check)(struct node *n, unsigned fix,
+                              struct check_result *res, GError **err);
+    /* Make an image: @o holds size, backing_file, backing_fmt and the format's
+     * own; the file exists, is empty and is open for writing in @file.
+     * Everything is durable on success. */
+    CO_FN_PTR int (*co_create)(struct node *file, struct opts *o, GError **err);
+    /* What co_create() takes, as "name\0help" pairs for -o help. */
+    const struct create_option {
+        const char *name, *type, *help;
+    } *create_options;
+
+    /* The drain of a node with timers or background work: stop it / go on. */
+    CO_FN_PTR void (*co_quiesce)(struct node *n);
+    void (*resume)(struct node *n);
+};
+
+/* --- services for drivers --- */
+
+/* Open and attach the "file" child named by @o: a nested object, a node name,
+ * or "filename". Permissions follow from node->flags. */
+CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
+/* Open and attach "backing": what option "backing" says (object, name, null),
+ * else what the header named, by the graph's policy: relative to the image's
+ * folder; its format is @fmt ("raw", "qcow2" ...) or, NULL, found by magic and
+ * never taken for raw. A refusal names the option that would say it. */
+CO_FN int node_co_open_backing(struct node *n, struct opts *o,
+                               const char *header_name, const char *fmt,
+                               GError **err);
+struct node *node_file(const struct node *n);
+/* The smallest limits of @n, after defaults. */
+const struct node_limits *node_get_limits(const struct node *n);
+
+/* Something is wrong with the image's bytes: records where, traces, returns
+ * -EINVAL. Never asserts. */
+int node_corrupt(struct node *n, GError **err, uint64_t offset,
+                 const char *fmt, ...) PRINTF_LIKE(4, 5);

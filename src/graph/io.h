@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Doing I/O on the graph.  Users (exports, jobs, devices) call user_co_*,
+ * drivers call node_co_* on a child.  Both end in the same dispatcher, which
+ * checks ranges, splits, aligns, tracks, fills from the backing file, accounts
+ * and traces; no one else calls a driver's operations.
+ *
+ * All run in a coroutine on the graph's loop and yield.  Offsets and lengths
+ * are bytes of the node's virtual disk.  Results: 0 or -errno; -EIO out of
+ * range, -EPERM on a read-only node, -EACCES without the permission.
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "base/iov.h"
+
+struct node;
+struct user;
+
+enum io_flags {
+    IO_FUA       = 1 << 0, /* durable, mapping included, before it returns */
+    IO_MAY_UNMAP = 1 << 1, /* zero: storage may be freed */
+    IO_FAST      = 1 << 2, /* zero: -ENOTSUP at once rather than write */
+    IO_POPULATE  = 1 << 3, /* write: only where unallocated (graph/populate.h) */
+    IO_BACKGROUND = 1 << 4, /* yields to demand requests */
+};
+
+enum status_flags {
+    STATUS_ALLOCATED    = 1 << 0, /* this node, not its backing, decides */
+    STATUS_DATA         = 1 << 1, /* may hold other than zeroes */
+    STATUS_ZERO         = 1 << 2, /* reads as zeroes */
+    STATUS_OFFSET_VALID = 1 << 3, /* map_offset in map_node's file */
+    STATUS_EOF          = 1 << 4,
+};
+struct extent {
+    unsigned flags;          /* enum status_flags */
+    uint64_t len;            /* > 0; at most what was asked for */
+    uint64_t map_offset;
+    struct node *map_node;   /* borrowed */
+    unsigned depth;          /* chain status only: 1 = top, 0 = nobody has it */
+};
+
+CO_FN int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                         unsigned flags);
+CO_FN int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                          unsigned flags);
+CO_FN int node_co_zero(struct node *n, uint64_t off, uint64_t len,
+                       unsigned flags);
+/* Reads as zeroes or old data afterwards, never as the base (G8). */
+CO_FN int node_co_discard(struct node *n, uint64_t off, uint64_t len);
+CO_FN int node_co_flush(struct node *n);
+/* One extent from @off, of this node alone. @len caps the answer. */
+CO_FN int node_co_status(struct node *n, uint64_t off, uint64_t len,
+                         struct extent *ret_ext);
+/* One extent from @off, through the chain from @n down to but not including
+ * @base (NULL: all of it). Not allocated anywhere: depth 0; ZERO is then set
+ * when nothing below exists (end of a short backing file included). */
+CO_FN int node_co_status_above(struct node *n, struct node *base, uint64_t off,
+                               uint64_t len, struct extent *ret_ext);
+CO_FN int node_co_truncate(struct node *n, uint64_t size, GError **err);
+/* Re-read the size of growing storage. */
+CO_FN int node_co_refresh_size(struct node *n);
+
+CO_FN int user_co_preadv(struct user *u, uint64_t off, struct iov iov,
+                         unsigned flags);
+CO_FN int user_co_pwritev(struct user *u, uint64_t off, struct iov iov,
+                          unsigned flags);
+CO_FN int user_co_zero(struct user *u, uint64_t off, uint64_t len,
+                       unsigned flags);
+CO_FN int user_co_discard(struct user *u, uint64_t off, uint64_t len);
+CO_FN int user_co_flush(struct user *u);
+CO_FN int user_co_status(struct user *u, uint64_t off, uint64_t len,
+                         struct extent *ret_ext);
+/* NBD CACHE, prefetch: bring @off..@off+@len into the top image where the
+ * node under @u copies on read, else nothing. */
+CO_FN int user_co_cache(struct user *u, uint64_t off, uint64_t len);
+
+/* Accounting of a user, for query-blockstats. */
+enum acct_kind { ACCT_READ, ACCT_WRITE, ACCT_FLUSH, ACCT_UNMAP, ACCT_KINDS };
+struct user_stats {
+    uint64_t ops[ACCT_KINDS], bytes[ACCT_KINDS], time_ns[ACCT_KINDS];
+    uint64_t failed[ACCT_KINDS], invalid[ACCT_KINDS];
+    uint64_t last_access_ns;
+    uint64_t highest_write;   /* end of the highest write, bytes */
+    unsigned in_flight;
+};
+const struct user_stats *user_get_stats(const struct user *u);
+/* The same, of one node (wr_highest_offset of a protocol node). */
+uint64_t node_write_highest(const struct node *n);

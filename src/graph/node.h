@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The block graph, for those who use it: nodes, edges, users, devices.
+ *
+ * A graph belongs to one loop; everything here is called on that loop's
+ * thread.  A node is a driver instance with a name.  An edge leads from a node
+ * to a child ("file", "backing").  A user is a root of the graph: a device, an
+ * export, a job; all guest I/O enters through one (graph/io.h).  A device is
+ * the stable name of a user whose node may change beneath it.
+ *
+ * Nodes are counted references.  blockdev-add holds one (monitor-owned); each
+ * edge and each user holds one.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+
+struct graph;
+struct loop;
+struct node;
+struct node_driver;
+struct edge;
+struct user;
+
+/* What a parent does with its child, and lets others do with it. */
+enum perm {
+    PERM_CONSISTENT_READ = 1 << 0, /* "consistent read" */
+    PERM_WRITE           = 1 << 1, /* "write" */
+    PERM_WRITE_UNCHANGED = 1 << 2, /* "write unchanged": populate */
+    PERM_RESIZE          = 1 << 3, /* "resize" */
+    PERM_ALL             = (1 << 4) - 1,
+};
+
+enum node_flags {
+    NODE_RDWR          = 1 << 0,
+    NODE_NO_BACKING    = 1 << 1, /* ignore the backing name in the header */
+    NODE_CHECK         = 1 << 2, /* for check/repair: do not repair on open */
+    NODE_FORCE_SHARE   = 1 << 3, /* take no image locks (-U) */
+    NODE_NO_IO         = 1 << 4, /* info only: never open other files */
+    NODE_AUTO_RDONLY   = 1 << 5, /* auto-read-only=on */
+    NODE_IMPLICIT      = 1 << 6, /* opened by following a header */
+    NODE_CACHE_DIRECT  = 1 << 7, /* inherited by children */
+    NODE_NO_FLUSH      = 1 << 8,
+};
+
+struct edge {
+    struct node *parent;   /* or NULL: then @user */
+    struct user *user;
+    struct node *child;
+    const char *name;      /* "file", "backing", "root" */
+    unsigned perm, shared; /* enum perm */
+    unsigned frozen;       /* > 0: must not be changed (a job walks it) */
+    char *frozen_by;       /* name for the error text */
+    struct edge *next_in_parent, *next_in_child;
+};
+
+/* Public view; written only by graph/. */
+struct node {
+    char *name;
+    bool auto_named;            /* '#blockNNN' */
+    struct graph *graph;
+    const struct node_driver *drv;
+    void *state;                /* the driver's */
+    unsigned flags;             /* enum node_flags */
+    unsigned refs;
+    uint64_t size;              /* virtual size, bytes */
+    struct edge *children;      /* in order of attaching */
+    struct edge *parents;
+    char *filename;             /* as a peer's tools would print it */
+    json_t *options;            /* as given, driver options included */
+    bool monitor_owned;
+    bool implicit_filter;       /* inserted by a job without a name */
+    struct node_int *priv;      /* graph-int.h */
+};
+
+/* What a header may name; --backing-policy. */
+enum backing_policy {
+    BACKING_FOLLOW,    /* as users of the peer expect */
+    BACKING_EXPLICIT,  /* only what options name */
+    BACKING_BENEATH,   /* regular files under one folder */
+    BACKING_DENY
+};
+
+/* @drivers: NULL-terminated, outlives the graph. */
+struct graph *graph_new(struct loop *l,
+                        const struct node_driver *const *drivers);
+/* Close everything. Coroutine. All users must be gone. */
+CO_FN void graph_co_free(struct graph *g);
+struct loop *graph_loop(struct graph *g);
+void graph_set_backing_policy(struct graph *g, enum backing_policy p,
+                              const char *beneath);
+const struct node_driver *graph_find_driver(struct graph *g, const char *name);
+
+/* --- nodes --- */
+
+/* Open a node from blockdev-add style options ("driver", "node-name", the
+ * driver's own; children nested or by name). Context: coroutine; yields.
+ * The caller owns one reference. */
+CO_FN int node_co_open(struct graph *g, const json_t *options, unsigned flags,
+                       struct node **ret_node, GError **err);
+struct node *node_ref(struct node *n);
+/* Drop a reference; the last one closes the node and its children. */
+CO_FN void node_co_unref(struct node *n);
+/* New option set for an open node: node_driver.reopen. */
+CO_FN int node_co_reopen(struct node *n, const json_t *options, GError **err);
+
+/* By node-name; NULL with "Cannot find device='' nor node-name='X'". */
+struct node *node_find(struct graph *g, const char *name, GError **err);
+/* By device id or node-name; the node below. */
+struct node *node_find_any(struct graph *g, const char *name, GError **err);
+void graph_foreach_node(struct graph *g, void (*fn)(struct node *n, void *arg),
+                        void *arg);
+bool node_is_writable(const struct node *n);
+bool node_is_filter(const struct node *n);
+
+struct edge *node_child(const struct node *n, const char *name);
+/* The child of a filter ("file"), NULL for others. */
+struct node *node_filtered(const struct node *n);
+/* @n itself when it is no filter, else what it filters, down to a non-filter. */
+struct node *node_skip_filters(struct node *n);
+/* The next node of the chain: through filters to the format node, then its
+ * backing edge's child (which may be a filter). NULL at the base. */
+struct node *node_backing(struct node *n);
+/* The format/protocol node whose backing edge leads (through filters) to @n. */
+bool node_chain_contains(struct node *top, struct node *n);
+/* Resolve a file name as base= does: exact, then along resolved paths. */
+struct node *node_chain_find_file(struct node *top, const char *filename);
+/* Where storage is: the protocol node under @n, NULL for none. */
+struct node *node_storage(struct node *n);
+/* The name that the image's header holds, and its format; NULL: none. */
+const char *node_header_backing(const struct node *n, const char **ret_format);
+
+/* --- graph changes; each drains what it must --- */
+
+/* Attach @child below @parent; takes a reference of its own. */
+CO_FN int edge_co_attach(struct node *parent, struct node *child,
+                         const char *name, unsigned perm, unsigned shared,
+                         GError **err);
+CO_FN int edge_co_replace(struct edge *e, struct node *new_child, GError **err);
+CO_FN void edge_co_detach(struct edge *e);
+/* Every parent of @old, but @except (or NULL), now leads to @new_node. */
+CO_FN int node_co_replace(struct node *old, struct node *new_node,
+                          struct node *except, GError **err);
+/* Put filter @filter (whose "file" is @n) above @n for all parents of @n. */
+CO_FN int node_co_insert_filter(struct node *n, struct node *filter,
+                                GError **err);
+CO_FN int node_co_remove_filter(struct node *filter, GError **err);
+
+/* Freeze the backing links from @top down to @bottom, "busy" for all others. */
+int chain_freeze(struct node *top, struct node *bottom, const char *by,
+                 GError **err);
+void chain_unfreeze(struct node *top, struct node *bottom);
+
+/* --- blockers: "Node 'N' is busy: REASON" --- */
+enum block_op {
+    BLOCK_OP_STREAM, BLOCK_OP_COMMIT, BLOCK_OP_MIRROR, BLOCK_OP_BACKUP,
+    BLOCK_OP_RESIZE, BLOCK_OP_REOPEN, BLOCK_OP_DELETE, BLOCK_OP_CHANGE,
+    BLOCK_OP_SNAPSHOT, BLOCK_OP_COUNT
+};
+struct blocker;
+/* Block operations @ops (bits 1 << op) on @n. @reason is copied:
+ * "block device is in use by block job: stream". */
+struct blocker *node_block(struct node *n, unsigned ops, const char *reason);
+void node_unblock(struct blocker *b);
+/* 0 or -EBUSY. */
+int node_check_op(struct node *n, enum block_op op, GError **err);
+
+/* --- users and devices --- */
+
+struct user_ops {
+    /* The node below changed (filter, pivot) or its size did. No yield. */
+    void (*changed)(void *arg);
+    /* For error texts, e.g. "block device 'virtio0'". Owned by caller. */
+    char *(*describe)(void *arg);
+};
+/* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
+CO_FN int user_co_new(struct node *n, const char *name, unsigned perm,
+                      unsigned shared, const struct user_ops *ops, void *arg,
+                      struct user **ret_user, GError **err);
+/* Waits for its requests. NULL is fine. */
+CO_FN void user_co_free(struct user *u);
+struct node *user_node(const struct user *u);
+CO_FN int user_co_set_perms(struct user *u, unsigned perm, unsigned shared,
+                            GError **err);
+
+struct device {
+    char *id;
+    struct user *user;
+    struct graph *graph;
+};
+CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,
+                        struct device **ret_dev, GError **err);
+CO_FN void device_co_free(struct device *d);
+struct device *device_find(struct graph *g, const char *id);
+/* The device whose user leads to @n directly or through filters, or NULL. */
+struct device *device_of_node(struct node *n);
+void graph_foreach_device(struct graph *g,
+                          void (*fn)(struct device *d, void *arg), void *arg);
+
+/* --- drain --- */
+
+/* Stop new requests of every user that reaches @n and wait for those in
+ * flight. Nestable. Only the users above @n are touched. */
+CO_FN void node_co_drain_begin(struct node *n);
+void node_drain_end(struct node *n);

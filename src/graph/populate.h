@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Populate: copy into an overlay what only its base holds.  One piece of code
+ * under copy-on-read, stream and prefetch.
+ *
+ *   fetch   read the range from the chain below; nothing is locked, so a guest
+ *           write to it goes ahead (guest wins).  A second reader of the same
+ *           clusters joins the fetch instead of starting another.
+ *   map     take the range; wait for overlapping allocating requests only;
+ *           ask again what is allocated; write the clusters that are still
+ *           missing with IO_POPULATE; let go.
+ *
+ * Zeroes and holes of the chain become zero clusters without being read.
+ * Never changes what a reader of the overlay sees (S2).
+ */
+#pragma once
+#include <stdint.h>
+#include "base/annot.h"
+#include "base/iov.h"
+
+struct node;
+
+struct populate_result {
+    uint64_t copied;   /* bytes read below and written here */
+    uint64_t zeroed;   /* bytes that became zero clusters */
+    int read_error;    /* 0, or -errno of the chain below ... */
+    int write_error;   /* ... or of the overlay */
+};
+
+/* Populate [@off, @off+@len) of overlay @n (no filter), widened to its
+ * clusters, from the chain below it down to but excluding @base (NULL: all).
+ * Ranges allocated in @n, and those only @base or deeper holds, are skipped.
+ * Returns 0 or -errno; what was mapped before the error stays. */
+CO_FN int node_co_populate(struct node *n, struct node *base, uint64_t off,
+                           uint64_t len, unsigned io_flags,
+                           struct populate_result *ret);
+
+/* Read [@off, ...) of @n as its reader sees it and populate on the way; the
+ * read succeeds even where the populate's own write failed. */
+CO_FN int node_co_read_populate(struct node *n, struct node *base,
+                                uint64_t off, struct iov iov);

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The copy engine: scan -> plan -> copy, under stream now and under mirror,
+ * commit and backup later (they differ in the sink).
+ *
+ * A scanner walks extents by status far ahead of the copying.  Runs that need
+ * copying are cut into chunks; a window of chunks is in flight, reads and
+ * writes overlapping.  The window grows while throughput grows with it and
+ * shrinks when demand requests get slower; a floor keeps it moving.  A token
+ * bucket smooths `speed`.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+
+struct copy;
+struct loop;
+
+/* Who reads and writes. All on the loop, all may yield. */
+struct copy_ops {
+    /* Next run at @off: does it need copying (*ret_need), and is it cheap, i.e.
+     * zeroes that cost no read (*ret_zero)? *ret_len <= @max. */
+    CO_FN_PTR int (*co_scan)(void *arg, uint64_t off, uint64_t max,
+                             bool *ret_need, bool *ret_zero, uint64_t *ret_len);
+    /* Copy one chunk. *ret_is_read tells which side an error came from. */
+    CO_FN_PTR int (*co_copy)(void *arg, uint64_t off, uint64_t len, bool zero,
+                             bool *ret_is_read);
+    /* Offset up to which everything is done, no gaps. No yield. */
+    void (*progress)(void *arg, uint64_t offset);
+    /* A chunk failed: 0 = go on (ignored), -EAGAIN = retry the chunk, other =
+     * give up. May sleep (stop policy). */
+    CO_FN_PTR int (*co_error)(void *arg, uint64_t off, bool is_read, int errnum);
+    /* Between chunks: pause, cancel (-ECANCELED). */
+    CO_FN_PTR int (*co_pause_point)(void *arg);
+    /* Mean latency of demand requests lately, ns; 0 = none. No yield. */
+    uint64_t (*demand_latency_ns)(void *arg);
+};
+struct copy_params {
+    uint64_t start, end;     /* bytes */
+    uint32_t chunk;          /* bytes; 0 = 1 MiB; cluster multiple */
+    uint32_t cluster;
+    uint64_t speed;          /* bytes/s, 0 = unlimited */
+    uint64_t window_max;     /* bytes in flight; 0 = 64 MiB */
+};
+struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
+                      const struct copy_params *p);
+void copy_free(struct copy *c);
+CO_FN int copy_co_run(struct copy *c);
+/* While it runs. */
+void copy_set_speed(struct copy *c, uint64_t speed);
+/* Bytes in flight now, for queries. */
+uint64_t copy_window(const struct copy *c);

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Jobs: long operations with a state machine, progress, speed and events.
+ *
+ * States and verbs are tables in job.c (those of the peer's job.c); every
+ * transition is asserted, traced and sent to the listener.  A job runs as one
+ * coroutine on its graph's loop and belongs to a `struct jobs`, the list that
+ * the control plane queries.  Verbs are called on that loop.
+ *
+ *   created -> running -> waiting -> pending -> concluded -> null
+ *   running <-> paused, running -> ready <-> standby -> waiting,
+ *   aborting from any of created..pending, aborting -> concluded
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "graph/node.h"
+
+enum job_state {
+    JOB_UNDEFINED, JOB_CREATED, JOB_RUNNING, JOB_PAUSED, JOB_READY, JOB_STANDBY,
+    JOB_WAITING, JOB_PENDING, JOB_ABORTING, JOB_CONCLUDED, JOB_NULL,
+    JOB_STATE_COUNT
+};
+enum job_verb {
+    JOB_CANCEL, JOB_PAUSE, JOB_RESUME, JOB_SET_SPEED, JOB_COMPLETE,
+    JOB_FINALIZE, JOB_DISMISS, JOB_VERB_COUNT
+};
+enum on_error { ON_ERROR_REPORT, ON_ERROR_IGNORE, ON_ERROR_STOP, ON_ERROR_ENOSPC,
+                ON_ERROR_AUTO, ON_ERROR_COUNT };
+enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
+
+struct job;
+struct jobs;
+
+struct job_driver {
+    const char *type;           /* "stream" */
+    size_t job_size;            /* of the struct that begins with struct job */
+    /* The work. 0 or -errno (then @err). Calls job_co_pause_point() often. */
+    CO_FN_PTR int (*co_run)(struct job *j, GError **err);
+    /* After success and before the event, once finalized: change the graph.
+     * May fail; then the job aborts. */
+    CO_FN_PTR int (*co_prepare)(struct job *j, GError **err);
+    /* Release everything; always called, success or not. */
+    CO_FN_PTR void (*co_clean)(struct job *j);
+    void (*set_speed)(struct job *j, uint64_t speed);
+    CO_FN_PTR int (*co_complete)(struct job *j, GError **err);
+};
+
+struct job {
+    char *id;
+    char *device;               /* as query-block-jobs shows it (= id) */
+    const struct job_driver *drv;
+    struct jobs *jobs;
+    enum job_state state;
+    bool auto_finalize, auto_dismiss, internal;
+    uint64_t speed;             /* bytes/s, 0 = unlimited */
+    uint64_t offset, len;       /* bytes of virtual size */
+    uint64_t start_ns;
+    bool busy, user_paused, cancelled, force_cancel;
+    enum io_status io_status;
+    int result;                 /* 0 or -errno once it ended */
+    GError *error;
+    struct job_int *priv;
+};
+
+/* What happened, for the control plane to send. No yield. @name is the QMP
+ * event, @data its data (borrowed), keys in the peer's order. */
+typedef void (*job_event_fn)(const char *name, json_t *data, void *arg);
+
+struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg);
+void jobs_free(struct jobs *js);
+struct job *jobs_find(struct jobs *js, const char *id);
+void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
+                  void *arg);
+/* Force-cancel all and wait for them: shutdown. */
+CO_FN void jobs_co_cancel_all(struct jobs *js);
+
+struct job_params {
+    const char *id;             /* required; checked for form and uniqueness */
+    uint64_t speed;
+    bool auto_finalize, auto_dismiss;
+};
+/* Make a job in state created: "Invalid job ID 'X'", "Job ID 'X' already in
+ * use". Owned by @js. */
+int job_new(struct jobs *js, const struct job_driver *drv,
+            const struct job_params *p, struct job **ret_job, GError **err);
+/* Begin co_run. */
+void job_start(struct job *j);
+/* A job whose start failed after job_new(): created -> null. */
+void job_drop(struct job *j);
+
+/* Verbs of the control plane; each checks the verb table:
+ * "Job 'j' in state 'running' cannot accept command verb 'complete'". */
+int job_user_pause(struct job *j, GError **err);
+int job_user_resume(struct job *j, GError **err);
+int job_user_cancel(struct job *j, bool force, GError **err);
+int job_user_set_speed(struct job *j, int64_t speed, GError **err);
+int job_user_complete(struct job *j, GError **err);
+int job_user_finalize(struct job *j, GError **err);
+int job_user_dismiss(struct job *j, GError **err);
+
+/* For drivers, inside co_run. Sleeps while paused; -ECANCELED once cancelled. */
+CO_FN int job_co_pause_point(struct job *j);
+bool job_is_cancelled(const struct job *j);
+/* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
+ * sets io_status. Returns what to do. */
+enum error_action { ERROR_ACTION_REPORT, ERROR_ACTION_IGNORE, ERROR_ACTION_STOP };
+enum error_action job_error_action(struct job *j, enum on_error policy,
+                                   bool is_read, int errnum);
+
+const char *job_state_name(enum job_state s);
+const char *job_verb_name(enum job_verb v);
+/* One element of query-block-jobs / query-jobs; caller owns. */
+json_t *job_describe_block(const struct job *j);
+json_t *job_describe(const struct job *j);
+/* Wait until @j is concluded or gone. The job may be freed on return. */
+CO_FN void job_co_wait_concluded(struct job *j);

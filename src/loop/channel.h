@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A channel: a byte connection of a loop, over a socket or, in tests and in
+ * the deterministic simulation, over memory.  One coroutine reads and one
+ * writes at a time.  SIGPIPE is never raised.
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include "base/annot.h"
+#include "base/iov.h"
+
+struct loop;
+struct channel;
+struct listener;
+
+/* Wrap connected socket @fd; takes ownership of it. */
+struct channel *channel_new_fd(struct loop *l, int fd);
+/* Two ends of a memory pipe of @capacity bytes each way. */
+void channel_new_pair(struct loop *l, size_t capacity,
+                      struct channel *ret_ends[2]);
+/* No coroutine may be inside. NULL is fine. */
+void channel_free(struct channel *c);
+
+/* Read 1..@len bytes. Returns the count, 0 at end of stream, -errno.
+ * -ETIMEDOUT when nothing came within @timeout_ns (0 = wait for ever).
+ * -ESHUTDOWN after channel_shutdown(). */
+CO_FN ssize_t channel_co_read(struct channel *c, void *buf, size_t len,
+                              uint64_t timeout_ns);
+/* Read exactly @len bytes. 0; -EPIPE at a clean end before the first byte,
+ * -ECONNRESET at an end inside, else as channel_co_read(). */
+CO_FN int channel_co_read_full(struct channel *c, void *buf, size_t len,
+                               uint64_t timeout_ns);
+/* Write all of @iov. -ETIMEDOUT when no byte moved for @stall_ns. */
+CO_FN int channel_co_write(struct channel *c, struct iov iov,
+                           uint64_t stall_ns);
+
+/* Wake reader and writer with -ESHUTDOWN, now and for ever; the peer sees the
+ * end of the stream. Loop thread. */
+void channel_shutdown(struct channel *c);
+/* Wait for readiness of a descriptor that somebody else reads and writes
+ * (libnbd). @events and the result are poll(2) bits. -ETIMEDOUT. */
+CO_FN int channel_co_poll_fd(int fd, short events, uint64_t timeout_ns);
+
+/* Peer's uid for a Unix socket, or -1. */
+int channel_peer_uid(const struct channel *c);
+const char *channel_describe(const struct channel *c);
+
+/* An address: exactly one of @path (Unix) or @host+@port (TCP). Borrowed. */
+struct sock_addr {
+    const char *path;
+    const char *host;
+    const char *port;
+};
+/* Bind and listen; then @on_accept(channel, @arg) for each connection, owning
+ * it. A Unix path that a dead server left behind is replaced, one that answers
+ * is -EADDRINUSE; the socket is made 0600. TCP other than loopback: -EPERM. */
+int listener_new(struct loop *l, const struct sock_addr *addr,
+                 void (*on_accept)(struct channel *c, void *arg), void *arg,
+                 struct listener **ret_listener, GError **err);
+/* Stop accepting, unlink a Unix path. NULL is fine. */
+void listener_free(struct listener *ls);
+/* Port that TCP bound (for port "0"); 0 for Unix. */
+unsigned listener_port(const struct listener *ls);
+/* Connect as a client. */
+CO_FN int channel_co_connect(const struct sock_addr *addr,
+                             struct channel **ret_c, GError **err);

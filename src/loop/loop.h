@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A loop: one thread with an I/O engine, timers and a run queue of coroutines.
+ *
+ * Everything that belongs to a loop (nodes, jobs, connections) is touched on
+ * its thread only, so the I/O path has no locks.  Other threads reach it by
+ * loop_post() alone.  One turn runs all ready coroutines, then submits what
+ * they queued in one system call, then waits.
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+
+struct loop;
+
+enum io_engine_kind {
+    IO_ENGINE_AUTO,     /* io_uring where the kernel permits it, else threads */
+    IO_ENGINE_IO_URING,
+    IO_ENGINE_THREADS,
+    IO_ENGINE_SIM,      /* RAM files, virtual clock, seeded order: loop/sim.h */
+    IO_ENGINE_COUNT
+};
+
+struct loop_options {
+    enum io_engine_kind engine;
+    unsigned workers;        /* threads of the pool; 0 = default (16) */
+    uint64_t sim_seed;       /* IO_ENGINE_SIM only */
+};
+
+/* Parse "auto", "io_uring", "threads" or "sim". Returns 0 or -EINVAL. */
+int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
+                    GError **err);
+
+/* Make a loop owned by the calling thread, on which it must also run.
+ * Returns 0, or -errno with @err (engine refused by the kernel). */
+int loop_new(const struct loop_options *opts, struct loop **ret_loop,
+             GError **err);
+/* All coroutines must have ended. NULL is fine. */
+void loop_free(struct loop *l);
+
+/* Run turns until loop_stop(); returns at once if it was already called. */
+void loop_run(struct loop *l);
+/* Any thread. */
+void loop_stop(struct loop *l);
+/* One turn; blocks for an event only if @may_block. True if anything ran. */
+bool loop_turn(struct loop *l, bool may_block);
+
+/* The loop that runs on this thread, or NULL. */
+struct loop *loop_current(void);
+const char *loop_engine_name(struct loop *l);
+
+/* Monotonic nanoseconds, read once a turn (virtual under sim). */
+uint64_t loop_now_ns(struct loop *l);
+/* Monotonic nanoseconds, read now. */
+uint64_t loop_clock_ns(struct loop *l);
+
+/* Call @fn(@arg) on @l's thread, in order of posting. Any thread. */
+void loop_post(struct loop *l, void (*fn)(void *arg), void *arg);
+
+/* Timers. The struct belongs to the caller; loop thread only. */
+struct loop_timer {
+    struct loop *loop;
+    void (*fn)(void *arg);
+    void *arg;
+    uint64_t deadline_ns;
+    unsigned heap_idx;       /* 0 = not armed */
+};
+void loop_timer_init(struct loop_timer *t, struct loop *l,
+                     void (*fn)(void *arg), void *arg);
+/* (Re)arm for @deadline_ns of loop_clock_ns(). */
+void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns);
+/* Harmless when not armed. After it returns @fn will not run. */
+void loop_timer_cancel(struct loop_timer *t);

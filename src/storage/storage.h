@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The leaf drivers; listed in daemon/drivers.c and cli/drivers.c tables. */
+#pragma once
+struct node_driver;
+extern const struct node_driver file_driver;        /* "file" */
+extern const struct node_driver host_device_driver; /* "host_device" */
+extern const struct node_driver nbd_driver;         /* "nbd" */
+extern const struct node_driver null_co_driver;     /* "null-co" */
+extern const struct node_driver null_aio_driver;    /* "null-aio" */
