@@ -39,8 +39,9 @@ void err_prefix(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);
  * after the message, never sent in QMP's "desc". */
 void err_hint(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* The message without / the hint of an error; hint may be NULL. Borrowed. */
-const char *err_message(const GError *err);
+/* The message without its hint. Owned by the caller. */
+char *err_dup_message(const GError *err);
+/* The hint, or NULL. Borrowed. */
 const char *err_get_hint(const GError *err);
 
 enum err_class err_class_of(const GError *err);

@@ -31,5 +31,7 @@ void iov_from_buf(struct iov w, size_t off, const void *buf, size_t len);
 void iov_to_buf(struct iov w, size_t off, void *buf, size_t len);
 void iov_memset(struct iov w, size_t off, int c, size_t len);
 bool iov_is_zero(struct iov w);
+/* Is every one of @len bytes zero? */
+bool buf_is_zero(const void *buf, size_t len);
 /* The address of the window when it is contiguous, else NULL. */
 void *iov_contiguous(struct iov w);
