@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Channels: the part that sockets and memory pipes share, and sockets.
+ *
+ * A socket is tried first and waited for only when it has nothing, with one
+ * exception: after a read that did not fill its buffer the socket is known to
+ * be drained, so the next read waits at once and saves a system call that
+ * would only say EAGAIN.  Readiness is level triggered, so nothing is missed.
+ *
+ * channel_shutdown() sets ->shut and shuts the socket down; the kernel then
+ * reports it ready, and both sides find ->shut before they look at the data.
+ */
+#include "loop/channel.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+#include "loop/channel-int.h"
+#include "loop/loop.h"
+
+#define SEND_VECTORS 128
+
+struct channel_sock {
+    struct channel c;
+    int fd;
+    bool drained; /* the last read found less than it had room for */
+};
+
+void channel_init(struct channel *c, const struct channel_ops *ops,
+                  struct loop *l, char *description)
+{
+    c->ops = ops;
+    c->loop = l;
+    c->description = description;
+    c->peer_uid = -1;
+}
+
+void channel_free(struct channel *c)
+{
+    if (!c) {
+        return;
+    }
+    g_assert(!c->reading && !c->writing);
+    g_free(c->description);
+    c->ops->free(c);
+}
+
+ssize_t channel_co_read(struct channel *c, void *buf, size_t len,
+                        uint64_t timeout_ns)
+{
+    ssize_t n;
+
+    g_assert(!c->reading && len > 0);
+    if (c->shut) {
+        return -ESHUTDOWN;
+    }
+    c->reading = true;
+    n = c->ops->co_recv(c, buf, len, timeout_ns);
+    c->reading = false;
+    return c->shut ? -ESHUTDOWN : n;
+}
+
+int channel_co_read_full(struct channel *c, void *buf, size_t len,
+                         uint64_t timeout_ns)
+{
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = channel_co_read(c, (char *)buf + done, len - done,
+                                    timeout_ns);
+        if (n < 0) {
+            return (int)n;
+        }
+        if (n == 0) {
+            return done ? -ECONNRESET : -EPIPE;
+        }
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int channel_co_write(struct channel *c, struct iov iov, uint64_t stall_ns)
+{
+    int ret = 0;
+
+    g_assert(!c->writing);
+    c->writing = true;
+    while (iov.len > 0) {
+        ssize_t n = -ESHUTDOWN;
+        if (!c->shut) {
+            n = c->ops->co_send(c, iov, stall_ns);
+        }
+        if (n < 0) {
+            ret = c->shut ? -ESHUTDOWN : (int)n;
+            break;
+        }
+        iov = iov_slice(iov, (size_t)n, iov.len - (size_t)n);
+    }
+    c->writing = false;
+    return ret;
+}
+
+void channel_shutdown(struct channel *c)
+{
+    if (!c->shut) {
+        c->shut = true;
+        c->ops->shutdown(c);
+    }
+}
+
+int channel_peer_uid(const struct channel *c)
+{
+    return c->peer_uid;
+}
+
+const char *channel_describe(const struct channel *c)
+{
+    return c->description;
+}
+
+/* --- sockets --- */
+
+static CO_FN ssize_t sock_co_recv(struct channel *c, void *buf, size_t len,
+                                  uint64_t timeout_ns)
+{
+    struct channel_sock *s = (struct channel_sock *)c;
+    bool wait = s->drained;
+
+    while (!c->shut) {
+        ssize_t n;
+        if (wait) {
+            int ret = channel_co_poll_fd(s->fd, POLLIN, timeout_ns);
+            if (ret < 0 && ret != -EINTR) {
+                return ret;
+            }
+        }
+        n = recv(s->fd, buf, len, MSG_DONTWAIT);
+        if (n >= 0) {
+            s->drained = (size_t)n < len;
+            return n;
+        }
+        if (errno != EAGAIN && errno != EINTR) {
+            return -errno;
+        }
+        wait = errno == EAGAIN;
+    }
+    return -ESHUTDOWN;
+}
+
+static CO_FN ssize_t sock_co_send(struct channel *c, struct iov iov,
+                                  uint64_t timeout_ns)
+{
+    struct channel_sock *s = (struct channel_sock *)c;
+    struct iovec v[SEND_VECTORS];
+    size_t len;
+    struct msghdr msg = {
+        .msg_iov = v,
+        .msg_iovlen = iov_export(iov, v, SEND_VECTORS, &len),
+    };
+
+    while (!c->shut) {
+        int ret;
+        ssize_t n = sendmsg(s->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0) {
+            return n;
+        }
+        if (n < 0 && errno != EAGAIN && errno != EINTR) {
+            return -errno;
+        }
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        ret = channel_co_poll_fd(s->fd, POLLOUT, timeout_ns);
+        if (ret < 0 && ret != -EINTR) {
+            return ret;
+        }
+    }
+    return -ESHUTDOWN;
+}
+
+static void sock_shutdown(struct channel *c)
+{
+    shutdown(((struct channel_sock *)c)->fd, SHUT_RDWR);
+}
+
+static void sock_free(struct channel *c)
+{
+    struct channel_sock *s = (struct channel_sock *)c;
+
+    close(s->fd);
+    g_free(s);
+}
+
+static const struct channel_ops sock_ops = {
+    .co_recv = sock_co_recv,
+    .co_send = sock_co_send,
+    .shutdown = sock_shutdown,
+    .free = sock_free,
+};
+
+/* Who is at the other end, for messages: "unix uid 0 pid 42" or
+ * "127.0.0.1:4242". */
+static char *sock_describe(int fd, int *ret_uid)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    struct ucred cred;
+    socklen_t cred_len = sizeof(cred);
+
+    *ret_uid = -1;
+    if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0) {
+        return g_strdup("unconnected socket");
+    }
+    if (ss.ss_family == AF_UNIX) {
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len) < 0) {
+            return g_strdup("unix socket");
+        }
+        *ret_uid = (int)cred.uid;
+        return g_strdup_printf("unix uid %d pid %d", (int)cred.uid,
+                               (int)cred.pid);
+    }
+    if (ss.ss_family == AF_INET || ss.ss_family == AF_INET6) {
+        char host[INET6_ADDRSTRLEN] = "?";
+        bool v6 = ss.ss_family == AF_INET6;
+        const void *addr = v6 ? (void *)&((struct sockaddr_in6 *)&ss)->sin6_addr
+                              : (void *)&((struct sockaddr_in *)&ss)->sin_addr;
+        unsigned port = ntohs(v6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
+                                 : ((struct sockaddr_in *)&ss)->sin_port);
+        inet_ntop(ss.ss_family, addr, host, sizeof(host));
+        return g_strdup_printf(v6 ? "[%s]:%u" : "%s:%u", host, port);
+    }
+    return g_strdup("socket");
+}
+
+struct channel *channel_new_fd(struct loop *l, int fd)
+{
+    struct channel_sock *s = g_new0(struct channel_sock, 1);
+    int one = 1;
+    int uid;
+    char *description = sock_describe(fd, &uid);
+
+    channel_init(&s->c, &sock_ops, l, description);
+    s->c.peer_uid = uid;
+    s->fd = fd;
+    /* Fails on a Unix socket, which has no such delay. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return &s->c;
+}
