@@ -26,6 +26,8 @@ enum io_flags {
     IO_POPULATE  = 1 << 3, /* write/zero by graph/populate.c, which holds the range:
                             * no tracking, no fill; PERM_WRITE_UNCHANGED */
     IO_BACKGROUND = 1 << 4, /* yields to demand requests */
+    IO_KNOWN_DATA = 1 << 5, /* populate: the caller has asked the status of the
+                             * chain; whatever the node lacks is to be copied */
 };
 
 enum status_flags {

@@ -74,6 +74,7 @@ struct node {
     bool monitor_owned;
     bool implicit_filter;       /* inserted by a job without a name */
     struct node_int *priv;      /* graph-int.h */
+    struct fetch_table *fetches; /* graph/fetch.c; NULL: none in flight */
 };
 
 /* What a header may name; --backing-policy. */

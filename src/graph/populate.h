@@ -28,14 +28,18 @@ struct populate_result {
 };
 
 /* Populate [@off, @off+@len) of overlay @n (no filter), widened to its
- * clusters, from the chain below it down to but excluding @base (NULL: all).
- * Ranges allocated in @n, and those only @base or deeper holds, are skipped.
+ * clusters and cut at its end, from the chain below it down to but excluding
+ * @base (NULL: all). Ranges allocated in @n, and those only @base or deeper
+ * holds, are skipped; a cluster that is partly held above @base is copied
+ * whole. Large ranges are copied by several coroutines at once.
+ * @io_flags: IO_BACKGROUND, IO_KNOWN_DATA. @ret may be NULL.
  * Returns 0 or -errno; what was mapped before the error stays. */
 CO_FN int node_co_populate(struct node *n, struct node *base, uint64_t off,
                            uint64_t len, unsigned io_flags,
                            struct populate_result *ret);
 
 /* Read [@off, ...) of @n as its reader sees it and populate on the way; the
- * read succeeds even where the populate's own write failed. */
+ * read succeeds even where the populate's own write failed. On a read-only
+ * node, and when too much is in flight already, it only reads. */
 CO_FN int node_co_read_populate(struct node *n, struct node *base,
                                 uint64_t off, struct iov iov);

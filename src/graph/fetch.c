@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The table of fetches in flight of one overlay.
+ *
+ * Listed fetches are disjoint, so a tree ordered by offset finds the one that
+ * holds an offset with one look.  The table lives while anything is in flight
+ * or waits for room; a node at rest has none.
+ */
+#include "graph/fetch.h"
+#include <glib.h>
+#include "graph/io.h"
+#include "graph/node.h"
+#include "loop/io.h"
+
+struct fetch_table {
+    GTree *tree;           /* &fetch->off -> fetch, the listed ones */
+    uint64_t bytes;        /* of all fetches, private ones included */
+    unsigned count;        /* of all fetches */
+    unsigned users;        /* waiting for room */
+    struct co_queue room;
+};
+
+static int compare_offsets(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static struct fetch_table *table_get(struct node *n)
+{
+    if (!n->fetches) {
+        n->fetches = g_new0(struct fetch_table, 1);
+        n->fetches->tree = g_tree_new(compare_offsets);
+    }
+    return n->fetches;
+}
+
+static void table_release(struct node *n)
+{
+    struct fetch_table *t = n->fetches;
+
+    if (t->count == 0 && t->users == 0) {
+        g_tree_unref(t->tree);
+        g_free(t);
+        n->fetches = NULL;
+    }
+}
+
+/* The first listed fetch that begins after @off, and the one before it. */
+static void table_look(const struct fetch_table *t, uint64_t off,
+                       struct fetch **ret_at, struct fetch **ret_next)
+{
+    GTreeNode *next = g_tree_upper_bound(t->tree, &off);
+    GTreeNode *prev = next ? g_tree_node_previous(next)
+                           : g_tree_node_last(t->tree);
+    struct fetch *f = prev ? g_tree_node_value(prev) : NULL;
+
+    *ret_at = f && off - f->off < f->len ? f : NULL;
+    *ret_next = next ? g_tree_node_value(next) : NULL;
+}
+
+struct fetch *fetch_find(struct node *n, uint64_t off)
+{
+    struct fetch *at, *next;
+
+    if (!n->fetches) {
+        return NULL;
+    }
+    table_look(n->fetches, off, &at, &next);
+    return at;
+}
+
+uint64_t fetch_next(struct node *n, uint64_t off)
+{
+    struct fetch *at, *next;
+
+    if (!n->fetches) {
+        return UINT64_MAX;
+    }
+    table_look(n->fetches, off, &at, &next);
+    if (at && at->off == off) {
+        return off;
+    }
+    return next ? next->off : UINT64_MAX;
+}
+
+struct fetch *fetch_begin(struct node *n, uint64_t off, uint64_t len)
+{
+    struct fetch_table *t;
+    struct fetch *f;
+    void *buf;
+
+    g_assert(len > 0);
+    buf = io_buf_get(len);
+    if (!buf) {
+        return NULL;
+    }
+    f = g_new0(struct fetch, 1);
+    f->node = n;
+    f->off = off;
+    f->len = len;
+    f->buf = buf;
+    f->refs = 1;
+    f->listed = !fetch_find(n, off) && fetch_next(n, off) >= off + len;
+    t = table_get(n);
+    t->bytes += len;
+    t->count++;
+    if (f->listed) {
+        g_tree_insert(t->tree, &f->off, f);
+    }
+    return f;
+}
+
+/* From below alone. */
+static CO_FN int below_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                                 unsigned flags)
+{
+    struct node *below = node_backing(n);
+    uint64_t size = below ? below->size : 0;
+    uint64_t have = off < size ? MIN(iov.len, size - off) : 0;
+
+    if (have < iov.len) {
+        iov_memset(iov, have, 0, iov.len - have);
+    }
+    if (have == 0) {
+        return 0;
+    }
+    return node_co_preadv(below, off, iov_slice(iov, 0, have), flags);
+}
+
+int fetch_co_read(struct fetch *f, unsigned flags)
+{
+    struct iovec store;
+
+    g_assert(!f->ready);
+    f->result = below_co_preadv(f->node, f->off,
+                                iov_one(&store, f->buf, f->len), flags);
+    f->ready = true;
+    if (f->result < 0 && f->listed) {
+        /* Whoever comes now makes a try of his own. */
+        g_tree_remove(f->node->fetches->tree, &f->off);
+        f->listed = false;
+    }
+    co_queue_wake_all(&f->ready_waiters);
+    return f->result;
+}
+
+void fetch_end(struct fetch *f)
+{
+    struct fetch_table *t = f->node->fetches;
+
+    g_assert(f->ready && !f->ended);
+    f->ended = true;
+    if (f->listed) {
+        g_tree_remove(t->tree, &f->off);
+        f->listed = false;
+    }
+    t->bytes -= f->len;
+    t->count--;
+    co_queue_wake_all(&t->room);
+    co_queue_wake_all(&f->end_waiters);
+    table_release(f->node);
+    f->node = NULL;
+    fetch_unref(f);
+}
+
+struct fetch *fetch_ref(struct fetch *f)
+{
+    f->refs++;
+    return f;
+}
+
+void fetch_unref(struct fetch *f)
+{
+    if (--f->refs == 0) {
+        g_assert(f->ended);
+        io_buf_put(f->buf, f->len);
+        g_free(f);
+    }
+}
+
+int fetch_co_wait_ready(struct fetch *f)
+{
+    while (!f->ready) {
+        co_queue_co_wait(&f->ready_waiters);
+    }
+    return f->result;
+}
+
+void fetch_co_wait_end(struct fetch *f)
+{
+    while (!f->ended) {
+        co_queue_co_wait(&f->end_waiters);
+    }
+}
+
+bool fetch_has_room(const struct node *n, uint64_t len)
+{
+    const struct fetch_table *t = n->fetches;
+
+    return !t || t->count == 0 || t->bytes + len <= FETCH_BUDGET;
+}
+
+void fetch_co_wait_room(struct node *n, uint64_t len)
+{
+    struct fetch_table *t;
+
+    if (fetch_has_room(n, len)) {
+        return;
+    }
+    t = table_get(n);
+    t->users++;
+    while (!fetch_has_room(n, len)) {
+        co_queue_co_wait(&t->room);
+    }
+    t->users--;
+    table_release(n);
+}
+
+bool fetch_any(const struct node *n)
+{
+    return n->fetches && n->fetches->count > 0;
+}
+
+int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
+                        unsigned flags)
+{
+    size_t done = 0;
+    int r = 0;
+
+    while (done < iov.len && r == 0) {
+        uint64_t pos = off + done;
+        struct fetch *f = fetch_find(n, pos);
+        size_t len;
+
+        if (!f) {
+            len = MIN(iov.len - done, fetch_next(n, pos) - pos);
+            r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
+        } else {
+            fetch_ref(f);
+            len = MIN(iov.len - done, f->off + f->len - pos);
+            r = fetch_co_wait_ready(f);
+            if (r == 0) {
+                iov_from_buf(iov, done, f->buf + (pos - f->off), len);
+            } else {
+                r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
+            }
+            fetch_unref(f);
+        }
+        done += len;
+    }
+    return r;
+}

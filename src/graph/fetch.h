@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Fetches in flight on an overlay; private to graph/.
+ *
+ * A fetch is a read of whole clusters from the chain below an overlay into a
+ * buffer of its own.  It locks nothing.  While it stands in the node's table
+ * others find it by offset, wait for it and use its bytes, so that a cluster
+ * is read from a slow base once however many ask for it.  It stays until its
+ * owner has mapped the clusters (or given up), so there is no moment at which
+ * they are neither in the table nor allocated.
+ *
+ * Fetches of the table never overlap.  One that would is private: it works the
+ * same but nobody finds it (the second try of a joiner whose fetch failed).
+ *
+ * The bytes are those below the overlay at the time of the fetch.  They answer
+ * a reader who saw the cluster unallocated after his read began; they may be
+ * mapped only under TRACK_ALLOC after asking again what is allocated.  Who
+ * changes the chain below drains first: no fetch survives that.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "base/iov.h"
+#include "loop/co.h"
+
+struct node;
+
+/* What one fetch covers at most, unless a single cluster is larger. Bytes. */
+#define FETCH_MAX (1u << 20)
+/* Bytes of all fetches of a node beyond which no reader starts another. */
+#define FETCH_BUDGET (64u << 20)
+
+struct fetch {
+    struct node *node;
+    uint64_t off, len;
+    uint8_t *buf;           /* @len bytes; valid when ready and result is 0 */
+    int result;             /* 0 or -errno, when ready */
+    bool ready;             /* the read is over */
+    bool ended;             /* ... and so is the mapping */
+    bool listed;            /* in the table */
+    unsigned refs;
+    struct co_queue ready_waiters, end_waiters;
+};
+
+/* Begin a fetch of whole clusters (the last one up to the end of the disk).
+ * Listed when it overlaps no other. NULL when memory is short, never up to
+ * FETCH_MAX. Every one is read, then ended. */
+struct fetch *fetch_begin(struct node *n, uint64_t off, uint64_t len);
+/* Read the clusters from the chain below; zeroes past its end. Wakes joiners.
+ * @flags: IO_BACKGROUND or 0. Returns what joiners get, too. */
+CO_FN int fetch_co_read(struct fetch *f, unsigned flags);
+/* The clusters are mapped or never will be: leave the table, wake those who
+ * wait for the end, drop the owner's reference. */
+void fetch_end(struct fetch *f);
+
+/* The listed fetch that holds @off, or NULL. Borrowed: reference it before
+ * any yield. */
+struct fetch *fetch_find(struct node *n, uint64_t off);
+/* Where the first listed fetch at or after @off begins; UINT64_MAX: none. */
+uint64_t fetch_next(struct node *n, uint64_t off);
+struct fetch *fetch_ref(struct fetch *f);
+void fetch_unref(struct fetch *f);
+
+/* Wait for the bytes. 0 or -errno of the read. The caller holds a reference. */
+CO_FN int fetch_co_wait_ready(struct fetch *f);
+/* Wait until the owner is through with it. The caller holds a reference. */
+CO_FN void fetch_co_wait_end(struct fetch *f);
+
+/* May @len bytes more be fetched within the budget? True when none are. */
+bool fetch_has_room(const struct node *n, uint64_t len);
+/* Wait until they may. */
+CO_FN void fetch_co_wait_room(struct node *n, uint64_t len);
+/* For assertions: is anything being fetched, private ones included? */
+bool fetch_any(const struct node *n);
+
+/* Read [@off, ...) of the chain below @n as a reader of @n sees it where @n
+ * itself has nothing: from fetches in flight where they hold the bytes, else
+ * from below; zeroes past the end of what is below. */
+CO_FN int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
+                              unsigned flags);

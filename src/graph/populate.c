@@ -1,0 +1,646 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Populate and read-and-populate: a planner cuts the range into pieces of one
+ * kind, workers take them in turn and carry them out.  A request that is one
+ * piece is carried out where it stands, without a further coroutine.
+ *
+ * What keeps guest data safe (S1, S2): the base is read with nothing locked;
+ * then map_co_range() takes the clusters with TRACK_ALLOC, asks again which of
+ * them the overlay lacks, and writes those alone.  A guest write that came in
+ * between has allocated its cluster, so the copy of it is dropped.  Clusters
+ * never lose their allocation (S3, G8), so a cluster found allocated stays so.
+ */
+#include "graph/populate.h"
+#include <glib.h>
+#include <string.h>
+#include "graph/driver.h"
+#include "graph/fetch.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "graph/trace.h"
+#include "graph/track.h"
+#include "loop/co.h"
+#include "loop/io.h"
+
+/* Coroutines that carry out the pieces of one request. */
+#define MAX_WORKERS 16
+/* Clusters of a run of zeroes that are mapped in one go. Bytes. */
+#define ZERO_RUN_MAX (1ull << 30)
+
+enum piece_kind {
+    PIECE_NONE,
+    PIECE_LOCAL,   /* the overlay has it */
+    PIECE_ZERO,    /* the chain below reads as zeroes */
+    PIECE_COPY,    /* the chain above base has some of it */
+    PIECE_PASS,    /* only base or deeper has it */
+};
+
+struct piece {
+    enum piece_kind kind;
+    uint64_t off, len;
+};
+
+/* One request: shared by its workers, on the stack of the first. */
+struct work {
+    struct node *n, *base;
+    uint64_t off, end;         /* of the request, not past the end of @n */
+    uint64_t cluster;
+    uint64_t piece_max;        /* of a copy; cluster multiple */
+    unsigned io_flags;
+    const struct iov *iov;     /* a read's; NULL: populate only */
+    bool know_data;            /* what the overlay lacks is PIECE_COPY */
+
+    struct co_mutex plan_lock; /* @next, @below_* */
+    uint64_t next;
+    struct extent below;       /* last answer about the chain below */
+    uint64_t below_off;
+
+    unsigned workers;
+    struct co_latch running;
+    int result;
+    struct populate_result res;
+};
+
+static uint64_t cluster_down(const struct work *w, uint64_t off)
+{
+    return off - off % w->cluster;
+}
+
+/* The end of the last cluster that [.., @off) touches; not past the node. */
+static uint64_t cluster_up(const struct work *w, uint64_t off)
+{
+    uint64_t rest = off % w->cluster;
+
+    return MIN(rest ? off - rest + w->cluster : off, w->n->size);
+}
+
+static void work_init(struct work *w, struct node *n, struct node *base,
+                      uint64_t off, uint64_t end, unsigned io_flags)
+{
+    const struct node_limits *limits = node_get_limits(n);
+
+    *w = (struct work) {
+        .n = n, .base = base, .off = off, .end = end, .next = off,
+        .io_flags = io_flags & IO_BACKGROUND,
+        .know_data = io_flags & IO_KNOWN_DATA,
+    };
+    w->cluster = limits->cluster_size ? limits->cluster_size
+                                      : MAX(limits->request_alignment, 1);
+    w->piece_max = MAX(w->cluster, FETCH_MAX - FETCH_MAX % w->cluster);
+}
+
+/* --- map --- */
+
+/* Where the zeroes (or the other bytes) that begin at @buf end, in whole
+ * clusters; the last cluster may be short. */
+static size_t same_run(const uint8_t *buf, size_t len, size_t cluster,
+                       bool *ret_zero)
+{
+    size_t at = 0;
+
+    do {
+        size_t step = MIN(cluster, len - at);
+        bool zero = buf[at] == 0 && !memcmp(buf + at, buf + at + 1, step - 1);
+
+        if (at == 0) {
+            *ret_zero = zero;
+        } else if (zero != *ret_zero) {
+            break;
+        }
+        at += step;
+    } while (at < len);
+    return at;
+}
+
+/* Write zeroes where the overlay has no zero clusters. */
+static CO_FN int map_co_write_zeroes(struct work *w, uint64_t off, uint64_t len)
+{
+    size_t size = MIN(len, w->piece_max);
+    void *buf = io_buf_get(size);
+    int r = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    memset(buf, 0, size);
+    while (len > 0 && r == 0) {
+        struct iovec store;
+        size_t step = MIN(len, size);
+
+        r = node_co_pwritev(w->n, off, iov_one(&store, buf, step),
+                            w->io_flags | IO_POPULATE);
+        off += step;
+        len -= step;
+    }
+    io_buf_put(buf, size);
+    return r;
+}
+
+static CO_FN int map_co_zero(struct work *w, uint64_t off, uint64_t len)
+{
+    int r = node_co_zero(w->n, off, len,
+                         w->io_flags | IO_POPULATE | IO_MAY_UNMAP);
+
+    if (r == -ENOTSUP) {
+        r = map_co_write_zeroes(w, off, len);
+    }
+    if (r == 0) {
+        w->res.zeroed += len;
+    }
+    return r;
+}
+
+/* Map clusters that the overlay lacks; the range is held. @buf: their bytes,
+ * NULL: zeroes. */
+static CO_FN int map_co_run(struct work *w, uint64_t off, uint64_t len,
+                            uint8_t *buf)
+{
+    size_t at = 0;
+    int r = 0;
+
+    if (!buf) {
+        return map_co_zero(w, off, len);
+    }
+    while (at < len && r == 0) {
+        bool zero;
+        size_t step = same_run(buf + at, len - at, w->cluster, &zero);
+
+        if (zero) {
+            r = map_co_zero(w, off + at, step);
+        } else {
+            struct iovec store;
+
+            r = node_co_pwritev(w->n, off + at,
+                                iov_one(&store, buf + at, step),
+                                w->io_flags | IO_POPULATE);
+            w->res.copied += r == 0 ? step : 0;
+        }
+        at += step;
+    }
+    return r;
+}
+
+/* Map those clusters of [@off, @off+@len) that the overlay still lacks. The
+ * range is whole clusters; @buf holds its bytes, NULL: zeroes. */
+static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
+                              uint8_t *buf)
+{
+    struct tracked t;
+    uint64_t pos = off, end;
+    int r = 0;
+
+    track_co_begin(&t, w->n, off, len, TRACK_ALLOC);
+    end = MIN(off + len, w->n->size);
+    if (!node_is_writable(w->n)) {
+        r = -EPERM;
+    }
+    while (pos < end && r == 0) {
+        struct extent ext;
+
+        r = node_co_status(w->n, pos, end - pos, &ext);
+        if (r < 0) {
+            break;
+        }
+        if (!(ext.flags & STATUS_ALLOCATED)) {
+            r = map_co_run(w, pos, ext.len, buf ? buf + (pos - off) : NULL);
+        }
+        pos += ext.len;
+    }
+    track_end(&t);
+    trace_populate_map(w->n->name, off, len, r);
+    return r;
+}
+
+/* --- plan --- */
+
+static enum piece_kind kind_of_below(const struct extent *ext)
+{
+    if (ext->flags & STATUS_ZERO) {
+        return PIECE_ZERO;
+    }
+    return ext->depth == 0 ? PIECE_PASS : PIECE_COPY;
+}
+
+/* What the chain between the overlay and base says of @pos. The last answer is
+ * kept: a chain far away is asked once a run. */
+static CO_FN int plan_co_ask_below(struct work *w, uint64_t pos,
+                                   enum piece_kind *ret_kind,
+                                   uint64_t *ret_end)
+{
+    struct node *below = node_backing(w->n);
+    int r;
+
+    if (!below || pos >= below->size) {
+        *ret_kind = PIECE_ZERO;
+        *ret_end = UINT64_MAX;
+        return 0;
+    }
+    if (w->below.len == 0 || pos < w->below_off ||
+        pos - w->below_off >= w->below.len) {
+        uint64_t ask = MIN(MAX(w->end, cluster_up(w, pos + 1)), below->size);
+
+        w->below.len = 0;
+        r = node_co_status_above(below, w->base, pos, ask - pos, &w->below);
+        if (r < 0) {
+            w->below.len = 0;
+            return r;
+        }
+        w->below_off = pos;
+    }
+    *ret_kind = kind_of_below(&w->below);
+    *ret_end = w->below_off + w->below.len;
+    return 0;
+}
+
+/* The kind of the clusters from @pos (a cluster boundary) that the overlay
+ * lacks; *@ret_end is a cluster boundary at most @end. A cluster whose parts
+ * differ is copied. */
+static CO_FN int plan_co_missing_run(struct work *w, uint64_t pos, uint64_t end,
+                                     enum piece_kind *ret_kind,
+                                     uint64_t *ret_end)
+{
+    uint64_t first_end = cluster_up(w, pos + 1);
+    uint64_t at;
+    bool mixed = false;
+    int r;
+
+    r = plan_co_ask_below(w, pos, ret_kind, &at);
+    while (r == 0 && at < first_end) {
+        enum piece_kind kind = PIECE_NONE;
+
+        r = plan_co_ask_below(w, at, &kind, &at);
+        mixed = mixed || kind != *ret_kind;
+    }
+    if (r < 0) {
+        w->res.read_error = r;
+        return r;
+    }
+    if (mixed) {
+        *ret_kind = PIECE_COPY;
+        *ret_end = first_end;
+    } else {
+        *ret_end = at >= end ? end : MAX(cluster_down(w, at), first_end);
+    }
+    return 0;
+}
+
+static uint64_t kind_max(const struct work *w, enum piece_kind kind)
+{
+    switch (kind) {
+    case PIECE_COPY:
+        return w->piece_max;
+    case PIECE_ZERO:
+        return node_get_limits(w->n)->fast_zero
+               ? MAX(ZERO_RUN_MAX - ZERO_RUN_MAX % w->cluster, w->cluster)
+               : w->piece_max;
+    default:
+        return UINT64_MAX;
+    }
+}
+
+/* Runs of one kind from @pos, which the overlay lacks up to @end, joined up to
+ * the size of a piece. */
+static CO_FN int plan_co_missing(struct work *w, uint64_t pos, uint64_t end,
+                                 struct piece *p)
+{
+    uint64_t start = cluster_down(w, pos), at = start;
+
+    end = cluster_up(w, end);
+    if (w->know_data) {
+        p->kind = PIECE_COPY;
+        at = end;
+    }
+    while (at < end) {
+        enum piece_kind kind;
+        uint64_t run_end;
+        int r = plan_co_missing_run(w, at, end, &kind, &run_end);
+
+        if (r < 0) {
+            return r;
+        }
+        if (at == start) {
+            p->kind = kind;
+        } else if (kind != p->kind) {
+            break;
+        }
+        at = run_end;
+        if (at - start >= kind_max(w, kind)) {
+            break;
+        }
+    }
+    if (at - start > kind_max(w, p->kind)) {
+        at = start + kind_max(w, p->kind);
+    }
+    p->off = pos;
+    p->len = MIN(at, w->end) - pos;
+    return 0;
+}
+
+/* Take the next piece; PIECE_NONE at the end. */
+static CO_FN int plan_co_next(struct work *w, struct piece *p)
+{
+    struct extent ext;
+    int r = 0;
+
+    *p = (struct piece) { PIECE_NONE };
+    co_mutex_co_lock(&w->plan_lock);
+    if (w->next < w->end && w->result == 0) {
+        r = node_co_status(w->n, w->next, w->end - w->next, &ext);
+        if (r < 0) {
+            w->res.write_error = r;
+        } else if ((ext.flags & STATUS_ALLOCATED)) {
+            *p = (struct piece) { PIECE_LOCAL, w->next, ext.len };
+        } else {
+            r = plan_co_missing(w, w->next, w->next + ext.len, p);
+        }
+        w->next += p->len;
+    }
+    co_mutex_unlock(&w->plan_lock);
+    return r;
+}
+
+/* --- populate --- */
+
+/* Fetch and map [@off, @end), unallocated a moment ago. */
+static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
+{
+    struct fetch *f;
+    int r;
+
+    fetch_co_wait_room(w->n, end - off);
+    f = fetch_begin(w->n, off, end - off);
+    if (!f) {
+        w->res.read_error = -ENOMEM;
+        return -ENOMEM;
+    }
+    r = fetch_co_read(f, w->io_flags);
+    trace_populate_fetch(w->n->name, off, end - off, r);
+    if (r < 0) {
+        w->res.read_error = r;
+    } else {
+        r = map_co_range(w, off, end - off, f->buf);
+        if (r < 0) {
+            w->res.write_error = r;
+        }
+    }
+    fetch_end(f);
+    return r;
+}
+
+/* Copy a piece. What somebody else is fetching is waited for; if it is still
+ * missing then (his read or his write failed), it is fetched here. */
+static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
+{
+    uint64_t pos = cluster_down(w, p->off);
+    uint64_t end = cluster_up(w, p->off + p->len);
+    uint64_t joined = 0;  /* up to here others have had their try */
+    int r = 0;
+
+    while (pos < end && r == 0) {
+        struct extent ext;
+        struct fetch *f;
+        uint64_t to;
+
+        r = node_co_status(w->n, pos, end - pos, &ext);
+        if (r < 0) {
+            w->res.write_error = r;
+            break;
+        }
+        to = pos + ext.len;
+        f = pos < joined ? NULL : fetch_find(w->n, pos);
+        if (ext.flags & STATUS_ALLOCATED) {
+            pos = to;
+        } else if (f) {
+            joined = f->off + f->len;
+            fetch_ref(f);
+            fetch_co_wait_end(f);
+            fetch_unref(f);
+        } else {
+            to = MIN(cluster_up(w, to),
+                     pos < joined ? joined : fetch_next(w->n, pos));
+            r = populate_co_fetch(w, pos, to);
+            pos = to;
+        }
+    }
+    return r;
+}
+
+static CO_FN int populate_co_piece(struct work *w, const struct piece *p)
+{
+    uint64_t off = cluster_down(w, p->off);
+    int r = 0;
+
+    if (p->kind == PIECE_ZERO) {
+        r = map_co_range(w, off, cluster_up(w, p->off + p->len) - off, NULL);
+        if (r < 0) {
+            w->res.write_error = r;
+        }
+    } else if (p->kind == PIECE_COPY) {
+        r = populate_co_copy(w, p);
+    }
+    return r;
+}
+
+/* --- read and populate --- */
+
+static struct iov work_iov(const struct work *w, uint64_t off, uint64_t len)
+{
+    return iov_slice(*w->iov, off - w->off, len);
+}
+
+/* Bytes [@pos, @end) lie in a fetch that somebody else has begun. */
+static CO_FN int read_co_join(struct work *w, struct fetch *f, uint64_t pos,
+                              uint64_t end)
+{
+    struct iov to = work_iov(w, pos, end - pos);
+    int r;
+
+    fetch_ref(f);
+    r = fetch_co_wait_ready(f);
+    if (r == 0) {
+        iov_from_buf(to, 0, f->buf + (pos - f->off), end - pos);
+    } else {
+        r = node_co_preadv(w->n, pos, to, w->io_flags);
+    }
+    fetch_unref(f);
+    return r;
+}
+
+/* The copy of a range that a guest has read is a gift: its failure is traced,
+ * not reported. */
+static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
+                              uint8_t *buf)
+{
+    int r = map_co_range(w, off, len, buf);
+
+    if (r < 0) {
+        trace_populate_read_not_mapped(w->n->name, off, len, r);
+    }
+}
+
+/* Fetch the clusters of [@pos, @end), which nobody fetches. */
+static CO_FN int read_co_fetch(struct work *w, uint64_t pos, uint64_t end)
+{
+    uint64_t start = cluster_down(w, pos);
+    uint64_t len = cluster_up(w, end) - start;
+    struct fetch *f;
+    int r;
+
+    f = fetch_has_room(w->n, len) ? fetch_begin(w->n, start, len) : NULL;
+    if (!f) {
+        return node_co_preadv(w->n, pos, work_iov(w, pos, end - pos),
+                              w->io_flags);
+    }
+    r = fetch_co_read(f, w->io_flags);
+    trace_populate_fetch(w->n->name, start, len, r);
+    if (r == 0) {
+        iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - start),
+                     end - pos);
+        read_co_map(w, start, len, f->buf);
+    }
+    fetch_end(f);
+    return r;
+}
+
+static CO_FN int read_co_copy(struct work *w, const struct piece *p)
+{
+    uint64_t pos = p->off, end = p->off + p->len;
+    int r = 0;
+
+    while (pos < end && r == 0) {
+        struct fetch *f = fetch_find(w->n, pos);
+        uint64_t to;
+
+        if (f) {
+            to = MIN(end, f->off + f->len);
+            r = read_co_join(w, f, pos, to);
+        } else {
+            to = MIN(end, fetch_next(w->n, pos));
+            r = read_co_fetch(w, pos, to);
+        }
+        pos = to;
+    }
+    return r;
+}
+
+static CO_FN int read_co_piece(struct work *w, const struct piece *p)
+{
+    uint64_t off = cluster_down(w, p->off);
+
+    switch (p->kind) {
+    case PIECE_COPY:
+        return read_co_copy(w, p);
+    case PIECE_ZERO:
+        iov_memset(work_iov(w, p->off, p->len), 0, 0, p->len);
+        read_co_map(w, off, cluster_up(w, p->off + p->len) - off, NULL);
+        return 0;
+    default:
+        return node_co_preadv(w->n, p->off, work_iov(w, p->off, p->len),
+                              w->io_flags);
+    }
+}
+
+/* --- workers --- */
+
+static CO_FN void work_co_run(struct work *w);
+
+static CO_FN void worker_entry(void *arg)
+{
+    struct work *w = arg;
+
+    work_co_run(w);
+    co_latch_done(&w->running);
+}
+
+static void work_spawn(struct work *w)
+{
+    if (w->next < w->end && w->workers < MAX_WORKERS) {
+        w->workers++;
+        co_latch_add(&w->running);
+        co_start(graph_loop(w->n->graph), worker_entry, w);
+    }
+}
+
+static CO_FN void work_co_run(struct work *w)
+{
+    for (;;) {
+        struct piece p;
+        int r = plan_co_next(w, &p);
+
+        if (r == 0 && p.kind == PIECE_NONE) {
+            return;
+        }
+        if (r == 0) {
+            if (p.kind == PIECE_COPY || w->iov) {
+                work_spawn(w);
+            }
+            r = w->iov ? read_co_piece(w, &p) : populate_co_piece(w, &p);
+        }
+        if (r < 0) {
+            w->result = w->result ? w->result : r;
+            return;
+        }
+    }
+}
+
+/* Run to the end, all workers. */
+static CO_FN int work_co_finish(struct work *w)
+{
+    w->workers = 1;
+    work_co_run(w);
+    co_latch_co_wait(&w->running);
+    return w->result;
+}
+
+int node_co_populate(struct node *n, struct node *base, uint64_t off,
+                     uint64_t len, unsigned io_flags,
+                     struct populate_result *ret)
+{
+    struct node *below = node_backing(n);
+    struct work w;
+    uint64_t end;
+    int r = 0;
+
+    if (ret) {
+        *ret = (struct populate_result) { 0 };
+    }
+    if (off >= n->size || len == 0 || !below || below == base) {
+        return 0;
+    }
+    if (!node_is_writable(n)) {
+        if (ret) {
+            ret->write_error = -EPERM;
+        }
+        return -EPERM;
+    }
+    end = off + MIN(len, n->size - off);
+    work_init(&w, n, base, off, end, io_flags);
+    w.off = w.next = cluster_down(&w, off);
+    w.end = cluster_up(&w, end);
+    r = work_co_finish(&w);
+    if (ret) {
+        *ret = w.res;
+    }
+    return r;
+}
+
+int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
+                          struct iov iov)
+{
+    struct node *below = node_backing(n);
+    uint64_t have = off < n->size ? MIN(iov.len, n->size - off) : 0;
+    struct work w;
+
+    if (!below || below == base || !node_is_writable(n)) {
+        return node_co_preadv(n, off, iov, 0);
+    }
+    if (have < iov.len) {
+        iov_memset(iov, have, 0, iov.len - have);
+    }
+    work_init(&w, n, base, off, off + have, 0);
+    w.iov = &iov;
+    /* Without a base to stop at all of the chain is copied: a question to a
+     * base far away would cost as much as the answer. */
+    w.know_data = !base;
+    return work_co_finish(&w);
+}
