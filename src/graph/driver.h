@@ -56,6 +56,9 @@ struct node_driver {
     enum node_kind kind;
     size_t state_size;           /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
+    /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
+     * adds a flush. (Filters that leave them out pass the flag on.) */
+    bool handles_fua;
     /* Names of the options that open() takes; NULL-terminated. For the schema
      * test and for error texts. */
     const char *const *option_names;
@@ -107,6 +110,9 @@ struct node_driver {
                                        const char *fmt, GError **err);
     CO_FN_PTR int (*co_check)(struct node *n, unsigned fix,
                               struct check_result *res, GError **err);
+    /* Is read-only storage still what was opened (S6)? -ESTALE with a text that
+     * says what changed. Cheap; no I/O on the data. Optional. */
+    CO_FN_PTR int (*co_check_identity)(struct node *n, GError **err);
     /* Make an image: @o holds size, backing_file, backing_fmt and the format's
      * own; the file exists, is empty and is open for writing in @file.
      * Everything is durable on success. */
@@ -115,6 +121,12 @@ struct node_driver {
     const struct create_option {
         const char *name, *type, *help;
     } *create_options;
+
+    /* What all parents together do and share is about to become @perm/@shared;
+     * a failure refuses the change (image locks). Called again with the old
+     * values when a later step of the change failed. Optional. */
+    CO_FN_PTR int (*co_set_perms)(struct node *n, unsigned perm,
+                                  unsigned shared, GError **err);
 
     /* The drain of a node with timers or background work: stop it / go on. */
     CO_FN_PTR void (*co_quiesce)(struct node *n);

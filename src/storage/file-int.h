@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to the file and host_device drivers: file.c opens, closes and
+ * answers for the node, file-io.c does its I/O.
+ *
+ * A node has one open description (io), used by all its requests, and keeps
+ * what the file looked like when it was opened (S6: a base that changes under
+ * an overlay must be noticed).
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include "base/annot.h"
+#include "base/iov.h"
+#include "storage/file-holes.h"
+#include "storage/file-lock.h"
+
+struct extent;
+struct io_file;
+struct node;
+
+enum detect_zeroes {
+    DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_UNMAP
+};
+
+/* What options say; replaced as a whole by a reopen. */
+struct file_options {
+    char *path;
+    enum file_locking locking;
+    bool unmap;                       /* discard=unmap */
+    enum detect_zeroes detect_zeroes;
+    bool direct, no_flush;            /* cache.* */
+};
+
+struct file_state {
+    struct file_options opt;
+    struct io_file *io;
+    bool writable;                    /* how @io is open */
+    bool is_block;
+    uint32_t alignment;               /* of direct I/O; 1 if none */
+    struct stat identity;
+    struct file_lock lock;
+    struct file_holes holes;
+    bool no_zero_range, no_punch, no_blk_zero, no_blk_discard;
+    bool flush_failed;                /* sticky, survives a reopen (G6) */
+};
+
+CO_FN int file_io_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                            unsigned flags);
+CO_FN int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                             unsigned flags);
+CO_FN int file_io_co_zero(struct node *n, uint64_t off, uint64_t len,
+                          unsigned flags);
+CO_FN int file_io_co_discard(struct node *n, uint64_t off, uint64_t len);
+CO_FN int file_io_co_flush(struct node *n);
+CO_FN int file_io_co_status(struct node *n, uint64_t off, uint64_t len,
+                            struct extent *ext);
+CO_FN int file_io_co_truncate(struct node *n, uint64_t size, GError **err);
+CO_FN int file_io_co_refresh_size(struct node *n);

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The drivers "file" (regular files) and "host_device" (block devices): open,
+ * close, reopen, permissions.  Their I/O stands in file-io.c.
+ *
+ * Only regular files and block devices are ever opened: a FIFO or a character
+ * device named by an image header could block for ever or do things when
+ * touched.  The type is looked at before the open, and once more on the open
+ * description, which must still be the same file.
+ */
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "graph/driver.h"
+#include "loop/io.h"
+#include "storage/file-int.h"
+#include "storage/storage.h"
+#include "storage/trace.h"
+
+static const char *const locking_names[] = { "off", "on", "auto", NULL };
+static const char *const discard_names[] = { "ignore", "unmap", NULL };
+static const char *const detect_names[] = { "off", "on", "unmap", NULL };
+static const char *const aio_names[] = {
+    "threads", "native", "io_uring", NULL
+};
+
+static const char *const file_option_names[] = {
+    "filename", "aio", "locking", "discard", "detect-zeroes", "cache",
+    "x-check-cache-dropped", NULL
+};
+
+static void file_options_clear(struct file_options *fo)
+{
+    g_free(fo->path);
+    *fo = (struct file_options){};
+}
+
+/* cache: { direct, no-flush } */
+static int take_cache(struct opts *o, struct file_options *fo, GError **err)
+{
+    json_t *obj = opts_take_any(o, "cache");
+    if (!obj) {
+        return 0;
+    }
+    if (!json_is_object(obj)) {
+        json_decref(obj);
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for 'cache', expected: object");
+    }
+    CLEANUP(opts_freep) struct opts *sub = opts_new(obj);
+    json_decref(obj);
+    int ret = opts_take_bool(sub, "direct", &fo->direct, err);
+    if (ret >= 0) {
+        ret = opts_take_bool(sub, "no-flush", &fo->no_flush, err);
+    }
+    return ret < 0 ? ret : opts_finish(sub, err);
+}
+
+static int take_enums(struct opts *o, struct file_options *fo, GError **err)
+{
+    /* The engine is the daemon's choice; its names are accepted. */
+    int aio, locking = FILE_LOCKING_AUTO, discard = 0;
+    int detect = DETECT_ZEROES_OFF;
+    const struct {
+        const char *name;
+        const char *const *values;
+        int *ret;
+    } enums[] = {
+        { "aio", aio_names, &aio },
+        { "locking", locking_names, &locking },
+        { "discard", discard_names, &discard },
+        { "detect-zeroes", detect_names, &detect },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(enums); i++) {
+        int ret = opts_take_enum(o, enums[i].name, enums[i].values,
+                                 enums[i].ret, err);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    fo->locking = (enum file_locking)locking;
+    fo->unmap = discard == 1;
+    fo->detect_zeroes = (enum detect_zeroes)detect;
+    if (fo->detect_zeroes == DETECT_ZEROES_UNMAP && !fo->unmap) {
+        return err_set(err, EINVAL, "setting detect-zeroes to unmap is not "
+                       "allowed without setting discard operation to unmap");
+    }
+    return 0;
+}
+
+static int take_debug(struct opts *o, GError **err)
+{
+    bool check_dropped = false;
+    int ret = opts_take_bool(o, "x-check-cache-dropped", &check_dropped, err);
+    if (ret >= 0 && check_dropped) {
+        ret = err_set(err, ENOTSUP,
+                      "Parameter 'x-check-cache-dropped' is not supported");
+    }
+    return MIN(ret, 0);
+}
+
+static int file_options_take(struct opts *o, unsigned flags,
+                             struct file_options *fo, GError **err)
+{
+    fo->direct = flags & NODE_CACHE_DIRECT;
+    fo->no_flush = flags & NODE_NO_FLUSH;
+    int ret = opts_take_str(o, "filename", &fo->path, err);
+    if (ret == 0) {
+        return opts_missing("filename", err);
+    }
+    if (ret > 0 && (ret = take_cache(o, fo, err)) >= 0 &&
+        (ret = take_enums(o, fo, err)) >= 0) {
+        ret = take_debug(o, err);
+    }
+    if (ret >= 0 && !*fo->path) {
+        ret = err_set(err, EINVAL, "Parameter 'filename' must not be empty");
+    }
+    if (flags & NODE_FORCE_SHARE) {
+        fo->locking = FILE_LOCKING_OFF;
+    }
+    return MIN(ret, 0);
+}
+
+static const char *type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFREG: return "a regular file";
+    case S_IFBLK: return "a block device";
+    case S_IFCHR: return "a character device";
+    case S_IFDIR: return "a directory";
+    case S_IFIFO: return "a FIFO";
+    case S_IFSOCK: return "a socket";
+    default: return "a special file";
+    }
+}
+
+static int check_type(const struct node *n, const char *path,
+                      const struct stat *st, GError **err)
+{
+    bool want_block = n->drv == &host_device_driver;
+    if (want_block ? S_ISBLK(st->st_mode) : S_ISREG(st->st_mode)) {
+        return 0;
+    }
+    int ret = err_set(err, EINVAL, "Could not open '%s': it is %s, and driver "
+                      "'%s' takes only %s", path, type_name(st->st_mode),
+                      n->drv->name, want_block ? "block devices"
+                                               : "regular files");
+    if (S_ISBLK(st->st_mode)) {
+        err_hint(err, "Use driver 'host_device' for block devices.");
+    } else if (S_ISREG(st->st_mode)) {
+        err_hint(err, "Use driver 'file' for regular files.");
+    }
+    return ret;
+}
+
+/* Open @fo->path, checked to be of the right type. */
+static CO_FN int file_co_open_checked(const struct node *n,
+                                      const struct file_options *fo,
+                                      bool writable, struct io_file **ret_io,
+                                      struct stat *ret_st, GError **err)
+{
+    struct stat before;
+    int ret = io_co_stat(fo->path, &before);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not open '%s'", fo->path);
+    }
+    ret = check_type(n, fo->path, &before, err);
+    if (ret < 0) {
+        return ret;
+    }
+    int how = (writable ? O_RDWR : O_RDONLY) | O_NOCTTY |
+              (fo->direct ? O_DIRECT : 0);
+    struct io_file *io;
+    ret = io_co_open(fo->path, how, 0, &io);
+    if (ret < 0) {
+        err_set_errno(err, -ret, "Could not open '%s'", fo->path);
+        if (ret == -EINVAL && fo->direct) {
+            err_hint(err, "The file system may not support O_DIRECT; "
+                     "try cache.direct=off.");
+        }
+        return ret;
+    }
+    ret = io_co_fstat(io, ret_st);
+    if (ret < 0) {
+        err_set_errno(err, -ret, "Could not open '%s'", fo->path);
+    } else if (ret_st->st_dev != before.st_dev ||
+               ret_st->st_ino != before.st_ino) {
+        ret = err_set(err, EAGAIN, "Could not open '%s': "
+                      "it was replaced while it was opened", fo->path);
+    }
+    if (ret < 0) {
+        io_co_close(io);
+        return ret;
+    }
+    *ret_io = io;
+    return 0;
+}
+
+/* Would opening for reading help? */
+static bool is_read_only_error(int ret)
+{
+    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
+}
+
+static CO_FN int file_co_open_any(struct node *n, const struct file_options *fo,
+                                  unsigned flags, bool *writable,
+                                  struct io_file **ret_io, struct stat *ret_st,
+                                  GError **err)
+{
+    GError *why = NULL;
+    *writable = flags & NODE_RDWR;
+    int ret = file_co_open_checked(n, fo, *writable, ret_io, ret_st, &why);
+    if (*writable && (flags & NODE_AUTO_RDONLY) && is_read_only_error(ret)) {
+        g_clear_error(&why);
+        *writable = false;
+        ret = file_co_open_checked(n, fo, false, ret_io, ret_st, &why);
+    }
+    if (ret < 0) {
+        g_propagate_error(err, why);
+    }
+    return ret;
+}
+
+static void file_describe(struct node *n)
+{
+    const struct file_state *s = n->state;
+    g_free(n->filename);
+    n->filename = g_strdup(s->opt.path);
+}
+
+/* @s->io was just opened: learn what depends on it. */
+static CO_FN int file_co_adopt(struct node *n, const struct stat *st,
+                               GError **err)
+{
+    struct file_state *s = n->state;
+    uint64_t size;
+    int ret = io_co_size(s->io, &size);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not get the size of '%s'",
+                             s->opt.path);
+    }
+    s->is_block = S_ISBLK(st->st_mode);
+    s->alignment = s->opt.direct ? MAX(io_alignment(s->io), 1) : 1;
+    s->identity = *st;
+    s->holes = (struct file_holes){ .generation = s->holes.generation + 1 };
+    n->size = size;
+    return 0;
+}
+
+static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
+                              GError **err)
+{
+    struct file_state *s = n->state;
+    struct stat st;
+
+    int ret = file_options_take(o, flags, &s->opt, err);
+    if (ret < 0) {
+        file_options_clear(&s->opt);
+        return ret;
+    }
+    file_lock_init(&s->lock, s->opt.locking);
+    ret = file_co_open_any(n, &s->opt, flags, &s->writable, &s->io, &st, err);
+    if (ret == 0) {
+        ret = file_co_adopt(n, &st, err);
+    }
+    if (ret < 0) {
+        io_co_close(s->io);
+        s->io = NULL;
+        file_options_clear(&s->opt);
+        return ret;
+    }
+    if (!s->writable) {
+        n->flags &= ~(unsigned)NODE_RDWR;
+    }
+    file_describe(n);
+    trace_file_open(s->opt.path, s->writable, s->opt.direct, n->size);
+    return 0;
+}
+
+static CO_FN void file_co_close(struct node *n)
+{
+    struct file_state *s = n->state;
+    file_io_co_flush(n);
+    io_co_close(s->io);
+    s->io = NULL;
+    file_options_clear(&s->opt);
+}
+
+/* Open the same file again for @fo and @writable and put it in place of the
+ * present description, its locks included. */
+static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
+                              bool writable, GError **err)
+{
+    struct file_state *s = n->state;
+    struct io_file *io;
+    struct stat st;
+
+    int ret = file_co_open_checked(n, fo, writable, &io, &st, err);
+    if (ret < 0) {
+        return ret;
+    }
+    if (st.st_dev != s->identity.st_dev || st.st_ino != s->identity.st_ino) {
+        ret = err_set(err, ESTALE, "Could not reopen '%s': "
+                      "another file has this name now", fo->path);
+    } else {
+        ret = file_lock_co_copy(&s->lock, io, err);
+    }
+    /* What was written through the old description is flushed through it: a
+     * failed write-back is told to the descriptions that saw it happen. */
+    if (ret == 0 && s->writable && file_io_co_flush(n) < 0) {
+        ret = err_set(err, EIO, "Could not flush '%s'", fo->path);
+    }
+    if (ret < 0) {
+        io_co_close(io);
+        return ret;
+    }
+    struct io_file *old = s->io;
+    s->io = io;
+    s->writable = writable;
+    s->alignment = fo->direct ? MAX(io_alignment(io), 1) : 1;
+    io_co_close(old);
+    return 0;
+}
+
+static CO_FN int file_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                                GError **err)
+{
+    struct file_state *s = n->state;
+    struct file_options fo = {};
+    bool writable = flags & NODE_RDWR;
+
+    int ret = file_options_take(o, flags, &fo, err);
+    if (ret == 0 && !g_str_equal(fo.path, s->opt.path)) {
+        ret = err_set(err, EINVAL, "Cannot change the option 'filename'");
+    }
+    if (ret == 0 && fo.locking != s->opt.locking) {
+        ret = err_set(err, EINVAL, "Cannot change the option 'locking'");
+    }
+    if (ret == 0 && (writable != s->writable || fo.direct != s->opt.direct)) {
+        ret = file_co_swap(n, &fo, writable, err);
+    }
+    if (ret < 0) {
+        file_options_clear(&fo);
+        return ret;
+    }
+    file_options_clear(&s->opt);
+    s->opt = fo;
+    return 0;
+}
+
+static CO_FN int file_co_set_perms(struct node *n, unsigned perm,
+                                   unsigned shared, GError **err)
+{
+    struct file_state *s = n->state;
+    return file_lock_co_set(&s->lock, s->io, s->opt.path, perm, shared, err);
+}
+
+static void file_limits(struct node *n, struct node_limits *l)
+{
+    const struct file_state *s = n->state;
+    l->request_alignment = s->alignment;
+    l->mem_alignment = s->alignment;
+    l->fast_zero = s->is_block ? !s->no_punch : !s->no_zero_range;
+}
+
+static CO_FN int file_co_info(struct node *n, json_t *info, GError **err)
+{
+    struct file_state *s = n->state;
+    struct stat st;
+    int ret = io_co_fstat(s->io, &st);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not look at '%s'", s->opt.path);
+    }
+    uint64_t bytes = (uint64_t)st.st_blocks * 512;
+    json_object_set_new(info, "actual-size", json_integer((json_int_t)bytes));
+    return 0;
+}
+
+static bool same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+static CO_FN int file_co_check_identity(struct node *n, GError **err)
+{
+    struct file_state *s = n->state;
+    const struct stat *was = &s->identity;
+    struct stat st;
+    int ret = io_co_fstat(s->io, &st);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not look at '%s'", s->opt.path);
+    }
+    if (s->writable) {
+        return 0;
+    }
+    const char *what = st.st_size != was->st_size ? "size"
+        : !same_time(st.st_mtim, was->st_mtim) ? "content"
+        : !same_time(st.st_ctim, was->st_ctim) ? "content or inode" : NULL;
+    if (!what) {
+        return 0;
+    }
+    trace_file_identity_changed(s->opt.path);
+    return err_set(err, ESTALE, "The %s of '%s' changed while it was in use",
+                   what, s->opt.path);
+}
+
+/* Make the file itself; @file is NULL. */
+static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
+{
+    g_autofree char *path = NULL;
+    uint64_t size = 0;
+    struct io_file *io;
+
+    int ret = opts_take_str(o, "filename", &path, err);
+    if (ret == 0) {
+        return opts_missing("filename", err);
+    }
+    if (ret < 0 || (ret = opts_take_size(o, "size", &size, err)) < 0 ||
+        (ret = opts_finish(o, err)) < 0) {
+        return ret;
+    }
+    struct stat st;
+    if (io_co_stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return err_set(err, EINVAL, "Could not create '%s': it is %s", path,
+                       type_name(st.st_mode));
+    }
+    ret = io_co_open(path, O_RDWR | O_CREAT | O_NOCTTY, 0644, &io);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not create '%s'", path);
+    }
+    struct file_lock lk;
+    file_lock_init(&lk, FILE_LOCKING_AUTO);
+    /* Nobody may be using what is about to be emptied. */
+    ret = file_lock_co_set(&lk, io, path, PERM_WRITE | PERM_RESIZE,
+                           PERM_ALL & ~(unsigned)(PERM_WRITE | PERM_RESIZE),
+                           err);
+    if (ret == 0 && ((ret = io_co_truncate(io, 0)) < 0 ||
+                     (ret = io_co_truncate(io, size)) < 0 ||
+                     (ret = io_co_fsync(io)) < 0 ||
+                     (ret = io_co_fsync_parent(path)) < 0)) {
+        err_set_errno(err, -ret, "Could not create '%s'", path);
+    }
+    io_co_close(io);
+    return ret;
+}
+
+static const struct create_option file_create_options[] = {
+    { "size", "size", "Virtual disk size" },
+    {}
+};
+
+#define FILE_OPERATIONS                                                     \
+    .kind = NODE_PROTOCOL,                                                  \
+    .state_size = sizeof(struct file_state),                                \
+    .handles_fua = true,                                                    \
+    .option_names = file_option_names,                                      \
+    .co_open = file_co_open,                                                \
+    .co_close = file_co_close,                                              \
+    .co_reopen = file_co_reopen,                                            \
+    .co_set_perms = file_co_set_perms,                                      \
+    .co_check_identity = file_co_check_identity,                            \
+    .describe = file_describe,                                              \
+    .limits = file_limits,                                                  \
+    .co_info = file_co_info,                                                \
+    .co_preadv = file_io_co_preadv,                                         \
+    .co_pwritev = file_io_co_pwritev,                                       \
+    .co_zero = file_io_co_zero,                                             \
+    .co_discard = file_io_co_discard,                                       \
+    .co_flush = file_io_co_flush,                                           \
+    .co_status = file_io_co_status,                                         \
+    .co_truncate = file_io_co_truncate,                                     \
+    .co_refresh_size = file_io_co_refresh_size
+
+const struct node_driver file_driver = {
+    .name = "file",
+    FILE_OPERATIONS,
+    .co_create = file_co_create,
+    .create_options = file_create_options,
+};
+
+const struct node_driver host_device_driver = {
+    .name = "host_device",
+    FILE_OPERATIONS,
+};
