@@ -17,37 +17,50 @@
 struct copy;
 struct loop;
 
+/* What became of one chunk. */
+struct copy_result {
+    uint64_t copied;         /* bytes that were moved; zeroes count nothing */
+    bool is_read;            /* which side the error came from */
+};
+
 /* Who reads and writes. All on the loop, all may yield. */
 struct copy_ops {
     /* Next run at @off: does it need copying (*ret_need), and is it cheap, i.e.
-     * zeroes that cost no read (*ret_zero)? *ret_len <= @max. */
+     * zeroes that cost no read (*ret_zero)? 0 < *ret_len <= @max. */
     CO_FN_PTR int (*co_scan)(void *arg, uint64_t off, uint64_t max,
                              bool *ret_need, bool *ret_zero, uint64_t *ret_len);
-    /* Copy one chunk. *ret_is_read tells which side an error came from. */
+    /* Copy one chunk; *@res is zeroed. It may be asked for again. */
     CO_FN_PTR int (*co_copy)(void *arg, uint64_t off, uint64_t len, bool zero,
-                             bool *ret_is_read);
+                             struct copy_result *res);
     /* Offset up to which everything is done, no gaps. No yield. */
     void (*progress)(void *arg, uint64_t offset);
-    /* A chunk failed: 0 = go on (ignored), -EAGAIN = retry the chunk, other =
-     * give up. May sleep (stop policy). */
+    /* What begins at @off failed, lowest first and with nothing in flight:
+     * 0 = go on behind it, -EAGAIN = retry, other = give up with that. */
     CO_FN_PTR int (*co_error)(void *arg, uint64_t off, bool is_read, int errnum);
-    /* Between chunks: pause, cancel (-ECANCELED). */
+    /* Between chunks: pause (sleep), cancel (-ECANCELED). */
     CO_FN_PTR int (*co_pause_point)(void *arg);
-    /* Mean latency of demand requests lately, ns; 0 = none. No yield. */
+    /* Mean latency of demand requests lately, ns; 0 = none. No yield. May be
+     * left out. */
     uint64_t (*demand_latency_ns)(void *arg);
 };
 struct copy_params {
     uint64_t start, end;     /* bytes */
     uint32_t chunk;          /* bytes; 0 = 1 MiB; cluster multiple */
-    uint32_t cluster;
+    uint32_t cluster;        /* bytes, 0 = 64 KiB: the least that is asked for */
     uint64_t speed;          /* bytes/s, 0 = unlimited */
     uint64_t window_max;     /* bytes in flight; 0 = 64 MiB */
 };
 struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
                       const struct copy_params *p);
 void copy_free(struct copy *c);
+/* 0, or what co_error() or co_pause_point() gave. Nothing is in flight and the
+ * progress is exact when it returns; it may be run again, from the start. */
 CO_FN int copy_co_run(struct copy *c);
 /* While it runs. */
 void copy_set_speed(struct copy *c, uint64_t speed);
-/* Bytes in flight now, for queries. */
+/* Reach the pause point soon, even when sleeping for the speed limit. */
+void copy_kick(struct copy *c);
+/* Bytes that may be in flight now, for queries. */
 uint64_t copy_window(const struct copy *c);
+/* Bytes moved so far. */
+uint64_t copy_copied(const struct copy *c);

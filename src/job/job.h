@@ -8,8 +8,8 @@
  * the control plane queries.  Verbs are called on that loop.
  *
  *   created -> running -> waiting -> pending -> concluded -> null
- *   running <-> paused, running -> ready <-> standby -> waiting,
- *   aborting from any of created..pending, aborting -> concluded
+ *   running <-> paused, running -> ready <-> standby, ready -> waiting,
+ *   created, running, ready, waiting, pending -> aborting -> concluded
  */
 #pragma once
 #include <glib.h>
@@ -46,6 +46,8 @@ struct job_driver {
     /* Release everything; always called, success or not. */
     CO_FN_PTR void (*co_clean)(struct job *j);
     void (*set_speed)(struct job *j, uint64_t speed);
+    /* A verb arrived (pause, cancel): reach the pause point soon. */
+    void (*kick)(struct job *j);
     CO_FN_PTR int (*co_complete)(struct job *j, GError **err);
 };
 
@@ -71,7 +73,16 @@ struct job {
 typedef void (*job_event_fn)(const char *name, json_t *data, void *arg);
 
 struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg);
+/* All jobs must be gone. NULL is fine. */
 void jobs_free(struct jobs *js);
+/* Called when @j has ended and its effect is durable and live, before the
+ * event says so: the place to settle a journal. @by_shutdown: it was cancelled
+ * by jobs_co_cancel_all() only, and may be resumed by the next daemon. */
+struct job_settle {
+    CO_FN_PTR void (*co_settle)(struct job *j, bool by_shutdown, void *arg);
+    void *arg;
+};
+void jobs_set_settle(struct jobs *js, const struct job_settle *settle);
 struct job *jobs_find(struct jobs *js, const char *id);
 void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
                   void *arg);
@@ -83,7 +94,7 @@ struct job_params {
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
 };
-/* Make a job in state created: "Invalid job ID 'X'", "Job ID 'X' already in
+/* Make a job in state created, its `len` to be set before the caller yields: "Invalid job ID 'X'", "Job ID 'X' already in
  * use". Owned by @js. */
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err);
@@ -98,7 +109,7 @@ int job_user_pause(struct job *j, GError **err);
 int job_user_resume(struct job *j, GError **err);
 int job_user_cancel(struct job *j, bool force, GError **err);
 int job_user_set_speed(struct job *j, int64_t speed, GError **err);
-int job_user_complete(struct job *j, GError **err);
+CO_FN int job_user_co_complete(struct job *j, GError **err);
 int job_user_finalize(struct job *j, GError **err);
 int job_user_dismiss(struct job *j, GError **err);
 
@@ -111,10 +122,17 @@ enum error_action { ERROR_ACTION_REPORT, ERROR_ACTION_IGNORE, ERROR_ACTION_STOP 
 enum error_action job_error_action(struct job *j, enum on_error policy,
                                    bool is_read, int errnum);
 
+/* The tables. */
+bool job_state_may_follow(enum job_state from, enum job_state to);
+bool job_verb_allowed(enum job_state s, enum job_verb v);
 const char *job_state_name(enum job_state s);
 const char *job_verb_name(enum job_verb v);
 /* One element of query-block-jobs / query-jobs; caller owns. */
 json_t *job_describe_block(const struct job *j);
 json_t *job_describe(const struct job *j);
+/* Send an event that belongs to no job of the list: BLOCK_JOB_COMPLETED of work
+ * done by single steps. */
+void jobs_send_completed(struct jobs *js, const char *type, const char *device,
+                         uint64_t len, uint64_t offset);
 /* Wait until @j is concluded or gone. The job may be freed on return. */
 CO_FN void job_co_wait_concluded(struct job *j);

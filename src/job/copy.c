@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The copy engine.  One coroutine plans, one scans (scan.c), one per chunk in
+ * flight copies.
+ *
+ * Invariants:
+ *  - chunks stand in `chunks` in order of offset from their start until they
+ *    and all before them are done: the head is the end of the done prefix;
+ *  - a chunk that failed stays there; nothing new starts until everything in
+ *    flight has come back, then the errors are handled, lowest first.  So what
+ *    `progress` says at the end is exactly the end of the last good chunk;
+ *  - the planner alone calls co_pause_point() and co_error(), so a pause or a
+ *    cancel never waits for anything but what is in flight.
+ */
+#include "job/copy.h"
+#include <errno.h>
+#include <glib.h>
+#include "job/bucket.h"
+#include "job/scan.h"
+#include "job/trace.h"
+#include "job/window.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+
+#define DEFAULT_CHUNK (UINT32_C(1) << 20)
+#define DEFAULT_CLUSTER (UINT32_C(64) << 10)
+#define DEFAULT_WINDOW (UINT64_C(64) << 20)
+/* A failed chunk is tried again in pieces of this size, so that progress ends
+ * where the error is, as the peer's users expect. */
+#define ERROR_PIECE (UINT64_C(512) << 10)
+/* Zeroes are metadata: long chunks, a few at a time, none in the window. */
+#define ZERO_CHUNK (UINT64_C(64) << 20)
+#define ZERO_MAX 4
+#define CHUNKS_MAX 256
+#define DEMAND_POLL_NS (5 * UINT64_C(1000000))
+
+struct chunk {
+    struct copy *copy;
+    uint64_t off, len;
+    uint64_t piece;          /* what to leave behind if the error is ignored */
+    uint64_t charged;        /* of the window */
+    uint64_t mark;           /* window_sent() */
+    bool zero, done, is_read;
+    int error;
+};
+struct copy {
+    struct loop *loop;
+    const struct copy_ops *ops;
+    void *arg;
+    struct copy_params p;
+    struct scan scan;
+    struct window window;
+    struct bucket bucket;
+    GQueue chunks;           /* struct chunk, by offset */
+    uint64_t planned;        /* everything below is done or in `chunks` */
+    uint64_t in_flight;      /* bytes charged to the window */
+    unsigned busy, busy_zero, failed;
+    uint64_t copied;
+    uint64_t demand_ns;      /* when demand was last looked at */
+    struct co_queue wake;
+};
+
+struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
+                      const struct copy_params *p)
+{
+    struct copy *c = g_new0(struct copy, 1);
+
+    c->loop = l;
+    c->ops = ops;
+    c->arg = arg;
+    c->p = *p;
+    c->p.cluster = p->cluster ? p->cluster : DEFAULT_CLUSTER;
+    c->p.chunk = MAX(p->chunk ? p->chunk : DEFAULT_CHUNK, c->p.cluster);
+    c->p.window_max = p->window_max ? p->window_max : DEFAULT_WINDOW;
+    c->bucket.rate = p->speed;
+    g_queue_init(&c->chunks);
+    return c;
+}
+
+void copy_free(struct copy *c)
+{
+    if (c) {
+        g_assert(!c->busy && g_queue_is_empty(&c->chunks));
+        g_free(c);
+    }
+}
+
+uint64_t copy_window(const struct copy *c)
+{
+    return window_limit(&c->window);
+}
+
+uint64_t copy_copied(const struct copy *c)
+{
+    return c->copied;
+}
+
+void copy_kick(struct copy *c)
+{
+    co_queue_wake_all(&c->wake);
+}
+
+void copy_set_speed(struct copy *c, uint64_t speed)
+{
+    c->p.speed = speed;
+    bucket_set_rate(&c->bucket, speed, loop_clock_ns(c->loop));
+    copy_kick(c);
+}
+
+static void copy_progress(struct copy *c)
+{
+    struct chunk *ch;
+
+    while ((ch = g_queue_peek_head(&c->chunks)) && ch->done) {
+        g_free(g_queue_pop_head(&c->chunks));
+    }
+    c->ops->progress(c->arg, ch ? ch->off : c->planned);
+}
+
+/* --- one chunk --- */
+
+/* Find where in the chunk the error is: the part before is done, ch->piece is
+ * what failed, and what follows has not been tried. */
+static CO_FN int chunk_co_narrow(struct chunk *ch, int ret)
+{
+    struct copy *c = ch->copy;
+    uint64_t piece = MAX(ERROR_PIECE, c->p.cluster);
+    struct copy_result res;
+
+    ch->piece = ch->len;
+    if (ch->len <= piece) {
+        return ret;
+    }
+    while (ch->len > 0) {
+        ch->piece = MIN(ch->len, piece - ch->off % piece);
+        res = (struct copy_result){ 0 };
+        ret = c->ops->co_copy(c->arg, ch->off, ch->piece, ch->zero, &res);
+        c->copied += res.copied;
+        if (ret < 0) {
+            ch->is_read = res.is_read;
+            return ret;
+        }
+        ch->off += ch->piece;
+        ch->len -= ch->piece;
+    }
+    return 0;
+}
+
+static CO_FN void chunk_entry(void *arg)
+{
+    struct chunk *ch = arg;
+    struct copy *c = ch->copy;
+    struct copy_result res = { 0 };
+    uint64_t len = ch->len;
+    int ret;
+
+    ret = c->ops->co_copy(c->arg, ch->off, ch->len, ch->zero, &res);
+    c->copied += res.copied;
+    if (!ch->zero) {
+        if (ret == 0 && res.copied < len) {
+            bucket_give_back(&c->bucket, len - res.copied);
+        }
+        if (ret == 0 && res.copied == 0) {
+            window_not_full(&c->window);
+        }
+        window_done(&c->window, ch->mark, len, loop_clock_ns(c->loop));
+    }
+    if (ret < 0) {
+        ch->is_read = res.is_read;
+        ret = chunk_co_narrow(ch, ret);
+    }
+    trace_copy_chunk(ch->off, ch->len, ch->zero, ret, window_limit(&c->window));
+    c->in_flight -= ch->charged;
+    c->busy--;
+    c->busy_zero -= ch->zero;
+    ch->error = ret < 0 ? ret : 0;
+    ch->done = ret >= 0;
+    c->failed += ret < 0;
+    copy_progress(c);
+    co_queue_wake_all(&c->wake);
+}
+
+static void chunk_start(struct chunk *ch)
+{
+    struct copy *c = ch->copy;
+
+    ch->error = 0;
+    ch->charged = ch->zero ? 0 : ch->len;
+    ch->mark = window_sent(&c->window);
+    c->in_flight += ch->charged;
+    c->busy++;
+    c->busy_zero += ch->zero;
+    if (!ch->zero) {
+        bucket_take(&c->bucket, ch->len, loop_clock_ns(c->loop));
+    }
+    co_start(c->loop, chunk_entry, ch);
+}
+
+/* --- planning --- */
+
+static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
+{
+    uint64_t chunk = c->p.chunk;
+
+    if (run->kind == SCAN_ZERO) {
+        chunk = MAX(ZERO_CHUNK, chunk);
+    } else {
+        chunk = bucket_request_size(c->p.speed, c->p.cluster, chunk);
+    }
+    return MIN(run->len, chunk - run->off % chunk);
+}
+
+static void plan_chunk(struct copy *c, const struct scan_run *run)
+{
+    struct chunk *ch = g_new0(struct chunk, 1);
+
+    ch->copy = c;
+    ch->off = run->off;
+    ch->len = plan_len(c, run);
+    ch->zero = run->kind == SCAN_ZERO;
+    c->planned = ch->off + ch->len;
+    g_queue_push_tail(&c->chunks, ch);
+    scan_take(&c->scan, ch->len);
+    chunk_start(ch);
+}
+
+/* May a chunk of @run go now? If not, *@ret_wait_ns is how long the speed
+ * limit asks to wait; 0: until something comes back. */
+static bool plan_may_send(struct copy *c, const struct scan_run *run,
+                          uint64_t *ret_wait_ns)
+{
+    uint64_t len = plan_len(c, run);
+
+    *ret_wait_ns = 0;
+    if (c->busy >= CHUNKS_MAX) {
+        return false;
+    }
+    if (run->kind == SCAN_ZERO) {
+        return c->busy_zero < ZERO_MAX;
+    }
+    if (c->in_flight && c->in_flight + len > window_limit(&c->window)) {
+        return false;
+    }
+    *ret_wait_ns = bucket_wait_ns(&c->bucket, loop_clock_ns(c->loop));
+    if (*ret_wait_ns) {
+        window_not_full(&c->window);
+        return false;
+    }
+    return true;
+}
+
+static CO_FN void copy_co_sleep(struct copy *c, uint64_t ns)
+{
+    if (ns) {
+        co_queue_co_wait_until(&c->wake, loop_clock_ns(c->loop) + ns);
+    } else {
+        co_queue_co_wait(&c->wake);
+    }
+}
+
+static void copy_look_at_demand(struct copy *c)
+{
+    uint64_t now = loop_clock_ns(c->loop);
+
+    if (c->ops->demand_latency_ns && now - c->demand_ns >= DEMAND_POLL_NS) {
+        c->demand_ns = now;
+        window_demand(&c->window, c->ops->demand_latency_ns(c->arg), now);
+    }
+}
+
+/* --- errors; nothing is in flight --- */
+
+static struct chunk *first_failed(const struct copy *c)
+{
+    for (GList *l = c->chunks.head; l; l = l->next) {
+        struct chunk *ch = l->data;
+
+        if (ch->error) {
+            return ch;
+        }
+    }
+    return NULL;
+}
+
+static void restart_failed(struct copy *c)
+{
+    for (GList *l = c->chunks.head; l; l = l->next) {
+        struct chunk *ch = l->data;
+
+        if (ch->error) {
+            chunk_start(ch);
+        }
+    }
+    c->failed = 0;
+}
+
+static CO_FN int copy_co_failed_chunks(struct copy *c)
+{
+    struct chunk *ch;
+    int ret;
+
+    while ((ch = first_failed(c))) {
+        ret = c->ops->co_error(c->arg, ch->off, ch->is_read, -ch->error);
+        if (ret == -EAGAIN) {
+            break;
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        ch->off += ch->piece;
+        ch->len -= ch->piece;
+        ch->error = 0;
+        c->failed--;
+        if (ch->len) {
+            chunk_start(ch);
+        } else {
+            ch->done = true;
+        }
+    }
+    copy_progress(c);
+    restart_failed(c);
+    return 0;
+}
+
+static CO_FN int copy_co_failed_scan(struct copy *c, const struct scan_run *run)
+{
+    uint64_t off = run->off;
+    int ret;
+
+    ret = c->ops->co_error(c->arg, off, true, -run->error);
+    if (ret == 0) {
+        off += MIN(c->p.end - off, c->p.chunk - off % c->p.chunk);
+        c->planned = off;
+    } else if (ret != -EAGAIN) {
+        return ret;
+    }
+    scan_resume_at(&c->scan, off);
+    copy_progress(c);
+    return 0;
+}
+
+/* --- the loop --- */
+
+/* One decision. 0 = go on, 1 = all is done, -errno = give up. */
+static CO_FN int copy_co_step(struct copy *c)
+{
+    const struct scan_run *run = scan_peek(&c->scan);
+    uint64_t wait_ns = 0;
+
+    if (c->failed) {
+        if (!c->busy) {
+            return copy_co_failed_chunks(c);
+        }
+    } else if (!run) {
+        if (scan_finished(&c->scan) && !c->busy) {
+            return 1;
+        }
+        window_not_full(&c->window);
+    } else if (run->kind == SCAN_SKIP) {
+        c->planned = run->off + run->len;
+        scan_take(&c->scan, run->len);
+        copy_progress(c);
+        return 0;
+    } else if (run->kind == SCAN_ERROR) {
+        if (!c->busy) {
+            return copy_co_failed_scan(c, run);
+        }
+    } else if (plan_may_send(c, run, &wait_ns)) {
+        plan_chunk(c, run);
+        return 0;
+    }
+    copy_co_sleep(c, wait_ns);
+    return 0;
+}
+
+CO_FN int copy_co_run(struct copy *c)
+{
+    struct chunk *ch;
+    int ret;
+
+    c->planned = c->p.start;
+    window_init(&c->window, c->p.chunk, c->p.window_max,
+                loop_clock_ns(c->loop));
+    scan_start(&c->scan, c->loop, c->ops, c->arg, c->p.start, c->p.end,
+               &c->wake);
+    do {
+        ret = c->ops->co_pause_point(c->arg);
+        if (ret == 0) {
+            copy_look_at_demand(c);
+            ret = copy_co_step(c);
+        }
+    } while (ret == 0);
+    while (c->busy) {
+        co_queue_co_wait(&c->wake);
+    }
+    scan_co_stop(&c->scan);
+    while ((ch = g_queue_pop_head(&c->chunks))) {
+        g_free(ch);
+    }
+    c->failed = 0;
+    return ret < 0 ? ret : 0;
+}

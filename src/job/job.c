@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Jobs: the state machine, its verbs and its events.
+ *
+ * One coroutine runs a job from created to concluded.  Verbs only set flags
+ * and wake it; every change of state is made by that coroutine (but created
+ * and null) through job_set_state(), which asserts the table and sends the
+ * event.  A driver does its work in co_run, changes the graph in co_prepare
+ * and lets go of everything in co_clean; the last event follows that, so who
+ * hears it finds the graph changed and files free.
+ */
+#include "job/job.h"
+#include <string.h>
+#include "base/err.h"
+#include "job/trace.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+
+struct jobs {
+    struct loop *loop;
+    job_event_fn fn;
+    void *arg;
+    struct job_settle settle;
+    GPtrArray *list;            /* struct job, oldest first */
+    struct co_queue changed;    /* a job left the list */
+    bool shutting_down;
+};
+struct job_int {
+    unsigned refs;              /* the list's and those of waiters */
+    bool listed;
+    bool finalize;              /* the verb came */
+    bool started, by_shutdown;
+    struct co_queue wake;       /* the job's coroutine waits for a verb */
+    struct co_queue concluded;
+};
+
+/* --- tables --- */
+
+#define S(x) (1u << JOB_##x)
+static const struct {
+    const char *name;
+    unsigned next;              /* states that may follow */
+    unsigned verbs;             /* verbs that it takes */
+} states[JOB_STATE_COUNT] = {
+#define V(x) (1u << JOB_##x)
+#define V_LIVE (V(CANCEL) | V(PAUSE) | V(RESUME) | V(SET_SPEED))
+    [JOB_UNDEFINED] = { "undefined", S(CREATED), 0 },
+    [JOB_CREATED] = { "created", S(RUNNING) | S(ABORTING) | S(NULL), V_LIVE },
+    [JOB_RUNNING] = { "running",
+                      S(PAUSED) | S(READY) | S(WAITING) | S(ABORTING),
+                      V_LIVE },
+    [JOB_PAUSED] = { "paused", S(RUNNING), V_LIVE },
+    [JOB_READY] = { "ready", S(STANDBY) | S(WAITING) | S(ABORTING),
+                    V_LIVE | V(COMPLETE) },
+    [JOB_STANDBY] = { "standby", S(READY), V_LIVE | V(COMPLETE) },
+    [JOB_WAITING] = { "waiting", S(PENDING) | S(ABORTING), V(CANCEL) },
+    [JOB_PENDING] = { "pending", S(ABORTING) | S(CONCLUDED),
+                      V(CANCEL) | V(FINALIZE) },
+    [JOB_ABORTING] = { "aborting", S(CONCLUDED), 0 },
+    [JOB_CONCLUDED] = { "concluded", S(NULL), V(DISMISS) },
+    [JOB_NULL] = { "null", 0, 0 },
+};
+static const char *const verb_names[JOB_VERB_COUNT] = {
+    [JOB_CANCEL] = "cancel",       [JOB_PAUSE] = "pause",
+    [JOB_RESUME] = "resume",       [JOB_SET_SPEED] = "set-speed",
+    [JOB_COMPLETE] = "complete",   [JOB_FINALIZE] = "finalize",
+    [JOB_DISMISS] = "dismiss",
+};
+
+const char *job_state_name(enum job_state s)
+{
+    return states[s].name;
+}
+
+const char *job_verb_name(enum job_verb v)
+{
+    return verb_names[v];
+}
+
+bool job_state_may_follow(enum job_state from, enum job_state to)
+{
+    return states[from].next & 1u << to;
+}
+
+bool job_verb_allowed(enum job_state s, enum job_verb v)
+{
+    return states[s].verbs & 1u << v;
+}
+
+/* --- events --- */
+
+static void job_send(struct job *j, const char *name, json_t *data)
+{
+    if (!j->internal && j->jobs->fn) {
+        j->jobs->fn(name, data, j->jobs->arg);
+    }
+    json_decref(data);
+}
+
+static void job_set_state(struct job *j, enum job_state to)
+{
+    g_assert(job_state_may_follow(j->state, to));
+    trace_job_state(j->id, job_state_name(j->state), job_state_name(to));
+    j->state = to;
+    job_send(j, "JOB_STATUS_CHANGE",
+             json_pack("{s:s, s:s}", "status", job_state_name(to),
+                       "id", j->id));
+}
+
+static json_t *progress_data(const char *type, const char *device,
+                             uint64_t len, uint64_t offset, uint64_t speed)
+{
+    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "device", device,
+                     "len", (json_int_t)len, "offset", (json_int_t)offset,
+                     "speed", (json_int_t)speed, "type", type);
+}
+
+/* Nothing to do for a job that did not fail. */
+static void job_add_error(const struct job *j, json_t *o)
+{
+    g_autofree char *text = NULL;
+
+    if (j->result < 0) {
+        text = j->error ? err_dup_message(j->error)
+                        : g_strdup(g_strerror(-j->result));
+        json_object_set_new(o, "error", json_string(text));
+    }
+}
+
+static void job_send_end(struct job *j)
+{
+    json_t *data = progress_data(j->drv->type, j->device, j->len, j->offset,
+                                 j->speed);
+
+    if (j->result == -ECANCELED && j->cancelled) {
+        job_send(j, "BLOCK_JOB_CANCELLED", data);
+        return;
+    }
+    job_add_error(j, data);
+    job_send(j, "BLOCK_JOB_COMPLETED", data);
+}
+
+void jobs_send_completed(struct jobs *js, const char *type, const char *device,
+                         uint64_t len, uint64_t offset)
+{
+    json_t *data = progress_data(type, device, len, offset, 0);
+
+    if (js->fn) {
+        js->fn("BLOCK_JOB_COMPLETED", data, js->arg);
+    }
+    json_decref(data);
+}
+
+/* --- the list --- */
+
+struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg)
+{
+    struct jobs *js = g_new0(struct jobs, 1);
+
+    js->loop = l;
+    js->fn = fn;
+    js->arg = arg;
+    js->list = g_ptr_array_new();
+    return js;
+}
+
+void jobs_free(struct jobs *js)
+{
+    if (js) {
+        g_assert(js->list->len == 0);
+        g_ptr_array_free(js->list, TRUE);
+        g_free(js);
+    }
+}
+
+void jobs_set_settle(struct jobs *js, const struct job_settle *settle)
+{
+    js->settle = *settle;
+}
+
+struct job *jobs_find(struct jobs *js, const char *id)
+{
+    for (unsigned i = 0; i < js->list->len; i++) {
+        struct job *j = g_ptr_array_index(js->list, i);
+
+        if (strcmp(j->id, id) == 0) {
+            return j;
+        }
+    }
+    return NULL;
+}
+
+void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
+                  void *arg)
+{
+    for (unsigned i = 0; i < js->list->len; i++) {
+        fn(g_ptr_array_index(js->list, i), arg);
+    }
+}
+
+static void job_unref(struct job *j)
+{
+    if (--j->priv->refs) {
+        return;
+    }
+    g_free(j->id);
+    g_free(j->device);
+    g_clear_error(&j->error);
+    g_free(j->priv);
+    g_free(j);
+}
+
+/* -> null: it is in no list and no query sees it any more. */
+static void job_leave(struct job *j)
+{
+    struct jobs *js = j->jobs;
+
+    job_set_state(j, JOB_NULL);
+    j->priv->listed = false;
+    g_ptr_array_remove(js->list, j);
+    co_queue_wake_all(&js->changed);
+    co_queue_wake_all(&j->priv->concluded);
+    job_unref(j);
+}
+
+static bool id_well_formed(const char *id)
+{
+    if (!id || !g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int job_new(struct jobs *js, const struct job_driver *drv,
+            const struct job_params *p, struct job **ret_job, GError **err)
+{
+    struct job *j;
+
+    if (!id_well_formed(p->id)) {
+        return err_set(err, EINVAL, "Invalid job ID '%s'",
+                       p->id ? p->id : "");
+    }
+    if (jobs_find(js, p->id)) {
+        return err_set(err, EEXIST, "Job ID '%s' already in use", p->id);
+    }
+    if (js->shutting_down) {
+        return err_set(err, ESHUTDOWN, "The daemon is shutting down");
+    }
+    g_assert(drv->job_size >= sizeof(struct job));
+    j = g_malloc0(drv->job_size);
+    j->priv = g_new0(struct job_int, 1);
+    j->priv->refs = 1;
+    j->priv->listed = true;
+    j->id = g_strdup(p->id);
+    j->device = g_strdup(p->id);
+    j->drv = drv;
+    j->jobs = js;
+    j->auto_finalize = p->auto_finalize;
+    j->auto_dismiss = p->auto_dismiss;
+    j->speed = p->speed;
+    j->start_ns = loop_now_ns(js->loop);
+    g_ptr_array_add(js->list, j);
+    job_set_state(j, JOB_CREATED);
+    if (p->speed > INT64_MAX) {
+        job_drop(j);
+        return err_set(err, EINVAL,
+                       "Parameter 'speed' expects a non-negative value");
+    }
+    *ret_job = j;
+    return 0;
+}
+
+void job_drop(struct job *j)
+{
+    g_assert(!j->priv->started);
+    job_leave(j);
+}
+
+/* --- the life of a job --- */
+
+static bool should_pause(const struct job *j)
+{
+    return j->user_paused && !j->cancelled;
+}
+
+CO_FN int job_co_pause_point(struct job *j)
+{
+    enum job_state was = j->state;
+
+    if (should_pause(j)) {
+        job_set_state(j, was == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
+        j->busy = false;
+        while (should_pause(j)) {
+            co_queue_co_wait(&j->priv->wake);
+        }
+        j->busy = true;
+        job_set_state(j, was);
+    }
+    return j->cancelled ? -ECANCELED : 0;
+}
+
+static void job_fail(struct job *j, int ret, GError *error)
+{
+    g_clear_error(&j->error);
+    j->result = ret;
+    j->error = error;
+    /* A cancelled job says so, whatever it stumbled over on the way out. */
+    if (ret == -ECANCELED) {
+        g_clear_error(&j->error);
+    }
+}
+
+/* waiting, pending; the driver's last step. Sets j->result. */
+static CO_FN void job_co_finalize(struct job *j)
+{
+    GError *error = NULL;
+    int ret = 0;
+
+    job_set_state(j, JOB_WAITING);
+    job_set_state(j, JOB_PENDING);
+    if (!j->auto_finalize) {
+        job_send(j, "BLOCK_JOB_PENDING",
+                 json_pack("{s:s, s:s}", "type", j->drv->type, "id", j->id));
+        j->busy = false;
+        while (!j->priv->finalize && !j->cancelled) {
+            co_queue_co_wait(&j->priv->wake);
+        }
+        j->busy = true;
+    }
+    if (j->cancelled) {
+        ret = -ECANCELED;
+    } else if (j->drv->co_prepare) {
+        ret = j->drv->co_prepare(j, &error);
+    }
+    if (ret < 0) {
+        job_fail(j, ret, error);
+    }
+}
+
+static CO_FN void job_co_conclude(struct job *j)
+{
+    struct jobs *js = j->jobs;
+    bool cancelled;
+
+    if (j->result < 0) {
+        job_set_state(j, JOB_ABORTING);
+    }
+    if (j->drv->co_clean) {
+        j->drv->co_clean(j);
+    }
+    j->busy = false;
+    cancelled = j->result == -ECANCELED && j->cancelled;
+    if (js->settle.co_settle) {
+        js->settle.co_settle(j, cancelled && j->priv->by_shutdown,
+                             js->settle.arg);
+    }
+    job_send_end(j);
+    job_set_state(j, JOB_CONCLUDED);
+    co_queue_wake_all(&j->priv->concluded);
+    if (j->auto_dismiss || js->shutting_down) {
+        job_leave(j);
+    }
+}
+
+static CO_FN void job_entry(void *arg)
+{
+    struct job *j = arg;
+    GError *error = NULL;
+    int ret = -ECANCELED;
+
+    if (!j->cancelled) {
+        job_set_state(j, JOB_RUNNING);
+        ret = j->drv->co_run(j, &error);
+    }
+    if (ret == 0 && j->cancelled) {
+        ret = -ECANCELED;
+    }
+    if (ret < 0) {
+        job_fail(j, ret, error);
+    } else {
+        job_co_finalize(j);
+    }
+    job_co_conclude(j);
+}
+
+void job_start(struct job *j)
+{
+    g_assert(j->state == JOB_CREATED && !j->priv->started);
+    j->priv->started = true;
+    j->busy = true;
+    co_start(j->jobs->loop, job_entry, j);
+}
+
+bool job_is_cancelled(const struct job *j)
+{
+    return j->cancelled;
+}
+
+/* --- verbs --- */
+
+static int job_check_verb(const struct job *j, enum job_verb v, GError **err)
+{
+    trace_job_verb(j->id, job_state_name(j->state), job_verb_name(v));
+    if (job_verb_allowed(j->state, v)) {
+        return 0;
+    }
+    return err_set(err, EPERM,
+                   "Job '%s' in state '%s' cannot accept command verb '%s'",
+                   j->id, job_state_name(j->state), job_verb_name(v));
+}
+
+static void job_kick(struct job *j)
+{
+    co_queue_wake_all(&j->priv->wake);
+    if (j->drv->kick && j->priv->started) {
+        j->drv->kick(j);
+    }
+}
+
+int job_user_pause(struct job *j, GError **err)
+{
+    int ret = job_check_verb(j, JOB_PAUSE, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (j->user_paused) {
+        return err_set(err, EBUSY, "Job is already paused");
+    }
+    j->user_paused = true;
+    job_kick(j);
+    return 0;
+}
+
+int job_user_resume(struct job *j, GError **err)
+{
+    int ret;
+
+    if (!j->user_paused) {
+        return err_set(err, EINVAL, "Can't resume a job that was not paused");
+    }
+    ret = job_check_verb(j, JOB_RESUME, err);
+    if (ret < 0) {
+        return ret;
+    }
+    j->user_paused = false;
+    j->io_status = IO_STATUS_OK;
+    job_kick(j);
+    return 0;
+}
+
+static void job_cancel(struct job *j, bool force)
+{
+    j->cancelled = true;
+    j->force_cancel |= force;
+    j->user_paused = false;
+    job_kick(j);
+}
+
+int job_user_cancel(struct job *j, bool force, GError **err)
+{
+    int ret;
+
+    if (j->user_paused && !force) {
+        return err_set(err, EBUSY,
+                       "The block job for device '%s' is currently paused",
+                       j->device);
+    }
+    ret = job_check_verb(j, JOB_CANCEL, err);
+    if (ret < 0) {
+        return ret;
+    }
+    j->priv->by_shutdown = false;
+    job_cancel(j, force);
+    return 0;
+}
+
+int job_user_set_speed(struct job *j, int64_t speed, GError **err)
+{
+    int ret = job_check_verb(j, JOB_SET_SPEED, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (speed < 0) {
+        return err_set(err, EINVAL,
+                       "Parameter 'speed' expects a non-negative value");
+    }
+    j->speed = (uint64_t)speed;
+    if (j->drv->set_speed) {
+        j->drv->set_speed(j, j->speed);
+    }
+    return 0;
+}
+
+CO_FN int job_user_co_complete(struct job *j, GError **err)
+{
+    int ret = job_check_verb(j, JOB_COMPLETE, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (j->cancelled || !j->drv->co_complete) {
+        return err_set(err, EPERM,
+                       "The active block job '%s' cannot be completed", j->id);
+    }
+    return j->drv->co_complete(j, err);
+}
+
+int job_user_finalize(struct job *j, GError **err)
+{
+    int ret = job_check_verb(j, JOB_FINALIZE, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    j->priv->finalize = true;
+    job_kick(j);
+    return 0;
+}
+
+int job_user_dismiss(struct job *j, GError **err)
+{
+    int ret = job_check_verb(j, JOB_DISMISS, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    job_leave(j);
+    return 0;
+}
+
+/* --- errors of the work --- */
+
+enum error_action job_error_action(struct job *j, enum on_error policy,
+                                   bool is_read, int errnum)
+{
+    static const char *const names[] = {
+        [ERROR_ACTION_REPORT] = "report",
+        [ERROR_ACTION_IGNORE] = "ignore",
+        [ERROR_ACTION_STOP] = "stop",
+    };
+    enum error_action action = ERROR_ACTION_REPORT;
+
+    switch (policy) {
+    case ON_ERROR_IGNORE:
+        action = ERROR_ACTION_IGNORE;
+        break;
+    case ON_ERROR_STOP:
+        action = ERROR_ACTION_STOP;
+        break;
+    case ON_ERROR_ENOSPC:
+    case ON_ERROR_AUTO:
+        action = errnum == ENOSPC ? ERROR_ACTION_STOP : ERROR_ACTION_REPORT;
+        break;
+    case ON_ERROR_REPORT:
+    case ON_ERROR_COUNT:
+        break;
+    }
+    trace_job_error(j->id, is_read, errnum, names[action]);
+    job_send(j, "BLOCK_JOB_ERROR",
+             json_pack("{s:s, s:s, s:s}", "device", j->device, "operation",
+                       is_read ? "read" : "write", "action", names[action]));
+    if (action == ERROR_ACTION_STOP) {
+        j->user_paused = true;
+        j->io_status = errnum == ENOSPC ? IO_STATUS_NOSPACE
+                                        : IO_STATUS_FAILED;
+    }
+    return action;
+}
+
+/* --- queries --- */
+
+json_t *job_describe_block(const struct job *j)
+{
+    static const char *const status[] = {
+        [IO_STATUS_OK] = "ok",
+        [IO_STATUS_FAILED] = "failed",
+        [IO_STATUS_NOSPACE] = "nospace",
+    };
+    json_t *o = json_pack(
+        "{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s}",
+        "auto-finalize", j->auto_finalize, "io-status", status[j->io_status],
+        "device", j->device, "auto-dismiss", j->auto_dismiss, "busy", j->busy,
+        "len", (json_int_t)j->len, "offset", (json_int_t)j->offset,
+        "status", job_state_name(j->state), "paused", j->user_paused,
+        "speed", (json_int_t)j->speed,
+        "ready", j->state == JOB_READY || j->state == JOB_STANDBY,
+        "type", j->drv->type);
+
+    job_add_error(j, o);
+    return o;
+}
+
+json_t *job_describe(const struct job *j)
+{
+    json_t *o = json_pack("{s:I, s:s, s:I, s:s, s:s}", "current-progress",
+                          (json_int_t)j->offset, "status",
+                          job_state_name(j->state), "total-progress",
+                          (json_int_t)j->len, "type", j->drv->type,
+                          "id", j->id);
+
+    job_add_error(j, o);
+    return o;
+}
+
+/* --- waiting --- */
+
+CO_FN void job_co_wait_concluded(struct job *j)
+{
+    j->priv->refs++;
+    while (j->priv->listed && j->state != JOB_CONCLUDED) {
+        co_queue_co_wait(&j->priv->concluded);
+    }
+    job_unref(j);
+}
+
+static void job_shut_down(struct job *j)
+{
+    if (j->state == JOB_CONCLUDED) {
+        job_leave(j);
+    } else if (!j->cancelled) {
+        j->priv->by_shutdown = true;
+        job_cancel(j, true);
+    }
+}
+
+CO_FN void jobs_co_cancel_all(struct jobs *js)
+{
+    js->shutting_down = true;
+    for (unsigned i = js->list->len; i-- > 0;) {
+        job_shut_down(g_ptr_array_index(js->list, i));
+    }
+    while (js->list->len) {
+        co_queue_co_wait(&js->changed);
+    }
+}
