@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "util.h"
+#include <glib/gstdio.h>
+
+struct run {
+    struct loop *loop;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+CO_FN static void run_entry(void *arg)
+{
+    struct run *run = arg;
+
+    run->fn(run->arg);
+    while (co_count(run->loop) > 1) {
+        co_co_sleep(100000);
+    }
+    loop_stop(run->loop);
+}
+
+void run_on(enum io_engine_kind kind, uint64_t seed, void (*fn)(void *arg),
+            void *arg)
+{
+    struct loop_options opts = {.engine = kind, .sim_seed = seed};
+    struct run run = {.fn = fn, .arg = arg};
+    GError *err = NULL;
+
+    loop_new(&opts, &run.loop, &err);
+    g_assert_no_error(err);
+    co_start(run.loop, run_entry, &run);
+    loop_run(run.loop);
+    loop_free(run.loop);
+}
+
+struct param {
+    enum io_engine_kind kind;
+    void (*fn)(void *arg);
+};
+
+static void run_param(gconstpointer data)
+{
+    const struct param *p = data;
+    struct loop_options opts = {.engine = p->kind};
+    struct loop *l;
+
+    if (loop_new(&opts, &l, NULL) < 0) {
+        g_test_skip("the kernel refuses io_uring");
+        return;
+    }
+    loop_free(l);
+    run_on(p->kind, 0, p->fn, NULL);
+}
+
+void add_for_real_engines(const char *path, void (*fn)(void *arg))
+{
+    static const enum io_engine_kind kinds[] = {
+        IO_ENGINE_IO_URING, IO_ENGINE_THREADS,
+    };
+    static const char *const names[] = {"io_uring", "threads"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        struct param *p = g_new(struct param, 1);
+        char *full = g_strdup_printf("%s/%s", path, names[i]);
+
+        *p = (struct param){.kind = kinds[i], .fn = fn};
+        g_test_add_data_func_full(full, p, run_param, g_free);
+        g_free(full);
+    }
+}
+
+static char *scratch_dir;
+
+static void scratch_remove(void)
+{
+    GDir *dir = g_dir_open(scratch_dir, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        char *path = g_build_filename(scratch_dir, name, NULL);
+
+        g_unlink(path);
+        g_free(path);
+    }
+    g_dir_close(dir);
+    g_rmdir(scratch_dir);
+    g_free(scratch_dir);
+}
+
+const char *scratch(const char *name)
+{
+    static char path[4096];
+
+    if (!scratch_dir) {
+        scratch_dir = g_dir_make_tmp("test-loop-XXXXXX", NULL);
+        g_assert_nonnull(scratch_dir);
+        atexit(scratch_remove);
+    }
+    g_snprintf(path, sizeof(path), "%s/%s", scratch_dir, name);
+    return path;
+}
