@@ -31,10 +31,12 @@
 #include "graph/node.h"
 
 struct node_limits {
-    uint32_t request_alignment; /* power of two; 1 = bytes */
+    /* Power of two; 1 = bytes. Honoured on nodes that have no backing file;
+     * with supports_backing it is always 1 (the "file" node aligns). */
+    uint32_t request_alignment;
     uint32_t cluster_size;      /* unit of allocation, 0 = none */
     uint64_t max_transfer;      /* 0 = no limit */
-    uint32_t mem_alignment;     /* of buffers */
+    uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
     bool fast_zero;             /* co_zero never writes data */
 };
 
@@ -77,7 +79,8 @@ struct node_driver {
                                GError **err);
     /* Fill node->filename; default: that of "file". */
     void (*describe)(struct node *n);
-    /* Default: those of "file". */
+    /* @l comes with the defaults: 1, no limit, memory alignment of "file" (a
+     * filter: its child's cluster_size and fast_zero too). */
     void (*limits)(struct node *n, struct node_limits *l);
     /* Add format-specific members to ImageInfo; *@info. Optional. */
     CO_FN_PTR int (*co_info)(struct node *n, json_t *info, GError **err);
@@ -138,7 +141,8 @@ struct node_driver {
 /* Open and attach the "file" child named by @o: a nested object, a node name,
  * or "filename". Permissions follow from node->flags. */
 CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
-/* Open and attach "backing": what option "backing" says (object, name, null),
+/* Have "backing" opened and attached, right after co_open returns (so that a
+ * chain opens in a loop, not in a recursion): what option "backing" says (object, name, null),
  * else what the header named, by the graph's policy: relative to the image's
  * folder; its format is @fmt ("raw", "qcow2" ...) or, NULL, found by magic and
  * never taken for raw. A refusal names the option that would say it. */

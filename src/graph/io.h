@@ -7,7 +7,10 @@
  *
  * All run in a coroutine on the graph's loop and yield.  Offsets and lengths
  * are bytes of the node's virtual disk.  Results: 0 or -errno; -EIO out of
- * range, -EPERM on a read-only node, -EACCES without the permission.
+ * range, -EPERM on a read-only node, -EACCES when a user lacks the permission.
+ *
+ * Storage is elastic for the drivers above it (never for users): a read past
+ * the end of a protocol node gives zeroes, a write past it makes it grow.
  */
 #pragma once
 #include <glib.h>
@@ -59,7 +62,9 @@ CO_FN int node_co_status(struct node *n, uint64_t off, uint64_t len,
                          struct extent *ret_ext);
 /* One extent from @off, through the chain from @n down to but not including
  * @base (NULL: all of it). Not allocated anywhere: depth 0; ZERO is then set
- * when nothing below exists (end of a short backing file included). */
+ * when nothing below exists (end of a short backing file included; with @base
+ * given, a backing file above it that is too short counts as the one that holds
+ * the zeroes past its end: ALLOCATED|ZERO with its depth). */
 CO_FN int node_co_status_above(struct node *n, struct node *base, uint64_t off,
                                uint64_t len, struct extent *ret_ext);
 CO_FN int node_co_truncate(struct node *n, uint64_t size, GError **err);
@@ -80,6 +85,12 @@ CO_FN int user_co_status(struct user *u, uint64_t off, uint64_t len,
  * node under @u copies on read, else nothing. */
 CO_FN int user_co_cache(struct user *u, uint64_t off, uint64_t len);
 
+/* For a job that works on nodes directly (populate): between the two calls
+ * the graph above and below @u's node stays as it is; enter waits while the
+ * user is drained. Never inside a guest's request. */
+CO_FN void user_co_enter(struct user *u);
+void user_leave(struct user *u);
+
 /* Accounting of a user, for query-blockstats. */
 enum acct_kind { ACCT_READ, ACCT_WRITE, ACCT_FLUSH, ACCT_UNMAP, ACCT_KINDS };
 struct user_stats {
@@ -92,3 +103,6 @@ struct user_stats {
 const struct user_stats *user_get_stats(const struct user *u);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
+/* Moving average of the latency of demand (not IO_BACKGROUND) reads and writes
+ * by all users above @n, ns; 0 = none within the last second. */
+uint64_t node_demand_latency_ns(struct node *n);

@@ -51,7 +51,8 @@ struct edge {
     struct user *user;
     struct node *child;
     const char *name;      /* "file", "backing", "root" */
-    unsigned perm, shared; /* enum perm */
+    unsigned perm, shared; /* enum perm; of a filter: own + its parents' */
+    unsigned own_perm, own_shared;
     unsigned frozen;       /* > 0: must not be changed (a job walks it) */
     char *frozen_by;       /* name for the error text */
     struct edge *next_in_parent, *next_in_child;
@@ -91,6 +92,8 @@ struct graph *graph_new(struct loop *l,
 /* Close everything. Coroutine. All users must be gone. */
 CO_FN void graph_co_free(struct graph *g);
 struct loop *graph_loop(struct graph *g);
+/* Longest chain that opens; default 64, at most 256. */
+void graph_set_max_depth(struct graph *g, unsigned depth);
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,
                               const char *beneath);
 const struct node_driver *graph_find_driver(struct graph *g, const char *name);
@@ -114,6 +117,16 @@ struct node *node_find(struct graph *g, const char *name, GError **err);
 struct node *node_find_any(struct graph *g, const char *name, GError **err);
 void graph_foreach_node(struct graph *g, void (*fn)(struct node *n, void *arg),
                         void *arg);
+/* What all parents of @n together do and let others do. */
+void node_cumulative_perms(const struct node *n, unsigned *ret_perm,
+                           unsigned *ret_shared);
+/* blockdev-del: 0, or -EBUSY "Node 'N' is busy: node is used as ...". */
+int node_check_deletable(struct node *n, GError **err);
+/* Reopen @n and the storage below it read-only or writable. -EACCES "Block
+ * node is read-only" when it was opened with read-only=on, no auto-read-only. */
+CO_FN int node_co_set_read_only(struct node *n, bool read_only, GError **err);
+/* The format whose magic @file begins with; NULL in *@ret_drv: none known. */
+CO_FN int node_co_probe(struct node *file, const struct node_driver **ret_drv);
 bool node_is_writable(const struct node *n);
 bool node_is_filter(const struct node *n);
 
@@ -125,7 +138,10 @@ struct node *node_skip_filters(struct node *n);
 /* The next node of the chain: through filters to the format node, then its
  * backing edge's child (which may be a filter). NULL at the base. */
 struct node *node_backing(struct node *n);
-/* The format/protocol node whose backing edge leads (through filters) to @n. */
+/* The format node of @top's chain whose backing edge leads (through filters) to
+ * @n; NULL: none. */
+struct node *node_overlay_of(struct node *top, struct node *n);
+/* Is @n in the chain from @top down, filters included? */
 bool node_chain_contains(struct node *top, struct node *n);
 /* Resolve a file name as base= does: exact, then along resolved paths. */
 struct node *node_chain_find_file(struct node *top, const char *filename);
@@ -204,6 +220,7 @@ void graph_foreach_device(struct graph *g,
 /* --- drain --- */
 
 /* Stop new requests of every user that reaches @n and wait for those in
- * flight. Nestable. Only the users above @n are touched. */
+ * flight. Nestable. Only the users above @n are touched. The caller holds @n
+ * (a reference) until the end. */
 CO_FN void node_co_drain_begin(struct node *n);
 void node_drain_end(struct node *n);

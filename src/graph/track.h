@@ -25,7 +25,10 @@ struct tracked {
     uint64_t off, len;
     enum track_kind kind;
     struct co_queue waiters;
-    void *link[4];          /* graph/track.c */
+    /* graph/track.c: the tree's */
+    struct tracked *left, *right;
+    uint64_t max_end, seq;
+    uint32_t prio;
 };
 CO_FN void track_co_begin(struct tracked *t, struct node *n, uint64_t off,
                           uint64_t len, enum track_kind kind);

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the backing name of an image's header may mean.
+ *
+ * A header is written by whoever had the image, a guest included.  Its backing
+ * name is a path (relative to the image's folder) of a regular file or block
+ * device, or one of the addresses in the table below; it is never taken for
+ * options (json:) or a descriptor (fd:), and FIFOs, sockets and character
+ * devices are not opened.  The graph's policy narrows that further.  A format
+ * that is not recorded is told by its magic and never guessed to be raw.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/err.h"
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+#include "loop/io.h"
+
+#define NAME_MAX_LEN 4095
+
+/* --- addresses --- */
+
+static json_t *nbd_options(json_t *server, const char *export)
+{
+    json_t *o = json_pack("{s:s, s:o}", "driver", "nbd", "server", server);
+
+    if (export && *export) {
+        json_object_set_new(o, "export", json_string(export));
+    }
+    return o;
+}
+
+static json_t *nbd_server_unix(const char *path)
+{
+    return json_pack("{s:s, s:s}", "type", "unix", "path", path);
+}
+
+static json_t *nbd_server_inet(const char *host, const char *port)
+{
+    return json_pack("{s:s, s:s, s:s}", "type", "inet", "host", host, "port",
+                     port && *port ? port : "10809");
+}
+
+static json_t *bad_json(json_t *o)
+{
+    json_decref(o);
+    return NULL;
+}
+
+/* nbd://HOST[:PORT][/EXPORT] */
+static json_t *parse_nbd_uri(const char *address)
+{
+    g_autoptr(GUri) uri = g_uri_parse(address, G_URI_FLAGS_NONE, NULL);
+    g_autofree char *port = NULL;
+    const char *path;
+
+    if (!uri || !g_uri_get_host(uri) || !*g_uri_get_host(uri)) {
+        return NULL;
+    }
+    port = g_uri_get_port(uri) > 0
+           ? g_strdup_printf("%d", g_uri_get_port(uri)) : NULL;
+    path = g_uri_get_path(uri);
+    return nbd_options(nbd_server_inet(g_uri_get_host(uri), port),
+                       *path == '/' ? path + 1 : path);
+}
+
+/* nbd+unix:///[EXPORT]?socket=PATH */
+static json_t *parse_nbd_unix_uri(const char *address)
+{
+    g_autoptr(GUri) uri = g_uri_parse(address, G_URI_FLAGS_NONE, NULL);
+    g_autoptr(GHashTable) params = NULL;
+    const char *path, *socket;
+
+    if (!uri || !g_uri_get_query(uri)) {
+        return NULL;
+    }
+    params = g_uri_parse_params(g_uri_get_query(uri), -1, "&",
+                                G_URI_PARAMS_NONE, NULL);
+    socket = params ? g_hash_table_lookup(params, "socket") : NULL;
+    if (!socket || !*socket) {
+        return NULL;
+    }
+    path = g_uri_get_path(uri);
+    return nbd_options(nbd_server_unix(socket), *path == '/' ? path + 1 : path);
+}
+
+/* nbd:unix:PATH[:exportname=E], nbd:HOST:PORT[:exportname=E] */
+static json_t *parse_nbd_old(const char *address)
+{
+    static const char marker[] = ":exportname=";
+    const char *rest = address + strlen("nbd:");
+    const char *mark = strstr(rest, marker);
+    g_autofree char *where = mark ? g_strndup(rest, (gsize)(mark - rest))
+                                  : g_strdup(rest);
+    const char *export = mark ? mark + strlen(marker) : NULL;
+    char *colon;
+
+    if (g_str_has_prefix(where, "unix:")) {
+        return where[5] ? nbd_options(nbd_server_unix(where + 5), export)
+                        : NULL;
+    }
+    colon = strrchr(where, ':');
+    if (!colon || colon == where || !colon[1]) {
+        return NULL;
+    }
+    *colon = '\0';
+    return nbd_options(nbd_server_inet(where, colon + 1), export);
+}
+
+static json_t *parse_http(const char *address)
+{
+    bool tls = g_str_has_prefix(address, "https:");
+
+    return json_pack("{s:s, s:s}", "driver", tls ? "https" : "http", "url",
+                     address);
+}
+
+/* Longest prefix first. */
+static const struct scheme {
+    const char *prefix;
+    json_t *(*parse)(const char *address);
+} schemes[] = {
+    { "nbd+unix://", parse_nbd_unix_uri },
+    { "nbd://", parse_nbd_uri },
+    { "nbd:", parse_nbd_old },
+    { "http://", parse_http },
+    { "https://", parse_http },
+};
+
+/* The length of "NAME:" when @name begins like an address, else 0. A path with
+ * a colon in it can be given as ./PATH. */
+static size_t scheme_length(const char *name)
+{
+    size_t len = strcspn(name, ":/");
+
+    return name[len] == ':' && len > 0 ? len + 1 : 0;
+}
+
+static int parse_scheme(struct graph *g, const char *name, json_t **ret_options,
+                        GError **err)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(schemes); i++) {
+        json_t *o;
+
+        if (!g_str_has_prefix(name, schemes[i].prefix)) {
+            continue;
+        }
+        o = schemes[i].parse(name);
+        if (!o) {
+            return err_set(err, EINVAL, "'%s' is not a valid %s address", name,
+                           schemes[i].prefix);
+        }
+        if (!graph_find_driver(g, json_string_value(
+                                   json_object_get(o, "driver")))) {
+            bad_json(o);
+            break;
+        }
+        *ret_options = o;
+        return 0;
+    }
+    return err_set(err, EPROTONOSUPPORT, "Unknown protocol '%.*s'",
+                   (int)(scheme_length(name) - 1), name);
+}
+
+/* --- files --- */
+
+static const char *file_driver_name(mode_t mode)
+{
+    if (S_ISREG(mode)) {
+        return "file";
+    }
+    return S_ISBLK(mode) ? "host_device" : NULL;
+}
+
+static const char *file_type_name(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFCHR:
+        return "a character device";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFDIR:
+        return "a directory";
+    default:
+        return "no regular file";
+    }
+}
+
+static json_t *file_options(const char *driver, const char *path)
+{
+    return json_pack("{s:s, s:s}", "driver", driver, "filename", path);
+}
+
+int backing_co_parse_address(struct graph *g, const char *address,
+                             json_t **ret_options, GError **err)
+{
+    const char *driver = "file";
+    struct stat st;
+
+    if (g_str_has_prefix(address, "file:")) {
+        address += strlen("file:");
+    } else if (scheme_length(address) > 0) {
+        return parse_scheme(g, address, ret_options, err);
+    }
+    /* A name that is not there is for the driver to complain about. */
+    if (io_co_stat(address, &st) == 0 && S_ISBLK(st.st_mode)) {
+        driver = "host_device";
+    }
+    *ret_options = file_options(driver, address);
+    return *ret_options ? 0
+           : err_set(err, EINVAL, "File name is not valid UTF-8");
+}
+
+/* --- the policy --- */
+
+static int name_check(const struct node *n, const char *name, GError **err)
+{
+    if (strlen(name) > NAME_MAX_LEN) {
+        return err_set(err, ENAMETOOLONG, "Backing file name of '%s' is longer "
+                       "than %d bytes", n->name, NAME_MAX_LEN);
+    }
+    for (const char *p = name; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) {
+            return err_set(err, EINVAL, "Backing file name of '%s' holds "
+                           "control characters (offset %zu)", n->name,
+                           (size_t)(p - name));
+        }
+    }
+    if (g_str_has_prefix(name, "json:") || g_str_has_prefix(name, "fd:")) {
+        err_set(err, EINVAL, "Backing file name '%s' of '%s' is refused: an "
+                "image's header may name files and addresses only", name,
+                n->name);
+        err_hint(err, "Name the node to use: backing=NODE-NAME, or none: "
+                 "backing=null.");
+        return -EINVAL;
+    }
+    if (!g_utf8_validate(name, -1, NULL)) {
+        return err_set(err, EINVAL,
+                       "Backing file name of '%s' is not valid UTF-8", n->name);
+    }
+    return 0;
+}
+
+static int policy_check(const struct node *n, const char *name, GError **err)
+{
+    const char *policy = n->graph->policy == BACKING_DENY ? "deny" : "explicit";
+
+    if (n->graph->policy == BACKING_FOLLOW ||
+        n->graph->policy == BACKING_BENEATH) {
+        return 0;
+    }
+    err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: backing "
+            "policy is '%s'", name, n->filename ? n->filename : n->name,
+            policy);
+    err_hint(err, "Name the backing node (backing=NODE-NAME) or none "
+             "(backing=null), or start with --backing-policy follow.");
+    return -EPERM;
+}
+
+struct resolve {
+    const char *path;
+    char *real;
+};
+
+static void resolve_in_pool(void *arg)
+{
+    struct resolve *r = arg;
+
+    r->real = realpath(r->path, NULL);
+}
+
+/* @path without links; lexically where the engine's files are not the
+ * kernel's. Owned. */
+static CO_FN char *path_co_real(const char *path)
+{
+    struct resolve r = { .path = path };
+    char *ret;
+
+    co_co_in_pool(resolve_in_pool, &r);
+    ret = r.real ? g_strdup(r.real) : g_canonicalize_filename(path, NULL);
+    free(r.real);
+    return ret;
+}
+
+static CO_FN int policy_co_beneath(const struct node *n, const char *path,
+                                   const struct stat *st, GError **err)
+{
+    g_autofree char *root = NULL, *real = NULL;
+    size_t len;
+
+    if (n->graph->policy != BACKING_BENEATH) {
+        return 0;
+    }
+    root = path_co_real(n->graph->beneath);
+    real = path_co_real(path);
+    len = strlen(root);
+    if (!S_ISREG(st->st_mode) || strncmp(real, root, len) ||
+        (root[len - 1] != '/' && real[len] != '/')) {
+        err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: it is no "
+                "regular file beneath '%s'", path, n->name, n->graph->beneath);
+        err_hint(err, "Name the backing node (backing=NODE-NAME), or change "
+                 "--backing-policy.");
+        return -EPERM;
+    }
+    return 0;
+}
+
+/* Name @name in the folder of @n's image; owned. */
+static int path_beside(struct node *n, const char *name, char **ret_path,
+                       GError **err)
+{
+    struct node *storage = node_storage(n);
+    const char *image = storage ? storage->filename : NULL;
+    char *dir;
+
+    if (g_path_is_absolute(name)) {
+        *ret_path = g_strdup(name);
+        return 0;
+    }
+    if (!image || scheme_length(image) > 0) {
+        return err_set(err, EINVAL, "Backing file name '%s' is relative, but "
+                       "'%s' is not in a folder", name, n->name);
+    }
+    dir = g_path_get_dirname(image);
+    *ret_path = strcmp(dir, ".") ? g_build_filename(dir, name, NULL)
+                                 : g_strdup(name);
+    g_free(dir);
+    return 0;
+}
+
+static char *stat_identity(const struct stat *st)
+{
+    if (S_ISBLK(st->st_mode)) {
+        return g_strdup_printf("blk:%" PRIu64, (uint64_t)st->st_rdev);
+    }
+    return g_strdup_printf("ino:%" PRIu64 ":%" PRIu64, (uint64_t)st->st_dev,
+                           (uint64_t)st->st_ino);
+}
+
+static CO_FN int resolve_co_file(struct node *n, const char *name,
+                                 json_t **ret_options, char **ret_identity,
+                                 GError **err)
+{
+    g_autofree char *path = NULL;
+    const char *driver;
+    struct stat st;
+    int ret = path_beside(n, name, &path, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = io_co_stat(path, &st);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not open '%s'", path);
+    }
+    driver = file_driver_name(st.st_mode);
+    if (!driver) {
+        return err_set(err, EINVAL, "Backing file '%s' is refused: it is %s",
+                       path, file_type_name(st.st_mode));
+    }
+    ret = policy_co_beneath(n, path, &st, err);
+    if (ret == 0) {
+        *ret_options = file_options(driver, path);
+        *ret_identity = stat_identity(&st);
+    }
+    return ret;
+}
+
+CO_FN char *node_co_identity(struct node *n)
+{
+    struct node *storage = node_storage(n);
+    struct stat st;
+
+    if (!storage || !storage->filename) {
+        return NULL;
+    }
+    if (scheme_length(storage->filename) == 0 &&
+        io_co_stat(storage->filename, &st) == 0) {
+        return stat_identity(&st);
+    }
+    return g_strdup(storage->filename);
+}
+
+/* --- the format --- */
+
+/* Open the storage once to look at its first bytes. */
+static CO_FN int format_co_probe(struct node *n, const char *name,
+                                 const json_t *storage, const char **ret_format,
+                                 GError **err)
+{
+    const struct node_driver *drv = NULL;
+    struct node *file = NULL;
+    int ret = node_co_open(n->graph, storage,
+                           n->flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
+                           &file, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = node_co_probe(file, &drv);
+    node_co_unref(file);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not read '%s'", name);
+    }
+    if (!drv) {
+        err_set(err, EINVAL, "The format of backing file '%s' is not recorded "
+                "in '%s', and its content shows none", name,
+                n->filename ? n->filename : n->name);
+        err_hint(err, "If it is raw, say so: backing.driver=raw here, or -F raw "
+                 "when the overlay is created.");
+        return -EINVAL;
+    }
+    *ret_format = drv->name;
+    return 0;
+}
+
+static int format_check(struct node *n, const char *name, const char **format,
+                        GError **err)
+{
+    const struct node_driver *drv = graph_find_driver(n->graph, *format);
+
+    if (!drv) {
+        return err_set(err, EINVAL,
+                       "Backing file '%s' of '%s' has unknown format '%s'",
+                       name, n->name, *format);
+    }
+    if (drv->kind == NODE_PROTOCOL) {
+        *format = "raw";
+    }
+    return 0;
+}
+
+/* @base: options that came with the request ({"driver": "raw"}), or NULL. */
+static json_t *combine(const json_t *base, const char *format, json_t *storage)
+{
+    json_t *o = base ? json_deep_copy(base) : json_object();
+
+    if (!json_object_get(o, "driver")) {
+        json_object_set_new(o, "driver", json_string(format));
+    }
+    json_object_set_new(o, "file", storage);
+    return o;
+}
+
+int backing_co_resolve(struct node *n, struct backing_request *r,
+                       json_t **ret_options, char **ret_identity, GError **err)
+{
+    const char *name = r->header_name, *format = r->format;
+    json_t *storage = NULL;
+    int ret;
+
+    if (!name) {
+        *ret_options = json_incref(r->options);
+        return 0;
+    }
+    ret = name_check(n, name, err);
+    if (ret == 0) {
+        ret = policy_check(n, name, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    if (g_str_has_prefix(name, "file:")) {
+        name += strlen("file:");
+    }
+    if (name == r->header_name && scheme_length(name) > 0) {
+        if (n->graph->policy == BACKING_BENEATH) {
+            return err_set(err, EPERM, "Backing file '%s' of '%s' is not "
+                           "opened: it is no regular file beneath '%s'", name,
+                           n->name, n->graph->beneath);
+        }
+        ret = parse_scheme(n->graph, name, &storage, err);
+        *ret_identity = ret == 0 ? g_strdup(name) : NULL;
+    } else {
+        ret = resolve_co_file(n, name, &storage, ret_identity, err);
+    }
+    if (ret == 0 && json_object_get(r->options, "driver")) {
+        format = json_string_value(json_object_get(r->options, "driver"));
+    }
+    if (ret == 0) {
+        ret = format ? format_check(n, name, &format, err)
+                     : format_co_probe(n, name, storage, &format, err);
+    }
+    if (ret < 0) {
+        json_decref(storage);
+        return ret;
+    }
+    trace_backing_follow(n->name, name, format);
+    *ret_options = combine(r->options, format, storage);
+    return 0;
+}

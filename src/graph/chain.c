@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Walking chains: from an overlay through its backing files down to the base,
+ * with filters anywhere in between.
+ */
+#include <string.h>
+#include "base/err.h"
+#include "graph/graph-int.h"
+
+struct edge *node_child(const struct node *n, const char *name)
+{
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        if (!strcmp(e->name, name)) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+struct node *node_filtered(const struct node *n)
+{
+    return node_is_filter(n) ? node_file(n) : NULL;
+}
+
+struct node *node_skip_filters(struct node *n)
+{
+    while (n && node_is_filter(n)) {
+        n = node_file(n);
+    }
+    return n;
+}
+
+struct node *node_backing(struct node *n)
+{
+    n = node_skip_filters(n);
+    return n && n->priv->backing ? n->priv->backing->child : NULL;
+}
+
+/* One step down, filters included. */
+static struct node *chain_next(struct node *n)
+{
+    return node_is_filter(n) ? node_file(n) : node_backing(n);
+}
+
+static struct edge *chain_edge(struct node *n)
+{
+    return node_is_filter(n) ? n->priv->file : n->priv->backing;
+}
+
+bool node_chain_contains(struct node *top, struct node *n)
+{
+    while (top && top != n) {
+        top = chain_next(top);
+    }
+    return top != NULL;
+}
+
+struct node *node_overlay_of(struct node *top, struct node *n)
+{
+    struct node *wanted = node_skip_filters(n);
+
+    for (top = node_skip_filters(top); top; ) {
+        struct node *below = node_skip_filters(node_backing(top));
+
+        if (below && below == wanted) {
+            return top;
+        }
+        top = below;
+    }
+    return NULL;
+}
+
+/* @name as an absolute path without "." and "..", taken relative to the folder
+ * of @image. */
+static char *path_resolve(const char *image, const char *name)
+{
+    char *dir, *full;
+
+    if (!image || g_path_is_absolute(name)) {
+        return g_canonicalize_filename(name, NULL);
+    }
+    dir = g_path_get_dirname(image);
+    full = g_build_filename(dir, name, NULL);
+    g_free(dir);
+    dir = g_canonicalize_filename(full, NULL);
+    g_free(full);
+    return dir;
+}
+
+/* Do @overlay's header or @n's own name say @filename? */
+static bool chain_name_matches(struct node *overlay, struct node *n,
+                               const char *filename)
+{
+    const char *header = node_header_backing(overlay, NULL);
+    char *own, *here, *cwd;
+    bool match;
+
+    if ((header && !strcmp(header, filename)) ||
+        (n->filename && !strcmp(n->filename, filename))) {
+        return true;
+    }
+    if (!n->filename) {
+        return false;
+    }
+    own = path_resolve(NULL, n->filename);
+    here = path_resolve(overlay->filename, filename);
+    cwd = path_resolve(NULL, filename);
+    match = !strcmp(own, here) || !strcmp(own, cwd);
+    g_free(own);
+    g_free(here);
+    g_free(cwd);
+    return match;
+}
+
+struct node *node_chain_find_file(struct node *top, const char *filename)
+{
+    struct node *overlay = node_skip_filters(top);
+
+    while (overlay) {
+        struct node *n = node_skip_filters(node_backing(overlay));
+
+        if (n && chain_name_matches(overlay, n, filename)) {
+            return n;
+        }
+        overlay = n;
+    }
+    return NULL;
+}
+
+struct node *node_storage(struct node *n)
+{
+    while (n && n->drv->kind != NODE_PROTOCOL) {
+        n = node_file(n);
+    }
+    return n;
+}
+
+const char *node_header_backing(const struct node *n, const char **ret_format)
+{
+    const char *fmt = NULL, *name = NULL;
+
+    while (n && node_is_filter(n)) {
+        n = node_file(n);
+    }
+    if (n && n->drv->header_backing) {
+        name = n->drv->header_backing(n, &fmt);
+    }
+    if (ret_format) {
+        *ret_format = fmt;
+    }
+    return name;
+}
+
+/* --- freezing --- */
+
+int chain_freeze(struct node *top, struct node *bottom, const char *by,
+                 GError **err)
+{
+    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+        struct edge *e = chain_edge(n);
+
+        if (e && e->frozen) {
+            err_set(err, EPERM, "Cannot change '%s' link from '%s' to '%s'",
+                    e->name, n->name, e->child->name);
+            if (e->frozen_by) {
+                err_hint(err, "The link is in use by %s.", e->frozen_by);
+            }
+            return -EPERM;
+        }
+    }
+    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+        struct edge *e = chain_edge(n);
+
+        if (e) {
+            e->frozen++;
+            e->frozen_by = g_strdup(by);
+        }
+    }
+    return 0;
+}
+
+void chain_unfreeze(struct node *top, struct node *bottom)
+{
+    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+        struct edge *e = chain_edge(n);
+
+        if (e) {
+            g_assert(e->frozen > 0);
+            e->frozen--;
+            g_free(e->frozen_by);
+            e->frozen_by = NULL;
+        }
+    }
+}

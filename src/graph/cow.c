@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Writing to a node that may have a backing file.
+ *
+ * What is allocated is written in place.  For the rest:
+ *
+ *   fetch  with nothing held, read from the chain below what the clusters at
+ *          the two ends hold besides the guest's bytes
+ *   take   the clusters (TRACK_ALLOC)
+ *   ask    again what is allocated: another writer or a populate may have been
+ *          there; its clusters are written in place, with the guest's bytes
+ *          alone, so both survive
+ *   write  clusters still missing whole: fill and guest's bytes in one call
+ *
+ * So a write that covers its clusters waits neither for a slow base nor for
+ * somebody else who does.  A fill of zeroes is left to the driver, which makes
+ * the rest of a new cluster read as zeroes (M8: past the base's end included).
+ */
+#include <string.h>
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+#include "loop/io.h"
+
+#define STACK_VECS 16
+/* The state under the lock is not the one that was fetched for: once more. */
+#define COW_AGAIN 1
+
+enum fill_state {
+    FILL_NONE,   /* the cluster was allocated, or is covered */
+    FILL_ZERO,   /* the rest of it reads as zeroes */
+    FILL_BYTES,
+};
+
+/* The rest of one partly written cluster. */
+struct fill {
+    uint64_t start, end;   /* the cluster, up to the end of the disk */
+    uint8_t *buf;
+    enum fill_state state;
+};
+
+struct cow {
+    struct node *n;
+    uint64_t off, end;     /* the guest's */
+    struct iov iov;
+    unsigned flags;
+    struct fill head, tail; /* the same cluster: head is used */
+};
+
+static bool extent_is_data(const struct extent *ext)
+{
+    return (ext->flags & (STATUS_ALLOCATED | STATUS_ZERO)) == STATUS_ALLOCATED;
+}
+
+static CO_FN int fill_co_read(struct node *backing, struct fill *f,
+                              uint64_t from, uint64_t to)
+{
+    uint8_t *buf = f->buf + (from - f->start);
+    uint64_t have = 0;
+    struct iovec store;
+    int ret = 0;
+
+    if (from < backing->size) {
+        have = MIN(to, backing->size) - from;
+        ret = node_co_preadv(backing, from, iov_one(&store, buf, have), 0);
+    }
+    memset(buf + have, 0, to - from - have);
+    return ret;
+}
+
+static bool fill_is_zero(const struct fill *f, uint64_t from, uint64_t to)
+{
+    struct iovec store;
+
+    return from == to ||
+           iov_is_zero(iov_one(&store, f->buf + (from - f->start), to - from));
+}
+
+/* Get the bytes of @f's cluster outside [@from, @to). */
+static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
+                               uint64_t to)
+{
+    struct node *backing = node_backing(n);
+    struct extent ext;
+    int ret = status_co_node(n, f->start, f->end - f->start, &ext);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (ext.flags & STATUS_ALLOCATED) {
+        f->state = FILL_NONE;
+        return 0;
+    }
+    f->state = FILL_ZERO;
+    if (!backing || backing->size <= f->start) {
+        return 0;
+    }
+    f->buf = io_buf_get(f->end - f->start);
+    if (!f->buf) {
+        return -ENOMEM;
+    }
+    if (from > f->start) {
+        ret = fill_co_read(backing, f, f->start, from);
+    }
+    if (ret == 0 && to < f->end) {
+        ret = fill_co_read(backing, f, to, f->end);
+    }
+    trace_cow_fetch(n->name, f->start, f->end - f->start, ret);
+    if (ret == 0 && !(fill_is_zero(f, f->start, from) &&
+                      fill_is_zero(f, to, f->end))) {
+        f->state = FILL_BYTES;
+    }
+    return ret;
+}
+
+static void fill_init(struct fill *f, const struct node *n, uint64_t at)
+{
+    uint32_t cluster = MAX(n->priv->limits.cluster_size, 1);
+
+    f->start = round_down(at, cluster);
+    f->end = MIN(f->start + cluster, n->size);
+    f->buf = NULL;
+    f->state = FILL_NONE;
+}
+
+static void fill_done(struct fill *f)
+{
+    if (f->buf) {
+        io_buf_put(f->buf, f->end - f->start);
+        f->buf = NULL;
+    }
+}
+
+static bool head_is_partial(const struct cow *c)
+{
+    return c->off > c->head.start || c->end < c->head.end;
+}
+
+static bool tail_is_partial(const struct cow *c)
+{
+    return c->tail.start != c->head.start && c->end < c->tail.end;
+}
+
+static CO_FN int cow_co_fetch(struct cow *c)
+{
+    int ret = 0;
+
+    fill_init(&c->head, c->n, c->off);
+    fill_init(&c->tail, c->n, c->end - 1);
+    if (head_is_partial(c)) {
+        ret = fill_co_fetch(c->n, &c->head, c->off, MIN(c->end, c->head.end));
+    }
+    if (ret == 0 && tail_is_partial(c)) {
+        ret = fill_co_fetch(c->n, &c->tail, c->tail.start, c->end);
+    }
+    return ret;
+}
+
+/* One driver call for [@pos, @end) of the guest, with what stands before and
+ * after it in the first and last cluster. */
+static CO_FN int cow_co_write_filled(struct cow *c, uint64_t pos, uint64_t end,
+                                     struct iovec pre, struct iovec post)
+{
+    struct iov guest = iov_slice(c->iov, pos - c->off, end - pos);
+    struct iovec stack[STACK_VECS], *v = stack;
+    unsigned count = 0;
+    size_t len;
+    int ret;
+
+    if (pre.iov_len + post.iov_len == 0) {
+        return write_co_driver(c->n, pos, guest, c->flags);
+    }
+    if (guest.n + 2 > STACK_VECS) {
+        v = g_new(struct iovec, guest.n + 2);
+    }
+    if (pre.iov_len > 0) {
+        v[count++] = pre;
+    }
+    count += iov_export(guest, v + count, guest.n, &len);
+    g_assert(len == guest.len);
+    if (post.iov_len > 0) {
+        v[count++] = post;
+    }
+    ret = write_co_driver(c->n, pos - pre.iov_len,
+                          (struct iov) { v, count, 0,
+                              pre.iov_len + len + post.iov_len },
+                          c->flags);
+    if (v != stack) {
+        g_free(v);
+    }
+    return ret;
+}
+
+/* [@pos, @end) is not allocated and is the guest's; allocate it. */
+static CO_FN int cow_co_allocate(struct cow *c, uint64_t pos, uint64_t end)
+{
+    struct fill *last = c->tail.start == c->head.start ? &c->head : &c->tail;
+    struct iovec pre = { 0 }, post = { 0 };
+
+    if (head_is_partial(c) && pos < c->head.end) {
+        if (c->head.state == FILL_NONE) {
+            return COW_AGAIN;
+        }
+        if (c->head.state == FILL_BYTES) {
+            pre = (struct iovec) { c->head.buf, c->off - c->head.start };
+        }
+    }
+    if (end == c->end && end < last->end) {
+        if (last->state == FILL_NONE) {
+            return COW_AGAIN;
+        }
+        if (last->state == FILL_BYTES) {
+            post = (struct iovec) { last->buf + (end - last->start),
+                                    last->end - end };
+        }
+    }
+    return cow_co_write_filled(c, pos, end, pre, post);
+}
+
+/* The clusters are held. */
+static CO_FN int cow_co_write_held(struct cow *c)
+{
+    uint64_t pos = c->off;
+    int ret = 0;
+
+    while (pos < c->end && ret == 0) {
+        struct extent ext;
+        uint64_t end;
+
+        ret = status_co_node(c->n, pos, c->end - pos, &ext);
+        if (ret < 0) {
+            return ret;
+        }
+        end = pos + ext.len;
+        if (ext.flags & STATUS_ALLOCATED) {
+            ret = write_co_driver(c->n, pos,
+                                  iov_slice(c->iov, pos - c->off, ext.len),
+                                  c->flags);
+        } else {
+            ret = cow_co_allocate(c, pos, end);
+        }
+        pos = end;
+    }
+    return ret;
+}
+
+static CO_FN int cow_co_allocating(struct cow *c)
+{
+    struct tracked t;
+    int ret = cow_co_fetch(c);
+
+    if (ret == 0) {
+        uint64_t start = c->head.start;
+
+        track_co_begin(&t, c->n, start, c->tail.end - start, TRACK_ALLOC);
+        ret = cow_co_write_held(c);
+        track_end(&t);
+    }
+    fill_done(&c->head);
+    fill_done(&c->tail);
+    return ret;
+}
+
+int cow_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
+{
+    struct cow c = {
+        .n = n, .off = off, .end = off + iov.len, .iov = iov,
+        .flags = flags & ~(unsigned)IO_FUA,
+    };
+    struct tracked t;
+    struct extent ext;
+    int ret;
+
+    track_co_begin(&t, n, off, iov.len, TRACK_WRITE);
+    ret = status_co_node(n, off, iov.len, &ext);
+    if (ret == 0 && extent_is_data(&ext) && ext.len == iov.len) {
+        ret = write_co_driver(n, off, iov, flags);
+        track_end(&t);
+        return ret;
+    }
+    track_end(&t);
+    if (ret < 0) {
+        return ret;
+    }
+    do {
+        ret = cow_co_allocating(&c);
+    } while (ret == COW_AGAIN);
+    if (ret == 0 && (flags & IO_FUA)) {
+        ret = node_co_flush(n);
+    }
+    return ret;
+}

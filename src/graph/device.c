@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Devices: stable names of users whose node may change beneath them. */
+#include <string.h>
+#include "base/err.h"
+#include "graph/graph-int.h"
+
+static char *device_describe(void *arg)
+{
+    struct device *d = arg;
+
+    return g_strdup_printf("block device '%s'", d->id);
+}
+
+static const struct user_ops device_user_ops = {
+    .describe = device_describe,
+};
+
+int device_co_new(struct graph *g, const char *id, struct node *n,
+                  struct device **ret_dev, GError **err)
+{
+    struct device *d;
+    int ret;
+
+    if (!name_wellformed(id)) {
+        return err_set(err, EINVAL, "Invalid device name '%s'", id);
+    }
+    if (device_find(g, id)) {
+        return err_set(err, EEXIST, "Device with id '%s' already exists", id);
+    }
+    if (g_hash_table_lookup(g->by_name, id)) {
+        return err_set(err, EEXIST,
+                       "Device name '%s' conflicts with an existing node name",
+                       id);
+    }
+    d = g_new0(struct device, 1);
+    d->id = g_strdup(id);
+    d->graph = g;
+    g_ptr_array_add(g->devices, d);
+    /* Those who do I/O (exports) come with users of their own. */
+    ret = user_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
+                      &device_user_ops, d, &d->user, err);
+    if (ret < 0) {
+        device_co_free(d);
+        return ret;
+    }
+    *ret_dev = d;
+    return 0;
+}
+
+void device_co_free(struct device *d)
+{
+    if (d) {
+        g_ptr_array_remove(d->graph->devices, d);
+        user_co_free(d->user);
+        g_free(d->id);
+        g_free(d);
+    }
+}
+
+struct device *device_find(struct graph *g, const char *id)
+{
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        struct device *d = g_ptr_array_index(g->devices, i);
+
+        if (d->user && !strcmp(d->id, id)) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+struct device *device_of_node(struct node *n)
+{
+    struct graph *g = n->graph;
+
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        struct device *d = g_ptr_array_index(g->devices, i);
+        struct node *at = d->user ? user_node(d->user) : NULL;
+
+        while (at && at != n && node_is_filter(at)) {
+            at = node_file(at);
+        }
+        if (at == n) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+void graph_foreach_device(struct graph *g,
+                          void (*fn)(struct device *d, void *arg), void *arg)
+{
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        fn(g_ptr_array_index(g->devices, i), arg);
+    }
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The dispatcher's door: what drivers and the layers above call.  Ranges are
+ * checked here and zero lengths end here; read.c, write.c, zero.c and status.c
+ * do the rest.  No one else calls a driver's I/O operations.
+ *
+ * A flush of storage is left out when nothing has changed since the last one
+ * that succeeded; one that failed is asked for again every time, so that a
+ * sticky error (G6) is never hidden.
+ */
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+static bool range_overflows(uint64_t off, uint64_t len)
+{
+    return off > INT64_MAX || len > INT64_MAX - off;
+}
+
+/* Storage is elastic; through a filter over it, too. */
+static const struct node *elastic_storage(const struct node *n)
+{
+    while (n && node_is_filter(n)) {
+        n = node_file(n);
+    }
+    return n && n->drv->kind == NODE_PROTOCOL ? n : NULL;
+}
+
+static int dispatch_result(struct node *n, const char *op, uint64_t off,
+                           uint64_t len, int ret)
+{
+    if (ret < 0 && ret != -ENOTSUP) {
+        trace_node_error(n->name, op, off, len, ret);
+    }
+    return ret;
+}
+
+int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                   unsigned flags)
+{
+    size_t have = iov.len;
+    int ret;
+
+    if (iov.len == 0) {
+        return range_overflows(off, 0) ? -EIO : 0;
+    }
+    if (range_overflows(off, iov.len)) {
+        return -EIO;
+    }
+    if (off + iov.len > n->size) {
+        if (!elastic_storage(n)) {
+            return -EIO;
+        }
+        have = off < n->size ? n->size - off : 0;
+        iov_memset(iov, have, 0, iov.len - have);
+        if (have == 0) {
+            return 0;
+        }
+        iov = iov_slice(iov, 0, have);
+    }
+    ret = read_co_dispatch(n, off, iov, flags);
+    return dispatch_result(n, "read", off, have, ret);
+}
+
+static int write_check(struct node *n, uint64_t off, uint64_t len)
+{
+    if (range_overflows(off, len)) {
+        return -EIO;
+    }
+    if (off + len > n->size) {
+        const struct node *storage = elastic_storage(n);
+
+        if (!storage || !storage->priv->growable) {
+            return -EIO;
+        }
+    }
+    return node_is_writable(n) ? 0 : -EPERM;
+}
+
+int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                    unsigned flags)
+{
+    int ret = write_check(n, off, iov.len);
+
+    if (ret < 0 || iov.len == 0) {
+        return ret;
+    }
+    if (n->priv->detect_zeroes != DETECT_OFF && !(flags & IO_POPULATE) &&
+        iov_is_zero(iov)) {
+        flags |= n->priv->detect_zeroes == DETECT_UNMAP ? IO_MAY_UNMAP : 0;
+        return node_co_zero(n, off, iov.len, flags);
+    }
+    ret = write_co_dispatch(n, off, iov, flags);
+    return dispatch_result(n, "write", off, iov.len, ret);
+}
+
+int node_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    int ret = write_check(n, off, len);
+
+    if (ret < 0 || len == 0) {
+        return ret;
+    }
+    ret = zero_co_dispatch(n, off, len, flags);
+    return dispatch_result(n, "zero", off, len, ret);
+}
+
+int node_co_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    int ret = write_check(n, off, len);
+
+    if (ret < 0 || len == 0 || n->priv->no_discard) {
+        return ret;
+    }
+    ret = discard_co_dispatch(n, off, len);
+    return dispatch_result(n, "discard", off, len, ret);
+}
+
+int node_co_flush(struct node *n)
+{
+    struct node_int *p = n->priv;
+    uint64_t gen = p->write_gen;
+    int ret = 0;
+
+    if (n->drv->kind == NODE_PROTOCOL &&
+        ((n->flags & NODE_NO_FLUSH) || gen == p->flushed_gen)) {
+        return 0;
+    }
+    if (n->drv->co_flush) {
+        ret = n->drv->co_flush(n);
+    } else if (p->file) {
+        ret = node_co_flush(p->file->child);
+    }
+    if (ret == 0) {
+        p->flushed_gen = MAX(p->flushed_gen, gen);
+    }
+    return dispatch_result(n, "flush", 0, 0, ret);
+}
+
+int fua_co_finish(struct node *n, unsigned flags, int ret)
+{
+    if (ret == 0 && (flags & IO_FUA) && !n->drv->handles_fua) {
+        ret = node_co_flush(n);
+    }
+    return ret;
+}
+
+int node_co_truncate(struct node *n, uint64_t size, GError **err)
+{
+    return truncate_co_dispatch(n, size, err);
+}

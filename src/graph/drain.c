@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Drain: a node that nobody is using for a while.
+ *
+ * A drain remembers whom it stopped (users above the node) and whom it asked
+ * for silence (drivers at and below it), because the graph may look different
+ * when it ends.  A user or node that goes away meanwhile strikes itself off.
+ */
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+struct drain {
+    struct node *node;
+    GPtrArray *users;   /* stopped; borrowed */
+    GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
+    struct drain *next;
+};
+
+static void collect_users(struct node *n, GPtrArray *users)
+{
+    for (struct edge *e = n->parents; e; e = e->next_in_child) {
+        if (e->user) {
+            if (!g_ptr_array_find(users, e->user, NULL)) {
+                g_ptr_array_add(users, e->user);
+            }
+        } else {
+            collect_users(e->parent, users);
+        }
+    }
+}
+
+/* @n and all below it, by growing the array while it is walked. */
+static void collect_below(struct node *n, GPtrArray *nodes)
+{
+    g_ptr_array_add(nodes, n);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        struct node *at = g_ptr_array_index(nodes, i);
+
+        for (struct edge *e = at->children; e; e = e->next_in_parent) {
+            if (!g_ptr_array_find(nodes, e->child, NULL)) {
+                g_ptr_array_add(nodes, e->child);
+            }
+        }
+    }
+}
+
+/* A user that drains from within its own work has stopped by itself. */
+static CO_FN void drain_co_wait_users(struct drain *d)
+{
+    for (unsigned i = 0; i < d->users->len; ) {
+        struct user *u = g_ptr_array_index(d->users, i);
+
+        if (u->stats.in_flight > 0) {
+            co_queue_co_wait(&u->idle);
+            /* Users may have gone while this waited: look again from the
+             * start, it is only a list of counters. */
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+}
+
+static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *below)
+{
+    for (unsigned i = 0; i < below->len; i++) {
+        node_ref(g_ptr_array_index(below, i));
+    }
+    for (unsigned i = 0; i < below->len; i++) {
+        struct node *n = g_ptr_array_index(below, i);
+
+        g_ptr_array_add(d->quiet, n);
+        if (n->priv->quiesced++ == 0 && n->drv->co_quiesce && n->priv->open) {
+            n->drv->co_quiesce(n);
+        }
+    }
+    for (unsigned i = 0; i < below->len; i++) {
+        node_co_unref(g_ptr_array_index(below, i));
+    }
+}
+
+void node_co_drain_begin(struct node *n)
+{
+    struct graph *g = n->graph;
+    struct drain *d = g_new0(struct drain, 1);
+    GPtrArray *below = g_ptr_array_new();
+
+    d->node = n;
+    d->users = g_ptr_array_new();
+    d->quiet = g_ptr_array_new();
+    d->next = g->drains;
+    g->drains = d;
+    collect_users(n, d->users);
+    for (unsigned i = 0; i < d->users->len; i++) {
+        ((struct user *)g_ptr_array_index(d->users, i))->quiesced++;
+    }
+    drain_co_wait_users(d);
+    collect_below(n, below);
+    trace_drain_begin(n->name, d->users->len, below->len);
+    drain_co_quiesce(d, below);
+    g_ptr_array_free(below, TRUE);
+    trace_drain_quiet(n->name);
+}
+
+void node_drain_end(struct node *n)
+{
+    struct drain **p = &n->graph->drains;
+    struct drain *d;
+
+    while (*p && (*p)->node != n) {
+        p = &(*p)->next;
+    }
+    g_assert(*p);
+    d = *p;
+    *p = d->next;
+    trace_drain_end(n->name);
+    for (unsigned i = 0; i < d->quiet->len; i++) {
+        struct node *q = g_ptr_array_index(d->quiet, i);
+
+        g_assert(q->priv->quiesced > 0);
+        if (--q->priv->quiesced == 0 && q->drv->resume && q->priv->open) {
+            q->drv->resume(q);
+        }
+    }
+    for (unsigned i = 0; i < d->users->len; i++) {
+        struct user *u = g_ptr_array_index(d->users, i);
+
+        g_assert(u->quiesced > 0);
+        if (--u->quiesced == 0) {
+            co_queue_wake_all(&u->door);
+        }
+    }
+    g_ptr_array_free(d->users, TRUE);
+    g_ptr_array_free(d->quiet, TRUE);
+    g_free(d);
+}
+
+void drain_forget_node(struct node *n)
+{
+    for (struct drain *d = n->graph->drains; d; d = d->next) {
+        g_assert(d->node != n);
+        g_ptr_array_remove(d->quiet, n);
+    }
+}
+
+void drain_forget_user(struct user *u)
+{
+    for (struct drain *d = u->graph->drains; d; d = d->next) {
+        g_ptr_array_remove(d->users, u);
+    }
+}
+
+/* A new user above a drained node is stopped like the others. */
+void drain_adopt_user(struct user *u)
+{
+    for (struct drain *d = u->graph->drains; d; d = d->next) {
+        if (node_reaches(u->edge->child, d->node)) {
+            g_ptr_array_add(d->users, u);
+            u->quiesced++;
+        }
+    }
+}

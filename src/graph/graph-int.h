@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of graph/ share.
+ *
+ * Everything belongs to the graph's loop.  Changes of the graph (edges,
+ * permissions) happen under graph_co_lock(), which the same coroutine may take
+ * again; requests never take it.  A change that requests could notice is made
+ * while the nodes are drained.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "graph/track.h"
+#include "loop/co.h"
+
+struct drain;
+
+struct graph {
+    struct loop *loop;
+    const struct node_driver *const *drivers;
+    GHashTable *by_name;    /* name -> node, borrowed */
+    GPtrArray *nodes;       /* in order of opening */
+    GPtrArray *devices;
+    struct user *users;
+    struct drain *drains;   /* latest first */
+    struct co_mutex lock;
+    struct co *lock_owner;
+    unsigned lock_depth;
+    unsigned next_auto_name;
+    unsigned max_depth;
+    enum backing_policy policy;
+    char *beneath;
+};
+
+/* What node_co_open_backing() asked for, until it is opened. */
+struct backing_request {
+    char *header_name;      /* or NULL: @options say it all */
+    char *format;           /* of the header, or NULL */
+    json_t *options;        /* object, node name, or NULL */
+};
+
+struct track_set {
+    struct tracked *writes, *allocs;   /* roots */
+    uint64_t next_seq;
+    uint32_t rand;
+    unsigned reads;
+};
+
+enum detect_zeroes { DETECT_OFF, DETECT_ON, DETECT_UNMAP };
+
+struct node_int {
+    struct node_limits limits;
+    uint32_t mem_align;     /* that buffers must have here */
+    bool tracked;           /* writes are tracked */
+    bool growable;          /* writes past the end extend it */
+    bool no_discard;        /* discard=ignore */
+    bool open;              /* co_open succeeded */
+    bool ready;             /* its chain, too: names find it */
+    bool explicit_rdonly;   /* read-only=on was given */
+    enum detect_zeroes detect_zeroes;
+    struct edge *file, *backing;
+    struct track_set track;
+    GSList *blockers;
+    unsigned quiesced;      /* drains that hold the driver quiet */
+    uint64_t write_gen;     /* completed changes ... */
+    uint64_t flushed_gen;   /* ... and how many a flush has covered */
+    uint64_t write_highest;
+    unsigned perm, shared;  /* cumulative, as the driver last accepted */
+    struct backing_request *pending;
+};
+
+struct user {
+    char *name;
+    struct graph *graph;
+    struct edge *edge;
+    const struct user_ops *ops;
+    void *arg;
+    unsigned quiesced;
+    unsigned at_door;
+    struct co_queue door;   /* waiting for the drain to end */
+    struct co_queue idle;   /* waiting for in_flight == 0 */
+    struct user_stats stats;
+    uint64_t latency_ns;    /* moving average of demand requests */
+    uint64_t latency_at_ns; /* when it was last fed */
+    struct user *next;
+};
+
+static inline uint64_t round_down(uint64_t v, uint64_t to)
+{
+    return v - v % to;
+}
+
+static inline uint64_t round_up(uint64_t v, uint64_t to)
+{
+    return round_down(v + to - 1, to);
+}
+
+CO_FN void graph_co_lock(struct graph *g);
+void graph_unlock(struct graph *g);
+
+/* open.c, graph.c */
+struct node *node_new(struct graph *g, const struct node_driver *drv,
+                      const char *name, unsigned flags, GError **err);
+/* Of a node that never opened or has closed: no edges are left. */
+void node_free(struct node *n);
+void node_refresh_limits(struct node *n);
+void node_refresh_filename(struct node *n);
+void backing_request_free(struct backing_request *r);
+bool name_wellformed(const char *name);
+
+/* backing.c: turn what a header named into options for node_co_open(). */
+CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,
+                             json_t **ret_options, char **ret_identity,
+                             GError **err);
+/* An address or path a person gave: options of a protocol node; owned. */
+CO_FN int backing_co_parse_address(struct graph *g, const char *address,
+                                   json_t **ret_options, GError **err);
+/* What tells one storage from another, for the loop check; owned or NULL. */
+CO_FN char *node_co_identity(struct node *n);
+
+/* edge.c, perm.c; under the graph's lock, no drain. */
+struct edge *edge_link(struct node *parent, struct user *user,
+                       struct node *child, const char *name, unsigned perm,
+                       unsigned shared);
+/* Unlink and free; the child's reference passes to the caller. */
+struct node *edge_unlink(struct edge *e);
+void edge_point_to(struct edge *e, struct node *child);
+bool node_reaches(const struct node *from, const struct node *to);
+/* Check what the parents of @n want, tell its driver, and pass it on through
+ * filters. On failure the caller restores the edges and calls again. */
+CO_FN int perm_co_refresh(struct node *n, GError **err);
+char *edge_describe_parent(const struct edge *e);
+/* The size or the node below changed: filters above follow, users hear. */
+void node_notify_changed(struct node *n);
+
+/* drain.c */
+void drain_forget_node(struct node *n);
+void drain_forget_user(struct user *u);
+void drain_adopt_user(struct user *u);
+
+/* account.c */
+void account_done(struct user *u, enum acct_kind kind, uint64_t off,
+                  uint64_t bytes, unsigned flags, uint64_t start_ns, int ret);
+
+/* The dispatcher's parts. Ranges are checked, lengths > 0. */
+CO_FN int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
+                           unsigned flags);
+CO_FN int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
+                            unsigned flags);
+/* The driver's own write: split and aligned; tracking is the caller's. */
+CO_FN int write_co_driver(struct node *n, uint64_t off, struct iov iov,
+                          unsigned flags);
+CO_FN int read_co_driver(struct node *n, uint64_t off, struct iov iov,
+                         unsigned flags);
+CO_FN int cow_co_write(struct node *n, uint64_t off, struct iov iov,
+                       unsigned flags);
+CO_FN int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
+                           unsigned flags);
+CO_FN int discard_co_dispatch(struct node *n, uint64_t off, uint64_t len);
+CO_FN int truncate_co_dispatch(struct node *n, uint64_t size, GError **err);
+CO_FN int write_co_zeroes(struct node *n, uint64_t off, uint64_t len,
+                          unsigned flags);
+/* The driver's answer for @n alone, clamped and completed. */
+CO_FN int status_co_node(struct node *n, uint64_t off, uint64_t len,
+                         struct extent *ext);
+/* Does the chain from @n (NULL: nothing) read as zeroes in the range? */
+CO_FN bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len);
+bool iov_is_aligned(struct iov iov, uint32_t align);
+/* IO_FUA on a driver that does not know it, after the write. */
+CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);

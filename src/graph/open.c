@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening nodes.
+ *
+ * node_co_open() opens one node and then, in a loop, each backing file that the
+ * one before asked for: the depth of a chain costs no stack.  A chain that is
+ * too long or bites its own tail is refused.  Until all of it is open nobody
+ * finds it by name; when a part fails, all of it is closed again.
+ */
+#include <string.h>
+#include "base/err.h"
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+#include "loop/io.h"
+
+#define PROBE_SIZE 4096
+/* What a child takes over from its parent. */
+#define FLAGS_INHERITED (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | \
+                         NODE_AUTO_RDONLY | NODE_CACHE_DIRECT | NODE_NO_FLUSH)
+
+static int flag_option(struct opts *o, const char *name, unsigned flag,
+                       unsigned *flags, GError **err)
+{
+    bool on;
+    int ret = opts_take_bool(o, name, &on, err);
+
+    if (ret > 0) {
+        *flags = on ? *flags | flag : *flags & ~flag;
+    }
+    return MIN(ret, 0);
+}
+
+static int cache_option(struct opts *o, unsigned *flags, GError **err)
+{
+    json_t *cache = opts_take_any(o, "cache");
+    struct opts *c;
+    int ret;
+
+    if (!cache) {
+        return 0;
+    }
+    if (!json_is_object(cache)) {
+        json_decref(cache);
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for 'cache', expected: object");
+    }
+    c = opts_new(cache);
+    ret = flag_option(c, "direct", NODE_CACHE_DIRECT, flags, err);
+    if (ret == 0) {
+        ret = flag_option(c, "no-flush", NODE_NO_FLUSH, flags, err);
+    }
+    if (ret == 0) {
+        ret = opts_finish(c, err);
+    }
+    opts_free(c);
+    json_decref(cache);
+    return ret;
+}
+
+/* The options that every node has. */
+struct common_options {
+    unsigned flags;
+    bool explicit_rdonly;
+    int discard;
+    int detect_zeroes;
+};
+
+static int common_take(struct opts *o, struct common_options *c, GError **err)
+{
+    static const char *const discard[] = {
+        "unmap", "on", "ignore", "off", NULL,
+    };
+    static const char *const detect[] = { "off", "on", "unmap", NULL };
+    bool rdonly = false;
+    int ret = opts_take_bool(o, "read-only", &rdonly, err);
+
+    if (ret > 0) {
+        c->flags = rdonly ? c->flags & ~(unsigned)NODE_RDWR
+                          : c->flags | NODE_RDWR;
+        c->explicit_rdonly = rdonly;
+    }
+    if (ret >= 0) {
+        ret = flag_option(o, "auto-read-only", NODE_AUTO_RDONLY, &c->flags,
+                          err);
+    }
+    if (ret >= 0) {
+        ret = flag_option(o, "force-share", NODE_FORCE_SHARE, &c->flags, err);
+    }
+    if (ret >= 0) {
+        ret = cache_option(o, &c->flags, err);
+    }
+    if (ret >= 0) {
+        ret = opts_take_enum(o, "discard", discard, &c->discard, err);
+    }
+    if (ret >= 0) {
+        ret = opts_take_enum(o, "detect-zeroes", detect, &c->detect_zeroes,
+                             err);
+    }
+    return MIN(ret, 0);
+}
+
+/* "driver", or what "filename" implies. *@ret_opts: the options to go on with,
+ * without "driver". */
+static CO_FN int open_co_driver(struct graph *g, const json_t *options,
+                                const struct node_driver **ret_drv,
+                                struct opts **ret_opts, GError **err)
+{
+    struct opts *o = opts_new(options);
+    char *name = NULL;
+    int ret = opts_take_str(o, "driver", &name, err);
+
+    if (ret == 0 && opts_has(o, "filename")) {
+        char *address = NULL;
+        json_t *parsed = NULL, *rest;
+
+        ret = opts_take_str(o, "filename", &address, err);
+        if (ret > 0) {
+            ret = backing_co_parse_address(g, address, &parsed, err);
+        }
+        g_free(address);
+        if (ret >= 0) {
+            rest = json_copy((json_t *)options);
+            json_object_del(rest, "filename");
+            json_object_update(parsed, rest);
+            json_decref(rest);
+            opts_free(o);
+            o = opts_new(parsed);
+            json_decref(parsed);
+            ret = opts_take_str(o, "driver", &name, err);
+        }
+    }
+    if (ret == 0) {
+        ret = opts_missing("driver", err);
+    }
+    if (ret > 0) {
+        *ret_drv = graph_find_driver(g, name);
+        ret = 0;
+        if (!*ret_drv) {
+            ret = err_set(err, EINVAL,
+                          "Parameter 'driver' does not accept value '%s'",
+                          name);
+        }
+    }
+    g_free(name);
+    if (ret < 0) {
+        opts_free(o);
+        return ret;
+    }
+    *ret_opts = o;
+    return 0;
+}
+
+static CO_FN void node_co_finish_open(struct node *n)
+{
+    n->priv->open = true;
+    n->priv->growable = n->drv->kind == NODE_PROTOCOL && n->drv->co_truncate;
+    node_refresh_limits(n);
+    node_refresh_filename(n);
+    trace_node_open(n->name, n->drv->name, n->size, n->flags);
+}
+
+/* One node without its backing file. */
+static CO_FN int open_co_node(struct graph *g, const json_t *options,
+                              unsigned flags, struct node **ret_node,
+                              GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = NULL;
+    struct common_options c = { .flags = flags };
+    const struct node_driver *drv = NULL;
+    char *name = NULL;
+    struct node *n;
+    int ret = open_co_driver(g, options, &drv, &o, err);
+
+    if (ret >= 0) {
+        ret = opts_take_str(o, "node-name", &name, err);
+    }
+    if (ret >= 0) {
+        ret = common_take(o, &c, err);
+    }
+    if (ret < 0) {
+        g_free(name);
+        return ret;
+    }
+    n = node_new(g, drv, name, c.flags, err);
+    g_free(name);
+    if (!n) {
+        return -EINVAL;
+    }
+    n->options = json_deep_copy(options);
+    n->priv->explicit_rdonly = c.explicit_rdonly;
+    n->priv->no_discard = c.discard >= 2;
+    n->priv->detect_zeroes = (enum detect_zeroes)c.detect_zeroes;
+    ret = drv->co_open(n, o, n->flags, err);
+    if (ret >= 0) {
+        node_co_finish_open(n);
+        ret = opts_finish(o, err);
+    }
+    if (ret < 0) {
+        node_co_unref(n);
+        return ret;
+    }
+    *ret_node = n;
+    return 0;
+}
+
+static bool is_denied(int ret)
+{
+    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
+}
+
+/* As above; storage that may not be written is opened for reading when
+ * auto-read-only says so. */
+static CO_FN int open_co_one(struct graph *g, const json_t *options,
+                             unsigned flags, struct node **ret_node,
+                             GError **err)
+{
+    GError *first = NULL;
+    json_t *again;
+    int ret = open_co_node(g, options, flags, ret_node, &first);
+
+    if (is_denied(ret) &&
+        ((flags & NODE_AUTO_RDONLY) ||
+         json_object_get(options, "auto-read-only")) &&
+        !json_object_get(options, "file")) {
+        again = json_deep_copy(options);
+        json_object_del(again, "read-only");
+        ret = open_co_node(g, again, flags & ~(unsigned)NODE_RDWR, ret_node,
+                           NULL);
+        json_decref(again);
+        if (ret == 0) {
+            g_clear_error(&first);
+            return 0;
+        }
+    }
+    if (first) {
+        ret = -first->code;
+        g_propagate_error(err, first);
+    }
+    return ret;
+}
+
+/* --- chains --- */
+
+static unsigned chain_depth(struct node *n)
+{
+    unsigned depth = 0;
+
+    for (n = node_skip_filters(n); n; n = node_skip_filters(node_backing(n))) {
+        depth++;
+    }
+    return depth;
+}
+
+static int chain_check_depth(struct graph *g, unsigned depth,
+                             const struct node *n, GError **err)
+{
+    if (depth <= g->max_depth) {
+        return 0;
+    }
+    err_set(err, ELOOP,
+            "Backing chain of '%s' is deeper than %u images", n->name,
+            g->max_depth);
+    err_hint(err, "Merge images of the chain with 'commit' or 'rebase'.");
+    return -ELOOP;
+}
+
+/* The node that request @r of @n asks for. */
+static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
+                                 GHashTable *seen, struct node **ret_node,
+                                 GError **err)
+{
+    struct graph *g = n->graph;
+    unsigned flags = n->flags & FLAGS_INHERITED & ~(unsigned)NODE_RDWR &
+                     ~(unsigned)NODE_AUTO_RDONLY & ~(unsigned)NODE_CHECK;
+    char *identity = NULL;
+    json_t *options = NULL;
+    int ret;
+
+    if (json_is_string(r->options)) {
+        struct node *b = node_find(g, json_string_value(r->options), err);
+
+        if (!b) {
+            return -ENOENT;
+        }
+        *ret_node = node_ref(b);
+        return 0;
+    }
+    if (r->header_name) {
+        flags |= NODE_IMPLICIT;
+    }
+    ret = backing_co_resolve(n, r, &options, &identity, err);
+    if (ret == 0 && identity && !g_hash_table_add(seen, identity)) {
+        ret = err_set(err, ELOOP,
+                      "Backing file '%s' of '%s' is already part of the chain: "
+                      "the chain is a loop", r->header_name,
+                      n->filename ? n->filename : n->name);
+    } else if (ret < 0) {
+        g_free(identity);
+    }
+    if (ret == 0) {
+        ret = open_co_one(g, options, flags, ret_node, err);
+    }
+    json_decref(options);
+    return ret;
+}
+
+static CO_FN int backing_co_attach(struct node *n, struct node *b, GError **err)
+{
+    unsigned shared = n->flags & NODE_FORCE_SHARE
+                      ? (unsigned)PERM_ALL
+                      : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+
+    return edge_co_attach(n, b, "backing", PERM_CONSISTENT_READ, shared, err);
+}
+
+/* Open what @top and those below it asked for. */
+static CO_FN int open_co_chain(struct node *top, GError **err)
+{
+    GHashTable *seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                             NULL);
+    struct node *n = top;
+    unsigned depth = 1;
+    int ret = 0;
+
+    if (n->priv->pending) {
+        char *identity = node_co_identity(n);
+
+        if (identity) {
+            g_hash_table_add(seen, identity);
+        }
+    }
+    while (ret == 0 && n->priv->pending) {
+        struct backing_request *r = n->priv->pending;
+        struct node *b = NULL;
+
+        n->priv->pending = NULL;
+        ret = chain_check_depth(top->graph, ++depth, top, err);
+        if (ret == 0) {
+            ret = backing_co_open(n, r, seen, &b, err);
+            if (ret < 0) {
+                err_prefix(err, "Could not open backing file");
+            }
+        }
+        if (ret == 0) {
+            ret = backing_co_attach(n, b, err);
+            n->priv->ready = true;
+            node_co_unref(b);
+            n = b;
+        }
+        backing_request_free(r);
+    }
+    if (ret == 0) {
+        n->priv->ready = true;
+        ret = chain_check_depth(top->graph, chain_depth(top), top, err);
+    }
+    g_hash_table_destroy(seen);
+    return ret;
+}
+
+int node_co_open(struct graph *g, const json_t *options, unsigned flags,
+                 struct node **ret_node, GError **err)
+{
+    struct node *n = NULL;
+    int ret = open_co_one(g, options, flags, &n, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = open_co_chain(n, err);
+    if (ret < 0) {
+        node_co_unref(n);
+        return ret;
+    }
+    n->priv->ready = true;
+    *ret_node = n;
+    return 0;
+}
+
+/* --- services for drivers --- */
+
+static unsigned file_perms(const struct node *n, unsigned *ret_shared)
+{
+    unsigned perm = PERM_CONSISTENT_READ;
+
+    if (node_is_filter(n)) {
+        *ret_shared = PERM_ALL;
+        return 0;
+    }
+    if (n->flags & NODE_RDWR) {
+        perm |= PERM_WRITE | PERM_RESIZE;
+    }
+    *ret_shared = n->flags & NODE_FORCE_SHARE
+                  ? (unsigned)PERM_ALL
+                  : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+    return perm;
+}
+
+/* The child that option "file" or "filename" names. */
+static CO_FN int open_co_file_child(struct node *n, struct opts *o,
+                                    struct node **ret_child, GError **err)
+{
+    unsigned flags = n->flags & FLAGS_INHERITED;
+    json_t *file = opts_take_any(o, "file");
+    char *name = NULL;
+    int ret;
+
+    if (!file) {
+        ret = opts_take_str(o, "filename", &name, err);
+        if (ret <= 0) {
+            return ret < 0 ? ret : opts_missing("file", err);
+        }
+        file = json_pack("{s:s}", "filename", name);
+        g_free(name);
+    }
+    if (json_is_string(file)) {
+        *ret_child = node_find(n->graph, json_string_value(file), err);
+        ret = *ret_child ? 0 : -ENOENT;
+        if (*ret_child) {
+            node_ref(*ret_child);
+        }
+    } else if (json_is_object(file)) {
+        ret = node_co_open(n->graph, file, flags, ret_child, err);
+    } else {
+        ret = err_set(err, EINVAL, "Invalid parameter type for 'file', "
+                      "expected: object or node name");
+    }
+    json_decref(file);
+    return ret;
+}
+
+int node_co_open_file(struct node *n, struct opts *o, GError **err)
+{
+    struct node *child = NULL;
+    unsigned perm, shared;
+    int ret = open_co_file_child(n, o, &child, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if ((n->flags & NODE_RDWR) && !node_is_writable(child)) {
+        if (!node_is_filter(n) && !(n->flags & NODE_AUTO_RDONLY)) {
+            node_co_unref(child);
+            return err_set(err, EACCES, "Block node is read-only");
+        }
+        n->flags &= ~(unsigned)NODE_RDWR;
+    }
+    perm = file_perms(n, &shared);
+    ret = edge_co_attach(n, child, "file", perm, shared, err);
+    if (ret == 0 && node_is_filter(n)) {
+        n->size = child->size;
+    }
+    node_co_unref(child);
+    return ret;
+}
+
+int node_co_open_backing(struct node *n, struct opts *o,
+                         const char *header_name, const char *fmt,
+                         GError **err)
+{
+    json_t *option = opts_take_any(o, "backing");
+    struct backing_request *r;
+
+    if (option && !json_is_object(option) && !json_is_string(option) &&
+        !json_is_null(option)) {
+        json_decref(option);
+        return err_set(err, EINVAL, "Invalid parameter type for 'backing', "
+                       "expected: object, node name or null");
+    }
+    if (header_name && !*header_name) {
+        header_name = NULL;
+    }
+    /* An empty name says null in the command line's syntax. */
+    if (json_is_null(option) || (n->flags & (NODE_NO_BACKING | NODE_NO_IO)) ||
+        (json_is_string(option) && !*json_string_value(option)) ||
+        (!option && !header_name)) {
+        json_decref(option);
+        return 0;
+    }
+    r = g_new0(struct backing_request, 1);
+    r->options = option;
+    if (!json_is_string(option) && !json_object_get(option, "file") &&
+        !json_object_get(option, "filename") &&
+        !json_object_get(option, "server")) {
+        r->header_name = g_strdup(header_name);
+        r->format = g_strdup(fmt);
+    }
+    n->priv->pending = r;
+    return 0;
+}
+
+int node_co_probe(struct node *file, const struct node_driver **ret_drv)
+{
+    size_t len = MIN(file->size, PROBE_SIZE);
+    uint8_t *buf = io_buf_get(PROBE_SIZE);
+    struct iovec store;
+    int best = 0, ret;
+
+    *ret_drv = NULL;
+    ret = node_co_preadv(file, 0, iov_one(&store, buf, len), 0);
+    for (unsigned i = 0; ret == 0 && file->graph->drivers[i]; i++) {
+        const struct node_driver *drv = file->graph->drivers[i];
+        int score = drv->probe ? drv->probe(buf, len) : 0;
+
+        /* A score that anything gets (raw's) is a guess, not a magic. */
+        if (score > MAX(best, 1)) {
+            best = score;
+            *ret_drv = drv;
+        }
+    }
+    io_buf_put(buf, PROBE_SIZE);
+    return ret;
+}

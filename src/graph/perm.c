@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Permissions: what each parent does with a node and lets the others do.
+ *
+ * No parent may do what another does not share.  A filter wants from its child
+ * what its own parents want from it, and shares what they share, besides its
+ * own needs; other parents state theirs when they attach.  The driver of a node
+ * hears the sum before a change counts (image locks).
+ */
+#include "base/err.h"
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+static char *perm_names(unsigned perm)
+{
+    static const char *const names[] = {
+        "consistent read", "write", "write unchanged", "resize",
+    };
+    GString *s = g_string_new(NULL);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (perm & (1u << i)) {
+            g_string_append_printf(s, "%s%s", s->len ? ", " : "", names[i]);
+        }
+    }
+    return g_string_free(s, FALSE);
+}
+
+static int perm_conflict(const struct edge *user, const struct edge *owner,
+                         GError **err)
+{
+    char *a = edge_describe_parent(user);
+    char *b = edge_describe_parent(owner);
+    char *names = perm_names(user->perm & ~owner->shared);
+
+    err_set(err, EPERM,
+            "Permission conflict on node '%s': permissions '%s' are both "
+            "required by %s (uses node '%s' as '%s' child) and unshared by %s "
+            "(uses node '%s' as '%s' child).",
+            user->child->name, names, a, user->child->name, user->name, b,
+            user->child->name, owner->name);
+    g_free(a);
+    g_free(b);
+    g_free(names);
+    return -EPERM;
+}
+
+static int perm_check(const struct node *n, GError **err)
+{
+    for (const struct edge *a = n->parents; a; a = a->next_in_child) {
+        if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)) &&
+            !node_is_writable(n) && a->user) {
+            return err_set(err, EACCES, "Block node is read-only");
+        }
+        for (const struct edge *b = n->parents; b; b = b->next_in_child) {
+            if (a != b && (a->perm & ~b->shared)) {
+                return perm_conflict(a, b, err);
+            }
+        }
+    }
+    return 0;
+}
+
+void node_cumulative_perms(const struct node *n, unsigned *ret_perm,
+                           unsigned *ret_shared)
+{
+    unsigned perm = 0, shared = PERM_ALL;
+
+    for (const struct edge *e = n->parents; e; e = e->next_in_child) {
+        perm |= e->perm;
+        shared &= e->shared;
+    }
+    *ret_perm = perm;
+    *ret_shared = shared;
+}
+
+/* Pass what the parents of filter @n want on to its children. */
+static CO_FN int perm_co_pass_on(struct node *n, GError **err)
+{
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        unsigned perm = e->own_perm | n->priv->perm;
+        unsigned shared = e->own_shared & n->priv->shared;
+        int ret;
+
+        if (perm == e->perm && shared == e->shared) {
+            continue;
+        }
+        e->perm = perm;
+        e->shared = shared;
+        ret = perm_co_refresh(e->child, err);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+int perm_co_refresh(struct node *n, GError **err)
+{
+    struct node_int *p = n->priv;
+    unsigned perm, shared;
+    int ret = perm_check(n, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    node_cumulative_perms(n, &perm, &shared);
+    if (perm == p->perm && shared == p->shared) {
+        return 0;
+    }
+    if (n->drv->co_set_perms && p->open) {
+        ret = n->drv->co_set_perms(n, perm, shared, err);
+    }
+    trace_perm_refresh(n->name, perm, shared, ret);
+    if (ret < 0) {
+        return ret;
+    }
+    p->perm = perm;
+    p->shared = shared;
+    return node_is_filter(n) ? perm_co_pass_on(n, err) : 0;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changing an open node: read-only or not, other options, another backing.
+ *
+ * To become writable goes from the storage up, to become read-only from the top
+ * down (flushed first), so that no format ever writes to storage that is
+ * read-only.
+ */
+#include <string.h>
+#include "base/err.h"
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+/* The driver's part of a change of flags. */
+static CO_FN int reopen_co_driver(struct node *n, struct opts *o,
+                                  unsigned flags, GError **err)
+{
+    unsigned old_flags = n->flags;
+    int ret = 0;
+
+    if (n->drv->co_reopen) {
+        ret = n->drv->co_reopen(n, o, flags, err);
+    } else if (n->drv->kind == NODE_PROTOCOL) {
+        ret = err_set(err, ENOTSUP,
+                      "Driver '%s' of node '%s' cannot be reopened",
+                      n->drv->name, n->name);
+    }
+    n->flags = ret < 0 ? old_flags : flags;
+    return ret;
+}
+
+/* What a format takes from its "file" follows its flags. */
+static CO_FN int reopen_co_file_perms(struct node *n, bool writable,
+                                      GError **err)
+{
+    struct edge *e = n->priv->file;
+    unsigned old, perm = PERM_CONSISTENT_READ;
+    int ret;
+
+    if (!e || node_is_filter(n)) {
+        return 0;
+    }
+    if (writable) {
+        perm |= PERM_WRITE | PERM_RESIZE;
+    }
+    old = e->perm;
+    graph_co_lock(n->graph);
+    e->perm = e->own_perm = perm;
+    ret = perm_co_refresh(e->child, err);
+    if (ret < 0) {
+        e->perm = e->own_perm = old;
+        (void)perm_co_refresh(e->child, NULL);
+    }
+    graph_unlock(n->graph);
+    return ret;
+}
+
+static CO_FN int rdonly_co_one(struct node *n, bool read_only, GError **err)
+{
+    struct opts *o = opts_new(NULL);
+    unsigned flags = read_only ? n->flags & ~(unsigned)NODE_RDWR
+                               : n->flags | NODE_RDWR;
+    int ret = 0;
+
+    if (!read_only) {
+        ret = reopen_co_file_perms(n, true, err);
+    }
+    if (ret == 0) {
+        ret = reopen_co_driver(n, o, flags, err);
+    }
+    if (ret == 0 ? read_only : !read_only) {
+        (void)reopen_co_file_perms(n, false, NULL);
+    }
+    opts_free(o);
+    return ret;
+}
+
+/* Is somebody else writing to @n, who would notice? */
+static bool has_writers(const struct node *n)
+{
+    unsigned perm, shared;
+
+    node_cumulative_perms(n, &perm, &shared);
+    return perm & (PERM_WRITE | PERM_RESIZE);
+}
+
+static int rdonly_check(struct node *n, bool read_only, GError **err)
+{
+    if (!read_only && n->priv->explicit_rdonly &&
+        !(n->flags & NODE_AUTO_RDONLY)) {
+        return err_set(err, EACCES, "Block node is read-only");
+    }
+    if (read_only && has_writers(n)) {
+        return err_set(err, EBUSY,
+                       "Node '%s' is busy: it is in use for writing", n->name);
+    }
+    return 0;
+}
+
+/* @n and the storage below it, the order by the direction. */
+static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err)
+{
+    struct node *file = node_file(n);
+    int ret = 0;
+
+    if (node_is_writable(n) != read_only) {
+        return 0;
+    }
+    ret = rdonly_check(n, read_only, err);
+    if (ret == 0 && read_only) {
+        ret = node_co_flush(n);
+        if (ret < 0) {
+            return err_set_errno(err, -ret, "Could not flush node '%s'",
+                                 n->name);
+        }
+        ret = rdonly_co_one(n, true, err);
+        /* Storage that others write to stays writable. */
+        if (ret == 0 && file && !has_writers(file)) {
+            ret = rdonly_co_tree(file, true, err);
+        }
+    } else if (ret == 0) {
+        if (file) {
+            ret = rdonly_co_tree(file, false, err);
+        }
+        if (ret == 0) {
+            ret = rdonly_co_one(n, false, err);
+        }
+    }
+    return ret;
+}
+
+int node_co_set_read_only(struct node *n, bool read_only, GError **err)
+{
+    int ret;
+
+    node_ref(n);
+    node_co_drain_begin(n);
+    ret = rdonly_co_tree(n, read_only, err);
+    node_drain_end(n);
+    node_co_unref(n);
+    return ret;
+}
+
+/* --- blockdev-reopen --- */
+
+static int reopen_check_same(const json_t *old, const json_t *new_options,
+                             const char *name, GError **err)
+{
+    json_t *a = json_object_get(old, name);
+    json_t *b = json_object_get(new_options, name);
+
+    if (b && !json_equal(a, b)) {
+        return err_set(err, EINVAL, "Cannot change the option '%s'", name);
+    }
+    return 0;
+}
+
+/* "backing": a node name or null; other forms must be what they were. */
+static CO_FN int reopen_co_backing(struct node *n, const json_t *options,
+                                   GError **err)
+{
+    json_t *b = json_object_get(options, "backing");
+    struct edge *e = n->priv->backing;
+    struct node *to;
+
+    if (!b) {
+        return 0;
+    }
+    if (json_is_object(b)) {
+        return reopen_check_same(n->options, options, "backing", err);
+    }
+    if (json_is_null(b) || !*json_string_value(b)) {
+        if (e && e->frozen) {
+            return err_set(err, EPERM,
+                           "Cannot change frozen 'backing' link from '%s'",
+                           n->name);
+        }
+        if (e) {
+            edge_co_detach(e);
+        }
+        return 0;
+    }
+    to = node_find(n->graph, json_string_value(b), err);
+    if (!to) {
+        return -ENOENT;
+    }
+    if (!n->drv->supports_backing) {
+        return err_set(err, EINVAL, "Driver '%s' of node '%s' does not support "
+                       "backing files", n->drv->name, n->name);
+    }
+    return e ? edge_co_replace(e, to, err)
+             : edge_co_attach(n, to, "backing", PERM_CONSISTENT_READ,
+                              PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err);
+}
+
+static CO_FN int reopen_co_file(struct node *n, const json_t *options,
+                                GError **err)
+{
+    json_t *f = json_object_get(options, "file");
+    struct node *to;
+
+    if (!f || !n->priv->file) {
+        return 0;
+    }
+    if (!json_is_string(f)) {
+        return reopen_check_same(n->options, options, "file", err);
+    }
+    to = node_find(n->graph, json_string_value(f), err);
+    return to ? edge_co_replace(n->priv->file, to, err) : -ENOENT;
+}
+
+/* The driver's own options: what is neither common nor a child. */
+static CO_FN int reopen_co_own(struct node *n, const json_t *options,
+                               GError **err)
+{
+    static const char *const common[] = {
+        "driver", "node-name", "read-only", "auto-read-only", "force-share",
+        "cache", "discard", "detect-zeroes", "file", "backing",
+    };
+    struct opts *o = opts_new(options), *old = opts_new(n->options);
+    int ret = 0;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
+        json_decref(opts_take_any(o, common[i]));
+        json_decref(opts_take_any(old, common[i]));
+    }
+    /* Nothing left on either side: no need to ask. */
+    if (opts_finish(o, NULL) < 0 || opts_finish(old, NULL) < 0) {
+        ret = reopen_co_driver(n, o, n->flags, err);
+        if (ret == 0) {
+            ret = opts_finish(o, err);
+        }
+    }
+    opts_free(o);
+    opts_free(old);
+    return ret;
+}
+
+static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
+                                   GError **err)
+{
+    struct opts *o = opts_new(options);
+    bool read_only = !node_is_writable(n);
+    int ret = opts_take_bool(o, "read-only", &read_only, err);
+
+    opts_free(o);
+    if (ret >= 0) {
+        ret = reopen_co_own(n, options, err);
+    }
+    if (ret >= 0) {
+        n->priv->explicit_rdonly = n->priv->explicit_rdonly && read_only;
+        ret = rdonly_co_tree(n, read_only, err);
+    }
+    if (ret >= 0) {
+        ret = reopen_co_file(n, options, err);
+    }
+    if (ret >= 0) {
+        ret = reopen_co_backing(n, options, err);
+    }
+    return ret;
+}
+
+int node_co_reopen(struct node *n, const json_t *options, GError **err)
+{
+    int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
+
+    if (ret == 0) {
+        ret = reopen_check_same(n->options, options, "driver", err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    node_ref(n);
+    node_co_drain_begin(n);
+    ret = reopen_co_drained(n, options, err);
+    if (ret == 0) {
+        json_decref(n->options);
+        n->options = json_deep_copy(options);
+        node_refresh_limits(n);
+        node_notify_changed(n);
+    }
+    node_drain_end(n);
+    node_co_unref(n);
+    return ret;
+}

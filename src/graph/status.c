@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a range holds: of one node, and of a chain. */
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+/* Answers joined into one, at most. */
+#define MERGE_MAX 16
+
+int status_co_node(struct node *n, uint64_t off, uint64_t len,
+                   struct extent *ext)
+{
+    int ret = 0;
+
+    g_assert(len > 0);
+    *ext = (struct extent) {
+        .flags = STATUS_ALLOCATED | STATUS_DATA, .len = len,
+    };
+    if (off >= n->size) {
+        ext->flags = STATUS_ALLOCATED | STATUS_ZERO | STATUS_EOF;
+        return 0;
+    }
+    len = ext->len = MIN(len, n->size - off);
+    if (n->drv->co_status) {
+        ret = n->drv->co_status(n, off, len, ext);
+        if (ret < 0) {
+            return ret;
+        }
+        g_assert(ext->len > 0);
+        ext->len = MIN(ext->len, len);
+        if (n->drv->kind == NODE_PROTOCOL) {
+            ext->flags |= STATUS_ALLOCATED;
+        }
+    } else if (node_is_filter(n)) {
+        ret = node_co_status(node_file(n), off, len, ext);
+    }
+    return ret;
+}
+
+static bool extent_continues(const struct extent *a, const struct extent *b)
+{
+    return a->flags == b->flags && a->map_node == b->map_node &&
+           a->depth == b->depth &&
+           (!(a->flags & STATUS_OFFSET_VALID) ||
+            a->map_offset + a->len == b->map_offset);
+}
+
+int node_co_status(struct node *n, uint64_t off, uint64_t len,
+                   struct extent *ret_ext)
+{
+    int ret;
+
+    if (len == 0 || off >= n->size) {
+        return -EIO;
+    }
+    len = MIN(len, n->size - off);
+    ret = status_co_node(n, off, len, ret_ext);
+    if (ret < 0 || !n->drv->supports_backing) {
+        return ret;
+    }
+    for (unsigned i = 1; i < MERGE_MAX && ret_ext->len < len; i++) {
+        struct extent next;
+
+        ret = status_co_node(n, off + ret_ext->len, len - ret_ext->len, &next);
+        if (ret < 0 || !extent_continues(ret_ext, &next)) {
+            break;
+        }
+        ret_ext->len += next.len;
+    }
+    if (off + ret_ext->len == n->size) {
+        ret_ext->flags |= STATUS_EOF;
+    }
+    return 0;
+}
+
+/* The first node from @n down (not @base) that decides @off. */
+static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
+                                uint64_t len, struct extent *ext)
+{
+    unsigned depth = 1;
+    int ret;
+
+    n = node_skip_filters(n);
+    base = node_skip_filters(base);
+    for (; n && n != base; n = node_skip_filters(node_backing(n)), depth++) {
+        if (off >= n->size) {
+            *ext = (struct extent) { .flags = STATUS_ZERO, .len = len };
+            if (base) {
+                ext->flags |= STATUS_ALLOCATED;
+                ext->depth = depth;
+            }
+            return 0;
+        }
+        ret = status_co_node(n, off, len, ext);
+        if (ret < 0) {
+            return ret;
+        }
+        len = ext->len;
+        if (!n->drv->supports_backing) {
+            ext->flags |= STATUS_ALLOCATED;
+        }
+        if (ext->flags & STATUS_ALLOCATED) {
+            ext->depth = depth;
+            return 0;
+        }
+    }
+    *ext = (struct extent) { .len = len, .flags = n ? 0 : STATUS_ZERO };
+    return 0;
+}
+
+int node_co_status_above(struct node *n, struct node *base, uint64_t off,
+                         uint64_t len, struct extent *ret_ext)
+{
+    int ret;
+
+    if (len == 0 || off >= n->size) {
+        return -EIO;
+    }
+    len = MIN(len, n->size - off);
+    ret = status_co_walk(n, base, off, len, ret_ext);
+    /* Only overlays answer from memory; storage is asked once. */
+    for (unsigned i = 1; ret == 0 && i < MERGE_MAX && ret_ext->len < len &&
+         ret_ext->depth <= 1; i++) {
+        struct extent next;
+
+        if (!node_skip_filters(n)->drv->supports_backing ||
+            status_co_walk(n, base, off + ret_ext->len, len - ret_ext->len,
+                           &next) < 0 ||
+            !extent_continues(ret_ext, &next)) {
+            break;
+        }
+        ret_ext->len += next.len;
+    }
+    return ret;
+}
+
+bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len)
+{
+    while (n && len > 0 && off < n->size) {
+        struct extent ext;
+
+        if (node_co_status_above(n, NULL, off, len, &ext) < 0 ||
+            !(ext.flags & STATUS_ZERO)) {
+            return false;
+        }
+        off += ext.len;
+        len -= ext.len;
+    }
+    return true;
+}

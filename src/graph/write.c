@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Writing.  Storage with an alignment gets read-modify-write here, serialised
+ * over the aligned blocks by TRACK_ALLOC.  Overlays are cow.c's.
+ */
+#include <string.h>
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+#include "loop/io.h"
+
+#define BOUNCE_MAX (1u << 20)
+#define ZERO_BUF_SIZE 65536
+#define ZERO_VECS 16
+
+static uint8_t zero_buf[ZERO_BUF_SIZE] __attribute__((aligned(4096)));
+
+static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
+                             unsigned flags)
+{
+    struct node_int *p = n->priv;
+    int ret;
+
+    if (!n->drv->handles_fua) {
+        flags &= ~(unsigned)IO_FUA;
+    }
+    ret = n->drv->co_pwritev(n, off, iov, flags);
+    /* Even a failed write may have changed something that a flush covers. */
+    p->write_gen++;
+    if (ret == 0) {
+        p->write_highest = MAX(p->write_highest, off + iov.len);
+        if (n->drv->kind == NODE_PROTOCOL && off + iov.len > n->size) {
+            n->size = off + iov.len;
+            node_notify_changed(n);
+        }
+    }
+    return ret;
+}
+
+/* Read one block into @buf, for the part of it that is not written. */
+static CO_FN int write_co_read_block(struct node *n, uint64_t off,
+                                     uint8_t *buf, uint32_t align)
+{
+    struct iovec store;
+
+    if (off >= n->size) {
+        memset(buf, 0, align);
+        return 0;
+    }
+    return n->drv->co_preadv(n, off, iov_one(&store, buf, align), 0);
+}
+
+/* Widen to whole blocks in a buffer of our own. The blocks are held. */
+static CO_FN int write_co_bounced(struct node *n, uint64_t off, struct iov iov,
+                                  unsigned flags)
+{
+    uint32_t align = n->priv->limits.request_alignment;
+    uint64_t end = off + iov.len;
+    uint64_t start = round_down(off, align);
+    size_t len = round_up(end, align) - start;
+    uint8_t *buf = io_buf_get(len);
+    struct iovec store;
+    int ret = 0;
+
+    if (!buf) {
+        return -ENOMEM;
+    }
+    if (start != off) {
+        ret = write_co_read_block(n, start, buf, align);
+    }
+    if (ret == 0 && start + len != end && (len > align || start == off)) {
+        ret = write_co_read_block(n, start + len - align, buf + len - align,
+                                  align);
+    }
+    if (ret == 0) {
+        iov_to_buf(iov, 0, buf + (off - start), iov.len);
+        ret = write_co_op(n, start, iov_one(&store, buf, len), flags);
+    }
+    io_buf_put(buf, len);
+    return ret;
+}
+
+int write_co_driver(struct node *n, uint64_t off, struct iov iov,
+                    unsigned flags)
+{
+    const struct node_limits *l = &n->priv->limits;
+    uint64_t mask = l->request_alignment - 1;
+    uint64_t max = l->max_transfer ? MAX(l->max_transfer & ~mask, mask + 1)
+                                   : UINT64_MAX;
+    bool bounce = ((off | iov.len) & mask) ||
+                  !iov_is_aligned(iov, n->priv->mem_align);
+    size_t pos = 0;
+    int ret = 0;
+
+    if (!n->drv->co_pwritev) {
+        return node_is_filter(n)
+               ? node_co_pwritev(node_file(n), off, iov, flags) : -EPERM;
+    }
+    if (n->flags & NODE_NO_FLUSH && n->drv->kind == NODE_PROTOCOL) {
+        flags &= ~(unsigned)IO_FUA;
+    }
+    if (!bounce && iov.len <= max) {
+        ret = write_co_op(n, off, iov, flags);
+        return fua_co_finish(n, flags, ret);
+    }
+    if (bounce) {
+        max = MIN(max, MAX(BOUNCE_MAX, mask + 1));
+    }
+    while (pos < iov.len && ret == 0) {
+        uint64_t at = off + pos;
+        size_t len = MIN(iov.len - pos, max - (at & mask));
+        struct iov part = iov_slice(iov, pos, len);
+
+        ret = bounce ? write_co_bounced(n, at, part, flags)
+                     : write_co_op(n, at, part, flags);
+        pos += len;
+    }
+    return fua_co_finish(n, flags, ret);
+}
+
+/* Nodes without a backing file. */
+static CO_FN int write_co_plain(struct node *n, uint64_t off, struct iov iov,
+                                unsigned flags)
+{
+    uint32_t align = n->priv->limits.request_alignment;
+    uint64_t start = round_down(off, align);
+    uint64_t end = round_up(off + iov.len, align);
+    bool whole = start == off && end == off + iov.len;
+    struct tracked t;
+    int ret;
+
+    if (!n->priv->tracked) {
+        return write_co_driver(n, off, iov, flags);
+    }
+    track_co_begin(&t, n, start, end - start, whole ? TRACK_WRITE : TRACK_ALLOC);
+    ret = write_co_driver(n, off, iov, flags);
+    track_end(&t);
+    return ret;
+}
+
+int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
+                      unsigned flags)
+{
+    if (flags & IO_POPULATE) {
+        return write_co_driver(n, off, iov, flags);
+    }
+    return n->drv->supports_backing ? cow_co_write(n, off, iov, flags)
+                                    : write_co_plain(n, off, iov, flags);
+}
+
+int write_co_zeroes(struct node *n, uint64_t off, uint64_t len,
+                    unsigned flags)
+{
+    struct iovec v[ZERO_VECS];
+    unsigned fua = flags & IO_FUA;
+    int ret = 0;
+
+    for (unsigned i = 0; i < ZERO_VECS; i++) {
+        v[i] = (struct iovec) { zero_buf, ZERO_BUF_SIZE };
+    }
+    flags &= ~(unsigned)(IO_MAY_UNMAP | IO_FAST | IO_FUA);
+    while (len > 0 && ret == 0) {
+        size_t part = MIN(len, sizeof(zero_buf) * ZERO_VECS);
+        struct iov iov = { v, ZERO_VECS, 0, part };
+
+        /* The last one makes all of them durable. */
+        ret = write_co_dispatch(n, off, iov, flags);
+        off += part;
+        len -= part;
+    }
+    if (ret == 0 && fua) {
+        ret = node_co_flush(n);
+    }
+    return ret;
+}
