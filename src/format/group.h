@@ -27,9 +27,10 @@ struct node;
 
 struct group_ops {
     /* Before step 3: anything that must be durable before the pointers, besides
-     * data (NEED_CHECK, new tables). @gen: the group being published. */
+     * data (NEED_CHECK, new tables). Every generation up to @gen is published
+     * that is not yet: more than one after a failure for want of space. */
     CO_FN_PTR int (*co_before)(void *arg, uint64_t gen);
-    /* Step 4. */
+    /* Step 4. Must bear being called again for the same pointers. */
     CO_FN_PTR int (*co_publish)(void *arg, uint64_t gen);
     /* After step 5 succeeded (same for a flush with nothing pending). No yield. */
     void (*published)(void *arg, uint64_t gen);
@@ -38,8 +39,9 @@ struct group_ops {
 struct group *group_new(struct loop *l, struct node *file,
                         const struct group_ops *ops, void *arg,
                         uint64_t max_bytes, uint64_t max_age_ns);
-/* Nothing may be in flight; pending work must have been published. */
-void group_free(struct group *g);
+/* Nothing may be in flight; what is pending is lost unless it was published
+ * before. NULL is fine. Context: coroutine; waits for a pass under way. */
+CO_FN void group_co_free(struct group *g);
 
 /* An allocating write begins: the generation its pointer belongs to. Every
  * join is followed by exactly one group_data_done(). */
@@ -53,8 +55,13 @@ CO_FN int group_co_flush(struct group *g);
 void group_kick(struct group *g);
 /* Is anything waiting to be published? */
 bool group_pending(const struct group *g);
-/* 0, or the error of the flush that failed. */
+/* 0, or the error of the flush that failed. -ENOSPC and -EDQUOT of an operation
+ * of the driver are not kept: the pass fails, its pointers wait for the next. */
 int group_error(const struct group *g);
+/* Wait for a pass under way and let none begin (header changes) / let them. Do
+ * not flush in between. */
+CO_FN void group_co_lock(struct group *g);
+void group_unlock(struct group *g);
 /* Stop / restart the age timer and wait for a publish under way (drain). */
 CO_FN void group_co_quiesce(struct group *g);
 void group_resume(struct group *g);

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The table of the QED driver.  QED: a copy-on-write image with two levels of
+ * tables, no reference counts and no snapshots; see wire/qed.h.
+ */
+#include "format/qed/qed.h"
+#include "format/format.h"
+
+static const char *const option_names[] = { "file", "backing", NULL };
+
+static int driver_probe(const uint8_t *buf, size_t len)
+{
+    return qed_probe(buf, len) ? 100 : 0;
+}
+
+static void driver_limits(struct node *n, struct node_limits *l)
+{
+    l->cluster_size = (uint32_t) qed_cluster_size(qed_image(n));
+    l->fast_zero = true;
+}
+
+static const char *driver_header_backing(const struct node *n,
+                                         const char **ret_fmt)
+{
+    const struct qed_image *img = qed_image(n);
+
+    *ret_fmt = img->hdr.features & QED_F_NO_PROBE ? "raw" : NULL;
+    return img->backing_name;
+}
+
+const struct node_driver qed_driver = {
+    .name = "qed",
+    .kind = NODE_FORMAT,
+    .state_size = sizeof(struct qed_image),
+    .supports_backing = true,
+    .handles_fua = true,
+    .option_names = option_names,
+    .probe = driver_probe,
+    .co_open = qed_co_open,
+    .co_close = qed_co_close,
+    .co_reopen = qed_co_reopen,
+    .limits = driver_limits,
+    .co_info = qed_co_info,
+    .header_backing = driver_header_backing,
+    .co_preadv = qed_co_preadv,
+    .co_pwritev = qed_co_pwritev,
+    .co_zero = qed_co_zero,
+    .co_discard = qed_co_discard,
+    .co_flush = qed_co_flush,
+    .co_status = qed_co_status,
+    .co_truncate = qed_co_truncate,
+    .co_change_backing = qed_co_change_backing,
+    .co_check = qed_co_check,
+    .co_create = qed_co_create,
+    .create_options = qed_create_options,
+    .co_quiesce = qed_co_quiesce,
+    .resume = qed_resume,
+};

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Where guest clusters are: pending pointers first, newest generation first,
+ * then the tables.
+ *
+ * A lookup may yield to load one table; its answer is then formed without
+ * yielding, so it is a snapshot.  It stays true for whoever holds the range:
+ * clusters only go from absent to zero to data, and never move.
+ */
+#include <inttypes.h>
+#include "base/endian.h"
+#include "base/math.h"
+#include "format/qed/qed.h"
+
+G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
+
+static gint compare_keys(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = GPOINTER_TO_SIZE(a), y = GPOINTER_TO_SIZE(b);
+    return x < y ? -1 : x > y;
+}
+
+/* --- pending pointers --- */
+
+static struct qed_pending *pending_of(struct qed_image *img, uint64_t gen)
+{
+    unsigned n = img->n_pending_gens;
+    struct qed_pending *p;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (img->pending[i].gen == gen) {
+            return &img->pending[i];
+        }
+    }
+    g_assert(n < QED_GENERATIONS);
+    /* Two writers may enter pointers of two generations in either order. */
+    while (n > 0 && img->pending[n - 1].gen > gen) {
+        img->pending[n] = img->pending[n - 1];
+        n--;
+    }
+    img->n_pending_gens++;
+    p = &img->pending[n];
+    *p = (struct qed_pending) { .gen = gen, .map = g_tree_new(compare_keys) };
+    return p;
+}
+
+static void pending_insert(struct qed_image *img, struct qed_pending *p,
+                           uint64_t idx, uint64_t entry)
+{
+    int before = g_tree_nnodes(p->map);
+
+    g_tree_replace(p->map, GSIZE_TO_POINTER(idx), GSIZE_TO_POINTER(entry));
+    img->n_pending += (unsigned) (g_tree_nnodes(p->map) - before);
+}
+
+void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
+                     uint64_t n, uint64_t entry)
+{
+    struct qed_pending *p = pending_of(img, gen);
+
+    for (uint64_t i = 0; i < n; i++) {
+        pending_insert(img, p, idx + i, entry);
+        if (entry != QED_ENTRY_ZERO) {
+            entry += qed_cluster_size(img);
+        }
+    }
+    if (entry != QED_ENTRY_ZERO) {
+        p->end = max_u64(p->end, entry);
+    }
+}
+
+static void pending_remove_at(struct qed_image *img, unsigned i)
+{
+    img->n_pending -= (unsigned) g_tree_nnodes(img->pending[i].map);
+    g_tree_destroy(img->pending[i].map);
+    img->n_pending_gens--;
+    for (; i < img->n_pending_gens; i++) {
+        img->pending[i] = img->pending[i + 1];
+    }
+}
+
+struct merge {
+    struct qed_image *img;
+    struct qed_pending *into;
+};
+
+static gboolean merge_one(gpointer key, gpointer value, gpointer data)
+{
+    struct merge *m = data;
+
+    if (!g_tree_lookup(m->into->map, key)) {
+        pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key),
+                       GPOINTER_TO_SIZE(value));
+    }
+    return FALSE;
+}
+
+struct qed_pending *qed_pending_merge(struct qed_image *img, uint64_t gen)
+{
+    while (img->n_pending_gens > 1 && img->pending[1].gen <= gen) {
+        struct merge m = { img, &img->pending[1] };
+        g_tree_foreach(img->pending[0].map, merge_one, &m);
+        m.into->end = max_u64(m.into->end, img->pending[0].end);
+        pending_remove_at(img, 0);
+    }
+    return img->n_pending_gens && img->pending[0].gen <= gen
+        ? &img->pending[0] : NULL;
+}
+
+void qed_pending_drop(struct qed_image *img, uint64_t gen)
+{
+    while (img->n_pending_gens && img->pending[0].gen <= gen) {
+        pending_remove_at(img, 0);
+    }
+}
+
+void qed_pending_free(struct qed_image *img)
+{
+    while (img->n_pending_gens) {
+        pending_remove_at(img, 0);
+    }
+}
+
+/* --- lookup --- */
+
+bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
+                      uint64_t len)
+{
+    if (offset & (qed_cluster_size(img) - 1) || offset < img->header_bytes ||
+        !range_inside(offset, len, img->alloc_end) ||
+        ranges_overlap(offset, len, img->hdr.l1_table_offset,
+                       img->table_bytes)) {
+        return false;
+    }
+    for (unsigned i = 0; i < img->n_gaps; i++) {
+        if (ranges_overlap(offset, len, img->gaps[i].start,
+                           img->gaps[i].end - img->gaps[i].start)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A walk over cluster indices in step with all pending maps. */
+struct cursor {
+    GTreeNode *at[QED_GENERATIONS]; /* first node not below the index */
+};
+
+static uint64_t node_idx(GTreeNode *t)
+{
+    return GPOINTER_TO_SIZE(g_tree_node_key(t));
+}
+
+/* Move to @idx. True with *@ret_entry when a pointer for it is pending; else
+ * *@ret_next is the next index that has one, or UINT64_MAX. */
+static bool cursor_seek(const struct qed_image *img, struct cursor *c,
+                        uint64_t idx, uint64_t *ret_entry, uint64_t *ret_next)
+{
+    bool found = false;
+
+    *ret_next = UINT64_MAX;
+    for (unsigned i = 0; i < img->n_pending_gens; i++) {
+        while (c->at[i] && node_idx(c->at[i]) < idx) {
+            c->at[i] = g_tree_node_next(c->at[i]);
+        }
+        if (c->at[i] && node_idx(c->at[i]) == idx) {
+            *ret_entry = GPOINTER_TO_SIZE(g_tree_node_value(c->at[i]));
+            found = true; /* a newer generation overrides */
+        } else if (c->at[i]) {
+            *ret_next = min_u64(*ret_next, node_idx(c->at[i]));
+        }
+    }
+    return found;
+}
+
+/* Clusters that one rule answers for: @n entries, the first is @entry; those
+ * that follow count up by clusters if it is an offset. */
+struct segment {
+    uint64_t n, entry;
+};
+
+static void table_segment(const struct qed_image *img, const struct qed_l2 *t,
+                          uint64_t idx, uint64_t limit, struct segment *ret)
+{
+    uint64_t mask = qed_entries(img) - 1;
+    uint64_t step, want;
+
+    ret->entry = get_le64(&t->entries[idx & mask]);
+    step = ret->entry > QED_ENTRY_ZERO ? qed_cluster_size(img) : 0;
+    want = ret->entry;
+    for (ret->n = 1; idx + ret->n < limit; ret->n++) {
+        want += step;
+        if (get_le64(&t->entries[(idx + ret->n) & mask]) != want) {
+            break;
+        }
+    }
+}
+
+/* What stands in the tables from @idx up to @limit. 0, -EAGAIN when a table
+ * must be loaded first, -EINVAL. */
+static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
+                          struct segment *ret)
+{
+    uint32_t l1_idx = (uint32_t) (idx >> img->entry_bits);
+    uint64_t span_end = ((uint64_t) l1_idx + 1) << img->entry_bits;
+    uint64_t table = get_le64(&img->l1[l1_idx]);
+    uint64_t bytes;
+    struct qed_l2 *t;
+
+    limit = min_u64(limit, span_end);
+    if (table == 0) {
+        *ret = (struct segment) { .n = limit - idx, .entry = QED_ENTRY_NONE };
+        return 0;
+    }
+    t = qed_l2_peek(img, l1_idx);
+    if (!t) {
+        return -EAGAIN;
+    }
+    table_segment(img, t, idx, limit, ret);
+    if (ret->entry <= QED_ENTRY_ZERO) {
+        return 0;
+    }
+    if (qed_offset_valid(img, ret->entry, ret->n << img->cluster_bits)) {
+        return 0;
+    }
+    /* The good ones before the first bad one, if there are any. */
+    bytes = qed_cluster_size(img);
+    if (qed_offset_valid(img, ret->entry, bytes)) {
+        uint64_t n = 1;
+        while (qed_offset_valid(img, ret->entry + (n << img->cluster_bits),
+                                bytes)) {
+            n++;
+        }
+        ret->n = n;
+        return 0;
+    }
+    return node_corrupt(img->node, NULL,
+                        table + (idx & (qed_entries(img) - 1)) * 8,
+                        "QED L2 entry of guest offset %" PRIu64 " is 0x%" PRIx64
+                        ": no cluster of this file (run a check)",
+                        idx << img->cluster_bits, ret->entry);
+}
+
+static enum qed_kind entry_kind(uint64_t entry)
+{
+    return entry == QED_ENTRY_NONE ? QED_ABSENT
+        : entry == QED_ENTRY_ZERO ? QED_ZERO : QED_DATA;
+}
+
+/* From memory alone: clusters [@first, ...) as one segment, up to @last. */
+static int scan(struct qed_image *img, uint64_t first, uint64_t last,
+                struct segment *ret)
+{
+    struct cursor c = { { NULL } };
+    struct segment s;
+
+    for (unsigned i = 0; i < img->n_pending_gens; i++) {
+        c.at[i] = g_tree_lower_bound(img->pending[i].map,
+                                     GSIZE_TO_POINTER(first));
+    }
+    ret->n = 0;
+    while (first + ret->n < last) {
+        uint64_t idx = first + ret->n, next;
+        enum qed_kind kind;
+
+        if (cursor_seek(img, &c, idx, &s.entry, &next)) {
+            s.n = 1;
+        } else {
+            int r = tables_segment(img, idx, min_u64(next, last), &s);
+            if (r < 0) {
+                return ret->n ? 0 : r;
+            }
+        }
+        kind = entry_kind(s.entry);
+        if (ret->n == 0) {
+            *ret = s;
+        } else if (kind == entry_kind(ret->entry) &&
+                   (kind != QED_DATA || s.entry == ret->entry +
+                    (ret->n << img->cluster_bits))) {
+            ret->n += s.n;
+        } else {
+            break;
+        }
+    }
+    return 0;
+}
+
+int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
+                  struct qed_run *ret_run)
+{
+    uint64_t first = off >> img->cluster_bits;
+    uint64_t last = ((off + len - 1) >> img->cluster_bits) + 1;
+    uint64_t skip = off & (qed_cluster_size(img) - 1);
+    struct qed_l2 *t = NULL;
+    struct segment s;
+    int ret;
+
+    ret = scan(img, first, last, &s);
+    if (ret == -EAGAIN) {
+        ret = qed_l2_co_get(img, (uint32_t) (first >> img->entry_bits), &t);
+        if (ret < 0) {
+            return ret;
+        }
+        ret = scan(img, first, last, &s);
+        g_assert(ret != -EAGAIN);
+        qed_l2_put(img, t);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    ret_run->kind = entry_kind(s.entry);
+    ret_run->len = min_u64((s.n << img->cluster_bits) - skip, len);
+    ret_run->host = ret_run->kind == QED_DATA ? s.entry + skip : 0;
+    return 0;
+}

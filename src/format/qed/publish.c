@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A commit group's pointers reach the file.
+ *
+ * Before the group's first flush: NEED_CHECK (only without a backing file, M6);
+ * tables that do not exist yet, complete with this group's pointers, as nothing
+ * leads to them; the length of the file.  After it: sectors of existing tables,
+ * and the L1 entries of the new ones.
+ *
+ * Invariants
+ *   - The pointers being published sit in one frozen pending map: the group let
+ *     no write join it any more, and the map is dropped only by published().
+ *   - Space of a new table was never written before, so its sectors without
+ *     pointers need no write: they read as zeroes.
+ *   - Called again after a failure for want of space all steps are repeated;
+ *     `fresh` remembers which tables already have their place.
+ */
+#include <inttypes.h>
+#include "base/endian.h"
+#include "base/math.h"
+#include "format/qed/qed.h"
+#include "format/trace.h"
+
+/* Two dirty spots of a table this close become one write. */
+#define MERGE_ENTRIES 512
+
+/* --- helpers shared with check.c --- */
+
+struct each {
+    struct qed_image *img;
+    unsigned n, next;
+    int ret;
+    int (*fn)(void *arg, unsigned i);
+    void *arg;
+    struct co_latch running;
+};
+
+static CO_FN void each_co_run(struct each *e)
+{
+    while (e->next < e->n && e->ret == 0) {
+        int ret = e->fn(e->arg, e->next++);
+        if (ret < 0 && e->ret == 0) {
+            e->ret = ret;
+        }
+    }
+}
+
+static CO_FN void each_entry(void *arg)
+{
+    struct each *e = arg;
+
+    each_co_run(e);
+    co_latch_done(&e->running);
+}
+
+int qed_co_each(struct qed_image *img, unsigned n, unsigned workers,
+                int (*fn)(void *arg, unsigned i), void *arg)
+{
+    struct each e = { .img = img, .n = n, .fn = fn, .arg = arg };
+
+    for (unsigned i = 1; i < MIN(n, workers); i++) {
+        co_latch_add(&e.running);
+        co_start(img->loop, each_entry, &e);
+    }
+    each_co_run(&e);
+    co_latch_co_wait(&e.running);
+    return e.ret;
+}
+
+int qed_co_write_entries(struct qed_image *img, const uint64_t *entries,
+                         uint64_t table, uint32_t first, uint32_t end)
+{
+    struct node *file = qed_file(img);
+    uint64_t unit = max_u64(QED_SECTOR,
+                            node_get_limits(file)->request_alignment);
+    uint64_t a = round_down((uint64_t) first * 8, unit);
+    uint64_t b = min_u64(round_up((uint64_t) end * 8, unit), img->table_bytes);
+    struct iovec v;
+    int ret;
+
+    ret = node_co_pwritev(file, table + a,
+                          iov_one(&v, (char *) (uintptr_t) entries + a, b - a),
+                          0);
+    if (ret == 0) {
+        qed_note_written(img, table + b);
+    }
+    return ret;
+}
+
+/* --- one table --- */
+
+static uint64_t node_idx(GTreeNode *t)
+{
+    return GPOINTER_TO_SIZE(g_tree_node_key(t));
+}
+
+/* The next pointer of the same table, or NULL. */
+static GTreeNode *next_of_table(const struct qed_image *img, GTreeNode *t)
+{
+    uint64_t l1_idx = node_idx(t) >> img->entry_bits;
+
+    t = g_tree_node_next(t);
+    return t && node_idx(t) >> img->entry_bits == l1_idx ? t : NULL;
+}
+
+static uint32_t entry_of(const struct qed_image *img, GTreeNode *t)
+{
+    return (uint32_t) (node_idx(t) & (qed_entries(img) - 1));
+}
+
+static void item_apply(const struct qed_image *img, const struct qed_item *it,
+                       uint64_t *entries)
+{
+    for (GTreeNode *t = it->first; t; t = next_of_table(img, t)) {
+        put_le64(&entries[entry_of(img, t)],
+                 GPOINTER_TO_SIZE(g_tree_node_value(t)));
+    }
+}
+
+static CO_FN int item_co_write(struct qed_image *img, const struct qed_item *it,
+                               const uint64_t *entries)
+{
+    uint64_t table = qed_l2_offset(img, it->l1_idx);
+    GTreeNode *t = it->first;
+    int ret = 0;
+
+    while (t && ret == 0) {
+        uint32_t first = entry_of(img, t), end = first + 1;
+        while ((t = next_of_table(img, t)) &&
+               entry_of(img, t) < end + MERGE_ENTRIES) {
+            end = entry_of(img, t) + 1;
+        }
+        ret = qed_co_write_entries(img, entries, table, first, end);
+    }
+    return ret;
+}
+
+static CO_FN int item_co_write_table(struct qed_image *img,
+                                     const struct qed_item *it, bool is_new)
+{
+    struct qed_l2 *t;
+    int ret = is_new ? qed_l2_co_new(img, it->l1_idx, &t)
+                     : qed_l2_co_get(img, it->l1_idx, &t);
+
+    if (ret < 0) {
+        return ret;
+    }
+    item_apply(img, it, t->entries);
+    ret = item_co_write(img, it, t->entries);
+    qed_l2_put(img, t);
+    return ret;
+}
+
+/* --- the pass --- */
+
+static void collect_items(struct qed_image *img, GTree *map)
+{
+    uint64_t last = UINT64_MAX;
+
+    g_array_set_size(img->items, 0);
+    for (GTreeNode *t = g_tree_node_first(map); t; t = g_tree_node_next(t)) {
+        uint64_t l1_idx = node_idx(t) >> img->entry_bits;
+        if (l1_idx != last) {
+            struct qed_item it = {
+                .l1_idx = (uint32_t) l1_idx,
+                .fresh = img->l1[l1_idx] == 0 ||
+                    g_hash_table_contains(img->fresh,
+                                          GUINT_TO_POINTER((guint) l1_idx)),
+                .first = t,
+            };
+            g_array_append_val(img->items, it);
+            last = l1_idx;
+        }
+    }
+}
+
+static struct qed_item *item_at(struct qed_image *img, unsigned i)
+{
+    return &g_array_index(img->items, struct qed_item, i);
+}
+
+static CO_FN int write_fresh_entry(void *arg, unsigned i)
+{
+    struct qed_image *img = arg;
+    struct qed_item *it = item_at(img, i);
+    bool is_new;
+    uint64_t off;
+    int ret;
+
+    if (!it->fresh) {
+        return 0;
+    }
+    is_new = qed_l2_offset(img, it->l1_idx) == 0;
+    if (is_new) {
+        ret = qed_co_reserve(img, img->table_bytes, &off);
+        if (ret < 0) {
+            return ret;
+        }
+        g_hash_table_insert(img->fresh, GUINT_TO_POINTER(it->l1_idx),
+                            GSIZE_TO_POINTER(off));
+    }
+    return item_co_write_table(img, it, is_new);
+}
+
+static CO_FN int write_existing_entry(void *arg, unsigned i)
+{
+    struct qed_image *img = arg;
+    struct qed_item *it = item_at(img, i);
+
+    return it->fresh ? 0 : item_co_write_table(img, it, false);
+}
+
+static unsigned workers_for(const struct qed_image *img)
+{
+    return (unsigned) CLAMP(img->cache.max_bytes / 2 / img->table_bytes, 1,
+                            QED_WORKERS);
+}
+
+static uint64_t fresh_end(struct qed_image *img)
+{
+    GHashTableIter iter;
+    gpointer off;
+    uint64_t end = 0;
+
+    g_hash_table_iter_init(&iter, img->fresh);
+    while (g_hash_table_iter_next(&iter, NULL, &off)) {
+        end = max_u64(end, GPOINTER_TO_SIZE(off) + img->table_bytes);
+    }
+    return end;
+}
+
+static CO_FN int need_check_co_set(struct qed_image *img)
+{
+    struct qed_header h = img->hdr;
+
+    if (h.features & (QED_F_BACKING_FILE | QED_F_NEED_CHECK)) {
+        return 0;
+    }
+    h.features |= QED_F_NEED_CHECK;
+    return qed_co_write_header(img, &h);
+}
+
+static CO_FN int publish_co_before(void *arg, uint64_t gen)
+{
+    struct qed_image *img = arg;
+    struct qed_pending *p = qed_pending_merge(img, gen);
+    uint64_t end;
+    int ret;
+
+    if (!p) { /* every data write of the group failed */
+        g_array_set_size(img->items, 0);
+        return 0;
+    }
+    collect_items(img, p->map);
+    end = p->end;
+    trace_qed_publish(img->node->name, gen, g_tree_nnodes(p->map),
+                      img->items->len);
+    ret = need_check_co_set(img);
+    if (ret == 0) {
+        ret = qed_co_each(img, img->items->len, workers_for(img),
+                          write_fresh_entry, img);
+    }
+    if (ret == 0) {
+        ret = qed_co_extend(img, max_u64(end, fresh_end(img)));
+    }
+    return ret;
+}
+
+/* Let the L1 table point to the new tables. */
+static CO_FN int fresh_co_link(struct qed_image *img)
+{
+    unsigned n = img->items->len;
+    int ret = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t l1_idx = item_at(img, i)->l1_idx;
+        put_le64(&img->l1[l1_idx], qed_l2_offset(img, l1_idx));
+    }
+    for (unsigned i = 0; i < n && ret == 0; ) {
+        uint32_t first, end;
+        if (!item_at(img, i)->fresh) {
+            i++;
+            continue;
+        }
+        first = item_at(img, i)->l1_idx;
+        end = first + 1;
+        while (++i < n && item_at(img, i)->l1_idx < end + MERGE_ENTRIES) {
+            end = item_at(img, i)->fresh ? item_at(img, i)->l1_idx + 1 : end;
+        }
+        ret = qed_co_write_entries(img, img->l1, img->hdr.l1_table_offset,
+                                   first, end);
+    }
+    return ret;
+}
+
+static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
+{
+    struct qed_image *img = arg;
+    int ret = qed_co_each(img, img->items->len, workers_for(img),
+                          write_existing_entry, img);
+
+    return ret < 0 ? ret : fresh_co_link(img);
+}
+
+static void publish_done(void *arg, uint64_t gen)
+{
+    struct qed_image *img = arg;
+    bool any = img->n_pending_gens && img->pending[0].gen <= gen;
+
+    if (any) {
+        g_array_set_size(img->items, 0);
+        g_hash_table_remove_all(img->fresh);
+        qed_pending_drop(img, gen);
+        qed_arm_clear(img);
+    }
+}
+
+const struct group_ops qed_group_ops = {
+    .co_before = publish_co_before,
+    .co_publish = publish_co_pointers,
+    .published = publish_done,
+};

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What an image holds, told from memory: an L1 entry without a table answers
+ * for all it spans, runs of one kind are joined over tables that are cached.
+ */
+#include "format/qed/qed.h"
+
+int qed_co_status(struct node *n, uint64_t off, uint64_t len,
+                  struct extent *ext)
+{
+    struct qed_image *img = qed_image(n);
+    struct qed_run run;
+    int ret = qed_co_lookup(img, off, len, &run);
+
+    if (ret < 0) {
+        return ret;
+    }
+    *ext = (struct extent) { .len = run.len };
+    if (run.kind == QED_ZERO) {
+        ext->flags = STATUS_ALLOCATED | STATUS_ZERO;
+    } else if (run.kind == QED_DATA) {
+        ext->flags = STATUS_ALLOCATED | STATUS_DATA | STATUS_OFFSET_VALID;
+        ext->map_offset = run.host;
+        ext->map_node = qed_file(img);
+    }
+    return 0;
+}
+
+int qed_co_info(struct node *n, json_t *info, GError **err)
+{
+    const struct qed_image *img = qed_image(n);
+
+    json_object_set_new(info, "cluster-size",
+                        json_integer((json_int_t) qed_cluster_size(img)));
+    json_object_set_new(info, "dirty-flag",
+                        json_boolean(img->hdr.features & QED_F_NEED_CHECK));
+    return 0;
+}
