@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "coro.h"
+#include <glib.h>
+#include "loop/loop.h"
+
+#define SETTLE_TURNS 200
+
+struct run {
+    void (*fn)(void *arg);
+    void *arg;
+    struct loop *loop;
+};
+
+static CO_FN void run_entry(void *arg)
+{
+    struct run *r = arg;
+
+    r->fn(r->arg);
+    loop_stop(r->loop);
+}
+
+void coro_run(void (*fn)(void *arg), void *arg)
+{
+    struct loop_options opts = { .engine = IO_ENGINE_THREADS, .workers = 1 };
+    struct run r = { .fn = fn, .arg = arg };
+    GError *err = NULL;
+    int ret = loop_new(&opts, &r.loop, &err);
+
+    g_assert_no_error(err);
+    g_assert_cmpint(ret, ==, 0);
+    co_start(r.loop, run_entry, &r);
+    loop_run(r.loop);
+    for (unsigned i = 0; i < SETTLE_TURNS && co_count(r.loop) > 0; i++) {
+        loop_turn(r.loop, false);
+    }
+    g_assert_cmpuint(co_count(r.loop), ==, 0);
+    loop_free(r.loop);
+}
+
+void gate_co_pass(struct gate *g)
+{
+    g->waiting++;
+    while (g->shut) {
+        co_queue_co_wait(&g->queue);
+    }
+    g->waiting--;
+}
+
+void gate_open(struct gate *g)
+{
+    g->shut = false;
+    co_queue_wake_all(&g->queue);
+}
+
+void coro_co_settle(void)
+{
+    for (unsigned i = 0; i < SETTLE_TURNS; i++) {
+        co_co_relax();
+    }
+}

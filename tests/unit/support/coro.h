@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Coroutines in GLib tests: run one to its end, hold others at gates, and let
+ * everything that can run do so.
+ */
+#pragma once
+#include <stdbool.h>
+#include "base/annot.h"
+#include "loop/co.h"
+
+struct loop;
+
+/* Make a loop, run @fn(@arg) on it as a coroutine until it returns, check that
+ * no coroutine is left, free the loop. */
+void coro_run(void (*fn)(void *arg), void *arg);
+
+/* A place that coroutines cannot pass while it is shut. Zero-initialised it is
+ * open. */
+struct gate {
+    bool shut;
+    unsigned waiting;
+    struct co_queue queue;
+};
+CO_FN void gate_co_pass(struct gate *g);
+void gate_open(struct gate *g);
+
+/* Let every other coroutine run until all wait for something. Only what never
+ * leaves the loop (memory, gates) settles. */
+CO_FN void coro_co_settle(void);
