@@ -6,6 +6,7 @@
 struct stream_params {
     struct job_params job;
     struct node *node;             /* top; may be a filter over it */
+    const char *device;            /* as it was asked for, for texts, or NULL */
     struct node *base;             /* or NULL: whole chain */
     struct node *bottom;           /* instead of base: lowest node to copy */
     const char *backing_file;      /* string for the header, or NULL */

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Filling an overlay and cutting it loose; see pull.h.
+ *
+ * Order of the pivot, each step complete before the next:
+ *   1 flush the overlay, then check on its mapping, not on any counter, that
+ *     nothing above the new base is missing (S9, M2)
+ *   2 the driver makes the new backing reference durable; until its one sector
+ *     is on disk the old one counts, and both give the same bytes (P1)
+ *   3 drain, switch the live graph, let go (P4): nothing in between waits for
+ *     a disk, files are closed after guests run again
+ *   4 release; then the caller reports success (P2)
+ * Copy-on-read need not be stopped for it: it only adds clusters with the bytes
+ * that readers see anyway, and after step 1 there is nothing left to add.
+ */
+#include "job/pull.h"
+#include <inttypes.h>
+#include "base/err.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "job/backing-name.h"
+#include "job/trace.h"
+
+/* Zeroes at the end of a chain of which nothing will be left need no clusters
+ * to read as zeroes. Short runs get them all the same: they record that there
+ * is nothing to fetch, should the work be broken off. Long ones would cost
+ * whole tables. */
+#define LONG_ZERO (UINT64_C(1) << 30)
+
+static const char reason[] = "block device is in use by block job: stream";
+
+/* One node down, filters included. */
+static struct node *chain_next(struct node *n)
+{
+    return node_is_filter(n) ? node_filtered(n) : node_backing(n);
+}
+
+struct node *pull_lowest(struct node *top)
+{
+    struct node *n = top, *below;
+
+    while ((below = node_skip_filters(node_backing(n)))) {
+        n = below;
+    }
+    return n;
+}
+
+int pull_check(struct node *n, struct node *bottom, GError **err)
+{
+    struct node *end = node_backing(bottom);
+
+    for (; n && n != end; n = chain_next(n)) {
+        int ret = node_check_op(n, BLOCK_OP_STREAM, err);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
+/* --- hold and release --- */
+
+static char *pull_describe(void *arg)
+{
+    const struct pull *p = arg;
+
+    return g_strdup(p->by);
+}
+
+static const struct user_ops pull_user_ops = { .describe = pull_describe };
+
+static void pull_block(struct pull *p, struct node *n)
+{
+    g_ptr_array_add(p->blockers,
+                    node_block(n, (1u << BLOCK_OP_COUNT) - 1, reason));
+}
+
+static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
+{
+    struct node *n = p->top, *end = node_backing(p->bottom);
+    struct user *u;
+    int ret;
+
+    while ((n = chain_next(n)) && n != end) {
+        ret = user_co_new(n, "intermediate node", 0,
+                          PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                          &pull_user_ops, p, &u, err);
+        if (ret < 0) {
+            return ret;
+        }
+        g_ptr_array_add(p->mid_users, u);
+        pull_block(p, n);
+    }
+    return 0;
+}
+
+static CO_FN int pull_co_take(struct pull *p, GError **err)
+{
+    int ret;
+
+    if (!node_is_writable(p->top)) {
+        ret = node_co_set_read_only(p->top, false, err);
+        if (ret < 0) {
+            return ret;
+        }
+        p->made_writable = true;
+    }
+    ret = chain_freeze(p->top, p->bottom, p->by, err);
+    if (ret < 0) {
+        return ret;
+    }
+    p->frozen = true;
+    return pull_co_hold_mids(p, err);
+}
+
+CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
+                       const char *by, GError **err)
+{
+    int ret;
+
+    *p = (struct pull){
+        .top = node_ref(top),
+        .bottom = node_ref(bottom),
+        .by = g_strdup(by),
+        .mid_users = g_ptr_array_new(),
+        .blockers = g_ptr_array_new(),
+    };
+    /* At once, before anything yields: nobody else may begin here. */
+    pull_block(p, top);
+    ret = pull_co_take(p, err);
+    if (ret == 0) {
+        ret = user_co_new(top, "active node",
+                          PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                          PERM_ALL & ~PERM_RESIZE, &pull_user_ops, p,
+                          &p->user, err);
+    }
+    if (ret < 0) {
+        pull_co_release(p);
+    }
+    return ret;
+}
+
+CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err)
+{
+    json_t *o = json_pack("{s:s, s:s}", "driver", "copy-on-read", "file",
+                          p->top->name);
+    int ret;
+
+    if (name) {
+        json_object_set_new(o, "node-name", json_string(name));
+    }
+    if (node_backing(p->bottom)) {
+        json_object_set_new(o, "bottom", json_string(p->bottom->name));
+    }
+    ret = node_co_open(p->top->graph, o, NODE_RDWR, &p->filter, err);
+    json_decref(o);
+    if (ret < 0) {
+        p->filter = NULL;
+        return ret;
+    }
+    p->filter->implicit_filter = !name;
+    pull_block(p, p->filter);
+    return node_co_insert_filter(p->top, p->filter, err);
+}
+
+static void pull_unblock(struct pull *p)
+{
+    for (unsigned i = 0; i < p->blockers->len; i++) {
+        node_unblock(g_ptr_array_index(p->blockers, i));
+    }
+    g_ptr_array_set_size(p->blockers, 0);
+}
+
+static void pull_unfreeze(struct pull *p)
+{
+    if (p->frozen) {
+        chain_unfreeze(p->top, p->bottom);
+        p->frozen = false;
+    }
+}
+
+/* The filter goes out of the graph; the reference stays ours. Should that fail
+ * it stays where it is and does what it is told: copies what is read. */
+static CO_FN void pull_co_take_filter_out(struct pull *p)
+{
+    if (p->filter && p->filter->parents) {
+        int ret = node_co_remove_filter(p->filter, NULL);
+
+        trace_stream_filter_out(p->filter->name, ret);
+    }
+}
+
+CO_FN void pull_co_release(struct pull *p)
+{
+    if (!p->top) {
+        return;
+    }
+    user_co_free(p->user);
+    for (unsigned i = 0; i < p->mid_users->len; i++) {
+        user_co_free(g_ptr_array_index(p->mid_users, i));
+    }
+    pull_unfreeze(p);
+    pull_co_take_filter_out(p);
+    pull_unblock(p);
+    if (p->filter) {
+        node_co_unref(p->filter);
+    }
+    if (p->made_writable) {
+        (void)node_co_set_read_only(p->top, true, NULL);
+    }
+    node_co_unref(p->bottom);
+    node_co_unref(p->top);
+    g_ptr_array_free(p->mid_users, TRUE);
+    g_ptr_array_free(p->blockers, TRUE);
+    g_free(p->by);
+    *p = (struct pull){ 0 };
+}
+
+/* --- work --- */
+
+static bool extent_needs_copy(const struct extent *ext, bool have_base)
+{
+    /* Without a base only what is not zero is lost with the chain. */
+    return ext->depth >= 2 && (have_base || !(ext->flags & STATUS_ZERO));
+}
+
+static CO_FN int pull_co_status(struct pull *p, uint64_t off, uint64_t max,
+                                struct extent *ext, bool *ret_have_base)
+{
+    struct node *base;
+    int ret;
+
+    user_co_enter(p->user);
+    base = node_backing(p->bottom);
+    *ret_have_base = base != NULL;
+    ret = node_co_status_above(p->top, base, off, max, ext);
+    user_leave(p->user);
+    return ret;
+}
+
+CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
+                       bool *ret_need, bool *ret_zero, uint64_t *ret_len)
+{
+    struct extent ext = { 0 };
+    bool have_base;
+    int ret = pull_co_status(p, off, max, &ext, &have_base);
+
+    if (ret < 0) {
+        return ret;
+    }
+    *ret_zero = ext.flags & STATUS_ZERO;
+    *ret_need = extent_needs_copy(&ext, have_base)
+        || (ext.depth >= 2 && ext.len < LONG_ZERO);
+    *ret_len = ext.len;
+    return 0;
+}
+
+CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
+                       struct populate_result *ret_res)
+{
+    int ret;
+
+    user_co_enter(p->user);
+    ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
+                           IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA), ret_res);
+    user_leave(p->user);
+    return ret;
+}
+
+CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
+{
+    uint64_t off = 0, size = p->top->size;
+    int ret;
+
+    user_co_enter(p->user);
+    ret = node_co_flush(p->top);
+    user_leave(p->user);
+    while (ret == 0 && off < size) {
+        struct extent ext = { 0 };
+        bool have_base;
+
+        ret = pull_co_status(p, off, size - off, &ext, &have_base);
+        if (ret == 0 && extent_needs_copy(&ext, have_base)) {
+            *ret_missing = off;
+            ret = -EAGAIN;
+        }
+        off += ext.len;
+    }
+    return ret;
+}
+
+/* --- pivot --- */
+
+static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
+                                       const char *backing_file, GError **err)
+{
+    const struct node_driver *drv = p->top->drv;
+    g_autofree char *worked_out = NULL;
+    const char *name = NULL, *fmt = NULL;
+    int ret;
+
+    if (!drv->co_change_backing) {
+        return err_set(err, ENOTSUP,
+                       "Image format driver '%s' does not support changing "
+                       "the backing file", drv->name);
+    }
+    if (base) {
+        fmt = backing_format(base);
+        if (!backing_file) {
+            backing_file = worked_out = backing_co_name(p->top, p->bottom,
+                                                        base);
+        }
+        name = backing_file;
+    }
+    user_co_enter(p->user);
+    ret = drv->co_change_backing(p->top, name, fmt, err);
+    user_leave(p->user);
+    trace_stream_header(p->top->name, name, fmt, ret);
+    if (ret < 0) {
+        err_prefix(err, "Could not change the backing file of '%s'",
+                   p->top->name);
+    }
+    return ret;
+}
+
+/* The overlay's backing edge moves to what is below @bottom. */
+static CO_FN int pull_co_switch(struct pull *p, GError **err)
+{
+    struct edge *e = node_child(p->top, "backing");
+    struct node *old, *base;
+    int ret = 0;
+
+    if (!e || p->bottom == p->top) {
+        return 0;
+    }
+    old = node_ref(e->child);
+    node_co_drain_begin(p->top);
+    pull_unfreeze(p);
+    base = node_backing(p->bottom);
+    if (base) {
+        ret = edge_co_replace(e, base, err);
+    } else {
+        edge_co_detach(e);
+    }
+    if (ret == 0) {
+        pull_co_take_filter_out(p);
+    }
+    node_drain_end(p->top);
+    trace_stream_switched(p->top->name, base ? base->name : NULL, ret);
+    node_co_unref(old);
+    return ret;
+}
+
+CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
+{
+    uint64_t missing = 0;
+    int ret;
+
+    if (!node_backing(p->top)) {
+        return 0;                   /* never had a base */
+    }
+    if (p->bottom != p->top) {
+        ret = pull_co_verify(p, &missing);
+        if (ret == -EAGAIN) {
+            return err_set(err, EIO, "'%s' still needs its backing file at "
+                           "offset %" PRIu64, p->top->name, missing);
+        }
+        if (ret < 0) {
+            return err_set_errno(err, -ret, "Could not make the data of '%s' "
+                                 "durable", p->top->name);
+        }
+    }
+    ret = pull_co_change_header(p, node_skip_filters(node_backing(p->bottom)),
+                                backing_file, err);
+    return ret < 0 ? ret : pull_co_switch(p, err);
+}

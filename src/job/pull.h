@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A pull: an overlay that is filled from its chain down to a lowest node, then
+ * linked to what is below that.  What the stream job and its one-step form
+ * share.
+ *
+ * While it is held nobody else may change the part of the chain concerned.
+ * What is below @bottom is not held: it is looked up each time, and the link
+ * made at the end leads to what is there then.
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "graph/node.h"
+#include "graph/populate.h"
+
+struct pull {
+    struct node *top;          /* the overlay; no filter */
+    struct node *bottom;       /* lowest node to copy; == @top: nothing to do */
+    struct node *filter;       /* copy-on-read above @top, or NULL; owned */
+    struct user *user;         /* on @top: enters for each piece of work */
+    GPtrArray *mid_users;      /* on each node between, @bottom included */
+    GPtrArray *blockers;
+    bool frozen, made_writable;
+    char *by;                  /* "stream job 'j'", for error texts */
+};
+
+/* The lowest node of the chain below @top; @top itself when it has none. */
+struct node *pull_lowest(struct node *top);
+/* May the chain from @n (filters included) down to @bottom be pulled? -EBUSY */
+int pull_check(struct node *n, struct node *bottom, GError **err);
+
+/* Take hold of @top down to @bottom: writable, blocked, frozen. @by is copied.
+ * On failure nothing is held. */
+CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
+                       const char *by, GError **err);
+/* Put a copy-on-read filter above the overlay. @name NULL: an implicit one. */
+CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err);
+/* Let go of everything; fine on one that holds nothing. */
+CO_FN void pull_co_release(struct pull *p);
+
+/* What is to be done at @off? @ret_need: populate it; @ret_zero: it is zeroes.
+ * 0 < *ret_len <= @max. */
+CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
+                       bool *ret_need, bool *ret_zero, uint64_t *ret_len);
+CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
+                       struct populate_result *ret);
+/* Flush, then look at the mapping of the whole overlay: 0 when it does not need
+ * the nodes down to @bottom any more, -EAGAIN with the offset of what is still
+ * missing, other -errno. */
+CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing);
+
+/* The pivot. @backing_file: what the header shall say; NULL: worked out.
+ * On failure before the header was rewritten the old chain stands. */
+CO_FN int pull_co_pivot(struct pull *p, const char *backing_file,
+                        GError **err);

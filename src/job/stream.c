@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * block-stream: the job and its one-step form.
+ *
+ * The job fills the overlay by the copy engine over a pull (pull.c), checks
+ * that nothing is missing, and pivots when it is finalized.  The work is in
+ * the overlay's own mapping: a job that was cancelled, or lost with its daemon,
+ * goes on where it was when it is started again.
+ */
+#include "job/stream.h"
+#include <inttypes.h>
+#include "base/err.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "job/copy.h"
+#include "job/pull.h"
+#include "loop/co.h"
+
+/* Passes over the image. The second finds nothing unless somebody meddles. */
+#define PASSES 3
+/* What one step copies, at least a cluster. */
+#define STEP (UINT64_C(512) << 10)
+
+struct stream_job {
+    struct job job;           /* first */
+    struct graph *graph;
+    struct pull pull;
+    struct copy *copy;        /* while it runs */
+    char *backing_file;
+    enum on_error on_error;
+    bool noop;
+    int ignored;              /* first error that was passed over, -errno */
+};
+
+/* --- the copy engine's view --- */
+
+static CO_FN int stream_co_scan(void *arg, uint64_t off, uint64_t max,
+                                bool *ret_need, bool *ret_zero,
+                                uint64_t *ret_len)
+{
+    struct stream_job *s = arg;
+
+    return pull_co_scan(&s->pull, off, max, ret_need, ret_zero, ret_len);
+}
+
+static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
+                                bool zero, struct copy_result *res)
+{
+    struct stream_job *s = arg;
+    struct populate_result pr = { 0 };
+    int ret = pull_co_copy(&s->pull, off, len, zero, &pr);
+
+    res->copied = pr.copied;
+    res->is_read = pr.read_error != 0;
+    return ret;
+}
+
+static void stream_progress(void *arg, uint64_t offset)
+{
+    struct stream_job *s = arg;
+
+    s->job.offset = offset;
+}
+
+static CO_FN int stream_co_error(void *arg, uint64_t off, bool is_read,
+                                 int errnum)
+{
+    struct stream_job *s = arg;
+
+    switch (job_error_action(&s->job, s->on_error, is_read, errnum)) {
+    case ERROR_ACTION_IGNORE:
+        s->ignored = s->ignored ? s->ignored : -errnum;
+        return 0;
+    case ERROR_ACTION_STOP:
+        return -EAGAIN;       /* the pause point sleeps until it is resumed */
+    case ERROR_ACTION_REPORT:
+        break;
+    }
+    return -errnum;
+}
+
+static CO_FN int stream_co_pause_point(void *arg)
+{
+    struct stream_job *s = arg;
+
+    return job_co_pause_point(&s->job);
+}
+
+static uint64_t stream_demand_latency(void *arg)
+{
+    struct stream_job *s = arg;
+
+    return node_demand_latency_ns(s->pull.top);
+}
+
+static const struct copy_ops stream_copy_ops = {
+    .co_scan = stream_co_scan,
+    .co_copy = stream_co_copy,
+    .progress = stream_progress,
+    .co_error = stream_co_error,
+    .co_pause_point = stream_co_pause_point,
+    .demand_latency_ns = stream_demand_latency,
+};
+
+/* --- the job --- */
+
+static CO_FN int stream_co_pass(struct stream_job *s)
+{
+    struct copy_params params = {
+        .end = s->job.len,
+        .cluster = node_get_limits(s->pull.top)->cluster_size,
+        .speed = s->job.speed,
+    };
+    int ret;
+
+    s->copy = copy_new(graph_loop(s->graph), &stream_copy_ops, s, &params);
+    ret = copy_co_run(s->copy);
+    copy_free(s->copy);
+    s->copy = NULL;
+    return ret;
+}
+
+static CO_FN int stream_co_run(struct job *j, GError **err)
+{
+    struct stream_job *s = (struct stream_job *)j;
+    uint64_t missing = 0;
+    int ret = s->noop ? job_co_pause_point(j) : -EAGAIN;
+
+    for (unsigned i = 0; i < PASSES && ret == -EAGAIN; i++) {
+        ret = stream_co_pass(s);
+        if (ret == 0) {
+            /* What was passed over must never lose its base (S7). */
+            ret = s->ignored ? s->ignored : pull_co_verify(&s->pull, &missing);
+        }
+    }
+    if (ret == -EAGAIN) {
+        return err_set(err, EIO, "'%s' still needs its backing file at offset "
+                       "%" PRIu64, s->pull.top->name, missing);
+    }
+    return ret;
+}
+
+static CO_FN int stream_co_prepare(struct job *j, GError **err)
+{
+    struct stream_job *s = (struct stream_job *)j;
+
+    return pull_co_pivot(&s->pull, s->backing_file, err);
+}
+
+static CO_FN void stream_co_clean(struct job *j)
+{
+    struct stream_job *s = (struct stream_job *)j;
+
+    pull_co_release(&s->pull);
+    g_clear_pointer(&s->backing_file, g_free);
+}
+
+static void stream_set_speed(struct job *j, uint64_t speed)
+{
+    struct stream_job *s = (struct stream_job *)j;
+
+    if (s->copy) {
+        copy_set_speed(s->copy, speed);
+    }
+}
+
+static void stream_kick(struct job *j)
+{
+    struct stream_job *s = (struct stream_job *)j;
+
+    if (s->copy) {
+        copy_kick(s->copy);
+    }
+}
+
+static const struct job_driver stream_driver = {
+    .type = "stream",
+    .job_size = sizeof(struct stream_job),
+    .co_run = stream_co_run,
+    .co_prepare = stream_co_prepare,
+    .co_clean = stream_co_clean,
+    .set_speed = stream_set_speed,
+    .kick = stream_kick,
+};
+
+/* --- start --- */
+
+/* The lowest node to copy, by `base` or `bottom`. */
+static int stream_find_bottom(const struct stream_params *p, struct node *top,
+                              struct node **ret_bottom, GError **err)
+{
+    const char *device = p->device ? p->device : p->node->name;
+
+    if (p->base && p->bottom) {
+        return err_set(err, EINVAL, "'base-node' and 'bottom' cannot be "
+                       "specified at the same time");
+    }
+    if (p->base) {
+        *ret_bottom = node_overlay_of(top, p->base);
+        if (!*ret_bottom) {
+            return err_set(err, EINVAL,
+                           "Node '%s' is not a backing image of '%s'",
+                           p->base->name, device);
+        }
+        return 0;
+    }
+    if (p->bottom) {
+        if (node_is_filter(p->bottom)) {
+            return err_set(err, EINVAL, "Node '%s' is a filter, use a "
+                           "non-filter node as 'bottom'", p->bottom->name);
+        }
+        if (!node_chain_contains(top, p->bottom)) {
+            return err_set(err, EINVAL,
+                           "Node '%s' is not in a chain starting from '%s'",
+                           p->bottom->name, device);
+        }
+        *ret_bottom = p->bottom;
+        return 0;
+    }
+    *ret_bottom = pull_lowest(top);
+    return 0;
+}
+
+static int stream_check(const struct stream_params *p, struct node *top,
+                        struct node **ret_bottom, GError **err)
+{
+    int ret = stream_find_bottom(p, top, ret_bottom, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (p->backing_file && !node_backing(*ret_bottom)) {
+        return err_set(err, EINVAL, "backing file specified, but streaming "
+                       "the entire chain");
+    }
+    ret = pull_check(p->node, *ret_bottom, err);
+    if (ret < 0) {
+        return ret;
+    }
+    if (node_backing(top) && !top->drv->supports_backing) {
+        return err_set(err, ENOTSUP, "'%s' cannot be streamed: its driver '%s' "
+                       "has no backing files", top->name, top->drv->name);
+    }
+    return 0;
+}
+
+CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
+                          struct job **ret_job, GError **err)
+{
+    struct node *top = node_skip_filters(p->node), *bottom = NULL;
+    g_autofree char *by = NULL;
+    struct stream_job *s;
+    struct job *j;
+    int ret;
+
+    ret = stream_check(p, top, &bottom, err);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = job_new(js, &stream_driver, &p->job, &j, err);
+    if (ret < 0) {
+        return ret;
+    }
+    s = (struct stream_job *)j;
+    s->graph = top->graph;
+    s->on_error = p->on_error;
+    s->backing_file = g_strdup(p->backing_file);
+    s->noop = bottom == top;
+    j->len = s->noop ? 0 : top->size;
+    by = g_strdup_printf("stream job '%s'", j->id);
+    ret = pull_co_hold(&s->pull, top, bottom, by, err);
+    if (ret == 0 && !s->noop) {
+        ret = pull_co_add_filter(&s->pull, p->filter_node_name, err);
+    }
+    if (ret < 0) {
+        stream_co_clean(j);
+        job_drop(j);
+        return ret;
+    }
+    job_start(j);
+    *ret_job = j;
+    return 0;
+}
+
+/* --- one step --- */
+
+/* Populate from @off until something was; *@ret_end is where that ends. */
+static CO_FN int step_co_populate(struct pull *p, uint64_t off,
+                                  uint64_t *ret_end)
+{
+    uint64_t size = p->top->size;
+    uint64_t step = MAX(STEP, node_get_limits(p->top)->cluster_size);
+    int ret = 0;
+
+    while (off < size) {
+        struct populate_result res = { 0 };
+        bool need = false, zero = false;
+        uint64_t len = 0;
+
+        ret = pull_co_scan(p, off, size - off, &need, &zero, &len);
+        if (ret < 0) {
+            return ret;
+        }
+        if (need) {
+            len = MIN(len, step - off % step);
+            ret = pull_co_copy(p, off, len, zero, &res);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+        off += len;
+        if (res.copied || res.zeroed) {
+            break;
+        }
+    }
+    *ret_end = off;
+    return 0;
+}
+
+/* At the end of the device: let go of the base if nothing is missing. */
+static CO_FN int step_co_finish(struct pull *p, bool *ret_done, GError **err)
+{
+    uint64_t missing;
+    int ret = pull_co_verify(p, &missing);
+
+    if (ret == -EAGAIN) {
+        *ret_done = false;    /* the caller began in the middle */
+        return 0;
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not check '%s'", p->top->name);
+    }
+    *ret_done = true;
+    return pull_co_pivot(p, NULL, err);
+}
+
+static CO_FN int step_co_run(struct pull *p, uint64_t *cursor,
+                             uint64_t *ret_offset, bool *ret_done,
+                             GError **err)
+{
+    uint64_t end = 0;
+    int ret = step_co_populate(p, *cursor, &end);
+
+    *ret_done = false;
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not copy into '%s' at or after "
+                             "offset %" PRIu64, p->top->name, *cursor);
+    }
+    if (end >= p->top->size) {
+        ret = step_co_finish(p, ret_done, err);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    *ret_offset = end;
+    *cursor = end >= p->top->size && !*ret_done ? 0 : end;
+    return 0;
+}
+
+CO_FN int stream_co_step(struct jobs *js, struct node *top,
+                         const char *device, uint64_t *cursor,
+                         uint64_t *ret_len, uint64_t *ret_offset, GError **err)
+{
+    struct node *image = node_skip_filters(top), *bottom = pull_lowest(image);
+    uint64_t len = image->size;
+    struct pull pull;
+    bool done = false;
+    int ret;
+
+    *cursor = MIN(*cursor, len);
+    if (bottom == image) {
+        *ret_len = *ret_offset = len;     /* nothing is missing */
+        return 0;
+    }
+    ret = pull_check(top, bottom, err);
+    if (ret == 0) {
+        ret = pull_co_hold(&pull, image, bottom, "block_stream", err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    ret = step_co_run(&pull, cursor, ret_offset, &done, err);
+    pull_co_release(&pull);
+    if (ret < 0) {
+        return ret;
+    }
+    *ret_len = len;
+    if (done) {
+        jobs_send_completed(js, "stream", device, len, len);
+    }
+    return 0;
+}
