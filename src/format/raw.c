@@ -77,6 +77,10 @@ static CO_FN int raw_co_reopen(struct node *n, struct opts *o, unsigned flags,
                                GError **err)
 {
     struct raw_state *s = n->state, old = *s;
+
+    if ((flags ^ n->flags) & NODE_RDWR) {
+        return 0; /* only the flag changes; @o is empty */
+    }
     *s = (struct raw_state){};
     int ret = raw_take_window(o, s, err);
     if (ret == 0) {

@@ -201,6 +201,11 @@ static const struct channel_ops sock_ops = {
     .free = sock_free,
 };
 
+int channel_fd(const struct channel *c)
+{
+    return c->ops == &sock_ops ? ((const struct channel_sock *)c)->fd : -1;
+}
+
 /* Who is at the other end, for messages: "unix uid 0 pid 42" or
  * "127.0.0.1:4242". */
 static char *sock_describe(int fd, int *ret_uid)

@@ -46,6 +46,10 @@ void channel_shutdown(struct channel *c);
  * (libnbd). @events and the result are poll(2) bits. -ETIMEDOUT. */
 CO_FN int channel_co_poll_fd(int fd, short events, uint64_t timeout_ns);
 
+/* The descriptor, still the channel's; -1 for memory. For libraries that do
+ * the transfers themselves (libnbd). */
+int channel_fd(const struct channel *c);
+
 /* Peer's uid for a Unix socket, or -1. */
 int channel_peer_uid(const struct channel *c);
 const char *channel_describe(const struct channel *c);

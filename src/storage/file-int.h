@@ -21,16 +21,10 @@ struct extent;
 struct io_file;
 struct node;
 
-enum detect_zeroes {
-    DETECT_ZEROES_OFF, DETECT_ZEROES_ON, DETECT_ZEROES_UNMAP
-};
-
 /* What options say; replaced as a whole by a reopen. */
 struct file_options {
     char *path;
     enum file_locking locking;
-    bool unmap;                       /* discard=unmap */
-    enum detect_zeroes detect_zeroes;
     bool direct, no_flush;            /* cache.* */
 };
 

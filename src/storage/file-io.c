@@ -3,9 +3,8 @@
  * Reads, writes, zeroes, discards and status of a file or block device.
  *
  * What a file system turned out not to support is remembered per node, so
- * that it is asked once.  node->size follows writes past the end; the size
- * itself is only ever cut by an explicit truncate: growing a file by
- * ftruncate(2) could race with a write further out and cut it off.
+ * that it is asked once.  The file grows by writes only, never by ftruncate(2)
+ * on the side, which could race with a write further out and cut it off.
  */
 #include "storage/file-int.h"
 
@@ -62,15 +61,6 @@ static uint64_t round_up(uint64_t value, uint64_t alignment)
     return (value + alignment - 1) / alignment * alignment;
 }
 
-/* A write that ends in the padding of the last block does not count. */
-static void grow_size(struct node *n, uint64_t end)
-{
-    const struct file_state *s = n->state;
-    if (end > round_up(n->size, s->alignment)) {
-        n->size = end;
-    }
-}
-
 /* Common end of what changes the file. */
 static CO_FN int file_co_changed(struct node *n, const char *what, uint64_t off,
                                  uint64_t len, unsigned flags, int ret)
@@ -79,7 +69,6 @@ static CO_FN int file_co_changed(struct node *n, const char *what, uint64_t off,
         trace_file_io_error(n->filename, what, off, len, ret);
         return ret;
     }
-    grow_size(n, off + len);
     return (flags & IO_FUA) ? file_io_co_flush(n) : 0;
 }
 
@@ -88,16 +77,6 @@ int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     struct file_state *s = n->state;
 
-    if (s->opt.detect_zeroes != DETECT_ZEROES_OFF && iov_is_zero(iov)) {
-        unsigned how = flags & ~(unsigned)IO_MAY_UNMAP;
-        if (s->opt.detect_zeroes == DETECT_ZEROES_UNMAP) {
-            how |= IO_MAY_UNMAP;
-        }
-        int ret = file_io_co_zero(n, off, iov.len, how);
-        if (ret != -ENOTSUP) {
-            return ret;
-        }
-    }
     file_holes_wrote(&s->holes, off, iov.len);
     int ret = io_co_pwritev(s->io, off, iov, IO_TAG_DATA);
     file_holes_wrote(&s->holes, off, iov.len);
@@ -211,9 +190,6 @@ static CO_FN int file_co_zero_block(struct file_state *s, uint64_t off,
 int file_io_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct file_state *s = n->state;
-    if (!s->opt.unmap) {
-        flags &= ~(unsigned)IO_MAY_UNMAP;
-    }
     file_holes_punched(&s->holes, off, len);
     int ret = s->is_block ? file_co_zero_block(s, off, len, flags)
                           : file_co_zero_file(n, off, len, flags);
@@ -229,9 +205,6 @@ int file_io_co_discard(struct node *n, uint64_t off, uint64_t len)
     struct file_state *s = n->state;
     int ret;
 
-    if (!s->opt.unmap) {
-        return 0;
-    }
     file_holes_punched(&s->holes, off, len);
     ret = file_co_punch(s, off, len);
     if (ret == -ENOTSUP && s->is_block && !s->no_blk_discard) {

@@ -19,74 +19,18 @@
 #include "storage/trace.h"
 
 static const char *const locking_names[] = { "off", "on", "auto", NULL };
-static const char *const discard_names[] = { "ignore", "unmap", NULL };
-static const char *const detect_names[] = { "off", "on", "unmap", NULL };
 static const char *const aio_names[] = {
     "threads", "native", "io_uring", NULL
 };
 
 static const char *const file_option_names[] = {
-    "filename", "aio", "locking", "discard", "detect-zeroes", "cache",
-    "x-check-cache-dropped", NULL
+    "filename", "aio", "locking", "x-check-cache-dropped", NULL
 };
 
 static void file_options_clear(struct file_options *fo)
 {
     g_free(fo->path);
     *fo = (struct file_options){};
-}
-
-/* cache: { direct, no-flush } */
-static int take_cache(struct opts *o, struct file_options *fo, GError **err)
-{
-    json_t *obj = opts_take_any(o, "cache");
-    if (!obj) {
-        return 0;
-    }
-    if (!json_is_object(obj)) {
-        json_decref(obj);
-        return err_set(err, EINVAL,
-                       "Invalid parameter type for 'cache', expected: object");
-    }
-    CLEANUP(opts_freep) struct opts *sub = opts_new(obj);
-    json_decref(obj);
-    int ret = opts_take_bool(sub, "direct", &fo->direct, err);
-    if (ret >= 0) {
-        ret = opts_take_bool(sub, "no-flush", &fo->no_flush, err);
-    }
-    return ret < 0 ? ret : opts_finish(sub, err);
-}
-
-static int take_enums(struct opts *o, struct file_options *fo, GError **err)
-{
-    /* The engine is the daemon's choice; its names are accepted. */
-    int aio, locking = FILE_LOCKING_AUTO, discard = 0;
-    int detect = DETECT_ZEROES_OFF;
-    const struct {
-        const char *name;
-        const char *const *values;
-        int *ret;
-    } enums[] = {
-        { "aio", aio_names, &aio },
-        { "locking", locking_names, &locking },
-        { "discard", discard_names, &discard },
-        { "detect-zeroes", detect_names, &detect },
-    };
-    for (unsigned i = 0; i < G_N_ELEMENTS(enums); i++) {
-        int ret = opts_take_enum(o, enums[i].name, enums[i].values,
-                                 enums[i].ret, err);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    fo->locking = (enum file_locking)locking;
-    fo->unmap = discard == 1;
-    fo->detect_zeroes = (enum detect_zeroes)detect;
-    if (fo->detect_zeroes == DETECT_ZEROES_UNMAP && !fo->unmap) {
-        return err_set(err, EINVAL, "setting detect-zeroes to unmap is not "
-                       "allowed without setting discard operation to unmap");
-    }
-    return 0;
 }
 
 static int take_debug(struct opts *o, GError **err)
@@ -100,25 +44,32 @@ static int take_debug(struct opts *o, GError **err)
     return MIN(ret, 0);
 }
 
+/* The engine is the daemon's choice; "aio" and its values are accepted. */
 static int file_options_take(struct opts *o, unsigned flags,
                              struct file_options *fo, GError **err)
 {
+    int aio, locking = FILE_LOCKING_AUTO;
+
     fo->direct = flags & NODE_CACHE_DIRECT;
     fo->no_flush = flags & NODE_NO_FLUSH;
     int ret = opts_take_str(o, "filename", &fo->path, err);
     if (ret == 0) {
         return opts_missing("filename", err);
     }
-    if (ret > 0 && (ret = take_cache(o, fo, err)) >= 0 &&
-        (ret = take_enums(o, fo, err)) >= 0) {
-        ret = take_debug(o, err);
-    }
-    if (ret >= 0 && !*fo->path) {
+    if (ret > 0 && !*fo->path) {
         ret = err_set(err, EINVAL, "Parameter 'filename' must not be empty");
     }
-    if (flags & NODE_FORCE_SHARE) {
-        fo->locking = FILE_LOCKING_OFF;
+    if (ret > 0) {
+        ret = opts_take_enum(o, "aio", aio_names, &aio, err);
     }
+    if (ret >= 0) {
+        ret = opts_take_enum(o, "locking", locking_names, &locking, err);
+    }
+    if (ret >= 0) {
+        ret = take_debug(o, err);
+    }
+    fo->locking = flags & NODE_FORCE_SHARE ? FILE_LOCKING_OFF
+                                           : (enum file_locking)locking;
     return MIN(ret, 0);
 }
 
@@ -197,31 +148,6 @@ static CO_FN int file_co_open_checked(const struct node *n,
     return 0;
 }
 
-/* Would opening for reading help? */
-static bool is_read_only_error(int ret)
-{
-    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
-}
-
-static CO_FN int file_co_open_any(struct node *n, const struct file_options *fo,
-                                  unsigned flags, bool *writable,
-                                  struct io_file **ret_io, struct stat *ret_st,
-                                  GError **err)
-{
-    GError *why = NULL;
-    *writable = flags & NODE_RDWR;
-    int ret = file_co_open_checked(n, fo, *writable, ret_io, ret_st, &why);
-    if (*writable && (flags & NODE_AUTO_RDONLY) && is_read_only_error(ret)) {
-        g_clear_error(&why);
-        *writable = false;
-        ret = file_co_open_checked(n, fo, false, ret_io, ret_st, &why);
-    }
-    if (ret < 0) {
-        g_propagate_error(err, why);
-    }
-    return ret;
-}
-
 static void file_describe(struct node *n)
 {
     const struct file_state *s = n->state;
@@ -260,7 +186,8 @@ static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
         return ret;
     }
     file_lock_init(&s->lock, s->opt.locking);
-    ret = file_co_open_any(n, &s->opt, flags, &s->writable, &s->io, &st, err);
+    s->writable = flags & NODE_RDWR;
+    ret = file_co_open_checked(n, &s->opt, s->writable, &s->io, &st, err);
     if (ret == 0) {
         ret = file_co_adopt(n, &st, err);
     }
@@ -269,9 +196,6 @@ static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
         s->io = NULL;
         file_options_clear(&s->opt);
         return ret;
-    }
-    if (!s->writable) {
-        n->flags &= ~(unsigned)NODE_RDWR;
     }
     file_describe(n);
     trace_file_open(s->opt.path, s->writable, s->opt.direct, n->size);
@@ -323,19 +247,35 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     return 0;
 }
 
+/* New options of a node open with @now. */
+static int file_options_change(struct opts *o, unsigned flags,
+                               const struct file_options *now,
+                               struct file_options *fo, GError **err)
+{
+    int ret = file_options_take(o, flags, fo, err);
+    if (ret == 0 && !g_str_equal(fo->path, now->path)) {
+        ret = err_set(err, EINVAL, "Cannot change the option 'filename'");
+    }
+    if (ret == 0 && fo->locking != now->locking) {
+        ret = err_set(err, EINVAL, "Cannot change the option 'locking'");
+    }
+    return ret;
+}
+
 static CO_FN int file_co_reopen(struct node *n, struct opts *o, unsigned flags,
                                 GError **err)
 {
     struct file_state *s = n->state;
     struct file_options fo = {};
     bool writable = flags & NODE_RDWR;
+    int ret = 0;
 
-    int ret = file_options_take(o, flags, &fo, err);
-    if (ret == 0 && !g_str_equal(fo.path, s->opt.path)) {
-        ret = err_set(err, EINVAL, "Cannot change the option 'filename'");
-    }
-    if (ret == 0 && fo.locking != s->opt.locking) {
-        ret = err_set(err, EINVAL, "Cannot change the option 'locking'");
+    if (writable != s->writable) {
+        /* Only the flag changes; @o is empty. */
+        fo = s->opt;
+        fo.path = g_strdup(s->opt.path);
+    } else {
+        ret = file_options_change(o, flags, &s->opt, &fo, err);
     }
     if (ret == 0 && (writable != s->writable || fo.direct != s->opt.direct)) {
         ret = file_co_swap(n, &fo, writable, err);

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An NBD export, reached over one or several connections that come back.
+ *
+ * Requests go to the connection with the fewest in flight.  When a connection
+ * is lost its requests are sent again, over another one or once it is back;
+ * they fail with -EIO when that takes longer than the reconnect delay.
+ * Attempts to come back go on for ever, further and further apart.
+ *
+ * The export must come back as it was: another size, or less ability, means
+ * that it is not the same disk, and everything fails from then on (S6).  So do
+ * flushes, when a connection was lost with writes not yet flushed: the server
+ * may have lost them, and nobody could tell (G1).
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "storage/nbd-conn.h"
+
+#define NBD_CONNECTIONS_MAX 16
+
+struct nbd_client;
+
+struct nbd_client_options {
+    unsigned connections;         /* at most, where the server allows it */
+    uint64_t reconnect_delay_ns;
+    uint64_t open_timeout_ns;     /* 0: one attempt */
+};
+
+/* Connect; @t is copied. */
+CO_FN int nbd_client_co_open(const struct nbd_target *t,
+                             const struct nbd_client_options *opts,
+                             struct nbd_client **ret, GError **err);
+/* No request may be under way. NULL is fine. */
+CO_FN void nbd_client_co_close(struct nbd_client *cl);
+const struct nbd_offer *nbd_client_offer(const struct nbd_client *cl);
+/* As nbd_conn_co_request(), with retries; never -ENOTCONN. */
+CO_FN int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r);
+/* Why it failed for good, or NULL. */
+const char *nbd_client_failure(const struct nbd_client *cl);
+/* Connections that are up; for tests. */
+unsigned nbd_client_connected(const struct nbd_client *cl);

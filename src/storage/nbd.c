@@ -1,0 +1,628 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The driver "nbd": an export of an NBD server as a node.
+ *
+ * Large transfers are cut into pieces that run in parallel, over several
+ * connections when the server allows it (nbd-client.h); block status is asked
+ * for gigabytes ahead and kept (nbd-extents.h), so that a base far away is
+ * walked in a handful of round trips.
+ *
+ * A server that cannot flush is volatile: nothing can be promised about what
+ * was written to it.  It is opened for writing only when the options say that
+ * flushes do not matter (cache.no-flush=on).
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "graph/driver.h"
+#include "loop/co.h"
+#include "loop/io.h"
+#include "loop/loop.h"
+#include "storage/nbd-client.h"
+#include "storage/nbd-extents.h"
+#include "storage/storage.h"
+#include "storage/trace.h"
+#include "wire/nbd-uri.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+#define CONNECTIONS_DEFAULT 4
+#define DELAY_MAX_S (24 * 3600)
+
+/* One READ or WRITE; also the largest buffer that never fails. */
+#define PIECE (1024u * 1024)
+/* One TRIM or ZERO carries no payload, but some servers apply their limit. */
+#define PIECE_EFFECT_MAX (UINT64_C(1) << 30)
+#define PIECES_PARALLEL 16
+/* Of a base:allocation entry. */
+#define STATE_ZERO 2u
+/* Lengths on the wire have 32 bits. */
+#define STATUS_AHEAD_MAX ((UINT64_C(1) << 32) - 65536)
+
+struct nbd_state {
+    struct nbd_target target;
+    struct nbd_client_options client_opts;
+    struct nbd_client *client;
+    struct nbd_offer offer;
+    struct nbd_extents extents;
+    struct co_mutex status_lock;   /* one question about the map at a time */
+    bool no_flush, no_status;
+};
+
+static const char *const nbd_option_names[] = {
+    "server", "path", "host", "port", "export", "filename", "tls-creds",
+    "tls-hostname", "reconnect-delay", "open-timeout", "connections", NULL
+};
+
+/* --- options --- */
+
+/* Members of @o, each with @prefix before its name, into @t. */
+static int take_address(struct opts *o, const char *prefix,
+                        struct nbd_target *t, GError **err)
+{
+    const struct {
+        const char *name;
+        char **ret;
+    } members[] = {
+        { "path", &t->path }, { "host", &t->host }, { "port", &t->port },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(members); i++) {
+        g_autofree char *key = g_strconcat(prefix, members[i].name, NULL);
+        int64_t number;
+        json_t *v = opts_has(o, key) ? opts_take_any(o, key) : NULL;
+        if (!v) {
+            continue;
+        }
+        g_free(*members[i].ret);
+        *members[i].ret = NULL;
+        if (json_is_string(v)) {
+            *members[i].ret = g_strdup(json_string_value(v));
+        } else if (json_is_integer(v) && members[i].ret == &t->port) {
+            number = json_integer_value(v);
+            *members[i].ret = g_strdup_printf("%" PRId64, number);
+        }
+        json_decref(v);
+        if (!*members[i].ret) {
+            return err_set(err, EINVAL, "Invalid parameter type for '%s', "
+                           "expected: string", key);
+        }
+    }
+    return 0;
+}
+
+/* Does @type of a SocketAddress fit what was given? */
+static int check_address(const char *type, const struct nbd_target *t,
+                         GError **err)
+{
+    bool is_unix = type ? g_str_equal(type, "unix") : t->path != NULL;
+
+    if (type && !is_unix && !g_str_equal(type, "inet")) {
+        return err_set(err, EINVAL, "Parameter 'server.type' does not accept "
+                       "value '%s'", type);
+    }
+    if (t->path && t->host) {
+        return err_set(err, EINVAL, "path and host may not be used at the "
+                       "same time");
+    }
+    if (is_unix) {
+        return t->path ? 0 : opts_missing("server.path", err);
+    }
+    return t->host ? 0 : opts_missing(type ? "server.host" : "server", err);
+}
+
+static int take_server(struct opts *o, struct nbd_target *t, GError **err)
+{
+    g_autofree char *type = NULL;
+    json_t *obj = opts_take_any(o, "server");
+    int ret;
+
+    if (!obj) {
+        /* Flat: server.path or, older, path. */
+        ret = opts_take_str(o, "server.type", &type, err);
+        if (ret >= 0) {
+            ret = take_address(o, "server.", t, err);
+        }
+        if (ret >= 0 && !t->path && !t->host) {
+            ret = take_address(o, "", t, err);
+        }
+        return ret < 0 ? ret : check_address(type, t, err);
+    }
+    CLEANUP(opts_freep) struct opts *sub = NULL;
+    if (!json_is_object(obj)) {
+        ret = err_set(err, EINVAL, "Invalid parameter type for 'server', "
+                      "expected: object");
+    } else {
+        sub = opts_new(obj);
+        ret = opts_take_str(sub, "type", &type, err);
+        ret = ret == 0 ? opts_missing("server.type", err) : ret;
+    }
+    json_decref(obj);
+    if (ret < 0 || (ret = take_address(sub, "", t, err)) < 0 ||
+        (ret = check_address(type, t, err)) < 0) {
+        return ret;
+    }
+    return opts_finish(sub, err);
+}
+
+static int take_target(struct opts *o, struct nbd_target *t, GError **err)
+{
+    g_autofree char *filename = NULL;
+    int ret = opts_take_str(o, "filename", &filename, err);
+    if (ret < 0) {
+        return ret;
+    }
+    if (filename) {
+        return nbd_uri_parse(filename, t, err);
+    }
+    ret = take_server(o, t, err);
+    if (ret >= 0) {
+        ret = opts_take_str(o, "export", &t->export_name, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    if (!t->export_name) {
+        t->export_name = g_strdup("");
+    }
+    if (t->host && !t->port) {
+        t->port = g_strdup(NBD_DEFAULT_PORT);
+    }
+    return strlen(t->export_name) <= 4096 ? 0
+        : err_set(err, EINVAL, "export name too long to send to server");
+}
+
+static int refuse_tls(struct opts *o, const struct nbd_target *t, GError **err)
+{
+    if (t->tls || opts_has(o, "tls-creds") || opts_has(o, "tls-hostname")) {
+        return err_set(err, ENOTSUP, "TLS for NBD is not supported yet");
+    }
+    return 0;
+}
+
+/* @name in seconds. */
+static int take_delay(struct opts *o, const char *name, uint64_t *ret_ns,
+                      GError **err)
+{
+    int64_t seconds = 0;
+    int ret = opts_take_int(o, name, &seconds, err);
+    if (ret >= 0 && (seconds < 0 || seconds > DELAY_MAX_S)) {
+        ret = err_set(err, EINVAL, "Parameter '%s' expects 0 to %d seconds",
+                      name, DELAY_MAX_S);
+    }
+    *ret_ns = (uint64_t)seconds * NS_PER_S;
+    return MIN(ret, 0);
+}
+
+static int take_client_options(struct opts *o, struct nbd_client_options *co,
+                               GError **err)
+{
+    int64_t connections = CONNECTIONS_DEFAULT;
+    int ret = take_delay(o, "reconnect-delay", &co->reconnect_delay_ns, err);
+    if (ret == 0) {
+        ret = take_delay(o, "open-timeout", &co->open_timeout_ns, err);
+    }
+    if (ret == 0) {
+        ret = opts_take_int(o, "connections", &connections, err);
+    }
+    if (ret >= 0 && (connections < 1 || connections > NBD_CONNECTIONS_MAX)) {
+        ret = err_set(err, EINVAL, "Parameter 'connections' expects 1 to %d",
+                      NBD_CONNECTIONS_MAX);
+    }
+    co->connections = (unsigned)connections;
+    return MIN(ret, 0);
+}
+
+/* --- open and close --- */
+
+static void nbd_describe(struct node *n)
+{
+    const struct nbd_state *s = n->state;
+    g_free(n->filename);
+    n->filename = nbd_uri_format(&s->target);
+}
+
+/* Can it be used as @flags ask? */
+static int check_offer(const struct node *n, unsigned flags, GError **err)
+{
+    const struct nbd_state *s = n->state;
+    if (!(flags & NODE_RDWR)) {
+        return 0;
+    }
+    if (s->offer.read_only) {
+        err_set(err, EACCES, "NBD export '%s' is read-only", n->filename);
+        err_hint(err, "Open it with read-only=on.");
+        return -EACCES;
+    }
+    if (!s->offer.flush && !s->no_flush) {
+        err_set(err, ENOTSUP, "The server of '%s' cannot flush: what is "
+                "written there may be lost", n->filename);
+        err_hint(err, "Open it with read-only=on, or accept the loss with "
+                 "cache.no-flush=on.");
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static CO_FN void nbd_co_close(struct node *n)
+{
+    struct nbd_state *s = n->state;
+    nbd_client_co_close(s->client);
+    s->client = NULL;
+    nbd_extents_clear(&s->extents);
+    nbd_target_clear(&s->target);
+}
+
+static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
+                             GError **err)
+{
+    struct nbd_state *s = n->state;
+
+    s->no_flush = flags & NODE_NO_FLUSH;
+    nbd_extents_init(&s->extents);
+    int ret = take_target(o, &s->target, err);
+    if (ret == 0) {
+        ret = refuse_tls(o, &s->target, err);
+    }
+    if (ret == 0) {
+        ret = take_client_options(o, &s->client_opts, err);
+    }
+    if (ret == 0) {
+        nbd_describe(n);
+        ret = nbd_client_co_open(&s->target, &s->client_opts, &s->client, err);
+        if (ret < 0) {
+            err_prefix(err, "Could not open '%s'", n->filename);
+        }
+    }
+    if (ret == 0) {
+        s->offer = *nbd_client_offer(s->client);
+        n->size = s->offer.size;
+        ret = check_offer(n, flags, err);
+    }
+    if (ret < 0) {
+        nbd_co_close(n);
+    }
+    return ret;
+}
+
+static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                               GError **err)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_target t = {};
+    struct nbd_client_options co = {};
+
+    if ((flags ^ n->flags) & NODE_RDWR) {
+        return check_offer(n, flags, err); /* @o is empty */
+    }
+    int ret = take_target(o, &t, err);
+    if (ret == 0) {
+        ret = refuse_tls(o, &t, err);
+    }
+    if (ret == 0) {
+        ret = take_client_options(o, &co, err);
+    }
+    if (ret == 0) {
+        g_autofree char *was = nbd_uri_format(&s->target);
+        g_autofree char *is = nbd_uri_format(&t);
+        if (!g_str_equal(was, is)) {
+            ret = err_set(err, EINVAL, "Cannot change the option 'server'");
+        }
+    }
+    nbd_target_clear(&t);
+    return ret < 0 ? ret : check_offer(n, flags, err);
+}
+
+static void nbd_limits(struct node *n, struct node_limits *l)
+{
+    const struct nbd_state *s = n->state;
+    l->request_alignment = s->offer.min_block;
+    l->fast_zero = s->offer.fast_zero;
+}
+
+/* --- transfers --- */
+
+/* A transfer in pieces: workers take the next piece until all are taken. */
+struct split {
+    struct nbd_state *s;
+    struct nbd_request request;    /* of the whole */
+    struct iov iov;
+    uint64_t next, piece;
+    int ret;                       /* the first error */
+    struct co_latch workers;
+};
+
+/* One piece of a READ or WRITE, through a buffer when memory is scattered. */
+static CO_FN int nbd_co_piece(struct split *sp, uint64_t at, uint64_t len)
+{
+    struct nbd_request r = sp->request;
+    r.off += at;
+    r.len = len;
+    if (r.op != NBD_OP_READ && r.op != NBD_OP_WRITE) {
+        return nbd_client_co_request(sp->s->client, &r);
+    }
+    struct iov part = iov_slice(sp->iov, at, len);
+    r.buf = iov_contiguous(part);
+    if (r.buf) {
+        return nbd_client_co_request(sp->s->client, &r);
+    }
+    void *bounce = io_buf_get(len);
+    r.buf = bounce;
+    if (r.op == NBD_OP_WRITE) {
+        iov_to_buf(part, 0, bounce, len);
+    }
+    int ret = nbd_client_co_request(sp->s->client, &r);
+    if (ret == 0 && r.op == NBD_OP_READ) {
+        iov_from_buf(part, 0, bounce, len);
+    }
+    io_buf_put(bounce, len);
+    return ret;
+}
+
+static CO_FN void nbd_split_co_work(struct split *sp)
+{
+    while (sp->next < sp->request.len && sp->ret == 0) {
+        uint64_t at = sp->next;
+        uint64_t len = MIN(sp->piece, sp->request.len - at);
+        sp->next += len;
+        int ret = nbd_co_piece(sp, at, len);
+        if (ret < 0 && sp->ret == 0) {
+            sp->ret = ret;
+        }
+    }
+}
+
+static CO_FN void nbd_split_entry(void *arg)
+{
+    struct split *sp = arg;
+    nbd_split_co_work(sp);
+    co_latch_done(&sp->workers);
+}
+
+/* Do @request, which is any length, in pieces of at most @piece. */
+static CO_FN int nbd_co_split(struct nbd_state *s, struct nbd_request request,
+                              struct iov iov, uint64_t piece)
+{
+    struct split sp = {
+        .s = s, .request = request, .iov = iov, .piece = piece,
+    };
+    uint64_t pieces = (request.len + piece - 1) / piece;
+    unsigned helpers = (unsigned)MIN(pieces, PIECES_PARALLEL) - 1;
+
+    for (unsigned i = 0; i < helpers; i++) {
+        co_latch_add(&sp.workers);
+        co_start(loop_current(), nbd_split_entry, &sp);
+    }
+    nbd_split_co_work(&sp);
+    co_latch_co_wait(&sp.workers);
+    return sp.ret;
+}
+
+static CO_FN int nbd_co_flush(struct node *n)
+{
+    struct nbd_state *s = n->state;
+    if (s->no_flush || !s->offer.flush) {
+        return 0;
+    }
+    struct nbd_request r = { .op = NBD_OP_FLUSH };
+    return nbd_client_co_request(s->client, &r);
+}
+
+/* A change of [off, off+len): FUA by flag where the server has it, else by a
+ * flush behind. */
+static CO_FN int nbd_co_change(struct node *n, struct nbd_request request,
+                               struct iov iov, uint64_t piece,
+                               unsigned io_flags)
+{
+    struct nbd_state *s = n->state;
+    bool fua = (io_flags & IO_FUA) && !s->no_flush;
+
+    if (fua && s->offer.fua) {
+        request.flags |= NBD_REQUEST_FUA;
+    }
+    nbd_extents_wrote(&s->extents, request.off, request.len);
+    int ret = nbd_co_split(s, request, iov, piece);
+    nbd_extents_wrote(&s->extents, request.off, request.len);
+    if (ret == 0 && fua && !s->offer.fua) {
+        ret = nbd_co_flush(n);
+    }
+    return ret;
+}
+
+static uint64_t payload_piece(const struct nbd_state *s)
+{
+    return MIN(s->offer.max_block / s->offer.min_block * s->offer.min_block,
+               PIECE);
+}
+
+static uint64_t effect_piece(const struct nbd_state *s)
+{
+    return MIN(s->offer.max_block / s->offer.min_block * s->offer.min_block,
+               PIECE_EFFECT_MAX);
+}
+
+static CO_FN int nbd_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                               unsigned flags)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_request r = { .op = NBD_OP_READ, .off = off, .len = iov.len };
+    return nbd_co_split(s, r, iov, payload_piece(s));
+}
+
+static CO_FN int nbd_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                                unsigned flags)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_request r = { .op = NBD_OP_WRITE, .off = off, .len = iov.len };
+    return nbd_co_change(n, r, iov, payload_piece(s), flags);
+}
+
+static CO_FN int nbd_co_zero(struct node *n, uint64_t off, uint64_t len,
+                             unsigned flags)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_request r = { .op = NBD_OP_ZERO, .off = off, .len = len };
+
+    if (!s->offer.zero || ((flags & IO_FAST) && !s->offer.fast_zero)) {
+        return -ENOTSUP;
+    }
+    if (!(flags & IO_MAY_UNMAP)) {
+        r.flags |= NBD_REQUEST_NO_HOLE;
+    }
+    if (flags & IO_FAST) {
+        r.flags |= NBD_REQUEST_FAST_ZERO;
+    }
+    return nbd_co_change(n, r, (struct iov){}, effect_piece(s), flags);
+}
+
+static CO_FN int nbd_co_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_request r = { .op = NBD_OP_TRIM, .off = off, .len = len };
+
+    if (!s->offer.trim) {
+        return 0;
+    }
+    return nbd_co_change(n, r, (struct iov){}, effect_piece(s), 0);
+}
+
+static CO_FN int nbd_co_cache(struct node *n, uint64_t off, uint64_t len)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_request r = { .op = NBD_OP_CACHE, .off = off, .len = len };
+
+    if (!s->offer.cache) {
+        return 0;
+    }
+    return nbd_co_split(s, r, (struct iov){}, effect_piece(s));
+}
+
+/* --- status --- */
+
+/* Keep the runs of a reply that begins at @off; whatever the server says, no
+ * run passes the end of what was asked. False: nothing usable. */
+static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
+                             const GArray *entries, struct nbd_run *ret_first)
+{
+    struct nbd_state *s = n->state;
+    uint64_t at = off, end = off + len;
+
+    for (guint i = 0; i + 1 < entries->len && at < end; i += 2) {
+        uint64_t run = g_array_index(entries, uint32_t, i);
+        bool zero = g_array_index(entries, uint32_t, i + 1) &
+                    STATE_ZERO;
+        if (run == 0) {
+            trace_nbd_bad_status(n->filename, at, "extent of no length");
+            break;
+        }
+        if (run > end - at) {
+            run = end - at;
+        }
+        if (i == 0) {
+            *ret_first = (struct nbd_run){ at, at + run, zero };
+        }
+        nbd_extents_set(&s->extents, at, at + run, zero);
+        at += run;
+    }
+    return at > off;
+}
+
+/* Ask the server about @off and far beyond. */
+static CO_FN int nbd_co_ask(struct node *n, uint64_t off,
+                            struct nbd_run *ret_run)
+{
+    struct nbd_state *s = n->state;
+    uint64_t from = off / s->offer.min_block * s->offer.min_block;
+    uint64_t len = MIN(n->size - from, STATUS_AHEAD_MAX);
+    uint64_t generation = s->extents.generation;
+    g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(uint32_t));
+    struct nbd_request r = {
+        .op = NBD_OP_STATUS, .off = from, .len = len, .entries = entries,
+    };
+
+    int ret = nbd_client_co_request(s->client, &r);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!nbd_keep_entries(n, from, len, entries, ret_run)) {
+        return -EPROTO;
+    }
+    if (generation != s->extents.generation) {
+        /* Written to meanwhile: the reply may be older than the write. */
+        nbd_extents_forget(&s->extents);
+    }
+    return 0;
+}
+
+/* The run that holds @off. */
+static CO_FN struct nbd_run nbd_co_find_run(struct node *n, uint64_t off,
+                                            uint64_t len)
+{
+    struct nbd_state *s = n->state;
+    struct nbd_run unknown = { off, off + len, false }, run = unknown;
+    const struct nbd_run *known = nbd_extents_find(&s->extents, off);
+
+    if (known || s->no_status || !s->offer.status) {
+        return known ? *known : unknown;
+    }
+    co_mutex_co_lock(&s->status_lock);
+    known = nbd_extents_find(&s->extents, off);
+    if (known) {
+        run = *known;
+    } else {
+        int ret = nbd_co_ask(n, off, &run);
+        /* A server that cannot answer is asked no more; "data" is always
+         * right, and a lost connection shows itself at the read. */
+        if (ret == -EINVAL || ret == -ENOTSUP || ret == -EPROTO) {
+            s->no_status = true;
+        }
+        if (ret < 0 || off < run.start || off >= run.end) {
+            run = unknown;
+        }
+    }
+    co_mutex_unlock(&s->status_lock);
+    return run;
+}
+
+static CO_FN int nbd_co_status(struct node *n, uint64_t off, uint64_t len,
+                               struct extent *ext)
+{
+    struct nbd_run run = nbd_co_find_run(n, off, len);
+
+    *ext = (struct extent){
+        .flags = STATUS_ALLOCATED | STATUS_OFFSET_VALID |
+                 (run.zero ? STATUS_ZERO : STATUS_DATA),
+        .len = MIN(run.end - off, len),
+        .map_offset = off,
+        .map_node = n,
+    };
+    return 0;
+}
+
+static CO_FN int nbd_co_check_identity(struct node *n, GError **err)
+{
+    const struct nbd_state *s = n->state;
+    const char *why = nbd_client_failure(s->client);
+    return why ? err_set(err, ESTALE, "'%s' cannot be used any more: %s",
+                         n->filename, why) : 0;
+}
+
+const struct node_driver nbd_driver = {
+    .name = "nbd",
+    .kind = NODE_PROTOCOL,
+    .state_size = sizeof(struct nbd_state),
+    .handles_fua = true,
+    .option_names = nbd_option_names,
+    .co_open = nbd_co_open,
+    .co_close = nbd_co_close,
+    .co_reopen = nbd_co_reopen,
+    .co_check_identity = nbd_co_check_identity,
+    .describe = nbd_describe,
+    .limits = nbd_limits,
+    .co_preadv = nbd_co_preadv,
+    .co_pwritev = nbd_co_pwritev,
+    .co_zero = nbd_co_zero,
+    .co_discard = nbd_co_discard,
+    .co_flush = nbd_co_flush,
+    .co_status = nbd_co_status,
+    .co_cache = nbd_co_cache,
+};
