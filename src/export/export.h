@@ -30,6 +30,7 @@ struct export {
     struct exports *exports;
     struct user *user;
     bool writable, writethrough, shutting_down;
+    bool starting;             /* being created: only its id counts */
     unsigned refs;             /* 1 + connections */
 };
 /* BLOCK_EXPORT_DELETED is sent through @event. */

@@ -133,6 +133,11 @@ int nbd_decode_greeting(const uint8_t in[NBD_GREETING_SIZE],
     return 0;
 }
 
+uint32_t nbd_decode_client_flags(const uint8_t in[NBD_CLIENT_FLAGS_SIZE])
+{
+    return get32(in);
+}
+
 void nbd_encode_opt(uint8_t out[NBD_OPT_SIZE], uint32_t opt, uint32_t len)
 {
     uint8_t *p = put64(out, NBD_OPT_MAGIC);

@@ -100,6 +100,7 @@ struct nbd_opt_header {
 void nbd_encode_greeting(uint8_t out[NBD_GREETING_SIZE], uint16_t flags);
 int nbd_decode_greeting(const uint8_t in[NBD_GREETING_SIZE],
                         uint16_t *ret_flags);
+uint32_t nbd_decode_client_flags(const uint8_t in[NBD_CLIENT_FLAGS_SIZE]);
 void nbd_encode_opt(uint8_t out[NBD_OPT_SIZE], uint32_t opt, uint32_t len);
 int nbd_decode_opt(const uint8_t in[NBD_OPT_SIZE], struct nbd_opt_header *ret);
 void nbd_encode_opt_reply(uint8_t out[NBD_OPT_REPLY_SIZE], uint32_t opt,

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Life of a connection.
+ *
+ *   waiting       for a slot of the server             -> handshake
+ *   handshake     options, until GO or EXPORT_NAME     -> transmission
+ *   transmission  requests, until DISC, the end of the stream, or a stop
+ *   end           nothing in flight; slot and export given back
+ *
+ * Two flags cut it short.  ->stopping: the server or the export ends; requests
+ * in flight are answered, later ones get ESHUTDOWN, and the timer closes the
+ * connection once it is idle, or in a second at the latest.  ->broken: the
+ * stream is lost or its peer not worth waiting for; everybody wakes and goes.
+ */
+#include <errno.h>
+#include "export/nbd/nbd-int.h"
+#include "loop/io.h"
+
+void nbd_conn_break(struct nbd_conn *c)
+{
+    if (c->broken) {
+        return;
+    }
+    c->broken = true;
+    channel_shutdown(c->ch);
+    co_queue_wake_all(&c->room);
+    co_queue_wake_all(&c->server->room);
+    co_queue_wake_all(&c->server->slot);
+}
+
+static void conn_timer(void *arg)
+{
+    struct nbd_conn *c = arg;
+    uint64_t now = loop_clock_ns(c->server->loop);
+
+    if (!c->stopping || c->in_flight == 0 || now >= c->stop_deadline_ns) {
+        nbd_conn_break(c);
+    } else {
+        loop_timer_arm(&c->timer, now + NBD_STOP_TICK_NS);
+    }
+}
+
+void nbd_conn_stop(struct nbd_conn *c)
+{
+    uint64_t now = loop_clock_ns(c->server->loop);
+
+    if (c->stopping) {
+        return;
+    }
+    c->stopping = true;
+    co_queue_wake_all(&c->server->slot);
+    c->stop_deadline_ns = now + NBD_STOP_NS;
+    loop_timer_arm(&c->timer, now + NBD_STOP_IDLE_NS);
+}
+
+static CO_FN bool conn_co_wait_slot(struct nbd_conn *c)
+{
+    struct nbd_server *s = c->server;
+
+    while (!c->broken && !c->stopping && s->n_slots >= s->max_conns) {
+        co_queue_co_wait(&s->slot);
+    }
+    return !c->broken && !c->stopping;
+}
+
+static CO_FN void conn_co_serve(struct nbd_conn *c)
+{
+    struct nbd_server *s = c->server;
+
+    s->n_slots++;
+    if (nbd_handshake_co_run(c) == 0) {
+        if (!c->stopping) {
+            loop_timer_cancel(&c->timer);
+        }
+        c->transmitting = true;
+        nbd_server_half_open_done(s);
+        nbd_transmission_co_run(c);
+    }
+    s->n_slots--;
+    co_queue_wake_one(&s->slot);
+}
+
+static void conn_free(struct nbd_conn *c)
+{
+    struct nbd_server *s = c->server;
+
+    loop_timer_cancel(&c->timer);
+    g_queue_unlink(&s->conns, &c->link);
+    if (!c->transmitting) {
+        nbd_server_half_open_done(s);
+    }
+    if (c->exp) {
+        c->exp->n_conns--;
+        export_unref(&c->exp->e);
+    }
+    channel_free(c->ch);
+    nbd_meta_forget(c);
+    g_byte_array_free(c->out, TRUE);
+    io_buf_put(c->rx, NBD_RX_SIZE);
+    g_free(c);
+    if (s->conns.length == 0) {
+        co_queue_wake_all(&s->empty);
+    }
+}
+
+static CO_FN void conn_entry(void *arg)
+{
+    struct nbd_conn *c = arg;
+
+    if (conn_co_wait_slot(c)) {
+        conn_co_serve(c);
+    }
+    conn_free(c);
+}
+
+void nbd_conn_start(struct nbd_server *s, struct channel *ch)
+{
+    struct nbd_conn *c = g_new0(struct nbd_conn, 1);
+
+    c->server = s;
+    c->ch = ch;
+    c->link.data = c;
+    c->out = g_byte_array_new();
+    c->rx = io_buf_get(NBD_RX_SIZE);
+    c->tx_tail = &c->tx_head;
+    c->options_left = NBD_MAX_OPTIONS;
+    s->n_half_open++;
+    g_queue_push_tail_link(&s->conns, &c->link);
+    loop_timer_init(&c->timer, s->loop, conn_timer, c);
+    loop_timer_arm(&c->timer, loop_clock_ns(s->loop) + NBD_HANDSHAKE_NS);
+    co_start(s->loop, conn_entry, c);
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The handshake, fixed newstyle only.
+ *
+ * Bytes are read exactly as far as the protocol has announced them, never
+ * ahead, and each option is answered as a whole: its handler, which does not
+ * yield, collects the replies, and one write sends them.  The deadline of the
+ * whole handshake is the connection's timer.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include "export/nbd/nbd-int.h"
+
+#define SHOWN_NAME 80u
+
+void nbd_opt_reply(struct nbd_conn *c, uint32_t opt, uint32_t type,
+                   const void *data, size_t len)
+{
+    uint8_t head[NBD_OPT_REPLY_SIZE];
+
+    nbd_encode_opt_reply(head, opt, type, (uint32_t)len);
+    g_byte_array_append(c->out, head, sizeof(head));
+    g_byte_array_append(c->out, data, (guint)len);
+}
+
+void nbd_opt_error(struct nbd_conn *c, uint32_t opt, uint32_t type,
+                   const char *fmt, ...)
+{
+    char text[512];
+    const char *end;
+    va_list ap;
+
+    va_start(ap, fmt);
+    g_vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    /* Where it was cut, no half character may stay. */
+    g_utf8_validate(text, -1, &end);
+    nbd_opt_reply(c, opt, type, text, (size_t)(end - text));
+}
+
+char *nbd_text_show(struct nbd_text t)
+{
+    char *s = g_strndup(t.s, MIN(t.len, SHOWN_NAME));
+    const char *end;
+
+    g_utf8_validate(s, -1, &end);
+    s[end - s] = '\0';
+    for (char *p = s; *p; p++) {
+        if (g_ascii_iscntrl(*p)) {
+            *p = '?';
+        }
+    }
+    return s;
+}
+
+static CO_FN int handshake_co_send(struct nbd_conn *c)
+{
+    struct iovec v;
+    struct iov iov = iov_one(&v, c->out->data, c->out->len);
+    int ret = 0;
+
+    if (c->out->len > 0) {
+        ret = channel_co_write(c->ch, iov, 0);
+    }
+    g_byte_array_set_size(c->out, 0);
+    return ret;
+}
+
+/* Greeting and client flags: only bits that were offered may come back. */
+static CO_FN int handshake_co_greet(struct nbd_conn *c, bool *ret_fixed)
+{
+    uint8_t greeting[NBD_GREETING_SIZE], in[NBD_CLIENT_FLAGS_SIZE];
+    unsigned offered = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
+    uint32_t flags;
+    int ret;
+
+    nbd_encode_greeting(greeting, (uint16_t)offered);
+    g_byte_array_append(c->out, greeting, sizeof(greeting));
+    ret = handshake_co_send(c);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = channel_co_read_full(c->ch, in, sizeof(in), 0);
+    if (ret < 0) {
+        return ret;
+    }
+    flags = nbd_decode_client_flags(in);
+    if (flags & ~offered) {
+        return -EBADMSG;
+    }
+    *ret_fixed = flags & NBD_FLAG_FIXED_NEWSTYLE;
+    c->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
+    return 0;
+}
+
+static CO_FN int handshake_co_skip(struct nbd_conn *c, uint32_t len)
+{
+    while (len > 0) {
+        size_t n = MIN(len, NBD_RX_SIZE);
+        int ret = channel_co_read_full(c->ch, c->rx, n, 0);
+        if (ret < 0) {
+            return ret;
+        }
+        len -= (uint32_t)n;
+    }
+    return 0;
+}
+
+/* Read one option and answer it. */
+static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
+                                     enum nbd_opt_result *ret_result)
+{
+    uint8_t in[NBD_OPT_SIZE];
+    struct nbd_opt_header h;
+    struct nbd_option o;
+    int ret = channel_co_read_full(c->ch, in, sizeof(in), 0);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = nbd_decode_opt(in, &h);
+    if (ret < 0) {
+        return ret;
+    }
+    if (c->options_left-- == 0 || h.len > NBD_MAX_OPTION_SKIP ||
+        (!fixed && h.opt != NBD_OPT_EXPORT_NAME)) {
+        return -EPROTO;
+    }
+    *ret_result = NBD_OPT_NEXT;
+    if (h.len > NBD_MAX_OPTION_LEN) {
+        ret = handshake_co_skip(c, h.len);
+        nbd_opt_error(c, h.opt, NBD_REP_ERR_TOO_BIG,
+                      "option data of %u bytes is too long, %u are allowed",
+                      h.len, NBD_MAX_OPTION_LEN);
+    } else {
+        ret = h.len ? channel_co_read_full(c->ch, c->rx, h.len, 0) : 0;
+        if (ret == 0) {
+            o = (struct nbd_option){ .opt = h.opt, .data = c->rx,
+                                     .len = h.len };
+            *ret_result = nbd_opt_handle(c, &o);
+        }
+    }
+    return ret < 0 ? ret : handshake_co_send(c);
+}
+
+int nbd_handshake_co_run(struct nbd_conn *c)
+{
+    enum nbd_opt_result result = NBD_OPT_NEXT;
+    bool fixed;
+    int ret = handshake_co_greet(c, &fixed);
+
+    while (ret == 0 && result == NBD_OPT_NEXT) {
+        ret = handshake_co_option(c, fixed, &result);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    return result == NBD_OPT_BEGIN ? 0 : -ECONNABORTED;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The export driver "nbd": a name under which clients find a node. */
+#include <errno.h>
+#include <string.h>
+#include "base/err.h"
+#include "export/nbd/nbd-int.h"
+#include "graph/io.h"
+
+static const char *const nbd_option_names[] = {
+    "name", "description", "bitmaps", "allocation-depth", NULL
+};
+
+static struct nbd_export *to_nbd(struct export *e)
+{
+    return (struct nbd_export *)e;
+}
+
+/* Every NBD export but @except whose name this is; starting ones too. */
+static struct nbd_export *nbd_export_named(struct exports *es,
+                                           struct nbd_text name,
+                                           const struct nbd_export *except)
+{
+    for (guint i = 0; i < es->list->len; i++) {
+        struct export *e = g_ptr_array_index(es->list, i);
+        struct nbd_export *ne = to_nbd(e);
+        if (e->drv == &nbd_export_driver && ne != except && ne->name &&
+            nbd_text_equal(name, ne->name)) {
+            return ne;
+        }
+    }
+    return NULL;
+}
+
+struct nbd_export *nbd_export_find(struct exports *es, struct nbd_text name)
+{
+    struct nbd_export *ne = nbd_export_named(es, name, NULL);
+
+    return ne && !ne->e.starting && !ne->e.shutting_down ? ne : NULL;
+}
+
+uint64_t nbd_export_size(const struct nbd_export *ne)
+{
+    return user_node(ne->e.user)->size;
+}
+
+uint16_t nbd_export_flags(const struct nbd_export *ne,
+                          const struct nbd_conn *c)
+{
+    unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
+                     NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+
+    if (ne->e.writable) {
+        flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
+                 NBD_FLAG_SEND_FAST_ZERO;
+    } else {
+        flags |= NBD_FLAG_READ_ONLY;
+    }
+    if (c->structured) {
+        flags |= NBD_FLAG_SEND_DF;
+    }
+    /* True because a flush is one of the node, which holds no state for a
+     * connection: it covers what any of them has been told is written. */
+    if (c->server->max_conns > 1) {
+        flags |= NBD_FLAG_CAN_MULTI_CONN;
+    }
+    return (uint16_t)flags;
+}
+
+static int nbd_export_check_text(const char *what, const char *s, GError **err)
+{
+    struct nbd_text t = { .s = s, .len = (uint32_t)MIN(strlen(s), UINT32_MAX) };
+
+    if (strlen(s) > NBD_MAX_STRING) {
+        return err_set(err, EINVAL, "%s '%.80s...' too long", what, s);
+    }
+    if (!nbd_text_is_valid(t)) {
+        return err_set(err, EINVAL, "%s is not valid UTF-8", what);
+    }
+    return 0;
+}
+
+static int nbd_export_refuse_bitmaps(struct opts *o, GError **err)
+{
+    json_t *bitmaps = opts_take_any(o, "bitmaps");
+    json_t *first = json_array_get(bitmaps, 0);
+    int ret = 0;
+
+    if (json_is_string(first)) {
+        ret = err_set(err, ENOENT, "Bitmap '%s' is not found",
+                      json_string_value(first));
+    } else if (bitmaps && (!json_is_array(bitmaps) || first)) {
+        ret = err_set(err, EINVAL, "Invalid parameter type for 'bitmaps',"
+                      " expected: array of bitmap names");
+    }
+    json_decref(bitmaps);
+    return ret;
+}
+
+static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
+{
+    struct nbd_text name;
+
+    if (opts_take_str(o, "name", &ne->name, err) < 0 ||
+        opts_take_str(o, "description", &ne->description, err) < 0 ||
+        opts_take_bool(o, "allocation-depth", &ne->allocation_depth, err) < 0 ||
+        nbd_export_refuse_bitmaps(o, err) < 0) {
+        return -EINVAL;
+    }
+    if (!ne->name) {
+        ne->name = g_strdup(user_node(ne->e.user)->name);
+    }
+    if (nbd_export_check_text("export name", ne->name, err) < 0 ||
+        (ne->description &&
+         nbd_export_check_text("description", ne->description, err) < 0)) {
+        return -EINVAL;
+    }
+    name.s = ne->name;
+    name.len = (uint32_t)strlen(ne->name);
+    if (nbd_export_named(ne->e.exports, name, ne)) {
+        return err_set(err, EEXIST, "NBD server already has export named '%s'",
+                       ne->name);
+    }
+    return 0;
+}
+
+static CO_FN void nbd_export_co_delete(struct export *e)
+{
+    struct nbd_export *ne = to_nbd(e);
+
+    g_assert(ne->n_conns == 0);
+    g_clear_pointer(&ne->name, g_free);
+    g_clear_pointer(&ne->description, g_free);
+}
+
+static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,
+                                      GError **err)
+{
+    struct nbd_server *s = nbd_server_get(e->exports);
+    int ret;
+
+    if (!s || s->stopping) {
+        return err_set(err, ENOENT, "NBD server not running");
+    }
+    ret = nbd_export_take(to_nbd(e), o, err);
+    if (ret < 0) {
+        nbd_export_co_delete(e);
+    }
+    return ret;
+}
+
+static void nbd_export_request_shutdown(struct export *e)
+{
+    struct nbd_server *s = nbd_server_get(e->exports);
+
+    for (GList *l = s ? s->conns.head : NULL; l; l = l->next) {
+        struct nbd_conn *c = l->data;
+        if (c->exp == to_nbd(e)) {
+            nbd_conn_stop(c);
+        }
+    }
+}
+
+const struct export_driver nbd_export_driver = {
+    .type = "nbd",
+    .export_size = sizeof(struct nbd_export),
+    .option_names = nbd_option_names,
+    .co_create = nbd_export_co_create,
+    .request_shutdown = nbd_export_request_shutdown,
+    .co_delete = nbd_export_co_delete,
+};

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The listening side, and what connections share.
+ *
+ * A connection needs a slot to be served; when all are taken it waits for one,
+ * within the deadline of its handshake.  Of the payload budget each connection
+ * owns ->share; only what it takes beyond that counts as ->excess against the
+ * rest.  So the sum never passes the server's limit, and clients that sit on
+ * large replies cannot stop the small requests of others.
+ */
+#include <errno.h>
+#include "base/err.h"
+#include "export/nbd/nbd-int.h"
+
+struct nbd_server *nbd_server_get(struct exports *es)
+{
+    return es->nbd;
+}
+
+bool nbd_server_running(const struct exports *es)
+{
+    return es->nbd != NULL;
+}
+
+unsigned nbd_server_port(const struct exports *es)
+{
+    return es->nbd && es->nbd->listener ? listener_port(es->nbd->listener)
+                                       : 0;
+}
+
+/* --- budget --- */
+
+static uint64_t excess_of(const struct nbd_server *s, uint64_t bytes)
+{
+    return bytes > s->share ? bytes - s->share : 0;
+}
+
+static uint64_t excess_more(const struct nbd_conn *c, uint64_t cost)
+{
+    return excess_of(c->server, c->payload + cost) -
+           excess_of(c->server, c->payload);
+}
+
+static bool conn_has_room(const struct nbd_conn *c, uint64_t cost)
+{
+    return c->in_flight < NBD_MAX_REQUESTS &&
+           c->payload + cost <= NBD_MAX_CONN_PAYLOAD;
+}
+
+bool nbd_budget_co_take(struct nbd_conn *c, uint64_t cost)
+{
+    struct nbd_server *s = c->server;
+
+    for (;;) {
+        if (c->broken) {
+            return false;
+        }
+        if (!conn_has_room(c, cost)) {
+            co_queue_co_wait(&c->room);
+        } else if (s->excess + excess_more(c, cost) > s->max_excess) {
+            co_queue_co_wait(&s->room);
+        } else {
+            break;
+        }
+    }
+    s->excess += excess_more(c, cost);
+    c->payload += cost;
+    c->in_flight++;
+    return true;
+}
+
+void nbd_budget_put(struct nbd_conn *c, uint64_t cost)
+{
+    struct nbd_server *s = c->server;
+    uint64_t before = excess_of(s, c->payload);
+
+    g_assert(c->in_flight > 0 && c->payload >= cost);
+    c->in_flight--;
+    c->payload -= cost;
+    if (before > 0) {
+        s->excess -= before - excess_of(s, c->payload);
+        co_queue_wake_all(&s->room);
+    }
+    co_queue_wake_all(&c->room);
+}
+
+/* --- connections --- */
+
+void nbd_server_half_open_done(struct nbd_server *s)
+{
+    g_assert(s->n_half_open > 0);
+    s->n_half_open--;
+}
+
+/* Too many have come and said nothing: the oldest of them goes. */
+static void server_push_out(struct nbd_server *s)
+{
+    for (GList *l = s->conns.head; l; l = l->next) {
+        struct nbd_conn *c = l->data;
+        if (!c->transmitting && !c->broken) {
+            nbd_conn_break(c);
+            return;
+        }
+    }
+}
+
+static void server_accept(struct channel *ch, void *arg)
+{
+    struct nbd_server *s = arg;
+
+    if (s->stopping) {
+        channel_free(ch);
+        return;
+    }
+    if (s->n_half_open >= NBD_MAX_HALF_OPEN) {
+        server_push_out(s);
+    }
+    nbd_conn_start(s, ch);
+}
+
+/* --- starting and stopping --- */
+
+int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
+                     GError **err)
+{
+    struct sock_addr addr = { .path = p->path, .host = p->host,
+                              .port = p->port };
+    struct nbd_server *s;
+    int ret;
+
+    if (es->nbd) {
+        return err_set(err, EBUSY, "NBD server already running");
+    }
+    s = g_new0(struct nbd_server, 1);
+    s->exports = es;
+    s->loop = graph_loop(es->graph);
+    s->max_conns = p->max_connections ? p->max_connections : NBD_MAX_CONNS;
+    s->share = MIN(NBD_CONN_SHARE, NBD_MAX_SERVER_PAYLOAD / 2 / s->max_conns);
+    s->max_excess = NBD_MAX_SERVER_PAYLOAD - s->share * s->max_conns;
+    g_queue_init(&s->conns);
+    ret = listener_new(s->loop, &addr, server_accept, s, &s->listener, err);
+    if (ret < 0) {
+        g_free(s);
+        return ret;
+    }
+    es->nbd = s;
+    return 0;
+}
+
+int nbd_server_co_stop(struct exports *es, GError **err)
+{
+    struct nbd_server *s = es->nbd;
+
+    if (!s || s->stopping) {
+        return err_set(err, ENOENT, "NBD server not running");
+    }
+    s->stopping = true;
+    listener_free(s->listener);
+    s->listener = NULL;
+    /* A connection leaves the queue in its own coroutine, not in here. */
+    for (GList *l = s->conns.head; l; l = l->next) {
+        nbd_conn_stop(l->data);
+    }
+    while (s->conns.length > 0) {
+        co_queue_co_wait(&s->empty);
+    }
+    exports_co_delete_all(es, &nbd_export_driver);
+    es->nbd = NULL;
+    g_free(s);
+    return 0;
+}
