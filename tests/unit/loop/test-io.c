@@ -366,7 +366,6 @@ CO_FN static void buffers_entry(void *arg)
     g_assert_nonnull(big);
     io_buf_put(big, 5 * 1024 * KIB);
     io_buf_put(NULL, 7);
-    g_assert_null(io_buf_get((size_t)1 << 62));
 }
 
 /* Readiness. */
