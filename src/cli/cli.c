@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What every subcommand prints: errors, usage, help. */
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+
+void cli_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    fflush(stdout);
+    fprintf(stderr, "sluice: ");
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "\n");
+}
+
+void cli_gerror(const GError *err)
+{
+    g_autofree char *message = err_dup_message(err);
+    const char *hint = err_get_hint(err);
+
+    cli_error("%s", message);
+    if (hint) {
+        fprintf(stderr, "%s\n", hint);
+    }
+}
+
+int cli_usage_error(const char *command, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    g_autofree char *message = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    cli_error("%s", message);
+    fprintf(stderr, "Try 'sluice %s%s--help' for more information\n",
+            command ? command : "", command ? " " : "");
+    return 1;
+}
+
+int cli_print_help(const char *command)
+{
+    for (const struct subcommand *s = subcommands; s->name; s++) {
+        if (strcmp(s->name, command) == 0) {
+            printf("usage: sluice %s %s\n\n%s", s->name, s->synopsis, s->help);
+        }
+    }
+    return 0;
+}
+
+int cli_parse_output(const char *command, const char *text, bool *ret_json)
+{
+    if (strcmp(text, "json") == 0) {
+        *ret_json = true;
+    } else if (strcmp(text, "human") == 0) {
+        *ret_json = false;
+    } else {
+        return cli_usage_error(command,
+                               "--output must be used with human or json "
+                               "as argument.");
+    }
+    return 0;
+}

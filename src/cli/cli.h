@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The pieces that the subcommands of sluice share; private to cli/.
+ *
+ * A subcommand is one row of the table in main.c: a function that takes its
+ * own argc and argv (argv[0] is its name) and returns the exit status.
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct subcommand {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *synopsis;   /* after "sluice NAME " */
+    const char *help;       /* options, a line each; ends with \n */
+};
+extern const struct subcommand subcommands[];   /* ends with name NULL */
+
+/* "sluice: ..." on stderr, then the hint of @err if it has one. */
+void cli_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+void cli_gerror(const GError *err);
+/* A usage error: message and where help is. Returns 1. */
+int cli_usage_error(const char *command, const char *fmt, ...)
+    G_GNUC_PRINTF(2, 3);
+/* Print the help of the named subcommand. Returns 0. */
+int cli_print_help(const char *command);
+
+/* A line that is rewritten in place on a terminal and silent elsewhere unless
+ * @force. */
+struct progress;
+struct progress *progress_new(const char *what, bool force);
+/* Both in bytes; rate-limited inside. NULL is fine. */
+void progress_update(struct progress *p, uint64_t done, uint64_t total);
+/* End the line. NULL is fine. */
+void progress_free(struct progress *p);
+
+/* --output=human|json. Returns 0 or a usage error. */
+int cli_parse_output(const char *command, const char *text, bool *ret_json);

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* sluice create: make an image, with or without a backing file. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/keyval.h"
+#include "base/math.h"
+#include "base/units.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/image.h"
+#include "graph/driver.h"
+#include "graph/image.h"
+
+#define SECTOR 512
+
+struct create {
+    const char *filename, *format, *size_text;
+    json_t *options;      /* name -> value, strings */
+    bool no_open_backing, quiet, list_options;
+};
+
+static int add_options(struct create *c, const char *text)
+{
+    g_autoptr(GError) err = NULL;
+    json_t *parsed;
+
+    if (g_str_equal(text, "help") || g_str_equal(text, "?")) {
+        c->list_options = true;
+        return 0;
+    }
+    if (keyval_parse(text, NULL, &parsed, &err) < 0) {
+        return cli_usage_error("create", "-o: %s", err->message);
+    }
+    json_object_update(c->options, parsed);
+    json_decref(parsed);
+    return 0;
+}
+
+static void set_option(struct create *c, const char *name, const char *value)
+{
+    json_object_set_new(c->options, name, json_string(value));
+}
+
+/* 0, an exit status, or -1 after help. */
+static int parse_args(int argc, char **argv, struct create *c)
+{
+    static const struct option options[] = {
+        { "help", no_argument, NULL, 'h' },
+        { "format", required_argument, NULL, 'f' },
+        { NULL, 0, NULL, 0 }
+    };
+    int opt, r = 0;
+
+    while (r == 0 &&
+           (opt = getopt_long(argc, argv, "hf:b:F:o:uq", options, NULL)) != -1) {
+        switch (opt) {
+        case 'h': cli_print_help("create"); return -1;
+        case 'f': c->format = optarg; break;
+        case 'b': set_option(c, "backing_file", optarg); break;
+        case 'F': set_option(c, "backing_fmt", optarg); break;
+        case 'o': r = add_options(c, optarg); break;
+        case 'u': c->no_open_backing = true; break;
+        case 'q': c->quiet = true; break;
+        default: r = cli_usage_error("create", "unknown option"); break;
+        }
+    }
+    if (r == 0 && !c->list_options &&
+        (optind == argc || argc - optind > 2)) {
+        return cli_usage_error("create", "Expecting image file name");
+    }
+    if (optind < argc) {
+        c->filename = argv[optind];
+        c->size_text = argv[optind + 1];
+    }
+    return r;
+}
+
+static int print_create_options(const struct node_driver *drv)
+{
+    printf("Supported %s options:\n", drv->name);
+    for (const struct create_option *o = drv->create_options; o && o->name;
+         o++) {
+        g_autofree char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
+        printf("  %-22s - %s\n", left, o->help);
+    }
+    return 0;
+}
+
+/* Put the size into the options: given, or that of the backing file. */
+static CO_FN int create_co_size(struct graph *g, struct create *c,
+                                GError **err)
+{
+    const char *backing =
+        json_string_value(json_object_get(c->options, "backing_file"));
+    const char *fmt =
+        json_string_value(json_object_get(c->options, "backing_fmt"));
+    uint64_t size = 0;
+
+    if (backing && *backing && !fmt) {
+        err_set(err, EINVAL, "Backing file specified without backing format");
+        err_hint(err, "Say it with -F, for example -F raw.");
+        return -EINVAL;
+    }
+    if (c->size_text && size_parse(c->size_text, 0, &size, err) < 0) {
+        return -EINVAL;
+    }
+    if (backing && *backing && !c->no_open_backing) {
+        uint64_t backing_size;
+        int r = image_co_backing_size(g, c->filename, backing, fmt,
+                                      &backing_size, err);
+        if (r < 0) {
+            err_hint(err, "Could not open backing image.");
+            return r;
+        }
+        if (!c->size_text && !json_object_get(c->options, "size")) {
+            size = backing_size;
+            c->size_text = "";
+        }
+    }
+    if (c->size_text) {
+        json_object_set_new(c->options, "size",
+                            json_integer((json_int_t)round_up(size, SECTOR)));
+    } else if (!json_object_get(c->options, "size")) {
+        return err_set(err, EINVAL, "Image creation needs a size parameter");
+    }
+    return 0;
+}
+
+/* "Formatting 'F', fmt=qed size=N backing_file=..." */
+static void print_formatting(const struct create *c,
+                             const struct node_driver *drv)
+{
+    static const char *const first[] = { "size", "backing_file",
+                                         "backing_fmt" };
+    const char *key;
+    json_t *value;
+
+    printf("Formatting '%s', fmt=%s", c->filename, drv->name);
+    for (unsigned i = 0; i < G_N_ELEMENTS(first); i++) {
+        value = json_object_get(c->options, first[i]);
+        if (json_is_integer(value)) {
+            printf(" %s=%" JSON_INTEGER_FORMAT, first[i],
+                   json_integer_value(value));
+        } else if (value) {
+            printf(" %s=%s", first[i], json_string_value(value));
+        }
+    }
+    json_object_foreach(c->options, key, value) {
+        if (!g_strv_contains((const char *const[]){ "size", "backing_file",
+                                                    "backing_fmt", NULL },
+                             key)) {
+            uint64_t n;
+            const char *text = json_string_value(value);
+            if (text && size_parse(text, 0, &n, NULL) == 0) {
+                printf(" %s=%" G_GUINT64_FORMAT, key, n);
+            } else {
+                printf(" %s=%s", key, text ? text : "");
+            }
+        }
+    }
+    printf("\n");
+}
+
+static CO_FN int create_co_run(struct graph *g, void *arg)
+{
+    struct create *c = arg;
+    g_autoptr(GError) err = NULL;
+    const struct node_driver *drv = graph_find_driver(g, c->format);
+    int r;
+
+    if (!drv || !drv->create_options) {
+        r = err_set(&err, EINVAL, drv ? "Format driver '%s' does not support "
+                    "image creation" : "Unknown file format '%s'", c->format);
+    } else if (c->list_options) {
+        return print_create_options(drv);
+    } else {
+        r = create_co_size(g, c, &err);
+    }
+    if (r == 0) {
+        if (!c->quiet) {
+            print_formatting(c, drv);
+        }
+        r = image_co_create(g, drv, c->filename, c->options, &err);
+    }
+    if (r < 0) {
+        err_prefix(&err, "%s", c->filename ? c->filename : c->format);
+        cli_gerror(err);
+        return 1;
+    }
+    return 0;
+}
+
+int cmd_create(int argc, char **argv)
+{
+    struct create c = { .format = "raw", .options = json_object() };
+    int status = parse_args(argc, argv, &c);
+
+    if (status == 0) {
+        status = image_run(create_co_run, &c);
+    }
+    json_decref(c.options);
+    return MAX(status, 0);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* sluice info: describe an image, or every image of its chain. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/units.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/image.h"
+#include "control/image-info.h"
+#include "graph/node.h"
+
+struct info {
+    const char *filename, *format;
+    unsigned flags;
+    bool json, chain;
+};
+
+/* 0, an exit status, or -1 after help. */
+static int parse_args(int argc, char **argv, struct info *i)
+{
+    static const struct option options[] = {
+        { "help", no_argument, NULL, 'h' },
+        { "format", required_argument, NULL, 'f' },
+        { "output", required_argument, NULL, 'o' },
+        { "backing-chain", no_argument, NULL, 'c' },
+        { "force-share", no_argument, NULL, 'U' },
+        { NULL, 0, NULL, 0 }
+    };
+    int c, r = 0;
+
+    while (r == 0 &&
+           (c = getopt_long(argc, argv, "hf:U", options, NULL)) != -1) {
+        switch (c) {
+        case 'h': cli_print_help("info"); return -1;
+        case 'f': i->format = optarg; break;
+        case 'o': r = cli_parse_output("info", optarg, &i->json); break;
+        case 'c': i->chain = true; break;
+        case 'U': i->flags |= NODE_FORCE_SHARE; break;
+        default: r = cli_usage_error("info", "unknown option"); break;
+        }
+    }
+    if (r == 0 && optind + 1 != argc) {
+        return cli_usage_error("info", "Expecting one image file name");
+    }
+    i->filename = argv[optind];
+    return r;
+}
+
+static const char *get_str(const json_t *obj, const char *key)
+{
+    return json_string_value(json_object_get(obj, key));
+}
+
+static uint64_t get_u64(const json_t *obj, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(obj, key));
+}
+
+static void print_human(const json_t *info)
+{
+    g_autofree char *virt = size_format(get_u64(info, "virtual-size"));
+    g_autofree char *disk = size_format(get_u64(info, "actual-size"));
+    const char *backing = get_str(info, "backing-filename");
+    const char *full = get_str(info, "full-backing-filename");
+
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64
+           " bytes)\n", get_str(info, "filename"), get_str(info, "format"),
+           virt, get_u64(info, "virtual-size"));
+    printf("disk size: %s\n",
+           json_object_get(info, "actual-size") ? disk : "unavailable");
+    if (json_object_get(info, "cluster-size")) {
+        printf("cluster_size: %" PRIu64 "\n", get_u64(info, "cluster-size"));
+    }
+    if (json_is_true(json_object_get(info, "dirty-flag"))) {
+        printf("cleanly shut down: no\n");
+    }
+    if (backing) {
+        printf("backing file: %s", backing);
+        if (full && strcmp(full, backing) != 0) {
+            printf(" (actual path: %s)", full);
+        }
+        printf("\n");
+        if (get_str(info, "backing-filename-format")) {
+            printf("backing file format: %s\n",
+                   get_str(info, "backing-filename-format"));
+        }
+    }
+}
+
+static void print_json(const json_t *value)
+{
+    char *text = json_dumps(value, JSON_INDENT(4));
+
+    printf("%s\n", text);
+    free(text);
+}
+
+static void print_infos(const struct info *i, const json_t *list)
+{
+    const json_t *entry;
+    size_t index;
+
+    if (i->json) {
+        print_json(i->chain ? list : json_array_get(list, 0));
+        return;
+    }
+    json_array_foreach(list, index, entry) {
+        if (index) {
+            printf("\n");
+        }
+        print_human(entry);
+    }
+}
+
+/* Describe @n and, for --backing-chain, what is below it. */
+static CO_FN int info_co_collect(const struct info *i, struct node *n,
+                                 json_t *list, GError **err)
+{
+    int r = 0;
+
+    while (r == 0 && n) {
+        json_t *info;
+        r = image_co_info(n, &info, err);
+        if (r == 0) {
+            json_array_append_new(list, info);
+            n = i->chain ? node_backing(n) : NULL;
+        }
+    }
+    return r;
+}
+
+static CO_FN int info_co_run(struct graph *g, void *arg)
+{
+    struct info *i = arg;
+    struct node *n;
+    g_autoptr(GError) err = NULL;
+    unsigned flags = i->flags | (i->chain ? 0u : NODE_NO_BACKING);
+    json_t *list = json_array();
+    int r = image_co_open(g, i->filename, i->format, flags, &n, &err);
+
+    if (r == 0) {
+        r = info_co_collect(i, n, list, &err);
+        node_co_unref(n);
+    }
+    if (r == 0) {
+        print_infos(i, list);
+    } else {
+        cli_gerror(err);
+    }
+    json_decref(list);
+    return r < 0 ? 1 : 0;
+}
+
+int cmd_info(int argc, char **argv)
+{
+    struct info i = { 0 };
+    int status = parse_args(argc, argv, &i);
+
+    if (status != 0) {
+        return status < 0 ? 0 : status;
+    }
+    return image_run(info_co_run, &i);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluice monitor: type the daemon's commands and see its events.
+ *
+ * Lines from standard input are human monitor commands; a line that begins
+ * with { is sent as a JSON command.  Events are printed as they come.  Ends
+ * with standard input, or with the connection.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/commands.h"
+
+struct monitor {
+    struct sluice_conn *conn;
+    bool events_only, json;
+    GString *line;     /* typed and not yet ended by a newline */
+    int status;        /* of the last command */
+};
+
+static void print_event(const struct monitor *m, const char *text)
+{
+    json_t *event = json_loads(text, 0, NULL);
+    char *data = json_dumps(json_object_get(event, "data"), JSON_COMPACT);
+
+    if (m->json) {
+        char *flat = json_dumps(event, JSON_COMPACT);
+        printf("%s\n", flat);
+        free(flat);
+    } else {
+        printf("%s %s\n",
+               json_string_value(json_object_get(event, "event")),
+               data ? data : "");
+    }
+    fflush(stdout);
+    free(data);
+    json_decref(event);
+}
+
+/* Print what is waiting. False when the connection is gone. */
+static bool drain_events(const struct monitor *m)
+{
+    for (;;) {
+        char *text;
+        int r = sluice_wait_event(m->conn, 0, &text);
+        if (r <= 0) {
+            return r == 0;
+        }
+        print_event(m, text);
+        sluice_free(text);
+    }
+}
+
+static void run_json(struct monitor *m, const char *line)
+{
+    json_error_t where;
+    json_t *cmd = json_loads(line, 0, &where);
+    const char *name = json_string_value(json_object_get(cmd, "execute"));
+
+    if (!name) {
+        cli_error("not a command: %s", cmd ? "\"execute\" is missing"
+                                           : where.text);
+        m->status = 1;
+        json_decref(cmd);
+        return;
+    }
+    json_t *value = client_execute(
+        m->conn, name, json_incref(json_object_get(cmd, "arguments")));
+    char *text = value ? json_dumps(value, JSON_INDENT(4) | JSON_ENCODE_ANY)
+                       : NULL;
+    m->status = value ? 0 : 1;
+    if (text) {
+        printf("%s\n", text);
+    }
+    free(text);
+    json_decref(value);
+    json_decref(cmd);
+}
+
+static void run_human(struct monitor *m, const char *line)
+{
+    json_t *value = client_execute(m->conn, "human-monitor-command",
+                                   json_pack("{s:s}", "command-line", line));
+
+    m->status = value ? 0 : 1;
+    if (value) {
+        /* The monitor's own text ends its lines with CR LF. */
+        for (const char *p = json_string_value(value); p && *p; p++) {
+            if (*p != '\r') {
+                putchar(*p);
+            }
+        }
+    }
+    json_decref(value);
+}
+
+static void run_line(struct monitor *m, char *line)
+{
+    g_strstrip(line);
+    if (*line == '{') {
+        run_json(m, line);
+    } else if (*line) {
+        run_human(m, line);
+    }
+    fflush(stdout);
+}
+
+/* Read what was typed and run whole lines. False at the end of input. */
+static bool read_input(struct monitor *m)
+{
+    char buf[4096];
+    ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
+    char *nl;
+
+    if (n < 0) {
+        return errno == EINTR || errno == EAGAIN;
+    }
+    g_string_append_len(m->line, buf, n);
+    if (n == 0 && m->line->len) {
+        g_string_append_c(m->line, '\n');
+    }
+    while ((nl = memchr(m->line->str, '\n', m->line->len))) {
+        gsize len = (gsize)(nl - m->line->str);
+        g_autofree char *line = g_strndup(m->line->str, len);
+        g_string_erase(m->line, 0, (gssize)len + 1);
+        run_line(m, line);
+    }
+    return n > 0;
+}
+
+static void run(struct monitor *m)
+{
+    bool prompt = !m->events_only && isatty(STDIN_FILENO);
+
+    for (;;) {
+        struct pollfd p[] = {
+            { .fd = sluice_fd(m->conn), .events = POLLIN },
+            { .fd = m->events_only ? -1 : STDIN_FILENO, .events = POLLIN },
+        };
+        if (!drain_events(m)) {
+            return;
+        }
+        if (prompt) {
+            printf("(sluice) ");
+            fflush(stdout);
+        }
+        if (poll(p, 2, -1) < 0 && errno != EINTR) {
+            return;
+        }
+        if ((p[1].revents & (POLLIN | POLLHUP)) && !read_input(m)) {
+            drain_events(m);
+            return;
+        }
+    }
+}
+
+int cmd_monitor(int argc, char **argv)
+{
+    static const struct option options[] = {
+        { "help", no_argument, NULL, 'h' },
+        { "socket", required_argument, NULL, 's' },
+        { "events", no_argument, NULL, 'e' },
+        { "output", required_argument, NULL, 'o' },
+        { NULL, 0, NULL, 0 }
+    };
+    struct monitor m = { 0 };
+    const char *socket = NULL;
+    int c, r = 0;
+
+    while (r == 0 &&
+           (c = getopt_long(argc, argv, "hs:e", options, NULL)) != -1) {
+        switch (c) {
+        case 'h': return cli_print_help("monitor");
+        case 's': socket = optarg; break;
+        case 'e': m.events_only = true; break;
+        case 'o': r = cli_parse_output("monitor", optarg, &m.json); break;
+        default: r = cli_usage_error("monitor", "unknown option"); break;
+        }
+    }
+    if (r || !(m.conn = client_connect(socket))) {
+        return 1;
+    }
+    m.line = g_string_new(NULL);
+    run(&m);
+    g_string_free(m.line, TRUE);
+    sluice_disconnect(m.conn);
+    return m.status;
+}

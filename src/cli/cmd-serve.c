@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluice serve: put one image behind an NBD socket, in one line.
+ *
+ * Becomes sluiced with the options that the line stands for; `--dry-run`
+ * prints them, which is also how a person moves on to the daemon's own
+ * options.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+struct serve {
+    const char *image, *format, *name, *socket, *port, *control, *cache;
+    const char *pidfile, *engine;
+    bool stream, copy_on_read, read_only, daemonize, dry_run;
+};
+
+enum {
+    OPT_NAME = 256, OPT_PORT, OPT_CONTROL, OPT_STREAM, OPT_COR, OPT_CACHE,
+    OPT_PIDFILE, OPT_ENGINE, OPT_DRY_RUN
+};
+
+static const struct option options[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "format", required_argument, NULL, 'f' },
+    { "name", required_argument, NULL, OPT_NAME },
+    { "socket", required_argument, NULL, 'k' },
+    { "port", required_argument, NULL, OPT_PORT },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "stream", no_argument, NULL, OPT_STREAM },
+    { "copy-on-read", no_argument, NULL, OPT_COR },
+    { "read-only", no_argument, NULL, 'r' },
+    { "cache", required_argument, NULL, OPT_CACHE },
+    { "daemonize", no_argument, NULL, 'd' },
+    { "pidfile", required_argument, NULL, OPT_PIDFILE },
+    { "io-engine", required_argument, NULL, OPT_ENGINE },
+    { "dry-run", no_argument, NULL, OPT_DRY_RUN },
+    { NULL, 0, NULL, 0 }
+};
+
+/* The format that a name's ending stands for: a person's word, not a look
+ * into the image, so it is safe on a writable one. */
+static const char *format_of_name(const char *image)
+{
+    static const char *const endings[] = { "qed", "raw" };
+    const char *dot = strrchr(image, '.');
+
+    for (unsigned i = 0; dot && i < G_N_ELEMENTS(endings); i++) {
+        if (strcmp(dot + 1, endings[i]) == 0) {
+            return endings[i];
+        }
+    }
+    return NULL;
+}
+
+/* 0, an exit status, or -1 after help. */
+static int parse_args(int argc, char **argv, struct serve *s)
+{
+    int c;
+
+    while ((c = getopt_long(argc, argv, "hf:k:rd", options, NULL)) != -1) {
+        switch (c) {
+        case 'h': cli_print_help("serve"); return -1;
+        case 'f': s->format = optarg; break;
+        case 'k': s->socket = optarg; break;
+        case 'r': s->read_only = true; break;
+        case 'd': s->daemonize = true; break;
+        case OPT_NAME: s->name = optarg; break;
+        case OPT_PORT: s->port = optarg; break;
+        case OPT_CONTROL: s->control = optarg; break;
+        case OPT_STREAM: s->stream = true; break;
+        case OPT_COR: s->copy_on_read = true; break;
+        case OPT_CACHE: s->cache = optarg; break;
+        case OPT_PIDFILE: s->pidfile = optarg; break;
+        case OPT_ENGINE: s->engine = optarg; break;
+        case OPT_DRY_RUN: s->dry_run = true; break;
+        default: return cli_usage_error("serve", "unknown option");
+        }
+    }
+    if (optind + 1 != argc) {
+        return cli_usage_error("serve", "expecting one image");
+    }
+    s->image = argv[optind];
+    if (!s->format && !(s->format = format_of_name(s->image))) {
+        return cli_usage_error(
+            "serve", "the format of '%s' is not known from its name: "
+            "say it with -f (for example -f qed)", s->image);
+    }
+    if (s->socket && s->port) {
+        return cli_usage_error("serve", "give --socket or --port, not both");
+    }
+    if (s->read_only && (s->stream || s->copy_on_read)) {
+        return cli_usage_error("serve", "--stream and --copy-on-read write to "
+                               "the image: they exclude --read-only");
+    }
+    return 0;
+}
+
+/* A value inside a comma-separated option: commas are doubled. */
+static char *quote(const char *value)
+{
+    g_auto(GStrv) parts = g_strsplit(value, ",", -1);
+
+    return g_strjoinv(",,", parts);
+}
+
+static void add(GPtrArray *args, const char *name, char *value)
+{
+    g_ptr_array_add(args, g_strdup(name));
+    g_ptr_array_add(args, value);
+}
+
+static char *drive_option(const struct serve *s)
+{
+    g_autofree char *file = quote(s->image);
+    GString *o = g_string_new(NULL);
+
+    g_string_printf(o, "id=%s,file=%s,format=%s", s->name, file, s->format);
+    if (s->read_only) {
+        g_string_append(o, ",readonly=on");
+    }
+    if (s->cache) {
+        g_string_append_printf(o, ",cache=%s", s->cache);
+    }
+    if (s->copy_on_read || s->stream) {
+        g_string_append(o, ",copy-on-read=on");
+    }
+    if (s->stream) {
+        g_string_append(o, ",stream=on");
+    }
+    return g_string_free(o, FALSE);
+}
+
+/* The daemon's arguments, NULL-terminated; owned by the caller. */
+static GPtrArray *daemon_args(const struct serve *s, const char *program)
+{
+    GPtrArray *args = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *socket = s->socket ? quote(s->socket) : NULL;
+
+    g_ptr_array_add(args, g_strdup(program));
+    if (s->engine) {
+        add(args, "--io-engine", g_strdup(s->engine));
+    }
+    if (s->control) {
+        g_autofree char *control = quote(s->control);
+        add(args, "--chardev", g_strdup_printf(
+            "socket,id=control,path=%s,server=on,wait=off", control));
+        add(args, "--monitor", g_strdup("chardev=control"));
+    }
+    if (socket) {
+        add(args, "--nbd-server", g_strdup_printf(
+            "addr.type=unix,addr.path=%s", socket));
+    } else {
+        add(args, "--nbd-server", g_strdup_printf(
+            "addr.type=inet,addr.host=127.0.0.1,addr.port=%s",
+            s->port ? s->port : "10809"));
+    }
+    add(args, "--drive", drive_option(s));
+    add(args, "--export", g_strdup_printf(
+        "type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s", s->name,
+        s->name, s->name, s->read_only ? "off" : "on"));
+    if (s->pidfile) {
+        add(args, "--pidfile", g_strdup(s->pidfile));
+    }
+    if (s->daemonize) {
+        g_ptr_array_add(args, g_strdup("--daemonize"));
+    }
+    g_ptr_array_add(args, NULL);
+    return args;
+}
+
+/* The daemon that belongs to this program: $SLUICED, else beside it, else in
+ * the path. */
+static char *find_daemon(void)
+{
+    const char *named = g_getenv("SLUICED");
+    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+
+    if (named) {
+        return g_strdup(named);
+    }
+    if (self) {
+        g_autofree char *dir = g_path_get_dirname(self);
+        g_autofree char *beside = g_build_filename(dir, "sluiced", NULL);
+        if (g_file_test(beside, G_FILE_TEST_IS_EXECUTABLE)) {
+            return g_steal_pointer(&beside);
+        }
+    }
+    return g_strdup("sluiced");
+}
+
+static void print_command(const GPtrArray *args)
+{
+    for (guint i = 0; g_ptr_array_index(args, i); i++) {
+        g_autofree char *word = g_shell_quote(g_ptr_array_index(args, i));
+        printf("%s%s", i ? " " : "", word);
+    }
+    printf("\n");
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve s = { .name = "disk0" };
+    int status = parse_args(argc, argv, &s);
+
+    if (status != 0) {
+        return status < 0 ? 0 : status;
+    }
+    g_autofree char *program = find_daemon();
+    g_autoptr(GPtrArray) args = daemon_args(&s, program);
+    if (s.dry_run) {
+        print_command(args);
+        return 0;
+    }
+    execvp(program, (char **)args->pdata);
+    cli_error("cannot start '%s': %s", program, g_strerror(errno));
+    return 1;
+}

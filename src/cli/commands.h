@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The subcommands, one file each (cmd-NAME.c); see struct subcommand. */
+#pragma once
+
+int cmd_check(int argc, char **argv);
+int cmd_create(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_job(int argc, char **argv);
+int cmd_jobs(int argc, char **argv);
+int cmd_map(int argc, char **argv);
+int cmd_monitor(int argc, char **argv);
+int cmd_pull(int argc, char **argv);
+int cmd_resize(int argc, char **argv);
+int cmd_serve(int argc, char **argv);

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Images at rest: open, look at, change. Private to cli/. */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdint.h>
+
+#include "base/annot.h"
+
+struct graph;
+struct node;
+struct node_driver;
+
+/* Run @co_fn(@graph, @arg) as a coroutine on a loop of its own, with every
+ * driver there is, and return what it returns. Not inside a coroutine. */
+int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
+
+/* Open @filename. @format NULL: found by its magic, else raw: only for reading
+ * (-EINVAL with NODE_RDWR: a guest could have written the magic). Prints like
+ * the peer: "Could not open 'F': ...". The caller owns the reference. */
+CO_FN int image_co_open(struct graph *g, const char *filename,
+                        const char *format, unsigned flags,
+                        struct node **ret_node, GError **err);

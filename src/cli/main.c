@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluice: images at rest and jobs of a running daemon, one table of
+ * subcommands.
+ */
+#include <getopt.h>
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+#define SOCKET_HELP \
+    "  -s, --socket PATH     control socket of the daemon (or SLUICE_SOCKET)\n"
+#define HELP_HELP \
+    "  -h, --help            print this\n"
+#define OUTPUT_HELP \
+    "      --output FORMAT   human (default) or json\n"
+#define FORMAT_HELP \
+    "  -f FORMAT             format of the image\n"
+
+const struct subcommand subcommands[] = {
+    { "create", cmd_create,
+      "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE "
+      "[SIZE]",
+      "Make an image.\n\n"
+      "  -f FORMAT             format of the new image (default raw)\n"
+      "  -b FILE               backing file: reads of what the image lacks\n"
+      "                        go there\n"
+      "  -F FORMAT             format of the backing file; always say it\n"
+      "  -u                    do not open the backing file\n"
+      "  -o OPTIONS            name=value,... ; -o help lists them\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
+    { "info", cmd_info,
+      "[-f FORMAT] [--output FORMAT] [--backing-chain] [-U] FILE",
+      "Describe an image.\n\n" FORMAT_HELP
+      "      --backing-chain   and every image below it\n"
+      "  -U, --force-share     even while somebody writes to it\n"
+      OUTPUT_HELP HELP_HELP },
+    { "check", cmd_check,
+      "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-U] FILE",
+      "Check an image's metadata; repair it with -r.\n"
+      "Exit status: 0 good, 1 the check failed, 2 corrupt, 3 leaked clusters,\n"
+      "63 the format cannot be checked.\n\n" FORMAT_HELP
+      "  -r leaks|all          repair\n"
+      "  -U, --force-share     even while somebody writes to it\n"
+      "  -q                    print nothing but errors\n"
+      OUTPUT_HELP HELP_HELP },
+    { "map", cmd_map,
+      "[-f FORMAT] [--output FORMAT] [-s OFFSET] [-l LENGTH] [-U] FILE",
+      "Show which file of the chain holds each part of the disk.\n\n"
+      FORMAT_HELP
+      "  -s, --start-offset N  begin here\n"
+      "  -l, --max-length N    end after so many bytes\n"
+      "  -U, --force-share     even while somebody writes to it\n"
+      OUTPUT_HELP HELP_HELP },
+    { "resize", cmd_resize,
+      "[-q] [-f FORMAT] [--shrink] FILE [+|-]SIZE",
+      "Change the size of the virtual disk.\n\n" FORMAT_HELP
+      "      --shrink          allow to cut data off\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
+    { "serve", cmd_serve,
+      "[OPTIONS] IMAGE",
+      "Serve an image over NBD until interrupted.\n\n"
+      "  -f, --format FORMAT   its format; taken from the endings .qed and\n"
+      "                        .raw, never from the image\n"
+      "      --stream          fill the image from its base meanwhile, then\n"
+      "                        let go of the base\n"
+      "      --copy-on-read    keep what guests read\n"
+      "  -r, --read-only       refuse writes\n"
+      "      --name NAME       name of device and export (default disk0)\n"
+      "  -k, --socket PATH     serve on a Unix socket\n"
+      "      --port PORT       serve on a TCP port of this machine's loopback\n"
+      "                        (default 10809)\n"
+      "      --control PATH    make a control socket, for the job commands\n"
+      "      --cache MODE      writeback (default), none, writethrough,\n"
+      "                        directsync, unsafe\n"
+      "      --io-engine NAME  auto (default), io_uring, threads\n"
+      "  -d, --daemonize       go to the background once it serves\n"
+      "      --pidfile FILE    write the process id there\n"
+      "      --dry-run         print the daemon's command line instead\n"
+      HELP_HELP },
+    { "pull", cmd_pull,
+      "[OPTIONS] DEVICE",
+      "Fill a device of a running daemon from its base, showing progress.\n"
+      "Exit status: 0 complete, 1 failed, 3 cancelled. Interrupting the\n"
+      "command leaves the job running.\n\n" SOCKET_HELP
+      "  -b, --base FILE       keep this image below; copy what is above it\n"
+      "      --backing-file F  name to record for the base\n"
+      "      --speed N         bytes per second, 0 = as fast as it goes\n"
+      "      --on-error WHAT   report (default), ignore, stop, enospc\n"
+      "      --job-id ID       default: the device's name\n"
+      "      --no-wait         return once it runs\n"
+      OUTPUT_HELP HELP_HELP },
+    { "jobs", cmd_jobs, "[-s PATH] [--output FORMAT]",
+      "List the jobs of a running daemon.\n\n"
+      SOCKET_HELP OUTPUT_HELP HELP_HELP },
+    { "job", cmd_job,
+      "[-s PATH] pause|resume|cancel|complete|finalize|dismiss|wait ID\n"
+      "       sluice job [-s PATH] speed ID BYTES-PER-SECOND",
+      "Act on a job of a running daemon.\n\n" SOCKET_HELP
+      "  -f, --force           cancel even while paused\n"
+      OUTPUT_HELP HELP_HELP },
+    { "monitor", cmd_monitor, "[-s PATH] [-e] [--output FORMAT]",
+      "Type commands of the human monitor (or JSON commands) and see events.\n"
+      "\n" SOCKET_HELP
+      "  -e, --events          only print events\n"
+      OUTPUT_HELP HELP_HELP },
+    { NULL, NULL, NULL, NULL }
+};
+
+static int print_usage(void)
+{
+    printf("usage: sluice COMMAND [OPTIONS]\n\nCommands:\n");
+    for (const struct subcommand *s = subcommands; s->name; s++) {
+        const char *end = strpbrk(s->help, ".;");
+        printf("  %-8s %.*s\n", s->name, (int)(end - s->help), s->help);
+    }
+    printf("\n'sluice COMMAND --help' explains one.\n"
+           "sluiced(8) is the daemon, sluice(1) the manual of this program.\n");
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_ALL, "C.UTF-8");
+    if (argc < 2) {
+        return cli_usage_error(NULL, "expecting a command");
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        return print_usage();
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        printf("sluice version %s\n", SLUICE_VERSION);
+        return 0;
+    }
+    for (const struct subcommand *s = subcommands; s->name; s++) {
+        if (strcmp(argv[1], s->name) == 0) {
+            return s->run(argc - 1, argv + 1);
+        }
+    }
+    return cli_usage_error(NULL, "'%s' is not a command", argv[1]);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A progress bar: done, rate, time left.  The rate is that of the last few
+ * seconds, so that the estimate follows a change of speed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/units.h"
+#include "cli/cli.h"
+
+#define WIDTH 28
+#define REDRAW_US 100000
+#define SAMPLES 32   /* a rate window of about three seconds */
+
+struct progress {
+    char *what;
+    bool shown;
+    gint64 last_draw_us;
+    struct { gint64 us; uint64_t done; } sample[SAMPLES];
+    unsigned n;
+};
+
+struct progress *progress_new(const char *what, bool force)
+{
+    struct progress *p = g_new0(struct progress, 1);
+
+    p->what = g_strdup(what);
+    p->shown = force || isatty(STDOUT_FILENO);
+    return p;
+}
+
+/* Bytes per second between the oldest sample and now; 0 = not known. */
+static double rate(const struct progress *p, gint64 now, uint64_t done)
+{
+    unsigned oldest = p->n > SAMPLES ? p->n % SAMPLES : 0;
+
+    if (p->n < 2 || now <= p->sample[oldest].us ||
+        done < p->sample[oldest].done) {
+        return 0;
+    }
+    return (double)(done - p->sample[oldest].done) * 1e6 /
+        (double)(now - p->sample[oldest].us);
+}
+
+static void draw(struct progress *p, gint64 now, uint64_t done, uint64_t total)
+{
+    char bar[WIDTH + 1], left[32] = "";
+    double speed = rate(p, now, done);
+    double part = total ? (double)done / (double)total : 1;
+    int full = (int)(part * WIDTH);
+    g_autofree char *speed_text = size_format((uint64_t)speed);
+
+    memset(bar, '.', WIDTH);
+    memset(bar, '#', (size_t)CLAMP(full, 0, WIDTH));
+    bar[WIDTH] = '\0';
+    if (speed > 0 && done < total) {
+        unsigned s = (unsigned)((double)(total - done) / speed);
+        snprintf(left, sizeof(left), "  %u:%02u left", s / 60, s % 60);
+    }
+    printf("\r%s [%s] %5.1f%%  %s/s%s\033[K", p->what, bar, part * 100,
+           speed_text, left);
+    fflush(stdout);
+}
+
+void progress_update(struct progress *p, uint64_t done, uint64_t total)
+{
+    gint64 now = g_get_monotonic_time();
+
+    if (!p || !p->shown ||
+        (done < total && now - p->last_draw_us < REDRAW_US)) {
+        return;
+    }
+    p->last_draw_us = now;
+    draw(p, now, done, total);
+    p->sample[p->n % SAMPLES].us = now;
+    p->sample[p->n % SAMPLES].done = done;
+    p->n++;
+}
+
+void progress_free(struct progress *p)
+{
+    if (p) {
+        if (p->shown && p->n) {
+            printf("\n");
+        }
+        g_free(p->what);
+        g_free(p);
+    }
+}

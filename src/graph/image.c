@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images as files.  Creation goes: make the file, lock it as any writer does,
+ * only then empty it, write the format, make file and directory entry durable.
+ * So an image that somebody uses is refused before a byte of it is lost.
+ */
+#include "graph/image.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "loop/io.h"
+
+CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
+                        GError **err)
+{
+    if (!n->drv->co_check) {
+        return err_set(err, ENOTSUP,
+                       "This image format does not support checks");
+    }
+    return n->drv->co_check(n, fix, res, err);
+}
+
+CO_FN int node_co_info(struct node *n, json_t *info, GError **err)
+{
+    return n->drv->co_info ? n->drv->co_info(n, info, err) : 0;
+}
+
+/* Make @path if it is not there. *@ret_made tells whether it was not. */
+static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
+{
+    struct io_file *f;
+    int r = io_co_open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0644, &f);
+
+    *ret_made = r == 0;
+    if (r == -EEXIST) {
+        return 0;
+    }
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not create '%s'", path);
+    }
+    io_co_close(f);
+    return 0;
+}
+
+/* Empty the file under @node, as a writer that shares with nobody. */
+static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
+                               const json_t *options, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = opts_new(options);
+    struct user *user;
+    int r = user_co_new(file, "image creation",
+                        PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE, 0,
+                        NULL, NULL, &user, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = file->size > 0 ? node_co_truncate(file, 0, err) : 0;
+    if (r == 0) {
+        r = drv->co_create(file, o, err);
+    }
+    if (r == 0) {
+        r = opts_finish(o, err);
+    }
+    if (r == 0) {
+        r = node_co_flush(file);
+        if (r < 0) {
+            err_set_errno(err, -r, "Could not flush '%s'", file->filename);
+        }
+    }
+    user_co_free(user);
+    return r;
+}
+
+CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
+                          const char *filename, const json_t *options,
+                          GError **err)
+{
+    json_t *file_options = json_pack("{s:s,s:s}", "driver", "file", "filename",
+                                     filename);
+    struct node *file;
+    bool made;
+    int r = make_co_file(filename, &made, err);
+
+    if (r < 0) {
+        json_decref(file_options);
+        return r;
+    }
+    r = node_co_open(g, file_options, NODE_RDWR, &file, err);
+    json_decref(file_options);
+    if (r == 0) {
+        r = fill_co_image(file, drv, options, err);
+        node_co_unref(file);
+    }
+    if (r == 0) {
+        r = io_co_fsync_parent(filename);
+        if (r < 0) {
+            err_set_errno(err, -r, "Could not make the directory entry of "
+                          "'%s' durable", filename);
+        }
+    }
+    if (r < 0 && made) {
+        io_co_unlink(filename);
+    }
+    return r;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images as files: make one, check one, describe one, rewrite its header.
+ * All in a coroutine on the graph's loop; all yield.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdint.h>
+#include "base/annot.h"
+
+struct check_result;
+struct graph;
+struct node;
+struct node_driver;
+
+/* Make image @filename of format @drv; @options is what its co_create() takes
+ * and is checked in full.  An existing file is emptied, unless somebody uses
+ * it.  Durable on success, its directory entry included (N4); on failure a
+ * file that was made here is removed again. */
+CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
+                          const char *filename, const json_t *options,
+                          GError **err);
+
+/* The size of what an image at @filename would find under backing name
+ * @backing of format @fmt. */
+CO_FN int image_co_backing_size(struct graph *g, const char *filename,
+                                const char *backing, const char *fmt,
+                                uint64_t *ret_size, GError **err);
+
+/* node_driver.co_check of @n. -ENOTSUP when the format has none. */
+CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
+                        GError **err);
+
+/* node_driver.co_info of @n: format-specific members into *@info. */
+CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
