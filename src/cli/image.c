@@ -14,8 +14,6 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 
-#define PROBE_BYTES 2048
-
 struct run {
     struct loop *loop;
     CO_FN_PTR int (*co_fn)(struct graph *g, void *arg);
@@ -49,88 +47,86 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg)
     return r.result;
 }
 
-static CO_FN int image_co_read_head(struct graph *g, const json_t *file_options,
-                                    unsigned flags, uint8_t *buf,
-                                    size_t *ret_len, GError **err)
+/* The driver that knows the image's first bytes; raw when none does. */
+static CO_FN int image_co_find_format(struct graph *g, const char *filename,
+                                      unsigned flags, const char **ret_format,
+                                      GError **err)
 {
+    const struct node_driver *drv = NULL;
     struct node *file;
-    struct iovec store;
-    int r = node_co_open(g, file_options, flags & NODE_FORCE_SHARE, &file, err);
 
+    if (flags & NODE_RDWR) {
+        return err_set(err, EINVAL, "the format is not said, and an image is "
+                       "never guessed at for writing: use -f");
+    }
+    json_t *options = json_pack("{s:s}", "filename", filename);
+    int r = node_co_open(g, options, flags & NODE_FORCE_SHARE, &file, err);
+    json_decref(options);
     if (r < 0) {
         return r;
     }
-    *ret_len = (size_t)MIN(file->size, PROBE_BYTES);
-    if (*ret_len > 0) {
-        r = node_co_preadv(file, 0, iov_one(&store, buf, *ret_len), 0);
-        if (r < 0) {
-            err_set_errno(err, -r, "Could not read image for determining its "
-                          "format");
-        }
-    }
+    r = node_co_probe(file, &drv);
     node_co_unref(file);
-    return r;
-}
-
-/* The driver that is surest of these bytes; raw when none is. */
-static const char *best_format(const uint8_t *buf, size_t len)
-{
-    const char *name = "raw";
-    int best = 1;   /* raw's own confidence */
-
-    for (unsigned i = 0; node_drivers[i]; i++) {
-        const struct node_driver *drv = node_drivers[i];
-        int score = drv->probe ? drv->probe(buf, len) : 0;
-        if (score > best) {
-            best = score;
-            name = drv->name;
-        }
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not read image for determining "
+                             "its format");
     }
-    return name;
-}
-
-static CO_FN int image_co_find_format(struct graph *g,
-                                      const json_t *file_options,
-                                      const char *filename, unsigned flags,
-                                      const char **ret_format, GError **err)
-{
-    uint8_t buf[PROBE_BYTES];
-    size_t len;
-
-    if (flags & NODE_RDWR) {
-        return err_set(err, EINVAL, "the format of '%s' is not said and an "
-                       "image is never guessed at for writing: use -f",
-                       filename);
-    }
-    int r = image_co_read_head(g, file_options, flags, buf, &len, err);
-    if (r == 0) {
-        *ret_format = best_format(buf, len);
-    }
-    return r;
+    *ret_format = drv ? drv->name : "raw";
+    return 0;
 }
 
 CO_FN int image_co_open(struct graph *g, const char *filename,
                         const char *format, unsigned flags,
                         struct node **ret_node, GError **err)
 {
-    json_t *file = NULL, *options;
-    int r = node_options_from_name(filename, &file, err);
+    int r = 0;
 
-    if (r == 0 && !format) {
-        r = image_co_find_format(g, file, filename, flags, &format, err);
-    } else if (r == 0 && !graph_find_driver(g, format)) {
+    if (!format) {
+        r = image_co_find_format(g, filename, flags, &format, err);
+    } else if (!graph_find_driver(g, format)) {
         r = err_set(err, EINVAL, "Unknown driver '%s'", format);
     }
-    if (r < 0) {
-        json_decref(file);
-        err_prefix(err, "Could not open '%s'", filename);
-        return r;
+    if (r == 0) {
+        json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
+                                    filename);
+        r = node_co_open(g, options, flags, ret_node, err);
+        json_decref(options);
     }
-    options = json_pack("{s:s,s:o}", "driver", format, "file", file);
-    r = node_co_open(g, options, flags, ret_node, err);
-    json_decref(options);
     if (r < 0) {
         err_prefix(err, "Could not open '%s'", filename);
+    }
+    return r;
+}
+
+/* @backing as it is reached from here: relative names begin in the folder of
+ * the image. Owned. */
+static char *backing_path(const char *filename, const char *backing)
+{
+    const char *colon = strchr(backing, ':');
+    const char *slash = strchr(backing, '/');
+    bool address = colon && (!slash || colon < slash);
+
+    if (address || g_path_is_absolute(backing) || !strchr(filename, '/')) {
+        return g_strdup(backing);
+    }
+    g_autofree char *dir = g_path_get_dirname(filename);
+    return g_build_filename(dir, backing, NULL);
+}
+
+CO_FN int image_co_backing_size(struct graph *g, const char *filename,
+                                const char *backing, const char *format,
+                                uint64_t *ret_size, GError **err)
+{
+    g_autofree char *path = backing_path(filename, backing);
+    json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
+                                path);
+    struct node *n;
+    int r = node_co_open(g, options, 0, &n, err);
+
+    json_decref(options);
+    if (r == 0) {
+        *ret_size = n->size;
+        node_co_unref(n);
     }
     return r;
 }

@@ -21,3 +21,9 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
 CO_FN int image_co_open(struct graph *g, const char *filename,
                         const char *format, unsigned flags,
                         struct node **ret_node, GError **err);
+
+/* The size of the image that a new one at @filename finds under backing name
+ * @backing (relative to its folder), of format @format. */
+CO_FN int image_co_backing_size(struct graph *g, const char *filename,
+                                const char *backing, const char *format,
+                                uint64_t *ret_size, GError **err);

@@ -4,10 +4,11 @@
  *
  * A header is written by whoever had the image, a guest included.  Its backing
  * name is a path (relative to the image's folder) of a regular file or block
- * device, or one of the addresses in the table below; it is never taken for
- * options (json:) or a descriptor (fd:), and FIFOs, sockets and character
- * devices are not opened.  The graph's policy narrows that further.  A format
- * that is not recorded is told by its magic and never guessed to be raw.
+ * device, or an address that a storage driver claims by its prefix; it is never
+ * taken for options (json:) or a descriptor (fd:), and FIFOs, sockets and
+ * character devices are not opened.  The graph's policy narrows that further.
+ * A format that is not recorded is told by its magic and never guessed to be
+ * raw.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -21,112 +22,10 @@
 
 /* --- addresses --- */
 
-static json_t *nbd_options(json_t *server, const char *export)
+static json_t *file_options(const char *driver, const char *path)
 {
-    json_t *o = json_pack("{s:s, s:o}", "driver", "nbd", "server", server);
-
-    if (export && *export) {
-        json_object_set_new(o, "export", json_string(export));
-    }
-    return o;
+    return json_pack("{s:s, s:s}", "driver", driver, "filename", path);
 }
-
-static json_t *nbd_server_unix(const char *path)
-{
-    return json_pack("{s:s, s:s}", "type", "unix", "path", path);
-}
-
-static json_t *nbd_server_inet(const char *host, const char *port)
-{
-    return json_pack("{s:s, s:s, s:s}", "type", "inet", "host", host, "port",
-                     port && *port ? port : "10809");
-}
-
-static json_t *bad_json(json_t *o)
-{
-    json_decref(o);
-    return NULL;
-}
-
-/* nbd://HOST[:PORT][/EXPORT] */
-static json_t *parse_nbd_uri(const char *address)
-{
-    g_autoptr(GUri) uri = g_uri_parse(address, G_URI_FLAGS_NONE, NULL);
-    g_autofree char *port = NULL;
-    const char *path;
-
-    if (!uri || !g_uri_get_host(uri) || !*g_uri_get_host(uri)) {
-        return NULL;
-    }
-    port = g_uri_get_port(uri) > 0
-           ? g_strdup_printf("%d", g_uri_get_port(uri)) : NULL;
-    path = g_uri_get_path(uri);
-    return nbd_options(nbd_server_inet(g_uri_get_host(uri), port),
-                       *path == '/' ? path + 1 : path);
-}
-
-/* nbd+unix:///[EXPORT]?socket=PATH */
-static json_t *parse_nbd_unix_uri(const char *address)
-{
-    g_autoptr(GUri) uri = g_uri_parse(address, G_URI_FLAGS_NONE, NULL);
-    g_autoptr(GHashTable) params = NULL;
-    const char *path, *socket;
-
-    if (!uri || !g_uri_get_query(uri)) {
-        return NULL;
-    }
-    params = g_uri_parse_params(g_uri_get_query(uri), -1, "&",
-                                G_URI_PARAMS_NONE, NULL);
-    socket = params ? g_hash_table_lookup(params, "socket") : NULL;
-    if (!socket || !*socket) {
-        return NULL;
-    }
-    path = g_uri_get_path(uri);
-    return nbd_options(nbd_server_unix(socket), *path == '/' ? path + 1 : path);
-}
-
-/* nbd:unix:PATH[:exportname=E], nbd:HOST:PORT[:exportname=E] */
-static json_t *parse_nbd_old(const char *address)
-{
-    static const char marker[] = ":exportname=";
-    const char *rest = address + strlen("nbd:");
-    const char *mark = strstr(rest, marker);
-    g_autofree char *where = mark ? g_strndup(rest, (gsize)(mark - rest))
-                                  : g_strdup(rest);
-    const char *export = mark ? mark + strlen(marker) : NULL;
-    char *colon;
-
-    if (g_str_has_prefix(where, "unix:")) {
-        return where[5] ? nbd_options(nbd_server_unix(where + 5), export)
-                        : NULL;
-    }
-    colon = strrchr(where, ':');
-    if (!colon || colon == where || !colon[1]) {
-        return NULL;
-    }
-    *colon = '\0';
-    return nbd_options(nbd_server_inet(where, colon + 1), export);
-}
-
-static json_t *parse_http(const char *address)
-{
-    bool tls = g_str_has_prefix(address, "https:");
-
-    return json_pack("{s:s, s:s}", "driver", tls ? "https" : "http", "url",
-                     address);
-}
-
-/* Longest prefix first. */
-static const struct scheme {
-    const char *prefix;
-    json_t *(*parse)(const char *address);
-} schemes[] = {
-    { "nbd+unix://", parse_nbd_unix_uri },
-    { "nbd://", parse_nbd_uri },
-    { "nbd:", parse_nbd_old },
-    { "http://", parse_http },
-    { "https://", parse_http },
-};
 
 /* The length of "NAME:" when @name begins like an address, else 0. A path with
  * a colon in it can be given as ./PATH. */
@@ -137,30 +36,34 @@ static size_t scheme_length(const char *name)
     return name[len] == ':' && len > 0 ? len + 1 : 0;
 }
 
+/* The driver that knows addresses of this kind, or NULL. */
+static const struct node_driver *scheme_driver(struct graph *g,
+                                               const char *name)
+{
+    for (unsigned i = 0; g->drivers[i]; i++) {
+        const char *const *p = g->drivers[i]->name_prefixes;
+
+        for (; p && *p; p++) {
+            if (g_str_has_prefix(name, *p)) {
+                return g->drivers[i];
+            }
+        }
+    }
+    return NULL;
+}
+
+/* The driver itself takes the address apart. */
 static int parse_scheme(struct graph *g, const char *name, json_t **ret_options,
                         GError **err)
 {
-    for (unsigned i = 0; i < G_N_ELEMENTS(schemes); i++) {
-        json_t *o;
+    const struct node_driver *drv = scheme_driver(g, name);
 
-        if (!g_str_has_prefix(name, schemes[i].prefix)) {
-            continue;
-        }
-        o = schemes[i].parse(name);
-        if (!o) {
-            return err_set(err, EINVAL, "'%s' is not a valid %s address", name,
-                           schemes[i].prefix);
-        }
-        if (!graph_find_driver(g, json_string_value(
-                                   json_object_get(o, "driver")))) {
-            bad_json(o);
-            break;
-        }
-        *ret_options = o;
-        return 0;
+    if (!drv) {
+        return err_set(err, EPROTONOSUPPORT, "Unknown protocol '%.*s'",
+                       (int)(scheme_length(name) - 1), name);
     }
-    return err_set(err, EPROTONOSUPPORT, "Unknown protocol '%.*s'",
-                   (int)(scheme_length(name) - 1), name);
+    *ret_options = file_options(drv->name, name);
+    return 0;
 }
 
 /* --- files --- */
@@ -187,11 +90,6 @@ static const char *file_type_name(mode_t mode)
     default:
         return "no regular file";
     }
-}
-
-static json_t *file_options(const char *driver, const char *path)
-{
-    return json_pack("{s:s, s:s}", "driver", driver, "filename", path);
 }
 
 int backing_co_parse_address(struct graph *g, const char *address,

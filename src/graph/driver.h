@@ -65,6 +65,10 @@ struct node_driver {
      * test and for error texts. */
     const char *const *option_names;
 
+    /* How addresses of this storage begin ("nbd:"); open() takes such an
+     * address as "filename". NULL-terminated; NULL for none. */
+    const char *const *name_prefixes;
+
     /* Confidence 0..100 that the image beginning with @buf is of this format. */
     int (*probe)(const uint8_t *buf, size_t len);
 

@@ -22,12 +22,6 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err);
 
-/* The size of what an image at @filename would find under backing name
- * @backing of format @fmt. */
-CO_FN int image_co_backing_size(struct graph *g, const char *filename,
-                                const char *backing, const char *fmt,
-                                uint64_t *ret_size, GError **err);
-
 /* node_driver.co_check of @n. -ENOTSUP when the format has none. */
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
                         GError **err);

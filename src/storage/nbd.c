@@ -606,12 +606,17 @@ static CO_FN int nbd_co_check_identity(struct node *n, GError **err)
                          n->filename, why) : 0;
 }
 
+static const char *const nbd_name_prefixes[] = {
+    "nbd:", "nbd+", "nbds:", "nbds+", NULL
+};
+
 const struct node_driver nbd_driver = {
     .name = "nbd",
     .kind = NODE_PROTOCOL,
     .state_size = sizeof(struct nbd_state),
     .handles_fua = true,
     .option_names = nbd_option_names,
+    .name_prefixes = nbd_name_prefixes,
     .co_open = nbd_co_open,
     .co_close = nbd_co_close,
     .co_reopen = nbd_co_reopen,
