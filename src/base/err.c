@@ -22,6 +22,7 @@ static GQuark class_quark(enum err_class cls)
     return g_quark_from_static_string(class_names[cls]);
 }
 
+PRINTF_LIKE(4, 0)
 static void set_valist(GError **err, enum err_class cls, int errnum,
                        const char *fmt, va_list ap)
 {

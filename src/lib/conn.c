@@ -106,7 +106,11 @@ static int take_message(struct sluice_conn *c, json_t **ret_msg)
     *ret_msg = json_loadb(c->buf, len, 0, NULL);
     memmove(c->buf, c->buf + len, c->used - len);
     c->used -= len;
-    return json_is_object(*ret_msg) ? 1 : (json_decref(*ret_msg), -EBADMSG);
+    if (!json_is_object(*ret_msg)) {
+        json_decref(*ret_msg);
+        return -EBADMSG;
+    }
+    return 1;
 }
 
 /* The next message of any kind. 1; 0 on time-out; -errno. */

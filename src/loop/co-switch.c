@@ -127,7 +127,7 @@ bool co_ctx_init(struct co_ctx *c, void (*main)(void *arg), void *arg)
 
 void co_ctx_init_thread(struct co_ctx *c)
 {
-    *c = (struct co_ctx){.entered = true};
+    c->entered = true;
 #ifdef WITH_TSAN
     c->tsan_fiber = __tsan_get_current_fiber();
 #endif

@@ -29,7 +29,8 @@ struct co_ctx {
 /* Make a context that will call @main(@arg) on its own stack when it is
  * switched to; @main never returns. False when memory is short. */
 bool co_ctx_init(struct co_ctx *c, void (*main)(void *arg), void *arg);
-/* Describe the calling thread's own stack, so that contexts can return to it. */
+/* Let @c stand for the stack this runs on, so that contexts can return to it.
+ * Cheap; @c was zeroed once. */
 void co_ctx_init_thread(struct co_ctx *c);
 /* @c is not running. */
 void co_ctx_done(struct co_ctx *c);

@@ -5,7 +5,8 @@
  * A coroutine belongs to the loop it was started on and never leaves it.
  * co_wake() only queues: the woken coroutine runs in the same or next turn of
  * its loop, never inside the caller.  Sanitizers and valgrind are told of each
- * switch (loop/co-switch.c).
+ * switch (loop/co-switch.c).  Stacks are 256 KiB; with SLUICE_CO_POOL=0 in the
+ * environment none is used twice, so that stale pointers into them fault.
  */
 #pragma once
 #include <stdbool.h>

@@ -32,8 +32,9 @@ CO_FN void io_co_close(struct io_file *f);
 CO_FN int io_co_preadv(struct io_file *f, uint64_t off, struct iov iov);
 CO_FN int io_co_pwritev(struct io_file *f, uint64_t off, struct iov iov,
                         enum io_tag tag);
-/* fdatasync(2). After one failed every later one on @f fails too (-EIO):
- * the kernel may have dropped the pages (invariant G6). */
+/* fdatasync(2). Calls that overlap share one that begins after the last of
+ * them came. After one failed every later one on @f fails too (-EIO): the
+ * kernel may have dropped the pages (invariant G6). */
 CO_FN int io_co_fdatasync(struct io_file *f);
 CO_FN int io_co_fsync(struct io_file *f);
 CO_FN int io_co_truncate(struct io_file *f, uint64_t size);
