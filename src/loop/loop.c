@@ -30,6 +30,7 @@ G_STATIC_ASSERT(G_N_ELEMENTS(engine_names) == IO_ENGINE_COUNT);
 static const struct io_engine *const engines[] = {
     [IO_ENGINE_IO_URING] = &engine_uring,
     [IO_ENGINE_THREADS] = &engine_threads,
+    [IO_ENGINE_SIM] = &engine_sim,
 };
 
 int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
@@ -57,10 +58,7 @@ static int loop_set_engine(struct loop *l, const struct loop_options *opts,
         }
         kind = IO_ENGINE_THREADS;
     }
-    l->engine = kind < G_N_ELEMENTS(engines) ? engines[kind] : NULL;
-    if (!l->engine) {
-        return err_set(err, ENOTSUP, "There is no such I/O engine");
-    }
+    l->engine = engines[kind];
     return l->engine->init(l, opts, err);
 }
 
@@ -97,12 +95,12 @@ void loop_free(struct loop *l)
     }
     g_assert(l->n_co == 0);
     pool_free(l->pool);
-    l->engine->done(l);
-    co_pool_done(l);
-    io_buf_pool_done(&l->bufs);
     /* A sender may still be on its way out of the lock. */
     pthread_mutex_lock(&l->msg_lock);
     pthread_mutex_unlock(&l->msg_lock);
+    l->engine->done(l);
+    co_pool_done(l);
+    io_buf_pool_done(&l->bufs);
     pthread_mutex_destroy(&l->msg_lock);
     g_free(l->timers);
     g_free(l);

@@ -200,6 +200,8 @@ static CO_FN int image_co_set_writable(struct qed_image *img, unsigned flags,
     if (ret < 0) {
         group_co_free(img->group);
         img->group = NULL;
+    } else if (img->quiesced) { /* reopened while drained */
+        group_co_quiesce(img->group);
     }
     return ret;
 }

@@ -2,39 +2,19 @@
 /*
  * Growing the disk: one header field.
  *
- * The new part reads as zeroes from the first moment, whatever lies behind it:
- * bytes of the last cluster past the old end, and a backing file that is longer
- * than the disk was.  Both are settled, durably, before the header grows.
+ * The new part reads as zeroes, whatever lies behind it: bytes of the last
+ * cluster past the old end, and a backing file that is longer than the disk was.
+ * Whole clusters are settled, durably, before the header grows.  A last cluster
+ * that is not allocated is filled afterwards by the dispatcher, which alone can
+ * hold its range against the guest.
  */
 #include <inttypes.h>
-#include <string.h>
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
-#include "loop/io.h"
 
-/* Give the cluster that holds the old end a place, with the backing file's
- * bytes up to that end. */
-static CO_FN int tail_co_fill(struct node *n, uint64_t start, uint64_t len,
-                              uint64_t cluster)
-{
-    uint8_t *buf = io_buf_get(cluster);
-    struct iovec v;
-    int ret;
-
-    if (!buf) {
-        return -ENOMEM;
-    }
-    memset(buf, 0, cluster);
-    ret = qed_co_preadv(n, start, iov_one(&v, buf, len), 0);
-    if (ret == 0) {
-        ret = qed_co_pwritev(n, start, iov_one(&v, buf, cluster), 0);
-    }
-    io_buf_put(buf, cluster);
-    return ret;
-}
-
-static CO_FN int tail_co_clear(struct node *n, uint64_t old, bool base_shows)
+/* Bytes of an allocated last cluster past the old end. */
+static CO_FN int tail_co_clear(struct node *n, uint64_t old)
 {
     struct qed_image *img = qed_image(n);
     uint64_t cluster = qed_cluster_size(img);
@@ -49,12 +29,9 @@ static CO_FN int tail_co_clear(struct node *n, uint64_t old, bool base_shows)
     if (ret < 0) {
         return ret;
     }
-    if (run.kind == QED_DATA) {
-        return node_co_zero(qed_file(img), run.host + (old - start),
-                            start + cluster - old, 0);
-    }
-    return run.kind == QED_ABSENT && base_shows
-        ? tail_co_fill(n, start, old - start, cluster) : 0;
+    return run.kind == QED_DATA
+        ? node_co_zero(qed_file(img), run.host + (old - start),
+                       start + cluster - old, 0) : 0;
 }
 
 static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
@@ -65,7 +42,7 @@ static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
     uint64_t base = e ? e->child->size : 0;
     uint64_t from = round_up(old, cluster);
     uint64_t to = round_up(min_u64(base, size), cluster);
-    int ret = tail_co_clear(n, old, base > old);
+    int ret = tail_co_clear(n, old);
 
     if (ret == 0 && from < to) {
         ret = qed_co_zero(n, from, to - from, 0);

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "util.h"
+#include <glib/gstdio.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/wait.h>
+#include "format/format.h"
+#include "storage/storage.h"
+
+static const struct node_driver *const drivers[] = {
+    &file_driver, &raw_driver, &qed_driver, NULL
+};
+
+struct run {
+    struct loop *loop;
+    void (*fn)(struct graph *g);
+};
+
+static CO_FN void run_entry(void *arg)
+{
+    struct run *run = arg;
+    struct graph *g = graph_new(run->loop, drivers);
+
+    run->fn(g);
+    graph_co_free(g);
+    loop_stop(run->loop);
+}
+
+void run_graph(void (*fn)(struct graph *g))
+{
+    struct loop_options opts = { .engine = IO_ENGINE_AUTO };
+    struct run run = { .fn = fn };
+    GError *err = NULL;
+
+    loop_new(&opts, &run.loop, &err);
+    g_assert_no_error(err);
+    co_start(run.loop, run_entry, &run);
+    loop_run(run.loop);
+    while (loop_turn(run.loop, false)) {
+    }
+    g_assert_cmpuint(co_count(run.loop), ==, 0);
+    loop_free(run.loop);
+}
+
+static char *scratch_dir;
+
+static void scratch_remove(void)
+{
+    GDir *dir = g_dir_open(scratch_dir, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        char *path = g_build_filename(scratch_dir, name, NULL);
+
+        g_unlink(path);
+        g_free(path);
+    }
+    g_dir_close(dir);
+    g_rmdir(scratch_dir);
+    g_free(scratch_dir);
+}
+
+char *scratch(const char *name)
+{
+    if (!scratch_dir) {
+        scratch_dir = g_dir_make_tmp("test-format-XXXXXX", NULL);
+        g_assert_nonnull(scratch_dir);
+        atexit(scratch_remove);
+    }
+    return g_build_filename(scratch_dir, name, NULL);
+}
+
+int try_make_image(struct graph *g, const char *path, json_t *options,
+                   GError **err)
+{
+    json_t *fo = json_pack("{s:s,s:s}", "driver", "file", "filename", path);
+    struct opts *o = opts_new(options);
+    struct node *file;
+    int ret;
+
+    g_assert_true(g_file_set_contents(path, "", 0, NULL));
+    ret = node_co_open(g, fo, NODE_RDWR, &file, err);
+    g_assert_cmpint(ret, ==, 0);
+    ret = qed_driver.co_create(file, o, err);
+    if (ret == 0) {
+        g_assert_cmpint(opts_finish(o, err), ==, 0);
+    }
+    node_co_unref(file);
+    opts_free(o);
+    json_decref(fo);
+    json_decref(options);
+    return ret;
+}
+
+void make_image(struct graph *g, const char *path, json_t *options)
+{
+    g_autoptr(GError) err = NULL;
+
+    try_make_image(g, path, options, &err);
+    g_assert_no_error(err);
+}
+
+int try_open_image(struct graph *g, const char *path, unsigned flags,
+                   struct node **ret_node, GError **err)
+{
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", "qed", "file",
+                          "driver", "file", "filename", path);
+    int ret = node_co_open(g, o, flags, ret_node, err);
+
+    json_decref(o);
+    return ret;
+}
+
+struct node *open_image(struct graph *g, const char *path, unsigned flags)
+{
+    g_autoptr(GError) err = NULL;
+    struct node *n = NULL;
+
+    try_open_image(g, path, flags, &n, &err);
+    g_assert_no_error(err);
+    return n;
+}
+
+int do_write(struct node *n, uint64_t off, const void *buf, size_t len,
+             unsigned flags)
+{
+    struct iovec v;
+
+    return node_co_pwritev(n, off, iov_one(&v, (char *) (uintptr_t) buf, len),
+                           flags);
+}
+
+int do_read(struct node *n, uint64_t off, void *buf, size_t len)
+{
+    struct iovec v;
+
+    return node_co_preadv(n, off, iov_one(&v, buf, len), 0);
+}
+
+bool have_tool(const char *name)
+{
+    g_autofree char *path = g_find_program_in_path(name);
+
+    return path != NULL;
+}
+
+static int PRINTF_LIKE(2, 0) run_va(char **ret_out, const char *fmt, va_list ap)
+{
+    g_autofree char *line = g_strdup_vprintf(fmt, ap);
+    g_autofree char *out = NULL, *errs = NULL;
+    const char *argv[] = { "/bin/sh", "-c", line, NULL };
+    int status;
+
+    g_assert_true(g_spawn_sync(NULL, (char **) (uintptr_t) argv, NULL,
+                               G_SPAWN_DEFAULT, NULL, NULL, &out, &errs,
+                               &status, NULL));
+    if (status != 0) {
+        g_test_message("%s: status %d\n%s%s", line, status, out, errs);
+    }
+    if (ret_out) {
+        *ret_out = g_steal_pointer(&out);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int run_cmd(char **ret_out, const char *fmt, ...)
+{
+    va_list ap;
+    int ret;
+
+    va_start(ap, fmt);
+    ret = run_va(ret_out, fmt, ap);
+    va_end(ap);
+    return ret;
+}
+
+char *must_run(const char *fmt, ...)
+{
+    char *out = NULL;
+    va_list ap;
+    int ret;
+
+    va_start(ap, fmt);
+    ret = run_va(&out, fmt, ap);
+    va_end(ap);
+    g_assert_cmpint(ret, ==, 0);
+    return out;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Running format tests on real loops, graphs and files. */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include "base/annot.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+
+/* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw
+ * and qed; ends when it has returned and the graph is freed. */
+void run_graph(void (*fn)(struct graph *g));
+
+/* A path in a directory that is removed at exit; owned by the caller. */
+char *scratch(const char *name);
+
+/* Make a QED image; options as for co_create, e.g. "{s:i}". Fails the test. */
+CO_FN void make_image(struct graph *g, const char *path, json_t *options);
+CO_FN int try_make_image(struct graph *g, const char *path, json_t *options,
+                         GError **err);
+/* Open @path as QED; fails the test on error. */
+CO_FN struct node *open_image(struct graph *g, const char *path,
+                              unsigned flags);
+CO_FN int try_open_image(struct graph *g, const char *path, unsigned flags,
+                         struct node **ret_node, GError **err);
+
+CO_FN int do_write(struct node *n, uint64_t off, const void *buf, size_t len,
+                   unsigned flags);
+CO_FN int do_read(struct node *n, uint64_t off, void *buf, size_t len);
+
+/* The tool is installed? */
+bool have_tool(const char *name);
+/* Run a shell command line; its exit code. Output goes to @ret_out or away. */
+int run_cmd(char **ret_out, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* As above; fails the test unless it exits with 0. */
+char *must_run(const char *fmt, ...) PRINTF_LIKE(1, 2);
