@@ -216,6 +216,18 @@ int edge_co_attach(struct node *parent, struct node *child, const char *name,
     return 0;
 }
 
+/* The node above first: its wishes reach the one below, which is then asked
+ * once, with neither too much (the edges count twice) nor too little (image
+ * locks let go for a moment). */
+static CO_FN int edges_co_refresh(struct node *old, struct node *new_node,
+                                  GError **err)
+{
+    bool old_first = node_reaches(old, new_node);
+    int ret = perm_co_refresh(old_first ? old : new_node, err);
+
+    return ret < 0 ? ret : perm_co_refresh(old_first ? new_node : old, err);
+}
+
 /* Move @edges from @old to @new_node; all or none. */
 static CO_FN int edges_co_move(GPtrArray *edges, struct node *old,
                                struct node *new_node, GError **err)
@@ -226,16 +238,12 @@ static CO_FN int edges_co_move(GPtrArray *edges, struct node *old,
     for (unsigned i = 0; i < edges->len; i++) {
         edge_point_to(g_ptr_array_index(edges, i), new_node);
     }
-    ret = perm_co_refresh(new_node, err);
-    if (ret == 0) {
-        ret = perm_co_refresh(old, err);
-    }
+    ret = edges_co_refresh(old, new_node, err);
     if (ret < 0) {
         for (unsigned i = 0; i < edges->len; i++) {
             edge_point_to(g_ptr_array_index(edges, i), old);
         }
-        (void)perm_co_refresh(new_node, NULL);
-        (void)perm_co_refresh(old, NULL);
+        (void)edges_co_refresh(new_node, old, NULL);
     }
     graph_unlock(old->graph);
     return ret;
@@ -251,7 +259,6 @@ static void edges_refresh_parents(struct node *child)
     node_notify_changed(child);
 }
 
-/* Drain, check with @check, move what it collected. */
 int edge_co_replace(struct edge *e, struct node *new_child, GError **err)
 {
     struct node *old = e->child;

@@ -453,6 +453,19 @@ int node_co_open_file(struct node *n, struct opts *o, GError **err)
     return ret;
 }
 
+/* Do the options say where the backing is, rather than only how to take what
+ * the header names? */
+static bool backing_is_explicit(struct graph *g, const json_t *option)
+{
+    const char *driver = json_string_value(json_object_get(option, "driver"));
+    const struct node_driver *drv = driver ? graph_find_driver(g, driver)
+                                           : NULL;
+
+    return json_is_string(option) || json_object_get(option, "file") ||
+           json_object_get(option, "filename") ||
+           (drv && drv->kind != NODE_FORMAT);
+}
+
 int node_co_open_backing(struct node *n, struct opts *o,
                          const char *header_name, const char *fmt,
                          GError **err)
@@ -478,9 +491,7 @@ int node_co_open_backing(struct node *n, struct opts *o,
     }
     r = g_new0(struct backing_request, 1);
     r->options = option;
-    if (!json_is_string(option) && !json_object_get(option, "file") &&
-        !json_object_get(option, "filename") &&
-        !json_object_get(option, "server")) {
+    if (!backing_is_explicit(n->graph, option)) {
         r->header_name = g_strdup(header_name);
         r->format = g_strdup(fmt);
     }

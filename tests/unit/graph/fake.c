@@ -598,6 +598,7 @@ struct graph *fake_graph(void)
     return graph_new(co_loop(co_self()), fake_drivers);
 }
 
+PRINTF_LIKE(2, 0)
 static CO_FN int fake_co_open_va(struct graph *g, const char *fmt, va_list ap,
                                  struct node **ret, GError **err)
 {

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Storage with limits: alignment, largest transfer, growth, flushes. */
+#include "fake.h"
+
+static CO_FN void align_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 512, "
+                                  "'mem-align': 512, 'max': 4096, "
+                                  "'size': 100000}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    GRand *rand = g_rand_new_with_seed((guint32)g_test_rand_int());
+    uint8_t *model = g_malloc0(100000), *buf = g_malloc(20001);
+
+    for (int i = 0; i < 300; i++) {
+        uint64_t off = (uint64_t)g_rand_int_range(rand, 0, 80000);
+        size_t len = (size_t)g_rand_int_range(rand, 1, 20000);
+        struct iovec v[2] = { { buf + 1, len / 3 },
+                              { buf + 1 + len / 3, len - len / 3 } };
+
+        memset(buf, i, 20001);
+        memset(model + off, i, len);
+        g_assert_cmpint(user_co_pwritev(u, off, (struct iov) { v, 2, 0, len },
+                                        0), ==, 0);
+        off = (uint64_t)g_rand_int_range(rand, 0, 80000);
+        g_assert_cmpint(user_co_preadv(u, off, (struct iov) { v, 2, 0, len },
+                                       0), ==, 0);
+        g_assert_cmpint(memcmp(buf + 1, model + off, len), ==, 0);
+    }
+    g_assert_cmpint(memcmp(ram_of(n)->bytes, model, 100000), ==, 0);
+    g_rand_free(rand);
+    g_free(model);
+    g_free(buf);
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+struct small {
+    struct user *u;
+    unsigned id, *left;
+};
+
+static CO_FN void small_entry(void *arg)
+{
+    struct small *s = arg;
+
+    fake_co_write(s->u, s->id * 10, 10, (int)s->id);
+    --*s->left;
+}
+
+/* Read-modify-write of one block by many at once loses nothing. */
+static CO_FN void rmw_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct small s[200];
+    unsigned left = 200;
+
+    for (unsigned i = 0; i < 200; i++) {
+        s[i] = (struct small) { u, i, &left };
+        co_start(g->loop, small_entry, &s[i]);
+    }
+    while (left > 0) {
+        co_co_relax();
+    }
+    for (unsigned i = 0; i < 200; i++) {
+        fake_co_expect(u, i * 10, 10, (int)i);
+    }
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+static CO_FN void grow_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram', 'size': 1000}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    uint8_t buf[100];
+    struct iovec store;
+    struct iov iov = iov_one(&store, buf, sizeof(buf));
+
+    memset(buf, 7, sizeof(buf));
+    /* Users may not go past the end, drivers may. */
+    g_assert_cmpint(user_co_pwritev(u, 950, iov, 0), ==, -EIO);
+    g_assert_cmpint(node_co_pwritev(n, 2000, iov, 0), ==, 0);
+    g_assert_cmpuint(n->size, ==, 2100);
+    g_assert_cmpint(node_co_preadv(n, 2050, iov, 0), ==, 0);
+    g_assert_cmpint(buf[49], ==, 7);
+    g_assert_cmpint(buf[50], ==, 0);
+    g_assert_cmpint(node_co_pwritev(n, UINT64_MAX - 10, iov, 0), ==, -EIO);
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+static CO_FN void flush_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram'}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct iovec store;
+    char b = 1;
+
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpuint(ram_of(n)->flushes, ==, 0);
+    fake_co_write(u, 0, 1, 1);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpuint(ram_of(n)->flushes, ==, 1);
+    /* FUA on a driver that has none. */
+    g_assert_cmpint(user_co_pwritev(u, 0, iov_one(&store, &b, 1), IO_FUA), ==,
+                    0);
+    g_assert_cmpuint(ram_of(n)->flushes, ==, 2);
+    /* A failure is reported every time (G6). */
+    fake_co_write(u, 0, 1, 1);
+    ram_of(n)->fail_flush = -EIO;
+    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpuint(ram_of(n)->flushes, ==, 4);
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+#define TEST(name) \
+    static void test_##name(void) { fake_run(name##_entry, NULL); }
+TEST(align)
+TEST(rmw)
+TEST(grow)
+TEST(flush)
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/align/model", test_align);
+    g_test_add_func("/align/read-modify-write", test_rmw);
+    g_test_add_func("/align/grow", test_grow);
+    g_test_add_func("/align/flush", test_flush);
+    return g_test_run();
+}
