@@ -126,14 +126,9 @@ static CO_FN void refused_entry(void *arg)
         { "pipe", "is a FIFO" },
         { "/dev/null", "is a character device" },
         { "sub", "is a directory" },
-        { "nbd:foo", "is not a valid nbd: address" },
-        { "nbd+unix:///x", "is not a valid nbd+unix:// address" },
-        { "nbd://h:77/exp", "nbd {\"type\":\"inet\",\"host\":\"h\",\"port\":"
-          "\"77\"} exp" },
-        { "nbd+unix:///e?socket=/s", "nbd {\"type\":\"unix\",\"path\":\"/s\"} e" },
-        { "nbd:unix:/s:exportname=e", "nbd {\"type\":\"unix\",\"path\":\"/s\"} "
-          "e" },
-        { "nbd:localhost:10809", "\"host\":\"localhost\",\"port\":\"10809\"} -" },
+        { "nbd://h:77/exp", "nbd got 'nbd://h:77/exp'" },
+        { "nbd+unix:///e?socket=/s", "nbd got 'nbd+unix:///e?socket=/s'" },
+        { "nbd:unix:/s:exportname=e", "nbd got 'nbd:unix:/s:exportname=e'" },
     };
     struct graph *g = fake_graph();
     char *pipe = path_of("pipe");
