@@ -55,9 +55,24 @@ static CO_FN int reopen_co_file_perms(struct node *n, bool writable,
     return ret;
 }
 
+/* @options without what every node has and without children. */
+static struct opts *own_opts_new(const json_t *options)
+{
+    static const char *const common[] = {
+        "driver", "node-name", "read-only", "auto-read-only", "force-share",
+        "cache", "discard", "detect-zeroes", "file", "backing",
+    };
+    struct opts *o = opts_new(options);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
+        json_decref(opts_take_any(o, common[i]));
+    }
+    return o;
+}
+
 static CO_FN int rdonly_co_one(struct node *n, bool read_only, GError **err)
 {
-    struct opts *o = opts_new(NULL);
+    struct opts *o = own_opts_new(n->options);
     unsigned flags = read_only ? n->flags & ~(unsigned)NODE_RDWR
                                : n->flags | NODE_RDWR;
     int ret = 0;
@@ -213,17 +228,10 @@ static CO_FN int reopen_co_file(struct node *n, const json_t *options,
 static CO_FN int reopen_co_own(struct node *n, const json_t *options,
                                GError **err)
 {
-    static const char *const common[] = {
-        "driver", "node-name", "read-only", "auto-read-only", "force-share",
-        "cache", "discard", "detect-zeroes", "file", "backing",
-    };
-    struct opts *o = opts_new(options), *old = opts_new(n->options);
+    struct opts *o = own_opts_new(options);
+    struct opts *old = own_opts_new(n->options);
     int ret = 0;
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
-        json_decref(opts_take_any(o, common[i]));
-        json_decref(opts_take_any(old, common[i]));
-    }
     /* Nothing left on either side: no need to ask. */
     if (opts_finish(o, NULL) < 0 || opts_finish(old, NULL) < 0) {
         ret = reopen_co_driver(n, o, n->flags, err);
