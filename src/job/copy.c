@@ -270,6 +270,17 @@ static void copy_look_at_demand(struct copy *c)
 
 /* --- errors; nothing is in flight --- */
 
+/* What to do about one: 0 = go on behind it, -EAGAIN = try again, and now is
+ * the time (a job that was stopped has been resumed), other = give up. */
+static CO_FN int copy_co_ask(struct copy *c, uint64_t off, bool is_read,
+                             int error)
+{
+    int ret = c->ops->co_error(c->arg, off, is_read, -error);
+    int pause = ret == -EAGAIN ? c->ops->co_pause_point(c->arg) : 0;
+
+    return pause < 0 ? pause : ret;
+}
+
 static struct chunk *first_failed(const struct copy *c)
 {
     for (GList *l = c->chunks.head; l; l = l->next) {
@@ -300,7 +311,7 @@ static CO_FN int copy_co_failed_chunks(struct copy *c)
     int ret;
 
     while ((ch = first_failed(c))) {
-        ret = c->ops->co_error(c->arg, ch->off, ch->is_read, -ch->error);
+        ret = copy_co_ask(c, ch->off, ch->is_read, ch->error);
         if (ret == -EAGAIN) {
             break;
         }
@@ -327,7 +338,7 @@ static CO_FN int copy_co_failed_scan(struct copy *c, const struct scan_run *run)
     uint64_t off = run->off;
     int ret;
 
-    ret = c->ops->co_error(c->arg, off, true, -run->error);
+    ret = copy_co_ask(c, off, true, run->error);
     if (ret == 0) {
         off += MIN(c->p.end - off, c->p.chunk - off % c->p.chunk);
         c->planned = off;

@@ -70,8 +70,10 @@ static char *pull_describe(void *arg)
 
 static const struct user_ops pull_user_ops = { .describe = pull_describe };
 
+/* A blocked node is held: blockers must not outlive it. */
 static void pull_block(struct pull *p, struct node *n)
 {
+    g_ptr_array_add(p->blocked, node_ref(n));
     g_ptr_array_add(p->blockers,
                     node_block(n, (1u << BLOCK_OP_COUNT) - 1, reason));
 }
@@ -99,7 +101,8 @@ static CO_FN int pull_co_take(struct pull *p, GError **err)
 {
     int ret;
 
-    if (!node_is_writable(p->top)) {
+    /* An image that never had a base is not going to be written. */
+    if (!node_is_writable(p->top) && node_backing(p->top)) {
         ret = node_co_set_read_only(p->top, false, err);
         if (ret < 0) {
             return ret;
@@ -125,13 +128,14 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
         .by = g_strdup(by),
         .mid_users = g_ptr_array_new(),
         .blockers = g_ptr_array_new(),
+        .blocked = g_ptr_array_new(),
     };
     /* At once, before anything yields: nobody else may begin here. */
     pull_block(p, top);
     ret = pull_co_take(p, err);
     if (ret == 0) {
-        ret = user_co_new(top, "active node",
-                          PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+        ret = user_co_new(top, "active node", PERM_CONSISTENT_READ
+                          | (node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0),
                           PERM_ALL & ~PERM_RESIZE, &pull_user_ops, p,
                           &p->user, err);
     }
@@ -164,12 +168,16 @@ CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err)
     return node_co_insert_filter(p->top, p->filter, err);
 }
 
-static void pull_unblock(struct pull *p)
+static CO_FN void pull_co_unblock(struct pull *p)
 {
     for (unsigned i = 0; i < p->blockers->len; i++) {
         node_unblock(g_ptr_array_index(p->blockers, i));
     }
-    g_ptr_array_set_size(p->blockers, 0);
+    for (unsigned i = 0; i < p->blocked->len; i++) {
+        node_co_unref(g_ptr_array_index(p->blocked, i));
+    }
+    g_ptr_array_free(p->blockers, TRUE);
+    g_ptr_array_free(p->blocked, TRUE);
 }
 
 static void pull_unfreeze(struct pull *p)
@@ -202,7 +210,7 @@ CO_FN void pull_co_release(struct pull *p)
     }
     pull_unfreeze(p);
     pull_co_take_filter_out(p);
-    pull_unblock(p);
+    pull_co_unblock(p);
     if (p->filter) {
         node_co_unref(p->filter);
     }
@@ -212,7 +220,6 @@ CO_FN void pull_co_release(struct pull *p)
     node_co_unref(p->bottom);
     node_co_unref(p->top);
     g_ptr_array_free(p->mid_users, TRUE);
-    g_ptr_array_free(p->blockers, TRUE);
     g_free(p->by);
     *p = (struct pull){ 0 };
 }
@@ -317,10 +324,6 @@ static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
     ret = drv->co_change_backing(p->top, name, fmt, err);
     user_leave(p->user);
     trace_stream_header(p->top->name, name, fmt, ret);
-    if (ret < 0) {
-        err_prefix(err, "Could not change the backing file of '%s'",
-                   p->top->name);
-    }
     return ret;
 }
 

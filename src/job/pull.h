@@ -22,7 +22,7 @@ struct pull {
     struct node *filter;       /* copy-on-read above @top, or NULL; owned */
     struct user *user;         /* on @top: enters for each piece of work */
     GPtrArray *mid_users;      /* on each node between, @bottom included */
-    GPtrArray *blockers;
+    GPtrArray *blockers, *blocked;
     bool frozen, made_writable;
     char *by;                  /* "stream job 'j'", for error texts */
 };
