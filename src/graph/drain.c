@@ -3,8 +3,9 @@
  * Drain: a node that nobody is using for a while.
  *
  * A drain remembers whom it stopped (users above the node) and whom it asked
- * for silence (drivers at and below it), because the graph may look different
- * when it ends.  A user or node that goes away meanwhile strikes itself off.
+ * for silence (drivers at and below it; filters above it too, before the wait,
+ * since a throttle holds requests), because the graph may look different when
+ * it ends.  A user or node that goes away meanwhile strikes itself off.
  */
 #include "graph/graph-int.h"
 #include "graph/trace.h"
@@ -16,35 +17,43 @@ struct drain {
     struct drain *next;
 };
 
-static void collect_users(struct node *n, GPtrArray *users)
+static void add_once(GPtrArray *array, void *item)
+{
+    if (!g_ptr_array_find(array, item, NULL)) {
+        g_ptr_array_add(array, item);
+    }
+}
+
+/* The users above @n, and the filters on the way to them. */
+static void collect_above(struct node *n, GPtrArray *users, GPtrArray *nodes)
 {
     for (struct edge *e = n->parents; e; e = e->next_in_child) {
         if (e->user) {
-            if (!g_ptr_array_find(users, e->user, NULL)) {
-                g_ptr_array_add(users, e->user);
-            }
-        } else {
-            collect_users(e->parent, users);
+            add_once(users, e->user);
+            continue;
         }
+        if (node_is_filter(e->parent)) {
+            add_once(nodes, e->parent);
+        }
+        collect_above(e->parent, users, nodes);
     }
 }
 
 /* @n and all below it, by growing the array while it is walked. */
 static void collect_below(struct node *n, GPtrArray *nodes)
 {
-    g_ptr_array_add(nodes, n);
-    for (unsigned i = 0; i < nodes->len; i++) {
+    unsigned i = nodes->len;
+
+    add_once(nodes, n);
+    for (; i < nodes->len; i++) {
         struct node *at = g_ptr_array_index(nodes, i);
 
         for (struct edge *e = at->children; e; e = e->next_in_parent) {
-            if (!g_ptr_array_find(nodes, e->child, NULL)) {
-                g_ptr_array_add(nodes, e->child);
-            }
+            add_once(nodes, e->child);
         }
     }
 }
 
-/* A user that drains from within its own work has stopped by itself. */
 static CO_FN void drain_co_wait_users(struct drain *d)
 {
     for (unsigned i = 0; i < d->users->len; ) {
@@ -61,21 +70,20 @@ static CO_FN void drain_co_wait_users(struct drain *d)
     }
 }
 
-static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *below)
+/* Quiesce those of @nodes that are filters, or those that are not. */
+static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
+                                   bool filters)
 {
-    for (unsigned i = 0; i < below->len; i++) {
-        node_ref(g_ptr_array_index(below, i));
-    }
-    for (unsigned i = 0; i < below->len; i++) {
-        struct node *n = g_ptr_array_index(below, i);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        struct node *n = g_ptr_array_index(nodes, i);
 
+        if (node_is_filter(n) != filters) {
+            continue;
+        }
         g_ptr_array_add(d->quiet, n);
         if (n->priv->quiesced++ == 0 && n->drv->co_quiesce && n->priv->open) {
             n->drv->co_quiesce(n);
         }
-    }
-    for (unsigned i = 0; i < below->len; i++) {
-        node_co_unref(g_ptr_array_index(below, i));
     }
 }
 
@@ -83,22 +91,30 @@ void node_co_drain_begin(struct node *n)
 {
     struct graph *g = n->graph;
     struct drain *d = g_new0(struct drain, 1);
-    GPtrArray *below = g_ptr_array_new();
+    GPtrArray *nodes = g_ptr_array_new();
 
     d->node = n;
     d->users = g_ptr_array_new();
     d->quiet = g_ptr_array_new();
     d->next = g->drains;
     g->drains = d;
-    collect_users(n, d->users);
+    collect_above(n, d->users, nodes);
+    collect_below(n, nodes);
+    trace_drain_begin(n->name, d->users->len, nodes->len);
     for (unsigned i = 0; i < d->users->len; i++) {
         ((struct user *)g_ptr_array_index(d->users, i))->quiesced++;
     }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        node_ref(g_ptr_array_index(nodes, i));
+    }
+    /* Filters may be holding requests back: they let go first. */
+    drain_co_quiesce(d, nodes, true);
     drain_co_wait_users(d);
-    collect_below(n, below);
-    trace_drain_begin(n->name, d->users->len, below->len);
-    drain_co_quiesce(d, below);
-    g_ptr_array_free(below, TRUE);
+    drain_co_quiesce(d, nodes, false);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        node_co_unref(g_ptr_array_index(nodes, i));
+    }
+    g_ptr_array_free(nodes, TRUE);
     trace_drain_quiet(n->name);
 }
 

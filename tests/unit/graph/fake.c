@@ -523,16 +523,53 @@ const struct node_driver test_raw_driver = {
 
 /* --- pass: a filter --- */
 
+struct pass_state {
+    bool gate;               /* hold reads until drained */
+    struct co_queue held;
+    unsigned quiesced;
+};
+
 static CO_FN int pass_co_open(struct node *n, struct opts *o, unsigned flags,
                               GError **err)
 {
+    struct pass_state *s = n->state;
+
+    opts_take_bool(o, "gate", &s->gate, NULL);
     return node_co_open_file(n, o, err);
+}
+
+static CO_FN int pass_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                                unsigned flags)
+{
+    struct pass_state *s = n->state;
+
+    while (s->gate && !s->quiesced) {
+        co_queue_co_wait(&s->held);
+    }
+    return node_co_preadv(node_file(n), off, iov, flags);
+}
+
+static CO_FN void pass_co_quiesce(struct node *n)
+{
+    struct pass_state *s = n->state;
+
+    s->quiesced++;
+    co_queue_wake_all(&s->held);
+}
+
+static void pass_resume(struct node *n)
+{
+    ((struct pass_state *)n->state)->quiesced--;
 }
 
 const struct node_driver pass_driver = {
     .name = "pass",
     .kind = NODE_FILTER,
+    .state_size = sizeof(struct pass_state),
     .co_open = pass_co_open,
+    .co_preadv = pass_co_preadv,
+    .co_quiesce = pass_co_quiesce,
+    .resume = pass_resume,
 };
 
 static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,

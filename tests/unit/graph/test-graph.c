@@ -363,6 +363,40 @@ static CO_FN void drained_entry(void *arg)
     graph_co_free(g);
 }
 
+static CO_FN void read_entry(void *arg)
+{
+    struct io *io = arg;
+
+    fake_co_expect(io->u, 0, 10, 0);
+    io->done = true;
+}
+
+/* A filter that holds requests back lets go when somebody drains, above the
+ * drained node or below it. */
+static CO_FN void drain_filter_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'fake', 'node-name': 'n'}");
+    struct node *f = fake_co_open(g, "{'driver': 'pass', 'file': 'n', "
+                                  "'gate': true}");
+    struct io io = { .u = fake_co_user(f, 0, PERM_ALL) };
+    struct node *const targets[] = { n, f };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(targets); i++) {
+        io.done = false;
+        co_start(g->loop, read_entry, &io);
+        settle_co();
+        g_assert_false(io.done);
+        node_co_drain_begin(targets[i]);
+        g_assert_true(io.done);
+        node_drain_end(targets[i]);
+    }
+    user_co_free(io.u);
+    node_co_unref(f);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
 static CO_FN void io_free_entry(void *arg)
 {
     struct io *io = arg;
@@ -479,6 +513,7 @@ TEST(filters)
 TEST(replace)
 TEST(chain)
 TEST(drained)
+TEST(drain_filter)
 TEST(user_free)
 TEST(stats)
 TEST(reopen)
@@ -493,6 +528,7 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/replace", test_replace);
     g_test_add_func("/graph/chain", test_chain);
     g_test_add_func("/graph/drain", test_drained);
+    g_test_add_func("/graph/drain-filter", test_drain_filter);
     g_test_add_func("/graph/user-free", test_user_free);
     g_test_add_func("/graph/stats", test_stats);
     g_test_add_func("/graph/reopen", test_reopen);
