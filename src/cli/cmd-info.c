@@ -121,17 +121,14 @@ static void print_infos(const struct info *i, const json_t *list)
 static CO_FN int info_co_collect(const struct info *i, struct node *n,
                                  json_t *list, GError **err)
 {
-    int r = 0;
-
-    while (r == 0 && n) {
-        json_t *info;
-        r = image_co_info(n, &info, err);
-        if (r == 0) {
-            json_array_append_new(list, info);
-            n = i->chain ? node_backing(n) : NULL;
+    for (; n; n = i->chain ? node_backing(n) : NULL) {
+        json_t *info = image_co_describe(n, false, err);
+        if (!info) {
+            return -EIO;
         }
+        json_array_append_new(list, info);
     }
-    return r;
+    return 0;
 }
 
 static CO_FN int info_co_run(struct graph *g, void *arg)
