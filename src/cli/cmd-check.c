@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 
 enum { CHECK_GOOD = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
        CHECK_UNSUPPORTED = 63 };

@@ -45,6 +45,21 @@ static void set_option(struct create *c, const char *name, const char *value)
     json_object_set_new(c->options, name, json_string(value));
 }
 
+/* The words that scripts know for a size that is none. */
+static int check_size(const struct create *c)
+{
+    uint64_t size;
+
+    if (!c->size_text || size_parse(c->size_text, 0, &size, NULL) == 0) {
+        return 0;
+    }
+    cli_error("Invalid image size specified. You may use k, M, G, T, P or E "
+              "suffixes for");
+    cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
+              "exabytes.");
+    return 1;
+}
+
 /* 0, an exit status, or -1 after help. */
 static int parse_args(int argc, char **argv, struct create *c)
 {
@@ -76,18 +91,72 @@ static int parse_args(int argc, char **argv, struct create *c)
         c->filename = argv[optind];
         c->size_text = argv[optind + 1];
     }
-    return r;
+    return r ? r : check_size(c);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(((const struct create_option *)a)->name,
+                  ((const struct create_option *)b)->name);
 }
 
 static int print_create_options(const struct node_driver *drv)
 {
+    g_autoptr(GArray) sorted = g_array_new(FALSE, FALSE,
+                                           sizeof(struct create_option));
+
+    for (const struct create_option *o = drv->create_options; o->name; o++) {
+        g_array_append_vals(sorted, o, 1);
+    }
+    g_array_sort(sorted, compare_names);
     printf("Supported %s options:\n", drv->name);
-    for (const struct create_option *o = drv->create_options; o && o->name;
-         o++) {
+    for (guint i = 0; i < sorted->len; i++) {
+        const struct create_option *o =
+            &g_array_index(sorted, struct create_option, i);
         g_autofree char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
         printf("  %-22s - %s\n", left, o->help);
     }
     return 0;
+}
+
+/* Every option must be one of the format's; unset ones get their default. */
+static int complete_options(struct create *c, const struct node_driver *drv,
+                            GError **err)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(c->options, key, value) {
+        const struct create_option *o = drv->create_options;
+        while (o->name && strcmp(o->name, key) != 0) {
+            o++;
+        }
+        if (!o->name) {
+            return err_set(err, EINVAL, "Invalid parameter '%s'", key);
+        }
+    }
+    for (const struct create_option *o = drv->create_options; o->name; o++) {
+        if (o->value && !json_object_get(c->options, o->name)) {
+            set_option(c, o->name, o->value);
+        }
+    }
+    return 0;
+}
+
+/* "Backing file specified without backing format", and what it seems to be. */
+static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
+                                     const char *backing, GError **err)
+{
+    const char *found;
+
+    err_set(err, EINVAL, "Backing file specified without backing format");
+    if (!c->no_open_backing &&
+        image_co_backing_format(g, c->filename, backing, &found) == 0) {
+        err_hint(err, "Detected format of %s.", found);
+    } else {
+        err_hint(err, "Say it with -F, for example -F raw.");
+    }
+    return -EINVAL;
 }
 
 /* Put the size into the options: given, or that of the backing file. */
@@ -101,12 +170,10 @@ static CO_FN int create_co_size(struct graph *g, struct create *c,
     uint64_t size = 0;
 
     if (backing && *backing && !fmt) {
-        err_set(err, EINVAL, "Backing file specified without backing format");
-        err_hint(err, "Say it with -F, for example -F raw.");
-        return -EINVAL;
+        return create_co_no_format(g, c, backing, err);
     }
-    if (c->size_text && size_parse(c->size_text, 0, &size, err) < 0) {
-        return -EINVAL;
+    if (c->size_text) {
+        size_parse(c->size_text, 0, &size, NULL);   /* checked before */
     }
     if (backing && *backing && !c->no_open_backing) {
         uint64_t backing_size;
@@ -123,46 +190,47 @@ static CO_FN int create_co_size(struct graph *g, struct create *c,
     }
     if (c->size_text) {
         json_object_set_new(c->options, "size",
-                            json_integer((json_int_t)round_up(size, SECTOR)));
+                            json_integer((json_int_t)size));
     } else if (!json_object_get(c->options, "size")) {
         return err_set(err, EINVAL, "Image creation needs a size parameter");
     }
     return 0;
 }
 
+static void print_value(const char *name, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    uint64_t n;
+
+    if (json_is_integer(value)) {
+        printf(" %s=%" JSON_INTEGER_FORMAT, name, json_integer_value(value));
+    } else if (text && size_parse(text, 0, &n, NULL) == 0) {
+        printf(" %s=%" G_GUINT64_FORMAT, name, n);
+    } else if (text) {
+        printf(" %s=%s", name, text);
+    }
+}
+
 /* "Formatting 'F', fmt=qed size=N backing_file=..." */
 static void print_formatting(const struct create *c,
                              const struct node_driver *drv)
 {
-    static const char *const first[] = { "size", "backing_file",
-                                         "backing_fmt" };
-    const char *key;
-    json_t *value;
-
     printf("Formatting '%s', fmt=%s", c->filename, drv->name);
-    for (unsigned i = 0; i < G_N_ELEMENTS(first); i++) {
-        value = json_object_get(c->options, first[i]);
-        if (json_is_integer(value)) {
-            printf(" %s=%" JSON_INTEGER_FORMAT, first[i],
-                   json_integer_value(value));
-        } else if (value) {
-            printf(" %s=%s", first[i], json_string_value(value));
-        }
-    }
-    json_object_foreach(c->options, key, value) {
-        if (!g_strv_contains((const char *const[]){ "size", "backing_file",
-                                                    "backing_fmt", NULL },
-                             key)) {
-            uint64_t n;
-            const char *text = json_string_value(value);
-            if (text && size_parse(text, 0, &n, NULL) == 0) {
-                printf(" %s=%" G_GUINT64_FORMAT, key, n);
-            } else {
-                printf(" %s=%s", key, text ? text : "");
-            }
-        }
+    for (const struct create_option *o = drv->create_options; o->name; o++) {
+        print_value(o->name, json_object_get(c->options, o->name));
     }
     printf("\n");
+}
+
+/* Images are whole sectors long. */
+static void round_size(struct create *c)
+{
+    json_t *size = json_object_get(c->options, "size");
+
+    if (json_is_integer(size)) {
+        uint64_t bytes = (uint64_t)json_integer_value(size);
+        json_integer_set(size, (json_int_t)round_up(bytes, SECTOR));
+    }
 }
 
 static CO_FN int create_co_run(struct graph *g, void *arg)
@@ -178,12 +246,16 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
     } else if (c->list_options) {
         return print_create_options(drv);
     } else {
+        r = complete_options(c, drv, &err);
+    }
+    if (r == 0) {
         r = create_co_size(g, c, &err);
     }
     if (r == 0) {
         if (!c->quiet) {
             print_formatting(c, drv);
         }
+        round_size(c);
         r = image_co_create(g, drv, c->filename, c->options, &err);
     }
     if (r < 0) {

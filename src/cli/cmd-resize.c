@@ -94,7 +94,7 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 static CO_FN int resize_co_node(const struct resize *z, struct node *n,
                                 GError **err)
 {
-    uint64_t size;
+    uint64_t size = 0;
     int r = new_size(z, n->size, &size, err);
 
     if (r == 0 && size != n->size) {

@@ -130,3 +130,11 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
     }
     return r;
 }
+
+CO_FN int image_co_backing_format(struct graph *g, const char *filename,
+                                  const char *backing, const char **ret_format)
+{
+    g_autofree char *path = backing_path(filename, backing);
+
+    return image_co_find_format(g, path, 0, ret_format, NULL);
+}

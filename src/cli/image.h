@@ -27,3 +27,8 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
 CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                                 const char *backing, const char *format,
                                 uint64_t *ret_size, GError **err);
+
+/* The format that such a backing file seems to be of; static. */
+CO_FN int image_co_backing_format(struct graph *g, const char *filename,
+                                  const char *backing,
+                                  const char **ret_format);

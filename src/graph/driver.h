@@ -127,6 +127,7 @@ struct node_driver {
     /* What co_create() takes, as "name\0help" pairs for -o help. */
     const struct create_option {
         const char *name, *type, *help;
+        const char *value;       /* default that creation announces, or NULL */
     } *create_options;
 
     /* What all parents together do and share is about to become @perm/@shared;

@@ -13,9 +13,10 @@ const struct create_option qed_create_options[] = {
     { "size", "size", "Virtual disk size" },
     { "backing_file", "str", "File name of a base image" },
     { "backing_fmt", "str", "Image format of the base image" },
-    { "cluster_size", "size", "Cluster size (in bytes)" },
+    { "cluster_size", "size", "Cluster size (in bytes)",
+      "65536" },
     { "table_size", "size", "L1/L2 table size (in clusters)" },
-    { NULL, NULL, NULL },
+    { NULL, NULL, NULL, NULL },
 };
 
 #define NAME_AT 1024
