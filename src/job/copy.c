@@ -313,7 +313,8 @@ static CO_FN int copy_co_failed_chunks(struct copy *c)
     while ((ch = first_failed(c))) {
         ret = copy_co_ask(c, ch->off, ch->is_read, ch->error);
         if (ret == -EAGAIN) {
-            break;
+            restart_failed(c);
+            return 0;
         }
         if (ret < 0) {
             return ret;
@@ -323,13 +324,13 @@ static CO_FN int copy_co_failed_chunks(struct copy *c)
         ch->error = 0;
         c->failed--;
         if (ch->len) {
-            chunk_start(ch);
-        } else {
-            ch->done = true;
+            chunk_start(ch);  /* and then the next error */
+            copy_progress(c);
+            return 0;
         }
+        ch->done = true;
+        copy_progress(c);
     }
-    copy_progress(c);
-    restart_failed(c);
     return 0;
 }
 
