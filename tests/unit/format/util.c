@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "util.h"
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/wait.h>
 #include "format/format.h"
+#include "loop/io.h"
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
@@ -28,7 +30,13 @@ static CO_FN void run_entry(void *arg)
 
 void run_graph(void (*fn)(struct graph *g))
 {
-    struct loop_options opts = { .engine = IO_ENGINE_AUTO };
+    run_graph_on(IO_ENGINE_AUTO, 0, fn);
+}
+
+void run_graph_on(enum io_engine_kind engine, uint64_t seed,
+                  void (*fn)(struct graph *g))
+{
+    struct loop_options opts = { .engine = engine, .sim_seed = seed };
     struct run run = { .fn = fn };
     GError *err = NULL;
 
@@ -75,10 +83,13 @@ int try_make_image(struct graph *g, const char *path, json_t *options,
 {
     json_t *fo = json_pack("{s:s,s:s}", "driver", "file", "filename", path);
     struct opts *o = opts_new(options);
+    struct io_file *f;
     struct node *file;
     int ret;
 
-    g_assert_true(g_file_set_contents(path, "", 0, NULL));
+    g_assert_cmpint(io_co_open(path, O_RDWR | O_CREAT | O_TRUNC, 0600, &f), ==,
+                    0);
+    io_co_close(f);
     ret = node_co_open(g, fo, NODE_RDWR, &file, err);
     g_assert_cmpint(ret, ==, 0);
     ret = qed_driver.co_create(file, o, err);
