@@ -231,7 +231,7 @@ int qed_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
     if (ret == 0) {
         ret = l1_co_load(img, err);
     }
-    if (ret == 0 && (flags & NODE_RDWR)) {
+    if (ret == 0 && (n->flags & NODE_RDWR)) {
         ret = image_co_set_writable(img, flags, err);
     }
     if (ret == 0) {
