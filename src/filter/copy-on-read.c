@@ -97,6 +97,7 @@ static CO_FN int cor_co_cache(struct node *n, uint64_t off, uint64_t len)
 const struct node_driver copy_on_read_driver = {
     .name = "copy-on-read",
     .kind = NODE_FILTER,
+    .filter_perm = PERM_WRITE_UNCHANGED,
     .state_size = sizeof(struct cor_state),
     .option_names = cor_option_names,
     .co_open = cor_co_open,

@@ -353,9 +353,11 @@ int throttle_group_set(struct graph *g, const char *id, const json_t *limits,
     if (r < 0) {
         return r;
     }
-    throttle_levels_leak(&group->levels, &group->limits,
-                         loop_clock_ns(group->loop));
     group->limits = l;
+    /* New limits begin with empty buckets: no debts of the old ones. */
+    group->levels = (struct throttle_levels) {
+        .at_ns = loop_clock_ns(group->loop),
+    };
     group_schedule(group);
     return 0;
 }

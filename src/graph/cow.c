@@ -17,6 +17,7 @@
  * the rest of a new cluster read as zeroes (M8: past the base's end included).
  */
 #include <string.h>
+#include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -51,20 +52,15 @@ static bool extent_is_data(const struct extent *ext)
     return (ext->flags & (STATUS_ALLOCATED | STATUS_ZERO)) == STATUS_ALLOCATED;
 }
 
-static CO_FN int fill_co_read(struct node *backing, struct fill *f,
+/* From a fetch in flight if there is one, else from the chain below. */
+static CO_FN int fill_co_read(struct node *n, struct fill *f,
                               uint64_t from, uint64_t to)
 {
-    uint8_t *buf = f->buf + (from - f->start);
-    uint64_t have = 0;
     struct iovec store;
-    int ret = 0;
 
-    if (from < backing->size) {
-        have = MIN(to, backing->size) - from;
-        ret = node_co_preadv(backing, from, iov_one(&store, buf, have), 0);
-    }
-    memset(buf + have, 0, to - from - have);
-    return ret;
+    return fetch_co_read_below(n, from,
+                               iov_one(&store, f->buf + (from - f->start),
+                                       to - from), 0);
 }
 
 static bool fill_is_zero(const struct fill *f, uint64_t from, uint64_t to)
@@ -98,12 +94,10 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
     if (!f->buf) {
         return -ENOMEM;
     }
-    if (from > f->start) {
-        ret = fill_co_read(backing, f, f->start, from);
-    }
-    if (ret == 0 && to < f->end) {
-        ret = fill_co_read(backing, f, to, f->end);
-    }
+    /* One read: on a base far away the bytes between cost less than a second
+     * round trip. */
+    ret = fill_co_read(n, f, from > f->start ? f->start : to,
+                       to < f->end ? f->end : from);
     trace_cow_fetch(n->name, f->start, f->end - f->start, ret);
     if (ret == 0 && !(fill_is_zero(f, f->start, from) &&
                       fill_is_zero(f, to, f->end))) {

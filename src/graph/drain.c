@@ -3,10 +3,11 @@
  * Drain: a node that nobody is using for a while.
  *
  * A drain remembers whom it stopped (users above the node) and whom it asked
- * for silence (drivers at and below it; filters above it too, before the wait,
- * since a throttle holds requests), because the graph may look different when
- * it ends.  A user or node that goes away meanwhile strikes itself off.
+ * for silence (drivers at and below it; filters wherever those users' requests
+ * go too, before the wait, since a throttle holds requests), because the graph
+ * may look different when it ends.  A user or node that goes away meanwhile strikes itself off.
  */
+#include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
@@ -24,18 +25,14 @@ static void add_once(GPtrArray *array, void *item)
     }
 }
 
-/* The users above @n, and the filters on the way to them. */
-static void collect_above(struct node *n, GPtrArray *users, GPtrArray *nodes)
+static void collect_users(struct node *n, GPtrArray *users)
 {
     for (struct edge *e = n->parents; e; e = e->next_in_child) {
         if (e->user) {
             add_once(users, e->user);
-            continue;
+        } else {
+            collect_users(e->parent, users);
         }
-        if (node_is_filter(e->parent)) {
-            add_once(nodes, e->parent);
-        }
-        collect_above(e->parent, users, nodes);
     }
 }
 
@@ -51,6 +48,33 @@ static void collect_below(struct node *n, GPtrArray *nodes)
         for (struct edge *e = at->children; e; e = e->next_in_parent) {
             add_once(nodes, e->child);
         }
+    }
+}
+
+/* The filters that requests of @users come through, on whatever way. */
+static void collect_filters(GPtrArray *users, GPtrArray *nodes)
+{
+    GPtrArray *all = g_ptr_array_new();
+
+    for (unsigned i = 0; i < users->len; i++) {
+        struct user *u = g_ptr_array_index(users, i);
+
+        collect_below(u->edge->child, all);
+    }
+    for (unsigned i = 0; i < all->len; i++) {
+        if (node_is_filter(g_ptr_array_index(all, i))) {
+            add_once(nodes, g_ptr_array_index(all, i));
+        }
+    }
+    g_ptr_array_free(all, TRUE);
+}
+
+/* Populates that no user counts: copies that outlive the read that began
+ * them. */
+static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        fetch_co_wait_idle(g_ptr_array_index(nodes, i));
     }
 }
 
@@ -98,8 +122,9 @@ void node_co_drain_begin(struct node *n)
     d->quiet = g_ptr_array_new();
     d->next = g->drains;
     g->drains = d;
-    collect_above(n, d->users, nodes);
+    collect_users(n, d->users);
     collect_below(n, nodes);
+    collect_filters(d->users, nodes);
     trace_drain_begin(n->name, d->users->len, nodes->len);
     for (unsigned i = 0; i < d->users->len; i++) {
         ((struct user *)g_ptr_array_index(d->users, i))->quiesced++;
@@ -110,6 +135,7 @@ void node_co_drain_begin(struct node *n)
     /* Filters may be holding requests back: they let go first. */
     drain_co_quiesce(d, nodes, true);
     drain_co_wait_users(d);
+    drain_co_wait_fetches(nodes);
     drain_co_quiesce(d, nodes, false);
     for (unsigned i = 0; i < nodes->len; i++) {
         node_co_unref(g_ptr_array_index(nodes, i));

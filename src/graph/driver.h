@@ -58,6 +58,7 @@ struct node_driver {
     enum node_kind kind;
     size_t state_size;           /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
+    unsigned filter_perm;        /* a filter's own needs of "file": enum perm */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */
     bool handles_fua;
@@ -136,7 +137,9 @@ struct node_driver {
     CO_FN_PTR int (*co_set_perms)(struct node *n, unsigned perm,
                                   unsigned shared, GError **err);
 
-    /* The drain of a node with timers or background work: stop it / go on. */
+    /* The drain of a node with timers or background work: stop it / go on.
+     * Filters are asked first and let go what they hold back; others when the
+     * requests of the users have ended. */
     CO_FN_PTR void (*co_quiesce)(struct node *n);
     void (*resume)(struct node *n);
 };

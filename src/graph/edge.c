@@ -8,6 +8,7 @@
  */
 #include <string.h>
 #include "base/err.h"
+#include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
@@ -24,6 +25,14 @@ static void edge_list_parent(struct edge *e)
     } else if (!strcmp(e->name, "backing")) {
         e->parent->priv->backing = e;
     }
+}
+
+/* A fetch in flight reads what the backing edge leads to; whoever changes the
+ * edge has drained. */
+static void edge_check_fetches(const struct edge *e)
+{
+    g_assert(!e->parent || e->parent->priv->backing != e ||
+             !fetch_any(e->parent));
 }
 
 static void edge_unlist_parent(struct edge *e)
@@ -89,6 +98,7 @@ struct node *edge_unlink(struct edge *e)
 {
     struct node *child = e->child;
 
+    edge_check_fetches(e);
     if (e->parent) {
         edge_unlist_parent(e);
     }
@@ -103,6 +113,7 @@ void edge_point_to(struct edge *e, struct node *child)
 {
     trace_edge_change(e->parent ? e->parent->name : e->user->name, e->name,
                       e->child->name, child->name);
+    edge_check_fetches(e);
     edge_unlist_child(e);
     e->child->refs--;
     g_assert(e->child->refs > 0);

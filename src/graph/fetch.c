@@ -16,7 +16,7 @@ struct fetch_table {
     GTree *tree;           /* &fetch->off -> fetch, the listed ones */
     uint64_t bytes;        /* of all fetches, private ones included */
     unsigned count;        /* of all fetches */
-    unsigned users;        /* waiting for room */
+    unsigned users;        /* waiting for room, or for all to end */
     struct co_queue room;
 };
 
@@ -212,6 +212,21 @@ void fetch_co_wait_room(struct node *n, uint64_t len)
     t = table_get(n);
     t->users++;
     while (!fetch_has_room(n, len)) {
+        co_queue_co_wait(&t->room);
+    }
+    t->users--;
+    table_release(n);
+}
+
+void fetch_co_wait_idle(struct node *n)
+{
+    struct fetch_table *t = n->fetches;
+
+    if (!t) {
+        return;
+    }
+    t->users++;
+    while (t->count > 0) {
         co_queue_co_wait(&t->room);
     }
     t->users--;

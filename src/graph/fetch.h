@@ -71,6 +71,8 @@ CO_FN void fetch_co_wait_end(struct fetch *f);
 bool fetch_has_room(const struct node *n, uint64_t len);
 /* Wait until they may. */
 CO_FN void fetch_co_wait_room(struct node *n, uint64_t len);
+/* Wait until nothing is being fetched for @n, private ones included. */
+CO_FN void fetch_co_wait_idle(struct node *n);
 /* For assertions: is anything being fetched, private ones included? */
 bool fetch_any(const struct node *n);
 

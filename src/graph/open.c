@@ -384,7 +384,7 @@ static unsigned file_perms(const struct node *n, unsigned *ret_shared)
 
     if (node_is_filter(n)) {
         *ret_shared = PERM_ALL;
-        return 0;
+        return n->drv->filter_perm;
     }
     if (n->flags & NODE_RDWR) {
         perm |= PERM_WRITE | PERM_RESIZE;

@@ -363,6 +363,8 @@ static CO_FN void partial_writes_entry(void *arg)
     g_assert_cmpint(op_co_finish(read), ==, 0);
     g_assert_cmpint(op_co_finish(write[0]), ==, 0);
     g_assert_cmpint(op_co_finish(write[1]), ==, 0);
+    /* The rest of their cluster came from the fetch under way. */
+    g_assert_cmpuint(BASE_READS(&e), ==, 1);
     assert_states(&e, "DD");
     env_co_verify(&e);
     env_co_close(&e);
