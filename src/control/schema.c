@@ -176,8 +176,11 @@ static int check_enum(const struct schema_type *t, const json_t *v,
         return bad_type(path, "string", err);
     }
     if (!g_strv_contains(t->values, text)) {
+        const char *dot = strrchr(path->str, '.');
+
+        /* Without the path, as the peer has it. */
         return err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'",
-                       path->str, text);
+                       dot ? dot + 1 : path->str, text);
     }
     return 0;
 }

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Exports, and the older commands of the NBD server on top of them. */
+#include <string.h>
+
+#include "base/err.h"
+#include "control/commands.h"
+#include "control/control-int.h"
+#include "export/export.h"
+
+CO_FN int cmd_co_block_export_add(struct control *c, const json_t *args,
+                                  json_t **ret, GError **err)
+{
+    json_t *options = json_copy((json_t *)args);
+    int r;
+
+    /* Loops are chosen by the daemon. */
+    json_object_del(options, "iothread");
+    json_object_del(options, "fixed-iothread");
+    r = exports_co_add(c->exports, options, err);
+    json_decref(options);
+    return r;
+}
+
+CO_FN int cmd_co_block_export_del(struct control *c, const json_t *args,
+                                  json_t **ret, GError **err)
+{
+    bool hard = g_strcmp0(arg_str(args, "mode"), "hard") == 0;
+
+    return exports_co_del(c->exports, arg_str(args, "id"), hard, err);
+}
+
+CO_FN int cmd_co_query_block_exports(struct control *c, const json_t *args,
+                                     json_t **ret, GError **err)
+{
+    *ret = exports_describe(c->exports);
+    return 0;
+}
+
+CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
+                                  json_t **ret, GError **err)
+{
+    const json_t *addr = json_object_get(args, "addr");
+    const json_t *data = json_object_get(addr, "data");
+    struct nbd_server_params p = {
+        .path = arg_str(data, "path"),
+        .host = arg_str(data, "host"),
+        .port = arg_str(data, "port"),
+        .max_connections = (unsigned)arg_int(args, "max-connections", 0),
+    };
+
+    if (arg_str(args, "tls-creds") || arg_str(args, "tls-authz")) {
+        return err_set(err, ENOTSUP, "Parameter '%s': TLS is not supported",
+                       arg_str(args, "tls-creds") ? "tls-creds" : "tls-authz");
+    }
+    return nbd_server_start(c->exports, &p, err);
+}
+
+CO_FN int cmd_co_nbd_server_stop(struct control *c, const json_t *args,
+                                 json_t **ret, GError **err)
+{
+    return nbd_server_co_stop(c->exports, err);
+}
+
+CO_FN int cmd_co_nbd_server_add(struct control *c, const json_t *args,
+                                json_t **ret, GError **err)
+{
+    const char *device = arg_str(args, "device");
+    const char *name = arg_str(args, "name");
+    json_t *modern;
+    int r;
+
+    if (!nbd_server_running(c->exports)) {
+        return err_set(err, EINVAL, "NBD server not running");
+    }
+    if (!node_find_any(c->graph, device, err)) {
+        return -ENOENT;
+    }
+    name = name ? name : device;
+    modern = json_pack("{s:s,s:s,s:s,s:b,s:s,s:s*}", "type", "nbd",
+                       "id", name, "node-name", device,
+                       "writable", arg_bool(args, "writable", false),
+                       "name", name,
+                       "description", arg_str(args, "description"));
+    r = exports_co_add(c->exports, modern, err);
+    json_decref(modern);
+    return r;
+}
+
+CO_FN int cmd_co_nbd_server_remove(struct control *c, const json_t *args,
+                                   json_t **ret, GError **err)
+{
+    bool hard = g_strcmp0(arg_str(args, "mode"), "hard") == 0;
+
+    return exports_co_del(c->exports, arg_str(args, "name"), hard, err);
+}

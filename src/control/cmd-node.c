@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening, closing and changing nodes. */
+#include <string.h>
+
+#include "base/err.h"
+#include "control/commands.h"
+#include "control/control-int.h"
+#include "control/journal.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+
+CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    struct node *n;
+    int r;
+
+    if (!arg_str(args, "node-name")) {
+        return err_set(err, EINVAL,
+                       "'node-name' must be specified for the root node");
+    }
+    r = node_co_open(c->graph, args, NODE_RDWR, &n, err);
+    if (r < 0) {
+        return r;
+    }
+    n->monitor_owned = true;
+    journal_co_retry(c->journal);
+    return 0;
+}
+
+static struct node *find_named(struct control *c, const char *name,
+                               GError **err)
+{
+    struct node *n = node_find(c->graph, name, NULL);
+
+    if (!n) {
+        err_set(err, ENOENT, "Failed to find node with node-name='%s'", name);
+    }
+    return n;
+}
+
+CO_FN int cmd_co_blockdev_del(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    struct node *n = find_named(c, arg_str(args, "node-name"), err);
+    int r;
+
+    if (!n) {
+        return -ENOENT;
+    }
+    r = node_check_deletable(n, err);
+    if (r < 0) {
+        return r;
+    }
+    n->monitor_owned = false;
+    node_co_unref(n);
+    return 0;
+}
+
+static CO_FN int reopen_co_one(struct control *c, const json_t *options,
+                               GError **err)
+{
+    const char *name = arg_str(options, "node-name");
+    struct node *n;
+    int r;
+
+    if (!name) {
+        return err_set(err, EINVAL, "node-name not specified");
+    }
+    n = find_named(c, name, err);
+    if (!n) {
+        return -ENOENT;
+    }
+    node_ref(n);
+    r = node_check_op(n, BLOCK_OP_REOPEN, err);
+    if (r == 0) {
+        r = node_co_reopen(n, options, err);
+    }
+    node_co_unref(n);
+    return r;
+}
+
+CO_FN int cmd_co_blockdev_reopen(struct control *c, const json_t *args,
+                                 json_t **ret, GError **err)
+{
+    const json_t *list = json_object_get(args, "options");
+
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        int r = reopen_co_one(c, json_array_get(list, i), err);
+
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* Give @image's header another backing name; it must be writable for that. */
+static CO_FN int backing_co_rewrite(struct node *image, const char *name,
+                                    GError **err)
+{
+    bool was_read_only = !node_is_writable(image);
+    const char *fmt = NULL;
+    g_autofree char *kept = NULL;
+    int r;
+
+    node_header_backing(image, &fmt);
+    kept = g_strdup(fmt);
+    if (was_read_only) {
+        r = node_co_set_read_only(image, false, err);
+        if (r < 0) {
+            return r;
+        }
+    }
+    r = image->drv->co_change_backing(image, *name ? name : NULL,
+                                      *name ? kept : NULL, err);
+    if (was_read_only) {
+        (void)node_co_set_read_only(image, true, NULL);
+    }
+    return r;
+}
+
+CO_FN int cmd_co_change_backing_file(struct control *c, const json_t *args,
+                                     json_t **ret, GError **err)
+{
+    struct node *top = node_find_any(c->graph, arg_str(args, "device"), err);
+    struct node *image;
+    int r;
+
+    if (!top) {
+        return -ENOENT;
+    }
+    image = node_find(c->graph, arg_str(args, "image-node-name"), err);
+    if (!image) {
+        return -ENOENT;
+    }
+    if (!node_chain_contains(top, image)) {
+        return err_set(err, EINVAL,
+                       "'%s' and image file are not in the same chain",
+                       arg_str(args, "device"));
+    }
+    if (!node_header_backing(image, NULL) || !image->drv->co_change_backing) {
+        return err_set(err, EINVAL, "not allowing backing file change on an "
+                       "image without a backing file");
+    }
+    r = node_check_op(image, BLOCK_OP_CHANGE, err);
+    if (r < 0) {
+        return r;
+    }
+    node_ref(image);
+    r = backing_co_rewrite(image, arg_str(args, "backing-file"), err);
+    node_co_unref(image);
+    return r;
+}
+
+static struct node *find_resized(struct control *c, const json_t *args,
+                                 GError **err)
+{
+    const char *device = arg_str(args, "device");
+    const char *name = arg_str(args, "node-name");
+    struct device *d = device ? device_find(c->graph, device) : NULL;
+    struct node *n = d ? user_node(d->user)
+                       : name ? node_find(c->graph, name, NULL)
+                              : device ? node_find(c->graph, device, NULL)
+                                       : NULL;
+
+    if (!n) {
+        err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'",
+                device ? device : "", name ? name : "");
+    }
+    return n;
+}
+
+CO_FN int cmd_co_block_resize(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    int64_t size = arg_int(args, "size", 0);
+    struct node *n = find_resized(c, args, err);
+    struct user *u;
+    int r;
+
+    if (!n) {
+        return -ENOENT;
+    }
+    if (size < 0) {
+        return err_set(err, EINVAL, "Parameter 'size' expects a >0 size");
+    }
+    r = node_check_op(n, BLOCK_OP_RESIZE, err);
+    if (r < 0) {
+        return r;
+    }
+    r = user_co_new(n, "block_resize", PERM_RESIZE, PERM_ALL, NULL, NULL, &u,
+                    err);
+    if (r < 0) {
+        return r;
+    }
+    r = node_co_truncate(n, (uint64_t)size, err);
+    user_co_free(u);
+    return r;
+}

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Asking about devices and nodes.  The answers yield (an image may have to
+ * look at its file), so the list of nodes is taken first, with references.
+ */
+#include <string.h>
+
+#include "base/err.h"
+#include "control/commands.h"
+#include "control/control-int.h"
+#include "control/image-info.h"
+#include "graph/io.h"
+#include "loop/loop.h"
+
+static void collect_node(struct node *n, void *arg)
+{
+    g_ptr_array_add(arg, node_ref(n));
+}
+
+static GPtrArray *all_nodes(struct control *c)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    graph_foreach_node(c->graph, collect_node, nodes);
+    return nodes;
+}
+
+static CO_FN void nodes_co_free(GPtrArray *nodes)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        node_co_unref(nodes->pdata[i]);
+    }
+    g_ptr_array_free(nodes, TRUE);
+}
+
+CO_FN int cmd_co_query_named_block_nodes(struct control *c, const json_t *args,
+                                         json_t **ret, GError **err)
+{
+    bool flat = arg_bool(args, "flat", false);
+    GPtrArray *nodes = all_nodes(c);
+    json_t *list = json_array();
+    int r = 0;
+
+    /* The newest first, as the peer has it. */
+    for (unsigned i = nodes->len; i-- > 0 && r == 0;) {
+        json_t *info = image_co_describe_node(nodes->pdata[i], flat, err);
+
+        if (info) {
+            json_array_append_new(list, info);
+        } else {
+            r = -EIO;
+        }
+    }
+    nodes_co_free(nodes);
+    if (r < 0) {
+        json_decref(list);
+        return r;
+    }
+    *ret = list;
+    return 0;
+}
+
+/* --- devices --- */
+
+struct seen_device {
+    char *id;
+    struct node *node;
+};
+
+static void seen_free(void *p)
+{
+    struct seen_device *d = p;
+
+    g_free(d->id);
+    g_free(d);
+}
+
+static void collect_device(struct device *d, void *arg)
+{
+    struct seen_device *seen = g_new0(struct seen_device, 1);
+
+    seen->id = g_strdup(d->id);
+    seen->node = node_ref(user_node(d->user));
+    g_ptr_array_add(arg, seen);
+}
+
+/* A filter without a name of its own is not shown: the image below is. */
+static struct node *shown_node(struct node *n)
+{
+    while (n->implicit_filter && node_filtered(n)) {
+        n = node_filtered(n);
+    }
+    return n;
+}
+
+CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
+                             json_t **ret, GError **err)
+{
+    GPtrArray *devices = g_ptr_array_new_with_free_func(seen_free);
+    json_t *list = json_array();
+    int r = 0;
+
+    graph_foreach_device(c->graph, collect_device, devices);
+    for (unsigned i = 0; i < devices->len; i++) {
+        struct seen_device *d = devices->pdata[i];
+        struct node *shown = node_ref(shown_node(d->node));
+        json_t *info = r == 0 ? image_co_describe_node(shown, false, err)
+                              : NULL;
+
+        r = info ? r : -EIO;
+        node_co_unref(shown);
+        node_co_unref(d->node);
+        if (info) {
+            json_array_append_new(list, json_pack(
+                "{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",
+                "device", d->id, "locked", 0, "removable", 0, "inserted", info,
+                "qdev", "", "type", "unknown"));
+        }
+    }
+    g_ptr_array_free(devices, TRUE);
+    if (r < 0) {
+        json_decref(list);
+        return r;
+    }
+    *ret = list;
+    return 0;
+}
+
+/* --- statistics --- */
+
+static void set(json_t *obj, const char *name, uint64_t v)
+{
+    json_object_set_new(obj, name, json_integer((json_int_t)v));
+}
+
+static json_t *describe_stats(struct control *c, const struct user_stats *st,
+                              uint64_t highest)
+{
+    static const struct user_stats none;
+    json_t *o = json_object();
+
+    st = st ? st : &none;
+    set(o, "unmap_operations", st->ops[ACCT_UNMAP]);
+    set(o, "unmap_merged", 0);
+    set(o, "flush_total_time_ns", st->time_ns[ACCT_FLUSH]);
+    set(o, "wr_highest_offset", highest);
+    set(o, "wr_total_time_ns", st->time_ns[ACCT_WRITE]);
+    set(o, "failed_wr_operations", st->failed[ACCT_WRITE]);
+    set(o, "failed_rd_operations", st->failed[ACCT_READ]);
+    set(o, "wr_merged", 0);
+    set(o, "wr_bytes", st->bytes[ACCT_WRITE]);
+    json_object_set_new(o, "timed_stats", json_array());
+    set(o, "failed_unmap_operations", st->failed[ACCT_UNMAP]);
+    set(o, "failed_flush_operations", st->failed[ACCT_FLUSH]);
+    json_object_set_new(o, "account_invalid", json_false());
+    set(o, "rd_total_time_ns", st->time_ns[ACCT_READ]);
+    set(o, "invalid_unmap_operations", st->invalid[ACCT_UNMAP]);
+    set(o, "flush_operations", st->ops[ACCT_FLUSH]);
+    set(o, "wr_operations", st->ops[ACCT_WRITE]);
+    set(o, "unmap_bytes", st->bytes[ACCT_UNMAP]);
+    set(o, "rd_merged", 0);
+    set(o, "rd_bytes", st->bytes[ACCT_READ]);
+    set(o, "unmap_total_time_ns", st->time_ns[ACCT_UNMAP]);
+    set(o, "invalid_flush_operations", st->invalid[ACCT_FLUSH]);
+    json_object_set_new(o, "account_failed", json_false());
+    set(o, "rd_operations", st->ops[ACCT_READ]);
+    set(o, "invalid_wr_operations", st->invalid[ACCT_WRITE]);
+    set(o, "invalid_rd_operations", st->invalid[ACCT_READ]);
+    if (st->last_access_ns) {
+        set(o, "idle_time_ns",
+            loop_clock_ns(c->data) - st->last_access_ns);
+    }
+    return o;
+}
+
+/* The numbers of @n, or of user @st above it, and of its storage. */
+static json_t *describe_node_stats(struct control *c, struct node *n,
+                                   const struct user_stats *st)
+{
+    struct node *storage = node_storage(n);
+    json_t *o = json_object();
+
+    if (storage && storage != n) {
+        json_object_set_new(o, "parent",
+                            describe_node_stats(c, storage, NULL));
+    }
+    json_object_set_new(o, "stats", describe_stats(
+        c, st, storage ? node_write_highest(storage) : 0));
+    json_object_set_new(o, "node-name", json_string(n->name));
+    return o;
+}
+
+struct stats_list {
+    struct control *c;
+    json_t *array;
+};
+
+static void add_device_stats(struct device *d, void *arg)
+{
+    struct stats_list *l = arg;
+    json_t *o = json_pack("{s:s}", "device", d->id);
+    struct node *n = shown_node(user_node(d->user)), *below;
+    json_t *rest = describe_node_stats(l->c, n, user_get_stats(d->user));
+
+    json_object_update(o, rest);
+    json_decref(rest);
+    below = node_backing(n);
+    if (below) {
+        json_object_set_new(o, "backing",
+                            describe_node_stats(l->c, below, NULL));
+    }
+    json_array_append_new(l->array, o);
+}
+
+static void add_node_stats(struct node *n, void *arg)
+{
+    struct stats_list *l = arg;
+
+    json_array_append_new(l->array, describe_node_stats(l->c, n, NULL));
+}
+
+CO_FN int cmd_co_query_blockstats(struct control *c, const json_t *args,
+                                  json_t **ret, GError **err)
+{
+    struct stats_list l = { c, json_array() };
+
+    if (arg_bool(args, "query-nodes", false)) {
+        graph_foreach_node(c->graph, add_node_stats, &l);
+    } else {
+        graph_foreach_device(c->graph, add_device_stats, &l);
+    }
+    *ret = l.array;
+    return 0;
+}
+
+/* --- the graph as such --- */
+
+static const struct { unsigned bit; const char *name; } perm_names[] = {
+    { PERM_RESIZE, "resize" },
+    { PERM_WRITE_UNCHANGED, "write-unchanged" },
+    { PERM_WRITE, "write" },
+    { PERM_CONSISTENT_READ, "consistent-read" },
+};
+
+static json_t *describe_perms(unsigned perms)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(perm_names); i++) {
+        if (perms & perm_names[i].bit) {
+            json_array_append_new(list, json_string(perm_names[i].name));
+        }
+    }
+    return list;
+}
+
+struct picture {
+    json_t *nodes, *edges;
+    GHashTable *ids;       /* node or user -> number */
+};
+
+static int picture_id(struct picture *p, const void *what, const char *name,
+                      const char *type)
+{
+    int id = GPOINTER_TO_INT(g_hash_table_lookup(p->ids, what));
+
+    if (id == 0) {
+        id = (int)g_hash_table_size(p->ids) + 1;
+        g_hash_table_insert(p->ids, (void *)what, GINT_TO_POINTER(id));
+        json_array_append_new(p->nodes, json_pack("{s:s,s:s,s:i}", "name",
+                                                  name, "type", type,
+                                                  "id", id));
+    }
+    return id;
+}
+
+static void picture_device(struct device *d, void *arg)
+{
+    picture_id(arg, d->user, d->id, "block-backend");
+}
+
+static void picture_edge(struct picture *p, const struct edge *e)
+{
+    int child = picture_id(p, e->child, e->child->name, "block-driver");
+    int parent = e->parent
+        ? picture_id(p, e->parent, e->parent->name, "block-driver")
+        : picture_id(p, e->user, "", "block-backend");
+
+    json_array_append_new(p->edges, json_pack(
+        "{s:s,s:i,s:o,s:o,s:i}", "name", e->name, "parent", parent,
+        "shared-perm", describe_perms(e->shared),
+        "perm", describe_perms(e->perm), "child", child));
+}
+
+static void picture_node(struct node *n, void *arg)
+{
+    struct picture *p = arg;
+
+    picture_id(p, n, n->name, "block-driver");
+    for (const struct edge *e = n->parents; e; e = e->next_in_child) {
+        picture_edge(p, e);
+    }
+}
+
+static struct picture take_picture(struct control *c)
+{
+    struct picture p = { json_array(), json_array(),
+                         g_hash_table_new(NULL, NULL) };
+
+    graph_foreach_device(c->graph, picture_device, &p);
+    graph_foreach_node(c->graph, picture_node, &p);
+    g_hash_table_destroy(p.ids);
+    return p;
+}
+
+CO_FN int cmd_co_x_debug_query_block_graph(struct control *c,
+                                           const json_t *args, json_t **ret,
+                                           GError **err)
+{
+    struct picture p = take_picture(c);
+
+    *ret = json_pack("{s:o,s:o}", "edges", p.edges, "nodes", p.nodes);
+    return 0;
+}
+
+CO_FN int cmd_co_x_query_block_graph_dot(struct control *c, const json_t *args,
+                                         json_t **ret, GError **err)
+{
+    struct picture p = take_picture(c);
+    g_autoptr(GString) dot = g_string_new("digraph block {\n");
+
+    for (size_t i = 0; i < json_array_size(p.nodes); i++) {
+        const json_t *n = json_array_get(p.nodes, i);
+        bool device = g_str_equal(arg_str(n, "type"), "block-backend");
+
+        g_string_append_printf(dot, "  n%d [label=\"%s\" shape=%s];\n",
+                               (int)arg_int(n, "id", 0), arg_str(n, "name"),
+                               device ? "ellipse" : "box");
+    }
+    for (size_t i = 0; i < json_array_size(p.edges); i++) {
+        const json_t *e = json_array_get(p.edges, i);
+
+        g_string_append_printf(dot, "  n%d -> n%d [label=\"%s\"];\n",
+                               (int)arg_int(e, "parent", 0),
+                               (int)arg_int(e, "child", 0),
+                               arg_str(e, "name"));
+    }
+    g_string_append(dot, "}\n");
+    json_decref(p.nodes);
+    json_decref(p.edges);
+    *ret = json_string(dot->str);
+    return 0;
+}

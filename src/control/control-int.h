@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Private to control/: the state, and who may touch which part. */
+#pragma once
+#include "control/control.h"
+#include "control/schema.h"
+#include "loop/co.h"
+
+struct exports;
+struct jobs;
+struct journal;
+struct session;
+
+struct control {
+    /* Set at the start, then constant. */
+    struct loop *loop, *data;
+    enum backing_policy policy;
+    char *beneath, *state_dir;
+    bool resume_jobs;
+    void (*quit)(void *arg);
+    void *quit_arg;
+
+    /* Control loop only. */
+    GPtrArray *sessions;           /* of struct session, borrowed */
+    struct co_queue ready_waiters, session_ended;
+    bool ready, quitting;
+
+    /* Data loop only. */
+    struct graph *graph;
+    struct jobs *jobs;
+    struct exports *exports;
+    struct journal *journal;       /* NULL: no state directory */
+    GHashTable *objects;           /* id -> ObjectType, both strings */
+    GHashTable *cursors;           /* device -> uint64_t: incremental streams */
+};
+
+/* Run @fn(@arg) as a coroutine of the data loop, wait here. */
+CO_FN void control_co_on_data(struct control *c, void (*fn)(void *arg),
+                              void *arg);
+
+/* Send an event to all connections. Any of the two loops, no yield. @data is
+ * borrowed; it must fit what the schema declares for @name. */
+void control_emit(struct control *c, const char *name, json_t *data);
+
+/* --- session.c --- */
+/* Queue an event, dropping it when the connection reads too slowly. */
+void session_send_event(struct session *s, json_t *event);
+/* Read no more; end when what is queued has been sent. */
+void session_finish(struct session *s);
+/* End at once, whatever is queued. */
+void session_shutdown(struct session *s);
+
+/* --- cmd-misc.c --- */
+/* VersionInfo; caller owns. */
+json_t *control_version(void);
+
+/* --- hmp.c --- */
+/* Run one line of the human monitor; what it prints is appended to @out. */
+CO_FN void hmp_co_execute(struct control *c, const char *line, GString *out);
+
+/* --- arguments, after schema_check() --- */
+static inline const char *arg_str(const json_t *args, const char *name)
+{
+    return json_string_value(json_object_get(args, name));
+}
+static inline bool arg_bool(const json_t *args, const char *name, bool dflt)
+{
+    const json_t *v = json_object_get(args, name);
+
+    return v ? json_is_true(v) : dflt;
+}
+static inline int64_t arg_int(const json_t *args, const char *name,
+                              int64_t dflt)
+{
+    const json_t *v = json_object_get(args, name);
+
+    return v ? json_integer_value(v) : dflt;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The control plane: what the daemon's main() needs of it.
+ *
+ * Two loops.  The control loop serves sockets and reads commands; the data
+ * loop owns the graph, its jobs and its exports.  A command crosses over as a
+ * coroutine of the data loop and its answer comes back; events are posted the
+ * other way.  Nothing else crosses.  Both may be the same loop.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include "base/annot.h"
+#include "graph/node.h"
+
+struct control;
+struct channel;
+struct loop;
+
+struct control_params {
+    struct loop *loop;             /* of sockets; runs on the calling thread */
+    struct loop *data;             /* of the graph */
+    enum backing_policy policy;
+    const char *beneath;           /* folder, for BACKING_BENEATH */
+    const char *state_dir;         /* of the job journal; NULL: none */
+    bool resume_jobs;              /* start what the journal holds */
+    /* Somebody asked for the end. Called on @loop, at most once. */
+    void (*quit)(void *arg);
+    void *quit_arg;
+};
+
+/* Strings are copied. */
+struct control *control_new(const struct control_params *p);
+/* After control_co_stop(). NULL is fine. */
+void control_free(struct control *c);
+
+/* Context of all that follow: the control loop. */
+
+/* Make the graph and read the journal. */
+CO_FN int control_co_start(struct control *c, GError **err);
+
+/* Run one command as a connection would, arguments checked. *@ret may stay
+ * NULL: then the answer is {}. @args NULL: {}. */
+CO_FN int control_co_execute(struct control *c, const char *name,
+                             const json_t *args, json_t **ret, GError **err);
+
+/* A drive in the emulator's syntax, as JSON of strings; control/drive.c. */
+CO_FN int control_co_add_drive(struct control *c, const json_t *options,
+                               GError **err);
+
+/* Start-up is over: connections are served from now on, journalled jobs start
+ * again where their nodes are. */
+CO_FN void control_co_ready(struct control *c);
+
+enum session_mode { SESSION_QMP, SESSION_QMP_PRETTY, SESSION_HMP };
+/* Serve connection @ch, taking it over. */
+void control_add_session(struct control *c, struct channel *ch,
+                         enum session_mode mode);
+unsigned control_session_count(const struct control *c);
+
+/* Ask for the end, as the quit command does. */
+void control_quit(struct control *c, const char *reason);
+/* Close exports, cancel jobs, flush and close all nodes, end the connections.
+ * Never fails; each step that waits for others is bounded. */
+CO_FN void control_co_stop(struct control *c);

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * ImageInfo and BlockDeviceInfo, members in the peer's order.
+ *
+ * The asking yields, so a node found before may be gone after: callers hold a
+ * reference, and the chain below is walked with references too.
+ */
+#include "control/image-info.h"
+
+#include <string.h>
+
+#include "base/err.h"
+#include "graph/driver.h"
+#include "graph/node.h"
+
+/* Move member @name of @from to @to, if it is there. */
+static void move(json_t *to, json_t *from, const char *name)
+{
+    json_t *v = json_object_get(from, name);
+
+    if (v) {
+        json_object_set(to, name, v);
+        json_object_del(from, name);
+    }
+}
+
+/* What the driver of @n adds, and where it is silent that of its storage. */
+static CO_FN int facts_co_collect(struct node *n, json_t *facts, GError **err)
+{
+    struct node *storage = node_storage(n);
+    json_t *below;
+    int r = 0;
+
+    if (storage && storage != n && storage->drv->co_info) {
+        below = json_object();
+        node_ref(storage);
+        r = storage->drv->co_info(storage, below, err);
+        node_co_unref(storage);
+        move(facts, below, "actual-size");
+        json_decref(below);
+    }
+    if (r == 0 && n->drv->co_info) {
+        r = n->drv->co_info(n, facts, err);
+    }
+    return r;
+}
+
+/* The name in @n's header as a path that can be opened. Caller frees. */
+static char *full_backing_name(const struct node *n, const char *name)
+{
+    g_autofree char *dir = NULL;
+
+    if (strchr(name, ':') || g_path_is_absolute(name) || !n->filename ||
+        strstr(n->filename, "://") || !strchr(n->filename, '/')) {
+        return g_strdup(name);
+    }
+    dir = g_path_get_dirname(n->filename);
+    return g_build_filename(dir, name, NULL);
+}
+
+static void add_backing_names(struct node *n, json_t *info)
+{
+    const char *fmt = NULL;
+    const char *name = node_header_backing(n, &fmt);
+
+    if (name && *name) {
+        g_autofree char *full = full_backing_name(n, name);
+
+        json_object_set_new(info, "full-backing-filename", json_string(full));
+        json_object_set_new(info, "backing-filename", json_string(name));
+    }
+}
+
+static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
+{
+    json_t *info = json_object();
+    const char *fmt = NULL;
+    const char *name = node_header_backing(n, &fmt);
+
+    if (backing) {
+        json_object_set_new(info, "backing-image", backing);
+    }
+    if (name && fmt) {
+        json_object_set_new(info, "backing-filename-format", json_string(fmt));
+    }
+    json_object_set_new(info, "virtual-size",
+                        json_integer((json_int_t)n->size));
+    json_object_set_new(info, "filename",
+                        json_string(n->filename ? n->filename : ""));
+    move(info, facts, "cluster-size");
+    json_object_set_new(info, "format", json_string(n->drv->name));
+    move(info, facts, "actual-size");
+    move(info, facts, "format-specific");
+    add_backing_names(n, info);
+    if (!json_object_get(facts, "dirty-flag") &&
+        json_object_get(info, "actual-size")) {
+        json_object_set_new(facts, "dirty-flag", json_false());
+    }
+    json_object_update_missing(info, facts);
+    return info;
+}
+
+json_t *image_co_describe(struct node *n, bool chain, GError **err)
+{
+    json_t *facts = json_object(), *backing = NULL, *info;
+    struct node *below;
+    int r = facts_co_collect(n, facts, err);
+
+    below = chain && r == 0 && !node_is_filter(n) ? node_backing(n) : NULL;
+    if (below) {
+        node_ref(below);
+        backing = image_co_describe(below, true, err);
+        node_co_unref(below);
+        r = backing ? 0 : -EIO;
+    }
+    info = r == 0 ? assemble(n, facts, backing) : NULL;
+    json_decref(facts);
+    return info;
+}
+
+static unsigned backing_depth(struct node *n)
+{
+    unsigned depth = 0;
+
+    while ((n = node_backing(n))) {
+        depth++;
+    }
+    return depth;
+}
+
+static const char *detect_zeroes(const struct node *n)
+{
+    const char *v = json_string_value(json_object_get(n->options,
+                                                      "detect-zeroes"));
+
+    return v && (g_str_equal(v, "on") || g_str_equal(v, "unmap")) ? v : "off";
+}
+
+static json_t *assemble_node(struct node *n, json_t *image, bool flat)
+{
+    struct node *below = node_is_filter(n) ? NULL : node_backing(n);
+    const char *file = n->filename ? n->filename : "";
+
+    return json_pack(
+        "{s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:i,s:s*,s:b,s:i,s:i,"
+        "s:{s:b,s:b,s:b},s:s}",
+        "iops_rd", 0, "detect_zeroes", detect_zeroes(n), "image", image,
+        "iops_wr", 0, "ro", !node_is_writable(n), "node-name", n->name,
+        "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n),
+        "drv", n->drv->name, "iops", 0, "bps_wr", 0, "write_threshold", 0,
+        "backing_file", below ? below->filename : NULL, "encrypted", 0,
+        "bps", 0, "bps_rd", 0, "cache",
+        "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
+        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1,
+        "file", file);
+}
+
+json_t *image_co_describe_node(struct node *n, bool flat, GError **err)
+{
+    json_t *image = image_co_describe(n, !flat, err);
+
+    return image ? assemble_node(n, image, flat) : NULL;
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The journal's table is the JSON that is written: an object by job id, each
+ * {command, arguments}.  `state` stands beside it and is not written: what is
+ * read from the file is waiting, what is recorded now is active.
+ */
+#include "control/journal.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "control/cmd-stream.h"
+#include "control/control-int.h"
+#include "job/job.h"
+#include "loop/io.h"
+
+enum { JOURNAL_SIZE_MAX = 16 << 20, JOURNAL_VERSION = 1 };
+
+struct journal {
+    struct control *c;
+    char *path, *tmp;
+    struct io_file *lock;
+    struct co_mutex writing;
+    json_t *entries;        /* id -> {command, arguments} */
+    GHashTable *waiting;    /* ids */
+    bool resuming;          /* start-up is over */
+    bool retrying;          /* journal_co_retry() is under way */
+};
+
+/* --- the file --- */
+
+static CO_FN int write_co_all(const char *path, char *text, GError **err)
+{
+    struct iovec store;
+    struct io_file *f;
+    int r = io_co_open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600, &f);
+
+    if (r == 0) {
+        r = io_co_pwritev(f, 0, iov_one(&store, text, strlen(text)),
+                          IO_TAG_JOURNAL);
+        if (r == 0) {
+            r = io_co_fsync(f);
+        }
+        io_co_close(f);
+    }
+    return r < 0 ? err_set_errno(err, -r, "Could not write '%s'", path) : 0;
+}
+
+static CO_FN int journal_co_write(struct journal *j, GError **err)
+{
+    json_t *all;
+    char *text;
+    int r;
+
+    co_mutex_co_lock(&j->writing);
+    all = json_pack("{s:i,s:O}", "version", JOURNAL_VERSION, "jobs",
+                    j->entries);
+    text = json_dumps(all, JSON_INDENT(2));
+    json_decref(all);
+    r = write_co_all(j->tmp, text, err);
+    free(text);
+    if (r == 0) {
+        r = io_co_rename(j->tmp, j->path);
+        if (r == 0) {
+            r = io_co_fsync_parent(j->path);
+        }
+        if (r < 0) {
+            err_set_errno(err, -r, "Could not replace '%s'", j->path);
+        }
+    }
+    co_mutex_unlock(&j->writing);
+    return r;
+}
+
+static int parse(struct journal *j, const char *text, size_t len, GError **err)
+{
+    json_error_t je;
+    json_t *all = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *jobs = json_object_get(all, "jobs");
+    const struct schema_command *stream = schema_find_command("block-stream");
+    const char *id;
+    json_t *entry;
+    int r = 0;
+
+    if (!all || !json_is_object(jobs) ||
+        json_integer_value(json_object_get(all, "version")) != JOURNAL_VERSION)
+    {
+        r = err_set(err, EINVAL, "Journal '%s' cannot be read: %s", j->path,
+                    all ? "not of this version" : je.text);
+        err_hint(err, "Move it away to start without the jobs it holds.");
+        json_decref(all);
+        return r;
+    }
+    json_object_foreach (jobs, id, entry) {
+        g_autoptr(GError) bad = NULL;
+
+        if (schema_check(stream->args, json_object_get(entry, "arguments"),
+                         &bad) < 0) {
+            fprintf(stderr, "sluiced: job '%s' of the journal is skipped: %s\n",
+                    id, bad->message);
+        } else {
+            json_object_set(j->entries, id, entry);
+            g_hash_table_add(j->waiting, g_strdup(id));
+        }
+    }
+    json_decref(all);
+    return 0;
+}
+
+static CO_FN int journal_co_read(struct journal *j, GError **err)
+{
+    g_autofree char *text = NULL;
+    struct iovec store;
+    struct io_file *f;
+    uint64_t size = 0;
+    int r = io_co_open(j->path, O_RDONLY, 0, &f);
+
+    if (r == -ENOENT) {
+        return 0;
+    }
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not open '%s'", j->path);
+    }
+    r = io_co_size(f, &size);
+    if (r == 0 && size > JOURNAL_SIZE_MAX) {
+        r = -EFBIG;
+    }
+    if (r == 0) {
+        text = g_malloc(size + 1);
+        r = io_co_preadv(f, 0, iov_one(&store, text, size));
+    }
+    io_co_close(f);
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not read '%s'", j->path);
+    }
+    return parse(j, text, size, err);
+}
+
+/* --- life --- */
+
+static void journal_free(struct journal *j)
+{
+    json_decref(j->entries);
+    g_hash_table_destroy(j->waiting);
+    g_free(j->path);
+    g_free(j->tmp);
+    g_free(j);
+}
+
+/* A job has ended, live and durable; the event comes after this. */
+static CO_FN void journal_co_settle(struct job *job, bool by_shutdown,
+                                    void *arg)
+{
+    struct journal *j = arg;
+
+    if (!by_shutdown) {
+        journal_co_erase(j, job->id);
+    }
+}
+
+int journal_co_open(struct control *c, const char *dir,
+                    struct journal **ret_journal, GError **err)
+{
+    struct journal *j = g_new0(struct journal, 1);
+    g_autofree char *lock = g_build_filename(dir, "lock", NULL);
+    struct job_settle settle = { journal_co_settle, j };
+    int r;
+
+    j->c = c;
+    j->path = g_build_filename(dir, "jobs.json", NULL);
+    j->tmp = g_build_filename(dir, "jobs.json.tmp", NULL);
+    j->entries = json_object();
+    j->waiting = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    r = io_co_open(lock, O_RDWR | O_CREAT, 0600, &j->lock);
+    if (r < 0) {
+        err_set_errno(err, -r, "Could not use state directory '%s'", dir);
+        goto fail;
+    }
+    r = io_co_lock(j->lock, 0, 1, IO_LOCK_EXCLUSIVE);
+    if (r < 0) {
+        err_set(err, EBUSY, "State directory '%s' is in use by another daemon",
+                dir);
+        goto fail;
+    }
+    r = journal_co_read(j, err);
+    if (r < 0) {
+        goto fail;
+    }
+    jobs_set_settle(c->jobs, &settle);
+    *ret_journal = j;
+    return 0;
+fail:
+    io_co_close(j->lock);
+    journal_free(j);
+    return r;
+}
+
+void journal_co_close(struct journal *j)
+{
+    if (j) {
+        io_co_close(j->lock);
+        journal_free(j);
+    }
+}
+
+/* --- entries --- */
+
+static bool id_possible(const char *id)
+{
+    if (!g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int journal_co_record(struct journal *j, const char *id, const char *command,
+                      const json_t *args, bool *ret_recorded, GError **err)
+{
+    int r;
+
+    *ret_recorded = false;
+    if (!j || !id_possible(id) || jobs_find(j->c->jobs, id)) {
+        return 0;
+    }
+    json_object_set_new(j->entries, id,
+                        json_pack("{s:s,s:o}", "command", command, "arguments",
+                                  json_deep_copy(args)));
+    g_hash_table_remove(j->waiting, id);
+    r = journal_co_write(j, err);
+    if (r < 0) {
+        json_object_del(j->entries, id);
+        return r;
+    }
+    *ret_recorded = true;
+    return 0;
+}
+
+void journal_co_erase(struct journal *j, const char *id)
+{
+    g_autoptr(GError) err = NULL;
+
+    if (!j || json_object_del(j->entries, id) < 0) {
+        return;
+    }
+    g_hash_table_remove(j->waiting, id);
+    if (journal_co_write(j, &err) < 0) {
+        /* The entry outlives its job: at worst it is started once more. */
+        fprintf(stderr, "sluiced: %s\n", err->message);
+    }
+}
+
+int journal_co_forget(struct journal *j, const char *id, GError **err)
+{
+    if (!j || !g_hash_table_contains(j->waiting, id)) {
+        return err_set(err, ENOENT, "Job not found");
+    }
+    journal_co_erase(j, id);
+    return 0;
+}
+
+json_t *journal_describe(const struct journal *j)
+{
+    json_t *res = json_array(), *entry;
+    const char *id;
+
+    if (!j) {
+        return res;
+    }
+    json_object_foreach (j->entries, id, entry) {
+        bool waiting = g_hash_table_contains(j->waiting, id);
+
+        json_array_append_new(res, json_pack(
+            "{s:s,s:O,s:O,s:s}", "id", id,
+            "command", json_object_get(entry, "command"),
+            "arguments", json_object_get(entry, "arguments"),
+            "state", waiting ? "waiting" : "active"));
+    }
+    return res;
+}
+
+/* --- going on --- */
+
+/* Start entry @id when its device is there. */
+static CO_FN void resume_co_one(struct journal *j, const char *id)
+{
+    json_t *args = json_object_get(json_object_get(j->entries, id),
+                                   "arguments");
+    const char *device = arg_str(args, "device");
+    g_autoptr(GError) err = NULL;
+
+    if (!device || !node_find_any(j->c->graph, device, NULL)) {
+        return;
+    }
+    json_incref(args);
+    g_hash_table_remove(j->waiting, id);
+    if (stream_co_command(j->c, args, &err) < 0) {
+        fprintf(stderr, "sluiced: job '%s' of the journal cannot go on: %s\n",
+                id, err->message);
+        g_hash_table_add(j->waiting, g_strdup(id));
+    }
+    json_decref(args);
+}
+
+void journal_co_retry(struct journal *j)
+{
+    g_autoptr(GList) keys = NULL;
+    g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
+
+    if (!j || !j->resuming || j->retrying || !j->c->resume_jobs) {
+        return;
+    }
+    j->retrying = true;
+    keys = g_hash_table_get_keys(j->waiting);
+    for (GList *k = keys; k; k = k->next) {
+        g_ptr_array_add(ids, g_strdup(k->data));
+    }
+    for (unsigned i = 0; i < ids->len; i++) {
+        if (g_hash_table_contains(j->waiting, ids->pdata[i])) {
+            resume_co_one(j, ids->pdata[i]);
+        }
+    }
+    j->retrying = false;
+}
+
+void journal_co_resume(struct journal *j)
+{
+    if (j) {
+        j->resuming = true;
+        journal_co_retry(j);
+    }
+}

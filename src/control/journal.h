@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The job journal (invariants S5, D1): what must go on after a restart.
+ *
+ * One file, DIR/jobs.json, replaced as a whole: written beside, synced,
+ * renamed, the directory synced.  A job is in it before it starts and until it
+ * has settled.  An entry that an earlier run left is *waiting*; it is started
+ * again as soon as its device exists, with the arguments of then; starting a
+ * stream that had already finished does nothing twice.  DIR/lock keeps a
+ * second daemon away.
+ *
+ * Everything is called on the data loop and accepts NULL for no journal.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include "base/annot.h"
+
+struct control;
+struct journal;
+
+CO_FN int journal_co_open(struct control *c, const char *dir,
+                          struct journal **ret_journal, GError **err);
+CO_FN void journal_co_close(struct journal *j);
+
+/* Make the intent durable. An @id that a running job has, or no job could
+ * have, is left to whoever starts the job to refuse: *@ret_recorded false. */
+CO_FN int journal_co_record(struct journal *j, const char *id,
+                            const char *command, const json_t *args,
+                            bool *ret_recorded, GError **err);
+CO_FN void journal_co_erase(struct journal *j, const char *id);
+/* Erase a waiting entry. */
+CO_FN int journal_co_forget(struct journal *j, const char *id, GError **err);
+
+/* Start-up is over; start waiting entries where their device exists. */
+CO_FN void journal_co_resume(struct journal *j);
+/* Devices have appeared: the same, once journal_co_resume() was called. */
+CO_FN void journal_co_retry(struct journal *j);
+
+/* [JournalEntry], caller owns. */
+json_t *journal_describe(const struct journal *j);
