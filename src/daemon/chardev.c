@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Character devices, as far as monitors need them: a socket that listens, a
+ * socket that connects, standard input and output.
+ *
+ * stdio may be a terminal, a pipe or a file, none of which a channel can read,
+ * so two threads pump between it and a socket pair.
+ */
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/keyval.h"
+#include "base/options.h"
+#include "daemon/daemon.h"
+#include "loop/channel.h"
+
+enum { CONNECTIONS_MAX = 16 };
+
+struct chardev {
+    struct daemon *d;
+    char *id, *path, *host, *port;
+    bool is_stdio, server, wait;
+    bool used;                    /* a monitor has it */
+    enum session_mode mode;
+    struct listener *listener;
+    bool connected;               /* once at least, for wait=on */
+    int pump_fd;                  /* our end of the socket pair */
+    pthread_t pump_out;
+};
+
+static void chardev_free(void *p)
+{
+    struct chardev *ch = p;
+
+    listener_free(ch->listener);
+    g_free(ch->id);
+    g_free(ch->path);
+    g_free(ch->host);
+    g_free(ch->port);
+    g_free(ch);
+}
+
+/* --- options --- */
+
+static int take_socket(struct opts *o, struct chardev *ch, GError **err)
+{
+    bool ignored;
+    int r = opts_take_str(o, "path", &ch->path, err);
+
+    if (r >= 0) {
+        r = opts_take_str(o, "host", &ch->host, err);
+    }
+    if (r >= 0) {
+        r = opts_take_str(o, "port", &ch->port, err);
+    }
+    if (r >= 0) {
+        r = opts_take_bool(o, "server", &ch->server, err);
+    }
+    ch->wait = ch->server;
+    if (r >= 0) {
+        r = opts_take_bool(o, "wait", &ch->wait, err);
+    }
+    if (r >= 0) {
+        r = opts_take_bool(o, "nodelay", &ignored, err);
+    }
+    if (r >= 0 && !ch->path == !(ch->host && ch->port)) {
+        r = err_set(err, EINVAL, "needs either path= or host= and port=");
+    }
+    return r;
+}
+
+static int chardev_fill(struct chardev *ch, struct opts *o, GError **err)
+{
+    static const char *const backends[] = { "socket", "stdio", NULL };
+    int backend = 0;
+    int r = opts_take_enum(o, "backend", backends, &backend, err);
+
+    if (r == 0) {
+        r = opts_missing("backend", err);
+    }
+    if (r >= 0) {
+        r = opts_take_str(o, "id", &ch->id, err);
+    }
+    if (r == 0) {
+        r = opts_missing("id", err);
+    }
+    if (r < 0) {
+        return r;
+    }
+    ch->is_stdio = backend == 1;
+    if (ch->is_stdio) {
+        bool ignored;
+
+        r = opts_take_bool(o, "signal", &ignored, err);
+    } else {
+        r = take_socket(o, ch, err);
+    }
+    return r < 0 ? r : opts_finish(o, err);
+}
+
+int chardev_add(struct daemon *d, const char *arg, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = NULL;
+    struct chardev *ch;
+    json_t *options;
+    int r = keyval_parse(arg, "backend", &options, err);
+
+    if (r < 0) {
+        return r;
+    }
+    o = opts_new(options);
+    json_decref(options);
+    ch = g_new0(struct chardev, 1);
+    ch->d = d;
+    ch->pump_fd = -1;
+    r = chardev_fill(ch, o, err);
+    if (r == 0 && g_hash_table_contains(d->chardevs, ch->id)) {
+        r = err_set(err, EEXIST, "Chardev with id '%s' already exists",
+                    ch->id);
+    }
+    if (r < 0) {
+        chardev_free(ch);
+        return r;
+    }
+    g_hash_table_insert(d->chardevs, ch->id, ch);
+    return 0;
+}
+
+/* --- stdio --- */
+
+static bool write_all(int fd, const char *buf, ssize_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, buf, (size_t)len);
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return false;
+        }
+        buf += n;
+        len -= n;
+    }
+    return true;
+}
+
+static void pump(int from, int to)
+{
+    char buf[16384];
+    ssize_t n;
+
+    do {
+        n = read(from, buf, sizeof(buf));
+    } while ((n < 0 && errno == EINTR) || (n > 0 && write_all(to, buf, n)));
+}
+
+static void *pump_in_main(void *arg)
+{
+    int fd = GPOINTER_TO_INT(arg);
+
+    pump(STDIN_FILENO, fd);
+    shutdown(fd, SHUT_WR);
+    return NULL;
+}
+
+static void *pump_out_main(void *arg)
+{
+    int fd = GPOINTER_TO_INT(arg);
+
+    pump(fd, STDOUT_FILENO);
+    return NULL;
+}
+
+static int stdio_start(struct chardev *ch, struct channel **ret, GError **err)
+{
+    pthread_t in;
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+        return err_set_errno(err, errno, "Could not make a socket pair");
+    }
+    ch->pump_fd = fds[1];
+    if (pthread_create(&in, NULL, pump_in_main, GINT_TO_POINTER(fds[1])) ||
+        pthread_create(&ch->pump_out, NULL, pump_out_main,
+                       GINT_TO_POINTER(fds[1]))) {
+        return err_set(err, EAGAIN, "Could not start a thread");
+    }
+    pthread_detach(in);
+    *ret = channel_new_fd(ch->d->loop, fds[0]);
+    return 0;
+}
+
+/* --- monitors --- */
+
+static void on_accept(struct channel *c, void *arg)
+{
+    struct chardev *ch = arg;
+
+    if (control_session_count(ch->d->control) >= CONNECTIONS_MAX) {
+        channel_free(c);
+        return;
+    }
+    control_add_session(ch->d->control, c, ch->mode);
+    ch->connected = true;
+    co_queue_wake_all(&ch->d->wake);
+}
+
+static CO_FN int chardev_co_open(struct chardev *ch, GError **err)
+{
+    struct sock_addr addr = { ch->path, ch->host, ch->port };
+    struct daemon *d = ch->d;
+    struct channel *c = NULL;
+    int r;
+
+    if (ch->is_stdio) {
+        r = stdio_start(ch, &c, err);
+    } else if (ch->server) {
+        r = listener_new(d->loop, &addr, on_accept, ch, &ch->listener, err);
+    } else {
+        r = channel_co_connect(&addr, &c, err);
+    }
+    if (r < 0) {
+        return r;
+    }
+    if (c) {
+        control_add_session(d->control, c, ch->mode);
+    }
+    while (ch->server && ch->wait && !ch->connected && !d->quit) {
+        co_queue_co_wait(&d->wake);
+    }
+    return 0;
+}
+
+static int monitor_take(struct opts *o, char **id, enum session_mode *mode,
+                        GError **err)
+{
+    static const char *const modes[] = { "control", "readline", NULL };
+    g_autofree char *unused = NULL;
+    bool pretty = false;
+    int m = 0, r = opts_take_str(o, "chardev", id, err);
+
+    if (r == 0) {
+        r = opts_missing("chardev", err);
+    }
+    if (r >= 0) {
+        r = opts_take_enum(o, "mode", modes, &m, err);
+    }
+    if (r >= 0) {
+        r = opts_take_bool(o, "pretty", &pretty, err);
+    }
+    if (r >= 0) {
+        r = opts_take_str(o, "id", &unused, err);
+    }
+    *mode = m == 1 ? SESSION_HMP : pretty ? SESSION_QMP_PRETTY : SESSION_QMP;
+    return r < 0 ? r : opts_finish(o, err);
+}
+
+int monitor_co_add(struct daemon *d, const char *arg, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = NULL;
+    g_autofree char *id = NULL;
+    enum session_mode mode;
+    struct chardev *ch;
+    json_t *options;
+    int r = keyval_parse(arg, "chardev", &options, err);
+
+    if (r < 0) {
+        return r;
+    }
+    o = opts_new(options);
+    json_decref(options);
+    r = monitor_take(o, &id, &mode, err);
+    if (r < 0) {
+        return r;
+    }
+    ch = g_hash_table_lookup(d->chardevs, id);
+    if (!ch) {
+        return err_set(err, ENOENT, "chardev \"%s\" not found", id);
+    }
+    if (ch->used) {
+        return err_set(err, EBUSY, "Chardev '%s' is busy", id);
+    }
+    ch->used = true;
+    ch->mode = mode;
+    return chardev_co_open(ch, err);
+}
+
+/* --- end --- */
+
+void chardevs_stop(struct daemon *d)
+{
+    GHashTableIter it;
+    void *p;
+
+    g_hash_table_iter_init(&it, d->chardevs);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        struct chardev *ch = p;
+
+        listener_free(ch->listener);
+        ch->listener = NULL;
+    }
+}
+
+void chardevs_free(struct daemon *d)
+{
+    GHashTableIter it;
+    struct timespec until;
+    void *p;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 2;
+    g_hash_table_iter_init(&it, d->chardevs);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        struct chardev *ch = p;
+
+        if (ch->pump_fd >= 0) {
+            /* The session is gone; what it sent is still in the pair. */
+            (void)pthread_timedjoin_np(ch->pump_out, NULL, &until);
+        }
+    }
+    g_hash_table_iter_init(&it, d->chardevs);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        chardev_free(p);
+    }
+    g_hash_table_destroy(d->chardevs);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluiced: from the command line to a running daemon and back.
+ *
+ *   parse -> background -> loops -> options in order -> pid file -> serve
+ *         -> end asked for -> exports, jobs, nodes closed -> loops end
+ *
+ * An error on the way there takes the same way back, with status 1.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "daemon/daemon.h"
+
+static void report(const GError *err)
+{
+    g_autofree char *msg = err_dup_message(err);
+    const char *hint = err_get_hint(err);
+
+    fprintf(stderr, "sluiced: %s\n", msg);
+    if (hint) {
+        fprintf(stderr, "%s\n", hint);
+    }
+}
+
+/* --- the data loop's thread --- */
+
+struct data_thread {
+    struct loop_options options;
+    struct loop *loop;
+    GError *err;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t known;      /* loop or err is set */
+};
+
+static void *data_main(void *arg)
+{
+    struct data_thread *t = arg;
+    struct loop *l = NULL;
+    GError *err = NULL;
+
+    (void)loop_new(&t->options, &l, &err);
+    pthread_mutex_lock(&t->lock);
+    t->loop = l;
+    t->err = err;
+    pthread_cond_signal(&t->known);
+    pthread_mutex_unlock(&t->lock);
+    if (l) {
+        loop_run(l);
+        loop_free(l);
+    }
+    return NULL;
+}
+
+static int data_start(struct data_thread *t, GError **err)
+{
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->known, NULL);
+    if (pthread_create(&t->thread, NULL, data_main, t)) {
+        return err_set(err, EAGAIN, "Could not start a thread");
+    }
+    pthread_mutex_lock(&t->lock);
+    while (!t->loop && !t->err) {
+        pthread_cond_wait(&t->known, &t->lock);
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (t->err) {
+        int r = -t->err->code;
+
+        pthread_join(t->thread, NULL);
+        g_propagate_error(err, t->err);
+        return r;
+    }
+    return 0;
+}
+
+/* --- the main coroutine --- */
+
+static void on_quit(void *arg)
+{
+    struct daemon *d = arg;
+
+    d->quit = true;
+    co_queue_wake_all(&d->wake);
+}
+
+static CO_FN int daemon_co_start(struct daemon *d, GError **err)
+{
+    int r = control_co_start(d->control, err);
+
+    if (r == 0) {
+        r = options_co_apply(d, err);
+    }
+    if (r == 0) {
+        r = pidfile_co_write(d, err);
+    }
+    return r;
+}
+
+static CO_FN void daemon_entry(void *arg)
+{
+    struct daemon *d = arg;
+    g_autoptr(GError) err = NULL;
+
+    signals_start(d);
+    if (daemon_co_start(d, &err) < 0) {
+        report(err);
+        d->status = EXIT_FAILURE;
+    } else {
+        control_co_ready(d->control);
+        process_release_parent(d);
+        while (!d->quit) {
+            co_queue_co_wait(&d->wake);
+        }
+    }
+    process_watch_shutdown();
+    chardevs_stop(d);
+    control_co_stop(d->control);
+    pidfile_co_remove(d);
+    signals_co_stop(d);
+    loop_stop(d->data);
+    loop_stop(d->loop);
+}
+
+static int daemon_run(struct daemon *d, GError **err)
+{
+    struct data_thread data = { .options.engine = d->set.engine };
+    struct loop_options options = { .engine = d->set.engine, .workers = 2 };
+    struct control_params p = {
+        .policy = d->set.policy, .beneath = d->set.beneath,
+        .state_dir = d->set.state_dir, .resume_jobs = d->set.resume_jobs,
+        .quit = on_quit, .quit_arg = d,
+    };
+    int r = loop_new(&options, &d->loop, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = data_start(&data, err);
+    if (r < 0) {
+        loop_free(d->loop);
+        return r;
+    }
+    d->data = data.loop;
+    p.loop = d->loop;
+    p.data = d->data;
+    d->control = control_new(&p);
+    co_start(d->loop, daemon_entry, d);
+    loop_run(d->loop);
+    pthread_join(data.thread, NULL);
+    control_free(d->control);
+    loop_free(d->loop);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct daemon d = { .verdict_fd = -1, .signal_fd = -1,
+                        .set.resume_jobs = true };
+    g_autoptr(GError) err = NULL;
+    int r;
+
+    d.uses = g_array_new(FALSE, FALSE, sizeof(struct option_use));
+    d.chardevs = g_hash_table_new(g_str_hash, g_str_equal);
+    r = options_parse(&d, argc, argv, &err);
+    if (r == 0 && (d.set.help || d.set.version)) {
+        if (d.set.help) {
+            options_print_help();
+        } else {
+            printf("sluiced version " SLUICE_VERSION "\n");
+        }
+        goto out;
+    }
+    if (r == 0) {
+        r = process_prepare(&d, &err);
+    }
+    if (r == 0 && d.set.daemonize) {
+        r = process_daemonize(&d, &err);
+    }
+    if (r == 0) {
+        r = daemon_run(&d, &err);
+    }
+    if (r < 0) {
+        report(err);
+        d.status = EXIT_FAILURE;
+    }
+out:
+    chardevs_free(&d);
+    g_array_free(d.uses, TRUE);
+    if (d.signal_fd >= 0) {
+        close(d.signal_fd);
+    }
+    return d.status;
+}

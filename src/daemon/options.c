@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The command line of sluiced, as a table.
+ *
+ * An option either sets something of the process (first pass) or becomes a
+ * control command (second pass, in order): --blockdev is blockdev-add with its
+ * strings converted by the schema, and so on.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/keyval.h"
+#include "base/trace.h"
+#include "control/schema.h"
+#include "daemon/daemon.h"
+
+struct option {
+    const char *name;
+    char letter;              /* -h; 0: none */
+    const char *params;       /* NULL: takes no argument */
+    const char *help;
+    /* First pass, or NULL. */
+    int (*set)(struct settings *s, const char *arg, GError **err);
+    /* Second pass, or NULL. */
+    CO_FN_PTR int (*co_apply)(struct daemon *d, const char *arg, GError **err);
+};
+
+/* --- first pass --- */
+
+static int set_help(struct settings *s, const char *arg, GError **err)
+{
+    s->help = true;
+    return 0;
+}
+
+static int set_version(struct settings *s, const char *arg, GError **err)
+{
+    s->version = true;
+    return 0;
+}
+
+static int set_daemonize(struct settings *s, const char *arg, GError **err)
+{
+    s->daemonize = true;
+    return 0;
+}
+
+static int set_pidfile(struct settings *s, const char *arg, GError **err)
+{
+    s->pidfile = arg;
+    return 0;
+}
+
+static int set_state_dir(struct settings *s, const char *arg, GError **err)
+{
+    s->state_dir = arg;
+    return 0;
+}
+
+static int set_resume_jobs(struct settings *s, const char *arg, GError **err)
+{
+    s->resume_jobs = g_str_equal(arg, "on");
+    if (!s->resume_jobs && !g_str_equal(arg, "off")) {
+        return err_set(err, EINVAL, "expects 'on' or 'off'");
+    }
+    return 0;
+}
+
+static int set_engine(struct settings *s, const char *arg, GError **err)
+{
+    int r = io_engine_parse(arg, &s->engine, err);
+
+    if (r == 0 && s->engine == IO_ENGINE_SIM) {
+        return err_set(err, EINVAL, "the simulator is for tests only");
+    }
+    return r;
+}
+
+static int set_policy(struct settings *s, const char *arg, GError **err)
+{
+    if (g_str_has_prefix(arg, "beneath=") && arg[strlen("beneath=")]) {
+        s->policy = BACKING_BENEATH;
+        s->beneath = arg + strlen("beneath=");
+    } else if (g_str_equal(arg, "follow")) {
+        s->policy = BACKING_FOLLOW;
+    } else if (g_str_equal(arg, "explicit")) {
+        s->policy = BACKING_EXPLICIT;
+    } else if (g_str_equal(arg, "deny")) {
+        s->policy = BACKING_DENY;
+    } else {
+        return err_set(err, EINVAL,
+                       "expects follow, explicit, deny or beneath=DIR");
+    }
+    return 0;
+}
+
+static int set_trace(struct settings *s, const char *arg, GError **err)
+{
+    if (trace_enable(arg) == 0) {
+        fprintf(stderr, "sluiced: warning: no trace event matches '%s'\n", arg);
+    }
+    return 0;
+}
+
+/* --- second pass --- */
+
+/* Run @command with what @arg says, read as schema type @type. */
+static CO_FN int apply_co_command(struct daemon *d, const char *command,
+                                  const char *type, const char *implied,
+                                  const char *arg, GError **err)
+{
+    json_t *strings, *args, *ret = NULL;
+    int r = keyval_parse(arg, implied, &strings, err);
+
+    if (r < 0) {
+        return r;
+    }
+    args = schema_convert(schema_find_type(type), strings);
+    json_decref(strings);
+    r = control_co_execute(d->control, command, args, &ret, err);
+    json_decref(args);
+    json_decref(ret);
+    return r;
+}
+
+static CO_FN int apply_co_blockdev(struct daemon *d, const char *arg,
+                                   GError **err)
+{
+    return apply_co_command(d, "blockdev-add", "BlockdevOptions", "driver",
+                            arg, err);
+}
+
+static CO_FN int apply_co_object(struct daemon *d, const char *arg,
+                                 GError **err)
+{
+    return apply_co_command(d, "object-add", "ObjectOptions", "qom-type", arg,
+                            err);
+}
+
+static CO_FN int apply_co_export(struct daemon *d, const char *arg,
+                                 GError **err)
+{
+    return apply_co_command(d, "block-export-add", "BlockExportOptions",
+                            "type", arg, err);
+}
+
+/* The option has the address flat, the command wrapped in "data". */
+static json_t *wrap_address(json_t *options)
+{
+    json_t *addr = json_object_get(options, "addr");
+    json_t *flat, *type;
+
+    if (!json_is_object(addr)) {
+        return options;
+    }
+    flat = json_copy(addr);
+    type = json_incref(json_object_get(flat, "type"));
+    json_object_del(flat, "type");
+    addr = json_pack("{s:o}", "data", flat);
+    if (type) {
+        json_object_set_new(addr, "type", type);
+    }
+    json_object_set_new(options, "addr", addr);
+    return options;
+}
+
+static CO_FN int apply_co_nbd_server(struct daemon *d, const char *arg,
+                                     GError **err)
+{
+    const struct schema_command *cmd = schema_find_command("nbd-server-start");
+    json_t *strings, *args, *ret = NULL;
+    int r = keyval_parse(arg, NULL, &strings, err);
+
+    if (r < 0) {
+        return r;
+    }
+    args = schema_convert(cmd->args, wrap_address(strings));
+    json_decref(strings);
+    r = control_co_execute(d->control, cmd->name, args, &ret, err);
+    json_decref(args);
+    json_decref(ret);
+    return r;
+}
+
+static CO_FN int apply_co_drive(struct daemon *d, const char *arg,
+                                GError **err)
+{
+    json_t *options;
+    int r = keyval_parse(arg, "file", &options, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = control_co_add_drive(d->control, options, err);
+    json_decref(options);
+    return r;
+}
+
+static CO_FN int apply_co_chardev(struct daemon *d, const char *arg,
+                                  GError **err)
+{
+    return chardev_add(d, arg, err);
+}
+
+static const struct option options[] = {
+    { "help", 'h', NULL, "show this text", set_help, NULL },
+    { "version", 'V', NULL, "show the version", set_version, NULL },
+    { "blockdev", 0, "[driver=]DRIVER,node-name=NAME[,...]",
+      "open a node (also as JSON)", NULL, apply_co_blockdev },
+    { "drive", 0, "id=ID,file=FILE,format=FORMAT[,...]",
+      "make a device: cache=, copy-on-read=on, stream=on, readonly=on ...",
+      NULL, apply_co_drive },
+    { "object", 0, "[qom-type=]TYPE,id=ID[,...]",
+      "make an object: throttle-group, iothread", NULL, apply_co_object },
+    { "chardev", 0, "socket|stdio,id=ID[,...]",
+      "a way to reach a monitor: path= or host=,port=; server=on,wait=off",
+      NULL, apply_co_chardev },
+    { "monitor", 0, "[chardev=]ID[,mode=control|readline][,pretty=on]",
+      "serve QMP, or commands for people, there", NULL, monitor_co_add },
+    { "nbd-server", 0, "addr.type=unix,addr.path=PATH[,max-connections=N]",
+      "listen for NBD clients", NULL, apply_co_nbd_server },
+    { "export", 0, "[type=]nbd,id=ID,node-name=NODE[,...]",
+      "export a node or device", NULL, apply_co_export },
+    { "daemonize", 0, NULL, "go to the background when all is ready",
+      set_daemonize, NULL },
+    { "pidfile", 0, "FILE", "write the process id there, locked",
+      set_pidfile, NULL },
+    { "io-engine", 0, "auto|io_uring|threads", "how files are accessed",
+      set_engine, NULL },
+    { "backing-policy", 0, "follow|explicit|deny|beneath=DIR",
+      "which backing files an image's header may name", set_policy, NULL },
+    { "state-dir", 0, "DIR", "keep a journal of running jobs there",
+      set_state_dir, NULL },
+    { "resume-jobs", 0, "on|off", "start the journal's jobs again (on)",
+      set_resume_jobs, NULL },
+    { "trace", 'T', "PATTERN", "switch trace events on", set_trace, NULL },
+};
+
+void options_print_help(void)
+{
+    printf("usage: sluiced [OPTION]...\n"
+           "Serve disk images, and stream them while they are served.\n\n");
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        const struct option *o = &options[i];
+
+        printf("  ");
+        if (o->letter) {
+            printf("-%c, ", o->letter);
+        }
+        printf("--%s%s%s\n        %s\n", o->name, o->params ? " " : "",
+               o->params ? o->params : "", o->help);
+    }
+    printf("\nOptions that open or serve something are applied in the order "
+           "given.\n");
+}
+
+/* --- parsing --- */
+
+/* The option that @word names, "--name", "-name", "--name=value" or "-x".
+ * *@ret_value: the text after "=", or NULL. */
+static const struct option *find_option(const char *word,
+                                        const char **ret_value)
+{
+    const char *name = word + (word[1] == '-' ? 2 : 1);
+    const char *eq = strchr(name, '=');
+    size_t len = eq ? (size_t)(eq - name) : strlen(name);
+
+    *ret_value = eq ? eq + 1 : NULL;
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        const struct option *o = &options[i];
+
+        if ((len == 1 && name == word + 1 && *name == o->letter) ||
+            (len == strlen(o->name) && !strncmp(name, o->name, len))) {
+            return o;
+        }
+    }
+    return NULL;
+}
+
+static int add_use(struct daemon *d, const struct option *o, const char *arg,
+                   GError **err)
+{
+    struct option_use use = { o, arg };
+    int r = 0;
+
+    if (arg && !g_utf8_validate(arg, -1, NULL)) {
+        return err_set(err, EINVAL, "--%s: the argument is not UTF-8",
+                       o->name);
+    }
+    if (o->set) {
+        r = o->set(&d->set, arg, err);
+        if (r < 0) {
+            err_prefix(err, "--%s %s", o->name, arg ? arg : "");
+        }
+    }
+    g_array_append_val(d->uses, use);
+    return r;
+}
+
+int options_parse(struct daemon *d, int argc, char **argv, GError **err)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i], *value = NULL;
+        const struct option *o;
+        int r;
+
+        if (word[0] != '-' || !word[1]) {
+            return err_set(err, EINVAL, "Unexpected argument: %s", word);
+        }
+        o = find_option(word, &value);
+        if (!o) {
+            return err_set(err, EINVAL, "Unknown option '%s'", word);
+        }
+        if (!o->params && value) {
+            return err_set(err, EINVAL, "--%s takes no argument", o->name);
+        }
+        if (o->params && !value) {
+            if (i + 1 == argc) {
+                return err_set(err, EINVAL, "--%s needs an argument", o->name);
+            }
+            value = argv[++i];
+        }
+        r = add_use(d, o, value, err);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+int options_co_apply(struct daemon *d, GError **err)
+{
+    for (unsigned i = 0; i < d->uses->len && !d->quit; i++) {
+        const struct option_use *use = &g_array_index(d->uses,
+                                                      struct option_use, i);
+        int r;
+
+        if (!use->option->co_apply) {
+            continue;
+        }
+        r = use->option->co_apply(d, use->arg, err);
+        if (r < 0) {
+            err_prefix(err, "--%s %s", use->option->name, use->arg);
+            return r;
+        }
+    }
+    return 0;
+}
