@@ -5,7 +5,7 @@
  * do the rest.  No one else calls a driver's I/O operations.
  *
  * A flush of storage is left out when nothing has changed since the last one
- * that succeeded; one that failed is asked for again every time, so that a
+ * that succeeded (the first is not: somebody else wrote before us); one that failed is asked for again every time, so that a
  * sticky error (G6) is never hidden.
  */
 #include "graph/graph-int.h"
@@ -122,7 +122,8 @@ int node_co_flush(struct node *n)
     int ret = 0;
 
     if (n->drv->kind == NODE_PROTOCOL &&
-        ((n->flags & NODE_NO_FLUSH) || gen == p->flushed_gen)) {
+        ((n->flags & NODE_NO_FLUSH) || !node_is_writable(n) ||
+         gen == p->flushed_gen)) {
         return 0;
     }
     if (n->drv->co_flush) {

@@ -154,6 +154,8 @@ static CO_FN void node_co_finish_open(struct node *n)
 {
     n->priv->open = true;
     n->priv->growable = n->drv->kind == NODE_PROTOCOL && n->drv->co_truncate;
+    /* Whoever wrote before us may not have flushed: the first flush counts. */
+    n->priv->write_gen = 1;
     node_refresh_limits(n);
     node_refresh_filename(n);
     trace_node_open(n->name, n->drv->name, n->size, n->flags);

@@ -268,12 +268,27 @@ static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
     return ret;
 }
 
+/* Options that stay for the life of a node; absent is what it was. */
+static int reopen_check_fixed(struct node *n, const json_t *options,
+                              GError **err)
+{
+    static const char *const fixed[] = {
+        "driver", "cache", "force-share", "discard", "detect-zeroes",
+    };
+    int ret = 0;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(fixed) && ret == 0; i++) {
+        ret = reopen_check_same(n->options, options, fixed[i], err);
+    }
+    return ret;
+}
+
 int node_co_reopen(struct node *n, const json_t *options, GError **err)
 {
     int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
 
     if (ret == 0) {
-        ret = reopen_check_same(n->options, options, "driver", err);
+        ret = reopen_check_fixed(n, options, err);
     }
     if (ret < 0) {
         return ret;
