@@ -16,8 +16,8 @@ struct throttle_member {
     unsigned draining;   /* > 0: requests pass without waiting */
 };
 
-/* Join group @id, leaving another; nothing may wait. -ENOENT "Throttle group 'X' does not exist";
- * the member then stays where it is. */
+/* Join group @id, leaving another; nothing may wait. -ENOENT "Throttle group
+ * 'X' does not exist"; the member then stays where it is. */
 int throttle_member_join(struct throttle_member *m, struct graph *g,
                          const char *id, GError **err);
 /* Nothing may wait. Harmless when it never joined. */

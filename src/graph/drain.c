@@ -5,7 +5,8 @@
  * A drain remembers whom it stopped (users above the node) and whom it asked
  * for silence (drivers at and below it; filters wherever those users' requests
  * go too, before the wait, since a throttle holds requests), because the graph
- * may look different when it ends.  A user or node that goes away meanwhile strikes itself off.
+ * may look different when it ends.  A user or node that goes away meanwhile
+ * strikes itself off.
  */
 #include "graph/fetch.h"
 #include "graph/graph-int.h"

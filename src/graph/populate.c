@@ -592,11 +592,18 @@ static CO_FN int work_co_finish(struct work *w)
     return w->result;
 }
 
+/* Is there anything between @n and @base? Filters do not count. */
+static bool anything_above(struct node *n, struct node *base)
+{
+    struct node *below = node_skip_filters(node_backing(n));
+
+    return below && below != node_skip_filters(base);
+}
+
 int node_co_populate(struct node *n, struct node *base, uint64_t off,
                      uint64_t len, unsigned io_flags,
                      struct populate_result *ret)
 {
-    struct node *below = node_backing(n);
     struct work w;
     uint64_t end;
     int r = 0;
@@ -604,7 +611,7 @@ int node_co_populate(struct node *n, struct node *base, uint64_t off,
     if (ret) {
         *ret = (struct populate_result) { 0 };
     }
-    if (off >= n->size || len == 0 || !below || below == base) {
+    if (off >= n->size || len == 0 || !anything_above(n, base)) {
         return 0;
     }
     if (!node_is_writable(n)) {
@@ -627,11 +634,10 @@ int node_co_populate(struct node *n, struct node *base, uint64_t off,
 int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
                           struct iov iov)
 {
-    struct node *below = node_backing(n);
     uint64_t have = off < n->size ? MIN(iov.len, n->size - off) : 0;
     struct work w;
 
-    if (!below || below == base || !node_is_writable(n)) {
+    if (!anything_above(n, base) || !node_is_writable(n)) {
         return node_co_preadv(n, off, iov, 0);
     }
     if (have < iov.len) {

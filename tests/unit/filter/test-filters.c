@@ -69,10 +69,13 @@ static CO_FN void env_co_init(struct env *e)
     e->d_base->co_hook = gate_co_hook;
     e->d_base->arg = &e->base_gate;
     e->g = graph_new(loop_current(), drivers);
-    e->base = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"base\", \"disk\": \"base\"}", 0);
-    e->mid = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"mid\", \"disk\": \"mid\","
+    e->base = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"base\","
+                      " \"disk\": \"base\"}", 0);
+    e->mid = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"mid\","
+                     " \"disk\": \"mid\","
                      " \"backing\": \"base\"}", 0);
-    e->top = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"top\", \"disk\": \"top\","
+    e->top = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"top\","
+                     " \"disk\": \"top\","
                      " \"backing\": \"mid\"}", 0);
 }
 
@@ -172,7 +175,7 @@ static CO_FN void cor_entry(void *arg)
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
                   " \"file\": \"top\"}", 0);
     g_assert_cmpuint(cor->size, ==, SIZE);
-    g_assert_cmpuint(node_child(cor, "file")->perm & PERM_WRITE_UNCHANGED, !=, 0);
+    g_assert_true(node_child(cor, "file")->perm & PERM_WRITE_UNCHANGED);
     u = co_user(cor);
     co_request(u, false, 100, 100);
     g_assert_cmpint(ram_disk_state(e.d_top, 0), ==, RAM_DATA);
@@ -196,10 +199,10 @@ static CO_FN void cor_bottom_entry(void *arg)
     struct user *u;
 
     env_co_init(&e);
-    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\", \"bottom\": \"no\"}",
-            -ENOENT);
-    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"mid\", \"bottom\": \"top\"}",
-            -EINVAL);
+    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\","
+            " \"bottom\": \"no\"}", -ENOENT);
+    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"mid\","
+            " \"bottom\": \"top\"}", -EINVAL);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
                   " \"file\": \"top\", \"bottom\": \"mid\"}", 0);
     u = co_user(cor);

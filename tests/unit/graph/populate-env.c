@@ -34,7 +34,7 @@ static CO_FN int faults_co_hook(struct ram_disk *d, enum ram_op op,
     return 0;
 }
 
-static struct ram_disk *disk_new(const char *name, uint64_t size,
+static CO_FN struct ram_disk *disk_co_new(const char *name, uint64_t size,
                                  uint32_t cluster, struct faults *f)
 {
     struct ram_disk *d = ram_disk_new(name, size, cluster);
@@ -44,15 +44,15 @@ static struct ram_disk *disk_new(const char *name, uint64_t size,
     return d;
 }
 
-void env_init(struct env *e, uint64_t top_size, uint64_t mid_size,
+void env_co_init(struct env *e, uint64_t top_size, uint64_t mid_size,
               uint64_t base_size)
 {
     *e = (struct env) { 0 };
-    e->d_top = disk_new("top", top_size, CLUSTER, &e->f_top);
+    e->d_top = disk_co_new("top", top_size, CLUSTER, &e->f_top);
     if (mid_size) {
-        e->d_mid = disk_new("mid", mid_size, 16 * KIB, &e->f_mid);
+        e->d_mid = disk_co_new("mid", mid_size, 16 * KIB, &e->f_mid);
     }
-    e->d_base = disk_new("base", base_size, 0, &e->f_base);
+    e->d_base = disk_co_new("base", base_size, 0, &e->f_base);
     ram_disk_fill(e->d_base, 0, base_size, 1);
     e->expect = g_malloc0(top_size);
 }

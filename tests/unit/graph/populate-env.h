@@ -36,9 +36,9 @@ struct env {
     uint8_t *expect;               /* what a reader of top sees; top's size */
 };
 
-/* Make the disks; base and mid hold data everywhere (mid: nothing). @mid_size 0:
- * no mid. The test changes them, then opens. */
-void env_init(struct env *e, uint64_t top_size, uint64_t mid_size,
+/* Make the disks; base holds data everywhere, mid nothing. @mid_size 0: no
+ * mid. The test changes them, then opens. */
+CO_FN void env_co_init(struct env *e, uint64_t top_size, uint64_t mid_size,
               uint64_t base_size);
 CO_FN void env_co_open(struct env *e);
 /* As above, top without write permission. */

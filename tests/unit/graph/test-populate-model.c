@@ -236,7 +236,7 @@ static CO_FN void copier_entry(void *arg)
 
 /* --- one run --- */
 
-static struct ram_disk *model_disk(struct model *m, const char *name,
+static CO_FN struct ram_disk *model_co_disk(struct model *m, const char *name,
                                    uint64_t size, uint32_t cluster)
 {
     struct ram_disk *d = ram_disk_new(name, size, cluster);
@@ -263,7 +263,7 @@ static void scatter(struct model *m, struct ram_disk *d, unsigned seed)
     }
 }
 
-static void model_init(struct model *m, unsigned seed)
+static CO_FN void model_co_init(struct model *m, unsigned seed)
 {
     static const uint32_t clusters[] = { 4 * KIB, 16 * KIB, 64 * KIB };
     uint32_t cluster, tail;
@@ -277,12 +277,13 @@ static void model_init(struct model *m, unsigned seed)
                                       (1 + rand_below(m, 2));
     m->fault_percent = rand_percent(m, 50) ? 0 : 4;
     m->shadow = g_malloc0(m->size);
-    m->d_top = model_disk(m, "top", m->size, cluster);
+    m->d_top = model_co_disk(m, "top", m->size, cluster);
     m->d_top->no_zero_clusters = rand_percent(m, 25);
-    m->d_base = model_disk(m, "base", 1 + rand_below(m, m->size + cluster), 0);
+    m->d_base = model_co_disk(m, "base",
+                              1 + rand_below(m, m->size + cluster), 0);
     scatter(m, m->d_base, 1);
     if (rand_percent(m, 50)) {
-        m->d_mid = model_disk(m, "mid", 1 + rand_below(m, m->size + cluster),
+        m->d_mid = model_co_disk(m, "mid", 1 + rand_below(m, m->size + cluster),
                               clusters[rand_below(m, 3)]);
         scatter(m, m->d_mid, 2);
     }
@@ -347,7 +348,7 @@ static CO_FN void model_entry(void *arg)
     struct guest guests[GUESTS];
     struct model m;
 
-    model_init(&m, GPOINTER_TO_UINT(arg));
+    model_co_init(&m, GPOINTER_TO_UINT(arg));
     m.g = graph_new(loop_current(),
                     (const struct node_driver *const[]) { &ram_driver, NULL });
     m.base = model_co_open(&m, m.d_base, NULL, 0);

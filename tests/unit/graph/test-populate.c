@@ -43,7 +43,7 @@ static CO_FN void copies_entry(void *arg)
     struct env e;
     struct populate_result res;
 
-    env_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
+    env_co_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
     ram_disk_fill(e.d_top, CLUSTER, CLUSTER, 2);
     env_co_open(&e);
     res = env_co_populate(&e, NULL, 0, 4 * CLUSTER, 0);
@@ -65,7 +65,7 @@ static CO_FN void widens_entry(void *arg)
     struct env e;
 
     /* The end of the disk is in no way round, nor is that of the base. */
-    env_init(&e, 3 * CLUSTER + 1234, 0, 2 * CLUSTER + 777);
+    env_co_init(&e, 3 * CLUSTER + 1234, 0, 2 * CLUSTER + 777);
     env_co_open(&e);
     env_co_populate(&e, NULL, CLUSTER + 5, 1, 0);
     assert_states(&e, "-D--");
@@ -87,7 +87,7 @@ static CO_FN void zeroes_entry(void *arg)
     struct populate_result res;
 
     /* Base: data, hole, hole, half a hole, written zeroes, nothing. */
-    env_init(&e, 7 * CLUSTER, 0, 5 * CLUSTER);
+    env_co_init(&e, 7 * CLUSTER, 0, 5 * CLUSTER);
     ram_disk_set(e.d_base, CLUSTER, 2 * CLUSTER, RAM_ZEROES);
     ram_disk_set(e.d_base, 3 * CLUSTER, CLUSTER / 2, RAM_ZEROES);
     memset(e.d_base->data + 4 * CLUSTER, 0, CLUSTER);
@@ -106,7 +106,7 @@ static CO_FN void no_zero_clusters_entry(void *arg)
 {
     struct env e;
 
-    env_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
+    env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     e.d_top->no_zero_clusters = true;
     ram_disk_set(e.d_base, CLUSTER, CLUSTER, RAM_ZEROES);
     env_co_open(&e);
@@ -122,7 +122,7 @@ static CO_FN void base_limit_entry(void *arg)
     struct populate_result res;
 
     /* Mid has clusters of 16 KiB: some of the second, all of the third. */
-    env_init(&e, 5 * CLUSTER, 4 * CLUSTER, 5 * CLUSTER);
+    env_co_init(&e, 5 * CLUSTER, 4 * CLUSTER, 5 * CLUSTER);
     ram_disk_fill(e.d_mid, CLUSTER + 16 * KIB, 16 * KIB, 3);
     ram_disk_fill(e.d_mid, 2 * CLUSTER, CLUSTER, 4);
     ram_disk_set(e.d_mid, 3 * CLUSTER, 16 * KIB, RAM_ZEROES);
@@ -140,7 +140,7 @@ static CO_FN void base_is_backing_entry(void *arg)
     struct env e;
     struct op *op;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     env_co_populate(&e, e.base, 0, 2 * CLUSTER, 0);
     assert_states(&e, "--");
@@ -156,7 +156,7 @@ static CO_FN void large_entry(void *arg)
     struct env e;
     struct op *op;
 
-    env_init(&e, 24 * MIB, 0, 24 * MIB);
+    env_co_init(&e, 24 * MIB, 0, 24 * MIB);
     env_co_open(&e);
     e.f_base.gate[RAM_READ].shut = true;
     op = op_start(&e, OP_POPULATE, 0, 24 * MIB, 0);
@@ -176,7 +176,7 @@ static CO_FN void read_entry(void *arg)
 {
     struct env e;
 
-    env_init(&e, 6 * CLUSTER + 100, 0, 5 * CLUSTER);
+    env_co_init(&e, 6 * CLUSTER + 100, 0, 5 * CLUSTER);
     ram_disk_fill(e.d_top, 2 * CLUSTER, CLUSTER, 5);
     env_co_open(&e);
     g_assert_cmpint(env_co_do(&e, OP_COR, 10, 20, 0), ==, 0);
@@ -195,7 +195,7 @@ static CO_FN void read_with_base_entry(void *arg)
     struct env e;
     struct op *op;
 
-    env_init(&e, 3 * CLUSTER, 3 * CLUSTER, 3 * CLUSTER);
+    env_co_init(&e, 3 * CLUSTER, 3 * CLUSTER, 3 * CLUSTER);
     ram_disk_fill(e.d_mid, CLUSTER, CLUSTER, 3);
     env_co_open(&e);
     op = op_start(&e, OP_COR, 100, 3 * CLUSTER - 200, 0);
@@ -210,7 +210,7 @@ static CO_FN void read_only_entry(void *arg)
 {
     struct env e;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open_rdonly(&e);
     g_assert_cmpint(env_co_do(&e, OP_COR, 10, CLUSTER, 0), ==, 0);
     assert_states(&e, "--");
@@ -226,7 +226,7 @@ static CO_FN void join_entry(void *arg)
     struct env e;
     struct op *op[5];
 
-    env_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
+    env_co_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     op[0] = op_start(&e, OP_COR, 0, 10, 0);
@@ -256,7 +256,7 @@ static CO_FN void join_while_mapping_entry(void *arg)
     struct env e;
     struct op *op, *second;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_top.gated[RAM_WRITE] = 1;
     op = op_start(&e, OP_COR, 0, 10, 0);
@@ -279,7 +279,7 @@ static CO_FN void join_partly_entry(void *arg)
     struct env e;
     struct op *op, *large;
 
-    env_init(&e, 5 * CLUSTER, 0, 5 * CLUSTER);
+    env_co_init(&e, 5 * CLUSTER, 0, 5 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     op = op_start(&e, OP_COR, 2 * CLUSTER + 9, 10, 0);
@@ -301,7 +301,7 @@ static CO_FN void join_failed_entry(void *arg)
     struct env e;
     struct op *op[3];
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     e.f_base.fail[RAM_READ] = -EIO;
@@ -328,7 +328,7 @@ static CO_FN void full_write_entry(void *arg)
     struct env e;
     struct op *read, *write;
 
-    env_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
+    env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 3 * CLUSTER, 0);
@@ -351,7 +351,7 @@ static CO_FN void partial_writes_entry(void *arg)
     struct env e;
     struct op *read, *write[2];
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
@@ -376,7 +376,7 @@ static CO_FN void write_before_map_entry(void *arg)
     struct env e;
     struct op *read, *write;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_top.gated[RAM_WRITE] = 1;
     write = op_start(&e, OP_WRITE, 0, CLUSTER, 7);
@@ -399,7 +399,7 @@ static CO_FN void write_during_map_entry(void *arg)
     struct env e;
     struct op *read, *write, *other;
 
-    env_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
+    env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     env_co_open(&e);
     e.f_top.gated[RAM_WRITE] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
@@ -423,7 +423,7 @@ static CO_FN void trim_entry(void *arg)
     struct env e;
     struct op *read;
 
-    env_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
+    env_co_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 4 * CLUSTER, 0);
@@ -445,7 +445,7 @@ static CO_FN void read_after_write_entry(void *arg)
     struct env e;
     struct op *read;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
@@ -466,7 +466,7 @@ static CO_FN void base_fails_entry(void *arg)
     struct env e;
     struct populate_result res;
 
-    env_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
     e.f_base.fail[RAM_READ] = -ETIMEDOUT;
     e.f_base.fail_times[RAM_READ] = 2;
@@ -486,7 +486,7 @@ static CO_FN void overlay_fails_entry(void *arg)
     struct env e;
     struct populate_result res;
 
-    env_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
+    env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     ram_disk_set(e.d_base, CLUSTER, CLUSTER, RAM_ZEROES);
     env_co_open(&e);
     e.f_top.fail[RAM_WRITE] = e.f_top.fail[RAM_ZERO] = -ENOSPC;
@@ -510,7 +510,7 @@ static CO_FN void join_unmapped_entry(void *arg)
     struct env e;
     struct op *op[2];
 
-    env_init(&e, CLUSTER, 0, CLUSTER);
+    env_co_init(&e, CLUSTER, 0, CLUSTER);
     env_co_open(&e);
     e.f_base.gated[RAM_READ] = 1;
     e.f_top.fail[RAM_WRITE] = -ENOSPC;
@@ -533,7 +533,7 @@ static CO_FN void budget_entry(void *arg)
     struct env e;
     GPtrArray *ops = g_ptr_array_new();
 
-    env_init(&e, 80 * MIB, 0, 80 * MIB);
+    env_co_init(&e, 80 * MIB, 0, 80 * MIB);
     env_co_open(&e);
     e.f_top.gated[RAM_WRITE] = 1;
     g_ptr_array_add(ops, op_start(&e, OP_COR, 0, MIB, 0));

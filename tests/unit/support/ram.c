@@ -191,7 +191,9 @@ static CO_FN int ram_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     iov_to_buf(iov, 0, buf, iov.len);
     r = ram_co_hook(d, RAM_WRITE, off, iov.len, false);
     if (r == 0) {
-        for (uint64_t u = off / d->unit; u <= (off + iov.len - 1) / d->unit; u++) {
+        uint64_t last = (off + iov.len - 1) / d->unit;
+
+        for (uint64_t u = off / d->unit; u <= last; u++) {
             if (d->state[u] != RAM_DATA) {
                 memset(d->data + u * d->unit, 0, d->unit);
             }
