@@ -192,6 +192,8 @@ struct user_ops {
     void (*changed)(void *arg);
     /* For error texts, e.g. "block device 'virtio0'". Owned by caller. */
     char *(*describe)(void *arg);
+    /* What the user does with the node, for the same texts; NULL = "root". */
+    const char *role;
 };
 /* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
 CO_FN int user_co_new(struct node *n, const char *name, unsigned perm,

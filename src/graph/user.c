@@ -22,7 +22,8 @@ int user_co_new(struct node *n, const char *name, unsigned perm,
     u->ops = ops;
     u->arg = arg;
     graph_co_lock(g);
-    u->edge = edge_link(NULL, u, n, "root", perm, shared);
+    u->edge = edge_link(NULL, u, n, ops && ops->role ? ops->role : "root",
+                        perm, shared);
     ret = perm_co_refresh(n, err);
     if (ret < 0) {
         edge_unlink(u->edge);

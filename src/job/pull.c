@@ -68,7 +68,14 @@ static char *pull_describe(void *arg)
     return g_strdup(p->by);
 }
 
-static const struct user_ops pull_user_ops = { .describe = pull_describe };
+static const struct user_ops top_user_ops = {
+    .describe = pull_describe,
+    .role = "active node",
+};
+static const struct user_ops mid_user_ops = {
+    .describe = pull_describe,
+    .role = "intermediate node",
+};
 
 /* A blocked node is held: blockers must not outlive it. */
 static void pull_block(struct pull *p, struct node *n)
@@ -85,9 +92,9 @@ static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
     int ret;
 
     while ((n = chain_next(n)) && n != end) {
-        ret = user_co_new(n, "intermediate node", 0,
+        ret = user_co_new(n, p->by, 0,
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                          &pull_user_ops, p, &u, err);
+                          &mid_user_ops, p, &u, err);
         if (ret < 0) {
             return ret;
         }
@@ -134,10 +141,11 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
     pull_block(p, top);
     ret = pull_co_take(p, err);
     if (ret == 0) {
-        ret = user_co_new(top, "active node", PERM_CONSISTENT_READ
-                          | (node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0),
-                          PERM_ALL & ~PERM_RESIZE, &pull_user_ops, p,
-                          &p->user, err);
+        unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
+
+        ret = user_co_new(top, p->by, PERM_CONSISTENT_READ | write,
+                          PERM_ALL & ~PERM_RESIZE, &top_user_ops, p, &p->user,
+                          err);
     }
     if (ret < 0) {
         pull_co_release(p);

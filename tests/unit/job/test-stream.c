@@ -152,8 +152,8 @@ static CO_FN struct node *open_co(const char *json)
     return n;
 }
 
-static CO_FN void make_co_qed(const char *name, const char *backing,
-                              const char *fmt)
+static CO_FN void make_co_sized(const char *name, const char *backing,
+                                const char *fmt, uint64_t size)
 {
     g_autofree char *full = path(name);
     g_autofree char *text = g_strdup_printf(
@@ -165,13 +165,19 @@ static CO_FN void make_co_qed(const char *name, const char *backing,
 
     g_assert_true(g_file_set_contents(full, "", 0, NULL));
     file = open_co(text);
-    j = json_pack("{s:I, s:s, s:s}", "size", (json_int_t)SIZE, "backing_file",
+    j = json_pack("{s:I, s:s, s:s}", "size", (json_int_t)size, "backing_file",
                   backing, "backing_fmt", fmt);
     o = opts_new(j);
     must(qed_driver.co_create(file, o, &err), err);
     opts_free(o);
     json_decref(j);
     node_co_unref(file);
+}
+
+static CO_FN void make_co_qed(const char *name, const char *backing,
+                              const char *fmt)
+{
+    make_co_sized(name, backing, fmt, SIZE);
 }
 
 static CO_FN void write_co(struct node *n, uint64_t off, uint64_t len, int c)
@@ -615,11 +621,11 @@ static CO_FN void guest_co_test(void)
     reopen_co_check(NULL);
 }
 
-/* base <- mid <- top2 <- top: mid's stream below, top's above down to mid. */
-static CO_FN void parallel_co_test(void)
+/* base <- mid <- top <- new: mid is filled while new is filled down to mid. */
+static CO_FN void parallel_co(uint64_t low_speed, uint64_t high_speed)
 {
-    struct node *n, *top;
     struct job *low, *high;
+    struct node *n;
 
     make_co_chain();
     make_co_qed("new.qed", "top.qed", "qed");
@@ -630,23 +636,22 @@ static CO_FN void parallel_co_test(void)
                 "'file':{'driver':'file','filename':'DIR/mid.qed'}}}}");
     write_co(n, 100, 3 * CLUSTER, 0x55);
     low = start_co((struct stream_params){
-        .node = named("mid"), .job = { .id = "low", .speed = 20 * MIB } });
+        .node = named("mid"), .job = { .id = "low", .speed = low_speed } });
     high = start_co((struct stream_params){
         .node = n, .base = named("mid"),
-        .job = { .id = "high", .speed = 20 * MIB } });
-    g_assert_nonnull(low);
-    if (jobs_find(jobs, "high")) {
-        job_co_wait_concluded(high);
-    }
-    if (jobs_find(jobs, "low")) {
-        job_co_wait_concluded(jobs_find(jobs, "low"));
-    }
-    g_assert_nonnull(strstr(trail->str, "BLOCK_JOB_COMPLETED"));
-    g_assert_null(strstr(trail->str, "aborting"));
+        .job = { .id = "high", .speed = high_speed } });
+    until_co_state(low, JOB_RUNNING);
+    until_co_state(high, JOB_RUNNING);
     g_string_truncate(trail, 0);
-    top = named("mid");
-    g_assert_true(node_backing(n) == top);
-    g_assert_null(node_backing(top));
+    job_co_wait_concluded(low_speed > high_speed ? low : high);
+    /* It has ended while the other is still at work. */
+    g_assert_true(jobs_find(jobs, low_speed > high_speed ? "high" : "low"));
+    expect("waiting pending BLOCK_JOB_COMPLETED concluded null");
+    check_co(n, "after the first");
+    job_co_wait_concluded(low_speed > high_speed ? high : low);
+    expect("waiting pending BLOCK_JOB_COMPLETED concluded null");
+    g_assert_true(node_backing(n) == named("mid"));
+    g_assert_null(node_backing(named("mid")));
     check_co(n, "after both");
     node_co_unref(n);
     remove_file("base.raw");
@@ -656,6 +661,88 @@ static CO_FN void parallel_co_test(void)
     g_assert_cmpstr(node_header_backing(n, NULL), ==, "mid.qed");
     check_co(n, "opened anew");
     node_co_unref(n);
+}
+
+static CO_FN void low_first_co_test(void)
+{
+    parallel_co(40 * MIB, 200 * KIB);
+}
+
+static CO_FN void high_first_co_test(void)
+{
+    parallel_co(20 * MIB, 40 * MIB);
+}
+
+/* Beyond the end of a node in the middle there are zeroes, also once that node
+ * is gone and a longer base is below. */
+static CO_FN void short_co_middle(uint64_t mid_size, const char *base)
+{
+    struct node *top;
+
+    make_base();
+    make_co_sized("mid.qed", "base.raw", "raw", mid_size);
+    make_co_qed("top.qed", "mid.qed", "qed");
+    memset(want + mid_size, 0, SIZE - mid_size);
+    top = open_co(TOP_NAMED);
+    check_co(top, "before");
+    stream_co((struct stream_params){ .node = top,
+                                      .base = base ? named(base) : NULL });
+    expect(GOOD);
+    g_assert_cmpint(end_int("offset"), ==, SIZE);
+    check_co(top, "after");
+    node_co_unref(top);
+    remove_file("mid.qed");
+    reopen_co_check(base ? "base.raw" : NULL);
+}
+
+static CO_FN void short_co_test(void)
+{
+    short_co_middle(2 * MIB, "base");
+    short_co_middle(2 * MIB + 512, "base");
+    short_co_middle(2 * MIB + 512, NULL);
+}
+
+/* base and mid in one folder, top in another. */
+static CO_FN void folders_co_test(void)
+{
+    g_autofree char *sub = path("sub"), *from = path("top.qed"), *to = NULL;
+    struct node *top;
+
+    make_co_chain();
+    g_assert_cmpint(g_mkdir(sub, 0700), ==, 0);
+    to = g_build_filename(sub, "top.qed", NULL);
+    g_assert_cmpint(g_rename(from, to), ==, 0);
+    top = open_co("{'driver':'qed','node-name':'top','file':{'driver':'file',"
+                  "'filename':'DIR/sub/top.qed'},'backing':{'driver':'qed',"
+                  "'node-name':'mid','file':{'driver':'file','filename':"
+                  "'DIR/mid.qed'},'backing':{'driver':'raw','node-name':'base',"
+                  "'file':{'driver':'file','filename':'DIR/base.raw'}}}}");
+    stream_co((struct stream_params){ .node = top, .base = named("base") });
+    expect(GOOD);
+    g_assert_cmpstr(node_header_backing(top, NULL), ==, "../base.raw");
+    check_co(top, "after");
+    node_co_unref(top);
+    g_assert_cmpint(g_unlink(to), ==, 0);
+    g_assert_cmpint(g_rmdir(sub), ==, 0);
+}
+
+/* A base that the old header did not name is recorded by its own path. */
+static CO_FN void other_base_co_test(void)
+{
+    g_autofree char *from = path("base.raw"), *to = path("other.raw");
+    struct node *top;
+
+    make_co_chain();
+    g_assert_cmpint(g_rename(from, to), ==, 0);
+    top = open_co("{'driver':'qed','node-name':'top','file':{'driver':'file',"
+                  "'filename':'DIR/top.qed'},'backing':{'driver':'qed',"
+                  "'node-name':'mid','file':{'driver':'file','filename':"
+                  "'DIR/mid.qed'},'backing':{'driver':'raw','node-name':'base',"
+                  "'file':{'driver':'file','filename':'DIR/other.raw'}}}}");
+    stream_co((struct stream_params){ .node = top, .base = named("base") });
+    expect(GOOD);
+    node_co_unref(top);
+    reopen_co_check(to);
 }
 
 static CO_FN void step_co_test(void)
@@ -825,7 +912,11 @@ int main(int argc, char **argv)
         { "/job/stream/stop", { stop_co_test } },
         { "/job/stream/header-fails", { header_co_test } },
         { "/job/stream/guest-writes", { guest_co_test } },
-        { "/job/stream/parallel", { parallel_co_test } },
+        { "/job/stream/low-first", { low_first_co_test } },
+        { "/job/stream/high-first", { high_first_co_test } },
+        { "/job/stream/short-middle", { short_co_test } },
+        { "/job/stream/other-base", { other_base_co_test } },
+        { "/job/stream/folders", { folders_co_test } },
         { "/job/stream/step", { step_co_test } },
         { "/job/stream/intermediate", { intermediate_co_test } },
         { "/job/stream/read-only", { read_only_co_test } },
