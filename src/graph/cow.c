@@ -18,6 +18,7 @@
  */
 #include <string.h>
 #include "graph/fetch.h"
+#include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -35,7 +36,9 @@ enum fill_state {
 /* The rest of one partly written cluster. */
 struct fill {
     uint64_t start, end;   /* the cluster, up to the end of the disk */
-    uint8_t *buf;
+    uint8_t *buf;          /* of all of it; the guest's part is undefined */
+    struct fetch *fetch;   /* NULL: @buf is our own */
+    bool own_fetch;
     enum fill_state state;
 };
 
@@ -71,6 +74,61 @@ static bool fill_is_zero(const struct fill *f, uint64_t from, uint64_t to)
            iov_is_zero(iov_one(&store, f->buf + (from - f->start), to - from));
 }
 
+/* Read just what the guest does not write. */
+static CO_FN int fill_co_read_parts(struct node *n, struct fill *f,
+                                    uint64_t from, uint64_t to)
+{
+    int ret = 0;
+
+    f->buf = io_buf_get(f->end - f->start);
+    if (!f->buf) {
+        return -ENOMEM;
+    }
+    if (from > f->start) {
+        ret = fill_co_read(n, f, f->start, from);
+    }
+    if (ret == 0 && to < f->end) {
+        ret = fill_co_read(n, f, to, f->end);
+    }
+    return ret;
+}
+
+/* Many small writes may want the same cluster: one of them, or a populate,
+ * reads it for all. -EAGAIN: the read that was joined failed. */
+static CO_FN int fill_co_share(struct node *n, struct fill *f)
+{
+    struct fetch *fetch = fetch_find(n, f->start);
+    int ret;
+
+    f->own_fetch = !fetch;
+    if (fetch) {
+        fetch_ref(fetch);
+        f->fetch = fetch;
+        ret = fetch_co_wait_ready(fetch) < 0 ? -EAGAIN : 0;
+    } else {
+        f->fetch = fetch = fetch_begin(n, f->start, f->end - f->start);
+        if (!fetch) {
+            return -ENOMEM;
+        }
+        ret = fetch_co_read(fetch, 0);
+    }
+    f->buf = fetch->buf + (f->start - fetch->off);
+    return ret;
+}
+
+static void fill_done(struct fill *f)
+{
+    if (f->fetch && f->own_fetch) {
+        fetch_end(f->fetch);
+    } else if (f->fetch) {
+        fetch_unref(f->fetch);
+    } else if (f->buf) {
+        io_buf_put(f->buf, f->end - f->start);
+    }
+    f->fetch = NULL;
+    f->buf = NULL;
+}
+
 /* Get the bytes of @f's cluster outside [@from, @to). */
 static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
                                uint64_t to)
@@ -90,14 +148,14 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
     if (!backing || backing->size <= f->start) {
         return 0;
     }
-    f->buf = io_buf_get(f->end - f->start);
-    if (!f->buf) {
-        return -ENOMEM;
+    ret = -EAGAIN;
+    if (to - from < (f->end - f->start) / 2) {
+        ret = fill_co_share(n, f);
     }
-    /* One read: on a base far away the bytes between cost less than a second
-     * round trip. */
-    ret = fill_co_read(n, f, from > f->start ? f->start : to,
-                       to < f->end ? f->end : from);
+    if (ret == -EAGAIN) {
+        fill_done(f);
+        ret = fill_co_read_parts(n, f, from, to);
+    }
     trace_cow_fetch(n->name, f->start, f->end - f->start, ret);
     if (ret == 0 && !(fill_is_zero(f, f->start, from) &&
                       fill_is_zero(f, to, f->end))) {
@@ -113,15 +171,9 @@ static void fill_init(struct fill *f, const struct node *n, uint64_t at)
     f->start = round_down(at, cluster);
     f->end = MIN(f->start + cluster, n->size);
     f->buf = NULL;
+    f->fetch = NULL;
+    f->own_fetch = false;
     f->state = FILL_NONE;
-}
-
-static void fill_done(struct fill *f)
-{
-    if (f->buf) {
-        io_buf_put(f->buf, f->end - f->start);
-        f->buf = NULL;
-    }
 }
 
 static bool head_is_partial(const struct cow *c)

@@ -114,6 +114,35 @@ static void test_two_partial(void)
     fake_run(two_partial_entry, NULL);
 }
 
+/* Small writes to one cluster share one read of the base. */
+static CO_FN void share_entry(void *arg)
+{
+    struct world w;
+    struct writer small[8];
+
+    world_co_open(&w, 16 * C, 16 * C);
+    fake_of(w.base)->hold_reads = true;
+    for (int i = 0; i < 8; i++) {
+        small[i] = (struct writer) { w.u, C + 100 * (unsigned)i, 50, i + 1 };
+        writer_co_start(&small[i]);
+    }
+    g_assert_cmpuint(fake_of(w.base)->reads, ==, 1);
+    fake_release(w.base);
+    for (int i = 0; i < 8; i++) {
+        fake_co_wait(&small[i].done);
+        fake_co_expect(w.u, C + 100 * (unsigned)i, 50, i + 1);
+        fake_co_expect(w.u, C + 100 * (unsigned)i + 50, 50, 0xbb);
+    }
+    g_assert_cmpuint(fake_of(w.base)->reads, ==, 1);
+    g_assert_null(w.top->fetches);
+    world_co_close(&w);
+}
+
+static void test_share(void)
+{
+    fake_run(share_entry, NULL);
+}
+
 /* One call for head, middle and tail; in place costs one status. */
 static CO_FN void one_call_entry(void *arg)
 {
@@ -327,6 +356,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cow/fill-race", test_fill_race);
     g_test_add_func("/cow/two-partial", test_two_partial);
+    g_test_add_func("/cow/share", test_share);
     g_test_add_func("/cow/one-call", test_one_call);
     g_test_add_func("/cow/tails", test_tails);
     g_test_add_func("/cow/trim", test_trim);
