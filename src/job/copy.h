@@ -36,7 +36,8 @@ struct copy_ops {
     void (*progress)(void *arg, uint64_t offset);
     /* What begins at @off failed, lowest first and with nothing in flight:
      * 0 = go on behind it, -EAGAIN = retry, other = give up with that. */
-    CO_FN_PTR int (*co_error)(void *arg, uint64_t off, bool is_read, int errnum);
+    CO_FN_PTR int (*co_error)(void *arg, uint64_t off, bool is_read,
+                              int errnum);
     /* Between chunks: pause (sleep), cancel (-ECANCELED). */
     CO_FN_PTR int (*co_pause_point)(void *arg);
     /* Mean latency of demand requests lately, ns; 0 = none. No yield. May be
@@ -46,7 +47,7 @@ struct copy_ops {
 struct copy_params {
     uint64_t start, end;     /* bytes */
     uint32_t chunk;          /* bytes; 0 = 1 MiB; cluster multiple */
-    uint32_t cluster;        /* bytes, 0 = 64 KiB: the least that is asked for */
+    uint32_t cluster;        /* bytes, 0 = 64 KiB: least request */
     uint64_t speed;          /* bytes/s, 0 = unlimited */
     uint64_t window_max;     /* bytes in flight; 0 = 64 MiB */
 };

@@ -34,59 +34,6 @@ struct job_int {
     struct co_queue concluded;
 };
 
-/* --- tables --- */
-
-#define S(x) (1u << JOB_##x)
-static const struct {
-    const char *name;
-    unsigned next;              /* states that may follow */
-    unsigned verbs;             /* verbs that it takes */
-} states[JOB_STATE_COUNT] = {
-#define V(x) (1u << JOB_##x)
-#define V_LIVE (V(CANCEL) | V(PAUSE) | V(RESUME) | V(SET_SPEED))
-    [JOB_UNDEFINED] = { "undefined", S(CREATED), 0 },
-    [JOB_CREATED] = { "created", S(RUNNING) | S(ABORTING) | S(NULL), V_LIVE },
-    [JOB_RUNNING] = { "running",
-                      S(PAUSED) | S(READY) | S(WAITING) | S(ABORTING),
-                      V_LIVE },
-    [JOB_PAUSED] = { "paused", S(RUNNING), V_LIVE },
-    [JOB_READY] = { "ready", S(STANDBY) | S(WAITING) | S(ABORTING),
-                    V_LIVE | V(COMPLETE) },
-    [JOB_STANDBY] = { "standby", S(READY), V_LIVE | V(COMPLETE) },
-    [JOB_WAITING] = { "waiting", S(PENDING) | S(ABORTING), V(CANCEL) },
-    [JOB_PENDING] = { "pending", S(ABORTING) | S(CONCLUDED),
-                      V(CANCEL) | V(FINALIZE) },
-    [JOB_ABORTING] = { "aborting", S(CONCLUDED), 0 },
-    [JOB_CONCLUDED] = { "concluded", S(NULL), V(DISMISS) },
-    [JOB_NULL] = { "null", 0, 0 },
-};
-static const char *const verb_names[JOB_VERB_COUNT] = {
-    [JOB_CANCEL] = "cancel",       [JOB_PAUSE] = "pause",
-    [JOB_RESUME] = "resume",       [JOB_SET_SPEED] = "set-speed",
-    [JOB_COMPLETE] = "complete",   [JOB_FINALIZE] = "finalize",
-    [JOB_DISMISS] = "dismiss",
-};
-
-const char *job_state_name(enum job_state s)
-{
-    return states[s].name;
-}
-
-const char *job_verb_name(enum job_verb v)
-{
-    return verb_names[v];
-}
-
-bool job_state_may_follow(enum job_state from, enum job_state to)
-{
-    return states[from].next & 1u << to;
-}
-
-bool job_verb_allowed(enum job_state s, enum job_verb v)
-{
-    return states[s].verbs & 1u << v;
-}
-
 /* --- events --- */
 
 static void job_send(struct job *j, const char *name, json_t *data)
@@ -113,18 +60,6 @@ static json_t *progress_data(const char *type, const char *device,
     return json_pack("{s:s, s:I, s:I, s:I, s:s}", "device", device,
                      "len", (json_int_t)len, "offset", (json_int_t)offset,
                      "speed", (json_int_t)speed, "type", type);
-}
-
-/* Nothing to do for a job that did not fail. */
-static void job_add_error(const struct job *j, json_t *o)
-{
-    g_autofree char *text = NULL;
-
-    if (j->result < 0) {
-        text = j->error ? err_dup_message(j->error)
-                        : g_strdup(g_strerror(-j->result));
-        json_object_set_new(o, "error", json_string(text));
-    }
 }
 
 static void job_send_end(struct job *j)
@@ -377,8 +312,9 @@ static CO_FN void job_entry(void *arg)
         job_set_state(j, JOB_RUNNING);
         ret = j->drv->co_run(j, &error);
     }
-    if (ret == 0 && j->cancelled) {
-        ret = -ECANCELED;
+    if (ret == 0) {
+        /* A pause that came too late for the work still counts. */
+        ret = job_co_pause_point(j);
     }
     if (ret < 0) {
         job_fail(j, ret, error);
@@ -572,41 +508,6 @@ enum error_action job_error_action(struct job *j, enum on_error policy,
                                         : IO_STATUS_FAILED;
     }
     return action;
-}
-
-/* --- queries --- */
-
-json_t *job_describe_block(const struct job *j)
-{
-    static const char *const status[] = {
-        [IO_STATUS_OK] = "ok",
-        [IO_STATUS_FAILED] = "failed",
-        [IO_STATUS_NOSPACE] = "nospace",
-    };
-    json_t *o = json_pack(
-        "{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s}",
-        "auto-finalize", j->auto_finalize, "io-status", status[j->io_status],
-        "device", j->device, "auto-dismiss", j->auto_dismiss, "busy", j->busy,
-        "len", (json_int_t)j->len, "offset", (json_int_t)j->offset,
-        "status", job_state_name(j->state), "paused", j->user_paused,
-        "speed", (json_int_t)j->speed,
-        "ready", j->state == JOB_READY || j->state == JOB_STANDBY,
-        "type", j->drv->type);
-
-    job_add_error(j, o);
-    return o;
-}
-
-json_t *job_describe(const struct job *j)
-{
-    json_t *o = json_pack("{s:I, s:s, s:I, s:s, s:s}", "current-progress",
-                          (json_int_t)j->offset, "status",
-                          job_state_name(j->state), "total-progress",
-                          (json_int_t)j->len, "type", j->drv->type,
-                          "id", j->id);
-
-    job_add_error(j, o);
-    return o;
 }
 
 /* --- waiting --- */

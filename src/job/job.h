@@ -28,8 +28,10 @@ enum job_verb {
     JOB_CANCEL, JOB_PAUSE, JOB_RESUME, JOB_SET_SPEED, JOB_COMPLETE,
     JOB_FINALIZE, JOB_DISMISS, JOB_VERB_COUNT
 };
-enum on_error { ON_ERROR_REPORT, ON_ERROR_IGNORE, ON_ERROR_STOP, ON_ERROR_ENOSPC,
-                ON_ERROR_AUTO, ON_ERROR_COUNT };
+enum on_error {
+    ON_ERROR_REPORT, ON_ERROR_IGNORE, ON_ERROR_STOP, ON_ERROR_ENOSPC,
+    ON_ERROR_AUTO, ON_ERROR_COUNT
+};
 enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
 
 struct job;
@@ -94,8 +96,8 @@ struct job_params {
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
 };
-/* Make a job in state created, its `len` to be set before the caller yields: "Invalid job ID 'X'", "Job ID 'X' already in
- * use". Owned by @js. */
+/* Make a job in state created, its `len` to be set before the caller yields:
+ * "Invalid job ID 'X'", "Job ID 'X' already in use". Owned by @js. */
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err);
 /* Begin co_run. */
@@ -113,12 +115,14 @@ CO_FN int job_user_co_complete(struct job *j, GError **err);
 int job_user_finalize(struct job *j, GError **err);
 int job_user_dismiss(struct job *j, GError **err);
 
-/* For drivers, inside co_run. Sleeps while paused; -ECANCELED once cancelled. */
+/* For drivers, inside co_run. Sleeps while paused; -ECANCELED if cancelled. */
 CO_FN int job_co_pause_point(struct job *j);
 bool job_is_cancelled(const struct job *j);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
-enum error_action { ERROR_ACTION_REPORT, ERROR_ACTION_IGNORE, ERROR_ACTION_STOP };
+enum error_action {
+    ERROR_ACTION_REPORT, ERROR_ACTION_IGNORE, ERROR_ACTION_STOP
+};
 enum error_action job_error_action(struct job *j, enum on_error policy,
                                    bool is_read, int errnum);
 
@@ -130,9 +134,11 @@ const char *job_verb_name(enum job_verb v);
 /* One element of query-block-jobs / query-jobs; caller owns. */
 json_t *job_describe_block(const struct job *j);
 json_t *job_describe(const struct job *j);
-/* Send an event that belongs to no job of the list: BLOCK_JOB_COMPLETED of work
- * done by single steps. */
+/* Send an event that belongs to no job of the list: BLOCK_JOB_COMPLETED of
+ * work done by single steps. */
 void jobs_send_completed(struct jobs *js, const char *type, const char *device,
                          uint64_t len, uint64_t offset);
+/* Add "error" to @o if @j failed. */
+void job_add_error(const struct job *j, json_t *o);
 /* Wait until @j is concluded or gone. The job may be freed on return. */
 CO_FN void job_co_wait_concluded(struct job *j);

@@ -20,12 +20,15 @@
 #include "graph/io.h"
 #include "job/backing-name.h"
 #include "job/trace.h"
+#include "loop/co.h"
 
 /* Zeroes at the end of a chain of which nothing will be left need no clusters
  * to read as zeroes. Short runs get them all the same: they record that there
  * is nothing to fetch, should the work be broken off. Long ones would cost
  * whole tables. */
 #define LONG_ZERO (UINT64_C(1) << 30)
+/* Extents after which others may run: the answers come from memory. */
+#define RELAX_EVERY 64
 
 static const char reason[] = "block device is in use by block job: stream";
 
@@ -286,6 +289,7 @@ CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
 CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
 {
     uint64_t off = 0, size = p->top->size;
+    unsigned n = 0;
     int ret;
 
     user_co_enter(p->user);
@@ -301,6 +305,9 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
             ret = -EAGAIN;
         }
         off += ext.len;
+        if (++n % RELAX_EVERY == 0) {
+            co_co_relax();
+        }
     }
     return ret;
 }

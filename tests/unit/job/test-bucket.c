@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The rate limit: exact in the long run, even in the short, at once when
- * changed. A sender of the test asks as soon as it may, on a clock of its own. */
+ * changed. A sender of the test asks as soon as it may, on its own clock. */
 #include <glib.h>
 #include "job/bucket.h"
 

@@ -36,7 +36,7 @@ struct world {
     unsigned errors;
     uint64_t error_off;
     int answer;               /* of co_error */
-    unsigned heal_after;      /* errors until the source is well again; 0 = never */
+    unsigned heal_after;      /* errors until the source is well; 0 = never */
     /* Control. */
     bool cancel, paused;
     struct co_queue resumed;

@@ -398,6 +398,25 @@ static void test_pause(void)
     play(&sc);
 }
 
+/* Work that never looks is paused at its end at the latest. */
+static CO_FN void pause_late_co_body(struct jobs *js, struct fake *f)
+{
+    job_start(&f->job);
+    g_assert_cmpint(job_user_pause(&f->job, NULL), ==, 0);
+    until_co_state(&f->job, JOB_PAUSED);
+    g_assert_cmpint(job_user_resume(&f->job, NULL), ==, 0);
+    job_co_wait_concluded(&f->job);
+    expect("created running paused running waiting pending [prepare] [clean] "
+           "BLOCK_JOB_COMPLETED concluded null");
+}
+
+static void test_pause_late(void)
+{
+    struct scene sc = { .body = pause_late_co_body };
+
+    play(&sc);
+}
+
 static CO_FN void pending_co_body(struct jobs *js, struct fake *f)
 {
     GError *err = NULL;
@@ -568,6 +587,7 @@ int main(int argc, char **argv)
     g_test_add_func("/job/cancel", test_cancel);
     g_test_add_func("/job/cancel-early", test_cancel_early);
     g_test_add_func("/job/pause", test_pause);
+    g_test_add_func("/job/pause-late", test_pause_late);
     g_test_add_func("/job/by-hand", test_by_hand);
     g_test_add_func("/job/ids", test_ids);
     g_test_add_func("/job/policies", test_policies);

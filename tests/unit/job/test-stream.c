@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Streams over real images: QED overlays on raw files in a folder of their own,
  * with writes by a guest, errors of a base and of the header, and the base
- * taken away at the end. What a guest may read is kept beside, byte for byte. */
+ * taken away at the end. What a guest may read is kept beside. */
 #include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
@@ -116,7 +116,8 @@ static void expect(const char *text)
     g_string_truncate(trail, 0);
 }
 
-#define GOOD "created running waiting pending BLOCK_JOB_COMPLETED concluded null"
+#define GOOD \
+    "created running waiting pending BLOCK_JOB_COMPLETED concluded null"
 
 static char *path(const char *name)
 {

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What queries say of a job; keys in the order of the peer. */
+#include "base/err.h"
+#include "job/job.h"
+
+void job_add_error(const struct job *j, json_t *o)
+{
+    g_autofree char *text = NULL;
+
+    if (j->result < 0) {
+        text = j->error ? err_dup_message(j->error)
+                        : g_strdup(g_strerror(-j->result));
+        json_object_set_new(o, "error", json_string(text));
+    }
+}
+
+json_t *job_describe_block(const struct job *j)
+{
+    static const char *const status[] = {
+        [IO_STATUS_OK] = "ok",
+        [IO_STATUS_FAILED] = "failed",
+        [IO_STATUS_NOSPACE] = "nospace",
+    };
+    json_t *o = json_pack(
+        "{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s}",
+        "auto-finalize", j->auto_finalize, "io-status", status[j->io_status],
+        "device", j->device, "auto-dismiss", j->auto_dismiss, "busy", j->busy,
+        "len", (json_int_t)j->len, "offset", (json_int_t)j->offset,
+        "status", job_state_name(j->state), "paused", j->user_paused,
+        "speed", (json_int_t)j->speed,
+        "ready", j->state == JOB_READY || j->state == JOB_STANDBY,
+        "type", j->drv->type);
+
+    job_add_error(j, o);
+    return o;
+}
+
+json_t *job_describe(const struct job *j)
+{
+    json_t *o = json_pack("{s:I, s:s, s:I, s:s, s:s}", "current-progress",
+                          (json_int_t)j->offset, "status",
+                          job_state_name(j->state), "total-progress",
+                          (json_int_t)j->len, "type", j->drv->type,
+                          "id", j->id);
+
+    job_add_error(j, o);
+    return o;
+}
