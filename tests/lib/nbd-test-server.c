@@ -159,8 +159,9 @@ static CO_FN void command_entry(void *arg)
 
     json_object_set(out, "id", json_object_get(c->in, "id"));
     if (run_co_command(s, cmd ? cmd : "", c->in, out, &err) < 0) {
-        json_object_set_new(out, "error",
-                            json_string(err ? err->message : "?"));
+        char *text = err ? err_dup_message(err) : g_strdup("no text");
+        json_object_set_new(out, "error", json_string(text));
+        g_free(text);
         g_clear_error(&err);
     }
     say(s, out);

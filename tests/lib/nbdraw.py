@@ -203,14 +203,19 @@ class Client:
 
     # --- transmission ---
 
-    def send_req(self, cmd, off=0, length=0, flags=0, data=b'', cookie=None,
+    def pack_req(self, cmd, off=0, length=0, flags=0, cookie=None,
                  magic=REQ_MAGIC):
+        """(cookie, bytes of the request's header)"""
         if cookie is None:
             cookie = self.cookie
             self.cookie += 1
-        self.send(struct.pack('>IHHQQI', magic, flags, cmd, cookie, off,
-                              length) + data)
         self.pending[cookie] = (cmd, off, length)
+        return cookie, struct.pack('>IHHQQI', magic, flags, cmd, cookie, off,
+                                   length)
+
+    def send_req(self, cmd, off=0, length=0, flags=0, data=b'', **kw):
+        cookie, head = self.pack_req(cmd, off, length, flags, **kw)
+        self.send(head + data)
         return cookie
 
     def _simple(self, head):
