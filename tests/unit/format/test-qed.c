@@ -545,6 +545,129 @@ static void test_duplicate(void)
     run_graph(duplicate_run);
 }
 
+/* --- limits --- */
+
+/* Tiny on disk, huge tables: memory stays bounded, in bytes. */
+static CO_FN void bomb_run(struct graph *g)
+{
+    g_autofree char *path = scratch("bomb.qed");
+    uint64_t table = 16 << 20, base = 64 << 20, size = base + 200 * table;
+    struct qed_header h = {
+        .cluster_size = 1 << 20, .table_size = 16, .header_size = 1,
+        .l1_table_offset = 1 << 20, .image_size = UINT64_C(1) << 60,
+    };
+    g_autofree uint8_t *bytes = g_malloc0((1 << 20) + 200 * 8);
+    struct qed_image *img;
+    uint8_t buf[512];
+    struct node *n;
+
+    qed_header_encode(&h, bytes);
+    for (unsigned i = 0; i < 200; i++) {
+        put_le64(bytes + (1 << 20) + i * 8, base + i * table);
+    }
+    g_assert_true(g_file_set_contents(path, (char *) bytes,
+                                      (1 << 20) + 200 * 8, NULL));
+    g_free(must_run("truncate -s %" PRIu64 " '%s'", size, path));
+    n = open_image(g, path, 0);
+    img = n->state;
+    for (uint64_t i = 0; i < 200; i++) {
+        uint64_t span = (table / 8) << 20;
+
+        g_assert_cmpint(do_read(n, i * span, buf, 512), ==, 0);
+        g_assert_true(buf_is_zero(buf, 512));
+        g_assert_cmpuint(img->cache.bytes, <=, QED_CACHE_BYTES);
+    }
+    g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
+    node_co_unref(n);
+}
+
+static void test_bomb(void)
+{
+    run_graph(bomb_run);
+}
+
+/* --- read-only and back, drained --- */
+
+static CO_FN void reopen_run(struct graph *g)
+{
+    g_autofree char *path = scratch("reopen.qed");
+    g_autoptr(GError) err = NULL;
+    uint8_t buf[700], got[700];
+    struct node *n;
+
+    make_image(g, path, json_pack("{s:i}", "size", 8 << 20));
+    n = open_image(g, path, NODE_RDWR);
+    for (unsigned i = 0; i < 3; i++) {
+        fill(buf, sizeof(buf), i);
+        g_assert_cmpint(do_write(n, i * 1000000, buf, sizeof(buf), 0), ==, 0);
+        node_co_drain_begin(n); /* everything is in the file, and clean */
+        g_assert_cmpuint(features_of(path), ==, 0);
+        node_drain_end(n);
+        g_assert_cmpint(do_write(n, i * 1000000 + 500000, buf, sizeof(buf),
+                                 IO_FUA), ==, 0);
+        g_assert_cmpuint(features_of(path), ==, QED_F_NEED_CHECK);
+        node_co_set_read_only(n, true, &err);
+        g_assert_no_error(err);
+        g_assert_cmpuint(features_of(path), ==, 0);
+        peer_check(path);
+        g_assert_cmpint(do_write(n, 0, buf, sizeof(buf), 0), <, 0);
+        g_assert_cmpint(do_read(n, i * 1000000, got, sizeof(got)), ==, 0);
+        g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
+        node_co_set_read_only(n, false, &err);
+        g_assert_no_error(err);
+    }
+    node_co_unref(n);
+    peer_check(path);
+}
+
+static void test_reopen(void)
+{
+    run_graph(reopen_run);
+}
+
+/* --- growing over a base that is longer --- */
+
+static CO_FN void grow_run(struct graph *g)
+{
+    g_autofree char *path = scratch("grow.qed"), *base = scratch("long.raw");
+    g_autofree uint8_t *data = g_malloc(1 << 20), *got = g_malloc(1 << 20);
+    g_autoptr(GError) err = NULL;
+    uint32_t old = 300 * 512;
+    struct node *n;
+
+    fill(data, 1 << 20, 1);
+    for (unsigned written = 0; written < 2; written++) {
+        g_assert_true(g_file_set_contents(base, (char *) data, 1 << 20, NULL));
+        make_image(g, path, json_pack("{s:i,s:s,s:s}", "size", old,
+                                      "backing_file", base, "backing_fmt",
+                                      "raw"));
+        n = open_image(g, path, NODE_RDWR);
+        if (written) {
+            g_assert_cmpint(do_write(n, old - 512, data + old - 512, 512, 0),
+                            ==, 0);
+        }
+        node_co_truncate(n, 1 << 20, &err);
+        g_assert_no_error(err);
+        for (unsigned pass = 0; pass < 2; pass++) {
+            g_assert_cmpint(do_read(n, 0, got, 1 << 20), ==, 0);
+            g_assert_true(memcmp(got, data, old) == 0);
+            g_assert_true(buf_is_zero(got + old, (1 << 20) - old));
+            node_co_unref(n);
+            n = open_image(g, path, NODE_RDWR);
+        }
+        node_co_unref(n);
+        peer_check(path);
+        memset(got, 0, 1 << 20);
+        memcpy(got, data, old);
+        peer_compare(path, got, 1 << 20);
+    }
+}
+
+static void test_grow(void)
+{
+    run_graph(grow_run);
+}
+
 /* --- images of the peer --- */
 
 static const struct {
@@ -616,6 +739,9 @@ int main(int argc, char **argv)
     g_test_add_func("/qed/status", test_status);
     g_test_add_func("/qed/damage", test_damage);
     g_test_add_func("/qed/duplicate", test_duplicate);
+    g_test_add_func("/qed/bomb", test_bomb);
+    g_test_add_func("/qed/reopen", test_reopen);
+    g_test_add_func("/qed/grow", test_grow);
     g_test_add_func("/qed/peer", test_peer);
     return g_test_run();
 }
