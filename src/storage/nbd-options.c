@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The options of driver "nbd": where the export is and how to reach it.  The
+ * address comes as a SocketAddress object, flat ("server.path"), in the older
+ * flat spelling ("path", "host", "port"), or as an address in "filename".
+ */
+#include "storage/nbd-options.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/options.h"
+#include "storage/nbd-client.h"
+#include "wire/nbd-uri.h"
+
+#define NS_PER_S UINT64_C(1000000000)
+#define CONNECTIONS_DEFAULT 4
+#define DELAY_MAX_S (24 * 3600)
+
+const char *const nbd_option_names[] = {
+    "server", "path", "host", "port", "export", "filename", "tls-creds",
+    "tls-hostname", "reconnect-delay", "open-timeout", "connections", NULL
+};
+
+/* Members of @o, each with @prefix before its name, into @t. */
+static int take_address(struct opts *o, const char *prefix,
+                        struct nbd_target *t, GError **err)
+{
+    const struct {
+        const char *name;
+        char **ret;
+    } members[] = {
+        { "path", &t->path }, { "host", &t->host }, { "port", &t->port },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(members); i++) {
+        g_autofree char *key = g_strconcat(prefix, members[i].name, NULL);
+        int64_t number;
+        json_t *v = opts_has(o, key) ? opts_take_any(o, key) : NULL;
+        if (!v) {
+            continue;
+        }
+        g_free(*members[i].ret);
+        *members[i].ret = NULL;
+        if (json_is_string(v)) {
+            *members[i].ret = g_strdup(json_string_value(v));
+        } else if (json_is_integer(v) && members[i].ret == &t->port) {
+            number = json_integer_value(v);
+            *members[i].ret = g_strdup_printf("%" PRId64, number);
+        }
+        json_decref(v);
+        if (!*members[i].ret) {
+            return err_set(err, EINVAL, "Invalid parameter type for '%s', "
+                           "expected: string", key);
+        }
+    }
+    return 0;
+}
+
+/* Does @type of a SocketAddress fit what was given? */
+static int check_address(const char *type, const struct nbd_target *t,
+                         GError **err)
+{
+    bool is_unix = type ? g_str_equal(type, "unix") : t->path != NULL;
+
+    if (type && !is_unix && !g_str_equal(type, "inet")) {
+        return err_set(err, EINVAL, "Parameter 'server.type' does not accept "
+                       "value '%s'", type);
+    }
+    if (t->path && t->host) {
+        return err_set(err, EINVAL, "path and host may not be used at the "
+                       "same time");
+    }
+    if (is_unix) {
+        return t->path ? 0 : opts_missing("server.path", err);
+    }
+    return t->host ? 0 : opts_missing(type ? "server.host" : "server", err);
+}
+
+static int take_server(struct opts *o, struct nbd_target *t, GError **err)
+{
+    g_autofree char *type = NULL;
+    json_t *obj = opts_take_any(o, "server");
+    int ret;
+
+    if (!obj) {
+        /* Flat: server.path or, older, path. */
+        ret = opts_take_str(o, "server.type", &type, err);
+        if (ret >= 0) {
+            ret = take_address(o, "server.", t, err);
+        }
+        if (ret >= 0 && !t->path && !t->host) {
+            ret = take_address(o, "", t, err);
+        }
+        return ret < 0 ? ret : check_address(type, t, err);
+    }
+    CLEANUP(opts_freep) struct opts *sub = NULL;
+    if (!json_is_object(obj)) {
+        ret = err_set(err, EINVAL, "Invalid parameter type for 'server', "
+                      "expected: object");
+    } else {
+        sub = opts_new(obj);
+        ret = opts_take_str(sub, "type", &type, err);
+        ret = ret == 0 ? opts_missing("server.type", err) : ret;
+    }
+    json_decref(obj);
+    if (ret < 0 || (ret = take_address(sub, "", t, err)) < 0 ||
+        (ret = check_address(type, t, err)) < 0) {
+        return ret;
+    }
+    return opts_finish(sub, err);
+}
+
+static int take_target(struct opts *o, struct nbd_target *t, GError **err)
+{
+    g_autofree char *filename = NULL;
+    int ret = opts_take_str(o, "filename", &filename, err);
+    if (ret < 0) {
+        return ret;
+    }
+    if (filename) {
+        return nbd_uri_parse(filename, t, err);
+    }
+    ret = take_server(o, t, err);
+    if (ret >= 0) {
+        ret = opts_take_str(o, "export", &t->export_name, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    if (!t->export_name) {
+        t->export_name = g_strdup("");
+    }
+    if (t->host && !t->port) {
+        t->port = g_strdup(NBD_DEFAULT_PORT);
+    }
+    return strlen(t->export_name) <= 4096 ? 0
+        : err_set(err, EINVAL, "export name too long to send to server");
+}
+
+static int refuse_tls(struct opts *o, const struct nbd_target *t, GError **err)
+{
+    if (t->tls || opts_has(o, "tls-creds") || opts_has(o, "tls-hostname")) {
+        return err_set(err, ENOTSUP, "TLS for NBD is not supported yet");
+    }
+    return 0;
+}
+
+/* @name in seconds. */
+static int take_delay(struct opts *o, const char *name, uint64_t *ret_ns,
+                      GError **err)
+{
+    int64_t seconds = 0;
+    int ret = opts_take_int(o, name, &seconds, err);
+    if (ret >= 0 && (seconds < 0 || seconds > DELAY_MAX_S)) {
+        ret = err_set(err, EINVAL, "Parameter '%s' expects 0 to %d seconds",
+                      name, DELAY_MAX_S);
+    }
+    *ret_ns = (uint64_t)seconds * NS_PER_S;
+    return MIN(ret, 0);
+}
+
+static int take_client_options(struct opts *o, struct nbd_client_options *co,
+                               GError **err)
+{
+    int64_t connections = CONNECTIONS_DEFAULT;
+    int ret = take_delay(o, "reconnect-delay", &co->reconnect_delay_ns, err);
+    if (ret == 0) {
+        ret = take_delay(o, "open-timeout", &co->open_timeout_ns, err);
+    }
+    if (ret == 0) {
+        ret = opts_take_int(o, "connections", &connections, err);
+    }
+    if (ret >= 0 && (connections < 1 || connections > NBD_CONNECTIONS_MAX)) {
+        ret = err_set(err, EINVAL, "Parameter 'connections' expects 1 to %d",
+                      NBD_CONNECTIONS_MAX);
+    }
+    co->connections = (unsigned)connections;
+    return MIN(ret, 0);
+}
+
+int nbd_options_take(struct opts *o, struct nbd_target *t,
+                     struct nbd_client_options *co, GError **err)
+{
+    int ret = take_target(o, t, err);
+    if (ret == 0) {
+        ret = refuse_tls(o, t, err);
+    }
+    return ret < 0 ? ret : take_client_options(o, co, err);
+}

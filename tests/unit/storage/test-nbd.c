@@ -1,0 +1,628 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The NBD client against real servers on Unix sockets: content, parallelism
+ * over a slow link, the map of a sparse export, servers that fail, vanish or
+ * change, writing with every feature and with none.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "graph/driver.h"
+#include "util.h"
+
+#define KIB 1024u
+#define MIB (1024u * 1024)
+#define GIB UINT64_C(1073741824)
+
+/* --- servers --- */
+
+struct server {
+    GPid pid;
+    char *socket;
+};
+
+static void die_with_parent(gpointer arg)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static bool server_answers(const char *path)
+{
+    struct sockaddr_un sun = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(sun.sun_path, path, sizeof(sun.sun_path));
+    bool ok = connect(fd, (struct sockaddr *)&sun, sizeof(sun)) == 0;
+    close(fd);
+    return ok;
+}
+
+/* Start nbdkit or qemu-nbd with these arguments; back when it answers. */
+static void server_start(struct server *s, const char *name, const char *fmt,
+                         ...) PRINTF_LIKE(3, 4);
+static void server_start(struct server *s, const char *name, const char *fmt,
+                         ...)
+{
+    GError *err = NULL;
+    g_auto(GStrv) argv = NULL;
+    va_list ap;
+
+    s->socket = g_strdup(scratch(name));
+    unlink(s->socket);
+    va_start(ap, fmt);
+    g_autofree char *rest = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_autofree char *command = g_str_has_prefix(rest, "qemu-nbd")
+        ? g_strdup_printf("qemu-nbd -k %s %s", s->socket,
+                          rest + strlen("qemu-nbd "))
+        : g_strdup_printf("nbdkit -f -U %s %s", s->socket, rest);
+    g_test_message("%s", command);
+    g_assert_true(g_shell_parse_argv(command, NULL, &argv, &err));
+    g_spawn_async(NULL, argv, NULL,
+                  G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD,
+                  die_with_parent, NULL, &s->pid, &err);
+    g_assert_no_error(err);
+    for (unsigned i = 0; !server_answers(s->socket); i++) {
+        g_assert_cmpuint(i, <, 1000);
+        g_usleep(10000);
+    }
+}
+
+static void server_kill(struct server *s)
+{
+    if (s->pid) {
+        kill(s->pid, SIGKILL);
+        waitpid(s->pid, NULL, 0);
+        s->pid = 0;
+    }
+    unlink(s->socket);
+    g_free(s->socket);
+    s->socket = NULL;
+}
+
+static bool have_nbdkit(void)
+{
+    if (!test_have("nbdkit")) {
+        g_test_skip("no nbdkit");
+        return false;
+    }
+    return true;
+}
+
+#define NBD_UNIX "\"driver\": \"nbd\", \"server\": {\"type\": \"unix\", " \
+                 "\"path\": \"%s\"}"
+
+static CO_FN void end_co(struct graph *g, struct user *u, struct node *n)
+{
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+/* --- content --- */
+
+static CO_FN void test_content_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "memory", "memory 64M");
+    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    g_autofree char *name = g_strdup_printf("nbd+unix://?socket=%s", s.socket);
+    g_assert_cmpstr(n->filename, ==, name);
+    g_assert_cmpuint(n->size, ==, 64 * MIB);
+    g_assert_cmpint(test_co_write(u, 1, 0, 9 * MIB + 1), ==, 0);
+    g_assert_cmpint(test_co_write(u, 2, 30 * MIB + 3, 5), ==, 0);
+    test_co_expect(u, 1, 0, 9 * MIB + 1);
+    test_co_expect(u, 2, 30 * MIB + 3, 5);
+    test_co_expect_zero(u, 9 * MIB + 1, MIB);
+    g_assert_cmpint(user_co_zero(u, MIB, MIB, IO_MAY_UNMAP), ==, 0);
+    test_co_expect_zero(u, MIB, MIB);
+    test_co_expect(u, 1, 2 * MIB, MIB);
+    g_assert_cmpint(user_co_discard(u, 3 * MIB, MIB), ==, 0);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+
+    /* Scattered memory. */
+    uint8_t a[1000], b[3000], want[4000];
+    struct iovec v[2] = { { a, sizeof(a) }, { b, sizeof(b) } };
+    struct iov iov = { .v = v, .n = 2, .len = 4000 };
+    g_assert_cmpint(user_co_preadv(u, 5000, iov, 0), ==, 0);
+    test_fill(want, 1, 5000, 4000);
+    g_assert_cmpmem(a, 1000, want, 1000);
+    g_assert_cmpmem(b, 3000, want + 1000, 3000);
+    g_assert_cmpint(user_co_pwritev(u, 40 * MIB, iov, IO_FUA), ==, 0);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+static CO_FN void test_peer_server_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    g_autofree char *path = g_strdup(scratch("disk"));
+
+    if (!test_have("qemu-nbd")) {
+        g_test_skip("no qemu-nbd");
+        graph_co_free(g);
+        return;
+    }
+    test_make_file(path, 32 * MIB);
+    test_pattern_file(path, 3, 8 * MIB, MIB);
+    server_start(&s, "peer", "qemu-nbd -t -f raw -e 4 -x disk %s", path);
+    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"export\": "
+                                  "\"disk\"}", s.socket);
+    struct user *u = test_co_user(n);
+    test_co_expect(u, 3, 8 * MIB, MIB);
+    test_co_expect_zero(u, 0, MIB);
+    struct extent e;
+    g_assert_cmpint(user_co_status(u, 0, 32 * MIB, &e), ==, 0);
+    g_assert_cmpuint(e.len, ==, 8 * MIB);
+    g_assert_true(e.flags & STATUS_ZERO);
+    g_assert_cmpint(test_co_write(u, 4, MIB, MIB), ==, 0);
+    g_assert_cmpint(user_co_status(u, MIB, MIB, &e), ==, 0);
+    g_assert_true(e.flags & STATUS_DATA);
+    test_co_expect(u, 4, MIB, MIB);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    GError *err = test_co_open_fails(g, 0, "{" NBD_UNIX ", \"export\": "
+                                     "\"other\"}", s.socket);
+    g_assert_nonnull(strstr(err->message, "Could not open 'nbd+unix:///other"));
+    g_error_free(err);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* --- parallelism --- */
+
+struct reader {
+    struct user *u;
+    uint64_t *next, end;
+    struct co_latch *latch;
+    unsigned seed;
+};
+
+static CO_FN void reader_entry(void *arg)
+{
+    struct reader *r = arg;
+    while (*r->next < r->end) {
+        uint64_t off = *r->next;
+        *r->next += 64 * KIB;
+        test_co_expect(r->u, r->seed, off, 64 * KIB);
+    }
+    co_latch_done(r->latch);
+}
+
+/* Read [0, @end) by @n coroutines; returns the time, ns. */
+static CO_FN uint64_t time_co_readers(struct user *u, unsigned seed, unsigned n,
+                                      uint64_t end)
+{
+    struct loop *l = loop_current();
+    struct co_latch latch = {};
+    uint64_t next = 0, start = loop_clock_ns(l);
+    struct reader r = {
+        .u = u, .next = &next, .end = end, .latch = &latch, .seed = seed,
+    };
+    for (unsigned i = 0; i < n; i++) {
+        co_latch_add(&latch);
+        co_start(l, reader_entry, &r);
+    }
+    co_latch_co_wait(&latch);
+    return loop_clock_ns(l) - start;
+}
+
+/* 50 ms away: 64 in flight take a few round trips, not 128. */
+static CO_FN void test_slow_link_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    g_autofree char *path = g_strdup(scratch("slow.img"));
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    test_make_file(path, 8 * MIB);
+    test_pattern_file(path, 5, 0, 8 * MIB);
+    server_start(&s, "slow", "-t 64 --filter=delay file %s rdelay=50ms "
+                 "delay-open=50ms", path);
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    uint64_t ns = time_co_readers(u, 5, 64, 8 * MIB);
+    g_test_message("8 MiB in 64 KiB reads, 50 ms each: %.0f ms",
+                   (double)ns / 1e6);
+    g_assert_cmpuint(ns, <, 1500 * UINT64_C(1000000));
+
+    /* One large read is cut up and runs side by side, too. */
+    struct loop *l = loop_current();
+    uint64_t start = loop_clock_ns(l);
+    test_co_expect(u, 5, 0, 8 * MIB);
+    g_assert_cmpuint(loop_clock_ns(l) - start, <, 400 * UINT64_C(1000000));
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* Walking 16 TiB with a little data far away takes few round trips. */
+static CO_FN void test_map_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    g_autofree char *path = g_strdup(scratch("sparse.img"));
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    test_make_file(path, 64 * GIB);
+    test_pattern_file(path, 6, 10 * GIB, MIB);
+    test_pattern_file(path, 6, 40 * GIB, MIB);
+    server_start(&s, "sparse", "--filter=delay file %s delay-extents=20ms",
+                 path);
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    struct loop *l = loop_current();
+    uint64_t start = loop_clock_ns(l), data = 0;
+    unsigned calls = 0;
+    for (uint64_t off = 0; off < n->size; calls++) {
+        struct extent e;
+        g_assert_cmpint(user_co_status(u, off, MIN(n->size - off, 512 * MIB),
+                                       &e), ==, 0);
+        data += e.flags & STATUS_DATA ? e.len : 0;
+        off += e.len;
+    }
+    g_test_message("%u calls, %.0f ms", calls,
+                   (double)(loop_clock_ns(l) - start) / 1e6);
+    g_assert_cmpuint(data, ==, 2 * MIB);
+    g_assert_cmpuint(calls, >, 100);
+    /* 64 GiB are 17 questions of 4 GiB; a call each would take 2.5 s. */
+    g_assert_cmpuint(loop_clock_ns(l) - start, <, 1500 * UINT64_C(1000000));
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* --- failures --- */
+
+/* An error of the server is that request's alone. */
+static CO_FN void test_server_errors_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    g_autofree char *trigger = g_strdup(scratch("trigger"));
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    unlink(trigger);
+    server_start(&s, "errors", "--filter=error memory 16M "
+                 "error-pread=EIO error-pread-rate=100%% "
+                 "error-pwrite=ENOSPC error-pwrite-rate=100%% "
+                 "error-file=%s", trigger);
+    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    uint8_t buf[512];
+    struct iovec v;
+    g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
+    test_make_file(trigger, 0);
+    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(test_co_write(u, 2, 0, 512), ==, -ENOSPC);
+    g_assert_cmpint(test_co_write(u, 2, 0, 4 * MIB), ==, -ENOSPC);
+    unlink(trigger);
+    test_co_expect(u, 1, MIB, MIB);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+struct one_read {
+    struct user *u;
+    struct co_latch *latch;
+    int ret;
+};
+
+static CO_FN void one_read_entry(void *arg)
+{
+    struct one_read *r = arg;
+    g_autofree uint8_t *buf = g_malloc(2 * MIB);
+    struct iovec v;
+    r->ret = user_co_preadv(r->u, 0, iov_one(&v, buf, 2 * MIB), 0);
+    co_latch_done(r->latch);
+}
+
+/* The server dies with requests in flight: each fails, none hangs. */
+static CO_FN void test_killed_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    struct one_read reads[32];
+    struct co_latch latch = {};
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "killed", "--filter=delay memory 16M rdelay=10");
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
+        reads[i] = (struct one_read){ u, &latch, 1 };
+        co_latch_add(&latch);
+        co_start(loop_current(), one_read_entry, &reads[i]);
+    }
+    co_co_sleep(UINT64_C(100000000));
+    server_kill(&s);
+    co_latch_co_wait(&latch);
+    for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
+        g_assert_cmpint(reads[i].ret, ==, -EIO);
+    }
+    end_co(g, u, n);
+}
+
+/* With a delay, requests wait for the server and go on. */
+static CO_FN void test_reconnect_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    struct one_read r;
+    struct co_latch latch = {};
+    g_autofree char *path = g_strdup(scratch("back.img"));
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    test_make_file(path, 4 * MIB);
+    test_pattern_file(path, 7, 0, 4 * MIB);
+    server_start(&s, "back", "file %s", path);
+    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX
+                                  ", \"reconnect-delay\": 10}", s.socket);
+    struct user *u = test_co_user(n);
+    test_co_expect(u, 7, 0, MIB);
+    g_assert_cmpint(test_co_write(u, 8, 0, MIB), ==, 0);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    server_kill(&s);
+    r = (struct one_read){ u, &latch, 1 };
+    co_latch_add(&latch);
+    co_start(loop_current(), one_read_entry, &r);
+    co_co_sleep(UINT64_C(200000000));
+    g_assert_cmpint(r.ret, ==, 1);
+    server_start(&s, "back", "file %s", path);
+    co_latch_co_wait(&latch);
+    g_assert_cmpint(r.ret, ==, 0);
+    test_co_expect(u, 8, 0, MIB);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+
+    /* Lost with a write that was not flushed: flushes fail from now on. */
+    g_assert_cmpint(test_co_write(u, 9, 0, MIB), ==, 0);
+    server_kill(&s);
+    server_start(&s, "back", "file %s", path);
+    test_co_expect(u, 7, MIB, MIB);
+    g_assert_cmpint(test_co_write(u, 9, 0, 512), ==, 0);
+    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* Another size after the reconnect is another disk. */
+static CO_FN void test_changed_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    GError *err = NULL;
+    uint8_t buf[512];
+    struct iovec v;
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "changed", "memory 4M");
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
+                                  ", \"reconnect-delay\": 10}", s.socket);
+    struct user *u = test_co_user(n);
+    test_co_expect_zero(u, 0, MIB);
+    g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
+    server_kill(&s);
+    server_start(&s, "changed", "memory 5M");
+    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, -ESTALE);
+    g_assert_nonnull(strstr(err->message, "size of the export changed"));
+    g_error_free(err);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* The server closes every connection after so many bytes, from the first byte
+ * of the handshake on. */
+static CO_FN void test_cut_entry(void *arg)
+{
+    g_autofree char *path = g_strdup(scratch("cut"));
+    unsigned opened = 0, refused = 0;
+
+    /* What a server says up to the reply of a read: taken apart from a real
+     * one by a proxy that lets @cut bytes through. */
+    if (!have_nbdkit()) {
+        return;
+    }
+    struct server s;
+    server_start(&s, "whole", "memory 1M");
+    for (unsigned cut = 0; cut < 700; cut += 1 + cut / 8) {
+        struct graph *g = test_graph();
+        GError *err = NULL;
+        struct node *n;
+        int status;
+
+        unlink(path);
+        g_autofree char *script = g_strdup_printf(
+            "import socket,sys,threading\n"
+            "l=socket.socket(socket.AF_UNIX); l.bind('%s'); l.listen(1)\n"
+            "sys.stdout.write('x'); sys.stdout.flush()\n"
+            "c,_=l.accept(); l.close()\n"
+            "u=socket.socket(socket.AF_UNIX); u.connect('%s')\n"
+            "def up():\n"
+            "  while True:\n"
+            "    d=c.recv(65536)\n"
+            "    if not d: break\n"
+            "    try: u.sendall(d)\n"
+            "    except OSError: break\n"
+            "threading.Thread(target=up,daemon=True).start()\n"
+            "left=%u\n"
+            "while left>0:\n"
+            "  d=u.recv(left)\n"
+            "  if not d: break\n"
+            "  c.sendall(d); left-=len(d)\n", path, s.socket, cut);
+        char *argv[] = { (char *)"/usr/bin/python3", (char *)"-c", script,
+                         NULL };
+        GPid pid;
+        int out;
+        char c;
+        g_spawn_async_with_pipes(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
+                                 die_with_parent, NULL, &pid, NULL, &out,
+                                 NULL, &err);
+        g_assert_no_error(err);
+        g_assert_cmpint(read(out, &c, 1), ==, 1);
+        close(out);
+        json_t *o = json_pack("{s:s, s:{s:s, s:s}, s:i}", "driver", "nbd",
+                              "server", "type", "unix", "path", path,
+                              "connections", 1);
+        int ret = node_co_open(g, o, 0, &n, &err);
+        json_decref(o);
+        if (ret < 0) {
+            refused++;
+            g_assert_nonnull(err);
+            g_error_free(err);
+        } else {
+            uint8_t buf[4096];
+            struct iovec v;
+            struct user *u = test_co_user(n);
+            opened++;
+            ret = user_co_preadv(u, 0, iov_one(&v, buf, 4096), 0);
+            g_assert_cmpint(ret, ==, -EIO);
+            user_co_free(u);
+            node_co_unref(n);
+        }
+        graph_co_free(g);
+        kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+    }
+    g_test_message("%u refused, %u opened", refused, opened);
+    g_assert_cmpuint(refused, >, 5);
+    g_assert_cmpuint(opened, >, 2);
+    server_kill(&s);
+}
+
+/* --- options --- */
+
+static CO_FN void expect_co_refused(struct graph *g, unsigned flags,
+                                    const char *json, const char *text)
+{
+    GError *err = test_co_open_fails(g, flags, "%s", json);
+    if (!strstr(err->message, text)) {
+        g_error("\"%s\" does not say \"%s\"", err->message, text);
+    }
+    g_error_free(err);
+}
+
+static CO_FN void test_options_entry(void *arg)
+{
+    struct graph *g = test_graph();
+
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\"}", "'server' is missing");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"path\": "
+                      "\"/x\"}}", "'server.type' is missing");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+                      "\"vsock\", \"path\": \"/x\"}}",
+                      "does not accept value 'vsock'");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+                      "\"unix\", \"path\": \"/x\", \"more\": 1}}",
+                      "'more' is unexpected");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+                      "\"unix\", \"path\": \"/x\"}, \"tls-creds\": \"t\"}",
+                      "TLS for NBD is not supported yet");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+                      "\"unix\", \"path\": \"/x\"}, \"connections\": 17}",
+                      "expects 1 to 16");
+    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+                      "\"unix\", \"path\": \"/nonexistent/s\"}}",
+                      "No such file or directory");
+    graph_co_free(g);
+}
+
+static CO_FN void test_abilities_entry(void *arg)
+{
+    struct graph *g = test_graph();
+    struct server s;
+    g_autofree char *json = NULL, *quick = NULL, *ro = NULL;
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    /* Without flush: volatile, unless the caller says that is fine. */
+    server_start(&s, "plain", "--filter=fua --filter=nozero eval "
+                 "get_size='echo 1048576' pread='dd if=/dev/zero bs=$3 "
+                 "count=1 2>/dev/null' pwrite='cat >/dev/null' "
+                 "can_write='exit 0' can_flush='exit 3' zeromode=none");
+    json = g_strdup_printf("{" NBD_UNIX "}", s.socket);
+    expect_co_refused(g, NODE_RDWR, json, "cannot flush");
+    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"cache\": "
+                                  "{\"no-flush\": true}}", s.socket);
+    struct user *u = test_co_user(n);
+    g_assert_cmpint(test_co_write(u, 1, 0, 4096), ==, 0);
+    g_assert_cmpint(user_co_zero(u, 0, 8192, IO_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(user_co_flush(u), ==, 0);
+    user_co_free(u);
+    node_co_unref(n);
+    server_kill(&s);
+
+    server_start(&s, "readonly", "-r memory 1M");
+    ro = g_strdup_printf("{" NBD_UNIX "}", s.socket);
+    expect_co_refused(g, NODE_RDWR, ro, "is read-only");
+    n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    node_co_unref(n);
+    server_kill(&s);
+
+    server_start(&s, "empty", "memory 0");
+    quick = g_strdup_printf("{" NBD_UNIX "}", s.socket);
+    expect_co_refused(g, 0, quick, "size 0");
+    server_kill(&s);
+    graph_co_free(g);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    static const struct {
+        const char *name;
+        void (*fn)(void *arg);
+    } tests[] = {
+        { "options", test_options_entry },
+        { "content", test_content_entry },
+        { "peer-server", test_peer_server_entry },
+        { "slow-link", test_slow_link_entry },
+        { "map", test_map_entry },
+        { "server-errors", test_server_errors_entry },
+        { "killed", test_killed_entry },
+        { "reconnect", test_reconnect_entry },
+        { "changed", test_changed_entry },
+        { "abilities", test_abilities_entry },
+        { "cut", test_cut_entry },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
+        g_autofree char *path = g_strconcat("/storage/nbd/", tests[i].name,
+                                            NULL);
+        add_for_real_engines(path, tests[i].fn);
+    }
+    return g_test_run();
+}
