@@ -221,14 +221,20 @@ static CO_FN int tail_co_cut(struct check *c, uint64_t leaks)
     int ret;
 
     tail = tail > end ? (tail - end) >> img->cluster_bits : 0;
-    if (tail == 0) {
+    /* What is being allocated just now is no leak. */
+    if (tail == 0 || group_pending(img->group)) {
         c->res->leaks += leaks;
         return 0;
     }
+    img->extending = true; /* nor may anything be allocated meanwhile */
     ret = node_co_truncate(qed_file(img), end, NULL);
     if (ret == 0) {
+        img->alloc_end = img->file_end = end;
+        img->n_gaps = 0;
         ret = node_co_flush(qed_file(img));
     }
+    img->extending = false;
+    co_queue_wake_all(&img->extended);
     if (ret < 0) {
         c->res->leaks += leaks;
         return ret;
@@ -237,8 +243,6 @@ static CO_FN int tail_co_cut(struct check *c, uint64_t leaks)
            "file", tail);
     c->res->leaks_fixed += tail;
     c->res->leaks += leaks - tail;
-    img->alloc_end = img->file_end = end;
-    img->n_gaps = 0;
     return 0;
 }
 
