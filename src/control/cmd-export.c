@@ -7,6 +7,8 @@
 #include "control/control-int.h"
 #include "export/export.h"
 
+enum { LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
+
 CO_FN int cmd_co_block_export_add(struct control *c, const json_t *args,
                                   json_t **ret, GError **err)
 {
@@ -36,6 +38,25 @@ CO_FN int cmd_co_query_block_exports(struct control *c, const json_t *args,
     return 0;
 }
 
+/* A killed daemon's socket may answer for a while after its death. */
+static CO_FN int server_co_start(struct control *c,
+                                 const struct nbd_server_params *p,
+                                 GError **err)
+{
+    for (unsigned tries = 0;; tries++) {
+        g_autoptr(GError) first = NULL;
+        int r = nbd_server_start(c->exports, p, &first);
+
+        if (r != -EADDRINUSE || tries == LISTEN_TRIES) {
+            if (r < 0) {
+                g_propagate_error(err, g_steal_pointer(&first));
+            }
+            return r;
+        }
+        co_co_sleep(LISTEN_PAUSE_NS);
+    }
+}
+
 CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
                                   json_t **ret, GError **err)
 {
@@ -52,7 +73,7 @@ CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
         return err_set(err, ENOTSUP, "Parameter '%s': TLS is not supported",
                        arg_str(args, "tls-creds") ? "tls-creds" : "tls-authz");
     }
-    return nbd_server_start(c->exports, &p, err);
+    return server_co_start(c, &p, err);
 }
 
 CO_FN int cmd_co_nbd_server_stop(struct control *c, const json_t *args,

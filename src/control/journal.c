@@ -16,7 +16,10 @@
 #include "job/job.h"
 #include "loop/io.h"
 
-enum { JOURNAL_SIZE_MAX = 16 << 20, JOURNAL_VERSION = 1 };
+enum {
+    JOURNAL_SIZE_MAX = 16 << 20, JOURNAL_VERSION = 1,
+    LOCK_TRIES = 20, LOCK_PAUSE_NS = 50000000,
+};
 
 struct journal {
     struct control *c;
@@ -179,6 +182,11 @@ int journal_co_open(struct control *c, const char *dir,
         goto fail;
     }
     r = io_co_lock(j->lock, 0, 1, IO_LOCK_EXCLUSIVE);
+    for (unsigned i = 0; r == -EAGAIN && i < LOCK_TRIES; i++) {
+        /* The kernel may still be clearing up after a daemon just killed. */
+        co_co_sleep(LOCK_PAUSE_NS);
+        r = io_co_lock(j->lock, 0, 1, IO_LOCK_EXCLUSIVE);
+    }
     if (r < 0) {
         err_set(err, EBUSY, "State directory '%s' is in use by another daemon",
                 dir);

@@ -18,7 +18,7 @@
 #include "daemon/daemon.h"
 #include "loop/channel.h"
 
-enum { CONNECTIONS_MAX = 16 };
+enum { CONNECTIONS_MAX = 16, LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
 
 struct chardev {
     struct daemon *d;
@@ -210,6 +210,27 @@ static void on_accept(struct channel *c, void *arg)
     co_queue_wake_all(&ch->d->wake);
 }
 
+/* The kernel takes down the sockets of a killed process some time after its
+ * death: one that still answers gets a while to go. */
+static CO_FN int chardev_co_listen(struct chardev *ch, GError **err)
+{
+    struct sock_addr addr = { ch->path, ch->host, ch->port };
+
+    for (unsigned tries = 0;; tries++) {
+        g_autoptr(GError) first = NULL;
+        int r = listener_new(ch->d->loop, &addr, on_accept, ch, &ch->listener,
+                             &first);
+
+        if (r != -EADDRINUSE || tries == LISTEN_TRIES) {
+            if (r < 0) {
+                g_propagate_error(err, g_steal_pointer(&first));
+            }
+            return r;
+        }
+        co_co_sleep(LISTEN_PAUSE_NS);
+    }
+}
+
 static CO_FN int chardev_co_open(struct chardev *ch, GError **err)
 {
     struct sock_addr addr = { ch->path, ch->host, ch->port };
@@ -220,7 +241,7 @@ static CO_FN int chardev_co_open(struct chardev *ch, GError **err)
     if (ch->is_stdio) {
         r = stdio_start(ch, &c, err);
     } else if (ch->server) {
-        r = listener_new(d->loop, &addr, on_accept, ch, &ch->listener, err);
+        r = chardev_co_listen(ch, err);
     } else {
         r = channel_co_connect(&addr, &c, err);
     }

@@ -1,0 +1,182 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line of sluiced."""
+import os
+import signal
+import subprocess
+import time
+
+from qmp import Qmp
+from sluiced import SLUICED, Sluiced, make_chain, run
+
+MIB = 1 << 20
+
+
+def sluiced(d, *args):
+    p = subprocess.run([SLUICED] + list(args), cwd=d, text=True, timeout=30,
+                       stdin=subprocess.DEVNULL, capture_output=True,
+                       check=False)
+    return p.returncode, p.stdout, p.stderr
+
+
+def usage_error(d, *args):
+    status, out, err = sluiced(d, *args)
+    assert status == 1, (status, err)
+    assert out == '', out
+    assert err.startswith('sluiced: '), err
+    return err
+
+
+def test_help_and_version(d):
+    status, out, _ = sluiced(d, '--help')
+    assert status == 0 and '--blockdev' in out, out
+    assert sluiced(d, '-h')[1] == out
+    status, out, _ = sluiced(d, '-V')
+    assert status == 0 and out.startswith('sluiced version '), out
+
+
+def test_usage_errors(d):
+    assert "'--zork'" in usage_error(d, '--zork')
+    assert 'needs an argument' in usage_error(d, '--blockdev')
+    assert 'takes no argument' in usage_error(d, '--daemonize=yes')
+    assert 'Unexpected argument: x' in usage_error(d, 'x')
+    err = usage_error(d, '--blockdev', 'null-co,node-name=a',
+                      '--blockdev', 'null-co,node-name=b,zz=1')
+    assert '--blockdev null-co,node-name=b,zz=1' in err, err
+    assert "Parameter 'zz' is unexpected" in err, err
+    assert "'size'" in usage_error(d, '--blockdev',
+                                   'null-co,node-name=a,size=x')
+    assert "'node-name' must" in usage_error(d, '--blockdev', 'null-co')
+    assert 'not running' in usage_error(
+        d, '--blockdev', 'null-co,node-name=a',
+        '--export', 'nbd,id=e,node-name=a',
+        '--nbd-server', 'addr.type=unix,addr.path=s')
+    assert 'not found' in usage_error(d, '--monitor', 'm')
+    assert 'io-engine' in usage_error(d, '--io-engine', 'x')
+    assert 'backing-policy' in usage_error(d, '--backing-policy', 'x')
+    assert 'JSON' in usage_error(d, '--blockdev', '{"driver":')
+    assert "'driver' does not accept value 'zork'" in usage_error(
+        d, '--blockdev', 'zork,node-name=a')
+
+
+def test_forms(d):
+    """Dotted keys and JSON are the same; = and a blank are the same."""
+    open(d + '/a,b', 'wb').write(bytes(MIB))
+    with Sluiced(d, '--blockdev', 'driver=file,node-name=f,filename=a,,b',
+                 '--blockdev={"driver": "raw", "node-name": "r", "file": "f"}',
+                 '-blockdev', 'null-co,node-name=n,size=64k') as s:
+        nodes = {n['node-name']: n
+                 for n in s.qmp.cmd('query-named-block-nodes')}
+        assert set(nodes) == {'f', 'r', 'n'}, nodes
+        assert nodes['n']['image']['virtual-size'] == 65536
+        assert nodes['r']['image']['virtual-size'] == MIB
+
+
+def test_drive(d):
+    base, top = make_chain(d, MIB)
+    err = usage_error(d, '--drive', 'id=v,file=' + top)
+    assert "'format' is missing" in err and 'format=qed' in err, err
+    assert 'snapshot' in usage_error(
+        d, '--drive', 'id=v,format=qed,snapshot=on,file=' + top)
+    assert 'writethrough' in usage_error(
+        d, '--drive', 'id=v,format=qed,cache=writethrough,file=' + top)
+    assert 'zz' in usage_error(d, '--drive', 'id=v,format=qed,zz=1,file=' + top)
+    with Sluiced(d, '--drive', 'id=v,format=qed,if=virtio,cache=none,'
+                 'aio=native,file=' + top,
+                 '--drive', 'if=virtio,readonly=on,file=' + base,
+                 '--drive', 'format=raw,file.driver=null-co,'
+                 'file.size=1M') as s:
+        devices = {x['device']: x['inserted'] for x in s.qmp.cmd('query-block')}
+        assert set(devices) == {'v', 'virtio0', 'drive0'}, devices
+        assert devices['v']['cache']['direct'] is True
+        assert devices['virtio0']['ro'] is True
+        assert devices['virtio0']['drv'] == 'raw'
+
+
+def test_backing_policy(d):
+    _, top = make_chain(d, MIB)
+    drive = ['--drive', 'id=v,format=qed,file=' + top]
+    assert 'base.raw' in usage_error(d, '--backing-policy', 'deny', *drive)
+    os.mkdir(d + '/sub')
+    usage_error(d, '--backing-policy', 'beneath=%s/sub' % d, *drive)
+    with Sluiced(d, '--backing-policy', 'beneath=' + d, *drive):
+        pass
+
+
+def test_daemonize_and_pidfile(d):
+    sock, pidfile = d + '/s', d + '/pid'
+    args = ['--daemonize', '--pidfile', pidfile, '--chardev',
+            'socket,id=m,path=%s,server=on,wait=off' % sock, '--monitor', 'm']
+    status, out, err = sluiced(d, *args)
+    assert (status, out, err) == (0, '', ''), (status, out, err)
+    pid = int(open(pidfile).read())
+    try:
+        q = Qmp.connect(sock)
+        assert q.cmd('query-jobs') == []
+        other = usage_error(d, '--pidfile', pidfile)
+        assert 'cannot lock PID file' in other, other
+        # The verdict of a daemon that fails reaches the parent.
+        status, _, err = sluiced(d, '--daemonize', '--blockdev', 'zork')
+        assert status == 1 and 'zork' in err, (status, err)
+        q.send_raw('{"execute": "quit"}')
+    finally:
+        deadline = time.monotonic() + 30
+        while os.path.exists('/proc/%d' % pid) and \
+                'sluiced' in open('/proc/%d/comm' % pid).read():
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                raise AssertionError('the daemon does not end')
+            time.sleep(0.02)
+    assert not os.path.exists(pidfile)
+    assert not os.path.exists(sock)
+
+
+def test_stdio_monitor(d):
+    text = ('{"execute": "qmp_capabilities"}\n'
+            '{"execute": "query-jobs", "id": 1}\n{"execute": "quit"}\n')
+    p = subprocess.run([SLUICED, '--chardev', 'stdio,id=m', '--monitor', 'm'],
+                       input=text, cwd=d, text=True, timeout=30,
+                       capture_output=True, check=False)
+    assert p.returncode == 0, p.stderr
+    lines = p.stdout.splitlines()
+    assert '"QMP"' in lines[0] and '{"return": [], "id": 1}' in lines, lines
+
+
+def test_client_monitor(d):
+    """A socket without server=on is connected to."""
+    import socket
+    ls = socket.socket(socket.AF_UNIX)
+    ls.bind(d + '/ls')
+    ls.listen(1)
+    ls.settimeout(30)
+    with Sluiced(d, '--chardev', 'socket,id=c,path=%s/ls' % d,
+                 '--monitor', 'c') as s:
+        conn, _ = ls.accept()
+        conn.settimeout(30)
+        q = Qmp(conn)
+        assert q.cmd('query-jobs') == s.qmp.cmd('query-jobs') == []
+        q.close()
+    ls.close()
+
+
+def test_wait_for_client(d):
+    with Sluiced(d, '--chardev', 'socket,id=w,path=%s/w,server=on' % d,
+                 '--monitor', 'w', '--blockdev', 'null-co,node-name=n',
+                 connect=False) as s:
+        deadline = time.monotonic() + 30
+        while not os.path.exists(d + '/w'):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        q = Qmp.connect(d + '/w')
+        assert len(q.cmd('query-named-block-nodes')) == 1
+        s.qmp = q
+
+
+def test_engines(d):
+    for engine in ('threads', 'auto'):
+        with Sluiced(d, '--io-engine', engine) as s:
+            assert s.qmp.cmd('query-jobs') == []
+
+
+if __name__ == '__main__':
+    run(globals())

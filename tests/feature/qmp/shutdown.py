@@ -1,0 +1,82 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The end of the daemon: by command, by signal, with clients that hang."""
+import os
+import signal
+import socket
+import time
+
+from sluiced import Sluiced, make_chain, qemu_img, run
+
+MIB = 1 << 20
+
+
+def test_signals(d):
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        with Sluiced(d, '--blockdev', 'null-co,node-name=n') as s:
+            s.qmp.cmd('query-jobs')
+            s.proc.send_signal(sig)
+            ev = s.qmp.wait_event('SHUTDOWN')
+            assert ev['data'] == {'guest': False, 'reason': 'host-signal'}, ev
+            assert s.wait() == 0
+        assert not os.path.exists(s.socket)
+
+
+def test_quit_is_answered(d):
+    with Sluiced(d) as s:
+        assert s.qmp.cmd('quit') == {}
+        assert s.wait() == 0
+
+
+def test_running_job_is_cancelled(d):
+    base, top = make_chain(d, 8 * MIB)
+    with Sluiced(d, '--drive', 'id=v,format=qed,file=' + top) as s:
+        s.qmp.cmd('block-stream', device='v', speed=MIB)
+        s.qmp.cmd('quit')
+        s.qmp.wait_event('BLOCK_JOB_CANCELLED', device='v')
+        assert s.wait() == 0
+    assert base in qemu_img('info', top)
+    qemu_img('check', top)
+    qemu_img('compare', '-f', 'qed', '-F', 'raw', top, base)
+
+
+def test_paused_job(d):
+    _, top = make_chain(d, 8 * MIB)
+    with Sluiced(d, '--drive', 'id=v,format=qed,file=' + top) as s:
+        s.qmp.cmd('block-stream', device='v', speed=MIB)
+        s.qmp.cmd('job-pause', id='v')
+
+
+def test_clients_that_hang(d):
+    """Connections that neither read nor close do not hold up the end."""
+    with Sluiced(d, '--blockdev', 'null-co,node-name=n,size=1M',
+                 '--nbd-server', 'addr.type=unix,addr.path=%s/nbd' % d,
+                 '--export', 'nbd,id=e,node-name=n') as s:
+        silent = s.connect(negotiate=False)
+        deaf = s.connect()
+        deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for _ in range(100):
+            deaf.send_raw('{"execute": "query-qmp-schema"}')
+        half = socket.socket(socket.AF_UNIX)
+        half.connect(d + '/nbd')
+        half.sendall(b'\0\0\0')
+        time.sleep(0.2)
+        start = time.monotonic()
+        s.stop()
+        assert time.monotonic() - start < 15
+        for x in (silent.sock, deaf.sock, half):
+            x.close()
+
+
+def test_signal_while_waiting_for_a_client(d):
+    with Sluiced(d, '--chardev', 'socket,id=w,path=%s/w,server=on' % d,
+                 '--monitor', 'w', connect=False) as s:
+        deadline = time.monotonic() + 30
+        while not os.path.exists(d + '/w'):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        s.stop(signal.SIGTERM)
+
+
+if __name__ == '__main__':
+    run(globals())
