@@ -124,6 +124,10 @@ struct nbd_request {
 
 /* --- server.c --- */
 struct nbd_server *nbd_server_get(struct exports *es);
+/* A server that listens nowhere: connections are handed to it. */
+struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns);
+/* Serve @ch, which it takes; @arg is the server. */
+void nbd_server_accept(struct channel *ch, void *arg);
 /* Wait until @cost bytes fit both budgets and take them; false when the
  * connection is lost meanwhile. */
 CO_FN bool nbd_budget_co_take(struct nbd_conn *c, uint64_t cost);

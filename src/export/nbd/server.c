@@ -104,7 +104,7 @@ static void server_push_out(struct nbd_server *s)
     }
 }
 
-static void server_accept(struct channel *ch, void *arg)
+void nbd_server_accept(struct channel *ch, void *arg)
 {
     struct nbd_server *s = arg;
 
@@ -120,6 +120,20 @@ static void server_accept(struct channel *ch, void *arg)
 
 /* --- starting and stopping --- */
 
+struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
+{
+    struct nbd_server *s = g_new0(struct nbd_server, 1);
+
+    s->exports = es;
+    s->loop = graph_loop(es->graph);
+    s->max_conns = max_conns ? max_conns : NBD_MAX_CONNS;
+    s->share = MIN(NBD_CONN_SHARE, NBD_MAX_SERVER_PAYLOAD / 2 / s->max_conns);
+    s->max_excess = NBD_MAX_SERVER_PAYLOAD - s->share * s->max_conns;
+    g_queue_init(&s->conns);
+    es->nbd = s;
+    return s;
+}
+
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err)
 {
@@ -131,20 +145,14 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
     if (es->nbd) {
         return err_set(err, EBUSY, "NBD server already running");
     }
-    s = g_new0(struct nbd_server, 1);
-    s->exports = es;
-    s->loop = graph_loop(es->graph);
-    s->max_conns = p->max_connections ? p->max_connections : NBD_MAX_CONNS;
-    s->share = MIN(NBD_CONN_SHARE, NBD_MAX_SERVER_PAYLOAD / 2 / s->max_conns);
-    s->max_excess = NBD_MAX_SERVER_PAYLOAD - s->share * s->max_conns;
-    g_queue_init(&s->conns);
-    ret = listener_new(s->loop, &addr, server_accept, s, &s->listener, err);
+    s = nbd_server_new(es, p->max_connections);
+    ret = listener_new(s->loop, &addr, nbd_server_accept, s, &s->listener,
+                       err);
     if (ret < 0) {
+        es->nbd = NULL;
         g_free(s);
-        return ret;
     }
-    es->nbd = s;
-    return 0;
+    return ret;
 }
 
 int nbd_server_co_stop(struct exports *es, GError **err)
