@@ -522,6 +522,93 @@ static CO_FN void test_cut_entry(void *arg)
     server_kill(&s);
 }
 
+/* --- servers that lie --- */
+
+/* STATUS_DROPS: the connection is dropped, reads fail until it is back. */
+enum expect { OPEN_FAILS, READ_FAILS, STATUS_SAFE, STATUS_DROPS };
+static const struct {
+    const char *name;
+    enum expect expect;
+} lies[] = {
+    { "size-2^63", OPEN_FAILS },
+    { "size-max", OPEN_FAILS },
+    { "data-outside", READ_FAILS },
+    { "data-oversize", READ_FAILS },
+    { "hole-outside", READ_FAILS },
+    { "wrong-cookie", READ_FAILS },
+    { "error-message-too-long", READ_FAILS },
+    { "bad-magic", READ_FAILS },
+    { "extent-zero-length", STATUS_SAFE },
+    { "extent-past-end", STATUS_SAFE },
+    { "extent-sum", STATUS_SAFE },
+    { "extent-none", STATUS_DROPS },
+    { "extent-later-zero", STATUS_SAFE },
+};
+
+static CO_FN void check_co_lie(struct graph *g, const char *path,
+                               enum expect expect)
+{
+    struct iovec v;
+
+    if (expect == OPEN_FAILS) {
+        GError *err = test_co_open_fails(g, 0, "{" NBD_UNIX "}", path);
+        g_assert_nonnull(strstr(err->message, "Could not open"));
+        g_error_free(err);
+        return;
+    }
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", path);
+    struct user *u = test_co_user(n);
+    /* Guards around what is read into. */
+    g_autofree uint8_t *buf = g_malloc0(3 * 8192);
+    int ret = 0;
+    if (expect == READ_FAILS) {
+        ret = user_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
+        g_assert_cmpint(ret, <, 0);
+    } else {
+        for (uint64_t off = 0; off < n->size; ) {
+            struct extent e;
+            g_assert_cmpint(user_co_status(u, off, n->size - off, &e), ==, 0);
+            g_assert_cmpuint(e.len, >, 0);
+            g_assert_cmpuint(e.len, <=, n->size - off);
+            off += e.len;
+        }
+        ret = user_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
+        g_assert_cmpint(ret, ==, expect == STATUS_DROPS ? -EIO : 0);
+    }
+    for (unsigned i = 0; i < 8192; i++) {
+        g_assert_cmpuint(buf[i], ==, 0);
+        g_assert_cmpuint(buf[2 * 8192 + i], ==, 0);
+    }
+    user_co_free(u);
+    node_co_unref(n);
+}
+
+static CO_FN void test_lies_entry(void *arg)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
+        g_autofree char *path = g_strdup(scratch("hostile"));
+        struct graph *g = test_graph();
+        GError *err = NULL;
+        GPid pid;
+        char *argv[] = { (char *)"/usr/bin/python3", (char *)HOSTILE_SERVER,
+                         path, (char *)lies[i].name, NULL };
+
+        unlink(path);
+        g_test_message("%s", lies[i].name);
+        g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
+                      die_with_parent, NULL, &pid, &err);
+        g_assert_no_error(err);
+        for (unsigned k = 0; !server_answers(path); k++) {
+            g_assert_cmpuint(k, <, 1000);
+            g_usleep(10000);
+        }
+        check_co_lie(g, path, lies[i].expect);
+        graph_co_free(g);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+}
+
 /* --- options --- */
 
 static CO_FN void expect_co_refused(struct graph *g, unsigned flags,
@@ -617,6 +704,7 @@ int main(int argc, char **argv)
         { "reconnect", test_reconnect_entry },
         { "changed", test_changed_entry },
         { "abilities", test_abilities_entry },
+        { "lies", test_lies_entry },
         { "cut", test_cut_entry },
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
