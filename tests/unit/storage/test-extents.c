@@ -14,7 +14,7 @@ static void compare(const struct nbd_extents *x, const uint8_t *model)
         unsigned got = !r ? UNKNOWN : r->zero ? ZERO : DATA;
         g_assert_cmpuint(got, ==, model[i]);
     }
-    const struct nbd_run *runs = (const struct nbd_run *)x->runs->data;
+    const struct nbd_run *runs = (const void *)x->runs->data;
     for (guint i = 0; i < x->runs->len; i++) {
         g_assert_cmpuint(runs[i].start, <, runs[i].end);
         if (i > 0) {
