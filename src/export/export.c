@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "export/export-int.h"
 #include "export/nbd/nbd-int.h"
+#include "export/trace.h"
 #include "graph/io.h"
 #include "loop/loop.h"
 
@@ -76,6 +77,7 @@ static CO_FN void export_delete_entry(void *arg)
     struct exports *es = e->exports;
     struct user *u = e->user;
 
+    trace_export_delete(e->id);
     e->drv->co_delete(e);
     e->user = NULL; /* nobody may look through it while it goes */
     user_co_free(u);
@@ -262,6 +264,7 @@ static CO_FN int exports_co_add_opts(struct exports *es, struct opts *o,
         return ret;
     }
     e->starting = false;
+    trace_export_add(e->id, drv->type, a->node_name, e->writable);
     return 0;
 }
 

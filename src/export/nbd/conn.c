@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include "export/nbd/nbd-int.h"
+#include "export/trace.h"
 #include "loop/io.h"
 
 void nbd_conn_break(struct nbd_conn *c)
@@ -21,6 +22,7 @@ void nbd_conn_break(struct nbd_conn *c)
     if (c->broken) {
         return;
     }
+    trace_nbd_server_break(c, c->in_flight);
     c->broken = true;
     channel_shutdown(c->ch);
     co_queue_wake_all(&c->room);
@@ -74,6 +76,7 @@ static CO_FN void conn_co_serve(struct nbd_conn *c)
         }
         c->transmitting = true;
         nbd_server_half_open_done(s);
+        trace_nbd_server_begin(c, c->exp->name, c->structured);
         nbd_transmission_co_run(c);
     }
     s->n_slots--;
@@ -128,5 +131,6 @@ void nbd_conn_start(struct nbd_server *s, struct channel *ch)
     g_queue_push_tail_link(&s->conns, &c->link);
     loop_timer_init(&c->timer, s->loop, conn_timer, c);
     loop_timer_arm(&c->timer, loop_clock_ns(s->loop) + NBD_HANDSHAKE_NS);
+    trace_nbd_server_accept(c, channel_describe(ch));
     co_start(s->loop, conn_entry, c);
 }

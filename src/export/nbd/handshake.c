@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include "export/nbd/nbd-int.h"
+#include "export/trace.h"
 
 #define SHOWN_NAME 80u
 
@@ -123,6 +124,7 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
     if (ret < 0) {
         return ret;
     }
+    trace_nbd_server_option(c, h.opt, h.len);
     if (c->options_left-- == 0 || h.len > NBD_MAX_OPTION_SKIP ||
         (!fixed && h.opt != NBD_OPT_EXPORT_NAME)) {
         return -EPROTO;

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 #include "export/nbd/nbd-int.h"
+#include "export/trace.h"
 
 #define READER_DISC 1
 
@@ -142,6 +143,7 @@ void nbd_transmission_co_run(struct nbd_conn *c)
         co_queue_co_wait(&c->room);
     }
     nbd_writer_co_stop(c);
+    trace_nbd_server_end(c, ret);
     while (c->spare) {
         struct nbd_request *r = c->spare;
         c->spare = r->next;
