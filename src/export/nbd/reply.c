@@ -100,8 +100,8 @@ void nbd_reply_error(struct nbd_request *r, int errnum, const char *text)
     uint32_t error = nbd_error_from_errno(errnum);
     struct nbd_chunk *k;
 
-    trace_nbd_server_error(r->conn, nbd_command_name(r->cmd), r->h.offset, r->h.len,
-                    errnum);
+    trace_nbd_server_error(r->conn, nbd_command_name(r->cmd), r->h.offset,
+                           r->h.len, errnum);
     nbd_reply_begin(r, 1);
     k = nbd_reply_add(r);
     if (r->conn->structured) {
