@@ -68,9 +68,14 @@ CO_FN int cmd_co_query_jobs(struct control *c, const json_t *args,
 CO_FN int cmd_co_block_job_set_speed(struct control *c, const json_t *args,
                                      json_t **ret, GError **err)
 {
-    struct job *j = find_block_job(c, arg_str(args, "device"), err);
+    const char *id = arg_str(args, "device");
+    struct job *j = find_block_job(c, id, err);
+    int r = j ? job_user_set_speed(j, arg_int(args, "speed", 0), err) : -ENOENT;
 
-    return j ? job_user_set_speed(j, arg_int(args, "speed", 0), err) : -ENOENT;
+    if (r == 0) {
+        journal_co_set_speed(c->journal, id, arg_int(args, "speed", 0));
+    }
+    return r;
 }
 
 CO_FN int cmd_co_block_job_cancel(struct control *c, const json_t *args,

@@ -250,6 +250,21 @@ int journal_co_record(struct journal *j, const char *id, const char *command,
     return 0;
 }
 
+void journal_co_set_speed(struct journal *j, const char *id, int64_t speed)
+{
+    json_t *args = j ? json_object_get(json_object_get(j->entries, id),
+                                       "arguments") : NULL;
+    g_autoptr(GError) err = NULL;
+
+    if (!args) {
+        return;
+    }
+    json_object_set_new(args, "speed", json_integer(speed));
+    if (journal_co_write(j, &err) < 0) {
+        fprintf(stderr, "sluiced: %s\n", err->message);
+    }
+}
+
 void journal_co_erase(struct journal *j, const char *id)
 {
     g_autoptr(GError) err = NULL;

@@ -29,6 +29,9 @@ CO_FN void journal_co_close(struct journal *j);
 CO_FN int journal_co_record(struct journal *j, const char *id,
                             const char *command, const json_t *args,
                             bool *ret_recorded, GError **err);
+/* Go on with that speed after a restart. */
+CO_FN void journal_co_set_speed(struct journal *j, const char *id,
+                                int64_t speed);
 CO_FN void journal_co_erase(struct journal *j, const char *id);
 /* Erase a waiting entry. */
 CO_FN int journal_co_forget(struct journal *j, const char *id, GError **err);

@@ -47,9 +47,11 @@ def test_resume_after_quit_and_kill(d):
     assert list(entries(d)) == ['j']
     with start(d, top) as s:
         assert len(s.qmp.cmd('query-jobs')) == 1
+        s.qmp.cmd('block-job-set-speed', device='j', speed=2 * MIB)
         s.kill()
     assert list(entries(d)) == ['j']
     with start(d, top) as s:
+        assert s.qmp.cmd('query-block-jobs')[0]['speed'] == 2 * MIB
         finish(s)
         # Erased before the event was sent.
         assert entries(d) == {}
