@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line of sluiced."""
 import os
+import re
 import signal
 import subprocess
 import time
 
 from qmp import Qmp
-from sluiced import SLUICED, Sluiced, make_chain, run
+from sluiced import SLUICED, TOP, Sluiced, make_chain, run
 
 MIB = 1 << 20
 
@@ -33,6 +34,16 @@ def test_help_and_version(d):
     assert sluiced(d, '-h')[1] == out
     status, out, _ = sluiced(d, '-V')
     assert status == 0 and out.startswith('sluiced version '), out
+
+
+def test_man_page_has_every_option(d):
+    out = sluiced(d, '--help')[1]
+    options = re.findall(r'--[a-z-]+', out)
+    assert len(options) > 10, out
+    with open(TOP + '/man/sluiced.8.rst', encoding='utf-8') as f:
+        page = f.read()
+    for option in options:
+        assert re.search(r'^(-\w.*)?%s\b' % option, page, re.M), option
 
 
 def test_usage_errors(d):
