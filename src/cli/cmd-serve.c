@@ -116,6 +116,21 @@ static void add(GPtrArray *args, const char *name, char *value)
     g_ptr_array_add(args, value);
 }
 
+/* The modes of --cache that make each write durable before its answer: there
+ * the export sees to that. */
+static bool cache_is_writethrough(const char *mode)
+{
+    return mode && (g_str_equal(mode, "writethrough") ||
+                    g_str_equal(mode, "directsync"));
+}
+
+/* What is left of a mode for the drive. */
+static const char *drive_cache(const char *mode)
+{
+    return !cache_is_writethrough(mode) ? mode
+           : g_str_equal(mode, "directsync") ? "none" : "writeback";
+}
+
 static char *drive_option(const struct serve *s)
 {
     g_autofree char *file = quote(s->image);
@@ -126,7 +141,7 @@ static char *drive_option(const struct serve *s)
         g_string_append(o, ",readonly=on");
     }
     if (s->cache) {
-        g_string_append_printf(o, ",cache=%s", s->cache);
+        g_string_append_printf(o, ",cache=%s", drive_cache(s->cache));
     }
     if (s->copy_on_read || s->stream) {
         g_string_append(o, ",copy-on-read=on");
@@ -163,8 +178,9 @@ static GPtrArray *daemon_args(const struct serve *s, const char *program)
     }
     add(args, "--drive", drive_option(s));
     add(args, "--export", g_strdup_printf(
-        "type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s", s->name,
-        s->name, s->name, s->read_only ? "off" : "on"));
+        "type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s%s", s->name,
+        s->name, s->name, s->read_only ? "off" : "on",
+        cache_is_writethrough(s->cache) ? ",writethrough=on" : ""));
     if (s->pidfile) {
         add(args, "--pidfile", g_strdup(s->pidfile));
     }

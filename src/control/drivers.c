@@ -5,7 +5,11 @@
 
 #include "filter/filter.h"
 #include "format/format.h"
+#include "format/trace.h"
+#include "graph/trace.h"
+#include "job/trace.h"
 #include "storage/storage.h"
+#include "storage/trace.h"
 
 const struct node_driver *const node_drivers[] = {
     &file_driver,
@@ -19,3 +23,11 @@ const struct node_driver *const node_drivers[] = {
     &throttle_driver,
     NULL
 };
+
+void drivers_register_traces(void)
+{
+    trace_register_storage();
+    trace_register_job();
+    trace_register_graph();
+    trace_register_format();
+}

@@ -26,7 +26,7 @@ struct option_use {
 
 /* What the first pass found. */
 struct settings {
-    bool help, version, daemonize;
+    bool help, version, trace_help, daemonize;
     const char *pidfile, *state_dir, *beneath;
     bool resume_jobs;
     enum io_engine_kind engine;
@@ -52,6 +52,7 @@ struct daemon {
 /* First pass: fill d->set and d->uses. -EINVAL names option and reason. */
 int options_parse(struct daemon *d, int argc, char **argv, GError **err);
 void options_print_help(void);
+void options_print_trace_events(void);
 /* Second pass: apply all uses in order; stops when d->quit. */
 CO_FN int options_co_apply(struct daemon *d, GError **err);
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "control/drivers.h"
 #include "daemon/daemon.h"
 
 static void report(const GError *err)
@@ -165,10 +166,13 @@ int main(int argc, char **argv)
 
     d.uses = g_array_new(FALSE, FALSE, sizeof(struct option_use));
     d.chardevs = g_hash_table_new(g_str_hash, g_str_equal);
+    drivers_register_traces();
     r = options_parse(&d, argc, argv, &err);
-    if (r == 0 && (d.set.help || d.set.version)) {
+    if (r == 0 && (d.set.help || d.set.version || d.set.trace_help)) {
         if (d.set.help) {
             options_print_help();
+        } else if (d.set.trace_help) {
+            options_print_trace_events();
         } else {
             printf("sluiced version " SLUICE_VERSION "\n");
         }

@@ -97,7 +97,9 @@ static int set_policy(struct settings *s, const char *arg, GError **err)
 
 static int set_trace(struct settings *s, const char *arg, GError **err)
 {
-    if (trace_enable(arg) == 0) {
+    if (g_str_equal(arg, "help")) {
+        s->trace_help = true;
+    } else if (trace_enable(arg) == 0) {
         fprintf(stderr, "sluiced: warning: no trace event matches '%s'\n", arg);
     }
     return 0;
@@ -234,7 +236,8 @@ static const struct option options[] = {
       set_state_dir, NULL },
     { "resume-jobs", 0, "on|off", "start the journal's jobs again (on)",
       set_resume_jobs, NULL },
-    { "trace", 'T', "PATTERN", "switch trace events on", set_trace, NULL },
+    { "trace", 'T', "PATTERN",
+      "print the trace events that match; 'help' lists them", set_trace, NULL },
 };
 
 void options_print_help(void)
@@ -253,6 +256,16 @@ void options_print_help(void)
     }
     printf("\nOptions that open or serve something are applied in the order "
            "given.\n");
+}
+
+static void print_event(const struct trace_event *ev, void *arg)
+{
+    printf("%s\n", ev->name);
+}
+
+void options_print_trace_events(void)
+{
+    trace_list(print_event, NULL);
 }
 
 /* --- parsing --- */
