@@ -50,7 +50,8 @@ bench: all
 	@bench/run $(BUILD)
 
 install: all
-	meson install -C $(BUILD)
+	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 
 clean:
 	rm -rf build build-asan build-tsan build-clang

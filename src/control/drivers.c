@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 
+#include "export/trace.h"
 #include "filter/filter.h"
 #include "format/format.h"
 #include "format/trace.h"
@@ -27,6 +28,7 @@ const struct node_driver *const node_drivers[] = {
 void drivers_register_traces(void)
 {
     trace_register_storage();
+    trace_register_export();
     trace_register_job();
     trace_register_graph();
     trace_register_format();

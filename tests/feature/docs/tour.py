@@ -1,0 +1,47 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tour in README.md works as it is pasted."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+from sluiced import SLUICE, TOP, Skip, run
+
+
+def test_tour(d):
+    for tool in ('qemu-io', 'qemu-img', 'nbdinfo', 'nbdcopy'):
+        if not shutil.which(tool):
+            raise Skip(tool)
+    with open(TOP + '/README.md', encoding='utf-8') as f:
+        blocks = re.findall(r'^```sh\n(.*?)^```', f.read(), re.M | re.S)
+    assert len(blocks) >= 7 and 'make' in blocks[0], blocks[:1]
+    blocks[0] = 'export PATH="%s:$PATH"\n' % os.path.dirname(SLUICE)
+    script = '\n'.join(blocks)
+    env = dict(os.environ, TMPDIR=d)
+    p = subprocess.Popen(['bash', '-euxo', 'pipefail', '-c', script], cwd=d,
+                         env=env, stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True, start_new_session=True)
+    try:
+        out = p.communicate(timeout=200)[0]
+    finally:
+        stop_daemons(d)
+    assert p.returncode == 0, out
+    assert 'No errors were found' in out, out
+    assert 'copy.raw' in out, out
+
+
+def stop_daemons(folder):
+    """What a tour that failed left behind."""
+    for root, _, names in os.walk(folder):
+        if 'sluiced.pid' in names:
+            with open(os.path.join(root, 'sluiced.pid'), encoding='ascii') as f:
+                text = f.read().strip()
+            if text.isdigit():
+                os.kill(int(text), signal.SIGKILL)
+
+
+if __name__ == '__main__':
+    run(globals())
