@@ -7,6 +7,7 @@ which pointers are published (1 s) is there too, flushed or not; nothing else
 than what was written at a place ever shows there.  Then a daemon goes on with
 the same image, and the stream ends with the right bytes.
 """
+import json
 import os
 import random
 import time
@@ -104,7 +105,7 @@ def test_progress_survives(d):
         killed = time.monotonic()
         s.daemon.kill()
     done = max(off for when, off in seen if when < killed - GRACE)
-    extents = rig.json.loads(rig.qemu_img('map', '--output=json', '-f', 'qed',
+    extents = json.loads(rig.qemu_img('map', '--output=json', '-f', 'qed',
                                           top))
     missing = [e['start'] for e in extents if e['depth'] > 0]
     assert done > 4 * MIB, seen[-1]

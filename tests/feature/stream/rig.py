@@ -401,7 +401,8 @@ class Base:
             if name_ == 'error':
                 words.append('error-file=' + self.error_file)
         self.proc = subprocess.Popen(argv + ['file', path] + words,
-                                     stdout=subprocess.DEVNULL)
+                                     stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
         until(lambda: os.path.exists(self.sock) or
               self.proc.poll() is not None, 'nbdkit', 30)
         assert self.proc.poll() is None, argv
