@@ -16,6 +16,7 @@ struct drain {
     struct node *node;
     GPtrArray *users;   /* stopped; borrowed */
     GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
+    bool begun;         /* all is quiet: it may be ended */
     struct drain *next;
 };
 
@@ -95,6 +96,22 @@ static CO_FN void drain_co_wait_users(struct drain *d)
     }
 }
 
+/* Whoever else drains @n meanwhile waits until its driver is quiet, too. */
+static CO_FN void drain_co_quiesce_node(struct node *n)
+{
+    struct node_int *p = n->priv;
+
+    if (p->quiesced++ == 0 && n->drv->co_quiesce && p->open) {
+        p->quieting = true;
+        n->drv->co_quiesce(n);
+        p->quieting = false;
+        co_queue_wake_all(&p->quieted);
+    }
+    while (p->quieting) {
+        co_queue_co_wait(&p->quieted);
+    }
+}
+
 /* Quiesce those of @nodes that are filters, or those that are not. */
 static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
                                    bool filters)
@@ -106,9 +123,7 @@ static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
             continue;
         }
         g_ptr_array_add(d->quiet, n);
-        if (n->priv->quiesced++ == 0 && n->drv->co_quiesce && n->priv->open) {
-            n->drv->co_quiesce(n);
-        }
+        drain_co_quiesce_node(n);
     }
 }
 
@@ -142,6 +157,7 @@ void node_co_drain_begin(struct node *n)
         node_co_unref(g_ptr_array_index(nodes, i));
     }
     g_ptr_array_free(nodes, TRUE);
+    d->begun = true;
     trace_drain_quiet(n->name);
 }
 
@@ -150,7 +166,9 @@ void node_drain_end(struct node *n)
     struct drain **p = &n->graph->drains;
     struct drain *d;
 
-    while (*p && (*p)->node != n) {
+    /* One that is still beginning belongs to somebody else. Which of several
+     * complete ones ends does not matter: each lets go what it stopped. */
+    while (*p && ((*p)->node != n || !(*p)->begun)) {
         p = &(*p)->next;
     }
     g_assert(*p);

@@ -67,6 +67,8 @@ struct node_int {
     struct track_set track;
     GSList *blockers;
     unsigned quiesced;      /* drains that hold the driver quiet */
+    bool quieting;          /* the first of them is still asking it */
+    struct co_queue quieted;
     uint64_t write_gen;     /* completed changes ... */
     uint64_t flushed_gen;   /* ... and how many a flush has covered */
     uint64_t write_highest;

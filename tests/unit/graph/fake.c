@@ -233,7 +233,12 @@ static CO_FN int fake_co_truncate(struct node *n, uint64_t size, GError **err)
 
 static CO_FN void fake_co_quiesce(struct node *n)
 {
-    fake_of(n)->quiesced++;
+    struct fake_state *s = fake_of(n);
+
+    while (s->hold_quiesce) {
+        co_queue_co_wait(&s->held);
+    }
+    s->quiesced++;
 }
 
 static void fake_resume(struct node *n)
@@ -291,7 +296,7 @@ void fake_release(struct node *n)
 {
     struct fake_state *s = fake_of(n);
 
-    s->hold_reads = s->hold_writes = false;
+    s->hold_reads = s->hold_writes = s->hold_quiesce = false;
     co_queue_wake_all(&s->held);
 }
 
@@ -379,7 +384,14 @@ static CO_FN int ram_co_flush(struct node *n)
 
 static CO_FN int ram_co_truncate(struct node *n, uint64_t size, GError **err)
 {
-    return size <= ram_of(n)->alloc ? 0 : err_set(err, ENOSPC, "full");
+    struct ram_state *s = ram_of(n);
+
+    if (size > s->alloc) {
+        return err_set(err, ENOSPC, "full");
+    }
+    co_co_relax();
+    memset(s->bytes + size, 0, s->alloc - size);
+    return 0;
 }
 
 static CO_FN int ram_co_set_perms(struct node *n, unsigned perm,

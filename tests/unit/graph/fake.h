@@ -26,7 +26,7 @@ struct fake_state {
     uint8_t *bytes;
     char *backing, *format;  /* of the header */
     /* Hooks. */
-    bool hold_reads, hold_writes;
+    bool hold_reads, hold_writes, hold_quiesce;
     struct co_queue held;
     unsigned held_count;
     uint64_t latency_ns;

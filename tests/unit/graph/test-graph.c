@@ -363,6 +363,80 @@ static CO_FN void drained_entry(void *arg)
     graph_co_free(g);
 }
 
+/* Two that drain the same node at once: the first may end before the second
+ * is through, and neither goes on before the driver is quiet. */
+static CO_FN void drain_twice_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'fake'}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct drainer first = { .n = n }, second = { .n = n };
+    struct io io = { .u = u };
+
+    fake_of(n)->hold_quiesce = true;
+    co_start(g->loop, drain_entry, &first);
+    settle_co();
+    co_start(g->loop, drain_entry, &second);
+    settle_co();
+    g_assert_false(first.quiet || second.quiet);
+    fake_release(n);
+    fake_co_wait(&first.quiet);
+    fake_co_wait(&second.quiet);
+    g_assert_cmpuint(fake_of(n)->quiesced, ==, 1);
+    co_start(g->loop, io_entry, &io);
+    node_drain_end(n);
+    settle_co();
+    g_assert_false(io.done);
+    /* A third stands in the middle of its beginning when the others end. */
+    fake_of(n)->hold_writes = true;
+    node_drain_end(n);
+    settle_co();
+    first.quiet = second.quiet = false;
+    co_start(g->loop, drain_entry, &first);
+    settle_co();
+    co_start(g->loop, drain_entry, &second);
+    settle_co();
+    fake_release(n);
+    fake_co_wait(&first.quiet);
+    node_drain_end(n);
+    fake_co_wait(&second.quiet);
+    node_drain_end(n);
+    g_assert_true(io.done);
+    g_assert_cmpuint(fake_of(n)->quiesced, ==, 0);
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
+/* The first ends while the second still waits for a driver below. */
+static CO_FN void drain_overlap_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *base = fake_co_open(g, "{'driver': 'fake', "
+                                     "'node-name': 'base'}");
+    struct node *top = fake_co_open(g, "{'driver': 'fake', "
+                                    "'node-name': 'top'}");
+    struct drainer second = { .n = top };
+
+    node_co_drain_begin(top);
+    g_assert_cmpint(edge_co_attach(top, base, "backing", PERM_CONSISTENT_READ,
+                                   PERM_ALL, NULL), ==, 0);
+    fake_of(base)->hold_quiesce = true;
+    co_start(g->loop, drain_entry, &second);
+    settle_co();
+    g_assert_false(second.quiet);
+    node_drain_end(top);
+    g_assert_cmpuint(fake_of(top)->quiesced, ==, 1);
+    fake_release(base);
+    fake_co_wait(&second.quiet);
+    node_drain_end(top);
+    g_assert_cmpuint(fake_of(top)->quiesced, ==, 0);
+    g_assert_cmpuint(fake_of(base)->quiesced, ==, 0);
+    node_co_unref(top);
+    node_co_unref(base);
+    graph_co_free(g);
+}
+
 static CO_FN void read_entry(void *arg)
 {
     struct io *io = arg;
@@ -513,6 +587,8 @@ TEST(filters)
 TEST(replace)
 TEST(chain)
 TEST(drained)
+TEST(drain_twice)
+TEST(drain_overlap)
 TEST(drain_filter)
 TEST(user_free)
 TEST(stats)
@@ -528,6 +604,8 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/replace", test_replace);
     g_test_add_func("/graph/chain", test_chain);
     g_test_add_func("/graph/drain", test_drained);
+    g_test_add_func("/graph/drain-twice", test_drain_twice);
+    g_test_add_func("/graph/drain-overlap", test_drain_overlap);
     g_test_add_func("/graph/drain-filter", test_drain_filter);
     g_test_add_func("/graph/user-free", test_user_free);
     g_test_add_func("/graph/stats", test_stats);
