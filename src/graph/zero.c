@@ -97,15 +97,12 @@ static CO_FN bool zero_co_ends_are_zero(struct node *n, uint64_t off,
            (end == s.end || status_co_is_zero(n, s.end, end - s.end));
 }
 
-int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
-                     unsigned flags)
+static CO_FN int zero_co_parts(struct node *n, uint64_t off, uint64_t len,
+                               unsigned flags)
 {
     struct span s = whole_units(n, off, len);
     int ret = 0;
 
-    if (flags & IO_POPULATE) {
-        return zero_co_driver(n, off, len, flags);
-    }
     if (flags & IO_FAST) {
         if (!zero_co_ends_are_zero(n, off, off + len, s)) {
             return -ENOTSUP;
@@ -125,6 +122,22 @@ int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
         ret = zero_co_ragged(n, s.end, off + len, flags);
     }
     return ret;
+}
+
+int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
+                     unsigned flags)
+{
+    bool own_flush = (flags & IO_FUA) && !node_is_filter(n);
+    int ret;
+
+    if (flags & IO_POPULATE) {
+        return zero_co_driver(n, off, len, flags);
+    }
+    /* A part may be left out because it reads as zeroes already, by a change
+     * that is not durable yet: one flush behind all parts. */
+    ret = zero_co_parts(n, off, len,
+                        own_flush ? flags & ~(unsigned)IO_FUA : flags);
+    return ret == 0 && own_flush ? node_co_flush(n) : ret;
 }
 
 static CO_FN int discard_co_driver(struct node *n, struct span s)

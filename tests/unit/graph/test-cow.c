@@ -256,6 +256,32 @@ static void test_grow(void)
     fake_run(grow_entry, NULL);
 }
 
+/* FUA makes durable what a zero finds done already by somebody else. */
+static CO_FN void zero_fua_entry(void *arg)
+{
+    static const unsigned flags[] = { IO_FUA, IO_FUA | IO_FAST };
+    struct world w;
+
+    world_co_open(&w, 16 * C, 16 * C);
+    for (unsigned i = 0; i < G_N_ELEMENTS(flags); i++) {
+        unsigned before;
+
+        g_assert_cmpint(user_co_zero(w.u, 0, 2 * C, 0), ==, 0);
+        before = fake_of(w.top)->flushes;
+        g_assert_cmpint(user_co_zero(w.u, 100, 200, flags[i]), ==, 0);
+        g_assert_cmpuint(fake_of(w.top)->flushes, ==, before + 1);
+        g_assert_cmpint(user_co_zero(w.u, 100, 2 * C, flags[i] & IO_FUA), ==,
+                        0);
+        g_assert_cmpuint(fake_of(w.top)->flushes, ==, before + 2);
+    }
+    world_co_close(&w);
+}
+
+static void test_zero_fua(void)
+{
+    fake_run(zero_fua_entry, NULL);
+}
+
 static CO_FN void status_entry(void *arg)
 {
     struct world w;
@@ -361,6 +387,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cow/tails", test_tails);
     g_test_add_func("/cow/trim", test_trim);
     g_test_add_func("/cow/grow", test_grow);
+    g_test_add_func("/cow/zero-fua", test_zero_fua);
     g_test_add_func("/cow/status", test_status);
     g_test_add_func("/cow/model", test_model);
     return g_test_run();
