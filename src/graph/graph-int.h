@@ -58,6 +58,7 @@ struct node_int {
     uint32_t mem_align;     /* that buffers must have here */
     bool tracked;           /* writes are tracked */
     bool growable;          /* writes past the end extend it */
+    bool end_held;          /* write_co_tail() is at work */
     bool no_discard;        /* discard=ignore */
     bool open;              /* co_open succeeded */
     bool ready;             /* its chain, too: names find it */

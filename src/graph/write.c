@@ -28,7 +28,8 @@ static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
     p->write_gen++;
     if (ret == 0) {
         p->write_highest = MAX(p->write_highest, off + iov.len);
-        if (n->drv->kind == NODE_PROTOCOL && off + iov.len > n->size) {
+        if (n->drv->kind == NODE_PROTOCOL && off + iov.len > n->size &&
+            !p->end_held) {
             n->size = off + iov.len;
             node_notify_changed(n);
         }
@@ -117,6 +118,37 @@ int write_co_driver(struct node *n, uint64_t off, struct iov iov,
     return fua_co_finish(n, flags, ret);
 }
 
+/* Is [.., @end) inside storage that whole blocks would make longer? */
+static bool write_passes_end(const struct node *n, uint64_t end)
+{
+    return n->priv->growable && end <= n->size &&
+           round_up(end, n->priv->limits.request_alignment) > n->size;
+}
+
+/* The last block of storage whose length is no multiple of a block: a guest
+ * would see a raw image that has grown.  Nobody may write behind it meanwhile,
+ * since the end is put back where it was. */
+static CO_FN int write_co_tail(struct node *n, uint64_t off, struct iov iov,
+                               unsigned flags)
+{
+    uint64_t start = round_down(off, n->priv->limits.request_alignment);
+    struct tracked t;
+    int ret;
+
+    track_co_begin(&t, n, start, INT64_MAX - start, TRACK_ALLOC);
+    n->priv->end_held = write_passes_end(n, off + iov.len);
+    ret = write_co_driver(n, off, iov, flags & ~(unsigned)IO_FUA);
+    if (n->priv->end_held) {
+        int cut = n->drv->co_truncate(n, n->size, NULL);
+
+        ret = ret < 0 ? ret : cut;
+        n->priv->write_gen++;
+        n->priv->end_held = false;
+    }
+    track_end(&t);
+    return ret == 0 && (flags & IO_FUA) ? node_co_flush(n) : ret;
+}
+
 /* Nodes without a backing file. */
 static CO_FN int write_co_plain(struct node *n, uint64_t off, struct iov iov,
                                 unsigned flags)
@@ -130,6 +162,9 @@ static CO_FN int write_co_plain(struct node *n, uint64_t off, struct iov iov,
 
     if (!n->priv->tracked) {
         return write_co_driver(n, off, iov, flags);
+    }
+    if (write_passes_end(n, off + iov.len)) {
+        return write_co_tail(n, off, iov, flags);
     }
     track_co_begin(&t, n, start, end - start, whole ? TRACK_WRITE : TRACK_ALLOC);
     ret = write_co_driver(n, off, iov, flags);

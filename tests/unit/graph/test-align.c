@@ -96,6 +96,59 @@ static CO_FN void grow_entry(void *arg)
     graph_co_free(g);
 }
 
+struct far {
+    struct node *n;
+    bool done;
+};
+
+static CO_FN void far_entry(void *arg)
+{
+    struct far *f = arg;
+    uint8_t buf[4096];
+    struct iovec store;
+
+    memset(buf, 9, sizeof(buf));
+    g_assert_cmpint(node_co_pwritev(f->n, 8192,
+                                    iov_one(&store, buf, sizeof(buf)), 0), ==,
+                    0);
+    f->done = true;
+}
+
+/* A write inside storage of an odd length leaves it as long as it was, and
+ * does not cut off what others write behind it meanwhile. */
+static CO_FN void tail_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096, "
+                                  "'size': 5000}");
+    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+
+    fake_co_write(u, 4500, 500, 1);
+    g_assert_cmpuint(n->size, ==, 5000);
+    g_assert_cmpint(user_co_zero(u, 4900, 100, 0), ==, 0);
+    g_assert_cmpuint(n->size, ==, 5000);
+    fake_co_expect(u, 4500, 400, 1);
+    fake_co_expect(u, 4900, 100, 0);
+    for (unsigned turns = 0; turns < 8; turns++) {
+        struct far f = { .n = n };
+
+        g_assert_cmpint(node_co_truncate(n, 5000, NULL), ==, 0);
+        co_start(g->loop, far_entry, &f);
+        for (unsigned i = 0; i < turns; i++) {
+            co_co_relax();
+        }
+        fake_co_write(u, 4000, 1000, 2);
+        fake_co_wait(&f.done);
+        g_assert_cmpuint(n->size, ==, 8192 + 4096);
+        fake_co_expect(u, 4000, 1000, 2);
+        fake_co_expect(u, 5000, 8192 - 5000, 0);
+        fake_co_expect(u, 8192, 4096, 9);
+    }
+    user_co_free(u);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
 static CO_FN void flush_entry(void *arg)
 {
     struct graph *g = fake_graph();
@@ -132,6 +185,7 @@ static CO_FN void flush_entry(void *arg)
 TEST(align)
 TEST(rmw)
 TEST(grow)
+TEST(tail)
 TEST(flush)
 
 int main(int argc, char **argv)
@@ -140,6 +194,7 @@ int main(int argc, char **argv)
     g_test_add_func("/align/model", test_align);
     g_test_add_func("/align/read-modify-write", test_rmw);
     g_test_add_func("/align/grow", test_grow);
+    g_test_add_func("/align/tail", test_tail);
     g_test_add_func("/align/flush", test_flush);
     return g_test_run();
 }
