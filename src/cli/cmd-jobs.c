@@ -144,8 +144,12 @@ static int run_verb(const struct job_args *a, const struct verb *v,
         json_object_set_new(args, "force", json_true());
     }
     struct sluice_conn *conn = client_connect(a->socket);
-    json_t *reply = conn ? client_execute(conn, v->command, args)
-                         : (json_decref(args), NULL);
+    json_t *reply = NULL;
+    if (conn) {
+        reply = client_execute(conn, v->command, args);
+    } else {
+        json_decref(args);
+    }
     int status = reply ? 0 : 1;
     json_decref(reply);
     sluice_disconnect(conn);
