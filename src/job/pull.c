@@ -22,11 +22,6 @@
 #include "job/trace.h"
 #include "loop/co.h"
 
-/* Zeroes at the end of a chain of which nothing will be left need no clusters
- * to read as zeroes. Short runs get them all the same: they record that there
- * is nothing to fetch, should the work be broken off. Long ones would cost
- * whole tables. */
-#define LONG_ZERO (UINT64_C(1) << 30)
 /* Extents after which others may run: the answers come from memory. */
 #define RELAX_EVERY 64
 
@@ -239,7 +234,9 @@ CO_FN void pull_co_release(struct pull *p)
 
 static bool extent_needs_copy(const struct extent *ext, bool have_base)
 {
-    /* Without a base only what is not zero is lost with the chain. */
+    /* Without a base only what is not zero is lost with the chain: an image
+     * that has none reads as zeroes where it holds nothing, so a disk of many
+     * terabytes with little in it costs no tables. */
     return ext->depth >= 2 && (have_base || !(ext->flags & STATUS_ZERO));
 }
 
@@ -268,8 +265,7 @@ CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
         return ret;
     }
     *ret_zero = ext.flags & STATUS_ZERO;
-    *ret_need = extent_needs_copy(&ext, have_base)
-        || (ext.depth >= 2 && ext.len < LONG_ZERO);
+    *ret_need = extent_needs_copy(&ext, have_base);
     *ret_len = ext.len;
     return 0;
 }

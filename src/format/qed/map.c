@@ -196,6 +196,18 @@ static void table_segment(const struct qed_image *img, const struct qed_l2 *t,
     }
 }
 
+/* The cluster index at which the L1 entries from @l1_idx that have no table
+ * end, seen as far as @limit. */
+static uint64_t no_tables_end(const struct qed_image *img, uint32_t l1_idx,
+                              uint64_t limit)
+{
+    uint64_t end = limit >> img->entry_bits;
+
+    while (++l1_idx < end && img->l1[l1_idx] == 0) {
+    }
+    return (uint64_t) l1_idx << img->entry_bits;
+}
+
 /* What stands in the tables from @idx up to @limit. 0, -EAGAIN when a table
  * must be loaded first, -EINVAL. */
 static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
@@ -207,11 +219,14 @@ static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
     uint64_t bytes;
     struct qed_l2 *t;
 
-    limit = min_u64(limit, span_end);
     if (table == 0) {
-        *ret = (struct segment) { .n = limit - idx, .entry = QED_ENTRY_NONE };
+        *ret = (struct segment) {
+            .n = min_u64(limit, no_tables_end(img, l1_idx, limit)) - idx,
+            .entry = QED_ENTRY_NONE,
+        };
         return 0;
     }
+    limit = min_u64(limit, span_end);
     t = qed_l2_peek(img, l1_idx);
     if (!t) {
         return -EAGAIN;
