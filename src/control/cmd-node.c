@@ -7,6 +7,7 @@
 #include "control/control-int.h"
 #include "control/journal.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 #include "graph/io.h"
 
 CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
@@ -112,8 +113,8 @@ static CO_FN int backing_co_rewrite(struct node *image, const char *name,
             return r;
         }
     }
-    r = image->drv->co_change_backing(image, *name ? name : NULL,
-                                      *name ? kept : NULL, err);
+    r = node_co_change_backing(image, *name ? name : NULL,
+                               *name ? kept : NULL, err);
     if (was_read_only) {
         (void)node_co_set_read_only(image, true, NULL);
     }

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 #include "graph/node.h"
 
 /* Move member @name of @from to @to, if it is there. */
@@ -31,18 +32,15 @@ static CO_FN int facts_co_collect(struct node *n, json_t *facts, GError **err)
     json_t *below;
     int r = 0;
 
-    if (storage && storage != n && storage->drv->co_info) {
+    if (storage && storage != n) {
         below = json_object();
         node_ref(storage);
-        r = storage->drv->co_info(storage, below, err);
+        r = node_co_info(storage, below, err);
         node_co_unref(storage);
         move(facts, below, "actual-size");
         json_decref(below);
     }
-    if (r == 0 && n->drv->co_info) {
-        r = n->drv->co_info(n, facts, err);
-    }
-    return r;
+    return r == 0 ? node_co_info(n, facts, err) : r;
 }
 
 /* The name in @n's header as a path that can be opened. Caller frees. */

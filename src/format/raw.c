@@ -178,11 +178,7 @@ static CO_FN int raw_co_refresh_size(struct node *n)
 static CO_FN int raw_co_cache(struct node *n, uint64_t off, uint64_t len)
 {
     const struct raw_state *s = n->state;
-    const struct node *file = node_file(n);
-    if (!file->drv->co_cache) {
-        return 0;
-    }
-    return file->drv->co_cache(node_file(n), s->offset + off, len);
+    return node_co_cache(node_file(n), s->offset + off, len);
 }
 
 /* --- create --- */

@@ -29,6 +29,24 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err)
     return n->drv->co_info ? n->drv->co_info(n, info, err) : 0;
 }
 
+CO_FN int node_co_check_identity(struct node *n, GError **err)
+{
+    struct node *storage = node_storage(n);
+
+    return storage && storage->drv->co_check_identity
+        ? storage->drv->co_check_identity(storage, err) : 0;
+}
+
+CO_FN int node_co_change_backing(struct node *n, const char *name,
+                                 const char *fmt, GError **err)
+{
+    if (!n->drv->co_change_backing) {
+        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
+                       "support changing the backing file", n->drv->name);
+    }
+    return n->drv->co_change_backing(n, name, fmt, err);
+}
+
 /* Make @path if it is not there. *@ret_made tells whether it was not. */
 static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
 {

@@ -28,3 +28,11 @@ CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
 
 /* node_driver.co_info of @n: format-specific members into *@info. */
 CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
+
+/* Is the storage under @n, where it is read-only, still what was opened (S6)?
+ * -ESTALE with a text that says what changed. */
+CO_FN int node_co_check_identity(struct node *n, GError **err);
+
+/* node_driver.co_change_backing of @n; -ENOTSUP when the format has none. */
+CO_FN int node_co_change_backing(struct node *n, const char *name,
+                                 const char *fmt, GError **err);

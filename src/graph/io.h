@@ -84,6 +84,7 @@ CO_FN int user_co_status(struct user *u, uint64_t off, uint64_t len,
 /* NBD CACHE, prefetch: bring @off..@off+@len into the top image where the
  * node under @u copies on read, else nothing. */
 CO_FN int user_co_cache(struct user *u, uint64_t off, uint64_t len);
+CO_FN int node_co_cache(struct node *n, uint64_t off, uint64_t len);
 
 /* For a job that works on nodes directly (populate): between the two calls
  * the graph above and below @u's node stays as it is; enter waits while the

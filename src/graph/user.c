@@ -234,20 +234,22 @@ int user_co_status(struct user *u, uint64_t off, uint64_t len,
 
 int user_co_cache(struct user *u, uint64_t off, uint64_t len)
 {
-    struct node *n;
     int ret;
 
     user_co_enter(u);
     ret = user_check(u, off, len, 0, ACCT_READ);
-    /* The first node that knows what to do, through filters that do not. */
-    n = u->edge->child;
-    while (ret == 0 && n && len > 0) {
-        if (n->drv->co_cache) {
-            ret = n->drv->co_cache(n, off, len);
-            break;
-        }
-        n = node_filtered(n);
+    if (ret == 0 && len > 0) {
+        ret = node_co_cache(u->edge->child, off, len);
     }
     user_leave(u);
     return ret;
+}
+
+int node_co_cache(struct node *n, uint64_t off, uint64_t len)
+{
+    /* The first node that knows what to do, through filters that do not. */
+    while (n && !n->drv->co_cache) {
+        n = node_filtered(n);
+    }
+    return n ? n->drv->co_cache(n, off, len) : 0;
 }

@@ -3,8 +3,9 @@
  * Filling an overlay and cutting it loose; see pull.h.
  *
  * Order of the pivot, each step complete before the next:
- *   1 flush the overlay, then check on its mapping, not on any counter, that
- *     nothing above the new base is missing (S9, M2)
+ *   1 check that the sources are still what they were (S6); flush the overlay,
+ *     then check on its mapping, not on any counter, that nothing above the new
+ *     base is missing (S9, M2)
  *   2 the driver makes the new backing reference durable; until its one sector
  *     is on disk the old one counts, and both give the same bytes (P1)
  *   3 drain, switch the live graph, let go (P4): nothing in between waits for
@@ -17,11 +18,15 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 #include "graph/io.h"
 #include "job/backing-name.h"
 #include "job/trace.h"
 #include "loop/co.h"
+#include "loop/loop.h"
 
+/* Between two looks at the identity of the sources. */
+#define LOOK_EVERY_NS UINT64_C(250000000)
 /* Extents after which others may run: the answers come from memory. */
 #define RELAX_EVERY 64
 
@@ -270,12 +275,49 @@ CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
     return 0;
 }
 
+CO_FN int pull_co_check_sources(struct pull *p, GError **err)
+{
+    struct node *n = p->top, *end = node_backing(p->bottom);
+    int ret = 0;
+
+    while (ret == 0 && (n = chain_next(n)) && n != end) {
+        if (!node_is_filter(n)) {
+            ret = node_co_check_identity(n, err);
+        }
+    }
+    return ret;
+}
+
+/* The same every now and then: each look is a trip to another thread. */
+static CO_FN int pull_co_glance_at_sources(struct pull *p)
+{
+    uint64_t now = loop_now_ns(graph_loop(p->top->graph));
+    g_autoptr(GError) err = NULL;
+
+    if (now < p->next_look_ns) {
+        return 0;
+    }
+    p->next_look_ns = now + LOOK_EVERY_NS;
+    int ret = pull_co_check_sources(p, &err);
+
+    if (ret < 0) {
+        trace_stream_source_changed(p->top->name, err->message);
+    }
+    return ret;
+}
+
 CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
                        struct populate_result *ret_res)
 {
     int ret;
 
     user_co_enter(p->user);
+    ret = pull_co_glance_at_sources(p);
+    if (ret < 0) {
+        user_leave(p->user);
+        ret_res->read_error = ret;
+        return ret;
+    }
     ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
                            IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA), ret_res);
     user_leave(p->user);
@@ -313,16 +355,10 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
 static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
                                        const char *backing_file, GError **err)
 {
-    const struct node_driver *drv = p->top->drv;
     g_autofree char *worked_out = NULL;
     const char *name = NULL, *fmt = NULL;
     int ret;
 
-    if (!drv->co_change_backing) {
-        return err_set(err, ENOTSUP,
-                       "Image format driver '%s' does not support changing "
-                       "the backing file", drv->name);
-    }
     if (base) {
         fmt = backing_format(base);
         if (!backing_file) {
@@ -332,7 +368,7 @@ static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
         name = backing_file;
     }
     user_co_enter(p->user);
-    ret = drv->co_change_backing(p->top, name, fmt, err);
+    ret = node_co_change_backing(p->top, name, fmt, err);
     user_leave(p->user);
     trace_stream_header(p->top->name, name, fmt, ret);
     return ret;
@@ -375,6 +411,12 @@ CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
         return 0;                   /* never had a base */
     }
     if (p->bottom != p->top) {
+        user_co_enter(p->user);
+        ret = pull_co_check_sources(p, err);
+        user_leave(p->user);
+        if (ret < 0) {
+            return ret;
+        }
         ret = pull_co_verify(p, &missing);
         if (ret == -EAGAIN) {
             return err_set(err, EIO, "'%s' still needs its backing file at "

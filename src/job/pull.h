@@ -24,6 +24,7 @@ struct pull {
     GPtrArray *mid_users;      /* on each node between, @bottom included */
     GPtrArray *blockers, *blocked;
     bool frozen, made_writable;
+    uint64_t next_look_ns;     /* at the identity of the sources */
     char *by;                  /* "stream job 'j'", for error texts */
 };
 
@@ -47,6 +48,9 @@ CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
                        bool *ret_need, bool *ret_zero, uint64_t *ret_len);
 CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
                        struct populate_result *ret);
+/* Is everything that is copied from still what it was when it was opened? A
+ * base that somebody writes to gives a mixture of two disks (S6). -ESTALE */
+CO_FN int pull_co_check_sources(struct pull *p, GError **err);
 /* Flush, then look at the mapping of the whole overlay: 0 when it does not need
  * the nodes down to @bottom any more, -EAGAIN with the offset of what is still
  * missing, other -errno. */

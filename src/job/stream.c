@@ -137,6 +137,9 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         return err_set(err, EIO, "'%s' still needs its backing file at offset "
                        "%" PRIu64, s->pull.top->name, missing);
     }
+    if (ret == -ESTALE) {
+        (void)pull_co_check_sources(&s->pull, err);   /* in words */
+    }
     return ret;
 }
 

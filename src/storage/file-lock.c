@@ -7,10 +7,13 @@
 
 #include "base/err.h"
 #include "graph/node.h"
+#include "loop/co.h"
 #include "loop/io.h"
 
 #define LOCK_PERM_BASE 100
 #define LOCK_SHARED_BASE 200
+#define LOCK_TRIES 10
+#define LOCK_RETRY_NS 20000000u
 
 static const char *const perm_names[] = {
     "consistent read", "write", "write unchanged", "resize",
@@ -109,6 +112,33 @@ static CO_FN int lock_co_widen(struct file_lock *lk, struct io_file *f,
     return ret;
 }
 
+/* As lock_co_widen(), with patience: the kernel lets go of a killed process's
+ * ring, and so of its files and their locks, some milliseconds after the
+ * process is gone (D3). Nothing is held between the tries. */
+static CO_FN int lock_co_widen_patiently(struct file_lock *lk,
+                                         struct io_file *f, const char *path,
+                                         unsigned held, unsigned unshared,
+                                         GError **err)
+{
+    unsigned old_held = lk->held, old_unshared = lk->unshared;
+
+    for (unsigned tries = LOCK_TRIES;; tries--) {
+        GError *why = NULL;
+        int ret = lock_co_widen(lk, f, path, held, unshared, &why);
+
+        if (ret == 0) {
+            return 0;
+        }
+        lock_co_apply(lk, f, old_held, old_unshared, NULL);
+        if (ret != -EAGAIN || tries == 1) {
+            g_propagate_error(err, why);
+            return ret;
+        }
+        g_clear_error(&why);
+        co_co_sleep(LOCK_RETRY_NS);
+    }
+}
+
 int file_lock_co_set(struct file_lock *lk, struct io_file *f, const char *path,
                      unsigned perm, unsigned shared, GError **err)
 {
@@ -116,11 +146,10 @@ int file_lock_co_set(struct file_lock *lk, struct io_file *f, const char *path,
         return 0;
     }
     unsigned held = perm & PERM_ALL, unshared = ~shared & PERM_ALL;
-    unsigned old_held = lk->held, old_unshared = lk->unshared;
 
-    if ((held & ~old_held) || (unshared & ~old_unshared)) {
+    if ((held & ~lk->held) || (unshared & ~lk->unshared)) {
         GError *why = NULL;
-        int ret = lock_co_widen(lk, f, path, held, unshared, &why);
+        int ret = lock_co_widen_patiently(lk, f, path, held, unshared, &why);
         if (ret < 0 && lk->mode == FILE_LOCKING_AUTO &&
             lock_is_unsupported(-ret)) {
             g_clear_error(&why);
@@ -128,7 +157,6 @@ int file_lock_co_set(struct file_lock *lk, struct io_file *f, const char *path,
             return 0;
         }
         if (ret < 0) {
-            lock_co_apply(lk, f, old_held, old_unshared, NULL);
             g_propagate_error(err, why);
             return ret;
         }

@@ -334,9 +334,10 @@ static CO_FN int file_co_check_identity(struct node *n, GError **err)
     if (s->writable) {
         return 0;
     }
+    /* Not the change time: links and permissions of a base may well change
+     * while it is in use (chmod a-w is good practice). */
     const char *what = st.st_size != was->st_size ? "size"
-        : !same_time(st.st_mtim, was->st_mtim) ? "content"
-        : !same_time(st.st_ctim, was->st_ctim) ? "content or inode" : NULL;
+        : !same_time(st.st_mtim, was->st_mtim) ? "content" : NULL;
     if (!what) {
         return 0;
     }
