@@ -43,7 +43,7 @@ int conn_error(char **ret_error, int errnum, const char *fmt, ...)
     return -errnum;
 }
 
-static int64_t now_ms(void)
+int64_t conn_now_ms(void)
 {
     struct timespec ts;
 
@@ -57,7 +57,7 @@ static int wait_readable(struct sluice_conn *c, int64_t deadline)
     struct pollfd p = { .fd = c->fd, .events = POLLIN };
 
     for (;;) {
-        int64_t left = deadline < 0 ? -1 : deadline - now_ms();
+        int64_t left = deadline < 0 ? -1 : deadline - conn_now_ms();
         if (deadline >= 0 && left < 0) {
             left = 0;
         }
@@ -206,7 +206,7 @@ int conn_execute(struct sluice_conn *conn, const char *command,
 int conn_wait_event(struct sluice_conn *conn, int timeout_ms,
                     json_t **ret_event)
 {
-    int64_t deadline = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    int64_t deadline = timeout_ms < 0 ? -1 : conn_now_ms() + timeout_ms;
 
     if (json_array_size(conn->events) > 0) {
         *ret_event = json_incref(json_array_get(conn->events, 0));
@@ -252,7 +252,7 @@ static int dial(const char *path)
 static int negotiate(struct sluice_conn *c, const char *path, char **ret_error)
 {
     json_t *greeting;
-    int r = next_message(c, now_ms() + 10000, &greeting);
+    int r = next_message(c, conn_now_ms() + 10000, &greeting);
 
     if (r <= 0) {
         return conn_error(ret_error, r ? -r : ETIMEDOUT,

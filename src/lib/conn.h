@@ -2,10 +2,14 @@
 /* The connection behind libsluice's opaque type; private to lib/. */
 #pragma once
 #include <jansson.h>
+#include <stdint.h>
 
 #include "base/annot.h"
 
 struct sluice_conn;
+
+/* Of the clock that never goes back. */
+int64_t conn_now_ms(void);
 
 /* As sluice_execute(), with JSON values. Takes @arguments (may be NULL). */
 int conn_execute(struct sluice_conn *conn, const char *command,

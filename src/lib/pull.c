@@ -99,9 +99,12 @@ int sluice_wait_block_pull(struct sluice_conn *conn, const char *device,
                            enum sluice_block_pull_result *ret_result,
                            char **ret_error)
 {
+    int64_t deadline = conn_now_ms() + timeout_ms;
+    int left = timeout_ms;
+
     for (;;) {
         json_t *event;
-        int r = conn_wait_event(conn, timeout_ms, &event);
+        int r = conn_wait_event(conn, left, &event);
         if (r <= 0) {
             return r;
         }
@@ -109,6 +112,11 @@ int sluice_wait_block_pull(struct sluice_conn *conn, const char *device,
         json_decref(event);
         if (r) {
             return 1;
+        }
+        if (timeout_ms >= 0) {
+            /* Events of others do not give it more time. */
+            int64_t rest = deadline - conn_now_ms();
+            left = rest > 0 ? (int)rest : 0;
         }
     }
 }

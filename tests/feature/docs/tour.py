@@ -23,7 +23,7 @@ def test_tour(d):
     p = subprocess.Popen(['bash', '-euxo', 'pipefail', '-c', script], cwd=d,
                          env=env, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True, start_new_session=True)
+                         text=True, errors='replace', start_new_session=True)
     try:
         out = p.communicate(timeout=200)[0]
     finally:
