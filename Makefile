@@ -3,11 +3,14 @@
 #   make          build            make check        all tests
 #   make demo     see it work      make check-quick  the fast ones
 #   make asan     all tests under ASan and UBSan     make tsan  under TSan
+#   make fuzz     all fuzzers, SECONDS=60 each
 BUILD ?= build
 JOBS ?= $(shell nproc)
+SECONDS ?= 60
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps demo check check-quick soak asan tsan clang bench install clean
+.PHONY: all deps demo check check-quick soak fuzz asan tsan clang bench install
+.PHONY: clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
 
@@ -26,8 +29,15 @@ check: all
 check-quick: all
 	@scripts/run-tests $(BUILD) quick
 
-soak: all
+soak: all fuzz
 	@scripts/run-tests $(BUILD) soak
+
+build-fuzz/build.ninja: | deps
+	CC=clang-14 $(MESON_SETUP) -Dfuzz=true -Db_sanitize=address,undefined \
+	    -Db_lundef=false build-fuzz
+fuzz: build-fuzz/build.ninja
+	ninja -C build-fuzz -j $(JOBS)
+	@scripts/fuzz build-fuzz $(SECONDS)
 
 build-asan/build.ninja: | deps
 	$(MESON_SETUP) -Db_sanitize=address,undefined -Db_lundef=false build-asan
@@ -54,4 +64,4 @@ install: all
 	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 
 clean:
-	rm -rf build build-asan build-tsan build-clang
+	rm -rf build build-asan build-tsan build-clang build-fuzz

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "control-rig.h"
+#include <jansson.h>
+#include <string.h>
+#include "control/control.h"
+#include "fuzz.h"
+#include "loop/loop.h"
+
+enum { SIZE = 1 << 20 };
+
+struct rig {
+    CO_FN_PTR void (*co_fn)(struct control *c, void *arg);
+    void *arg;
+};
+
+
+static void on_quit(void *arg)
+{
+}
+
+/* The image is the same every time: made once by hand, 64 bytes and a name. */
+static void put_files(void)
+{
+    static const uint8_t head[] = {
+        'Q', 'E', 'D', 0, 0, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, /* 4 KiB, 1, 1 */
+        5, 0, 0, 0, 0, 0, 0, 0, [40] = 0, 16, 0, 0, 0, 0, 0, 0,
+        0, 0, 16, 0, 0, 0, 0, 0, 64, 0, 0, 0, 8, 0, 0, 0,
+        'b', 'a', 's', 'e', '.', 'r', 'a', 'w',
+    };
+    char data[8192];
+
+    memset(data, 'b', sizeof(data));
+    fuzz_put_file("/d/top.qed", head, sizeof(head), 8192);
+    fuzz_put_file("/d/base.raw", data, sizeof(data), SIZE);
+}
+
+static CO_FN void must_co(struct control *c, const char *command,
+                          const char *args)
+{
+    json_t *a = json_loads(args, 0, NULL), *ret = NULL;
+    g_autoptr(GError) err = NULL;
+
+    control_co_execute(c, command, a, &ret, &err);
+    g_assert_no_error(err);
+    json_decref(a);
+    json_decref(ret);
+}
+
+static CO_FN void rig_entry(void *arg)
+{
+    struct rig *r = arg;
+    struct control_params p = {
+        .loop = loop_current(), .data = loop_current(), .quit = on_quit,
+    };
+    json_t *drive = json_pack("{s:s,s:s,s:s}", "id", "v", "file", "/d/top.qed",
+                              "format", "qed");
+    struct control *c = control_new(&p);
+    g_autoptr(GError) err = NULL;
+
+    put_files();
+    control_co_start(c, &err);
+    g_assert_no_error(err);
+    control_co_add_drive(c, drive, &err);
+    g_assert_no_error(err);
+    must_co(c, "blockdev-add", "{\"driver\":\"null-co\",\"node-name\":\"n\","
+            "\"size\":1048576}");
+    json_decref(drive);
+    control_co_ready(c);
+    r->co_fn(c, r->arg);
+    control_co_stop(c);
+    control_free(c);
+}
+
+void control_rig_run(CO_FN_PTR void (*co_fn)(struct control *c, void *arg),
+                     void *arg)
+{
+    struct rig r = { co_fn, arg };
+
+    fuzz_run(rig_entry, &r);
+}

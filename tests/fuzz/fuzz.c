@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "fuzz.h"
+#include <errno.h>
+#include <netdb.h>
+#include <string.h>
+#include <sys/socket.h>
+#include "loop/co.h"
+#include "loop/loop.h"
+#include "loop/sim.h"
+
+/* The linker sends calls of these here (--wrap): no input reaches a network. */
+int __wrap_socket(int domain, int type, int protocol);
+int __wrap_getaddrinfo(const char *host, const char *port,
+                       const struct addrinfo *hints, struct addrinfo **ret);
+
+int __attribute__((weak)) __wrap_socket(int domain, int type, int protocol)
+{
+    errno = EACCES;
+    return -1;
+}
+
+int __wrap_getaddrinfo(const char *host, const char *port,
+                       const struct addrinfo *hints, struct addrinfo **ret)
+{
+    return EAI_FAIL;
+}
+
+const uint8_t *fuzz_take(struct fuzz_input *in, size_t max, size_t *ret_len)
+{
+    const uint8_t *data = in->data;
+
+    *ret_len = MIN(max, in->len);
+    in->data += *ret_len;
+    in->len -= *ret_len;
+    return data;
+}
+
+static uint64_t take_int(struct fuzz_input *in, size_t max)
+{
+    uint64_t value = 0;
+    size_t len;
+    const uint8_t *p = fuzz_take(in, max, &len);
+
+    for (size_t i = len; i-- > 0;) {
+        value = value << 8 | p[i];
+    }
+    return value;
+}
+
+uint8_t fuzz_u8(struct fuzz_input *in)
+{
+    return (uint8_t)take_int(in, 1);
+}
+
+uint16_t fuzz_u16(struct fuzz_input *in)
+{
+    return (uint16_t)take_int(in, 2);
+}
+
+uint32_t fuzz_u32(struct fuzz_input *in)
+{
+    return (uint32_t)take_int(in, 4);
+}
+
+uint64_t fuzz_u64(struct fuzz_input *in)
+{
+    return take_int(in, 8);
+}
+
+char *fuzz_str(struct fuzz_input *in, size_t max)
+{
+    size_t len;
+    const uint8_t *p = fuzz_take(in, max, &len);
+
+    return g_strndup((const char *)p, len);
+}
+
+struct run {
+    struct loop *loop;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+static CO_FN void run_entry(void *arg)
+{
+    struct run *r = arg;
+
+    r->fn(r->arg);
+    while (co_count(r->loop) > 1) {
+        co_co_sleep(1000000);
+    }
+    loop_stop(r->loop);
+}
+
+void fuzz_run(void (*fn)(void *arg), void *arg)
+{
+    struct loop_options opts = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct run r = { .fn = fn, .arg = arg };
+    g_autoptr(GError) err = NULL;
+
+    loop_new(&opts, &r.loop, &err);
+    g_assert_no_error(err);
+    co_start(r.loop, run_entry, &r);
+    loop_run(r.loop);
+    while (loop_turn(r.loop, false)) {
+    }
+    g_assert_cmpuint(co_count(r.loop), ==, 0);
+    loop_free(r.loop);
+}
+
+void fuzz_put_file(const char *path, const void *bytes, size_t len,
+                   uint64_t size)
+{
+    struct sim_image *img = sim_live(loop_sim(loop_current()));
+    uint64_t id = sim_image_last_id(img) + 1;
+
+    sim_image_create(img, id);
+    sim_image_write(img, id, 0, bytes, len);
+    if (size > len) {
+        sim_image_truncate(img, id, size);
+    }
+    sim_image_link(img, path, id);
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "nbd-rig.h"
+#include "export/nbd/nbd-int.h"
+#include "fuzz.h"
+#include "graph/node.h"
+#include "loop/channel.h"
+#include "ram.h"
+
+enum { DISK_SIZE = 1 << 20, SEED = 3 };
+
+static const struct node_driver *const drivers[] = { &ram_driver, NULL };
+
+struct rig {
+    GByteArray *bytes;
+    size_t capacity;
+    struct ram_disk *disk;
+    struct graph *graph;
+    struct node *node;
+    struct exports *exports;
+    struct nbd_server *server;
+    struct channel *client;
+    bool sent;
+};
+
+void nbd_put(GByteArray *out, const void *data, size_t len)
+{
+    g_byte_array_append(out, data, (guint)len);
+}
+
+void nbd_put_opt(GByteArray *out, uint32_t opt, uint32_t len)
+{
+    uint8_t head[NBD_OPT_SIZE];
+
+    nbd_encode_opt(head, opt, len);
+    nbd_put(out, head, sizeof(head));
+}
+
+void nbd_put_hello(GByteArray *out)
+{
+    nbd_put(out, "\0\0\0\3", 4);
+    nbd_put_opt(out, NBD_OPT_STRUCTURED_REPLY, 0);
+    nbd_put_opt(out, NBD_OPT_SET_META_CONTEXT, 4 + 1 + 4 + 4 + 15);
+    nbd_put(out, "\0\0\0\1e\0\0\0\1\0\0\0\17base:allocation", 28);
+    nbd_put_opt(out, NBD_OPT_GO, 7);
+    nbd_put(out, "\0\0\0\1e\0\0", 7);
+}
+
+static void on_event(const char *name, json_t *data, void *arg)
+{
+}
+
+static CO_FN void rig_co_setup(struct rig *r)
+{
+    json_t *node = json_pack("{s:s, s:s, s:s}", "driver", "ram", "disk", "d",
+                             "node-name", "n");
+    json_t *add = json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id",
+                            "e", "node-name", "n", "name", "e", "writable", 1);
+    GError *err = NULL;
+
+    r->disk = ram_disk_new("d", DISK_SIZE, 0);
+    ram_disk_fill(r->disk, 0, DISK_SIZE / 2, SEED);
+    r->graph = graph_new(loop_current(), drivers);
+    node_co_open(r->graph, node, NODE_RDWR, &r->node, &err);
+    g_assert_no_error(err);
+    r->exports = exports_new(r->graph, on_event, r);
+    r->server = nbd_server_new(r->exports, 0);
+    exports_co_add(r->exports, add, &err);
+    g_assert_no_error(err);
+    json_decref(node);
+    json_decref(add);
+}
+
+static CO_FN void sender_entry(void *arg)
+{
+    struct rig *r = arg;
+    struct iovec v;
+
+    channel_co_write(r->client, iov_one(&v, r->bytes->data, r->bytes->len), 0);
+    r->sent = true;
+}
+
+static CO_FN void rig_entry(void *arg)
+{
+    struct rig *r = arg;
+    struct channel *ends[2];
+    uint8_t buf[4096];
+
+    rig_co_setup(r);
+    channel_new_pair(loop_current(), r->capacity, ends);
+    nbd_server_accept(ends[0], r->server);
+    r->client = ends[1];
+    co_start(loop_current(), sender_entry, r);
+    while (channel_co_read(r->client, buf, sizeof(buf), NBD_SEC) > 0) {
+    }
+    channel_shutdown(r->client);
+    while (!r->sent) {
+        co_co_relax();
+    }
+    channel_free(r->client);
+    co_co_sleep(NBD_SEC);
+    g_assert_cmpuint(r->server->conns.length, ==, 0);
+    g_assert_cmpuint(r->server->n_half_open, ==, 0);
+    g_assert_cmpuint(r->server->n_slots, ==, 0);
+    g_assert_cmpuint(r->server->excess, ==, 0);
+    exports_co_shutdown(r->exports);
+    exports_free(r->exports);
+    node_co_unref(r->node);
+    graph_co_free(r->graph);
+    ram_disk_free(r->disk);
+}
+
+void nbd_rig_talk(GByteArray *bytes, size_t capacity)
+{
+    struct rig r = { .bytes = bytes, .capacity = capacity };
+
+    fuzz_run(rig_entry, &r);
+}
