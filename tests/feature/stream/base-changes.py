@@ -4,6 +4,7 @@
 and says so, and the overlay keeps its base. Permissions may change."""
 import os
 
+from qmp import QmpError
 from sluiced import Sluiced, make_chain, qemu_img, run
 
 MIB = 1 << 20
@@ -19,7 +20,10 @@ def start(s):
 
 
 def finish(s):
-    s.qmp.cmd('block-job-set-speed', {'device': 'j', 'speed': 0})
+    try:
+        s.qmp.cmd('block-job-set-speed', {'device': 'j', 'speed': 0})
+    except QmpError:
+        pass          # it may have noticed already
     return s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j')['data']
 
 
