@@ -9,54 +9,57 @@ JOBS ?= $(shell nproc)
 SECONDS ?= 60
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps demo check check-quick soak fuzz asan tsan clang bench install
-.PHONY: clean
+.PHONY: all deps test-deps demo check check-quick soak fuzz asan tsan clang \
+	bench install clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
 
+# Quick and silent when everything is there.
 deps:
+	@scripts/install-packages build
+test-deps:
 	@scripts/install-packages build test
 
 $(BUILD)/build.ninja: | deps
 	$(MESON_SETUP) $(BUILD)
 
-demo: all
+demo: test-deps all
 	@scripts/demo $(BUILD)
 
-check: all
+check: test-deps all
 	@scripts/run-tests $(BUILD) all
 
-check-quick: all
+check-quick: test-deps all
 	@scripts/run-tests $(BUILD) quick
 
-soak: all fuzz
+soak: test-deps all fuzz
 	@scripts/run-tests $(BUILD) soak
 
-build-fuzz/build.ninja: | deps
+build-fuzz/build.ninja: | test-deps
 	CC=clang-14 $(MESON_SETUP) -Dfuzz=true -Db_sanitize=address,undefined \
 	    -Db_lundef=false build-fuzz
 fuzz: build-fuzz/build.ninja
 	ninja -C build-fuzz -j $(JOBS)
 	@scripts/fuzz build-fuzz $(SECONDS)
 
-build-asan/build.ninja: | deps
+build-asan/build.ninja: | test-deps
 	$(MESON_SETUP) -Db_sanitize=address,undefined -Db_lundef=false build-asan
 asan: build-asan/build.ninja
 	ninja -C build-asan -j $(JOBS)
 	@scripts/run-tests build-asan all
 
-build-tsan/build.ninja: | deps
+build-tsan/build.ninja: | test-deps
 	$(MESON_SETUP) -Db_sanitize=thread -Db_lundef=false build-tsan
 tsan: build-tsan/build.ninja
 	ninja -C build-tsan -j $(JOBS)
 	@scripts/run-tests build-tsan all
 
-build-clang/build.ninja: | deps
+build-clang/build.ninja: | test-deps
 	CC=clang-14 $(MESON_SETUP) build-clang
 clang: build-clang/build.ninja
 	ninja -C build-clang -j $(JOBS)
 
-bench: all
+bench: test-deps all
 	@bench/run $(BUILD)
 
 install: all

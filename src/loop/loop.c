@@ -50,7 +50,16 @@ static int loop_set_engine(struct loop *l, const struct loop_options *opts,
                            GError **err)
 {
     enum io_engine_kind kind = opts->engine;
+    const char *preferred = getenv("SLUICE_IO_ENGINE");
+    int r;
 
+    if (kind == IO_ENGINE_AUTO && preferred) {
+        r = io_engine_parse(preferred, &kind, err);
+        if (r < 0) {
+            err_prefix(err, "SLUICE_IO_ENGINE");
+            return r;
+        }
+    }
     if (kind == IO_ENGINE_AUTO) {
         l->engine = &engine_uring;
         if (l->engine->init(l, opts, NULL) == 0) {

@@ -16,7 +16,9 @@
 struct loop;
 
 enum io_engine_kind {
-    IO_ENGINE_AUTO,     /* io_uring where the kernel permits it, else threads */
+    /* What SLUICE_IO_ENGINE in the environment names, else io_uring where the
+     * kernel permits it, else threads. */
+    IO_ENGINE_AUTO,
     IO_ENGINE_IO_URING,
     IO_ENGINE_THREADS,
     IO_ENGINE_SIM,      /* RAM files, virtual clock, seeded order: loop/sim.h */
