@@ -448,24 +448,6 @@ static struct iov work_iov(const struct work *w, uint64_t off, uint64_t len)
     return iov_slice(*w->iov, off - w->off, len);
 }
 
-/* Bytes [@pos, @end) lie in a fetch that somebody else has begun. */
-static CO_FN int read_co_join(struct work *w, struct fetch *f, uint64_t pos,
-                              uint64_t end)
-{
-    struct iov to = work_iov(w, pos, end - pos);
-    int r;
-
-    fetch_ref(f);
-    r = fetch_co_wait_ready(f);
-    if (r == 0) {
-        iov_from_buf(to, 0, f->buf + (pos - f->off), end - pos);
-    } else {
-        r = node_co_preadv(w->n, pos, to, w->io_flags);
-    }
-    fetch_unref(f);
-    return r;
-}
-
 /* The copy of a range that a guest has read is a gift: its failure is traced,
  * not reported. */
 static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
@@ -478,7 +460,8 @@ static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
     }
 }
 
-/* Fetch the clusters of [@pos, @end), which nobody fetches. */
+/* Fetch the clusters of [@pos, @end), which nobody fetches or somebody else
+ * failed to. */
 static CO_FN int read_co_fetch(struct work *w, uint64_t pos, uint64_t end)
 {
     uint64_t start = cluster_down(w, pos);
@@ -499,6 +482,24 @@ static CO_FN int read_co_fetch(struct work *w, uint64_t pos, uint64_t end)
         read_co_map(w, start, len, f->buf);
     }
     fetch_end(f);
+    return r;
+}
+
+/* Bytes [@pos, @end) lie in a fetch that somebody else has begun. */
+static CO_FN int read_co_join(struct work *w, struct fetch *f, uint64_t pos,
+                              uint64_t end)
+{
+    int r;
+
+    fetch_ref(f);
+    r = fetch_co_wait_ready(f);
+    if (r == 0) {
+        iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - f->off),
+                     end - pos);
+    } else {
+        r = read_co_fetch(w, pos, end); /* a try of our own */
+    }
+    fetch_unref(f);
     return r;
 }
 

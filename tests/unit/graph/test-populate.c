@@ -320,6 +320,31 @@ static CO_FN void join_failed_entry(void *arg)
     env_co_close(&e);
 }
 
+/* A reader whose fetch by another failed reads and keeps what he reads. */
+static CO_FN void join_failed_keeps_entry(void *arg)
+{
+    struct env e;
+    struct op *op[3];
+
+    env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
+    env_co_open(&e);
+    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.fail[RAM_READ] = -EIO;
+    e.f_base.fail_times[RAM_READ] = 1;
+    op[0] = op_start(&e, OP_COR, 0, 10, 0);
+    coro_co_settle();
+    op[1] = op_start(&e, OP_COR, 5, 1000, 0);
+    op[2] = op_start(&e, OP_COR, 2000, CLUSTER, 0);
+    coro_co_settle();
+    gate_open(&e.f_base.gate[RAM_READ]);
+    g_assert_cmpint(op_co_finish(op[0]), ==, -EIO);
+    g_assert_cmpint(op_co_finish(op[1]), ==, 0);
+    g_assert_cmpint(op_co_finish(op[2]), ==, 0);
+    assert_states(&e, "DD");
+    env_co_verify(&e);
+    env_co_close(&e);
+}
+
 /* --- guest wins --- */
 
 /* A write of the whole cluster does not wait for a base that hangs. */
@@ -588,6 +613,7 @@ int main(int argc, char **argv)
         { "join-while-mapping", join_while_mapping_entry },
         { "join-partly", join_partly_entry },
         { "join-failed", join_failed_entry },
+        { "join-failed-keeps", join_failed_keeps_entry },
         { "join-unmapped", join_unmapped_entry },
         { "full-write", full_write_entry },
         { "partial-writes", partial_writes_entry },
