@@ -21,6 +21,8 @@
 
 /* How long connections get to take their last answers, and to end. */
 #define LAST_WORDS_NS 1000000000ull
+/* How long requests may go on before servers that do not answer are let go. */
+#define PATIENCE_NS 10000000000ull
 
 struct control *control_new(const struct control_params *p)
 {
@@ -253,15 +255,23 @@ static void collect_owned(struct node *n, void *arg)
     }
 }
 
+static void patience_ended(void *arg)
+{
+    graph_interrupt(arg);
+}
+
 static CO_FN void stop_entry(void *arg)
 {
     struct control *c = arg;
+    struct loop_timer patience;
     g_autoptr(GPtrArray) devices = g_ptr_array_new();
     g_autoptr(GPtrArray) nodes = g_ptr_array_new();
 
     if (!c->graph) {
         return;
     }
+    loop_timer_init(&patience, c->data, patience_ended, c->graph);
+    loop_timer_arm(&patience, loop_clock_ns(c->data) + PATIENCE_NS);
     exports_co_shutdown(c->exports);
     jobs_co_cancel_all(c->jobs);
     graph_foreach_device(c->graph, collect_device, devices);
@@ -278,6 +288,7 @@ static CO_FN void stop_entry(void *arg)
     exports_free(c->exports);
     jobs_free(c->jobs);
     graph_co_free(c->graph);
+    loop_timer_cancel(&patience);
     journal_co_close(c->journal);
     c->journal = NULL;
     c->graph = NULL;

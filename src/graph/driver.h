@@ -142,6 +142,10 @@ struct node_driver {
      * requests of the users have ended. */
     CO_FN_PTR void (*co_quiesce)(struct node *n);
     void (*resume)(struct node *n);
+
+    /* Whatever waits for somebody else (a server that does not answer) fails
+     * now, and so does all that comes later: the daemon wants to end. Optional. */
+    void (*interrupt)(struct node *n);
 };
 
 /* --- services for drivers --- */

@@ -72,6 +72,18 @@ struct loop *graph_loop(struct graph *g)
     return g->loop;
 }
 
+void graph_interrupt(struct graph *g)
+{
+    for (unsigned i = 0; i < g->nodes->len; i++) {
+        struct node *n = g_ptr_array_index(g->nodes, i);
+
+        if (n->priv->open && n->drv->interrupt) {
+            trace_node_interrupt(n->name);
+            n->drv->interrupt(n);
+        }
+    }
+}
+
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,
                               const char *beneath)
 {

@@ -92,6 +92,9 @@ struct graph *graph_new(struct loop *l,
 /* Close everything. Coroutine. All users must be gone. */
 CO_FN void graph_co_free(struct graph *g);
 struct loop *graph_loop(struct graph *g);
+/* For the end of the daemon: requests that wait for a server fail, now and
+ * later, so that nothing waits for ever. */
+void graph_interrupt(struct graph *g);
 /* Longest chain that opens; default 64, at most 256. */
 void graph_set_max_depth(struct graph *g, unsigned depth);
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,

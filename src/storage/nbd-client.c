@@ -86,6 +86,11 @@ static void client_fail(struct nbd_client *cl, const char *why)
     co_queue_wake_all(&cl->sleepers);
 }
 
+void nbd_client_interrupt(struct nbd_client *cl)
+{
+    client_fail(cl, "the daemon is shutting down");
+}
+
 /* What was offered when the disk was opened must still be there. */
 static const char *offer_mismatch(const struct nbd_offer *was,
                                   const struct nbd_offer *is)

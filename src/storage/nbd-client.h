@@ -35,6 +35,8 @@ CO_FN int nbd_client_co_open(const struct nbd_target *t,
                              struct nbd_client **ret, GError **err);
 /* No request may be under way. NULL is fine. */
 CO_FN void nbd_client_co_close(struct nbd_client *cl);
+/* Fail all requests, now and later. */
+void nbd_client_interrupt(struct nbd_client *cl);
 const struct nbd_offer *nbd_client_offer(const struct nbd_client *cl);
 /* As nbd_conn_co_request(), with retries; never -ENOTCONN. */
 CO_FN int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r);

@@ -428,6 +428,12 @@ static CO_FN int nbd_co_check_identity(struct node *n, GError **err)
                          n->filename, why) : 0;
 }
 
+static void nbd_interrupt(struct node *n)
+{
+    struct nbd_state *s = n->state;
+    nbd_client_interrupt(s->client);
+}
+
 static const char *const nbd_name_prefixes[] = {
     "nbd:", "nbd+", "nbds:", "nbds+", NULL
 };
@@ -452,4 +458,5 @@ const struct node_driver nbd_driver = {
     .co_flush = nbd_co_flush,
     .co_status = nbd_co_status,
     .co_cache = nbd_co_cache,
+    .interrupt = nbd_interrupt,
 };

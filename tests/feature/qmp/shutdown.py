@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The end of the daemon: by command, by signal, with clients that hang."""
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 
-from sluiced import Sluiced, make_chain, qemu_img, run
+from sluiced import Skip, Sluiced, make_chain, qemu_img, run
 
 MIB = 1 << 20
 
@@ -66,6 +68,42 @@ def test_clients_that_hang(d):
         assert time.monotonic() - start < 15
         for x in (silent.sock, deaf.sock, half):
             x.close()
+
+
+def until(what):
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_base_that_hangs(d):
+    """A server that does not answer: cancel is accepted, the end comes."""
+    if shutil.which('nbdkit') is None:
+        raise Skip('nbdkit is not installed')
+    kit = subprocess.Popen(['nbdkit', '-f', '-U', d + '/base', 'pattern',
+                            '64M'])
+    try:
+        until(lambda: os.path.exists(d + '/base'))
+        qemu_img('create', '-q', '-f', 'qed', '-u', '-b',
+                 'nbd:unix:%s/base' % d, '-F', 'raw', d + '/top', '64M')
+        with Sluiced(d, '--drive', 'id=v,format=qed,file=%s/top' % d) as s:
+            s.qmp.cmd('block-stream', device='v', speed=4 * MIB)
+            until(lambda: s.qmp.cmd('query-block-jobs')[0]['offset'] > MIB)
+            kit.send_signal(signal.SIGSTOP)
+            time.sleep(0.6)     # longer than between two reads at this speed
+            s.qmp.cmd('block-job-cancel', device='v')
+            assert len(s.qmp.cmd('query-block-jobs')) == 1
+            s.proc.send_signal(signal.SIGTERM)
+            start = time.monotonic()
+            s.qmp.wait_event('BLOCK_JOB_CANCELLED', device='v')
+            assert s.wait(40) == 0
+            assert time.monotonic() - start < 30
+        kit.send_signal(signal.SIGCONT)
+        qemu_img('check', d + '/top')
+    finally:
+        kit.kill()
+        kit.wait()
 
 
 def test_signal_while_waiting_for_a_client(d):
