@@ -235,9 +235,16 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     if (ret == 0 && s->writable && file_io_co_flush(n) < 0) {
         ret = err_set(err, EIO, "Could not flush '%s'", fo->path);
     }
+    /* Our own writes are no reason to distrust it. */
+    if (ret == 0 && s->writable && (ret = io_co_fstat(io, &st)) < 0) {
+        err_set_errno(err, -ret, "Could not look at '%s'", fo->path);
+    }
     if (ret < 0) {
         io_co_close(io);
         return ret;
+    }
+    if (s->writable) {
+        s->identity = st;
     }
     struct io_file *old = s->io;
     s->io = io;
@@ -331,7 +338,7 @@ static CO_FN int file_co_check_identity(struct node *n, GError **err)
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not look at '%s'", s->opt.path);
     }
-    if (s->writable) {
+    if (s->writable || s->is_block) { /* time stamps of a device tell nothing */
         return 0;
     }
     /* Not the change time: links and permissions of a base may well change

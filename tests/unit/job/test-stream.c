@@ -344,6 +344,25 @@ static CO_FN void whole_co_test(void)
     reopen_co_check(NULL);
 }
 
+/* What we wrote ourselves into an image below, while it was writable, does not
+ * make a changed base of it. */
+static CO_FN void own_writes_co_test(void)
+{
+    struct node *top;
+
+    make_co_chain();
+    top = open_co(TOP_NAMED);
+    co_co_sleep(20000000);    /* time stamps have the grain of a tick */
+    stream_co((struct stream_params){ .node = named("mid") });
+    expect(GOOD);
+    g_assert_false(node_is_writable(named("mid")));
+    stream_co((struct stream_params){ .node = top });
+    expect(GOOD);
+    check_co(top, "after");
+    node_co_unref(top);
+    reopen_co_check(NULL);
+}
+
 static CO_FN void base_co_test(void)
 {
     struct node *top;
@@ -903,6 +922,7 @@ int main(int argc, char **argv)
         struct world w;
     } tests[] = {
         { "/job/stream/whole", { whole_co_test } },
+        { "/job/stream/own-writes", { own_writes_co_test } },
         { "/job/stream/base", { base_co_test } },
         { "/job/stream/bottom", { bottom_co_test } },
         { "/job/stream/noop", { noop_co_test } },
