@@ -67,7 +67,7 @@ def one_round(d, number, rnd):
         guest = Guest(s, ledger, seed=rnd.getrandbits(30),
                       flush=0 if patient else 0.05,
                       pause=0.02 if patient else 0.004)
-        s.stream(speed=(6 if patient else 30) * MIB)
+        s.stream(speed=(2 if patient else 30) * MIB)
         killed = cut(s, ledger, guest, delay)
     requests = ledger.requests
     lost = settle(top, ledger, killed)
