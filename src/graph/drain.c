@@ -7,6 +7,9 @@
  * go too, before the wait, since a throttle holds requests), because the graph
  * may look different when it ends.  A user or node that goes away meanwhile
  * strikes itself off.
+ *
+ * A change of edges above a node stops requests alone: asking a format for
+ * silence may cost it a flush, and guests would wait for that (P4).
  */
 #include "graph/fetch.h"
 #include "graph/graph-int.h"
@@ -127,7 +130,8 @@ static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
     }
 }
 
-void node_co_drain_begin(struct node *n)
+/* Stop the users above @n; with @drivers what drivers do by themselves, too. */
+static CO_FN void drain_co_begin(struct node *n, bool drivers)
 {
     struct graph *g = n->graph;
     struct drain *d = g_new0(struct drain, 1);
@@ -152,13 +156,25 @@ void node_co_drain_begin(struct node *n)
     drain_co_quiesce(d, nodes, true);
     drain_co_wait_users(d);
     drain_co_wait_fetches(nodes);
-    drain_co_quiesce(d, nodes, false);
+    if (drivers) {
+        drain_co_quiesce(d, nodes, false);
+    }
     for (unsigned i = 0; i < nodes->len; i++) {
         node_co_unref(g_ptr_array_index(nodes, i));
     }
     g_ptr_array_free(nodes, TRUE);
     d->begun = true;
     trace_drain_quiet(n->name);
+}
+
+void node_co_drain_begin(struct node *n)
+{
+    drain_co_begin(n, true);
+}
+
+void node_co_drain_requests_begin(struct node *n)
+{
+    drain_co_begin(n, false);
 }
 
 void node_drain_end(struct node *n)

@@ -288,7 +288,7 @@ int edge_co_replace(struct edge *e, struct node *new_child, GError **err)
     }
     node_ref(old);
     node_ref(new_child);
-    node_co_drain_begin(old);
+    node_co_drain_requests_begin(old);
     edges = g_ptr_array_new();
     g_ptr_array_add(edges, e);
     ret = edges_co_move(edges, old, new_child, err);
@@ -309,7 +309,7 @@ void edge_co_detach(struct edge *e)
 
     g_assert(!e->frozen);
     node_ref(child);
-    node_co_drain_begin(child);
+    node_co_drain_requests_begin(child);
     graph_co_lock(child->graph);
     trace_edge_change(parent ? parent->name : e->user->name, e->name,
                       child->name, NULL);
@@ -355,7 +355,7 @@ int node_co_replace(struct node *old, struct node *new_node,
     }
     node_ref(old);
     node_ref(new_node);
-    node_co_drain_begin(old);
+    node_co_drain_requests_begin(old);
     edges = g_ptr_array_new();
     ret = replace_collect(old, new_node, except, edges, err);
     if (ret == 0) {
@@ -386,7 +386,7 @@ int node_co_remove_filter(struct node *filter, GError **err)
     g_assert(node_is_filter(filter) && n);
     node_ref(n);
     node_ref(filter);
-    node_co_drain_begin(filter);
+    node_co_drain_requests_begin(filter);
     edges = g_ptr_array_new();
     ret = replace_collect(filter, n, NULL, edges, err);
     if (ret == 0) {

@@ -228,4 +228,8 @@ void graph_foreach_device(struct graph *g,
  * flight. Nestable. Only the users above @n are touched. The caller holds @n
  * (a reference) until the end. */
 CO_FN void node_co_drain_begin(struct node *n);
+/* The same for requests alone: what formats do by themselves, such as
+ * publishing pointers, goes on, so nobody waits for a disk on its account.
+ * Enough to change edges that lead to @n, or to its backing node. */
+CO_FN void node_co_drain_requests_begin(struct node *n);
 void node_drain_end(struct node *n);

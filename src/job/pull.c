@@ -385,7 +385,7 @@ static CO_FN int pull_co_switch(struct pull *p, GError **err)
         return 0;
     }
     old = node_ref(e->child);
-    node_co_drain_begin(p->top);
+    node_co_drain_requests_begin(p->top);
     pull_unfreeze(p);
     base = node_backing(p->bottom);
     if (base) {

@@ -128,7 +128,7 @@ class Stage:
     """A daemon that serves @top as device virtio0, and how to reach it."""
 
     def __init__(self, directory, top, *args, cache='writeback', drive='',
-                 engine=None):
+                 engine=None, env=None):
         self.dir = directory
         self.top = top
         self.nbd = os.path.join(directory, 'nbd.sock')
@@ -139,7 +139,7 @@ class Stage:
             % (top, cache, drive),
             '--export', 'type=nbd,id=exp0,node-name=virtio0,name=virtio0,'
             'writable=on'] + list(args)
-        self.daemon = Sluiced(directory, *self.args)
+        self.daemon = Sluiced(directory, *self.args, env=env)
         self.qmp = self.daemon.qmp
 
     def __enter__(self):
