@@ -29,6 +29,10 @@
 #define LOOK_EVERY_NS UINT64_C(250000000)
 /* Extents after which others may run: the answers come from memory. */
 #define RELAX_EVERY 64
+/* Copies that the pivot makes itself before it gives up; a multiple of every
+ * cluster size. */
+#define LATE_COPIES 100
+#define LATE_COPY_MAX (UINT64_C(64) << 20)
 
 static const char reason[] = "block device is in use by block job: stream";
 
@@ -402,6 +406,32 @@ static CO_FN int pull_co_switch(struct pull *p, GError **err)
     return ret;
 }
 
+/* Everything is there and durable, or -EAGAIN and *@ret_missing.  Since it was
+ * last looked at, what stood as a hole below may have become data: file systems
+ * change their minds about holes while they write back.  That little is copied
+ * here. */
+static CO_FN int pull_co_complete(struct pull *p, uint64_t *ret_missing)
+{
+    int ret = pull_co_verify(p, ret_missing);
+
+    for (unsigned i = 0; ret == -EAGAIN && i < LATE_COPIES; i++) {
+        struct populate_result res = { 0 };
+        bool need = false, zero = false;
+        uint64_t off = *ret_missing, len = 0;
+
+        ret = pull_co_scan(p, off, p->top->size - off, &need, &zero, &len);
+        if (ret == 0 && need) {
+            trace_stream_late_copy(p->top->name, off, len);
+            ret = pull_co_copy(p, off, MIN(len, LATE_COPY_MAX - off %
+                                           LATE_COPY_MAX), zero, &res);
+        }
+        if (ret == 0) {
+            ret = pull_co_verify(p, ret_missing);
+        }
+    }
+    return ret;
+}
+
 CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
 {
     uint64_t missing = 0;
@@ -417,7 +447,7 @@ CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
         if (ret < 0) {
             return ret;
         }
-        ret = pull_co_verify(p, &missing);
+        ret = pull_co_complete(p, &missing);
         if (ret == -EAGAIN) {
             return err_set(err, EIO, "'%s' still needs its backing file at "
                            "offset %" PRIu64, p->top->name, missing);

@@ -86,9 +86,29 @@ static CO_FN int stuck_co_change(struct node *n, const char *name,
     return qed_driver.co_change_backing(n, name, fmt, err);
 }
 
+static struct node_driver moody_driver; /* raw, unsure about its holes */
+static bool moody_hole;
+
+/* While it says so, the second MiB is a hole. */
+static CO_FN int moody_co_status(struct node *n, uint64_t off, uint64_t len,
+                                 struct extent *ext)
+{
+    int ret = raw_driver.co_status(n, off, len, ext);
+    uint64_t edge = off < MIB ? MIB : 2 * MIB;
+
+    if (ret == 0 && off < 2 * MIB) {
+        ext->len = MIN(ext->len, edge - off);
+        if (moody_hole && off >= MIB) {
+            ext->flags &= ~(unsigned)STATUS_DATA;
+            ext->flags |= STATUS_ZERO;
+        }
+    }
+    return ret;
+}
+
 static const struct node_driver *const drivers[] = {
     &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver,
-    &flaky_driver, &stuck_driver, NULL,
+    &flaky_driver, &stuck_driver, &moody_driver, NULL,
 };
 
 /* --- the world of one test --- */
@@ -846,6 +866,9 @@ static CO_FN void world_entry(void *arg)
     stuck_driver.name = "stuck";
     stuck_driver.probe = NULL;
     stuck_driver.co_change_backing = stuck_co_change;
+    moody_driver = raw_driver;
+    moody_driver.name = "moody";
+    moody_driver.co_status = moody_co_status;
     w->test();
     jobs_co_cancel_all(jobs);
     jobs_free(jobs);
@@ -891,6 +914,33 @@ static void run_test(gconstpointer data)
     g_clear_pointer(&last_end, json_decref);
     g_free(want);
     remove_dir();
+}
+
+/* What was a hole when the copying ended is data when the chain is dropped. */
+static CO_FN void moody_co_test(void)
+{
+    struct node *top;
+    struct job *j;
+    GError *err = NULL;
+
+    make_base();
+    make_co_qed("top.qed", "base.raw", "raw");
+    top = open_co("{'driver':'qed','node-name':'top','file':{'driver':'file',"
+                  "'filename':'DIR/top.qed'},'backing':{'driver':'moody',"
+                  "'file':{'driver':'file','filename':'DIR/base.raw'}}}");
+    moody_hole = true;
+    j = start_co((struct stream_params){ .node = top,
+                                         .job.auto_dismiss = true });
+    until_co_state(j, JOB_PENDING);
+    moody_hole = false;
+    must(job_user_finalize(j, &err), err);
+    job_co_wait_concluded(j);
+    expect("created running waiting pending BLOCK_JOB_PENDING "
+           "BLOCK_JOB_COMPLETED concluded null");
+    check_co(top, "after");
+    node_co_unref(top);
+    remove_file("base.raw");
+    reopen_co_check(NULL);
 }
 
 static void test_path_relative(void)
@@ -941,6 +991,7 @@ int main(int argc, char **argv)
         { "/job/stream/step", { step_co_test } },
         { "/job/stream/intermediate", { intermediate_co_test } },
         { "/job/stream/read-only", { read_only_co_test } },
+        { "/job/stream/hole-becomes-data", { moody_co_test } },
     };
 
     g_test_init(&argc, &argv, NULL);
