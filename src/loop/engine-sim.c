@@ -101,8 +101,9 @@ static void sim_pick_fault(struct sim *s, struct sim_pending *p)
             continue;
         }
         f->nth = f->sticky;     /* 1 goes on, 0 is spent */
-        p->fault = -f->err;
-        p->short_len = f->short_len;
+        p->fault = f->err ? -f->err : p->fault;
+        p->short_len = f->short_len ? f->short_len : p->short_len;
+        p->due_ns += f->delay_ns;
     }
 }
 
@@ -126,10 +127,10 @@ static void sim_submit(struct loop *l, struct io_req *r)
         g_ptr_array_add(s->log, p->rec);
     }
     s->count[op]++;
-    sim_pick_fault(s, p);
     min = s->latency[op].min_ns;
     span = s->latency[op].max_ns - min + 1;
     p->due_ns = s->now_ns + min + sim_random(s) % span;
+    sim_pick_fault(s, p);
     g_ptr_array_add(s->pending, p);
 }
 

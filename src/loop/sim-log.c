@@ -190,7 +190,7 @@ void sim_inject(struct sim *s, const struct sim_fault *f)
 {
     struct sim_fault copy = *f;
 
-    g_assert(f->nth > 0 && (f->err || f->short_len));
+    g_assert(f->nth > 0 && (f->err || f->short_len || f->delay_ns));
     copy.path = f->path ? g_canonicalize_filename(f->path, "/") : NULL;
     g_array_append_val(s->faults, copy);
 }
@@ -201,6 +201,11 @@ void sim_faults_clear(struct sim *s)
         g_free((char *)g_array_index(s->faults, struct sim_fault, i).path);
     }
     g_array_set_size(s->faults, 0);
+}
+
+unsigned sim_open_files(const struct sim *s)
+{
+    return g_hash_table_size(s->handles);
 }
 
 uint64_t sim_count(const struct sim *s, enum sim_op op)

@@ -131,10 +131,13 @@ struct sim_fault {
     const char *path;           /* only files opened by this name; NULL = any */
     bool sticky;                /* every later one, too */
     int err;                    /* fail with -@err; 0: */
-    size_t short_len;           /* move only so many bytes */
+    size_t short_len;           /* move only so many bytes; 0: all */
+    uint64_t delay_ns;          /* complete so much later */
 };
 void sim_inject(struct sim *s, const struct sim_fault *f);
 void sim_faults_clear(struct sim *s);
+/* Descriptors that are open; for leak checks. */
+unsigned sim_open_files(const struct sim *s);
 /* Operations of a kind submitted so far. */
 uint64_t sim_count(const struct sim *s, enum sim_op op);
 

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a seed switches on.  Most seeds leave most of it out: with everything
+ * on at once, some paths never meet alone.
+ */
+#include <inttypes.h>
+#include "dst.h"
+
+static uint64_t pick_size(struct rng *r)
+{
+    static const uint64_t sizes[] = { 256 << 10, 512 << 10, 1 << 20, 2 << 20,
+                                      3 << 20 };
+    uint64_t size = sizes[rng_below(r, G_N_ELEMENTS(sizes))];
+
+    /* Now and then no multiple of any cluster. */
+    return rng_percent(r, 30) ? size - SECTOR * (1 + rng_below(r, 100)) : size;
+}
+
+static void make_images(struct config *c, struct rng *r)
+{
+    c->base_qed = rng_percent(r, 30);
+    c->has_mid = rng_percent(r, 40);
+    for (int l = 0; l < L_COUNT; l++) {
+        c->size[l] = pick_size(r);
+        c->cluster[l] = rng_percent(r, 60) ? 4096 : 65536;
+        c->filled[l] = rng_below(r, 101);
+    }
+    c->filled[L_TOP] = rng_percent(r, 50) ? 0 : rng_below(r, 50);
+    if (rng_percent(r, 60)) {
+        c->size[L_BASE] = c->size[L_MID] = c->size[L_TOP];
+    }
+    c->is_drive = rng_percent(r, 30);
+    c->copy_on_read = rng_percent(r, 40);
+    c->stream_at_start = c->is_drive && rng_percent(r, 50);
+    c->throttle = !c->is_drive && rng_percent(r, 15);
+    c->writethrough = rng_percent(r, 10);
+    c->discard = rng_percent(r, 50);
+    c->detect_zeroes = rng_percent(r, 15);
+    c->direct = rng_percent(r, 20);
+}
+
+static void make_guests(struct config *c, struct rng *r)
+{
+    static const unsigned weights[G_OPS] = {
+        [G_READ] = 40, [G_WRITE] = 40, [G_ZERO] = 8, [G_TRIM] = 6,
+        [G_FLUSH] = 4, [G_CACHE] = 3, [G_STATUS] = 6,
+    };
+
+    c->guests = 1 + rng_below(r, 4);
+    c->ops = 60 + rng_below(r, 200);
+    c->window = 1 + rng_below(r, 12);
+    for (int i = 0; i < G_OPS; i++) {
+        c->weight[i] = i < G_ZERO || rng_percent(r, 65) ? weights[i] : 0;
+    }
+    c->unaligned = rng_percent(r, 40) ? 5 + rng_below(r, 40) : 0;
+    c->fua = rng_percent(r, 30) ? rng_below(r, 40) : 0;
+    c->hot = rng_percent(r, 60) ? rng_below(r, 90) : 0;
+    c->leave = rng_percent(r, 50) ? rng_below(r, 8) : 0;
+}
+
+static void make_trouble(struct config *c, struct rng *r)
+{
+    bool any = rng_percent(r, 55);
+
+    for (int i = 0; i < F_KINDS; i++) {
+        c->fault[i] = any && rng_percent(r, 25);
+    }
+    c->fault_gap_ms = 1 + rng_below(r, 60);
+    c->cuts = rng_percent(r, 35) ? 1 + rng_below(r, 3) : 0;
+}
+
+void config_make(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0x9e3779b97f4a7c15u + 1 };
+
+    *c = (struct config){ 0 };
+    make_images(c, &r);
+    make_guests(c, &r);
+    c->commands = rng_percent(&r, 85) ? rng_below(&r, 40) : 0;
+    c->jobs = 30 + rng_below(&r, 60);
+    c->resize = rng_percent(&r, 20) ? 5 : 0;
+    c->exports = rng_percent(&r, 25) ? 8 : 0;
+    make_trouble(c, &r);
+}
+
+char *config_describe(const struct config *c)
+{
+    static const char *const layers[] = { "top", "mid", "base" };
+    static const char *const faults[] = {
+        "base-read", "base-hang", "base-slow", "top-read", "top-write",
+        "top-nospace", "top-sync", "short",
+    };
+    GString *s = g_string_new("config:");
+
+    G_STATIC_ASSERT(G_N_ELEMENTS(faults) == F_KINDS);
+    for (int l = 0; l < L_COUNT; l++) {
+        if (l != L_MID || c->has_mid) {
+            g_string_append_printf(s, " %s %" PRIu64 "/%u/%u%%", layers[l],
+                                   c->size[l], c->cluster[l], c->filled[l]);
+        }
+    }
+    g_string_append_printf(s, "%s%s%s%s%s%s%s%s%s",
+                           c->base_qed ? " base-qed" : "",
+                           c->is_drive ? " drive" : "",
+                           c->copy_on_read ? " copy-on-read" : "",
+                           c->stream_at_start ? " stream" : "",
+                           c->throttle ? " throttle" : "",
+                           c->writethrough ? " writethrough" : "",
+                           c->discard ? " discard" : "",
+                           c->detect_zeroes ? " detect-zeroes" : "",
+                           c->direct ? " direct" : "");
+    g_string_append_printf(s, " guests %u ops %u window %u commands %u cuts %u",
+                           c->guests, c->ops, c->window, c->commands, c->cuts);
+    for (int i = 0; i < F_KINDS; i++) {
+        if (c->fault[i]) {
+            g_string_append_printf(s, " %s", faults[i]);
+        }
+    }
+    return g_string_free(s, FALSE);
+}

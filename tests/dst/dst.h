@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Deterministic simulation of the whole daemon.
+ *
+ *   main.c    seeds: each in a process of its own; replay
+ *   world.c   one seed: the machine, the images, phases, the end
+ *   config.c  what a seed switches on
+ *   guest.c   NBD clients: what they ask; guest-wire.c: how they speak
+ *   manager.c the QMP client
+ *   faults.c  errors, short transfers, slow and hanging storage
+ *   model.c   what every sector may hold
+ *   power.c   states that power cuts leave
+ *   story.c   what happened, its hash, failures
+ *
+ * Everything of the product is real but the engine under its loop and the
+ * sockets.  All runs on one thread and one loop; every choice comes from the
+ * seed, so a seed is a replay.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+#include "loop/sim.h"
+
+#define MS UINT64_C(1000000)
+#define SEC (1000 * MS)
+
+enum { SECTOR = 512 };
+
+/* --- random numbers: splitmix64 --- */
+
+struct rng {
+    uint64_t state;
+};
+static inline uint64_t rng_next(struct rng *r)
+{
+    uint64_t z = r->state += 0x9e3779b97f4a7c15u;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+/* 0 .. @n - 1 */
+static inline uint32_t rng_below(struct rng *r, uint64_t n)
+{
+    return (uint32_t)((rng_next(r) >> 32) * n >> 32);
+}
+static inline bool rng_percent(struct rng *r, unsigned percent)
+{
+    return rng_below(r, 100) < percent;
+}
+
+/* --- model.c --- */
+
+struct model;
+/* A change that was asked for and not answered yet. */
+struct change {
+    uint64_t id;                /* of the pattern; 0: zeroes */
+    bool trim;                  /* may leave what was there */
+    uint64_t off, len;          /* bytes */
+};
+
+/* @sectors of zeroes. */
+struct model *model_new(uint64_t sectors);
+void model_free(struct model *m);
+/* The bytes that pattern @id puts into sector number @sector. */
+void model_pattern(uint64_t id, uint64_t sector, uint8_t out[SECTOR]);
+/* Before the run: sectors hold @id. */
+void model_set(struct model *m, uint64_t first, uint64_t n, uint64_t id);
+/* New sectors are zero. */
+void model_grow(struct model *m, uint64_t sectors);
+uint64_t model_sectors(const struct model *m);
+/* Instants order what clients send and receive. */
+uint64_t model_now(const struct model *m);
+/* Can the range bear one more change in flight? */
+bool model_has_room(const struct model *m, uint64_t off, uint64_t len);
+void model_begin(struct model *m, struct change *c);
+/* @ok: it took place (a trim may have); else it may have, and never will. */
+void model_end(struct model *m, struct change *c, bool ok);
+/* What is in the range, or newer, survives a crash from now on. */
+void model_fua(struct model *m, uint64_t off, uint64_t len);
+/* A flush that was sent at instant @since has succeeded. */
+void model_flushed(struct model *m, uint64_t since);
+/* Could a read that was sent at @since have returned @data? False: *@ret_why
+ * says what is wrong with it (owned). A sector that nobody changed meanwhile
+ * is fixed to what was read. */
+bool model_check_read(struct model *m, uint64_t since, uint64_t off,
+                      const uint8_t *data, uint64_t len, char **ret_why);
+/* Could every byte of the range have been zero at some time from @since? */
+bool model_check_zero(const struct model *m, uint64_t since, uint64_t off,
+                      uint64_t len, char **ret_why);
+/* What a crash now may leave. */
+struct model_cut;
+struct model_cut *model_cut_new(const struct model *m);
+void model_cut_free(struct model_cut *cut);
+uint64_t model_cut_sectors(const struct model_cut *cut);
+/* @data is the whole of sector @sector. */
+bool model_cut_check(const struct model_cut *cut, uint64_t sector,
+                     const uint8_t *data, char **ret_why);
+
+/* --- config.c --- */
+
+enum guest_op {
+    G_READ, G_WRITE, G_ZERO, G_TRIM, G_FLUSH, G_CACHE, G_STATUS, G_OPS
+};
+enum fault_kind {
+    F_BASE_READ, F_BASE_HANG, F_BASE_SLOW, F_TOP_READ, F_TOP_WRITE,
+    F_TOP_NOSPACE, F_TOP_SYNC, F_SHORT, F_KINDS
+};
+enum layer { L_TOP, L_MID, L_BASE, L_COUNT };
+
+struct config {
+    /* images */
+    bool base_qed, has_mid, is_drive, copy_on_read, stream_at_start, throttle,
+        writethrough, discard, detect_zeroes, direct;
+    uint64_t size[L_COUNT];             /* bytes */
+    uint32_t cluster[L_COUNT];
+    unsigned filled[L_COUNT];           /* percent */
+    /* guests */
+    unsigned guests, ops, window, weight[G_OPS];
+    unsigned unaligned, fua, hot, leave;    /* percent */
+    /* the manager */
+    unsigned commands, jobs, resize, exports;   /* percent but the first */
+    /* trouble */
+    bool fault[F_KINDS];
+    unsigned fault_gap_ms;
+    unsigned cuts;
+};
+void config_make(struct config *c, uint64_t seed);
+char *config_describe(const struct config *c);
+
+/* --- world.c --- */
+
+struct world {
+    uint64_t seed;
+    struct rng rng;
+    struct config cfg;
+    struct loop *loop;
+    struct sim *sim;
+    struct control *control;
+    struct nbd_server *server;
+    struct model *model;
+    const char *root;           /* node or device that is exported */
+    uint64_t last_id;           /* of patterns */
+    unsigned phase;             /* 1: trouble, 2: none any more */
+    bool trouble_ends;
+    bool broken;                /* a flush of the image failed: G6 */
+    unsigned asked;             /* requests that guests sent so far */
+    struct co_latch busy;       /* guests and manager */
+    struct co_latch trouble;    /* faults and cuts */
+    GPtrArray *guests;          /* struct guest */
+    GPtrArray *cuts;            /* struct cut */
+    struct model_cut *final;    /* what the image must hold at the end */
+    struct sim_image *start;    /* the files when the log began */
+    uint64_t command_since;     /* when the manager's command began; 0: none */
+    char *command;
+    bool ended;                 /* the watchdog may go */
+    struct manager *manager;
+};
+
+/* Run @seed to its end. Returns the hash of its trace; a failure prints and
+ * ends the process. */
+uint64_t world_run(uint64_t seed);
+/* Export the disk as e1, unless it is. */
+CO_FN void world_co_export(struct world *w);
+/* A pattern that no one else writes. */
+uint64_t world_new_id(struct world *w);
+
+/* --- guest.c --- */
+
+struct guest;
+/* Begin guest @i; counts in w->busy. */
+void guest_start(struct world *w, unsigned i);
+/* A guest that flushes, and reads all of the disk unless @flush_only. Returns 0
+ * or minus the error of the flush (NBD's number). */
+CO_FN int guest_co_sweep(struct world *w, bool flush_only);
+/* Requests of connections that the server has let go end now, unknown. */
+void guests_reap(struct world *w);
+/* The oldest request under way: its age in ns and what it is (owned). */
+uint64_t guests_oldest(struct world *w, char **ret_text);
+void guests_free(struct world *w);
+
+/* --- manager.c --- */
+
+/* Connect; then give the commands of the seed, counting in w->busy. */
+CO_FN void manager_co_connect(struct world *w);
+void manager_start(struct world *w);
+/* Bring all jobs to their end. */
+CO_FN void manager_co_settle(struct world *w);
+CO_FN void manager_co_disconnect(struct world *w);
+
+/* --- faults.c --- */
+
+void faults_start(struct world *w);
+/* No more of it; waits for what was hit and is still under way. */
+CO_FN void faults_co_stop(struct world *w);
+/* Has storage under the top image refused a change or a sync? */
+bool faults_hit_top(struct world *w);
+
+/* --- power.c --- */
+
+/* Remember this instant as one where power may be cut. */
+void power_mark(struct world *w);
+/* Build and check the states that the marked instants may leave. */
+void power_check(struct world *w);
+/* Open the chain of w's images from @img, check it, compare every sector. */
+void power_verify(struct world *w, const struct sim_image *img,
+                  const struct model_cut *cut, const char *what);
+
+/* --- story.c --- */
+
+extern gboolean story_loud;
+void story_begin(struct world *w);
+uint64_t story_end(struct world *w);
+/* One line of what happens. */
+void story(struct world *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Something that must not be; does not return. */
+void fail(struct world *w, const char *fmt, ...) PRINTF_LIKE(2, 3)
+    __attribute__((noreturn));
