@@ -82,7 +82,7 @@ static CO_FN int write_co_alloc(struct qed_image *img, uint64_t off,
     if (ret < 0) {
         return ret;
     }
-    gen = group_join(img->group, n << img->cluster_bits);
+    gen = group_join(img->group, iov.len);
     ret = data_co_write(img, host + skip, iov);
     if (ret == 0) {
         qed_pending_add(img, gen, first, n, host);
