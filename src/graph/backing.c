@@ -183,20 +183,14 @@ static CO_FN char *path_co_real(const char *path)
     return ret;
 }
 
-static CO_FN int policy_co_beneath(const struct node *n, const char *path,
-                                   const struct stat *st, GError **err)
+/* Does @real (no links) lie in the folder of the policy? */
+static CO_FN int beneath_co_check(const struct node *n, const char *path,
+                                  const char *real, GError **err)
 {
-    g_autofree char *root = NULL, *real = NULL;
-    size_t len;
+    g_autofree char *root = path_co_real(n->graph->beneath);
+    size_t len = strlen(root);
 
-    if (n->graph->policy != BACKING_BENEATH) {
-        return 0;
-    }
-    root = path_co_real(n->graph->beneath);
-    real = path_co_real(path);
-    len = strlen(root);
-    if (!S_ISREG(st->st_mode) || strncmp(real, root, len) ||
-        (root[len - 1] != '/' && real[len] != '/')) {
+    if (strncmp(real, root, len) || (root[len - 1] != '/' && real[len] != '/')) {
         err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: it is no "
                 "regular file beneath '%s'", path, n->name, n->graph->beneath);
         err_hint(err, "Name the backing node (backing=NODE-NAME), or change "
@@ -204,6 +198,39 @@ static CO_FN int policy_co_beneath(const struct node *n, const char *path,
         return -EPERM;
     }
     return 0;
+}
+
+static CO_FN int policy_co_beneath(const struct node *n, const char *path,
+                                   const struct stat *st, GError **err)
+{
+    g_autofree char *real = NULL;
+
+    if (n->graph->policy != BACKING_BENEATH) {
+        return 0;
+    }
+    real = path_co_real(path);
+    return beneath_co_check(n, path, S_ISREG(st->st_mode) ? real : "", err);
+}
+
+int backing_co_check_opened(const struct node *n, struct node *b, GError **err)
+{
+    struct node *storage = node_storage(b);
+    g_autofree char *real = NULL;
+    int ret;
+
+    if (n->graph->policy != BACKING_BENEATH || !storage ||
+        !storage->drv->co_real_path) {
+        return 0;
+    }
+    ret = storage->drv->co_real_path(storage, &real);
+    if (ret == -ENOTSUP) {
+        return 0;
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not find out where '%s' is",
+                             storage->filename);
+    }
+    return beneath_co_check(n, storage->filename, real, err);
 }
 
 /* Name @name in the folder of @n's image; owned. */

@@ -121,6 +121,9 @@ struct node_driver {
     /* Is read-only storage still what was opened (S6)? -ESTALE with a text that
      * says what changed. Cheap; no I/O on the data. Optional. */
     CO_FN_PTR int (*co_check_identity)(struct node *n, GError **err);
+    /* Where the open storage is in the file system, links resolved; the caller
+     * frees it. -ENOTSUP when that cannot be told. Optional. */
+    CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);
     /* Make an image: @o holds size, backing_file, backing_fmt and the format's
      * own; the file exists, is empty and is open for writing in @file.
      * Everything is durable on success. */

@@ -120,6 +120,10 @@ bool name_wellformed(const char *name);
 CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,
                              json_t **ret_options, char **ret_identity,
                              GError **err);
+/* @b was opened by the backing name of @n: is it what the policy allows? Names
+ * may have led elsewhere between the look and the open. */
+CO_FN int backing_co_check_opened(const struct node *n, struct node *b,
+                                  GError **err);
 /* An address or path a person gave: options of a protocol node; owned. */
 CO_FN int backing_co_parse_address(struct graph *g, const char *address,
                                    json_t **ret_options, GError **err);

@@ -6,8 +6,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include "loop/io-priv.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 
 CO_FN static int io_co_simple(struct io_req *r)
 {
@@ -220,4 +222,29 @@ int io_co_fsync_parent(const char *path)
 
     g_free(dir);
     return res;
+}
+
+static void real_path_in_pool(void *arg)
+{
+    char **path = arg;
+    char *link = *path;
+
+    *path = g_file_read_link(link, NULL);
+    g_free(link);
+}
+
+int io_co_real_path(struct io_file *f, char **ret_path)
+{
+    char *path;
+
+    if (strcmp(loop_engine_name(loop_current()), "sim") == 0) {
+        return -ENOTSUP;
+    }
+    path = g_strdup_printf("/proc/self/fd/%d", f->fd);
+    co_co_in_pool(real_path_in_pool, &path);
+    if (!path) {
+        return -EIO;
+    }
+    *ret_path = path;
+    return 0;
 }

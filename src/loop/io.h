@@ -45,6 +45,11 @@ CO_FN int io_co_fstat(struct io_file *f, struct stat *ret_st);
 /* Size in bytes of a file or block device. */
 CO_FN int io_co_size(struct io_file *f, uint64_t *ret_size);
 
+/* The path of the open file as the kernel tells it, without links: other than
+ * any look before the open it cannot be deceived. Owned by the caller. -ENOTSUP
+ * on the sim engine. */
+CO_FN int io_co_real_path(struct io_file *f, char **ret_path);
+
 /* Where the data or hole that holds @off ends. *@ret_data says which it is.
  * Without SEEK_DATA support everything is data to the end of the file.
  * -ENXIO at or past the end. */

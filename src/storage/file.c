@@ -353,6 +353,12 @@ static CO_FN int file_co_check_identity(struct node *n, GError **err)
                    what, s->opt.path);
 }
 
+static CO_FN int file_co_real_path(struct node *n, char **ret_path)
+{
+    struct file_state *s = n->state;
+    return io_co_real_path(s->io, ret_path);
+}
+
 /* Make the file itself; @file is NULL. */
 static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
 {
@@ -408,6 +414,7 @@ static const struct create_option file_create_options[] = {
     .co_reopen = file_co_reopen,                                            \
     .co_set_perms = file_co_set_perms,                                      \
     .co_check_identity = file_co_check_identity,                            \
+    .co_real_path = file_co_real_path,                                      \
     .describe = file_describe,                                              \
     .limits = file_limits,                                                  \
     .co_info = file_co_info,                                                \

@@ -441,6 +441,8 @@ struct test_file {
     char *name;
 };
 
+void (*test_file_hook)(const char *name);
+
 static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
                               GError **err)
 {
@@ -451,6 +453,9 @@ static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
         return ret < 0 ? ret : opts_missing("filename", err);
     }
     n->flags &= ~(unsigned)NODE_RDWR;
+    if (test_file_hook) {
+        test_file_hook(s->name);
+    }
     ret = io_co_open(s->name, O_RDONLY, 0, &s->f);
     if (ret == 0) {
         ret = io_co_size(s->f, &n->size);
@@ -484,8 +489,14 @@ static CO_FN int file_co_preadv(struct node *n, uint64_t off, struct iov iov,
     return io_co_preadv(((struct test_file *)n->state)->f, off, iov);
 }
 
+static CO_FN int file_co_real_path(struct node *n, char **ret_path)
+{
+    return io_co_real_path(((struct test_file *)n->state)->f, ret_path);
+}
+
 const struct node_driver test_file_driver = {
     .name = "file",
+    .co_real_path = file_co_real_path,
     .kind = NODE_PROTOCOL,
     .state_size = sizeof(struct test_file),
     .co_open = file_co_open,

@@ -54,6 +54,9 @@ extern const struct node_driver fake_driver, ram_driver, test_file_driver,
     pass_driver, test_raw_driver;
 extern const struct node_driver *const fake_drivers[];
 
+/* Called by "file" when it is about to open @name. */
+extern void (*test_file_hook)(const char *name);
+
 /* Run @fn(@arg) as a coroutine of a new loop until nothing runs any more. */
 void fake_run(void (*fn)(void *arg), void *arg);
 /* In a test's coroutine. */

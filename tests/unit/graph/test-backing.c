@@ -4,6 +4,7 @@
 #include "fake.h"
 #include <glib/gstdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static char *dir;
 
@@ -142,6 +143,41 @@ static CO_FN void refused_entry(void *arg)
     graph_co_free(g);
 }
 
+/* Somebody lets the link lead elsewhere, just after it was looked at. */
+static void turn_link(const char *name)
+{
+    char *data = path_of("data");
+
+    if (g_str_has_suffix(name, "/sub/link")) {
+        g_assert_cmpint(unlink(name), ==, 0);
+        g_assert_cmpint(symlink(data, name), ==, 0);
+    }
+    g_free(data);
+}
+
+static CO_FN void policy_race_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n;
+    char *sub = path_of("sub"), *link = path_of("sub/link");
+
+    make("sub/base", NULL, NULL);
+    make("data", NULL, NULL);
+    make("top", "sub/link", "fake");
+    unlink(link);
+    g_assert_cmpint(symlink("base", link), ==, 0);
+    graph_set_backing_policy(g, BACKING_BENEATH, sub);
+    n = open_co(g, "top", "");
+    node_co_unref(n);
+    test_file_hook = turn_link;
+    expect_text(open_co_fails(g, "top", ""), "no regular file beneath");
+    test_file_hook = NULL;
+    unlink(link);
+    g_free(sub);
+    g_free(link);
+    graph_co_free(g);
+}
+
 static CO_FN void policy_entry(void *arg)
 {
     struct graph *g = fake_graph();
@@ -205,6 +241,7 @@ TEST(follow)
 TEST(format)
 TEST(refused)
 TEST(policy)
+TEST(policy_race)
 TEST(loop)
 
 static void remove_all(const char *path)
@@ -244,6 +281,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backing/format", test_format);
     g_test_add_func("/backing/refused", test_refused);
     g_test_add_func("/backing/policy", test_policy);
+    g_test_add_func("/backing/policy-race", test_policy_race);
     g_test_add_func("/backing/loop", test_loop);
     ret = g_test_run();
     remove_all(dir);
