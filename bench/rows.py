@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rows of bench/run: each yields cases, a case names its contestants.
+
+'sluiced' and 'peer' (qemu-storage-daemon) get the same options and files; any
+other contestant is a yardstick: what the machine, or the best tool for that
+one thing, does.  The peer's NBD server is never put in an iothread: version
+7.2 aborts when a client of such a server leaves.
+"""
+import os
+import random
+import select
+import shutil
+import time
+
+from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
+                     memory_copy_rate, nbd_options, nbd_uri, need,
+                     overlay_options, raw_options, remove, run, timed)
+
+ROWS = []
+# The peer copies every hole as zeroes into QED, 512 KiB at a time.
+PEER_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
+
+
+class Case:
+    """goal: wanted ratio sluiced/peer; yard: (contestant, wanted ratio).
+    better: 'high' or 'low'; ratios are "times better" either way."""
+
+    def __init__(self, label, unit, contestants, better='high', goal=None,
+                 yard=None, limit=None):
+        self.label = label
+        self.unit = unit
+        self.contestants = contestants
+        self.better = better
+        self.goal = goal
+        self.yard = yard
+        self.limit = limit    # the most (unit) that sluiced should take
+
+
+def row(name, text):
+    def add(fn):
+        ROWS.append((name, text, fn))
+        return fn
+    return add
+
+
+def both(measure, *args, **kw):
+    """The two daemons on the same measurement."""
+    return {who: (lambda who=who: measure(who, *args, **kw))
+            for who in ('peer', 'sluiced')}
+
+
+def null_server(ctx, depth):
+    """Reads from a server that has all in memory: what the client can."""
+    need('nbdkit')
+    sock = ctx.path('null')
+    remove(sock)
+    with Process([shutil.which('nbdkit'), '-f', '-U', sock, 'memory', '256M'],
+                 ctx.dir) as p:
+        p.wait_socket(sock)
+        return Sample(fio_nbd(nbd_uri(sock), 'randread', 1 if ctx.quick else 2,
+                              depth)['iops'])
+
+
+# --- the machine ---
+
+@row('machine', 'limits of this machine')
+def machine(ctx):
+    size = (256 if ctx.quick else 1024) * MIB
+    target = ctx.path('limit')
+
+    def dd(*args):
+        os.sync()
+        took, cpu = timed('dd', 'if=/dev/zero', 'of=' + target, 'bs=4M',
+                          'count=%d' % (size // (4 * MIB)), *args)
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    yield Case('write a new file, direct I/O', 'MiB/s',
+               {'dd': lambda: dd('oflag=direct', 'conv=fsync')})
+    yield Case('write a new file, cached, then sync', 'MiB/s',
+               {'dd': lambda: dd('conv=fsync')})
+    yield Case('copy memory', 'MiB/s',
+               {'memcpy': lambda: Sample(memory_copy_rate())})
+    for depth in (32, 1):
+        yield Case('NBD server on memory, depth %d' % depth, 'IOPS',
+                   {'nbdkit': lambda depth=depth: null_server(ctx, depth)})
+
+
+# --- streams ---
+
+def stream_sample(d, size, seconds):
+    return Sample(size / MIB / seconds, d.cpu() * GIB / size, d.rss(),
+                  seconds=seconds)
+
+
+def stream_once(ctx, who, base_options, size, folder=None, base=None,
+                direct=False):
+    """Stream all of a base into a new overlay."""
+    top = ctx.overlay(base, size, folder)
+    try:
+        os.sync()
+        with ctx.daemon(who, *base_options,
+                        *overlay_options(top, 'base', direct=direct)) as d:
+            return stream_sample(d, size, d.stream('top'))
+    finally:
+        remove(top)
+
+
+@row('stream-local', 'stream a local base in the page cache into QED')
+def stream_local(ctx):
+    size = (256 if ctx.quick else 1024) * MIB
+    base = ctx.base(size)
+
+    def copy(*how):
+        os.sync()
+        target = ctx.path('copy')
+        took, cpu = timed('dd', 'if=' + base, 'of=' + target, 'bs=1M', *how)
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    def cp():
+        os.sync()
+        target = ctx.path('copy')
+        took, cpu = timed('sh', '-c', 'cp "$1" "$2" && sync -d "$2"', 'cp',
+                          base, target)
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    def measure(who, direct):
+        return stream_once(ctx, who, raw_options(base), size, base=base,
+                           direct=direct)
+
+    yield Case('overlay with direct I/O', 'MiB/s',
+               dict(both(measure, True),
+                    **{'dd direct': lambda: copy('oflag=direct')}),
+               goal=3, yard=('dd direct', 0.8))
+    yield Case('overlay cached', 'MiB/s',
+               dict(both(measure, False), **{'cp+sync': cp}),
+               yard=('cp+sync', 0.8))
+
+
+@row('stream-far', 'stream a base that is far away (NBD)')
+def stream_far(ctx):
+    size = (128 if ctx.quick else 512) * MIB
+    goals = {2: 5, 10: 15, 50: 60, 200: None}
+
+    def measure(who, rtt):
+        # The peer's rate does not depend on the size, its patience does.
+        n = size if who == 'sluiced' else max(4, 128 // rtt) * MIB
+        base = ctx.base(n)
+        with ctx.far(base, rtt) as far:
+            return stream_once(ctx, who, nbd_options(far.socket), n,
+                               base=base)
+
+    def nbdcopy(rtt):
+        need('nbdcopy')
+        target = ctx.path('copy')
+        with ctx.far(ctx.base(size), rtt) as far:
+            os.sync()
+            took, cpu = timed('nbdcopy', '--requests=64', '--flush',
+                              nbd_uri(far.socket), target)
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    for rtt in (2, 10, 50) if ctx.quick else (2, 10, 50, 200):
+        yield Case('%d ms away' % rtt, 'MiB/s',
+                   dict(both(measure, rtt),
+                        **{'nbdcopy': lambda rtt=rtt: nbdcopy(rtt)}),
+                   goal=goals[rtt], yard=('nbdcopy', 0.9))
+
+
+def mount_loop(ctx, kind, size):
+    """A new file system on a file; its folder."""
+    need('mkfs.' + kind, 'mount')
+    image, folder = ctx.path(kind + '.img'), ctx.path(kind)
+    if os.path.ismount(folder):
+        return folder
+    if os.geteuid() != 0:
+        raise Missing('mounting needs root')
+    with open(image, 'wb') as f:
+        f.truncate(size)
+    os.mkdir(folder)
+    try:
+        run('mkfs.' + kind, '-q', image)
+        run('mount', '-o', 'loop', image, folder)
+    except RuntimeError as e:
+        raise Missing('no %s: %s' % (kind, e)) from None
+    ctx.closers.append(lambda: run('umount', folder))
+    return folder
+
+
+@row('stream-clone', 'stream where the file system shares extents')
+def stream_clone(ctx):
+    size = (256 if ctx.quick else 1024) * MIB
+
+    def measure(who, folder, base):
+        s = stream_once(ctx, who, raw_options(base), size, folder, base)
+        s.value = s.extra['seconds']
+        return s
+
+    def cp(folder, base):
+        target = os.path.join(folder, 'copy')
+        took, _ = timed('sh', '-c', 'cp --reflink=always "$1" "$2" && '
+                        'sync -d "$2"', 'cp', base, target)
+        remove(target)
+        return Sample(took)
+
+    for kind in ('xfs', 'btrfs'):
+        folder = mount_loop(ctx, kind, 4 * GIB)
+        base = ctx.base(size, folder)
+        yield Case('%s, %d MiB' % (kind, size // MIB), 's',
+                   dict(both(measure, folder, base),
+                        **{'cp --reflink': lambda f=folder, b=base: cp(f, b)}),
+                   better='low', limit=0.1)
+
+
+@row('stream-sparse', 'stream 16 MiB of data in a disk of any size')
+def stream_sparse(ctx):
+    def measure(who, virtual):
+        if who == 'peer' and virtual > PEER_SPARSE_MAX[ctx.quick]:
+            raise Missing('takes minutes to hours')
+        base = ctx.sparse(virtual, 16 * MIB)
+        top = ctx.overlay(base, virtual)
+        try:
+            os.sync()
+            with ctx.daemon(who, *raw_options(base),
+                            *overlay_options(top, 'base')) as d:
+                return Sample(d.stream('top'), d.cpu(), d.rss())
+        finally:
+            remove(top)
+
+    # The largest file of ext4 is a little shorter than 16 TiB.
+    big = 1 * TIB if ctx.quick else 16 * TIB - 64 * KIB
+    for virtual, name in ((GIB, '1 GiB'), (10 * GIB, '10 GiB'),
+                          (big, '1 TiB' if ctx.quick else '16 TiB')):
+        yield Case(name, 's', both(measure, virtual), better='low')
+
+
+# --- guests ---
+
+def nbd_sample(ctx, who, options, node, rw, depth, writable, **more):
+    with ctx.daemon(who, *options) as d:
+        got = fio_nbd(d.serve(node, writable), rw, 1.5 if ctx.quick else 3,
+                      depth, **more)
+        return Sample(got['iops'], d.cpu() / max(got['iops'], 1), d.rss(),
+                      p99_us=got['p99_us'])
+
+
+@row('nbd-read', 'guest reads, 4 KiB, random, over NBD')
+def nbd_read(ctx):
+    base = ctx.base(256 * MIB)
+
+    def measure(who, depth, jobs=1):
+        return nbd_sample(ctx, who, raw_options(base), 'base', 'randread',
+                          depth, False, numjobs=jobs)
+
+    for depth, goal in ((32, 1.8), (1, 1.5)):
+        yield Case('depth %d' % depth, 'IOPS',
+                   dict(both(measure, depth),
+                        **{'nbdkit memory':
+                           lambda depth=depth: null_server(ctx, depth)}),
+                   goal=goal)
+    for jobs in (4, 16):
+        yield Case('depth 8, %d connections' % jobs, 'IOPS',
+                   both(measure, 8, jobs))
+
+
+@row('first-write', 'guest writes, 4 KiB, each to a new cluster')
+def first_write(ctx):
+    base = ctx.base(1024 * MIB if not ctx.quick else 256 * MIB)
+
+    def measure(who, over):
+        n = os.path.getsize(base) * (1 if over or who == 'peer' else 4)
+        top = ctx.overlay(base if over else None, n)
+        options = raw_options(base) if over else []
+        options += overlay_options(top, 'base' if over else None)
+        try:
+            os.sync()
+            with ctx.daemon(who, *options) as d:
+                uri = d.serve('top')
+                # One write a cluster, then on by 60 KiB: fio cannot draw
+                # aligned offsets at random without drawing some twice.
+                got = fio_nbd(uri, 'write:60k', 20, 32, n, time_based=0,
+                              io_size=n // 16)
+                return Sample(got['iops'], d.cpu() / max(got['iops'], 1),
+                              d.rss(), p99_us=got['p99_us'])
+        finally:
+            remove(top)
+
+    yield Case('QED', 'IOPS', both(measure, False), goal=10)
+    yield Case('QED over a base', 'IOPS', both(measure, True), goal=10)
+
+
+@row('guest-stream', 'a guest while a stream runs')
+def guest_stream(ctx):
+    size = (256 if ctx.quick else 1024) * MIB
+    base = ctx.base(size)
+    state = {}
+
+    def guest(handle, until, rng):
+        """Read at random until until() says so; the latencies, s."""
+        took = []
+        while len(took) % 16 or not until():
+            at = rng.randrange(size // (4 * KIB)) * 4 * KIB
+            start = time.perf_counter()
+            handle.pread(4 * KIB, at)
+            took.append(time.perf_counter() - start)
+        return took
+
+    def p99(times):
+        return sorted(times)[len(times) * 99 // 100] * 1e6
+
+    def measure(who):
+        try:
+            import nbd
+        except ImportError:
+            raise Missing('libnbd for Python is not installed') from None
+        rng = random.Random(7)
+        top = ctx.overlay(base, size)
+        try:
+            os.sync()
+            with ctx.daemon(who, *raw_options(base),
+                            *overlay_options(top, 'base', direct=True)) as d:
+                h = nbd.NBD()
+                h.connect_uri(d.serve('top'))
+                end = time.monotonic() + 1
+                idle = p99(guest(h, lambda: time.monotonic() > end, rng))
+                start = time.monotonic()
+                d.qmp.cmd('block-stream', device='top', job_id='j')
+                busy = p99(guest(h, lambda: ended(d), rng))
+                d.wait_stream()
+                took = time.monotonic() - start
+                h.shutdown()
+            alone = stream_once(ctx, who, raw_options(base), size, base=base,
+                                direct=True).extra['seconds']
+            state[who] = Sample(busy, rss=None, idle_us=idle,
+                                ratio=busy / idle, speed=size / MIB / took,
+                                kept=alone / took)
+            return state[who]
+        finally:
+            remove(top)
+
+    def ended(d):
+        """Has the stream's last event come?"""
+        while (b'\n' in d.qmp.buf or
+               select.select([d.qmp.sock], [], [], 0)[0]):
+            d.qmp.events.append(d.qmp.read_message())
+        return any(e['event'] == 'BLOCK_JOB_COMPLETED' for e in d.qmp.events)
+
+    def again(who, key):
+        if who not in state:
+            raise Missing('not measured')
+        return Sample(state[who].extra[key])
+
+    yield Case('p99 of 4 KiB reads during the stream', 'us', both(measure),
+               better='low')
+    yield Case('the same, against idle', 'times', both(again, 'ratio'),
+               better='low', limit=1.5)
+    yield Case('speed of that stream', 'MiB/s', both(again, 'speed'))
+    yield Case('of what it does alone', 'part', both(again, 'kept'))
+
+
+# --- scaling ---
+
+@row('scale-devices', 'streams of many devices at once')
+def scale_devices(ctx):
+    each = 64 * MIB
+    base = ctx.base(each)
+
+    def measure(who, count):
+        options, tops = [], []
+        for i in range(count):
+            tops.append(ctx.overlay(base, each))
+            options += raw_options(base, 'base%d' % i)
+            options += overlay_options(tops[-1], 'base%d' % i, 'top%d' % i)
+        try:
+            os.sync()
+            with ctx.daemon(who, *options) as d:
+                start = time.monotonic()
+                for i in range(count):
+                    d.qmp.cmd('block-stream', device='top%d' % i,
+                              job_id='j%d' % i)
+                for i in range(count):
+                    d.wait_stream('j%d' % i)
+                return stream_sample(d, each * count,
+                                     time.monotonic() - start)
+        finally:
+            remove(*tops)
+
+    for count in (1, 4) if ctx.quick else (1, 2, 4, 8, 16):
+        yield Case('%d' % count, 'MiB/s', both(measure, count))
+
+
+def make_chain(ctx, base, depth):
+    """@depth empty overlays over @base: options and files; the top is 'top'."""
+    options, files = raw_options(base, 'n0'), []
+    for i in range(1, depth + 1):
+        path = ctx.overlay(base, os.path.getsize(base))
+        files.append(path)
+        options += overlay_options(path, 'n%d' % (i - 1),
+                                   'top' if i == depth else 'n%d' % i)
+    return options, files
+
+
+@row('scale-chain', 'chains of overlays, all data at the bottom')
+def scale_chain(ctx):
+    size = 128 * MIB
+    base = ctx.base(size)
+
+    def measure(who, depth, what):
+        options, files = make_chain(ctx, base, depth)
+        try:
+            os.sync()
+            if what == 'read':
+                return nbd_sample(ctx, who, options, 'top', 'randread', 16,
+                                  True)
+            with ctx.daemon(who, *options) as d:
+                return stream_sample(d, size, d.stream('top'))
+        finally:
+            remove(*files)
+
+    for depth in (1, 16) if ctx.quick else (1, 4, 16, 64):
+        yield Case('stream, %d deep' % depth, 'MiB/s',
+                   both(measure, depth, 'stream'))
+        yield Case('random reads, %d deep' % depth, 'IOPS',
+                   both(measure, depth, 'read'))
