@@ -17,7 +17,7 @@ from rig import Guest, KIB, Ledger, MIB, SECTOR, Stage
 
 SIZE = 24 * MIB
 # M9 says one second; the rest is for the disk, and for a busy machine.
-GRACE = 2.0
+GRACE = 2.5
 ROUNDS = int(os.environ.get('ROUNDS', '20'))
 
 
@@ -60,7 +60,7 @@ def one_round(d, number, rnd):
     cache = rnd.choice(('none', 'writeback'))
     # Every fourth round is long, and without any flush of the guest.
     patient = number % 4 == 3
-    delay = 3.2 if patient else rnd.uniform(0.02, 0.7)
+    delay = 4.0 if patient else rnd.uniform(0.02, 0.7)
     base, disk, top = make_images(d, rnd, cluster)
     ledger = Ledger(disk)
     with Stage(d, top, cache=cache) as s:
