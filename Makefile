@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 SECONDS ?= 60
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps test-deps demo check check-quick soak fuzz asan tsan clang \
+.PHONY: all deps demo-deps test-deps demo check check-quick soak fuzz asan tsan clang \
 	bench install clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -18,13 +18,15 @@ all: $(BUILD)/build.ninja
 # Quick and silent when everything is there.
 deps:
 	@scripts/install-packages build
+demo-deps:
+	@scripts/install-packages build demo
 test-deps:
 	@scripts/install-packages build test
 
 $(BUILD)/build.ninja: | deps
 	$(MESON_SETUP) $(BUILD)
 
-demo: test-deps all
+demo: demo-deps all
 	@scripts/demo $(BUILD)
 
 check: test-deps all
