@@ -20,6 +20,7 @@ struct drain {
     GPtrArray *users;   /* stopped; borrowed */
     GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
     bool begun;         /* all is quiet: it may be ended */
+    struct co *owner;   /* who began it; compared, nothing else */
     struct drain *next;
 };
 
@@ -138,6 +139,7 @@ static CO_FN void drain_co_begin(struct node *n, bool drivers)
     GPtrArray *nodes = g_ptr_array_new();
 
     d->node = n;
+    d->owner = co_self();
     d->users = g_ptr_array_new();
     d->quiet = g_ptr_array_new();
     d->next = g->drains;
@@ -177,17 +179,30 @@ void node_co_drain_requests_begin(struct node *n)
     drain_co_begin(n, false);
 }
 
+/* The one to end: the caller's own, the latest first; else any. One that is
+ * still beginning belongs to somebody else. */
+static struct drain **drain_find(struct node *n)
+{
+    struct drain **any = NULL;
+
+    for (struct drain **p = &n->graph->drains; *p; p = &(*p)->next) {
+        if ((*p)->node != n || !(*p)->begun) {
+            continue;
+        }
+        if ((*p)->owner == co_self()) {
+            return p;
+        }
+        any = any ? any : p;
+    }
+    return any;
+}
+
 void node_drain_end(struct node *n)
 {
-    struct drain **p = &n->graph->drains;
+    struct drain **p = drain_find(n);
     struct drain *d;
 
-    /* One that is still beginning belongs to somebody else. Which of several
-     * complete ones ends does not matter: each lets go what it stopped. */
-    while (*p && ((*p)->node != n || !(*p)->begun)) {
-        p = &(*p)->next;
-    }
-    g_assert(*p);
+    g_assert(p);
     d = *p;
     *p = d->next;
     trace_drain_end(n->name);

@@ -408,6 +408,26 @@ static CO_FN void drain_twice_entry(void *arg)
     graph_co_free(g);
 }
 
+/* Who stopped requests alone does not end the silence of a driver that another
+ * asked for later. */
+static CO_FN void drain_kinds_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'fake'}");
+    struct drainer other = { .n = n };
+
+    node_co_drain_requests_begin(n);
+    co_start(g->loop, drain_entry, &other);
+    fake_co_wait(&other.quiet);
+    g_assert_cmpuint(fake_of(n)->quiesced, ==, 1);
+    node_drain_end(n);
+    g_assert_cmpuint(fake_of(n)->quiesced, ==, 1);
+    node_drain_end(n);
+    g_assert_cmpuint(fake_of(n)->quiesced, ==, 0);
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
 /* The first ends while the second still waits for a driver below. */
 static CO_FN void drain_overlap_entry(void *arg)
 {
@@ -589,6 +609,7 @@ TEST(chain)
 TEST(drained)
 TEST(drain_twice)
 TEST(drain_overlap)
+TEST(drain_kinds)
 TEST(drain_filter)
 TEST(user_free)
 TEST(stats)
@@ -606,6 +627,7 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/drain", test_drained);
     g_test_add_func("/graph/drain-twice", test_drain_twice);
     g_test_add_func("/graph/drain-overlap", test_drain_overlap);
+    g_test_add_func("/graph/drain-kinds", test_drain_kinds);
     g_test_add_func("/graph/drain-filter", test_drain_filter);
     g_test_add_func("/graph/user-free", test_user_free);
     g_test_add_func("/graph/stats", test_stats);
