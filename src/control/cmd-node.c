@@ -195,7 +195,11 @@ CO_FN int cmd_co_block_resize(struct control *c, const json_t *args,
     if (r < 0) {
         return r;
     }
+    /* A write on its way could bring back what is cut off, a read see a longer
+     * base before it is covered. */
+    node_co_drain_requests_begin(n);
     r = node_co_truncate(n, (uint64_t)size, err);
+    node_drain_end(n);
     user_co_free(u);
     return r;
 }
