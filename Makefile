@@ -42,7 +42,7 @@ build-fuzz/build.ninja: | test-deps
 	CC=clang-14 $(MESON_SETUP) -Dfuzz=true -Db_sanitize=address,undefined \
 	    -Db_lundef=false build-fuzz
 fuzz: build-fuzz/build.ninja
-	ninja -C build-fuzz -j $(JOBS)
+	ninja -C build-fuzz -j $(JOBS) fuzzers
 	@scripts/fuzz build-fuzz $(SECONDS)
 
 build-asan/build.ninja: | test-deps

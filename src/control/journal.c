@@ -34,12 +34,17 @@ struct journal {
 
 /* --- the file --- */
 
+/* Always a new file: what lies at @path may be a link that somebody planted. */
 static CO_FN int write_co_all(const char *path, char *text, GError **err)
 {
     struct iovec store;
     struct io_file *f;
-    int r = io_co_open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600, &f);
+    int r = io_co_unlink(path);
 
+    if (r == 0 || r == -ENOENT) {
+        r = io_co_open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600,
+                       &f);
+    }
     if (r == 0) {
         r = io_co_pwritev(f, 0, iov_one(&store, text, strlen(text)),
                           IO_TAG_JOURNAL);
@@ -118,7 +123,7 @@ static CO_FN int journal_co_read(struct journal *j, GError **err)
     struct iovec store;
     struct io_file *f;
     uint64_t size = 0;
-    int r = io_co_open(j->path, O_RDONLY, 0, &f);
+    int r = io_co_open(j->path, O_RDONLY | O_NOFOLLOW, 0, &f);
 
     if (r == -ENOENT) {
         return 0;
@@ -176,7 +181,7 @@ int journal_co_open(struct control *c, const char *dir,
     j->tmp = g_build_filename(dir, "jobs.json.tmp", NULL);
     j->entries = json_object();
     j->waiting = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    r = io_co_open(lock, O_RDWR | O_CREAT, 0600, &j->lock);
+    r = io_co_open(lock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &j->lock);
     if (r < 0) {
         err_set_errno(err, -r, "Could not use state directory '%s'", dir);
         goto fail;

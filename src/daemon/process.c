@@ -120,7 +120,8 @@ int pidfile_co_write(struct daemon *d, GError **err)
     if (!path) {
         return 0;
     }
-    r = io_co_open(path, O_RDWR | O_CREAT, 0600, &f);
+    /* Never through a link that somebody planted. */
+    r = io_co_open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &f);
     if (r < 0) {
         return err_set_errno(err, -r, "cannot create PID file '%s'", path);
     }

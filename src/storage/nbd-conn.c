@@ -19,6 +19,7 @@
 #include "loop/channel.h"
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "storage/nbd-cover.h"
 #include "wire/nbd-uri.h"
 
 /* A server that has more to say about one status request is not believed. */
@@ -359,6 +360,8 @@ struct flight {
     struct nbd_conn *conn;
     struct co *waiter;
     GArray *entries;
+    const struct nbd_request *request;
+    struct nbd_cover cover;  /* of a read */
     int ret;
     bool waiting, done;
 };
@@ -376,8 +379,29 @@ static void flight_end(struct flight *f, int ret)
 /* libnbd's callbacks run inside its calls: they may only take notes. */
 static int flight_completed(void *arg, int *error)
 {
-    flight_end(arg, *error > 0 ? -*error : 0);
+    struct flight *f = arg;
+    const struct nbd_request *r = f->request;
+    int ret = *error > 0 ? -*error : 0;
+
+    if (ret == 0 && r->op == NBD_OP_READ &&
+        !nbd_cover_is(&f->cover, r->off, r->off + r->len)) {
+        ret = -EPROTO;
+    }
+    flight_end(f, ret);
     return 1; /* retire it */
+}
+
+static int flight_got_chunk(void *arg, const void *data, size_t len,
+                            uint64_t off, unsigned status, int *error)
+{
+    struct flight *f = arg;
+
+    if (status != LIBNBD_READ_ERROR &&
+        !nbd_cover_add(&f->cover, off, off + len)) {
+        *error = EPROTO;
+        return -1;
+    }
+    return 0;
 }
 
 static int flight_got_extents(void *arg, const char *context, uint64_t off,
@@ -410,7 +434,10 @@ static int64_t conn_issue(struct nbd_conn *c, struct nbd_request *r,
 
     switch (r->op) {
     case NBD_OP_READ:
-        return nbd_aio_pread(h, r->buf, (size_t)r->len, r->off, cb, flags);
+        return nbd_aio_pread_structured(h, r->buf, (size_t)r->len, r->off,
+            (nbd_chunk_callback){
+                .callback = flight_got_chunk, .user_data = f,
+            }, cb, flags);
     case NBD_OP_WRITE:
         return nbd_aio_pwrite(h, r->buf, (size_t)r->len, r->off, cb, flags);
     case NBD_OP_FLUSH:
@@ -433,7 +460,7 @@ static int64_t conn_issue(struct nbd_conn *c, struct nbd_request *r,
 int nbd_conn_co_request(struct nbd_conn *c, struct nbd_request *r)
 {
     struct flight f = {
-        .conn = c, .waiter = co_self(), .entries = r->entries,
+        .conn = c, .waiter = co_self(), .entries = r->entries, .request = r,
     };
 
     if (!nbd_conn_is_usable(c)) {

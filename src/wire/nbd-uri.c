@@ -219,6 +219,7 @@ char *nbd_uri_format(const struct nbd_target *t)
                                *name ? "/" : "", name, path);
     }
     bool v6 = strchr(t->host, ':');
-    return g_strdup_printf("%s://%s%s%s:%s%s%s", s, v6 ? "[" : "", t->host,
+    g_autofree char *host = g_uri_escape_string(t->host, ":", FALSE);
+    return g_strdup_printf("%s://%s%s%s:%s%s%s", s, v6 ? "[" : "", host,
                            v6 ? "]" : "", t->port, *name ? "/" : "", name);
 }

@@ -9,7 +9,7 @@
 enum { SIZE = 1 << 20 };
 
 struct rig {
-    CO_FN_PTR void (*co_fn)(struct control *c, void *arg);
+    void (*fn)(struct control *c, void *arg);
     void *arg;
 };
 
@@ -66,15 +66,14 @@ static CO_FN void rig_entry(void *arg)
             "\"size\":1048576}");
     json_decref(drive);
     control_co_ready(c);
-    r->co_fn(c, r->arg);
+    r->fn(c, r->arg);
     control_co_stop(c);
     control_free(c);
 }
 
-void control_rig_run(CO_FN_PTR void (*co_fn)(struct control *c, void *arg),
-                     void *arg)
+void control_rig_run(void (*fn)(struct control *c, void *arg), void *arg)
 {
-    struct rig r = { co_fn, arg };
+    struct rig r = { fn, arg };
 
     fuzz_run(rig_entry, &r);
 }

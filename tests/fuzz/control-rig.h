@@ -2,10 +2,7 @@
 /* The control plane on the simulated machine, where a QED overlay
  * /d/top.qed, its base /d/base.raw, a device "v" of them and a node "n" are. */
 #pragma once
-#include "base/annot.h"
-
 struct control;
 
 /* Run @fn(control, @arg) as a coroutine; then stop everything. */
-void control_rig_run(CO_FN_PTR void (*co_fn)(struct control *c, void *arg),
-                     void *arg);
+void control_rig_run(void (*fn)(struct control *c, void *arg), void *arg);

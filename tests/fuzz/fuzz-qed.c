@@ -36,22 +36,23 @@ struct image {
 static void put_patched(struct fuzz_input *in)
 {
     uint64_t size = (uint64_t)fuzz_u16(in) << 10;
-    g_autofree uint8_t *buf = g_malloc0(size + 128);
+    uint8_t head[64] = {};
     size_t len;
-    const uint8_t *head = fuzz_take(in, 64, &len);
+    const uint8_t *p = fuzz_take(in, sizeof(head), &len);
 
-    memcpy(buf, head, len);
-    memcpy(buf, "QED", 4);
+    for (size_t i = 0; i < len; i++) {
+        head[i] = p[i];
+    }
+    memcpy(head, "QED", 4);
+    fuzz_put_file(PATH, head, sizeof(head), size);
     for (unsigned i = 0; i < PATCHES_MAX && in->len > 0; i++) {
-        uint32_t at = (fuzz_u32(in) & 0xffffff) * 8;
-        uint64_t what = fuzz_u64(in);
+        uint64_t at = (fuzz_u32(in) & 0xffffff) * 8ull;
+        uint64_t what = GUINT64_TO_LE(fuzz_u64(in));
 
         if (at + 8 <= size) {
-            what = GUINT64_TO_LE(what);
-            memcpy(buf + at, &what, 8);
+            fuzz_patch_file(PATH, at, &what, sizeof(what));
         }
     }
-    fuzz_put_file(PATH, buf, size, size);
 }
 
 static void put_bytes(struct fuzz_input *in)

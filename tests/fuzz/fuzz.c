@@ -121,3 +121,11 @@ void fuzz_put_file(const char *path, const void *bytes, size_t len,
     }
     sim_image_link(img, path, id);
 }
+
+void fuzz_patch_file(const char *path, uint64_t off, const void *bytes,
+                     size_t len)
+{
+    struct sim_image *img = sim_live(loop_sim(loop_current()));
+
+    sim_image_write(img, sim_image_find(img, path), off, bytes, len);
+}

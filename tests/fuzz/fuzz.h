@@ -40,3 +40,6 @@ void fuzz_run(void (*fn)(void *arg), void *arg);
  * @size. No file may be open. */
 void fuzz_put_file(const char *path, const void *bytes, size_t len,
                    uint64_t size);
+/* Write into such a file. */
+void fuzz_patch_file(const char *path, uint64_t off, const void *bytes,
+                     size_t len);

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "nbd-rig.h"
+#include <string.h>
 #include "export/nbd/nbd-int.h"
+#include "format/format.h"
 #include "fuzz.h"
 #include "graph/node.h"
 #include "loop/channel.h"
-#include "ram.h"
+#include "storage/storage.h"
 
-enum { DISK_SIZE = 1 << 20, SEED = 3 };
+enum { DISK_SIZE = 1 << 20, DATA_SIZE = 256 << 10 };
 
-static const struct node_driver *const drivers[] = { &ram_driver, NULL };
+static const struct node_driver *const drivers[] = {
+    &file_driver, &raw_driver, NULL
+};
 
 struct rig {
     GByteArray *bytes;
     size_t capacity;
-    struct ram_disk *disk;
     struct graph *graph;
     struct node *node;
     struct exports *exports;
@@ -51,14 +54,16 @@ static void on_event(const char *name, json_t *data, void *arg)
 
 static CO_FN void rig_co_setup(struct rig *r)
 {
-    json_t *node = json_pack("{s:s, s:s, s:s}", "driver", "ram", "disk", "d",
-                             "node-name", "n");
+    json_t *node = json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", "raw",
+                             "node-name", "n", "file", "driver", "file",
+                             "filename", "/disk");
     json_t *add = json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id",
                             "e", "node-name", "n", "name", "e", "writable", 1);
+    g_autofree char *data = g_malloc(DATA_SIZE);
     GError *err = NULL;
 
-    r->disk = ram_disk_new("d", DISK_SIZE, 0);
-    ram_disk_fill(r->disk, 0, DISK_SIZE / 2, SEED);
+    memset(data, 'd', DATA_SIZE);
+    fuzz_put_file("/disk", data, DATA_SIZE, DISK_SIZE);
     r->graph = graph_new(loop_current(), drivers);
     node_co_open(r->graph, node, NODE_RDWR, &r->node, &err);
     g_assert_no_error(err);
@@ -106,7 +111,6 @@ static CO_FN void rig_entry(void *arg)
     exports_free(r->exports);
     node_co_unref(r->node);
     graph_co_free(r->graph);
-    ram_disk_free(r->disk);
 }
 
 void nbd_rig_talk(GByteArray *bytes, size_t capacity)

@@ -1,0 +1,342 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A base served by an NBD server that lies: rows VB1, VB3, VB5, VB7.
+
+The daemon streams an overlay from it.  Whatever the server does: the daemon
+lives and serves its other disk, a job that could not copy fails, and no byte
+that was not asked for gets into the overlay.
+"""
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import nbd
+
+from qmp import QmpError
+from sluiced import SLUICE, Sluiced, run
+
+SIZE = 256 << 10
+GOOD = bytes(i * 7 % 251 for i in range(SIZE))
+
+
+class Server(threading.Thread):
+    """Serves GOOD, but for what @lie says; hangs up after @budget bytes."""
+
+    def __init__(self, path, lie='', size=SIZE, budget=None):
+        super().__init__(daemon=True)
+        self.lie, self.size, self.budget = lie, size, budget
+        self.sent = 0
+        self.connections = 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(20)
+        self.path = path
+        self.start()
+
+    def stop(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.join(20)
+        assert not self.is_alive()
+        os.unlink(self.path)
+
+    def run(self):
+        while True:
+            try:
+                c, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            c.settimeout(20)
+            with c:
+                try:
+                    self.sent = 0
+                    self.serve(c)
+                except (EOFError, OSError):
+                    pass
+
+    def recv(self, c, n):
+        data = b''
+        while len(data) < n:
+            more = c.recv(n - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+    def send(self, c, data):
+        if self.budget is not None and self.sent + len(data) >= self.budget:
+            c.sendall(data[:self.budget - self.sent])
+            raise EOFError
+        self.sent += len(data)
+        c.sendall(data)
+
+    def opt_reply(self, c, opt, kind, data=b''):
+        self.send(c, struct.pack('>QIII', 0x3e889045565a9, opt, kind, len(data))
+                  + data)
+
+    def handshake(self, c):
+        self.send(c, b'NBDMAGICIHAVEOPT' + struct.pack('>H', 3))
+        self.recv(c, 4)
+        while True:
+            _, opt, length = struct.unpack('>QII', self.recv(c, 16))
+            self.recv(c, length)
+            if opt == 8:
+                self.opt_reply(c, opt, 1)
+            elif opt == 10:
+                self.opt_reply(c, opt, 4, b'\0\0\0\7base:allocation')
+                self.opt_reply(c, opt, 1)
+            elif opt == 7:
+                size = self.size
+                if self.lie == 'resize' and self.connections > 1:
+                    size *= 2
+                self.opt_reply(c, opt, 3, struct.pack('>HQH', 0, size, 3))
+                self.opt_reply(c, opt, 1)
+                return
+            else:
+                self.opt_reply(c, opt, 0x80000001)
+
+    def chunk(self, c, cookie, kind, data=b'', flags=1, length=None):
+        self.send(c, struct.pack('>IHHQI', 0x668e33ef, flags, kind, cookie,
+                                 len(data) if length is None else length)
+                  + data)
+
+    def serve(self, c):
+        self.handshake(c)
+        while True:
+            _, _, cmd, cookie, off, length = struct.unpack(
+                '>IHHQQI', self.recv(c, 28))
+            if cmd == 2:
+                return
+            if cmd == 7:
+                self.status(c, cookie, length)
+            elif cmd == 0:
+                self.read(c, cookie, off, length)
+            else:
+                self.chunk(c, cookie, 0)
+
+    def read(self, c, cookie, off, n):
+        data = GOOD[off:off + n]
+        at = struct.pack('>Q', off)
+        lie = self.lie
+        if lie == 'data-after':
+            self.chunk(c, cookie, 1, struct.pack('>Q', off + n) + data)
+        elif lie == 'data-before':
+            self.chunk(c, cookie, 1, struct.pack('>Q', (off - 512) % (1 << 64))
+                       + data)
+        elif lie == 'data-oversize':
+            self.chunk(c, cookie, 1, at + data + bytes(4096))
+        elif lie == 'data-4g':
+            self.chunk(c, cookie, 1, at + data, length=0xffffffff)
+        elif lie == 'hole-outside':
+            self.chunk(c, cookie, 2, struct.pack('>QI', off, n + 4096))
+        elif lie == 'hole-overflow':
+            self.chunk(c, cookie, 2, struct.pack('>QI', (1 << 64) - 512, 1024))
+        elif lie == 'wrong-cookie':
+            self.chunk(c, cookie + 77, 1, at + data)
+        elif lie == 'twice':
+            self.chunk(c, cookie, 1, at + data)
+            self.chunk(c, cookie, 1, at + data)
+        elif lie == 'nothing-but-done':
+            self.chunk(c, cookie, 0)
+        elif lie == 'half':
+            self.chunk(c, cookie, 1, at + data[:n // 2])
+        elif lie == 'error-text':
+            self.chunk(c, cookie, 0x8001, struct.pack('>IH', 5, 60000) + b'x')
+        elif lie == 'error-0':
+            self.chunk(c, cookie, 0x8001, struct.pack('>IH', 0, 0))
+        elif lie == 'error-offset':
+            self.chunk(c, cookie, 0x8002, struct.pack('>IHQ', 5, 0, 1 << 60))
+        elif lie == 'simple':
+            self.send(c, struct.pack('>IIQ', 0x67446698, 0, cookie) + data)
+        elif lie == 'unknown-kind':
+            self.chunk(c, cookie, 0x7777, b'x' * 100)
+        elif lie == 'junk':
+            self.send(c, b'\x5a' * 4096)
+        else:
+            self.chunk(c, cookie, 1, at + data)
+
+    def status(self, c, cookie, n):
+        extents = {
+            'status-zero-length': [(0, 3), (n, 3)],
+            'status-past-end': [(0xffffffff, 0)],
+            'status-sum': [(0xfffffe00, 0)] * 4,
+            'status-none': [],
+            'status-short': [(512, 0)],
+            'status-later-zero': [(4096, 0), (0, 3), (n, 3)],
+            'status-many': [(1, 0)] * 4096,
+        }.get(self.lie, [(n, 0)])
+        data = b''.join(struct.pack('>II', *e) for e in extents)
+        context = 99 if self.lie == 'status-context' else 7
+        if self.lie == 'status-odd':
+            data += b'\0\0\0'
+        self.chunk(c, cookie, 5, struct.pack('>I', context) + data)
+
+
+def base_options(path, **more):
+    return dict({'driver': 'nbd', 'server': {'type': 'unix', 'path': path}},
+                **more)
+
+
+def attempt(s, d, server, **options):
+    """Stream an overlay from @server. Error of the open, or of the job, or
+    None; afterwards the overlay's bytes are right or missing."""
+    top = d + '/top.qed'
+    subprocess.run([SLUICE, 'create', '-q', '-f', 'qed', top, str(SIZE)],
+                   check=True)
+    error = None
+    try:
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'qed', 'node-name': 'top',
+            'file': {'driver': 'file', 'filename': top},
+            'backing': base_options(server.path, **options)})
+    except QmpError as e:
+        os.unlink(top)
+        return e.desc
+    try:
+        s.qmp.cmd('block-stream', device='top', job_id='j')
+        event = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j', timeout=60)
+        error = event['data'].get('error')
+    except QmpError as e:
+        error = e.desc
+    s.qmp.cmd('blockdev-del', node_name='top')
+    # Alone, without its base: what was copied is what the base holds.
+    with subprocess.Popen(['qemu-img', 'check', '-q', '-f', 'qed', top]) as p:
+        assert p.wait() == 0
+    raw = d + '/raw'
+    subprocess.run(['qemu-img', 'rebase', '-u', '-f', 'qed', '-b', '', top],
+                   check=True)
+    subprocess.run(['qemu-img', 'convert', '-f', 'qed', '-O', 'raw', top, raw],
+                   check=True)
+    with open(raw, 'rb') as f:
+        data = f.read()
+    assert len(data) == SIZE
+    for i in range(0, SIZE, 512):
+        part = data[i:i + 512]
+        assert part == GOOD[i:i + 512] or (error and part == bytes(512)), i
+    os.unlink(top)
+    os.unlink(raw)
+    return error
+
+
+def daemon(d):
+    with open(d + '/other', 'wb') as f:
+        f.write(GOOD)
+    return Sluiced(d, '--nbd-server', 'addr.type=unix,addr.path=%s/n' % d,
+                   '--drive', 'id=o,format=raw,file=%s/other' % d,
+                   '--export', 'nbd,id=e,node-name=o,name=o')
+
+
+class Other:
+    """A client of another disk; reads must go on."""
+
+    def __init__(self, d):
+        self.h = nbd.NBD()
+        self.h.connect_uri('nbd+unix:///o?socket=%s/n' % d)
+
+    def check(self):
+        start = time.monotonic()
+        assert bytes(self.h.pread(4096, 8192)) == GOOD[8192:12288]
+        assert time.monotonic() - start < 5
+
+
+def lies(d, names, want_error=True, **options):
+    with daemon(d) as s:
+        other = Other(d)
+        for lie in names:
+            server = Server(d + '/base', lie)
+            error = attempt(s, d, server, **options)
+            assert bool(error) == want_error, (lie, error)
+            server.stop()
+            other.check()
+        del other
+
+
+def test_VB0_an_honest_server(d):
+    """Else the other rows prove nothing."""
+    lies(d, ['', 'half-open-nothing'], want_error=False)
+
+
+def test_VB1_chunks_outside_the_request(d):
+    lies(d, ['data-after', 'data-before', 'data-oversize', 'hole-outside',
+             'hole-overflow', 'wrong-cookie', 'error-text', 'error-0',
+             'error-offset', 'simple', 'unknown-kind', 'junk'])
+
+
+def test_VB1_a_chunk_of_4_GiB(d):
+    lies(d, ['data-4g'])
+
+
+def test_VB1_replies_that_do_not_cover_the_request(d):
+    with daemon(d) as s:
+        other = Other(d)
+        # A second answer to a request that is over may come too late to matter.
+        for lie in ('nothing-but-done', 'half', 'twice'):
+            server = Server(d + '/base', lie)
+            try:
+                error = attempt(s, d, server)
+            except AssertionError as e:
+                raise AssertionError('%s: taken for data' % lie) from e
+            assert error or lie == 'twice', lie
+            server.stop()
+            other.check()
+        del other
+
+
+def test_VB3_closes_at_every_byte(d):
+    with daemon(d) as s:
+        other = Other(d)
+        # Measure a whole conversation: handshake, status, one read.
+        server = Server(d + '/base')
+        assert attempt(s, d, server) is None
+        whole = server.sent
+        server.stop()
+        handshake = whole - SIZE
+        points = list(range(0, 260, 3)) + [handshake, whole // 2, whole - 1]
+        for n in points:
+            server = Server(d + '/base', budget=n)
+            assert attempt(s, d, server), n
+            server.stop()
+        other.check()
+        del other
+
+
+def test_VB5_impossible_sizes(d):
+    with daemon(d) as s:
+        other = Other(d)
+        for size in (0, 1 << 63, (1 << 63) + 512, (1 << 64) - 1):
+            server = Server(d + '/base', size=size)
+            assert attempt(s, d, server), size
+            server.stop()
+            other.check()
+        del other
+
+
+def test_VB5_a_size_that_changes_on_reconnect(d):
+    with daemon(d) as s:
+        server = Server(d + '/base', 'resize', budget=40000)
+        error = attempt(s, d, server, **{'reconnect-delay': 5,
+                                         'connections': 1})
+        assert error, 'a resized base was taken'
+        server.stop()
+
+
+def test_VB7_extents_that_lie_about_lengths(d):
+    with daemon(d) as s:
+        other = Other(d)
+        for lie in ('status-zero-length', 'status-past-end', 'status-sum',
+                    'status-none', 'status-short', 'status-later-zero',
+                    'status-context', 'status-odd', 'status-many'):
+            server = Server(d + '/base', lie)
+            # An error, or all the data: never a hole where there is data.
+            attempt(s, d, server)
+            server.stop()
+            other.check()
+        del other
+
+
+if __name__ == '__main__':
+    run(globals())
