@@ -28,6 +28,15 @@ static void co_list_add(struct co_list *list, struct co *co)
     list->tail = co;
 }
 
+static void co_list_add_first(struct co_list *list, struct co *co)
+{
+    co->next = list->head;
+    if (!list->head) {
+        list->tail = co;
+    }
+    list->head = co;
+}
+
 static struct co *co_list_take(struct co_list *list)
 {
     struct co *co = list->head;
@@ -38,10 +47,26 @@ static struct co *co_list_take(struct co_list *list)
     return co;
 }
 
+/* xorshift64* */
+static bool shuffle_roll(struct loop *l)
+{
+    uint64_t x = l->shuffle_state | 1;
+
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    l->shuffle_state = x;
+    return (x * 0x2545f4914f6cdd1du >> 32) % 100 < l->shuffle;
+}
+
 static void co_make_ready(struct co *co)
 {
     co->state = CO_READY;
-    co_list_add(&co->loop->ready, co);
+    if (co->loop->shuffle && shuffle_roll(co->loop)) {
+        co_list_add_first(&co->loop->ready, co);
+    } else {
+        co_list_add(&co->loop->ready, co);
+    }
 }
 
 /* Lowest function of every coroutine's stack; one turn of it is one life. */

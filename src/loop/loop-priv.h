@@ -56,6 +56,8 @@ struct loop {
 
     struct co_list ready;       /* run in this turn */
     struct co_list relaxed;     /* run in the next */
+    unsigned shuffle;           /* percent that jump the queue: sim_shuffle() */
+    uint64_t shuffle_state;
     struct co *running;
     struct co_ctx main_ctx;
     unsigned n_co;

@@ -203,6 +203,12 @@ void sim_faults_clear(struct sim *s)
     g_array_set_size(s->faults, 0);
 }
 
+void sim_shuffle(struct loop *l, unsigned percent, uint64_t seed)
+{
+    l->shuffle = percent;
+    l->shuffle_state = seed;
+}
+
 unsigned sim_open_files(const struct sim *s)
 {
     return g_hash_table_size(s->handles);

@@ -136,6 +136,9 @@ struct sim_fault {
 };
 void sim_inject(struct sim *s, const struct sim_fault *f);
 void sim_faults_clear(struct sim *s);
+/* Let @percent of the coroutines that become ready on @l run before those that
+ * already are: nothing promises their order. */
+void sim_shuffle(struct loop *l, unsigned percent, uint64_t seed);
 /* Descriptors that are open; for leak checks. */
 unsigned sim_open_files(const struct sim *s);
 /* Operations of a kind submitted so far. */

@@ -76,11 +76,14 @@ void config_make(struct config *c, uint64_t seed)
     *c = (struct config){ 0 };
     make_images(c, &r);
     make_guests(c, &r);
-    c->commands = rng_percent(&r, 85) ? rng_below(&r, 40) : 0;
+    c->commands = rng_percent(&r, 85) ? rng_below(&r, 60) : 0;
     c->jobs = 30 + rng_below(&r, 60);
     c->resize = rng_percent(&r, 20) ? 5 : 0;
     c->exports = rng_percent(&r, 25) ? 8 : 0;
     make_trouble(c, &r);
+    c->shuffle = rng_percent(&r, 40) ? 1 + rng_below(&r, 50) : 0;
+    c->journal = rng_percent(&r, 20);
+    c->slow_speed = rng_percent(&r, 60);
 }
 
 char *config_describe(const struct config *c)
@@ -109,6 +112,8 @@ char *config_describe(const struct config *c)
                            c->discard ? " discard" : "",
                            c->detect_zeroes ? " detect-zeroes" : "",
                            c->direct ? " direct" : "");
+    g_string_append_printf(s, "%s%s shuffle %u", c->journal ? " journal" : "",
+                           c->slow_speed ? " slow-speed" : "", c->shuffle);
     g_string_append_printf(s, " guests %u ops %u window %u commands %u cuts %u",
                            c->guests, c->ops, c->window, c->commands, c->cuts);
     for (int i = 0; i < F_KINDS; i++) {

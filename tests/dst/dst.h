@@ -79,10 +79,9 @@ uint64_t model_now(const struct model *m);
 /* Can the range bear one more change in flight? */
 bool model_has_room(const struct model *m, uint64_t off, uint64_t len);
 void model_begin(struct model *m, struct change *c);
-/* @ok: it took place (a trim may have); else it may have, and never will. */
-void model_end(struct model *m, struct change *c, bool ok);
-/* What is in the range, or newer, survives a crash from now on. */
-void model_fua(struct model *m, uint64_t off, uint64_t len);
+/* @ok: it took place (a trim may have); else it may have, and never will.
+ * @durable: if it did, it survives a crash. */
+void model_end(struct model *m, struct change *c, bool ok, bool durable);
 /* A flush that was sent at instant @since has succeeded. */
 void model_flushed(struct model *m, uint64_t since);
 /* Could a read that was sent at @since have returned @data? False: *@ret_why
@@ -125,10 +124,13 @@ struct config {
     unsigned unaligned, fua, hot, leave;    /* percent */
     /* the manager */
     unsigned commands, jobs, resize, exports;   /* percent but the first */
+    bool slow_speed;
     /* trouble */
     bool fault[F_KINDS];
     unsigned fault_gap_ms;
     unsigned cuts;
+    unsigned shuffle;                   /* percent; coroutines out of order */
+    bool journal;
 };
 void config_make(struct config *c, uint64_t seed);
 char *config_describe(const struct config *c);

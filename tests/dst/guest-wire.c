@@ -57,7 +57,7 @@ static CO_FN int option_co_send(struct guest_conn *c, uint32_t opt,
     return r < 0 || len == 0 ? r : send_co(c, data->data, len);
 }
 
-/* One reply to an option. Returns its type, or 0 when the connection is lost. */
+/* One reply to an option. Returns its type; 0: the connection is lost. */
 static CO_FN uint32_t option_co_reply(struct guest_conn *c)
 {
     uint8_t head[NBD_OPT_REPLY_SIZE], body[4096];

@@ -134,11 +134,8 @@ void request_answered(struct request *r, const uint8_t *extents, size_t len)
         model_flushed(w->model, r->since);
     }
     if (op_changes(r->op)) {
-        model_end(w->model, &r->change, !r->error);
-        if (!r->error &&
-            ((r->h.flags & NBD_CMD_FLAG_FUA) || w->cfg.writethrough)) {
-            model_fua(w->model, r->change.off, r->change.len);
-        }
+        model_end(w->model, &r->change, !r->error,
+                  (r->h.flags & NBD_CMD_FLAG_FUA) || w->cfg.writethrough);
     }
     g_ptr_array_remove(c->requests, r);
 }
@@ -161,7 +158,7 @@ void guests_reap(struct world *w)
             struct request *r = c->requests->pdata[k];
 
             if (op_changes(r->op)) {
-                model_end(w->model, &r->change, false);
+                model_end(w->model, &r->change, false, false);
             }
         }
         g_ptr_array_unref(c->requests);

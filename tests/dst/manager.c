@@ -18,9 +18,25 @@ struct manager {
     struct co_queue answered;
     bool reading, lost;
     uint64_t size;              /* that was last asked for */
+    GPtrArray *jobs;            /* ids of those that are alive */
 };
 
 /* --- messages --- */
+
+static void follow_job(struct manager *m, const json_t *data)
+{
+    const char *id = json_string_value(json_object_get(data, "id"));
+    const char *status = json_string_value(json_object_get(data, "status"));
+    guint at;
+    bool known = g_ptr_array_find_with_equal_func(m->jobs, id, g_str_equal,
+                                                  &at);
+
+    if (g_str_equal(status, "null") && known) {
+        g_ptr_array_remove_index(m->jobs, at);
+    } else if (!g_str_equal(status, "null") && !known) {
+        g_ptr_array_add(m->jobs, g_strdup(id));
+    }
+}
 
 static void take_message(struct manager *m, json_t *msg)
 {
@@ -29,6 +45,10 @@ static void take_message(struct manager *m, json_t *msg)
     json_object_del(msg, "timestamp");
     text = json_dumps(msg, JSON_COMPACT);
     story(m->w, "qmp < %.600s", text);
+    if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
+                   "JOB_STATUS_CHANGE")) {
+        follow_job(m, json_object_get(msg, "data"));
+    }
     if (json_object_get(msg, "event") || json_object_get(msg, "QMP")) {
         json_decref(msg);
         return;
@@ -108,6 +128,7 @@ void manager_co_connect(struct world *w)
 
     m->w = w;
     m->in = g_string_new(NULL);
+    m->jobs = g_ptr_array_new_with_free_func(g_free);
     m->size = w->cfg.size[L_TOP];
     w->manager = m;
     channel_new_pair(w->loop, 4096, ends);
@@ -129,6 +150,7 @@ void manager_co_disconnect(struct world *w)
     channel_free(m->ch);
     json_decref(m->answer);
     g_string_free(m->in, TRUE);
+    g_ptr_array_unref(m->jobs);
     g_free(m);
 }
 
@@ -142,6 +164,9 @@ static const char *pick(struct rng *r, const char *const *names, size_t n)
 
 static const char *pick_device(struct manager *m)
 {
+    if (m->w->cfg.has_mid && rng_percent(&m->w->rng, 12)) {
+        return "mid";
+    }
     return rng_percent(&m->w->rng, 60) || m->w->cfg.is_drive ? m->w->root
                                                              : "top";
 }
@@ -150,6 +175,9 @@ static const char *pick_job(struct manager *m)
 {
     static const char *const ids[] = { "j0", "j1", "drive0" };
 
+    if (m->jobs->len && rng_percent(&m->w->rng, 90)) {
+        return m->jobs->pdata[rng_below(&m->w->rng, m->jobs->len)];
+    }
     return PICK(&m->w->rng, ids);
 }
 
@@ -186,9 +214,9 @@ static CO_FN void stream_co(struct manager *m)
                              "auto-finalize", rng_percent(r, 80),
                              "auto-dismiss", rng_percent(r, 80));
 
-    if (rng_percent(r, 50)) {
+    if (rng_percent(r, 50) || m->w->cfg.slow_speed) {
         json_object_set_new(args, "speed",
-                            json_integer(1 << (16 + rng_below(r, 9))));
+                            json_integer(1 << (19 + rng_below(r, 7))));
     }
     add_end(m, args);
     tell_co(m, "block-stream", args);
@@ -219,11 +247,11 @@ static CO_FN void verb_co(struct manager *m)
     };
     struct rng *r = &m->w->rng;
 
-    if (rng_percent(r, 30)) {
+    if (rng_percent(r, 25)) {
         tell_co(m, "block-job-set-speed",
                 json_pack("{s:s,s:i}", "device", pick_job(m), "speed",
                           rng_percent(r, 40) ? 0
-                                             : 1 << (14 + rng_below(r, 10))));
+                                             : 1 << (19 + rng_below(r, 7))));
     } else {
         tell_co(m, PICK(r, verbs), json_pack("{s:s}", "id", pick_job(m)));
     }
@@ -295,7 +323,7 @@ static CO_FN void node_co(struct manager *m)
                           "node-name", "extra", "file", "driver", "file",
                           "filename", "/extra.img"));
     } else {
-        static const char *const names[] = { "extra", "extra", "top", "mid" };
+        static const char *const names[] = { "extra", "extra", "mid", "base" };
 
         tell_co(m, "blockdev-del",
                 json_pack("{s:s}", "node-name", PICK(&m->w->rng, names)));
@@ -315,7 +343,7 @@ static CO_FN void ask_co(struct manager *m)
         node_co(m);
     } else if (!rng_percent(r, cfg->jobs)) {
         query_co(m);
-    } else if (rng_percent(r, 55)) {
+    } else if (rng_percent(r, m->jobs->len ? 75 : 15)) {
         verb_co(m);
     } else if (rng_percent(r, 65)) {
         stream_co(m);
@@ -333,8 +361,8 @@ static CO_FN void manager_entry(void *arg)
         export_add_co(m, "e2", true);
     }
     for (unsigned i = 0; i < w->cfg.commands; i++) {
-        co_co_sleep(rng_below(&w->rng, rng_percent(&w->rng, 70) ? 10 * MS
-                                                               : 80 * MS));
+        co_co_sleep(rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS
+                                                               : 60 * MS));
         ask_co(m);
     }
     if (w->cfg.exports) {

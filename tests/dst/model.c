@@ -29,6 +29,8 @@ struct state {
 };
 struct past {
     struct content c;
+    uint32_t applied;           /* the same, of changes still in flight */
+    bool gone;                  /* no crash brings it back */
     uint64_t until;
 };
 struct sector {
@@ -38,7 +40,6 @@ struct sector {
     struct past *past;
     unsigned n_past, max_past;
     uint64_t changed;           /* instant of the last begin or end */
-    uint64_t durable;           /* what left until then is gone for good */
 };
 struct model {
     struct sector *sectors;
@@ -140,13 +141,13 @@ static void state_add(struct sector *s, struct content c, uint32_t applied)
     s->states[s->n_states++] = (struct state){ c, applied };
 }
 
-static void past_add(struct sector *s, struct content c, uint64_t until)
+static void past_add(struct sector *s, struct state st, uint64_t until)
 {
     if (s->n_past == s->max_past) {
         s->max_past = s->max_past ? 2 * s->max_past : 4;
         s->past = g_renew(struct past, s->past, s->max_past);
     }
-    s->past[s->n_past++] = (struct past){ c, until };
+    s->past[s->n_past++] = (struct past){ st.c, st.applied, false, until };
 }
 
 void model_grow(struct model *m, uint64_t sectors)
@@ -281,25 +282,36 @@ static void sector_end(struct model *m, struct sector *s, struct change *c,
         struct state st = s->states[k];
 
         if (certain && !(st.applied & bit)) {
-            past_add(s, st.c, m->now);
+            past_add(s, st, m->now);
         } else {
             state_add(s, st.c, st.applied & ~bit);
         }
     }
 }
 
-void model_end(struct model *m, struct change *c, bool ok)
+/* The change in @slot has ended.  If it is durable, a crash leaves nothing that
+ * did not include it: what came later and was acknowledged may be lost. */
+static void past_end(struct sector *s, int slot, bool durable)
 {
-    m->now++;
-    for (uint64_t i = first_of(c->off); i < end_of(c->off, c->len); i++) {
-        sector_end(m, &m->sectors[i], c, ok && !c->trim);
+    uint32_t bit = 1u << slot;
+
+    for (unsigned k = 0; k < s->n_past; k++) {
+        if (durable && !(s->past[k].applied & bit)) {
+            s->past[k].gone = true;
+        }
+        s->past[k].applied &= ~bit;
     }
 }
 
-void model_fua(struct model *m, uint64_t off, uint64_t len)
+void model_end(struct model *m, struct change *c, bool ok, bool durable)
 {
-    for (uint64_t i = first_of(off); i < end_of(off, len); i++) {
-        m->sectors[i].durable = m->now;
+    m->now++;
+    for (uint64_t i = first_of(c->off); i < end_of(c->off, c->len); i++) {
+        struct sector *s = &m->sectors[i];
+        int slot = slot_of(s, c);
+
+        sector_end(m, s, c, ok && !c->trim);
+        past_end(s, slot, ok && durable && !c->trim);
     }
 }
 
@@ -338,7 +350,7 @@ static void sector_fix(struct model *m, struct sector *s, uint64_t i,
         if (content_matches(st.c, i, 0, data, SECTOR)) {
             state_add(s, st.c, 0);
         } else {
-            past_add(s, st.c, m->now);
+            past_add(s, st, m->now);
         }
     }
 }
@@ -438,14 +450,13 @@ struct model_cut *model_cut_new(const struct model *m)
     cut->allowed = g_new(GArray *, m->n);
     for (uint64_t i = 0; i < m->n; i++) {
         const struct sector *s = &m->sectors[i];
-        uint64_t gone = MAX(s->durable, m->flushed);
         GArray *a = g_array_new(FALSE, FALSE, sizeof(struct content));
 
         for (unsigned k = 0; k < s->n_states; k++) {
             g_array_append_val(a, s->states[k].c);
         }
         for (unsigned k = 0; k < s->n_past; k++) {
-            if (s->past[k].until > gone) {
+            if (!s->past[k].gone && s->past[k].until > m->flushed) {
                 g_array_append_val(a, s->past[k].c);
             }
         }

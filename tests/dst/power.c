@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include "control/drivers.h"
 #include "dst.h"
@@ -40,7 +41,7 @@ void power_mark(struct world *w)
     cut->ns = loop_clock_ns(w->loop);
     cut->promised = model_cut_new(w->model);
     g_ptr_array_add(w->cuts, cut);
-    story(w, "power may be cut here");
+    story(w, "power may be cut here: instant %" PRIu64, cut->instant);
 }
 
 /* --- files after a cut --- */
@@ -275,9 +276,29 @@ void power_verify(struct world *w, const struct sim_image *img,
     loop_free(v.loop);
 }
 
+/* For a person who replays a seed: what reached the files, by instant. */
+static void log_show(struct world *w)
+{
+    size_t n;
+    const struct sim_record *const *log = sim_log(w->sim, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        const struct sim_record *r = log[i];
+
+        printf("%8" PRIu64 " .. %8" PRIu64 "  %s %s %" PRIu64 "+%" PRIu64
+               " = %" PRId64 "\n", r->submitted, r->completed,
+               sim_op_name(r->op), r->path ? r->path : "-", r->off, r->len,
+               r->result);
+    }
+}
+
 void power_check(struct world *w)
 {
     struct rng rng = { .state = w->seed };
+
+    if (story_loud && w->cuts->len) {
+        log_show(w);
+    }
 
     for (unsigned i = 0; i < w->cuts->len; i++) {
         struct cut *cut = w->cuts->pdata[i];

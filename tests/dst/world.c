@@ -19,7 +19,8 @@
 #include "graph/io.h"
 #include "loop/io.h"
 
-enum { PHASE_1_S = 60, LIMIT_1_S = 300, LIMIT_2_S = 150, TOTAL_S = 3600, LAST_OPS = 30 };
+enum { PHASE_1_S = 60, LIMIT_1_S = 300, LIMIT_2_S = 150, TOTAL_S = 3600,
+       LAST_OPS = 30 };
 
 uint64_t world_new_id(struct world *w)
 {
@@ -232,7 +233,9 @@ void world_co_export(struct world *w)
     g_autoptr(GError) err = NULL;
 
     /* It may be there, or on its way out. */
-    (void)control_co_execute(w->control, "block-export-add", o, &ret, &err);
+    if (control_co_execute(w->control, "block-export-add", o, &ret, &err) < 0) {
+        story(w, "no export e1: %s", err->message);
+    }
     json_decref(ret);
     json_decref(o);
 }
@@ -387,6 +390,8 @@ uint64_t world_run(uint64_t seed)
     w.guests = g_ptr_array_new();
     w.cuts = g_ptr_array_new();
     p.loop = p.data = w.loop;
+    p.state_dir = w.cfg.journal ? "/state" : NULL;
+    sim_shuffle(w.loop, w.cfg.shuffle, seed);
     w.control = control_new(&p);
     co_start(w.loop, world_entry, &w);
     loop_run(w.loop);
