@@ -8,6 +8,7 @@
 struct exports;
 struct jobs;
 struct journal;
+struct qemuio;
 struct session;
 
 struct control {
@@ -29,6 +30,7 @@ struct control {
     struct jobs *jobs;
     struct exports *exports;
     struct journal *journal;       /* NULL: no state directory */
+    struct qemuio *qemuio;
     GHashTable *objects;           /* id -> ObjectType, both strings */
     GHashTable *cursors;           /* device -> uint64_t: incremental streams */
 };

@@ -15,6 +15,7 @@
 #include "control/control-int.h"
 #include "control/drivers.h"
 #include "control/journal.h"
+#include "control/qemuio.h"
 #include "export/export.h"
 #include "job/job.h"
 #include "loop/loop.h"
@@ -200,6 +201,7 @@ static CO_FN void start_entry(void *arg)
 
     c->graph = graph_new(c->data, node_drivers);
     graph_set_backing_policy(c->graph, c->policy, c->beneath);
+    c->qemuio = qemuio_new(c->graph);
     c->jobs = jobs_new(c->data, on_event, c);
     c->exports = exports_new(c->graph, on_event, c);
     if (c->state_dir) {
@@ -272,6 +274,9 @@ static CO_FN void stop_entry(void *arg)
     }
     loop_timer_init(&patience, c->data, patience_ended, c->graph);
     loop_timer_arm(&patience, loop_clock_ns(c->data) + PATIENCE_NS);
+    /* First: nothing ends while a breakpoint holds requests. */
+    qemuio_co_free(c->qemuio);
+    c->qemuio = NULL;
     exports_co_shutdown(c->exports);
     jobs_co_cancel_all(c->jobs);
     graph_foreach_device(c->graph, collect_device, devices);

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "control/control-int.h"
+#include "control/qemuio.h"
 
 /* The command that begins with the words of @words: "info" takes two.
  * *@ret_used is how many words its name has. */
@@ -127,6 +128,37 @@ static int parse_args(const struct hmp_command *cmd, char **words,
     return 0;
 }
 
+struct qemuio_call {
+    struct control *c;
+    const char *name, *line;
+    GString *out;
+    GError **err;
+    int result;
+};
+
+static CO_FN void qemuio_entry(void *arg)
+{
+    struct qemuio_call *call = arg;
+
+    call->result = call->c->qemuio
+        ? qemuio_co_execute(call->c->qemuio, call->name, call->line, call->out,
+                            call->err)
+        : err_set(call->err, ESHUTDOWN, "The daemon is about to end");
+}
+
+/* The one command that has no QMP form: its language is its own. */
+static CO_FN int hmp_co_qemuio(struct control *c, const json_t *args,
+                               GString *out, GError **err)
+{
+    struct qemuio_call call = {
+        .c = c, .name = arg_str(args, "device"),
+        .line = arg_str(args, "command"), .out = out, .err = err,
+    };
+
+    control_co_on_data(c, qemuio_entry, &call);
+    return call.result;
+}
+
 static CO_FN int hmp_co_run(struct control *c, const struct hmp_command *cmd,
                             json_t *args, GString *out, GError **err)
 {
@@ -134,6 +166,9 @@ static CO_FN int hmp_co_run(struct control *c, const struct hmp_command *cmd,
     const char *only = NULL;
     int r;
 
+    if (!cmd->command) {
+        return hmp_co_qemuio(c, args, out, err);
+    }
     if (cmd->print) {
         /* What an info command takes chooses what is shown. */
         only = cmd->args->name ? arg_str(args, cmd->args->name) : NULL;

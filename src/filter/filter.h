@@ -2,5 +2,6 @@
 /* The filter drivers. */
 #pragma once
 struct node_driver;
+extern const struct node_driver blkdebug_driver;     /* "blkdebug" */
 extern const struct node_driver copy_on_read_driver; /* "copy-on-read" */
 extern const struct node_driver throttle_driver;     /* "throttle" */

@@ -18,6 +18,7 @@
 #include "format/group.h"
 #include <errno.h>
 #include <glib.h>
+#include "graph/debug.h"
 #include "graph/io.h"
 #include "loop/co.h"
 #include "loop/loop.h"
@@ -146,6 +147,13 @@ static CO_FN int file_co_flush(struct group *g)
     return ret;
 }
 
+/* The flush that whoever asked for one means. */
+static CO_FN int file_co_flush_last(struct group *g)
+{
+    node_co_debug_event(g->file, DEBUG_FLUSH_TO_DISK);
+    return file_co_flush(g);
+}
+
 /* Keep an operation's failure unless it can be tried again. */
 static int op_result(struct group *g, int ret)
 {
@@ -175,7 +183,7 @@ static CO_FN int generations_co_publish(struct group *g, uint64_t gen)
     if (ret < 0) {
         return ret;
     }
-    ret = file_co_flush(g);
+    ret = file_co_flush_last(g);
     if (ret == 0) {
         g->unpublished = false;
     }
@@ -197,7 +205,7 @@ static CO_FN void pass_co_run(struct group *g)
     }
     gen = g->open - 1;
     g->result = g->unpublished ? generations_co_publish(g, gen)
-                               : file_co_flush(g);
+                               : file_co_flush_last(g);
     g->done = g->started;
     if (g->result == 0 && g->ops->published) {
         g->ops->published(g->arg, gen);

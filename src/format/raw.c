@@ -107,6 +107,8 @@ static CO_FN int raw_co_preadv(struct node *n, uint64_t off, struct iov iov,
                                unsigned flags)
 {
     const struct raw_state *s = n->state;
+
+    node_co_debug_event(node_file(n), DEBUG_READ_AIO);
     return node_co_preadv(node_file(n), s->offset + off, iov, flags);
 }
 
@@ -115,8 +117,12 @@ static CO_FN int raw_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     const struct raw_state *s = n->state;
     int ret = raw_check(n, off, iov.len);
-    return ret < 0 ? ret : node_co_pwritev(node_file(n), s->offset + off, iov,
-                                           flags);
+
+    if (ret < 0) {
+        return ret;
+    }
+    node_co_debug_event(node_file(n), DEBUG_WRITE_AIO);
+    return node_co_pwritev(node_file(n), s->offset + off, iov, flags);
 }
 
 static CO_FN int raw_co_zero(struct node *n, uint64_t off, uint64_t len,

@@ -52,6 +52,14 @@ static const struct node_driver *scheme_driver(struct graph *g,
     return NULL;
 }
 
+/* Names of filters are for people: a header could reach any file with them. */
+static bool scheme_is_filter(struct graph *g, const char *name)
+{
+    const struct node_driver *drv = scheme_driver(g, name);
+
+    return drv && drv->kind == NODE_FILTER;
+}
+
 /* The driver itself takes the address apart. */
 static int parse_scheme(struct graph *g, const char *name, json_t **ret_options,
                         GError **err)
@@ -127,7 +135,8 @@ static int name_check(const struct node *n, const char *name, GError **err)
                            (size_t)(p - name));
         }
     }
-    if (g_str_has_prefix(name, "json:") || g_str_has_prefix(name, "fd:")) {
+    if (g_str_has_prefix(name, "json:") || g_str_has_prefix(name, "fd:") ||
+        scheme_is_filter(n->graph, name)) {
         err_set(err, EINVAL, "Backing file name '%s' of '%s' is refused: an "
                 "image's header may name files and addresses only", name,
                 n->name);

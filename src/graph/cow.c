@@ -18,7 +18,6 @@
  */
 #include <string.h>
 #include "graph/fetch.h"
-#include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -148,6 +147,7 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
     if (!backing || backing->size <= f->start) {
         return 0;
     }
+    node_co_debug_event(node_file(n), DEBUG_COW_READ);
     ret = -EAGAIN;
     if (to - from < (f->end - f->start) / 2) {
         ret = fill_co_share(n, f);
@@ -215,6 +215,7 @@ static CO_FN int cow_co_write_filled(struct cow *c, uint64_t pos, uint64_t end,
     if (pre.iov_len + post.iov_len == 0) {
         return write_co_driver(c->n, pos, guest, c->flags);
     }
+    node_co_debug_event(node_file(c->n), DEBUG_COW_WRITE);
     if (guest.n + 2 > STACK_VECS) {
         v = g_new(struct iovec, guest.n + 2);
     }

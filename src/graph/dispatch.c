@@ -126,9 +126,13 @@ int node_co_flush(struct node *n)
          gen == p->flushed_gen)) {
         return 0;
     }
+    if (p->file) {
+        node_co_debug_event(p->file->child, DEBUG_FLUSH_TO_OS);
+    }
     if (n->drv->co_flush) {
         ret = n->drv->co_flush(n);
     } else if (p->file) {
+        node_co_debug_event(p->file->child, DEBUG_FLUSH_TO_DISK);
         ret = node_co_flush(p->file->child);
     }
     if (ret == 0) {

@@ -27,6 +27,7 @@
 #include "base/annot.h"
 #include "base/iov.h"
 #include "base/options.h"
+#include "graph/debug.h"
 #include "graph/io.h"
 #include "graph/node.h"
 
@@ -50,6 +51,12 @@ struct check_result {
     void *report_arg;
 };
 enum check_fix { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
+
+/* What is asked of a filter with breakpoints; see graph/debug.h. */
+enum debug_control {
+    DEBUG_BREAK, DEBUG_REMOVE_BREAK, DEBUG_RESUME, DEBUG_IS_SUSPENDED,
+    DEBUG_RELEASE, /* everything, for good */
+};
 
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
 
@@ -149,6 +156,12 @@ struct node_driver {
     /* Whatever waits for somebody else (a server that does not answer) fails
      * now, and so does all that comes later: the daemon wants to end. Optional. */
     void (*interrupt)(struct node *n);
+
+    /* For fault filters: hear of an event, and control breakpoints (@event and
+     * @tag as the question needs them; IS_SUSPENDED: 1 or 0). */
+    CO_FN_PTR void (*co_debug_event)(struct node *n, enum debug_event ev);
+    int (*debug_control)(struct node *n, enum debug_control what,
+                         const char *event, const char *tag);
 };
 
 /* --- services for drivers --- */
@@ -165,6 +178,10 @@ CO_FN int node_co_open_backing(struct node *n, struct opts *o,
                                const char *header_name, const char *fmt,
                                GError **err);
 struct node *node_file(const struct node *n);
+/* A filter takes more of "file" than its driver says, and shares less: enum
+ * perm. -EPERM when others do not agree; the old values stand then. */
+CO_FN int node_co_restrict_file(struct node *n, unsigned take,
+                                unsigned unshare, GError **err);
 /* The smallest limits of @n, after defaults. */
 const struct node_limits *node_get_limits(const struct node *n);
 

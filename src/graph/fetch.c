@@ -8,6 +8,7 @@
  */
 #include "graph/fetch.h"
 #include <glib.h>
+#include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/io.h"
@@ -126,6 +127,7 @@ static CO_FN int below_co_preadv(struct node *n, uint64_t off, struct iov iov,
     if (have == 0) {
         return 0;
     }
+    node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
     return node_co_preadv(below, off, iov_slice(iov, 0, have), flags);
 }
 

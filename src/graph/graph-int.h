@@ -33,6 +33,7 @@ struct graph {
     unsigned lock_depth;
     unsigned next_auto_name;
     unsigned max_depth;
+    unsigned debuggers;     /* nodes that hear debug events */
     enum backing_policy policy;
     char *beneath;
 };

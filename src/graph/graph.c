@@ -190,6 +190,8 @@ struct node *node_new(struct graph *g, const struct node_driver *drv,
     n->state = g_malloc0(MAX(drv->state_size, 1));
     n->flags = flags;
     n->refs = 1;
+    n->debuggers = &g->debuggers;
+    g->debuggers += drv->co_debug_event ? 1 : 0;
     n->priv = g_new0(struct node_int, 1);
     n->priv->shared = PERM_ALL;
     n->priv->limits = (struct node_limits) {
@@ -225,6 +227,7 @@ void node_free(struct node *n)
     g_assert(!n->children && !n->parents && !n->priv->blockers);
     g_assert(!n->priv->track.writes && !n->priv->track.allocs);
     node_unregister(n);
+    n->graph->debuggers -= n->drv->co_debug_event ? 1 : 0;
     drain_forget_node(n);
     backing_request_free(n->priv->pending);
     json_decref(n->options);

@@ -75,6 +75,7 @@ struct node {
     bool monitor_owned;
     bool implicit_filter;       /* inserted by a job without a name */
     struct node_int *priv;      /* graph-int.h */
+    const unsigned *debuggers;  /* how many listen: graph/debug.h */
     struct fetch_table *fetches; /* graph/fetch.c; NULL: none in flight */
 };
 

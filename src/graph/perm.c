@@ -74,6 +74,30 @@ void node_cumulative_perms(const struct node *n, unsigned *ret_perm,
     *ret_shared = shared;
 }
 
+int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
+                          GError **err)
+{
+    struct edge *e = n->priv->file;
+    const struct edge old = *e;
+    int ret;
+
+    graph_co_lock(n->graph);
+    e->own_perm |= take;
+    e->own_shared &= ~unshare;
+    e->perm |= take;
+    e->shared &= ~unshare;
+    ret = perm_co_refresh(e->child, err);
+    if (ret < 0) {
+        e->own_perm = old.own_perm;
+        e->own_shared = old.own_shared;
+        e->perm = old.perm;
+        e->shared = old.shared;
+        (void)perm_co_refresh(e->child, NULL);
+    }
+    graph_unlock(n->graph);
+    return ret;
+}
+
 /* Pass what the parents of filter @n want on to its children. */
 static CO_FN int perm_co_pass_on(struct node *n, GError **err)
 {

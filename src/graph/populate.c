@@ -170,6 +170,7 @@ static CO_FN int map_co_run(struct work *w, uint64_t off, uint64_t len,
         } else {
             struct iovec store;
 
+            node_co_debug_event(node_file(w->n), DEBUG_COR_WRITE);
             r = node_co_pwritev(w->n, off + at,
                                 iov_one(&store, buf + at, step),
                                 w->io_flags | IO_POPULATE);

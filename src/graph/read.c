@@ -115,6 +115,9 @@ static CO_FN int read_co_run(struct node *n, uint64_t off, struct iov iov,
             }
             return read_co_driver(n, off, iov_slice(iov, 0, len), flags);
         }
+        if (n->priv->backing) {
+            node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
+        }
         n = n->priv->backing ? n->priv->backing->child : NULL;
     }
     /* Nobody has it: past the end of a short backing file, or no backing. */

@@ -23,7 +23,9 @@ static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
     if (!n->drv->handles_fua) {
         flags &= ~(unsigned)IO_FUA;
     }
+    node_co_debug_event(n, DEBUG_PWRITEV);
     ret = n->drv->co_pwritev(n, off, iov, flags);
+    node_co_debug_event(n, DEBUG_PWRITEV_DONE);
     /* Even a failed write may have changed something that a flush covers. */
     p->write_gen++;
     if (ret == 0) {
@@ -66,11 +68,15 @@ static CO_FN int write_co_bounced(struct node *n, uint64_t off, struct iov iov,
         return -ENOMEM;
     }
     if (start != off) {
+        node_co_debug_event(n, DEBUG_PWRITEV_RMW_HEAD);
         ret = write_co_read_block(n, start, buf, align);
+        node_co_debug_event(n, DEBUG_PWRITEV_RMW_AFTER_HEAD);
     }
     if (ret == 0 && start + len != end && (len > align || start == off)) {
+        node_co_debug_event(n, DEBUG_PWRITEV_RMW_TAIL);
         ret = write_co_read_block(n, start + len - align, buf + len - align,
                                   align);
+        node_co_debug_event(n, DEBUG_PWRITEV_RMW_AFTER_TAIL);
     }
     if (ret == 0) {
         iov_to_buf(iov, 0, buf + (off - start), iov.len);

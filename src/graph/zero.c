@@ -51,7 +51,9 @@ static CO_FN int zero_co_driver(struct node *n, uint64_t off, uint64_t len,
     if (n->priv->no_discard) {
         pass &= ~(unsigned)IO_MAY_UNMAP;
     }
+    node_co_debug_event(n, DEBUG_PWRITEV_ZERO);
     ret = n->drv->co_zero(n, off, len, pass);
+    node_co_debug_event(n, DEBUG_PWRITEV_DONE);
     n->priv->write_gen++;
     if (ret == 0) {
         n->priv->write_highest = MAX(n->priv->write_highest, off + len);

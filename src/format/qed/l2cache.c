@@ -151,6 +151,7 @@ static CO_FN int table_co_load(struct qed_image *img, struct qed_l2 *t)
 
     t->loading = true;
     if (qed_offset_valid(img, off, img->table_bytes)) {
+        node_co_debug_event(qed_file(img), DEBUG_L2_LOAD);
         ret = node_co_preadv(qed_file(img), off,
                              iov_one(&v, t->entries, img->table_bytes), 0);
     } else {

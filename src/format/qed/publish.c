@@ -130,6 +130,7 @@ static CO_FN int item_co_write(struct qed_image *img, const struct qed_item *it,
                entry_of(img, t) < end + MERGE_ENTRIES) {
             end = entry_of(img, t) + 1;
         }
+        node_co_debug_event(qed_file(img), DEBUG_L2_UPDATE);
         ret = qed_co_write_entries(img, entries, table, first, end);
     }
     return ret;
@@ -287,6 +288,7 @@ static CO_FN int fresh_co_link(struct qed_image *img)
         while (++i < n && item_at(img, i)->l1_idx < end + MERGE_ENTRIES) {
             end = item_at(img, i)->fresh ? item_at(img, i)->l1_idx + 1 : end;
         }
+        node_co_debug_event(qed_file(img), DEBUG_L1_UPDATE);
         ret = qed_co_write_entries(img, img->l1, img->hdr.l1_table_offset,
                                    first, end);
     }

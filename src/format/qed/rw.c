@@ -45,6 +45,7 @@ int qed_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
         }
         part = iov_slice(iov, done, run.len);
         if (run.kind == QED_DATA) {
+            node_co_debug_event(qed_file(img), DEBUG_READ_AIO);
             ret = node_co_preadv(qed_file(img), run.host, part, flags);
         } else if (run.kind == QED_ZERO) {
             iov_memset(part, 0, 0, run.len);
@@ -59,8 +60,10 @@ int qed_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 static CO_FN int data_co_write(struct qed_image *img, uint64_t host,
                                struct iov iov)
 {
-    int ret = node_co_pwritev(qed_file(img), host, iov, 0);
+    int ret;
 
+    node_co_debug_event(qed_file(img), DEBUG_WRITE_AIO);
+    ret = node_co_pwritev(qed_file(img), host, iov, 0);
     if (ret == 0) {
         qed_note_written(img, host + iov.len);
     }

@@ -28,7 +28,8 @@ static bool is_address_part(const char *driver, const char *name)
         "path", "host", "port", "filename", NULL
     };
 
-    return g_str_equal(driver, "nbd") && g_strv_contains(parts, name);
+    return (g_str_equal(driver, "nbd") && g_strv_contains(parts, name)) ||
+           (g_str_equal(driver, "blkdebug") && g_str_equal(name, "filename"));
 }
 
 static void check_driver(const struct node_driver *drv)
@@ -65,6 +66,16 @@ static void test_drivers(void)
         check_driver(node_drivers[n]);
     }
     g_assert_cmpuint(g_strv_length((char **)names->values), ==, n);
+}
+
+static void test_debug_events(void)
+{
+    const struct schema_type *t = schema_find_type("BlkdebugEvent");
+
+    for (unsigned i = 0; debug_event_names[i]; i++) {
+        g_assert_cmpstr(t->values[i], ==, debug_event_names[i]);
+    }
+    g_assert_cmpuint(g_strv_length((char **)t->values), ==, DEBUG_EVENT_COUNT);
 }
 
 /* Every file of the project's folders below src/ that can send events. */
@@ -249,6 +260,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/schema/drivers", test_drivers);
+    g_test_add_func("/schema/debug-events", test_debug_events);
     g_test_add_func("/schema/events", test_events);
     g_test_add_func("/schema/handlers", test_handlers);
     g_test_add_func("/schema/hmp", test_hmp);
