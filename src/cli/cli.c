@@ -2,6 +2,7 @@
 /* What every subcommand prints: errors, usage, help. */
 #include "cli/cli.h"
 
+#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +44,17 @@ int cli_usage_error(const char *command, const char *fmt, ...)
     return 1;
 }
 
+int cli_bad_option(const char *command, char **argv)
+{
+    /* The letter, where getopt stands inside a word of several. */
+    if (optopt > ' ' && optopt < 0x7f) {
+        return cli_usage_error(command, "option '-%c' is unknown or lacks its "
+                               "argument", optopt);
+    }
+    return cli_usage_error(command, "option '%s' is unknown or lacks its "
+                           "argument", argv[optind - 1]);
+}
+
 int cli_print_help(const char *command)
 {
     for (const struct subcommand *s = subcommands; s->name; s++) {
@@ -62,7 +74,7 @@ int cli_parse_output(const char *command, const char *text, bool *ret_json)
     } else {
         return cli_usage_error(command,
                                "--output must be used with human or json "
-                               "as argument.");
+                               "as argument, not '%s'", text);
     }
     return 0;
 }

@@ -24,6 +24,8 @@ void cli_gerror(const GError *err);
 /* A usage error: message and where help is. Returns 1. */
 int cli_usage_error(const char *command, const char *fmt, ...)
     G_GNUC_PRINTF(2, 3);
+/* The same for what getopt_long() has just refused (with opterr 0). */
+int cli_bad_option(const char *command, char **argv);
 /* Print the help of the named subcommand. Returns 0. */
 int cli_print_help(const char *command);
 

@@ -58,11 +58,12 @@ static int parse_args(int argc, char **argv, struct check *c)
             }
             break;
         default:
-            r = cli_usage_error("check", "unknown option");
+            r = cli_bad_option("check", argv);
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("check", "Expecting one image file name");
+        return cli_usage_error("check", "Expecting one image file name, got %d",
+                               argc - optind);
     }
     c->filename = argv[optind];
     return r;

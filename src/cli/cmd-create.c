@@ -50,7 +50,7 @@ static int check_size(const struct create *c)
 {
     uint64_t size;
 
-    if (!c->size_text || size_parse(c->size_text, 0, &size, NULL) == 0) {
+    if (!c->size_text || (size_parse(c->size_text, 0, &size, NULL) == 0 && size <= INT64_MAX)) {
         return 0;
     }
     cli_error("Invalid image size specified. You may use k, M, G, T, P or E "
@@ -80,12 +80,15 @@ static int parse_args(int argc, char **argv, struct create *c)
         case 'o': r = add_options(c, optarg); break;
         case 'u': c->no_open_backing = true; break;
         case 'q': c->quiet = true; break;
-        default: r = cli_usage_error("create", "unknown option"); break;
+        default: r = cli_bad_option("create", argv); break;
         }
     }
-    if (r == 0 && !c->list_options &&
-        (optind == argc || argc - optind > 2)) {
+    if (r == 0 && !c->list_options && optind == argc) {
         return cli_usage_error("create", "Expecting image file name");
+    }
+    if (r == 0 && argc - optind > 2) {
+        return cli_usage_error("create", "Unexpected argument: %s",
+                               argv[optind + 2]);
     }
     if (optind < argc) {
         c->filename = argv[optind];
@@ -180,6 +183,10 @@ static CO_FN int create_co_size(struct graph *g, struct create *c,
         int r = image_co_backing_size(g, c->filename, backing, fmt,
                                       &backing_size, err);
         if (r < 0) {
+            if (err && !strstr((*err)->message, backing)) {
+                /* The format's driver knows no names. */
+                err_prefix(err, "'%s'", backing);
+            }
             err_hint(err, "Could not open backing image.");
             return r;
         }

@@ -41,11 +41,12 @@ static int parse_args(int argc, char **argv, struct info *i)
         case 'o': r = cli_parse_output("info", optarg, &i->json); break;
         case 'c': i->chain = true; break;
         case 'U': i->flags |= NODE_FORCE_SHARE; break;
-        default: r = cli_usage_error("info", "unknown option"); break;
+        default: r = cli_bad_option("info", argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("info", "Expecting one image file name");
+        return cli_usage_error("info", "Expecting one image file name, got %d",
+                               argc - optind);
     }
     i->filename = argv[optind];
     return r;

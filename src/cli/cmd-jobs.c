@@ -35,7 +35,7 @@ static int parse_args(int argc, char **argv, struct job_args *a)
         case 's': a->socket = optarg; break;
         case 'o': r = cli_parse_output(a->command, optarg, &a->json); break;
         case 'f': a->force = true; break;
-        default: r = cli_usage_error(a->command, "unknown option"); break;
+        default: r = cli_bad_option(a->command, argv); break;
         }
     }
     return r;

@@ -62,11 +62,12 @@ static int parse_args(int argc, char **argv, struct map *m)
         case 's': r = parse_size("start-offset", optarg, &m->start); break;
         case 'l': r = parse_size("max-length", optarg, &m->length); break;
         case 'U': m->flags |= NODE_FORCE_SHARE; break;
-        default: r = cli_usage_error("map", "unknown option"); break;
+        default: r = cli_bad_option("map", argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("map", "Expecting one image file name");
+        return cli_usage_error("map", "Expecting one image file name, got %d",
+                               argc - optind);
     }
     m->filename = argv[optind];
     return r;

@@ -181,7 +181,7 @@ int cmd_monitor(int argc, char **argv)
         case 's': socket = optarg; break;
         case 'e': m.events_only = true; break;
         case 'o': r = cli_parse_output("monitor", optarg, &m.json); break;
-        default: r = cli_usage_error("monitor", "unknown option"); break;
+        default: r = cli_bad_option("monitor", argv); break;
         }
     }
     if (r || !(m.conn = client_connect(socket))) {

@@ -53,7 +53,7 @@ static int parse_args(int argc, char **argv, struct pull *p)
         case 'j': p->job_id = optarg; break;
         case 'n': p->no_wait = true; break;
         case 'o': r = cli_parse_output("pull", optarg, &p->json); break;
-        default: r = cli_usage_error("pull", "unknown option"); break;
+        default: r = cli_bad_option("pull", argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {

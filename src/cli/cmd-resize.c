@@ -45,7 +45,7 @@ static int parse_args(int argc, char **argv, struct resize *z)
         case 'f': z->format = optarg; break;
         case 's': z->shrink = true; break;
         case 'q': z->quiet = true; break;
-        default: return cli_usage_error("resize", "unknown option");
+        default: return cli_bad_option("resize", argv);
         }
     }
     if (!size || optind + 1 != argc) {

@@ -80,7 +80,7 @@ static int parse_args(int argc, char **argv, struct serve *s)
         case OPT_PIDFILE: s->pidfile = optarg; break;
         case OPT_ENGINE: s->engine = optarg; break;
         case OPT_DRY_RUN: s->dry_run = true; break;
-        default: return cli_usage_error("serve", "unknown option");
+        default: return cli_bad_option("serve", argv);
         }
     }
     if (optind + 1 != argc) {

@@ -127,6 +127,7 @@ static int print_usage(void)
 int main(int argc, char **argv)
 {
     setlocale(LC_ALL, "C.UTF-8");
+    opterr = 0;                      /* cli_bad_option() says it */
     if (argc < 2) {
         return cli_usage_error(NULL, "expecting a command");
     }
