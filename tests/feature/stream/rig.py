@@ -95,14 +95,16 @@ def image_info(path):
 
 
 def check_image(path):
-    """Both checkers find nothing wrong, and no leak that matters."""
+    """Nothing is wrong, and no cluster leaks. On leaks ours decides: the peer
+    counts one in some sound images with zero clusters, also in images that it
+    made alone (4 KiB clusters, all but one of 4096 with data)."""
     run_tool(sluiced.SLUICE, 'check', '-q', '-f', 'qed', path)
-    qemu_img('check', '-q', '-f', 'qed', path)
+    check_no_corruption(path, ['qemu-img'])
 
 
-def check_no_corruption(path):
+def check_no_corruption(path, tools=(sluiced.SLUICE, 'qemu-img')):
     """As after a crash: leaks are allowed, corruption is not."""
-    for tool in (sluiced.SLUICE, 'qemu-img'):
+    for tool in tools:
         p = subprocess.run([tool, 'check', '-f', 'qed', path], check=False,
                            capture_output=True, text=True, timeout=120)
         assert p.returncode in (0, 3), (tool, p.returncode, p.stdout, p.stderr)
