@@ -3,27 +3,30 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/graph-int.h"
+#include "graph/populate.h"
 #include "graph/trace.h"
 
-/* A grown overlay must not show what a longer base has there. */
-static CO_FN int truncate_co_cover_base(struct node *n, uint64_t old_size,
-                                        GError **err)
+/*
+ * A grown overlay must not show what a longer base has there.  The driver sees
+ * to whole clusters of the new part; a last cluster that reaches into it is
+ * taken into the overlay here, before the size changes, so that no crash shows
+ * the base behind the old end.
+ */
+static CO_FN int truncate_co_take_tail(struct node *n, uint64_t size,
+                                       GError **err)
 {
     struct node *backing = node_backing(n);
-    uint64_t end;
+    uint64_t tail = n->size % MAX(n->priv->limits.cluster_size, 1);
     int ret;
 
-    if (!backing || backing->size <= old_size) {
+    if (!backing || tail == 0 || size <= n->size ||
+        backing->size <= n->size) {
         return 0;
     }
-    end = MIN(n->size, backing->size);
-    if (end <= old_size) {
-        return 0;
-    }
-    ret = node_co_zero(n, old_size, end - old_size, IO_MAY_UNMAP);
+    ret = node_co_populate(n, NULL, n->size - tail, tail, 0, NULL);
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Failed to zero the new area of '%s'",
-                             n->name);
+        return err_set_errno(err, -ret, "Failed to copy the last cluster of "
+                             "'%s' from its backing file", n->name);
     }
     return 0;
 }
@@ -46,7 +49,6 @@ static CO_FN int truncate_co_driver(struct node *n, uint64_t size, GError **err)
 
 int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
 {
-    uint64_t old_size = n->size;
     int ret;
 
     if (size > INT64_MAX) {
@@ -55,17 +57,18 @@ int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Image is read-only");
     }
+    ret = n->drv->supports_backing ? truncate_co_take_tail(n, size, err) : 0;
+    if (ret < 0) {
+        return ret;
+    }
     ret = truncate_co_driver(n, size, err);
     n->priv->write_gen++;
     if (ret < 0) {
         return ret;
     }
     n->size = size;
-    if (n->drv->supports_backing && size > old_size) {
-        ret = truncate_co_cover_base(n, old_size, err);
-    }
     node_notify_changed(n);
-    return ret;
+    return 0;
 }
 
 int node_co_refresh_size(struct node *n)
