@@ -18,6 +18,7 @@
 #include "format/group.h"
 #include <errno.h>
 #include <glib.h>
+#include "base/barrier.h"
 #include "graph/debug.h"
 #include "graph/io.h"
 #include "loop/co.h"
@@ -168,14 +169,14 @@ static CO_FN int generations_co_publish(struct group *g, uint64_t gen)
 {
     int ret;
 
-    while (g->writing[gen & 1]) {
+    while (g->writing[gen & 1] && !BARRIER_OFF(GROUP_WAIT)) {
         co_queue_co_wait(&g->data);
     }
     ret = op_result(g, g->ops->co_before(g->arg, gen));
     if (ret < 0) {
         return ret;
     }
-    ret = file_co_flush(g);
+    ret = BARRIER(GROUP_DATA, file_co_flush(g));
     if (ret < 0) {
         return ret;
     }
@@ -183,7 +184,7 @@ static CO_FN int generations_co_publish(struct group *g, uint64_t gen)
     if (ret < 0) {
         return ret;
     }
-    ret = file_co_flush_last(g);
+    ret = BARRIER(GROUP_POINTERS, file_co_flush_last(g));
     if (ret == 0) {
         g->unpublished = false;
     }

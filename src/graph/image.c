@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
 #include "graph/io.h"
@@ -115,7 +116,7 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
         node_co_unref(file);
     }
     if (r == 0) {
-        r = io_co_fsync_parent(filename);
+        r = BARRIER(CREATE_NAME, io_co_fsync_parent(filename));
         if (r < 0) {
             err_set_errno(err, -r, "Could not make the directory entry of "
                           "'%s' durable", filename);

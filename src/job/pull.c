@@ -16,6 +16,7 @@
  */
 #include "job/pull.h"
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
 #include "graph/image.h"
@@ -335,7 +336,7 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
     int ret;
 
     user_co_enter(p->user);
-    ret = node_co_flush(p->top);
+    ret = BARRIER(PIVOT_DATA, node_co_flush(p->top));
     user_leave(p->user);
     while (ret == 0 && off < size) {
         struct extent ext = { 0 };

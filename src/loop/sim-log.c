@@ -227,6 +227,11 @@ void sim_set_latency(struct sim *s, enum sim_op op, uint64_t min_ns,
     s->latency[op].max_ns = max_ns;
 }
 
+void sim_reseed(struct sim *s, uint64_t seed)
+{
+    s->rng = seed;
+}
+
 struct sim_image *sim_live(struct sim *s)
 {
     return s->live;

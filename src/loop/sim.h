@@ -144,6 +144,8 @@ unsigned sim_open_files(const struct sim *s);
 /* Operations of a kind submitted so far. */
 uint64_t sim_count(const struct sim *s, enum sim_op op);
 
+/* Draw what comes from @seed: the same from here on, whatever came before. */
+void sim_reseed(struct sim *s, uint64_t seed);
 /* Latencies of @op are spread evenly over [@min_ns, @max_ns]. */
 void sim_set_latency(struct sim *s, enum sim_op op, uint64_t min_ns,
                      uint64_t max_ns);

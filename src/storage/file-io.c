@@ -12,6 +12,7 @@
 #include <linux/falloc.h>
 #include <string.h>
 
+#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
 #include "loop/io.h"
@@ -69,7 +70,7 @@ static CO_FN int file_co_changed(struct node *n, const char *what, uint64_t off,
         trace_file_io_error(n->filename, what, off, len, ret);
         return ret;
     }
-    return (flags & IO_FUA) ? file_io_co_flush(n) : 0;
+    return (flags & IO_FUA) ? BARRIER(FILE_FUA, file_io_co_flush(n)) : 0;
 }
 
 int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,

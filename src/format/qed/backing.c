@@ -11,6 +11,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
@@ -106,7 +107,7 @@ static CO_FN int reference_co_write(struct qed_image *img, const char *name,
     h = changed_header(img, name, fmt, slot);
     ret = qed_co_write_header(img, &h);
     if (ret == 0) {
-        ret = node_co_flush(file);
+        ret = BARRIER(PIVOT_HEADER, node_co_flush(file));
     }
     if (ret < 0) {
         /* The file may hold either; prefer the old one, as memory does. */
@@ -127,7 +128,7 @@ int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
     if (ret < 0) {
         return ret;
     }
-    ret = group_co_flush(img->group);
+    ret = BARRIER(PIVOT_DATA, group_co_flush(img->group));
     if (ret == 0) {
         group_co_lock(img->group);
         ret = reference_co_write(img, name, slot, fmt);

@@ -5,6 +5,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "format/qed/qed.h"
 #include "loop/io.h"
@@ -79,7 +80,10 @@ static CO_FN int image_co_write(struct node *file, const struct create *c)
         ret = node_co_pwritev(file, NAME_AT, iov_one(&v, c->backing_file,
                                                      h.backing_name_size), 0);
     }
-    if (ret < 0 || (ret = node_co_flush(file)) < 0) {
+    if (ret == 0) {
+        ret = BARRIER(CREATE_TABLES, node_co_flush(file));
+    }
+    if (ret < 0) {
         return ret;
     }
     buf = io_buf_get(QED_SECTOR);

@@ -16,6 +16,7 @@
  *     `fresh` remembers which tables already have their place.
  */
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
@@ -217,6 +218,12 @@ static unsigned workers_for(const struct qed_image *img)
                             QED_WORKERS);
 }
 
+static CO_FN int fresh_co_write(struct qed_image *img)
+{
+    return qed_co_each(img, img->items->len, workers_for(img),
+                       write_fresh_entry, img);
+}
+
 static uint64_t fresh_end(struct qed_image *img)
 {
     GHashTableIter iter;
@@ -256,13 +263,13 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
     end = p->end;
     trace_qed_publish(img->node->name, gen, g_tree_nnodes(p->map),
                       img->items->len);
-    ret = need_check_co_set(img);
+    ret = BARRIER(NEED_CHECK, need_check_co_set(img));
     if (ret == 0) {
-        ret = qed_co_each(img, img->items->len, workers_for(img),
-                          write_fresh_entry, img);
+        ret = BARRIER(TABLE_FIRST, fresh_co_write(img));
     }
     if (ret == 0) {
-        ret = qed_co_extend(img, max_u64(end, fresh_end(img)));
+        ret = BARRIER(FILE_LENGTH,
+                      qed_co_extend(img, max_u64(end, fresh_end(img))));
     }
     return ret;
 }
@@ -298,9 +305,15 @@ static CO_FN int fresh_co_link(struct qed_image *img)
 static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
-    int ret = qed_co_each(img, img->items->len, workers_for(img),
-                          write_existing_entry, img);
+    int ret = BARRIER_LATE(NEED_CHECK, need_check_co_set(img));
 
+    if (ret == 0) {
+        ret = BARRIER_LATE(TABLE_FIRST, fresh_co_write(img));
+    }
+    if (ret == 0) {
+        ret = qed_co_each(img, img->items->len, workers_for(img),
+                          write_existing_entry, img);
+    }
     return ret < 0 ? ret : fresh_co_link(img);
 }
 

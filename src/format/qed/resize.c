@@ -9,6 +9,7 @@
  * alone can hold its range against the guest.
  */
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
@@ -81,7 +82,7 @@ int qed_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     ret = new_part_co_clear(n, old, size);
     if (ret == 0) {
-        ret = group_co_flush(img->group);
+        ret = BARRIER(RESIZE_CLEAR, group_co_flush(img->group));
     }
     if (ret == 0) {
         group_co_lock(img->group);
@@ -89,7 +90,7 @@ int qed_co_truncate(struct node *n, uint64_t size, GError **err)
         h.image_size = size;
         ret = qed_co_write_header(img, &h);
         if (ret == 0) {
-            ret = node_co_flush(qed_file(img));
+            ret = BARRIER(RESIZE_HEADER, node_co_flush(qed_file(img)));
         }
         group_unlock(img->group);
     }

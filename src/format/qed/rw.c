@@ -8,6 +8,7 @@
  * the dispatcher keeps two allocating writes off one cluster.
  */
 #include <string.h>
+#include "base/barrier.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
@@ -120,7 +121,7 @@ int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
         done += run.len;
     }
     if (ret == 0 && (flags & IO_FUA)) {
-        ret = group_co_flush(img->group);
+        ret = BARRIER(QED_FUA, group_co_flush(img->group));
     }
     return ret;
 }

@@ -6,6 +6,7 @@
  * the backing file (G8).  One with a place keeps it and its bytes are punched
  * out of the file: nothing leaks, and no pointer needs to change.
  */
+#include "base/barrier.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
 
@@ -86,7 +87,7 @@ int qed_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
     }
     ret = clusters_co_zero(img, off, len, flags);
     if (ret == 0 && (flags & IO_FUA)) {
-        ret = group_co_flush(img->group);
+        ret = BARRIER(QED_FUA, group_co_flush(img->group));
     }
     return ret;
 }

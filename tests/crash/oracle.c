@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a sector may hold.
+ *
+ * After a crash: the newest write that a flush or FUA covered, or one that was
+ * not complete before that one began.  A flush covers what had ended before it
+ * was asked for (G1, G4).  A trim leaves old data or zeroes (G8).
+ */
+#include <inttypes.h>
+#include <string.h>
+#include "base/endian.h"
+#include "crash.h"
+
+/* --- stamps --- */
+
+void stamp_put(uint8_t *buf, uint64_t id, uint64_t sector)
+{
+    for (unsigned i = 0; i < SECTOR; i += 16) {
+        put_le64(buf + i, id);
+        put_le64(buf + i + 8, sector);
+    }
+}
+
+uint64_t stamp_get(const uint8_t *buf, uint64_t sector)
+{
+    uint64_t id = get_le64(buf), want = id ? sector : 0;
+
+    for (unsigned i = 0; i < SECTOR; i += 16) {
+        if (get_le64(buf + i) != id || get_le64(buf + i + 8) != want) {
+            return UINT64_MAX;
+        }
+    }
+    return id;
+}
+
+uint64_t hash_words(uint64_t h, const void *buf, size_t len)
+{
+    const uint8_t *p = buf;
+
+    for (size_t i = 0; i < len; i += 8) {
+        uint64_t w;
+
+        memcpy(&w, p + i, 8);
+        h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+/* --- windows --- */
+
+/* The first clusters, and those around the end of what the first L2 table
+ * maps, which is near the end of the disk. */
+unsigned windows_get(const struct crash_config *c, struct window *w)
+{
+    uint64_t cluster = c->cluster / SECTOR;
+    uint64_t span = (uint64_t) c->cluster * c->table / 8 * cluster;
+    uint64_t end = c->size / SECTOR + 2 * cluster;
+
+    w[0] = (struct window) { 0, 5 * cluster };
+    w[1] = (struct window) { span - 2 * cluster, end - (span - 2 * cluster) };
+    return N_WINDOWS;
+}
+
+unsigned windows_slots(const struct crash_config *c)
+{
+    struct window w[N_WINDOWS];
+
+    windows_get(c, w);
+    return (unsigned) (w[0].n + w[1].n);
+}
+
+unsigned slot_of(const struct crash_config *c, uint64_t sector)
+{
+    struct window w[N_WINDOWS];
+
+    windows_get(c, w);
+    if (sector < w[0].n) {
+        return (unsigned) sector;
+    }
+    g_assert(sector >= w[1].first && sector < w[1].first + w[1].n);
+    return (unsigned) (w[0].n + sector - w[1].first);
+}
+
+/* --- the guest's operations --- */
+
+void oracle_init(struct oracle *o, const struct crash_config *c)
+{
+    *o = (struct oracle) { .config = c, .init_size = c->size / SECTOR };
+    o->init = g_new0(uint64_t, windows_slots(c));
+}
+
+void oracle_done(struct oracle *o)
+{
+    unsigned n = windows_slots(o->config);
+
+    for (unsigned i = 0; o->by_slot && i < n; i++) {
+        g_array_unref(o->by_slot[i]);
+    }
+    g_free(o->by_slot);
+    g_free(o->ops);
+    g_free(o->init);
+}
+
+#define OPS_MAX 512
+
+struct op *oracle_add(struct oracle *o, const struct op *op)
+{
+    if (!o->ops) {
+        o->ops = g_new0(struct op, OPS_MAX);
+    }
+    g_assert(o->n_ops < OPS_MAX);
+    o->ops[o->n_ops] = *op;
+    return &o->ops[o->n_ops++];
+}
+
+static bool changes_data(const struct op *op)
+{
+    return op->kind <= OP_TRIM;
+}
+
+static bool touches(const struct op *op, uint64_t sector)
+{
+    return changes_data(op) && sector >= op->first &&
+        sector < op->first + op->n;
+}
+
+void oracle_index(struct oracle *o)
+{
+    unsigned n = windows_slots(o->config);
+
+    o->by_slot = g_new(GArray *, n);
+    for (unsigned i = 0; i < n; i++) {
+        o->by_slot[i] = g_array_new(FALSE, FALSE, sizeof(unsigned));
+    }
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *op = &o->ops[i];
+
+        for (uint64_t s = 0; changes_data(op) && s < op->n; s++) {
+            g_array_append_val(o->by_slot[slot_of(o->config, op->first + s)],
+                               i);
+        }
+    }
+}
+
+static bool is_promised(const struct oracle *o, const struct op *op)
+{
+    if (!op->ended || op->ended > o->at || op->result < 0) {
+        return false;
+    }
+    if (op->fua) {
+        return true;
+    }
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *f = &o->ops[i];
+
+        if (f->kind == OP_FLUSH && f->result == 0 && f->begun > op->ended &&
+            f->ended && f->ended <= o->at) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void oracle_set_instant(struct oracle *o, uint64_t at)
+{
+    o->at = at;
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        o->ops[i].promised = is_promised(o, &o->ops[i]);
+    }
+}
+
+/* Must what is older than @op be gone? @older NULL: the initial contents. */
+static bool hides(const struct op *op, const struct op *older)
+{
+    return op->promised && op->kind != OP_TRIM &&
+        (!older || (older->ended && older->ended < op->begun));
+}
+
+static const struct op *op_at(const struct oracle *o, unsigned slot, unsigned i)
+{
+    return &o->ops[g_array_index(o->by_slot[slot], unsigned, i)];
+}
+
+static bool is_hidden(const struct oracle *o, unsigned slot,
+                      const struct op *older)
+{
+    for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
+        const struct op *op = op_at(o, slot, i);
+
+        if (op->begun && op->begun <= o->at && hides(op, older)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
+{
+    for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
+        const struct op *op = op_at(o, slot, i);
+        uint64_t gives = op->kind == OP_WRITE
+            ? o->id_base + (uint64_t) (op - o->ops) + 1 : 0;
+
+        if (gives == id && op->begun && op->begun <= o->at &&
+            !is_hidden(o, slot, op)) {
+            return true;
+        }
+    }
+    return id == o->init[slot] && !is_hidden(o, slot, NULL);
+}
+
+/* As hides(), for readers: everything that ended counts. */
+bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t sector,
+                     uint64_t id)
+{
+    bool init_hidden = false;
+
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *op = &o->ops[i];
+        bool hidden = false;
+
+        if (!touches(op, sector) || !op->begun) {
+            continue;
+        }
+        for (unsigned k = 0; k < o->n_ops && !hidden; k++) {
+            const struct op *by = &o->ops[k];
+
+            hidden = by->kind != OP_TRIM && touches(by, sector) && by->ended &&
+                by->ended < begun && op->ended && op->ended < by->begun;
+        }
+        init_hidden = init_hidden ||
+            (op->kind != OP_TRIM && op->ended && op->ended < begun);
+        if (!hidden && id == (op->kind == OP_WRITE ? o->id_base + i + 1 : 0)) {
+            return true;
+        }
+    }
+    return !init_hidden && id == o->init[slot_of(o->config, sector)];
+}
+
+/* A raw file's resize is durable with a flush, and a write at the new end may
+ * have lengthened the file by any part of what it should. */
+static bool raw_may_have_size(const struct oracle *o, uint64_t sectors)
+{
+    uint64_t min = o->init_size, max = o->init_size;
+
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *op = &o->ops[i];
+
+        if (op->kind == OP_RESIZE && op->begun && op->begun <= o->at) {
+            min = op->promised ? MAX(min, op->n) : min;
+            max = MAX(max, op->n);
+        }
+    }
+    return sectors >= min && sectors <= max;
+}
+
+/* QED's is durable when it returns. */
+bool oracle_may_have_size(const struct oracle *o, uint64_t sectors)
+{
+    bool may = sectors == o->init_size;
+
+    if (o->config->raw) {
+        return raw_may_have_size(o, sectors);
+    }
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *op = &o->ops[i];
+
+        if (op->kind != OP_RESIZE || !op->begun || op->begun > o->at) {
+            continue;
+        }
+        if (op->ended && op->ended <= o->at && op->result == 0) {
+            may = false;
+        }
+        may = may || sectors == op->n;
+    }
+    return may;
+}
+
+uint64_t oracle_hash(const struct oracle *o)
+{
+    uint64_t h = (o->gone && o->gone <= o->at) + 2 * (o->created <= o->at);
+
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *op = &o->ops[i];
+        bool begun = op->begun && op->begun <= o->at;
+        bool ended = op->ended && op->ended <= o->at;
+        uint64_t words[] = {
+            i, op->kind, op->first, op->n,
+            (uint64_t) begun | (uint64_t) ended << 1 |
+                (uint64_t) op->promised << 2,
+        };
+
+        if (begun && op->kind != OP_FLUSH && op->kind != OP_READ &&
+            op->kind != OP_WAIT) {
+            h = hash_words(h, words, sizeof(words));
+        }
+    }
+    return h;
+}
+
+/* --- for people --- */
+
+static const char *const kind_names[] = {
+    "write", "zero", "trim", "flush", "read", "stream-step", "stream",
+    "stream in the background", "cancel", "resize", "wait",
+};
+
+char *op_describe(const struct op *op, unsigned i)
+{
+    return g_strdup_printf("op %u: %s%s %" PRIu64 "+%" PRIu64 ", began %" PRIu64
+                           ", ended %" PRIu64 "%s, result %d", i + 1,
+                           kind_names[op->kind], op->fua ? " FUA" : "",
+                           op->first, op->n, op->begun, op->ended,
+                           op->promised ? " (durable)" : "", op->result);
+}
+
+static void add_name(GString *s, uint64_t id)
+{
+    g_string_append(s, s->len ? ", " : "");
+    if (id == 0) {
+        g_string_append(s, "zeroes");
+    } else if (id == ID_BASE_FILE) {
+        g_string_append(s, "the base's data");
+    } else {
+        g_string_append_printf(s, "%" PRIu64, id);
+    }
+}
+
+char *oracle_describe(const struct oracle *o, unsigned slot)
+{
+    GString *s = g_string_new(NULL);
+
+    if (oracle_may_hold(o, slot, 0)) {
+        add_name(s, 0);
+    }
+    if (o->init[slot] && oracle_may_hold(o, slot, o->init[slot])) {
+        add_name(s, o->init[slot]);
+    }
+    for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
+        const struct op *op = op_at(o, slot, i);
+        uint64_t id = o->id_base + (uint64_t) (op - o->ops) + 1;
+
+        if (op->kind == OP_WRITE && oracle_may_hold(o, slot, id)) {
+            add_name(s, id);
+        }
+    }
+    return g_string_free(s, FALSE);
+}
