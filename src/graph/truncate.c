@@ -31,6 +31,29 @@ static CO_FN int truncate_co_take_tail(struct node *n, uint64_t size,
     return 0;
 }
 
+/* For drivers that leave whole clusters of the new part to the base. */
+static CO_FN int truncate_co_cover_base(struct node *n, uint64_t old_size,
+                                        GError **err)
+{
+    struct node *backing = node_backing(n);
+    uint64_t end;
+    int ret;
+
+    if (!backing || backing->size <= old_size) {
+        return 0;
+    }
+    end = MIN(n->size, backing->size);
+    if (end <= old_size) {
+        return 0;
+    }
+    ret = node_co_zero(n, old_size, end - old_size, IO_MAY_UNMAP);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Failed to zero the new area of '%s'",
+                             n->name);
+    }
+    return 0;
+}
+
 static CO_FN int truncate_co_driver(struct node *n, uint64_t size, GError **err)
 {
     int ret;
@@ -49,6 +72,7 @@ static CO_FN int truncate_co_driver(struct node *n, uint64_t size, GError **err)
 
 int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
 {
+    uint64_t old_size = n->size;
     int ret;
 
     if (size > INT64_MAX) {
@@ -67,8 +91,11 @@ int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
         return ret;
     }
     n->size = size;
+    if (n->drv->supports_backing && size > old_size) {
+        ret = truncate_co_cover_base(n, old_size, err);
+    }
     node_notify_changed(n);
-    return 0;
+    return ret;
 }
 
 int node_co_refresh_size(struct node *n)
