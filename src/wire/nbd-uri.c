@@ -213,8 +213,8 @@ char *nbd_uri_format(const struct nbd_target *t)
         G_URI_RESERVED_CHARS_ALLOWED_IN_PATH, FALSE);
 
     if (t->path) {
-        g_autofree char *path = g_uri_escape_string(t->path,
-            G_URI_RESERVED_CHARS_ALLOWED_IN_PATH, FALSE);
+        /* '&' would begin another parameter. */
+        g_autofree char *path = g_uri_escape_string(t->path, "/:", FALSE);
         return g_strdup_printf("%s+unix://%s%s?socket=%s", s,
                                *name ? "/" : "", name, path);
     }
