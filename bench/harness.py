@@ -203,7 +203,8 @@ class Context:
         self.quick = args.quick
         self.dir = tempfile.mkdtemp(prefix='sluice-bench-', dir=args.dir)
         self.programs = {
-            'sluiced': args.sluiced or os.path.join(self.build, 'sluiced'),
+            'sluiced': os.path.abspath(args.sluiced) if args.sluiced
+                       else os.path.join(self.build, 'sluiced'),
             'peer': args.peer,
         }
         self.bases = {}

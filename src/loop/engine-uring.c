@@ -19,6 +19,10 @@
 
 #define SQ_ENTRIES 256
 #define CQ_ENTRIES 4096
+/* The kernel would copy to or from the page cache on our thread. Longer than
+ * this, bytes, that copying is left to its workers: a stream that sends a
+ * window of such transfers would make the guest wait for all of them. */
+#define INLINE_MAX (UINT64_C(128) << 10)
 #define DATA_IGNORE 1           /* user_data: nobody waits for this */
 #define DATA_WAKE 3             /* user_data: the read of wake_fd */
 
@@ -184,6 +188,9 @@ static void uring_submit(struct loop *l, struct io_req *r)
     }
     sqe = uring_sqe(l->engine_state);
     prep[r->op](sqe, r);
+    if ((r->op == IO_OP_READ || r->op == IO_OP_WRITE) && r->len > INLINE_MAX) {
+        io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+    }
     io_uring_sqe_set_data(sqe, r);
 }
 
