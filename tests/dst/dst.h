@@ -162,6 +162,7 @@ struct world {
     char *command;
     bool ended;                 /* the watchdog may go */
     struct manager *manager;
+    bool managed;               /* it has given its commands */
 };
 
 /* Run @seed to its end. Returns the hash of its trace; a failure prints and
@@ -209,9 +210,11 @@ bool faults_hit_top(struct world *w);
 void power_mark(struct world *w);
 /* Build and check the states that the marked instants may leave. */
 void power_check(struct world *w);
-/* Open the chain of w's images from @img, check it, compare every sector. */
+/* Open the chain of w's images from @img, check it, compare every sector.
+ * @independent: it must not need a base. */
 void power_verify(struct world *w, const struct sim_image *img,
-                  const struct model_cut *cut, const char *what);
+                  const struct model_cut *cut, bool independent,
+                  const char *what);
 
 /* --- story.c --- */
 

@@ -406,6 +406,9 @@ static CO_FN void guest_entry(void *arg)
                                                 pick_capacity(&g->rng));
 
         if (!c) {
+            if (w->managed) {
+                world_co_export(w);
+            }
             co_co_sleep(RETRY_MS * MS);
             continue;
         }

@@ -10,6 +10,8 @@
 #include "dst.h"
 #include "loop/channel.h"
 
+enum { MOST_CUTS = 8 };
+
 struct manager {
     struct world *w;
     struct channel *ch;
@@ -48,6 +50,12 @@ static void take_message(struct manager *m, json_t *msg)
     if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
                    "JOB_STATUS_CHANGE")) {
         follow_job(m, json_object_get(msg, "data"));
+    }
+    /* P2: what is said to be complete is. */
+    if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
+                   "BLOCK_JOB_COMPLETED") && m->w->cfg.cuts &&
+        m->w->cuts->len < MOST_CUTS) {
+        power_mark(m->w);
     }
     if (json_object_get(msg, "event") || json_object_get(msg, "QMP")) {
         json_decref(msg);
@@ -121,34 +129,48 @@ static CO_FN void tell_co(struct manager *m, const char *name, json_t *args)
     json_decref(command_co(m, name, args));
 }
 
-void manager_co_connect(struct world *w)
+static CO_FN void call_co(struct manager *m)
 {
-    struct manager *m = g_new0(struct manager, 1);
     struct channel *ends[2];
 
-    m->w = w;
-    m->in = g_string_new(NULL);
-    m->jobs = g_ptr_array_new_with_free_func(g_free);
-    m->size = w->cfg.size[L_TOP];
-    w->manager = m;
-    channel_new_pair(w->loop, 4096, ends);
+    channel_new_pair(m->w->loop, 4096, ends);
     m->ch = ends[1];
-    control_add_session(w->control, ends[0], SESSION_QMP);
+    control_add_session(m->w->control, ends[0], SESSION_QMP);
     m->reading = true;
-    co_start(w->loop, reader_entry, m);
+    m->lost = false;
+    co_start(m->w->loop, reader_entry, m);
     tell_co(m, "qmp_capabilities", NULL);
 }
 
-void manager_co_disconnect(struct world *w)
+static CO_FN void hang_up_co(struct manager *m)
 {
-    struct manager *m = w->manager;
-
     channel_shutdown(m->ch);
     while (m->reading) {
         co_queue_co_wait(&m->answered);
     }
     channel_free(m->ch);
     json_decref(m->answer);
+    m->answer = NULL;
+    g_string_truncate(m->in, 0);
+}
+
+void manager_co_connect(struct world *w)
+{
+    struct manager *m = g_new0(struct manager, 1);
+
+    m->w = w;
+    m->in = g_string_new(NULL);
+    m->jobs = g_ptr_array_new_with_free_func(g_free);
+    m->size = w->cfg.size[L_TOP];
+    w->manager = m;
+    call_co(m);
+}
+
+void manager_co_disconnect(struct world *w)
+{
+    struct manager *m = w->manager;
+
+    hang_up_co(m);
     g_string_free(m->in, TRUE);
     g_ptr_array_unref(m->jobs);
     g_free(m);
@@ -330,6 +352,18 @@ static CO_FN void node_co(struct manager *m)
     }
 }
 
+/* Say something and be gone before the answer. */
+static CO_FN void vanish_co(struct manager *m)
+{
+    char text[] = "{\"execute\":\"query-named-block-nodes\"}";
+    struct iovec v;
+
+    story(m->w, "qmp vanishes");
+    (void)channel_co_write(m->ch, iov_one(&v, text, strlen(text)), 0);
+    hang_up_co(m);
+    call_co(m);
+}
+
 static CO_FN void ask_co(struct manager *m)
 {
     const struct config *cfg = &m->w->cfg;
@@ -339,6 +373,8 @@ static CO_FN void ask_co(struct manager *m)
         resize_co(m);
     } else if (rng_percent(r, cfg->exports)) {
         export_co(m);
+    } else if (rng_percent(r, 2)) {
+        vanish_co(m);
     } else if (rng_percent(r, 5)) {
         node_co(m);
     } else if (!rng_percent(r, cfg->jobs)) {
@@ -368,6 +404,7 @@ static CO_FN void manager_entry(void *arg)
     if (w->cfg.exports) {
         export_add_co(m, "e1", true);
     }
+    w->managed = true;
     co_latch_done(&w->busy);
 }
 

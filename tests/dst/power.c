@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "control/control-int.h"
 #include "control/drivers.h"
 #include "dst.h"
 #include "format/format.h"
@@ -30,8 +31,19 @@ static const char *const persist_names[PERSISTS] = {
 struct cut {
     uint64_t instant;           /* of the machine */
     uint64_t ns;
+    bool independent;           /* the daemon uses no base any more */
     struct model_cut *promised;
 };
+
+static bool is_independent(struct world *w)
+{
+    struct graph *g = w->control->graph;
+    struct device *dev = device_find(g, "drive0");
+    struct node *top = dev ? node_skip_filters(user_node(dev->user))
+                           : node_find(g, "top", NULL);
+
+    return top && !node_header_backing(top, NULL);
+}
 
 void power_mark(struct world *w)
 {
@@ -39,9 +51,11 @@ void power_mark(struct world *w)
 
     cut->instant = sim_instant(w->sim);
     cut->ns = loop_clock_ns(w->loop);
+    cut->independent = is_independent(w);
     cut->promised = model_cut_new(w->model);
     g_ptr_array_add(w->cuts, cut);
-    story(w, "power may be cut here: instant %" PRIu64, cut->instant);
+    story(w, "power may be cut here: instant %" PRIu64 "%s", cut->instant,
+          cut->independent ? ", no base needed" : "");
 }
 
 /* --- files after a cut --- */
@@ -176,6 +190,7 @@ struct verify {
     struct world *w;
     struct loop *loop;
     const struct model_cut *cut;
+    bool independent;
     const char *what;
     struct graph *graph;
 };
@@ -244,7 +259,11 @@ static CO_FN void verify_entry(void *arg)
     struct verify *v = arg;
 
     v->graph = graph_new(v->loop, node_drivers);
-    if (!image_co_check(v)) {
+    if (image_co_check(v)) {
+        if (v->independent) {
+            fail(v->w, "%s: the header names a base again", v->what);
+        }
+    } else {
         /* P2: whoever needs no base may lose it. */
         io_co_unlink("/base.img");
         io_co_unlink("/mid.qed");
@@ -256,10 +275,12 @@ static CO_FN void verify_entry(void *arg)
 }
 
 void power_verify(struct world *w, const struct sim_image *img,
-                  const struct model_cut *cut, const char *what)
+                  const struct model_cut *cut, bool independent,
+                  const char *what)
 {
     struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = w->seed };
-    struct verify v = { .w = w, .cut = cut, .what = what };
+    struct verify v = { .w = w, .cut = cut, .what = what,
+                        .independent = independent };
     g_autoptr(GError) err = NULL;
 
     story(w, "verify: %s", what);
@@ -309,7 +330,7 @@ void power_check(struct world *w)
                 g_strdup_printf("power cut at %.3f ms, %s left",
                                 (double)cut->ns / 1e6, persist_names[how]);
 
-            power_verify(w, img, cut->promised, what);
+            power_verify(w, img, cut->promised, cut->independent, what);
             sim_image_free(img);
         }
         model_cut_free(cut->promised);

@@ -397,7 +397,7 @@ uint64_t world_run(uint64_t seed)
     loop_run(w.loop);
     check_leaks(&w);
     check_base(&w);
-    power_verify(&w, sim_live(w.sim), w.final, "the end");
+    power_verify(&w, sim_live(w.sim), w.final, false, "the end");
     power_check(&w);
     story(&w, "log %016" PRIx64, sim_log_hash(w.sim));
     control_free(w.control);
