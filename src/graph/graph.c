@@ -191,7 +191,7 @@ struct node *node_new(struct graph *g, const struct node_driver *drv,
     n->flags = flags;
     n->refs = 1;
     n->debuggers = &g->debuggers;
-    g->debuggers += drv->co_debug_event ? 1 : 0;
+    g->debuggers += drv->debug_control ? 1 : 0;
     n->priv = g_new0(struct node_int, 1);
     n->priv->shared = PERM_ALL;
     n->priv->limits = (struct node_limits) {
@@ -227,7 +227,7 @@ void node_free(struct node *n)
     g_assert(!n->children && !n->parents && !n->priv->blockers);
     g_assert(!n->priv->track.writes && !n->priv->track.allocs);
     node_unregister(n);
-    n->graph->debuggers -= n->drv->co_debug_event ? 1 : 0;
+    n->graph->debuggers -= n->drv->debug_control ? 1 : 0;
     drain_forget_node(n);
     backing_request_free(n->priv->pending);
     json_decref(n->options);
