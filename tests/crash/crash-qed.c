@@ -290,7 +290,7 @@ static void on_alarm(int sig)
  * trips it would, in a test without mutants. */
 static bool mutant_found(int b, guint32 seed)
 {
-    int status;
+    int status = 0;
     pid_t pid;
 
     fflush(stdout);
@@ -310,7 +310,8 @@ static bool mutant_found(int b, guint32 seed)
         fflush(stdout);
         _exit(story ? 1 : 0);
     }
-    g_assert_true(pid > 0 && waitpid(pid, &status, 0) == pid);
+    g_assert_cmpint(pid, >, 0);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     return WIFEXITED(status) && WEXITSTATUS(status) == 1;
 }
 
