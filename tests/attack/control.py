@@ -9,7 +9,7 @@ import socket
 import time
 
 from qmp import Qmp, QmpClosed
-from sluiced import Sluiced, run
+from sluiced import SANITIZED, Sluiced, run
 
 MIB = 1 << 20
 
@@ -37,7 +37,7 @@ class Rig:
         start = time.monotonic()
         assert self.s.qmp.cmd('query-named-block-nodes')
         assert time.monotonic() - start < 10
-        assert self.rss() - self.before < limit, self.rss()
+        assert SANITIZED or self.rss() - self.before < limit, self.rss()
 
     def error(self, q, data):
         q.send_raw(data)
@@ -224,7 +224,15 @@ def test_VE3_many_connections(d):
         r.check()
         for c in crowd:
             c.close()
-        assert Qmp.connect(r.s.socket).cmd('query-jobs') == []
+        # Those that have gone free their places when the daemon notices.
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                assert Qmp.connect(r.s.socket).cmd('query-jobs') == []
+                break
+            except (QmpClosed, OSError):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
 
 
 if __name__ == '__main__':

@@ -379,6 +379,7 @@ int main(int argc, char **argv)
 {
     GOptionContext *ctx = g_option_context_new("- power loss, simulated");
     g_autoptr(GError) err = NULL;
+    g_autofree char *qemu_img = g_find_program_in_path("qemu-img");
     const struct crash_config *c;
     bool ok;
 
@@ -390,7 +391,7 @@ int main(int argc, char **argv)
     g_option_context_free(ctx);
     signal(SIGABRT, on_abort);
     states_seen = g_hash_table_new(NULL, NULL);
-    verify_outside = g_find_program_in_path("qemu-img") != NULL;
+    verify_outside = qemu_img != NULL;
     c = image_find(opt_image);
     if (opt_mutate) {
         ok = mutants_run(opt_mutate, (guint32) opt_seed);

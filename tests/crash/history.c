@@ -148,6 +148,9 @@ static void array_unique(GArray *a, int (*cmp)(const void *, const void *))
 {
     unsigned size = g_array_get_element_size(a), n = 0;
 
+    if (a->len == 0) {
+        return;
+    }
     qsort(a->data, a->len, size, cmp);
     for (unsigned i = 0; i < a->len; i++) {
         if (n == 0 || cmp(a->data + (n - 1) * size, a->data + i * size)) {

@@ -26,6 +26,8 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
 SLUICED = os.environ.get('SLUICED', TOP + '/build/sluiced')
 SLUICE = os.environ.get('SLUICE', TOP + '/build/sluice')
+# A build under a sanitizer: uses more memory, cannot be loaded by Python.
+SANITIZED = 'san' in os.path.basename(os.path.dirname(SLUICED))
 # Sanitizers and loaded machines are slow.
 START_TIMEOUT = 30
 STOP_TIMEOUT = 60
