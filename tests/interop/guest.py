@@ -203,13 +203,15 @@ def test_boots_while_streaming(d):
     qemu_img('create', '-q', '-f', 'qed', '-b', base, '-F', 'raw', top)
 
     s = daemon(d, top)
-    s.qmp.cmd('block-stream', {'device': 'disk', 'job-id': 'disk',
-                               'speed': 2 * MIB})
-    Machine(d, kernel, initrd).finish(0)
-    assert s.qmp.cmd('query-block-jobs'), 'it was to be still streaming'
-    s.qmp.cmd('block-job-set-speed', device='disk', speed=32 * MIB)
-    wait_offset(s, 0.5)
-    s.kill()
+    try:
+        s.qmp.cmd('block-stream', {'device': 'disk', 'job-id': 'disk',
+                                   'speed': 2 * MIB})
+        Machine(d, kernel, initrd).finish(0)
+        assert s.qmp.cmd('query-block-jobs'), 'it was to be still streaming'
+        s.qmp.cmd('block-job-set-speed', device='disk', speed=32 * MIB)
+        wait_offset(s, 0.5)
+    finally:
+        s.kill()
 
     with daemon(d, top) as s:
         machine = Machine(d, kernel, initrd)
