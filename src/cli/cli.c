@@ -3,10 +3,12 @@
 #include "cli/cli.h"
 
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
+#include "base/units.h"
 
 void cli_error(const char *fmt, ...)
 {
@@ -77,4 +79,23 @@ int cli_parse_output(const char *command, const char *text, bool *ret_json)
                                "as argument, not '%s'", text);
     }
     return 0;
+}
+
+int cli_parse_size(const char *what, const char *text, uint64_t min,
+                   uint64_t max, uint64_t *ret)
+{
+    int r = size_parse(text, 0, ret, NULL);
+
+    if (r == -ERANGE || (r == 0 && (*ret < min || *ret > max))) {
+        cli_error("Invalid %s specified. Must be between %" PRIu64 " and %"
+                  PRIu64 ".", what, min, max);
+        return 1;
+    }
+    if (r < 0) {
+        cli_error("Invalid %s specified. You may use k, M, G, T, P or E "
+                  "suffixes for", what);
+        cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
+                  "exabytes.");
+    }
+    return r < 0 ? 1 : 0;
 }

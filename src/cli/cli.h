@@ -29,6 +29,11 @@ int cli_bad_option(const char *command, char **argv);
 /* Print the help of the named subcommand. Returns 0. */
 int cli_print_help(const char *command);
 
+/* A number of bytes with suffixes, @min to @max; refused in the words that
+ * scripts know ("Invalid WHAT specified. ..."). 0 or 1. */
+int cli_parse_size(const char *what, const char *text, uint64_t min,
+                   uint64_t max, uint64_t *ret);
+
 /* A line that is rewritten in place on a terminal and silent elsewhere unless
  * @force. */
 struct progress;

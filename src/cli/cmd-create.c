@@ -6,11 +6,11 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "base/keyval.h"
 #include "base/math.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/create-options.h"
 #include "cli/image.h"
 #include "graph/driver.h"
 #include "graph/image.h"
@@ -23,41 +23,12 @@ struct create {
     bool no_open_backing, quiet, list_options;
 };
 
-static int add_options(struct create *c, const char *text)
-{
-    g_autoptr(GError) err = NULL;
-    json_t *parsed;
-
-    if (g_str_equal(text, "help") || g_str_equal(text, "?")) {
-        c->list_options = true;
-        return 0;
-    }
-    if (keyval_parse(text, NULL, &parsed, &err) < 0) {
-        return cli_usage_error("create", "-o: %s", err->message);
-    }
-    json_object_update(c->options, parsed);
-    json_decref(parsed);
-    return 0;
-}
-
-static void set_option(struct create *c, const char *name, const char *value)
-{
-    json_object_set_new(c->options, name, json_string(value));
-}
-
-/* The words that scripts know for a size that is none. */
 static int check_size(const struct create *c)
 {
     uint64_t size;
 
-    if (!c->size_text || (size_parse(c->size_text, 0, &size, NULL) == 0 && size <= INT64_MAX)) {
-        return 0;
-    }
-    cli_error("Invalid image size specified. You may use k, M, G, T, P or E "
-              "suffixes for");
-    cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
-              "exabytes.");
-    return 1;
+    return c->size_text
+        ? cli_parse_size("image size", c->size_text, 0, INT64_MAX, &size) : 0;
 }
 
 /* 0, an exit status, or -1 after help. */
@@ -75,9 +46,16 @@ static int parse_args(int argc, char **argv, struct create *c)
         switch (opt) {
         case 'h': cli_print_help("create"); return -1;
         case 'f': c->format = optarg; break;
-        case 'b': set_option(c, "backing_file", optarg); break;
-        case 'F': set_option(c, "backing_fmt", optarg); break;
-        case 'o': r = add_options(c, optarg); break;
+        case 'b':
+            create_options_set(c->options, "backing_file", optarg);
+            break;
+        case 'F':
+            create_options_set(c->options, "backing_fmt", optarg);
+            break;
+        case 'o':
+            r = create_options_add("create", c->options, optarg,
+                                   &c->list_options);
+            break;
         case 'u': c->no_open_backing = true; break;
         case 'q': c->quiet = true; break;
         default: r = cli_bad_option("create", argv); break;
@@ -95,55 +73,6 @@ static int parse_args(int argc, char **argv, struct create *c)
         c->size_text = argv[optind + 1];
     }
     return r ? r : check_size(c);
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(((const struct create_option *)a)->name,
-                  ((const struct create_option *)b)->name);
-}
-
-static int print_create_options(const struct node_driver *drv)
-{
-    g_autoptr(GArray) sorted = g_array_new(FALSE, FALSE,
-                                           sizeof(struct create_option));
-
-    for (const struct create_option *o = drv->create_options; o->name; o++) {
-        g_array_append_vals(sorted, o, 1);
-    }
-    g_array_sort(sorted, compare_names);
-    printf("Supported %s options:\n", drv->name);
-    for (guint i = 0; i < sorted->len; i++) {
-        const struct create_option *o =
-            &g_array_index(sorted, struct create_option, i);
-        g_autofree char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
-        printf("  %-22s - %s\n", left, o->help);
-    }
-    return 0;
-}
-
-/* Every option must be one of the format's; unset ones get their default. */
-static int complete_options(struct create *c, const struct node_driver *drv,
-                            GError **err)
-{
-    const char *key;
-    json_t *value;
-
-    json_object_foreach(c->options, key, value) {
-        const struct create_option *o = drv->create_options;
-        while (o->name && strcmp(o->name, key) != 0) {
-            o++;
-        }
-        if (!o->name) {
-            return err_set(err, EINVAL, "Invalid parameter '%s'", key);
-        }
-    }
-    for (const struct create_option *o = drv->create_options; o->name; o++) {
-        if (o->value && !json_object_get(c->options, o->name)) {
-            set_option(c, o->name, o->value);
-        }
-    }
-    return 0;
 }
 
 /* "Backing file specified without backing format", and what it seems to be. */
@@ -166,10 +95,8 @@ static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
 static CO_FN int create_co_size(struct graph *g, struct create *c,
                                 GError **err)
 {
-    const char *backing =
-        json_string_value(json_object_get(c->options, "backing_file"));
-    const char *fmt =
-        json_string_value(json_object_get(c->options, "backing_fmt"));
+    const char *backing = create_options_get(c->options, "backing_file");
+    const char *fmt = create_options_get(c->options, "backing_fmt");
     uint64_t size = 0;
 
     if (backing && *backing && !fmt) {
@@ -251,9 +178,9 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
         r = err_set(&err, EINVAL, drv ? "Format driver '%s' does not support "
                     "image creation" : "Unknown file format '%s'", c->format);
     } else if (c->list_options) {
-        return print_create_options(drv);
+        return create_options_print(drv);
     } else {
-        r = complete_options(c, drv, &err);
+        r = create_options_complete(c->options, drv, &err);
     }
     if (r == 0) {
         r = create_co_size(g, c, &err);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/keyval.h"
 #include "cli/cli.h"
 #include "control/drivers.h"
 #include "graph/driver.h"
@@ -47,10 +48,11 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg)
     return r.result;
 }
 
-/* The driver that knows the image's first bytes; raw when none does. */
-static CO_FN int image_co_find_format(struct graph *g, const char *filename,
-                                      unsigned flags, const char **ret_format,
-                                      GError **err)
+/* The driver that knows the first bytes of the storage that @file_options
+ * open; raw when none does. */
+static CO_FN int image_co_probe(struct graph *g, const json_t *file_options,
+                                unsigned flags, const char **ret_format,
+                                GError **err)
 {
     const struct node_driver *drv = NULL;
     struct node *file;
@@ -59,9 +61,7 @@ static CO_FN int image_co_find_format(struct graph *g, const char *filename,
         return err_set(err, EINVAL, "the format is not said, and an image is "
                        "never guessed at for writing: use -f");
     }
-    json_t *options = json_pack("{s:s}", "filename", filename);
-    int r = node_co_open(g, options, flags & NODE_FORCE_SHARE, &file, err);
-    json_decref(options);
+    int r = node_co_open(g, file_options, flags & NODE_FORCE_SHARE, &file, err);
     if (r < 0) {
         return r;
     }
@@ -73,6 +73,18 @@ static CO_FN int image_co_find_format(struct graph *g, const char *filename,
     }
     *ret_format = drv ? drv->name : "raw";
     return 0;
+}
+
+static CO_FN int image_co_find_format(struct graph *g, const char *filename,
+                                      unsigned flags, const char **ret_format,
+                                      GError **err)
+{
+    json_t *options = json_pack("{s:s}", "filename", filename);
+    int r = options ? image_co_probe(g, options, flags, ret_format, err)
+        : err_set(err, EINVAL, "File name is not valid UTF-8");
+
+    json_decref(options);
+    return r;
 }
 
 CO_FN int image_co_open(struct graph *g, const char *filename,
@@ -96,6 +108,76 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
         err_prefix(err, "Could not open '%s'", filename);
     }
     return r;
+}
+
+/* "driver=...,file.filename=..."; without a driver it is found by the magic of
+ * what "file" or "filename" say. */
+static CO_FN int image_co_open_options(struct graph *g, const char *text,
+                                       unsigned flags, struct node **ret_node,
+                                       GError **err)
+{
+    json_t *options;
+    int r = keyval_parse(text, "file", &options, err);
+
+    if (r < 0) {
+        return r;
+    }
+    if (!json_object_get(options, "driver")) {
+        json_t *file = json_object_get(options, "file");
+        const char *format = "raw";
+
+        if (json_is_object(file)) {
+            r = image_co_probe(g, file, flags, &format, err);
+        } else if (!file) {
+            r = image_co_find_format(
+                g, json_string_value(json_object_get(options, "filename")),
+                flags, &format, err);
+        }
+        json_object_set_new(options, "driver", json_string(format));
+    }
+    if (r == 0) {
+        r = node_co_open(g, options, flags, ret_node, err);
+    }
+    json_decref(options);
+    return r;
+}
+
+CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err)
+{
+    if (!spec->is_opts) {
+        return image_co_open(g, spec->name, spec->format, spec->flags,
+                             ret_node, err);
+    }
+    int r = image_co_open_options(g, spec->name, spec->flags, ret_node, err);
+    if (r < 0) {
+        err_prefix(err, "Could not open '%s'", spec->name);
+    }
+    return r;
+}
+
+int image_parse_cache(const char *text, unsigned *flags)
+{
+    static const struct {
+        const char *name;
+        unsigned flags;
+    } modes[] = {
+        { "writeback", 0 },
+        { "writethrough", 0 },
+        { "none", NODE_CACHE_DIRECT },
+        { "off", NODE_CACHE_DIRECT },
+        { "directsync", NODE_CACHE_DIRECT },
+        { "unsafe", NODE_NO_FLUSH },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
+        if (strcmp(text, modes[i].name) == 0) {
+            *flags &= ~(unsigned)(NODE_CACHE_DIRECT | NODE_NO_FLUSH);
+            *flags |= modes[i].flags;
+            return 0;
+        }
+    }
+    return -EINVAL;
 }
 
 /* @backing as it is reached from here: relative names begin in the folder of

@@ -3,6 +3,7 @@
 #pragma once
 #include <glib.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/annot.h"
@@ -21,6 +22,21 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
 CO_FN int image_co_open(struct graph *g, const char *filename,
                         const char *format, unsigned flags,
                         struct node **ret_node, GError **err);
+
+/* An image as a command line names it. */
+struct image_spec {
+    const char *name;    /* file, address; with @is_opts "driver=...,..." */
+    const char *format;  /* -f; NULL as for image_co_open() */
+    bool is_opts;        /* --image-opts */
+    unsigned flags;      /* enum node_flags */
+};
+CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err);
+
+/* -t, -T: add what cache mode @text asks for to *@flags (NODE_CACHE_DIRECT,
+ * NODE_NO_FLUSH). "writethrough" is "writeback" here: all commands end with a
+ * flush. 0 or -EINVAL. */
+int image_parse_cache(const char *text, unsigned *flags);
 
 /* The size of the image that a new one at @filename finds under backing name
  * @backing (relative to its folder), of format @format. */
