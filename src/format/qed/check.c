@@ -154,13 +154,13 @@ static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
 {
     struct qed_image *img = c->img;
     uint32_t first = UINT32_MAX, end = 0;
-    struct qed_l2 *t;
+    struct table *t;
     int ret;
 
     if (table_co_is_hole(c, table)) {
         return 0;
     }
-    ret = qed_l2_co_get(img, l1_idx, &t);
+    ret = tables_co_get(&img->l2, l1_idx, &t);
     if (ret < 0) {
         c->res->check_errors++;
         report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
@@ -168,13 +168,13 @@ static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
         return ret == -ENOMEM ? ret : 0;
     }
     for (uint32_t i = 0; i < qed_entries(img) && !c->no_memory; i++) {
-        if (check_data_entry(c, l1_idx, i, t->entries, table)) {
+        if (check_data_entry(c, l1_idx, i, qed_l2_entries(t), table)) {
             first = MIN(first, i);
             end = i + 1;
         }
     }
-    ret = entries_co_store(c, t->entries, table, first, end);
-    qed_l2_put(img, t);
+    ret = entries_co_store(c, qed_l2_entries(t), table, first, end);
+    tables_put(&img->l2, t);
     return c->no_memory ? -ENOMEM : ret;
 }
 

@@ -179,18 +179,18 @@ struct segment {
     uint64_t n, entry;
 };
 
-static void table_segment(const struct qed_image *img, const struct qed_l2 *t,
+static void table_segment(const struct qed_image *img, const struct table *t,
                           uint64_t idx, uint64_t limit, struct segment *ret)
 {
     uint64_t mask = qed_entries(img) - 1;
     uint64_t step, want;
 
-    ret->entry = get_le64(&t->entries[idx & mask]);
+    ret->entry = get_le64(&qed_l2_entries(t)[idx & mask]);
     step = ret->entry > QED_ENTRY_ZERO ? qed_cluster_size(img) : 0;
     want = ret->entry;
     for (ret->n = 1; idx + ret->n < limit; ret->n++) {
         want += step;
-        if (get_le64(&t->entries[(idx + ret->n) & mask]) != want) {
+        if (get_le64(&qed_l2_entries(t)[(idx + ret->n) & mask]) != want) {
             break;
         }
     }
@@ -217,7 +217,7 @@ static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
     uint64_t span_end = ((uint64_t) l1_idx + 1) << img->entry_bits;
     uint64_t table = get_le64(&img->l1[l1_idx]);
     uint64_t bytes;
-    struct qed_l2 *t;
+    struct table *t;
 
     if (table == 0) {
         *ret = (struct segment) {
@@ -227,7 +227,7 @@ static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
         return 0;
     }
     limit = min_u64(limit, span_end);
-    t = qed_l2_peek(img, l1_idx);
+    t = tables_peek(&img->l2, l1_idx);
     if (!t) {
         return -EAGAIN;
     }
@@ -306,19 +306,19 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
     uint64_t first = off >> img->cluster_bits;
     uint64_t last = ((off + len - 1) >> img->cluster_bits) + 1;
     uint64_t skip = off & (qed_cluster_size(img) - 1);
-    struct qed_l2 *t = NULL;
+    struct table *t = NULL;
     struct segment s;
     int ret;
 
     ret = scan(img, first, last, &s);
     if (ret == -EAGAIN) {
-        ret = qed_l2_co_get(img, (uint32_t) (first >> img->entry_bits), &t);
+        ret = tables_co_get(&img->l2, first >> img->entry_bits, &t);
         if (ret < 0) {
             return ret;
         }
         ret = scan(img, first, last, &s);
         g_assert(ret != -EAGAIN);
-        qed_l2_put(img, t);
+        tables_put(&img->l2, t);
     }
     if (ret < 0) {
         return ret;

@@ -20,7 +20,7 @@
 static void image_release(struct qed_image *img)
 {
     qed_pending_free(img);
-    qed_cache_done(img);
+    tables_done(&img->l2);
     if (img->l1) {
         io_buf_put(img->l1, img->table_bytes);
         img->l1 = NULL;
@@ -192,7 +192,7 @@ static CO_FN int image_co_set_writable(struct qed_image *img, unsigned flags,
         qed_note_offset(img, get_le64(&img->l1[i]), img->table_bytes);
     }
     /* Tables seen so far did not count for alloc_end. */
-    qed_cache_clear(img);
+    tables_clear(&img->l2);
     qed_init_clear(img);
     img->group = group_new(img->loop, qed_file(img), &qed_group_ops, img, 0,
                            0);
@@ -222,7 +222,7 @@ int qed_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
         return ret;
     }
     set_geometry(img);
-    qed_cache_init(img);
+    qed_l2_init(img);
     img->items = g_array_new(FALSE, FALSE, sizeof(struct qed_item));
     img->fresh = g_hash_table_new(g_direct_hash, g_direct_equal);
     n->size = img->hdr.image_size;

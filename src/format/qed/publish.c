@@ -19,6 +19,7 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
+#include "format/each.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
 
@@ -26,47 +27,6 @@
 #define MERGE_ENTRIES 512
 
 /* --- helpers shared with check.c --- */
-
-struct each {
-    struct qed_image *img;
-    unsigned n, next;
-    int ret;
-    int (*fn)(void *arg, unsigned i);
-    void *arg;
-    struct co_latch running;
-};
-
-static CO_FN void each_co_run(struct each *e)
-{
-    while (e->next < e->n && e->ret == 0) {
-        int ret = e->fn(e->arg, e->next++);
-        if (ret < 0 && e->ret == 0) {
-            e->ret = ret;
-        }
-    }
-}
-
-static CO_FN void each_entry(void *arg)
-{
-    struct each *e = arg;
-
-    each_co_run(e);
-    co_latch_done(&e->running);
-}
-
-int qed_co_each(struct qed_image *img, unsigned n, unsigned workers,
-                int (*fn)(void *arg, unsigned i), void *arg)
-{
-    struct each e = { .img = img, .n = n, .fn = fn, .arg = arg };
-
-    for (unsigned i = 1; i < MIN(n, workers); i++) {
-        co_latch_add(&e.running);
-        co_start(img->loop, each_entry, &e);
-    }
-    each_co_run(&e);
-    co_latch_co_wait(&e.running);
-    return e.ret;
-}
 
 int qed_co_write_entries(struct qed_image *img, const uint64_t *entries,
                          uint64_t table, uint32_t first, uint32_t end)
@@ -140,16 +100,16 @@ static CO_FN int item_co_write(struct qed_image *img, const struct qed_item *it,
 static CO_FN int item_co_write_table(struct qed_image *img,
                                      const struct qed_item *it, bool is_new)
 {
-    struct qed_l2 *t;
-    int ret = is_new ? qed_l2_co_new(img, it->l1_idx, &t)
-                     : qed_l2_co_get(img, it->l1_idx, &t);
+    struct table *t;
+    int ret = is_new ? tables_co_new(&img->l2, it->l1_idx, &t)
+                     : tables_co_get(&img->l2, it->l1_idx, &t);
 
     if (ret < 0) {
         return ret;
     }
-    item_apply(img, it, t->entries);
-    ret = item_co_write(img, it, t->entries);
-    qed_l2_put(img, t);
+    item_apply(img, it, qed_l2_entries(t));
+    ret = item_co_write(img, it, qed_l2_entries(t));
+    tables_put(&img->l2, t);
     return ret;
 }
 
@@ -214,13 +174,13 @@ static CO_FN int write_existing_entry(void *arg, unsigned i)
 
 static unsigned workers_for(const struct qed_image *img)
 {
-    return (unsigned) CLAMP(img->cache.max_bytes / 2 / img->table_bytes, 1,
+    return (unsigned) CLAMP(img->l2.max_bytes / 2 / img->table_bytes, 1,
                             QED_WORKERS);
 }
 
 static CO_FN int fresh_co_write(struct qed_image *img)
 {
-    return qed_co_each(img, img->items->len, workers_for(img),
+    return each_co_run(img->loop, img->items->len, workers_for(img),
                        write_fresh_entry, img);
 }
 
@@ -311,7 +271,7 @@ static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
         ret = BARRIER_LATE(TABLE_FIRST, fresh_co_write(img));
     }
     if (ret == 0) {
-        ret = qed_co_each(img, img->items->len, workers_for(img),
+        ret = each_co_run(img->loop, img->items->len, workers_for(img),
                           write_existing_entry, img);
     }
     return ret < 0 ? ret : fresh_co_link(img);

@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/group.h"
+#include "format/tables.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -44,24 +45,6 @@ struct qed_pending {
     uint64_t gen;
     GTree *map;
     uint64_t end;                 /* of the highest cluster they point to */
-};
-
-/* An L2 table in memory; entries as in the file (little-endian). */
-struct qed_l2 {
-    uint32_t l1_idx;
-    unsigned refs;
-    bool loading;
-    int error;
-    uint64_t *entries;
-    struct co_queue waiters;
-    GList lru;                    /* in cache.lru while refs == 0 */
-};
-
-struct qed_cache {
-    GHashTable *tables;           /* l1_idx -> struct qed_l2 */
-    GQueue lru;                   /* unused ones, oldest first */
-    uint64_t bytes, max_bytes;
-    struct co_queue room;
 };
 
 /* File offsets that entries from the file must not point to although they are
@@ -110,7 +93,7 @@ struct qed_image {
     GArray *items;                /* struct qed_item */
     GHashTable *fresh;            /* l1_idx -> offset of a table not yet in l1 */
 
-    struct qed_cache cache;
+    struct tables l2;             /* the cache */
 
     /* NEED_CHECK */
     struct loop_timer clear_timer;
@@ -164,22 +147,14 @@ void qed_pending_free(struct qed_image *img);
 bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
                       uint64_t len);
 
-/* --- l2cache.c --- */
+/* --- l2.c: tables in memory; keys are indices into the L1 table --- */
 
-void qed_cache_init(struct qed_image *img);
-void qed_cache_done(struct qed_image *img);
-/* Forget all tables; nobody holds one. */
-void qed_cache_clear(struct qed_image *img);
-/* The table of @l1_idx, which exists: from memory, or loaded; callers that ask
- * for one table meanwhile share the load. Hold one at a time, and put it. */
-CO_FN int qed_l2_co_get(struct qed_image *img, uint32_t l1_idx,
-                        struct qed_l2 **ret_t);
-/* If it is in memory: borrowed until the next yield. */
-struct qed_l2 *qed_l2_peek(struct qed_image *img, uint32_t l1_idx);
-/* A new, empty table; not in the cache of this image yet. */
-CO_FN int qed_l2_co_new(struct qed_image *img, uint32_t l1_idx,
-                        struct qed_l2 **ret_t);
-void qed_l2_put(struct qed_image *img, struct qed_l2 *t);
+void qed_l2_init(struct qed_image *img);
+/* Entries of @t as in the file (little-endian). */
+static inline uint64_t *qed_l2_entries(const struct table *t)
+{
+    return t->data;
+}
 /* Where the table of @l1_idx is; 0 = none. */
 uint64_t qed_l2_offset(const struct qed_image *img, uint32_t l1_idx);
 
@@ -242,10 +217,6 @@ CO_FN int qed_co_create(struct node *file, struct opts *o, GError **err);
 extern const struct create_option qed_create_options[];
 extern const struct group_ops qed_group_ops;
 
-/* Run fn(@arg, 0) ... fn(@arg, @n - 1), several at once, each in a coroutine;
- * waits for all. The first error, after which no more begin. */
-CO_FN int qed_co_each(struct qed_image *img, unsigned n, unsigned workers,
-                      int (*fn)(void *arg, unsigned i), void *arg);
 /* Write entries [@first, @end) of @t, widened to sectors, to its table at file
  * offset @table. */
 CO_FN int qed_co_write_entries(struct qed_image *img, const uint64_t *entries,

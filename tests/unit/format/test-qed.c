@@ -575,7 +575,7 @@ static CO_FN void bomb_run(struct graph *g)
 
         g_assert_cmpint(do_read(n, i * span, buf, 512), ==, 0);
         g_assert_true(buf_is_zero(buf, 512));
-        g_assert_cmpuint(img->cache.bytes, <=, QED_CACHE_BYTES);
+        g_assert_cmpuint(img->l2.bytes, <=, QED_CACHE_BYTES);
     }
     g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
     node_co_unref(n);
