@@ -21,8 +21,8 @@ enum { CHECK_GOOD = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
        CHECK_UNSUPPORTED = 63 };
 
 struct check {
-    const char *filename, *format;
-    unsigned fix, flags;
+    struct image_spec image;
+    unsigned fix;
     bool json, quiet;
 };
 
@@ -30,23 +30,30 @@ struct check {
 static int parse_args(int argc, char **argv, struct check *c)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
+        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
         { "repair", required_argument, NULL, 'r' },
-        { "output", required_argument, NULL, 'o' },
-        { "force-share", no_argument, NULL, 'U' },
+        { "output", required_argument, NULL, OPT_OUTPUT },
         { NULL, 0, NULL, 0 }
     };
     int opt, r = 0;
 
     while (r == 0 &&
-           (opt = getopt_long(argc, argv, "hf:r:qU", options, NULL)) != -1) {
+           (opt = getopt_long(argc, argv, "hf:r:T:qU", options, NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help("check"); return -1;
-        case 'f': c->format = optarg; break;
-        case 'o': r = cli_parse_output("check", optarg, &c->json); break;
+        case 'f': c->image.format = optarg; break;
+        case OPT_OUTPUT: r = cli_parse_output("check", optarg, &c->json); break;
         case 'q': c->quiet = true; break;
-        case 'U': c->flags |= NODE_FORCE_SHARE; break;
+        case 'T':
+            if (image_parse_cache(optarg, &c->image.flags) < 0) {
+                cli_error("Invalid source cache option: %s", optarg);
+                r = 1;
+            }
+            break;
+        case 'U': c->image.flags |= NODE_FORCE_SHARE; break;
+        case OPT_IMAGE_OPTS: c->image.is_opts = true; break;
+        case OPT_OBJECT: r = image_add_object("check", optarg); break;
         case 'r':
             if (strcmp(optarg, "leaks") == 0) {
                 c->fix = CHECK_FIX_LEAKS;
@@ -65,7 +72,7 @@ static int parse_args(int argc, char **argv, struct check *c)
         return cli_usage_error("check", "Expecting one image file name, got %d",
                                argc - optind);
     }
-    c->filename = argv[optind];
+    c->image.name = argv[optind];
     return r;
 }
 
@@ -101,7 +108,7 @@ static void print_json(const struct check *c, const struct node *n,
     set_count(obj, "allocated-clusters", res->allocated_clusters);
     set_count(obj, "fragmented-clusters", res->fragmented_clusters);
     set_count(obj, "compressed-clusters", res->compressed_clusters);
-    json_object_set_new(obj, "filename", json_string(c->filename));
+    json_object_set_new(obj, "filename", json_string(c->image.name));
     json_object_set_new(obj, "format", json_string(n->drv->name));
     char *text = json_dumps(obj, JSON_INDENT(4));
     printf("%s\n", text);
@@ -205,10 +212,11 @@ static CO_FN int check_co_run(struct graph *g, void *arg)
     struct check *c = arg;
     struct node *n;
     g_autoptr(GError) err = NULL;
-    unsigned flags = c->flags | NODE_CHECK | NODE_NO_BACKING |
-        (c->fix ? NODE_RDWR : 0u);
-    int r = image_co_open(g, c->filename, c->format, flags, &n, &err);
+    int r;
 
+    c->image.flags |= NODE_CHECK | NODE_NO_BACKING |
+        (c->fix ? (unsigned)NODE_RDWR : 0u);
+    r = image_co_open_spec(g, &c->image, &n, &err);
     if (r < 0) {
         cli_gerror(err);
         return CHECK_FAILED;

@@ -15,8 +15,7 @@
 #include "graph/node.h"
 
 struct info {
-    const char *filename, *format;
-    unsigned flags;
+    struct image_spec image;
     bool json, chain;
 };
 
@@ -24,11 +23,10 @@ struct info {
 static int parse_args(int argc, char **argv, struct info *i)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
+        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
-        { "output", required_argument, NULL, 'o' },
+        { "output", required_argument, NULL, OPT_OUTPUT },
         { "backing-chain", no_argument, NULL, 'c' },
-        { "force-share", no_argument, NULL, 'U' },
         { NULL, 0, NULL, 0 }
     };
     int c, r = 0;
@@ -37,10 +35,12 @@ static int parse_args(int argc, char **argv, struct info *i)
            (c = getopt_long(argc, argv, "hf:U", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("info"); return -1;
-        case 'f': i->format = optarg; break;
-        case 'o': r = cli_parse_output("info", optarg, &i->json); break;
+        case 'f': i->image.format = optarg; break;
+        case OPT_OUTPUT: r = cli_parse_output("info", optarg, &i->json); break;
         case 'c': i->chain = true; break;
-        case 'U': i->flags |= NODE_FORCE_SHARE; break;
+        case 'U': i->image.flags |= NODE_FORCE_SHARE; break;
+        case OPT_IMAGE_OPTS: i->image.is_opts = true; break;
+        case OPT_OBJECT: r = image_add_object("info", optarg); break;
         default: r = cli_bad_option("info", argv); break;
         }
     }
@@ -48,7 +48,7 @@ static int parse_args(int argc, char **argv, struct info *i)
         return cli_usage_error("info", "Expecting one image file name, got %d",
                                argc - optind);
     }
-    i->filename = argv[optind];
+    i->image.name = argv[optind];
     return r;
 }
 
@@ -137,10 +137,11 @@ static CO_FN int info_co_run(struct graph *g, void *arg)
     struct info *i = arg;
     struct node *n;
     g_autoptr(GError) err = NULL;
-    unsigned flags = i->flags | (i->chain ? 0u : NODE_NO_BACKING);
     json_t *list = json_array();
-    int r = image_co_open(g, i->filename, i->format, flags, &n, &err);
+    int r;
 
+    i->image.flags |= i->chain ? 0u : (unsigned)NODE_NO_BACKING;
+    r = image_co_open_spec(g, &i->image, &n, &err);
     if (r == 0) {
         r = info_co_collect(i, n, list, &err);
         node_co_unref(n);

@@ -15,9 +15,8 @@
 #include "graph/node.h"
 
 struct map {
-    const char *filename, *format;
+    struct image_spec image;
     uint64_t start, length;
-    unsigned flags;
     bool json;
 };
 
@@ -43,12 +42,11 @@ static int parse_size(const char *what, const char *text, uint64_t *ret)
 static int parse_args(int argc, char **argv, struct map *m)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
+        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
-        { "output", required_argument, NULL, 'o' },
+        { "output", required_argument, NULL, OPT_OUTPUT },
         { "start-offset", required_argument, NULL, 's' },
         { "max-length", required_argument, NULL, 'l' },
-        { "force-share", no_argument, NULL, 'U' },
         { NULL, 0, NULL, 0 }
     };
     int c, r = 0;
@@ -57,11 +55,13 @@ static int parse_args(int argc, char **argv, struct map *m)
            (c = getopt_long(argc, argv, "hf:s:l:U", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("map"); return -1;
-        case 'f': m->format = optarg; break;
-        case 'o': r = cli_parse_output("map", optarg, &m->json); break;
+        case 'f': m->image.format = optarg; break;
+        case OPT_OUTPUT: r = cli_parse_output("map", optarg, &m->json); break;
         case 's': r = parse_size("start-offset", optarg, &m->start); break;
         case 'l': r = parse_size("max-length", optarg, &m->length); break;
-        case 'U': m->flags |= NODE_FORCE_SHARE; break;
+        case 'U': m->image.flags |= NODE_FORCE_SHARE; break;
+        case OPT_IMAGE_OPTS: m->image.is_opts = true; break;
+        case OPT_OBJECT: r = image_add_object("map", optarg); break;
         default: r = cli_bad_option("map", argv); break;
         }
     }
@@ -69,7 +69,7 @@ static int parse_args(int argc, char **argv, struct map *m)
         return cli_usage_error("map", "Expecting one image file name, got %d",
                                argc - optind);
     }
-    m->filename = argv[optind];
+    m->image.name = argv[optind];
     return r;
 }
 
@@ -182,7 +182,7 @@ static CO_FN int map_co_run(struct graph *g, void *arg)
     struct map *m = arg;
     struct node *n;
     g_autoptr(GError) err = NULL;
-    int r = image_co_open(g, m->filename, m->format, m->flags, &n, &err);
+    int r = image_co_open_spec(g, &m->image, &n, &err);
 
     if (r < 0) {
         cli_gerror(err);

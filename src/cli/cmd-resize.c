@@ -13,9 +13,10 @@
 #include "graph/node.h"
 
 #define SECTOR 512
+enum { OPT_SHRINK = OPT_OTHER };
 
 struct resize {
-    const char *filename, *format;
+    struct image_spec image;
     char sign;          /* '+', '-' or 0: absolute */
     uint64_t amount;    /* bytes */
     bool shrink, quiet;
@@ -25,9 +26,9 @@ struct resize {
 static int parse_args(int argc, char **argv, struct resize *z)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
+        IMAGE_OPTIONS,
         { "format", required_argument, NULL, 'f' },
-        { "shrink", no_argument, NULL, 's' },
+        { "shrink", no_argument, NULL, OPT_SHRINK },
         { NULL, 0, NULL, 0 }
     };
     g_autoptr(GError) err = NULL;
@@ -42,16 +43,22 @@ static int parse_args(int argc, char **argv, struct resize *z)
     while ((c = getopt_long(argc, argv, "hf:q", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("resize"); return -1;
-        case 'f': z->format = optarg; break;
-        case 's': z->shrink = true; break;
+        case 'f': z->image.format = optarg; break;
+        case OPT_SHRINK: z->shrink = true; break;
         case 'q': z->quiet = true; break;
+        case OPT_IMAGE_OPTS: z->image.is_opts = true; break;
+        case OPT_OBJECT:
+            if (image_add_object("resize", optarg) != 0) {
+                return 1;
+            }
+            break;
         default: return cli_bad_option("resize", argv);
         }
     }
     if (!size || optind + 1 != argc) {
         return cli_usage_error("resize", "Expecting image file name and size");
     }
-    z->filename = argv[optind];
+    z->image.name = argv[optind];
     if (*size == '+' || *size == '-') {
         z->sign = *size++;
     }
@@ -106,7 +113,7 @@ static CO_FN int resize_co_node(const struct resize *z, struct node *n,
     if (r == 0) {
         r = node_co_flush(n);
         if (r < 0) {
-            err_set_errno(err, -r, "Could not flush '%s'", z->filename);
+            err_set_errno(err, -r, "Could not flush '%s'", z->image.name);
         }
     }
     return r;
@@ -117,8 +124,10 @@ static CO_FN int resize_co_run(struct graph *g, void *arg)
     struct resize *z = arg;
     struct node *n;
     g_autoptr(GError) err = NULL;
-    int r = image_co_open(g, z->filename, z->format, NODE_RDWR, &n, &err);
+    int r;
 
+    z->image.flags |= NODE_RDWR;
+    r = image_co_open_spec(g, &z->image, &n, &err);
     if (r == 0) {
         r = resize_co_node(z, n, &err);
         node_co_unref(n);

@@ -5,13 +5,16 @@
  */
 #include "cli/image.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/keyval.h"
 #include "cli/cli.h"
 #include "control/drivers.h"
+#include "control/objects.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 #include "loop/co.h"
 #include "loop/loop.h"
 
@@ -22,12 +25,27 @@ struct run {
     int result;
 };
 
+static json_t *objects;   /* what --object said; an array or NULL */
+
 static CO_FN void run_entry(void *arg)
 {
     struct run *r = arg;
     struct graph *g = graph_new(r->loop, node_drivers);
+    g_autoptr(GError) err = NULL;
+    const json_t *props;
+    size_t i;
 
-    r->result = r->co_fn(g, r->arg);
+    json_array_foreach(objects, i, props) {
+        if (object_add(g, props, &err) < 0) {
+            break;
+        }
+    }
+    if (err) {
+        cli_gerror(err);
+        r->result = 1;
+    } else {
+        r->result = r->co_fn(g, r->arg);
+    }
     graph_co_free(g);
     loop_stop(r->loop);
 }
@@ -45,115 +63,23 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg)
     co_start(r.loop, run_entry, &r);
     loop_run(r.loop);
     loop_free(r.loop);
+    g_clear_pointer(&objects, json_decref);
     return r.result;
 }
 
-/* The driver that knows the first bytes of the storage that @file_options
- * open; raw when none does. */
-static CO_FN int image_co_probe(struct graph *g, const json_t *file_options,
-                                unsigned flags, const char **ret_format,
-                                GError **err)
-{
-    const struct node_driver *drv = NULL;
-    struct node *file;
+/* --- what a command line says --- */
 
-    if (flags & NODE_RDWR) {
-        return err_set(err, EINVAL, "the format is not said, and an image is "
-                       "never guessed at for writing: use -f");
+int image_add_object(const char *command, const char *text)
+{
+    g_autoptr(GError) err = NULL;
+    json_t *props;
+
+    if (keyval_parse(text, "qom-type", &props, &err) < 0) {
+        return cli_usage_error(command, "--object: %s", err->message);
     }
-    int r = node_co_open(g, file_options, flags & NODE_FORCE_SHARE, &file, err);
-    if (r < 0) {
-        return r;
-    }
-    r = node_co_probe(file, &drv);
-    node_co_unref(file);
-    if (r < 0) {
-        return err_set_errno(err, -r, "Could not read image for determining "
-                             "its format");
-    }
-    *ret_format = drv ? drv->name : "raw";
+    objects = objects ? objects : json_array();
+    json_array_append_new(objects, props);
     return 0;
-}
-
-static CO_FN int image_co_find_format(struct graph *g, const char *filename,
-                                      unsigned flags, const char **ret_format,
-                                      GError **err)
-{
-    json_t *options = json_pack("{s:s}", "filename", filename);
-    int r = options ? image_co_probe(g, options, flags, ret_format, err)
-        : err_set(err, EINVAL, "File name is not valid UTF-8");
-
-    json_decref(options);
-    return r;
-}
-
-CO_FN int image_co_open(struct graph *g, const char *filename,
-                        const char *format, unsigned flags,
-                        struct node **ret_node, GError **err)
-{
-    int r = 0;
-
-    if (!format) {
-        r = image_co_find_format(g, filename, flags, &format, err);
-    } else if (!graph_find_driver(g, format)) {
-        r = err_set(err, EINVAL, "Unknown driver '%s'", format);
-    }
-    if (r == 0) {
-        json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
-                                    filename);
-        r = node_co_open(g, options, flags, ret_node, err);
-        json_decref(options);
-    }
-    if (r < 0) {
-        err_prefix(err, "Could not open '%s'", filename);
-    }
-    return r;
-}
-
-/* "driver=...,file.filename=..."; without a driver it is found by the magic of
- * what "file" or "filename" say. */
-static CO_FN int image_co_open_options(struct graph *g, const char *text,
-                                       unsigned flags, struct node **ret_node,
-                                       GError **err)
-{
-    json_t *options;
-    int r = keyval_parse(text, "file", &options, err);
-
-    if (r < 0) {
-        return r;
-    }
-    if (!json_object_get(options, "driver")) {
-        json_t *file = json_object_get(options, "file");
-        const char *format = "raw";
-
-        if (json_is_object(file)) {
-            r = image_co_probe(g, file, flags, &format, err);
-        } else if (!file) {
-            r = image_co_find_format(
-                g, json_string_value(json_object_get(options, "filename")),
-                flags, &format, err);
-        }
-        json_object_set_new(options, "driver", json_string(format));
-    }
-    if (r == 0) {
-        r = node_co_open(g, options, flags, ret_node, err);
-    }
-    json_decref(options);
-    return r;
-}
-
-CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
-                             struct node **ret_node, GError **err)
-{
-    if (!spec->is_opts) {
-        return image_co_open(g, spec->name, spec->format, spec->flags,
-                             ret_node, err);
-    }
-    int r = image_co_open_options(g, spec->name, spec->flags, ret_node, err);
-    if (r < 0) {
-        err_prefix(err, "Could not open '%s'", spec->name);
-    }
-    return r;
 }
 
 int image_parse_cache(const char *text, unsigned *flags)
@@ -178,6 +104,198 @@ int image_parse_cache(const char *text, unsigned *flags)
         }
     }
     return -EINVAL;
+}
+
+/* "a.b": 1 into "a": {"b": 1}, as the peer's json: names may have it. */
+static json_t *unflatten(json_t *flat)
+{
+    json_t *ret = json_object(), *value;
+    const char *key;
+
+    json_object_foreach(flat, key, value) {
+        g_auto(GStrv) names = g_strsplit(key, ".", 0);
+        json_t *at = ret;
+        unsigned i = 0;
+
+        for (; names[i] && names[i + 1]; i++) {
+            json_t *sub = json_object_get(at, names[i]);
+            if (!json_is_object(sub)) {
+                sub = json_object();
+                json_object_set_new(at, names[i], sub);
+            }
+            at = sub;
+        }
+        json_object_set(at, names[i] ? names[i] : "", value);
+    }
+    json_decref(flat);
+    return ret;
+}
+
+/* The options that @spec stands for; "driver" only if it was said. */
+static int spec_to_options(const struct image_spec *spec, json_t **ret,
+                           GError **err)
+{
+    if (spec->is_opts) {
+        if (spec->format) {
+            return err_set(err, EINVAL, "--image-opts and --format are "
+                           "mutually exclusive");
+        }
+        return keyval_parse(spec->name, NULL, ret, err);
+    }
+    if (g_str_has_prefix(spec->name, "json:")) {
+        json_t *o = json_loads(spec->name + strlen("json:"), 0, NULL);
+
+        if (!json_is_object(o)) {
+            json_decref(o);
+            return err_set(err, EINVAL, "Could not parse the JSON options");
+        }
+        *ret = unflatten(o);
+    } else {
+        *ret = json_pack("{s:s}", "filename", spec->name);
+        if (!*ret) {
+            return err_set(err, EINVAL, "File name is not valid UTF-8");
+        }
+    }
+    if (spec->format) {
+        json_object_set_new(*ret, "driver", json_string(spec->format));
+    }
+    return 0;
+}
+
+/* --- opening --- */
+
+/* The driver that knows the first bytes of the storage that @options name;
+ * raw when none does. */
+static CO_FN int format_co_find(struct graph *g, const json_t *options,
+                                unsigned flags, const char **ret_format,
+                                GError **err)
+{
+    const struct node_driver *drv = NULL;
+    json_t *file = json_object_get(options, "file");
+    json_t *name = json_object_get(options, "filename");
+    struct node *storage;
+    int r;
+
+    if (json_is_string(file) || (!file && !name)) {
+        return err_set(err, EINVAL, "Parameter 'driver' is missing");
+    }
+    file = file ? json_incref(file) : json_pack("{s:O}", "filename", name);
+    r = node_co_open(g, file, flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
+                     &storage, err);
+    json_decref(file);
+    if (r < 0) {
+        return r;
+    }
+    r = node_co_probe(storage, &drv);
+    node_co_unref(storage);
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not read image for determining "
+                             "its format");
+    }
+    *ret_format = drv ? drv->name : "raw";
+    return 0;
+}
+
+/* Does the image name other files: a backing file, a data file? */
+static CO_FN int names_co_find(struct graph *g, const json_t *options,
+                               unsigned flags, bool *ret, GError **err)
+{
+    json_t *info, *data;
+    struct node *n;
+    int r = node_co_open(g, options, (flags & NODE_FORCE_SHARE) |
+                         NODE_NO_BACKING | NODE_NO_IO | NODE_CHECK, &n, err);
+
+    if (r < 0) {
+        return r;
+    }
+    info = json_object();
+    r = node_co_info(n, info, err);
+    data = json_object_get(json_object_get(info, "format-specific"), "data");
+    *ret = node_header_backing(n, NULL) || json_object_get(data, "data-file");
+    json_decref(info);
+    node_co_unref(n);
+    return r;
+}
+
+/* May an image that seems to be of @format be written to as one? */
+static CO_FN int guess_co_check(struct graph *g, const struct image_spec *spec,
+                                const json_t *options, const char *format,
+                                GError **err)
+{
+    g_autofree char *ending = g_strdup_printf(".%s", format);
+    bool names = false;
+    int r;
+
+    if (strcmp(format, "raw") == 0) {
+        fprintf(stderr, "WARNING: Image format was not specified for '%s' and "
+                "probing guessed raw.\n         Say -f raw: what a guest "
+                "writes to its disk can look like another format.\n",
+                spec->name);
+        return 0;
+    }
+    if (g_str_has_suffix(spec->name, ending)) {
+        return 0;
+    }
+    r = names_co_find(g, options, spec->flags, &names, err);
+    if (r == 0 && names) {
+        err_set(err, EINVAL, "the format is not said, and the image, which "
+                "seems to be %s, names another file", format);
+        err_hint(err, "A guest could have written that to a raw disk; if it is "
+                 "right, say -f %s.", format);
+        return -EINVAL;
+    }
+    return r;
+}
+
+static CO_FN int options_co_complete(struct graph *g,
+                                     const struct image_spec *spec,
+                                     json_t *options, GError **err)
+{
+    const char *format =
+        json_string_value(json_object_get(options, "driver"));
+    int r;
+
+    if (format) {
+        return graph_find_driver(g, format) ? 0
+            : err_set(err, EINVAL, "Unknown driver '%s'", format);
+    }
+    r = format_co_find(g, options, spec->flags, &format, err);
+    if (r == 0) {
+        json_object_set_new(options, "driver", json_string(format));
+        if (spec->flags & NODE_RDWR) {
+            r = guess_co_check(g, spec, options, format, err);
+        }
+    }
+    return r;
+}
+
+CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err)
+{
+    json_t *options = NULL;
+    int r = spec_to_options(spec, &options, err);
+
+    if (r == 0) {
+        r = options_co_complete(g, spec, options, err);
+    }
+    if (r == 0) {
+        r = node_co_open(g, options, spec->flags, ret_node, err);
+    }
+    json_decref(options);
+    if (r < 0) {
+        err_prefix(err, "Could not open '%s'", spec->name);
+    }
+    return r;
+}
+
+CO_FN int image_co_open(struct graph *g, const char *filename,
+                        const char *format, unsigned flags,
+                        struct node **ret_node, GError **err)
+{
+    struct image_spec spec = { .name = filename, .format = format,
+                            .flags = flags };
+
+    return image_co_open_spec(g, &spec, ret_node, err);
 }
 
 /* @backing as it is reached from here: relative names begin in the folder of
@@ -218,5 +336,9 @@ CO_FN int image_co_backing_format(struct graph *g, const char *filename,
 {
     g_autofree char *path = backing_path(filename, backing);
 
-    return image_co_find_format(g, path, 0, ret_format, NULL);
+    json_t *options = json_pack("{s:s}", "filename", path);
+    int r = format_co_find(g, options, 0, ret_format, NULL);
+
+    json_decref(options);
+    return r;
 }

@@ -16,27 +16,45 @@ struct node_driver;
  * driver there is, and return what it returns. Not inside a coroutine. */
 int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
 
-/* Open @filename. @format NULL: found by its magic, else raw: only for reading
- * (-EINVAL with NODE_RDWR: a guest could have written the magic). Prints like
- * the peer: "Could not open 'F': ...". The caller owns the reference. */
-CO_FN int image_co_open(struct graph *g, const char *filename,
-                        const char *format, unsigned flags,
-                        struct node **ret_node, GError **err);
+/* --object: "secret,id=sec0,file=key". Made known to the graph of the next
+ * image_run(). 0 or a usage error. */
+int image_add_object(const char *command, const char *text);
+
+/* Of getopt_long(): what has no letter, and the rows that go with it. */
+enum { OPT_OBJECT = 256, OPT_IMAGE_OPTS, OPT_OUTPUT, OPT_OTHER };
+#define IMAGE_OPTIONS \
+    { "help", no_argument, NULL, 'h' }, \
+    { "object", required_argument, NULL, OPT_OBJECT }, \
+    { "image-opts", no_argument, NULL, OPT_IMAGE_OPTS }
+#define FORCE_SHARE_OPTION \
+    { "force-share", no_argument, NULL, 'U' }
 
 /* An image as a command line names it. */
 struct image_spec {
-    const char *name;    /* file, address; with @is_opts "driver=...,..." */
-    const char *format;  /* -f; NULL as for image_co_open() */
+    const char *name;    /* file, address, "json:{...}"; with @is_opts
+                          * "driver=qed,file.filename=a.qed" */
+    const char *format;  /* -f; NULL: not said */
     bool is_opts;        /* --image-opts */
     unsigned flags;      /* enum node_flags */
 };
-CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
-                             struct node **ret_node, GError **err);
 
 /* -t, -T: add what cache mode @text asks for to *@flags (NODE_CACHE_DIRECT,
  * NODE_NO_FLUSH). "writethrough" is "writeback" here: all commands end with a
  * flush. 0 or -EINVAL. */
 int image_parse_cache(const char *text, unsigned *flags);
+
+/* Open @spec. A format that is not said is found by its magic, else it is raw.
+ * For writing a guess is believed only where believing it does no harm, for a
+ * guest could have written the magic: when the name ends in the format's name,
+ * or the image names no other file; else -EINVAL. A guess of raw is told on
+ * stderr then. Prints like the peer: "Could not open 'F': ...". The caller owns
+ * the reference. */
+CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err);
+/* The same for a plain name. */
+CO_FN int image_co_open(struct graph *g, const char *filename,
+                        const char *format, unsigned flags,
+                        struct node **ret_node, GError **err);
 
 /* The size of the image that a new one at @filename finds under backing name
  * @backing (relative to its folder), of format @format. */

@@ -18,7 +18,13 @@
 #define OUTPUT_HELP \
     "      --output FORMAT   human (default) or json\n"
 #define FORMAT_HELP \
-    "  -f FORMAT             format of the image\n"
+    "  -f FORMAT             format of the image\n" \
+    "      --image-opts      FILE is driver=NAME,file.filename=PATH,...\n" \
+    "      --object TYPE,id=ID,...\n" \
+    "                        make an object that the image needs\n"
+#define CACHE_HELP(option, what) \
+    "  " option " MODE               cache of " what ": writeback (default), none,\n" \
+    "                        writethrough, directsync, unsafe\n"
 
 const struct subcommand subcommands[] = {
     { "create", cmd_create,
@@ -34,22 +40,26 @@ const struct subcommand subcommands[] = {
       "  -q                    print nothing but errors\n"
       HELP_HELP },
     { "info", cmd_info,
-      "[-f FORMAT] [--output FORMAT] [--backing-chain] [-U] FILE",
+      "[-f FORMAT] [--output FORMAT] [--backing-chain] [--image-opts]\n"
+      "       [--object DEFINITION] [-U] FILE",
       "Describe an image.\n\n" FORMAT_HELP
       "      --backing-chain   and every image below it\n"
       "  -U, --force-share     even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
     { "check", cmd_check,
-      "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-U] FILE",
+      "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-T CACHE]\n"
+      "       [--image-opts] [--object DEFINITION] [-U] FILE",
       "Check an image's metadata; repair it with -r.\n"
       "Exit status: 0 good, 1 the check failed, 2 corrupt, 3 leaked clusters,\n"
       "63 the format cannot be checked.\n\n" FORMAT_HELP
       "  -r leaks|all          repair\n"
+      CACHE_HELP("-T", "the image")
       "  -U, --force-share     even while somebody writes to it\n"
       "  -q                    print nothing but errors\n"
       OUTPUT_HELP HELP_HELP },
     { "map", cmd_map,
-      "[-f FORMAT] [--output FORMAT] [-s OFFSET] [-l LENGTH] [-U] FILE",
+      "[-f FORMAT] [--output FORMAT] [-s OFFSET] [-l LENGTH]\n"
+      "       [--image-opts] [--object DEFINITION] [-U] FILE",
       "Show which file of the chain holds each part of the disk.\n\n"
       FORMAT_HELP
       "  -s, --start-offset N  begin here\n"
@@ -57,7 +67,8 @@ const struct subcommand subcommands[] = {
       "  -U, --force-share     even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
     { "resize", cmd_resize,
-      "[-q] [-f FORMAT] [--shrink] FILE [+|-]SIZE",
+      "[-q] [-f FORMAT] [--shrink] [--image-opts] [--object DEFINITION]\n"
+      "       FILE [+|-]SIZE",
       "Change the size of the virtual disk.\n\n" FORMAT_HELP
       "      --shrink          allow to cut data off\n"
       "  -q                    print nothing but errors\n"

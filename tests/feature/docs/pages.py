@@ -63,6 +63,9 @@ def test_sluice(d):
     documented = sections(page, r'sluice (\w+)', '-')
     shared = options_in(sections(page, r'(COMMANDS FOR A RUNNING DAEMON)', '=')
                         ['COMMANDS FOR A RUNNING DAEMON'])
+    images = options_in(sections(page, r'(IMAGE COMMANDS)', '=')
+                        ['IMAGE COMMANDS'])
+    assert images == {'--image-opts', '--object'}, images
     commands = re.findall(r'^  (\w+)  ', output(SLUICE, '--help'), re.M)
     same('commands', set(commands), set(documented))
     for c in commands:
@@ -71,6 +74,8 @@ def test_sluice(d):
         there = options_in(documented[c]) - {'-h', '--help'}
         if '--socket' in mine and 'socket of the daemon' in text:
             there |= shared
+        if '--image-opts' in mine:
+            there |= images
         same(c, mine, there)
 
 

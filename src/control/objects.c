@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The object types.  A throttle group lives in filter/; an iothread is only
+ * accepted, so that command lines that name one work.
+ */
+#include "control/objects.h"
+
+#include <string.h>
+
+#include "base/err.h"
+#include "filter/throttle.h"
+
+struct object_type {
+    const char *name;
+    /* @props without "id" and "qom-type"; NULL: nothing to do. */
+    int (*add)(struct graph *g, const char *id, const json_t *props,
+               GError **err);
+    int (*del)(struct graph *g, const char *id, GError **err);
+};
+
+static const struct object_type object_types[] = {
+    { "throttle-group", throttle_group_add, throttle_group_del },
+    { "iothread", NULL, NULL },
+};
+
+static const struct object_type *find_type(const char *name)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(object_types); i++) {
+        if (strcmp(object_types[i].name, name) == 0) {
+            return &object_types[i];
+        }
+    }
+    return NULL;
+}
+
+static bool id_wellformed(const char *id)
+{
+    if (!g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int object_add(struct graph *g, const json_t *props, GError **err)
+{
+    const char *id = json_string_value(json_object_get(props, "id"));
+    const char *name = json_string_value(json_object_get(props, "qom-type"));
+    const struct object_type *type = name ? find_type(name) : NULL;
+    int r = 0;
+
+    if (!name) {
+        return err_set(err, EINVAL, "Parameter 'qom-type' is missing");
+    }
+    if (!type) {
+        return err_set(err, EINVAL, "Parameter 'qom-type' does not accept "
+                       "value '%s'", name);
+    }
+    if (!id) {
+        return err_set(err, EINVAL, "Parameter 'id' is missing");
+    }
+    if (!id_wellformed(id)) {
+        return err_set(err, EINVAL, "Parameter 'id' expects an identifier");
+    }
+    if (type->add) {
+        json_t *rest = json_copy((json_t *)props);
+
+        json_object_del(rest, "id");
+        json_object_del(rest, "qom-type");
+        r = type->add(g, id, rest, err);
+        json_decref(rest);
+    }
+    return r;
+}
+
+int object_del(struct graph *g, const char *type, const char *id, GError **err)
+{
+    const struct object_type *t = find_type(type);
+
+    return t && t->del ? t->del(g, id, err) : 0;
+}

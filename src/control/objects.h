@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Objects that command lines and control sockets make by type and id, as far
+ * as they do something: one table of what each type means to a graph.  The
+ * image tool and the daemon both come here.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+
+struct graph;
+
+/* Make object @props ("qom-type", "id" and the type's own) known to @g. Types
+ * that only have to be accepted do nothing. -EINVAL with a text for people. */
+int object_add(struct graph *g, const json_t *props, GError **err);
+/* Forget it. -EBUSY while something uses it. */
+int object_del(struct graph *g, const char *type, const char *id,
+               GError **err);
