@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The qcow2 driver, private to format/qcow2/.
+ *
+ * Where a guest cluster is, newest answer first:
+ *   pending    changes in memory, by generation of their commit group, folded
+ *              old to new over
+ *   slices     of L2 tables, cached, as in the file (plus what is being
+ *              published)
+ *   file       L1 and L2 tables
+ *
+ * Invariants
+ *   - A change enters a cached slice only when its group is published, so a
+ *     sector written for generation N never carries a pointer of N+1 (M2).
+ *   - Refcounts of all that a generation points to are durable before its
+ *     pointers are written; they go down only after the pointers are durably
+ *     gone (M4).  So a crash leaks space at most.
+ *   - A cluster is handed out again only when the removal of its last pointer is
+ *     durable, its discard has ended, and so has every access to its data that
+ *     began before (M3).
+ *   - L2 tables and l1[] change in publish.c (one pass at a time), and in
+ *     check.c, resize.c and snapshot.c with passes held off; nowhere else.
+ *   - Only sector 0 of the header changes, by one aligned write, with the group
+ *     locked or by its pass.
+ *   - Writes of metadata go through qcow2_co_write_meta(), which lets none hit
+ *     another structure.
+ *
+ * Files: one line at each group of declarations below.
+ */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "format/group.h"
+#include "format/tables.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+#include "wire/qcow2.h"
+
+enum {
+    QCOW2_CACHE_BYTES = 32 << 20,  /* of L2 slices, per image */
+    QCOW2_SLICE_MAX = 65536,       /* bytes of a slice of an L2 table */
+    QCOW2_PENDING_MAX = 1 << 18,   /* changes before a writer must wait */
+    QCOW2_GENERATIONS = 3,         /* failed, open, and one being closed */
+};
+
+/* Changes of one generation: cluster index -> struct qcow2_delta, ordered. */
+struct qcow2_pending {
+    uint64_t gen;
+    GTree *map;
+};
+
+struct qcow2_image {
+    /* set at open */
+    struct node *node;
+    struct loop *loop;
+    struct qcow2_shape shape;
+    unsigned cluster_bits;
+    unsigned sub_bits;             /* log2 of a subcluster; = cluster_bits
+                                    * without extended entries */
+    unsigned l2_bits;              /* log2 of the descriptors of an L2 table */
+    unsigned slice_bits;           /* ... of a slice of one */
+    struct group *group;           /* NULL on a read-only node */
+
+    /* header.c: hdr mirrors sector; exts what stands behind the header */
+    struct qcow2_header hdr;
+    GArray *exts;
+    uint8_t sector[QCOW2_SECTOR];  /* sector 0 as it is in the file */
+    char *backing_name;            /* or NULL */
+    char *backing_format;          /* or NULL */
+
+    /* map */
+    uint64_t *l1;                  /* as in the file; hdr.l1_size entries */
+    size_t l1_bytes;               /* allocated, in sectors */
+    GHashTable *fresh;             /* l1 index -> offset of an L2 table (new, or
+                                    * copied for shared ones) that l1[] does not
+                                    * name yet; publish.c */
+    struct tables slices;          /* slice.c */
+
+    /* changes that wait, oldest generation first */
+    struct qcow2_pending pending[QCOW2_GENERATIONS];
+    unsigned n_pending_gens;
+    unsigned n_pending;            /* changes in all of them */
+
+    /* The rest of the state is private to one file each; NULL = not there. */
+    struct qcow2_refcounts *refcounts; /* refcount.c */
+    struct qcow2_space *space;         /* alloc.c */
+    struct qcow2_publish *publish;     /* publish.c */
+    struct qcow2_writes *writes;       /* write.c: clusters being allocated */
+    struct qcow2_snapshots *snapshots; /* snapshot.c */
+    struct qcow2_bitmaps *bitmaps;     /* bitmap.c */
+    struct qcow2_crypt *crypt;         /* luks.c; NULL: not encrypted */
+    struct qcow2_codec *codec;         /* compress.c */
+
+    struct co_latch background;
+    unsigned quiesced;
+    bool corrupt;                  /* found at run time: no more writes */
+};
+
+static inline struct qcow2_image *qcow2_image(const struct node *n)
+{
+    return n->state;
+}
+
+/* Where the metadata is. */
+static inline struct node *qcow2_file(const struct qcow2_image *img)
+{
+    return node_file(img->node);
+}
+
+/* Where guest clusters are: the external data file or the same. */
+static inline struct node *qcow2_data(const struct qcow2_image *img)
+{
+    return img->shape.data_file ? node_child(img->node, "data-file")->child
+                                : node_file(img->node);
+}
+
+static inline uint64_t qcow2_cluster_size(const struct qcow2_image *img)
+{
+    return UINT64_C(1) << img->cluster_bits;
+}
+
+static inline uint64_t qcow2_sub_size(const struct qcow2_image *img)
+{
+    return UINT64_C(1) << img->sub_bits;
+}
+
+/* Bytes of one slice. */
+static inline uint32_t qcow2_slice_bytes(const struct qcow2_image *img)
+{
+    return (img->shape.extended ? 16u : 8u) << img->slice_bits;
+}
+
+/* --- map.c: what is where --- */
+
+struct qcow2_run {
+    enum qcow2_kind kind;          /* never QCOW2_INVALID */
+    bool in_place;                 /* DATA, ZERO with a place: refcount is 1 */
+    uint64_t len;                  /* bytes */
+    uint64_t host;                 /* DATA: file offset of the first byte; ZERO:
+                                    * the same, or 0 = no place; PACKED: where
+                                    * the stream begins */
+    uint32_t packed_len;           /* PACKED: bytes to read at most; such a run
+                                    * lies within one cluster */
+    uint64_t entry;                /* of the first cluster, as it stands */
+};
+/* The longest run of one kind (contiguous in the file where it has a place)
+ * from guest offset @off that memory can tell, at most @len bytes; reads one
+ * slice when the first cluster needs it. Offsets past the end of the disk, as
+ * far as L1 reaches, are the VM state of snapshots. 0; -EIO for a corrupt entry
+ * (reported); -ENOMEM. */
+CO_FN int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
+                          struct qcow2_run *ret_run);
+/* The descriptor of cluster @idx with all that is pending. */
+CO_FN int qcow2_co_desc(struct qcow2_image *img, uint64_t idx,
+                        struct qcow2_desc *ret_desc);
+/* Where the L2 table of @l1_idx is (fresh ones included); 0 = none. With
+ * QCOW2_COPIED when its refcount is 1. */
+uint64_t qcow2_l2_entry(const struct qcow2_image *img, uint32_t l1_idx);
+
+/* --- slice.c: L2 slices in memory; key: cluster index >> slice_bits ---
+ *
+ * Use format/tables.h on &img->slices; t->data holds the descriptors as in the
+ * file, for qcow2_desc_get(). A slice that is asked for exists: its L2 table has
+ * an entry in L1, or is fresh. */
+
+void qcow2_slices_init(struct qcow2_image *img);
+
+/* --- pending.c: changes that wait for their generation ---
+ *
+ * Without extended entries every delta is `whole`.  With them a write or zeroing
+ * of part of a cluster is not: { entry: host | COPIED, data: its subclusters };
+ * also the first one into an absent cluster, as two may be first at once.
+ * Replacing a compressed cluster, or moving to another host, is whole. */
+
+/* Cluster @idx. Between group_join() and group_data_done(). */
+void qcow2_pending_add(struct qcow2_image *img, uint64_t gen, uint64_t idx,
+                       const struct qcow2_delta *delta);
+/* @n clusters from @idx; entries that have a place count up by clusters. */
+void qcow2_pending_add_run(struct qcow2_image *img, uint64_t gen, uint64_t idx,
+                           uint64_t n, const struct qcow2_delta *first);
+/* Fold what is pending for @idx over *@d; true if anything was. */
+bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
+                         struct qcow2_desc *d);
+/* Make one of all generations up to @gen; NULL when there is none. */
+struct qcow2_pending *qcow2_pending_merge(struct qcow2_image *img,
+                                          uint64_t gen);
+void qcow2_pending_drop(struct qcow2_image *img, uint64_t gen);
+void qcow2_pending_free(struct qcow2_image *img);
+
+/* --- header.c: sector 0 --- */
+
+CO_FN int qcow2_co_header_read(struct qcow2_image *img, GError **err);
+/* Write @h into sector 0; img->hdr follows on success. Not flushed. */
+CO_FN int qcow2_co_write_header(struct qcow2_image *img,
+                                const struct qcow2_header *h);
+/* The same, and extension @type becomes @data (NULL: none) by the same write.
+ * Names of features are shortened when they stand in the way. -ENOSPC when the
+ * extensions do not fit sector 0. */
+CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
+                             const struct qcow2_header *h, uint32_t type,
+                             const void *data, uint32_t len);
+
+/* --- open.c, reopen.c --- */
+
+CO_FN int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
+                        GError **err);
+CO_FN void qcow2_co_close(struct node *n);
+CO_FN int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                          GError **err);
+
+/* --- read.c --- */
+
+CO_FN int qcow2_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                          unsigned flags);
+/* Guest bytes from their place, decrypted; @off is the guest offset. */
+CO_FN int qcow2_co_read_data(struct qcow2_image *img, uint64_t off,
+                             uint64_t host, struct iov iov, unsigned flags);
+/* Whatever a run is. */
+CO_FN int qcow2_co_read_run(struct qcow2_image *img,
+                            const struct qcow2_run *run, uint64_t off,
+                            struct iov iov, unsigned flags);
+
+/* --- info.c, status.c --- */
+
+CO_FN int qcow2_co_status(struct node *n, uint64_t off, uint64_t len,
+                          struct extent *ext);
+CO_FN int qcow2_co_info(struct node *n, json_t *info, GError **err);
+
+/* --- backing.c, create.c --- */
+
+CO_FN int qcow2_co_change_backing(struct node *n, const char *name,
+                                  const char *fmt, GError **err);
+enum qcow2_preallocation {
+    QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC,
+    QCOW2_PREALLOC_FULL,
+};
+/* What a new image shall be. */
+struct qcow2_create {
+    uint64_t size, cluster_size, refcount_bits;
+    unsigned version;
+    bool lazy_refcounts, extended, data_raw;
+    int compression;               /* enum qcow2_compression */
+    int preallocation;             /* enum qcow2_preallocation */
+    char *backing_file, *backing_format, *data_file;
+    struct qcow2_crypt_options *crypt; /* luks.c; NULL: none */
+};
+CO_FN int qcow2_co_create(struct node *file, struct opts *o, GError **err);
+extern const struct create_option qcow2_create_options[];
+
+/* --- refcount.c: values, blocks, table --- */
+
+/* Load the refcount table: of a writable node, or for a check. */
+CO_FN int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err);
+void qcow2_refcounts_close(struct qcow2_image *img);
+/* The refcount of the cluster at @host, changes in memory included. */
+CO_FN int qcow2_co_refcount_get(struct qcow2_image *img, uint64_t host,
+                                uint64_t *ret_count);
+/* Add @by (> 0) to all clusters that [@host, @host+@len) touches. Durable with
+ * the pass of @gen, before its pointers. -ERANGE: too large for the width. */
+CO_FN int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen,
+                               uint64_t host, uint64_t len, uint64_t by);
+/* Take one away once the pointers of @gen are durable; those that reach 0 are
+ * free then (quarantine). */
+int qcow2_refcount_down(struct qcow2_image *img, uint64_t gen, uint64_t host,
+                        uint64_t len);
+/* Write what changed up to @gen; durable needs a flush. */
+CO_FN int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen);
+
+/* --- alloc.c: free space --- */
+
+CO_FN int qcow2_co_space_open(struct qcow2_image *img, GError **err);
+void qcow2_space_close(struct qcow2_image *img);
+/* Whole clusters, contiguous, of refcount 1 by the time that generation @gen is
+ * published. *@ret_fresh: they were never written and read as zeroes. */
+CO_FN int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
+                         uint64_t *ret_host, bool *ret_fresh);
+/* Room for @len bytes (at most a cluster) of compressed data anywhere; may share
+ * a cluster with others. */
+CO_FN int qcow2_co_alloc_packed(struct qcow2_image *img, uint64_t gen,
+                                uint32_t len, uint64_t *ret_host);
+/* Nothing ever pointed to it: give it back. */
+void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
+                   uint64_t len);
+/* The pointer to it goes with generation @gen: refcount_down, then quarantine.
+ * Takes an entry, so compressed ones are freed right. */
+int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
+                    struct qcow2_desc d);
+/* Accesses to data in the file: a freed cluster waits for those before it. */
+uint64_t qcow2_access_begin(struct qcow2_image *img);
+void qcow2_access_end(struct qcow2_image *img, uint64_t epoch);
+
+/* --- overlap.c, dirty.c: metadata is not overwritten --- */
+
+enum qcow2_meta {
+    QCOW2_META_HEADER, QCOW2_META_L1, QCOW2_META_L2, QCOW2_META_REFTABLE,
+    QCOW2_META_REFBLOCK, QCOW2_META_SNAPSHOTS, QCOW2_META_SNAPSHOT_L1,
+    QCOW2_META_BITMAPS, QCOW2_META_CRYPT, QCOW2_META_DATA,
+};
+/* Write @len bytes of structure @what; -EIO when they would hit another one (the
+ * image is marked corrupt then). Not flushed. */
+CO_FN int qcow2_co_write_meta(struct qcow2_image *img, enum qcow2_meta what,
+                              uint64_t host, const void *buf, uint64_t len);
+/* Before guest data goes to [@host, @host+@len). */
+CO_FN int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
+                                 uint64_t host, uint64_t len);
+/* Report at file offset @at; a writable image gets its corrupt bit (version 3)
+ * and takes no more writes. Returns -EIO. */
+CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
+                           const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Dirty bit: set (and flushed) before refcounts may lag; cleared after all is
+ * durable. No effect when it is so already. */
+CO_FN int qcow2_co_mark_dirty(struct qcow2_image *img);
+CO_FN int qcow2_co_mark_clean(struct qcow2_image *img);
+CO_FN void qcow2_co_quiesce(struct node *n);
+void qcow2_resume(struct node *n);
+
+/* --- write.c, zero.c, discard.c, resize.c, publish.c, check.c --- */
+
+CO_FN int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                           unsigned flags);
+/* Guest bytes to their place, encrypted; @off is the guest offset. */
+CO_FN int qcow2_co_write_data(struct qcow2_image *img, uint64_t off,
+                              uint64_t host, struct iov iov, unsigned flags);
+CO_FN int qcow2_co_flush(struct node *n);
+CO_FN int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len,
+                        unsigned flags);
+CO_FN int qcow2_co_discard(struct node *n, uint64_t off, uint64_t len);
+CO_FN int qcow2_co_truncate(struct node *n, uint64_t size, GError **err);
+CO_FN int qcow2_co_check(struct node *n, unsigned fix,
+                         struct check_result *res, GError **err);
+extern const struct group_ops qcow2_group_ops;
+/* A loaded image becomes writable: refcounts (rebuilt when dirty), space,
+ * group. / All to the file, then writes are over. The state of both is gone
+ * after the second, also when it failed. */
+CO_FN int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
+                                GError **err);
+CO_FN int qcow2_co_end_writes(struct qcow2_image *img);
+
+/* --- compress.c --- */
+
+/* Read @iov at guest offset @off, inside one compressed cluster. */
+CO_FN int qcow2_co_read_packed(struct qcow2_image *img,
+                               const struct qcow2_run *run, uint64_t off,
+                               struct iov iov, unsigned flags);
+/* Write whole clusters compressed (IO_COMPRESSED); those that do not shrink are
+ * written as they are. */
+CO_FN int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
+                                struct iov iov, unsigned flags);
+void qcow2_codec_close(struct qcow2_image *img);
+
+/* --- snapshot.c --- */
+
+struct qcow2_snapshot {
+    uint64_t l1_offset;
+    uint32_t l1_size;
+    char *id, *name;
+    uint32_t date_sec, date_nsec;
+    uint64_t vm_clock_nsec, vm_state_size, disk_size;
+    uint8_t *extra;                /* what we do not know, behind what we do */
+    uint32_t extra_len;
+};
+/* Load the table (checked, L1 tables not read); free it. */
+CO_FN int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err);
+void qcow2_snapshots_close(struct qcow2_image *img);
+unsigned qcow2_n_snapshots(const struct qcow2_image *img);
+const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
+                                               unsigned i);
+/* Bytes of the table in the file. */
+uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img);
+
+/* --- bitmap.c --- */
+
+CO_FN int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err);
+/* Before the first write: autoclear bit and in_use as the rules want it. */
+CO_FN int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err);
+/* Store them; all else is published. */
+CO_FN int qcow2_co_bitmaps_end_writes(struct qcow2_image *img);
+void qcow2_bitmaps_close(struct qcow2_image *img);
+/* The guest changes [@off, @off+@len). */
+void qcow2_bitmaps_mark(struct qcow2_image *img, uint64_t off, uint64_t len);
+/* Call @visit for every range of the file that bitmaps take. */
+CO_FN int qcow2_co_bitmaps_visit(struct qcow2_image *img,
+                                 int (*visit)(void *arg, uint64_t host,
+                                              uint64_t len), void *arg);
+
+/* --- luks.c --- */
+
+/* Take the options "encrypt.*" and unlock; crypt_method says which. */
+CO_FN int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
+                              unsigned flags, GError **err);
+void qcow2_crypt_close(struct qcow2_image *img);
+CO_FN int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off,
+                              uint64_t host, struct iov iov, unsigned flags);
+CO_FN int qcow2_co_crypt_write(struct qcow2_image *img, uint64_t off,
+                               uint64_t host, struct iov iov, unsigned flags);
+/* The range of its header in the file; 0, 0: none. */
+void qcow2_crypt_place(const struct qcow2_image *img, uint64_t *ret_host,
+                       uint64_t *ret_len);
+/* Creation: take "encrypt.*"; bytes of the header; write it at @host. */
+int qcow2_crypt_take_options(struct opts *o,
+                             struct qcow2_crypt_options **ret_options,
+                             GError **err);
+void qcow2_crypt_options_free(struct qcow2_crypt_options *c);
+int qcow2_crypt_method(const struct qcow2_crypt_options *c);
+uint64_t qcow2_crypt_header_bytes(const struct qcow2_crypt_options *c);
+CO_FN int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
+                                struct node *file, uint64_t host,
+                                GError **err);
+
+/* --- datafile.c --- */
+
+/* Open and attach the "data-file" child: as option "data-file" says; a name that
+ * only the header gives is refused unless the policy for names allows it. */
+CO_FN int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
+                                  unsigned flags, GError **err);
+/* Creation: make the file that @c names (beside @file). */
+CO_FN int qcow2_co_data_file_create(const struct qcow2_create *c,
+                                    struct node *file, GError **err);
+
+/* Members of ImageInfo's format-specific data that they add. */
+void qcow2_crypt_info(const struct qcow2_image *img, json_t *data);
+CO_FN int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data,
+                                GError **err);
+void qcow2_snapshots_info(const struct qcow2_image *img, json_t *info);
