@@ -125,6 +125,17 @@ static CO_FN int raw_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     return node_co_pwritev(node_file(n), s->offset + off, iov, flags);
 }
 
+static CO_FN int raw_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                                uint64_t src_off, uint64_t len, unsigned flags)
+{
+    const struct raw_state *s = n->state;
+    int ret = raw_check(n, off, len);
+
+    return ret < 0 ? ret : node_co_copy_in(node_file(n), s->offset + off, src,
+                                           src_off, len,
+                                           flags & ~(unsigned)IO_POPULATE);
+}
+
 static CO_FN int raw_co_zero(struct node *n, uint64_t off, uint64_t len,
                              unsigned flags)
 {
@@ -280,6 +291,7 @@ const struct node_driver raw_driver = {
     .co_reopen = raw_co_reopen,
     .co_preadv = raw_co_preadv,
     .co_pwritev = raw_co_pwritev,
+    .co_copy_in = raw_co_copy_in,
     .co_zero = raw_co_zero,
     .co_discard = raw_co_discard,
     .co_status = raw_co_status,

@@ -61,7 +61,7 @@ int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
     return dispatch_result(n, "read", off, have, ret);
 }
 
-static int write_check(struct node *n, uint64_t off, uint64_t len)
+int write_check(struct node *n, uint64_t off, uint64_t len)
 {
     if (range_overflows(off, len)) {
         return -EIO;

@@ -104,6 +104,18 @@ struct node_driver {
                                unsigned flags);
     CO_FN_PTR int (*co_pwritev)(struct node *n, uint64_t off, struct iov iov,
                                 unsigned flags);
+    /* A write like co_pwritev, in the same shapes, of the bytes at @src_off of
+     * storage @src: a format passes them on with node_co_copy_in() to its file.
+     * -ENOTSUP before anything was done: they are read and written. A driver
+     * that has this op, or whose data others take over, answers co_status with
+     * OFFSET_VALID only where the file holds the disk's bytes as they are
+     * (neither compressed nor encrypted). Optional. */
+    CO_FN_PTR int (*co_copy_in)(struct node *n, uint64_t off, struct node *src,
+                                uint64_t src_off, uint64_t len, unsigned flags);
+    /* Storage that can take part in sharing, at either end: may @n take over
+     * bytes of @src? A format may have it to refuse; otherwise its file is
+     * asked. */
+    bool (*can_copy_in)(struct node *n, struct node *src);
     /* Whole clusters when cluster_size is set. -ENOTSUP: the dispatcher writes
      * zeroes. */
     CO_FN_PTR int (*co_zero)(struct node *n, uint64_t off, uint64_t len,

@@ -179,5 +179,14 @@ CO_FN int status_co_node(struct node *n, uint64_t off, uint64_t len,
 /* Does the chain from @n (NULL: nothing) read as zeroes in the range? */
 CO_FN bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len);
 bool iov_is_aligned(struct iov iov, uint32_t align);
+/* May @n be written there? 0, -EIO, -EPERM. */
+int write_check(struct node *n, uint64_t off, uint64_t len);
+/* The driver has written, or failed to: sizes and generations. */
+void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
+/* Blocks of file systems that share extents, at least. */
+#define SHARE_UNIT UINT64_C(4096)
+/* How many bytes of @at can be taken over at @off of @n. */
+uint64_t offload_whole(const struct node *n, uint64_t off,
+                       const struct place *at);
 /* IO_FUA on a driver that does not know it, after the write. */
 CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);

@@ -67,6 +67,35 @@ CO_FN int node_co_status(struct node *n, uint64_t off, uint64_t len,
  * the zeroes past its end: ALLOCATED|ZERO with its depth). */
 CO_FN int node_co_status_above(struct node *n, struct node *base, uint64_t off,
                                uint64_t len, struct extent *ret_ext);
+/* Bytes in storage. */
+struct place {
+    struct node *node;       /* a protocol node, borrowed; NULL: not to be had */
+    uint64_t off, len;       /* there; of the range that was asked for */
+};
+/* Where the bytes of @n from @off are, if they are in storage just as a reader
+ * of @n gets them (no zeroes, no filter between): looked for in the chain from
+ * @n down to but not including @base (NULL: all of it). @ret_place->len > 0 says
+ * how far the answer holds, a NULL node included. */
+CO_FN int node_co_locate(struct node *n, struct node *base, uint64_t off,
+                         uint64_t len, struct place *ret_place);
+/* May @n take extents over from storage @src? No yield, no promise. */
+bool node_can_copy_in(struct node *n, struct node *src);
+/* Write [@off, @off+@len) of @n with the bytes at @src_off of storage @src:
+ * shared where the file system does that, else read and written. Shapes and
+ * duties of a driver's write; on a node that can have a backing file the caller
+ * holds the range (IO_POPULATE). What is shared is durable after a flush of @n.
+ * For drivers (to their file) and for populate. */
+CO_FN int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                          uint64_t src_off, uint64_t len, unsigned flags);
+/* Offload for copies between disks (convert, mirror): the first run of
+ * [@src_off, @src_off+@len) as a reader of @src sees it goes to @dst at @dst_off
+ * without passing through memory. *@ret_done: how many bytes; 0, with the result
+ * 0, when that cannot be done here: copy some by hand, then ask again. Offsets
+ * that are multiples of @dst's cluster and long ranges have the best chances.
+ * Whoever has the two nodes sees to it that nobody else writes to either. */
+CO_FN int node_co_copy_range(struct node *src, uint64_t src_off,
+                             struct node *dst, uint64_t dst_off, uint64_t len,
+                             uint64_t *ret_done);
 CO_FN int node_co_truncate(struct node *n, uint64_t size, GError **err);
 /* Re-read the size of growing storage. */
 CO_FN int node_co_refresh_size(struct node *n);

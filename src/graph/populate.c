@@ -15,6 +15,7 @@
 #include <string.h>
 #include "graph/driver.h"
 #include "graph/fetch.h"
+#include "graph/graph-int.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/trace.h"
@@ -442,6 +443,76 @@ static CO_FN int populate_co_piece(struct work *w, const struct piece *p)
     return r;
 }
 
+/* --- share --- */
+
+/* Take over what can be had of [@pos, @end), which the overlay lacks; the range
+ * is held. *@ret_len: how far this went, shared or not. */
+static CO_FN int share_co_run(struct work *w, uint64_t pos, uint64_t end,
+                              uint64_t *ret_len)
+{
+    struct place at;
+    uint64_t len;
+    int r = node_co_locate(node_backing(w->n), w->base, pos, end - pos,
+                           &at);
+
+    if (r < 0) {
+        return r;
+    }
+    len = offload_whole(w->n, pos, &at);
+    *ret_len = len;
+    if (len == 0 || !node_can_copy_in(w->n, at.node)) {
+        *ret_len = MIN(cluster_up(w, pos + at.len), end) - pos;
+        return 0;
+    }
+    r = node_co_copy_in(w->n, pos, at.node, at.off, len,
+                        w->io_flags | IO_POPULATE);
+    if (r == 0) {
+        w->res.copied += len;
+        w->res.shared += len;
+    }
+    return r;
+}
+
+/* Before anything is read: let the file system share what it can.  Whatever is
+ * left, errors included, is for the ordinary way.  Nothing slow happens under
+ * the range: status comes from memory or from local files. */
+static CO_FN void work_co_share(struct work *w)
+{
+    uint64_t pos = w->off, left = 0;
+    struct tracked t;
+    int r = 0;
+
+    track_co_begin(&t, w->n, w->off, w->end - w->off, TRACK_ALLOC);
+    while (pos < w->end && r == 0) {
+        struct extent ext;
+
+        r = node_co_status(w->n, pos, w->end - pos, &ext);
+        if (r == 0 && !(ext.flags & STATUS_ALLOCATED)) {
+            uint64_t shared = w->res.shared;
+
+            r = share_co_run(w, pos, pos + ext.len, &ext.len);
+            left += shared == w->res.shared;
+        }
+        pos += ext.len;
+    }
+    track_end(&t);
+    trace_populate_share(w->n->name, w->off, w->end - w->off, w->res.shared, r);
+    if (r == 0 && left == 0) {
+        w->next = w->end;
+    }
+}
+
+/* Is it worth a try? Asks the first byte. */
+static CO_FN bool work_co_may_share(struct work *w)
+{
+    struct node *below = node_backing(w->n);
+    struct place at;
+
+    return below && w->n->drv->co_copy_in &&
+           node_co_locate(below, w->base, w->off, w->cluster, &at) == 0 &&
+           at.node && node_can_copy_in(w->n, at.node);
+}
+
 /* --- read and populate --- */
 
 static struct iov work_iov(const struct work *w, uint64_t off, uint64_t len)
@@ -626,6 +697,9 @@ int node_co_populate(struct node *n, struct node *base, uint64_t off,
     work_init(&w, n, base, off, end, io_flags);
     w.off = w.next = cluster_down(&w, off);
     w.end = cluster_up(&w, end);
+    if (work_co_may_share(&w)) {
+        work_co_share(&w);
+    }
     r = work_co_finish(&w);
     if (ret) {
         *ret = w.res;

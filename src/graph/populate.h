@@ -11,6 +11,8 @@
  *           missing with IO_POPULATE; let go.
  *
  * Zeroes and holes of the chain become zero clusters without being read.
+ * Extents that the overlay's file can share with the base's are shared, without
+ * a fetch, under the range.
  * Never changes what a reader of the overlay sees (S2).
  */
 #pragma once
@@ -21,7 +23,8 @@
 struct node;
 
 struct populate_result {
-    uint64_t copied;   /* bytes read below and written here */
+    uint64_t copied;   /* bytes read below and written here, or shared */
+    uint64_t shared;   /* those that were shared: no data was moved */
     uint64_t zeroed;   /* bytes that became zero clusters */
     int read_error;    /* 0, or -errno of the chain below ... */
     int write_error;   /* ... or of the overlay */

@@ -14,10 +14,25 @@
 
 static uint8_t zero_buf[ZERO_BUF_SIZE] __attribute__((aligned(4096)));
 
+void write_done(struct node *n, uint64_t off, uint64_t len, int ret)
+{
+    struct node_int *p = n->priv;
+
+    /* Even a failed write may have changed something that a flush covers. */
+    p->write_gen++;
+    if (ret < 0) {
+        return;
+    }
+    p->write_highest = MAX(p->write_highest, off + len);
+    if (n->drv->kind == NODE_PROTOCOL && off + len > n->size && !p->end_held) {
+        n->size = off + len;
+        node_notify_changed(n);
+    }
+}
+
 static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
                              unsigned flags)
 {
-    struct node_int *p = n->priv;
     int ret;
 
     if (!n->drv->handles_fua) {
@@ -26,16 +41,7 @@ static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
     node_co_debug_event(n, DEBUG_PWRITEV);
     ret = n->drv->co_pwritev(n, off, iov, flags);
     node_co_debug_event(n, DEBUG_PWRITEV_DONE);
-    /* Even a failed write may have changed something that a flush covers. */
-    p->write_gen++;
-    if (ret == 0) {
-        p->write_highest = MAX(p->write_highest, off + iov.len);
-        if (n->drv->kind == NODE_PROTOCOL && off + iov.len > n->size &&
-            !p->end_held) {
-            n->size = off + iov.len;
-            node_notify_changed(n);
-        }
-    }
+    write_done(n, off, iov.len, ret);
     return ret;
 }
 

@@ -31,6 +31,8 @@
 /* Zeroes are metadata: long chunks, a few at a time, none in the window. */
 #define ZERO_CHUNK (UINT64_C(64) << 20)
 #define ZERO_MAX 4
+/* Once extents were shared longer chunks save calls. */
+#define SHARED_CHUNK (UINT64_C(16) << 20)
 #define CHUNKS_MAX 256
 #define DEMAND_POLL_NS (5 * UINT64_C(1000000))
 
@@ -55,6 +57,7 @@ struct copy {
     uint64_t planned;        /* everything below is done or in `chunks` */
     uint64_t in_flight;      /* bytes charged to the window */
     unsigned busy, busy_zero, failed;
+    bool shares;             /* the last chunk was shared by the file system */
     uint64_t copied;
     uint64_t demand_ns;      /* when demand was last looked at */
     struct co_queue wake;
@@ -163,6 +166,7 @@ static CO_FN void chunk_entry(void *arg)
         if (ret == 0 && res.copied == 0) {
             window_not_full(&c->window);
         }
+        c->shares = res.shared == len;
         window_done(&c->window, ch->mark, len, loop_clock_ns(c->loop));
     }
     if (ret < 0) {
@@ -204,6 +208,8 @@ static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
 
     if (run->kind == SCAN_ZERO) {
         chunk = MAX(ZERO_CHUNK, chunk);
+    } else if (c->shares && !c->p.speed) {
+        chunk = MAX(SHARED_CHUNK, chunk);
     } else {
         chunk = bucket_request_size(c->p.speed, c->p.cluster, chunk);
     }

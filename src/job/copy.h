@@ -20,6 +20,7 @@ struct loop;
 /* What became of one chunk. */
 struct copy_result {
     uint64_t copied;         /* bytes that were moved; zeroes count nothing */
+    uint64_t shared;         /* those of them that cost no data transfer */
     bool is_read;            /* which side the error came from */
 };
 

@@ -51,6 +51,7 @@ static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
     int ret = pull_co_copy(&s->pull, off, len, zero, &pr);
 
     res->copied = pr.copied;
+    res->shared = pr.shared;
     res->is_read = pr.read_error != 0;
     return ret;
 }

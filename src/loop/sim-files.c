@@ -109,9 +109,13 @@ static int64_t apply_clone(struct sim *s, struct sim_pending *p)
 {
     struct io_req *r = p->req;
 
+    if (!s->shares) {
+        return -ENOTSUP;
+    }
     if ((r->off | r->off2) % 4096 || p->rec->len != r->len) {
         return -EINVAL;
     }
+    p->short_len = 0;           /* all or nothing */
     return MIN(apply_copy(s, p), 0);
 }
 

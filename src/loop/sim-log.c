@@ -67,10 +67,8 @@ static void record_copy(struct sim *s, struct sim_record *rec,
                         const struct io_req *r)
 {
     struct sim_handle *src = sim_handle(s, r->fd);
-    struct sim_handle *dst = sim_handle(s, r->fd2);
     uint64_t size = src ? sim_image_size(s->live, src->file) : 0;
 
-    rec->file = dst ? dst->file : 0;
     rec->off = r->off2;
     rec->len = r->off < size ? MIN(r->len, size - r->off) : 0;
     rec->data = g_malloc(rec->len);
@@ -82,9 +80,12 @@ static void record_copy(struct sim *s, struct sim_record *rec,
 struct sim_record *sim_record_new(struct sim *s, struct io_req *r)
 {
     struct sim_record *rec = g_new0(struct sim_record, 1);
-    struct sim_handle *h = r->path ? NULL : sim_handle(s, r->fd);
+    bool copies = r->op == IO_OP_COPY || r->op == IO_OP_CLONE;
+    struct sim_handle *h = r->path ? NULL
+                                   : sim_handle(s, copies ? r->fd2 : r->fd);
 
-    rec->op = sim_op_of(r->op);
+    rec->op = r->op == IO_OP_CLONE && !s->shares ? SIM_OTHER
+                                                 : sim_op_of(r->op);
     rec->tag = r->tag;
     rec->file = h ? h->file : 0;
     rec->off = r->off;
@@ -95,7 +96,7 @@ struct sim_record *sim_record_new(struct sim *s, struct io_req *r)
     rec->path2 = r->path2 ? g_canonicalize_filename(r->path2, "/") : NULL;
     if (r->op == IO_OP_WRITE) {
         rec->data = gather(r);
-    } else if (rec->op == SIM_WRITE) {
+    } else if (copies && rec->op == SIM_WRITE) {
         record_copy(s, rec, r);
     }
     return rec;
@@ -235,6 +236,11 @@ void sim_reseed(struct sim *s, uint64_t seed)
 struct sim_image *sim_live(struct sim *s)
 {
     return s->live;
+}
+
+void sim_set_shares(struct sim *s, bool on)
+{
+    s->shares = on;
 }
 
 void sim_restore(struct sim *s, const struct sim_image *img)

@@ -45,6 +45,7 @@ struct sim {
     uint64_t instant;
     GPtrArray *log;             /* struct sim_record */
     GArray *faults;             /* struct sim_fault */
+    bool shares;                /* clones succeed */
     uint64_t count[SIM_OP_COUNT];
     struct { uint64_t min_ns, max_ns; } latency[SIM_OP_COUNT];
 

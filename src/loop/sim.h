@@ -74,6 +74,10 @@ int sim_image_extent(const struct sim_image *img, uint64_t id, uint64_t off,
 /* What the loop's files hold now. To look at, and to write to while no file is
  * open. Borrowed. */
 struct sim_image *sim_live(struct sim *s);
+/* Shall its file system share extents? From the start it does not, and clones
+ * are refused. One that is carried out is a write of what the source held when
+ * it was asked for, and may be torn by a crash like any other. */
+void sim_set_shares(struct sim *s, bool on);
 /* Replace everything by a copy of @img. No file may be open. */
 void sim_restore(struct sim *s, const struct sim_image *img);
 

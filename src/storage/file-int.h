@@ -38,6 +38,7 @@ struct file_state {
     struct file_lock lock;
     struct file_holes holes;
     bool no_zero_range, no_punch, no_blk_zero, no_blk_discard;
+    bool shared, no_share;            /* has taken over extents; cannot */
     bool flush_failed;                /* sticky, survives a reopen (G6) */
 };
 
@@ -45,6 +46,9 @@ CO_FN int file_io_co_preadv(struct node *n, uint64_t off, struct iov iov,
                             unsigned flags);
 CO_FN int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                              unsigned flags);
+CO_FN int file_io_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                             uint64_t src_off, uint64_t len, unsigned flags);
+bool file_io_can_copy_in(struct node *n, struct node *src);
 CO_FN int file_io_co_zero(struct node *n, uint64_t off, uint64_t len,
                           unsigned flags);
 CO_FN int file_io_co_discard(struct node *n, uint64_t off, uint64_t len);

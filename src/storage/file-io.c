@@ -84,6 +84,44 @@ int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     return file_co_changed(n, "write", off, iov.len, flags, ret);
 }
 
+/* Both ends must be files, and different ones: within one file ranges could
+ * overlap. */
+bool file_io_can_copy_in(struct node *n, struct node *src)
+{
+    const struct file_state *s = n->state, *from = src->state;
+
+    return src->drv->co_copy_in == file_io_co_copy_in && !s->is_block &&
+           !from->is_block && !s->no_share &&
+           (s->identity.st_dev != from->identity.st_dev ||
+            s->identity.st_ino != from->identity.st_ino);
+}
+
+/* The kernel writes back what its cache holds of the source and drops what it
+ * holds of the target, so cached and direct I/O may meet here. */
+int file_io_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                       uint64_t src_off, uint64_t len, unsigned flags)
+{
+    struct file_state *s = n->state;
+
+    if (!file_io_can_copy_in(n, src)) {
+        return -ENOTSUP;
+    }
+    const struct file_state *from = src->state;
+    file_holes_wrote(&s->holes, off, len);
+    int ret = io_co_clone_range(from->io, src_off, s->io, off, len);
+    file_holes_wrote(&s->holes, off, len);
+    if (ret < 0) {
+        /* File systems refuse in many ways, and what really stands in the way
+         * of the data shows when it is written. One that has shared before may
+         * do it again. */
+        trace_file_io_error(n->filename, "share", off, len, ret);
+        s->no_share = !s->shared;
+        return -ENOTSUP;
+    }
+    s->shared = true;
+    return file_co_changed(n, "share", off, len, flags, ret);
+}
+
 /* fallocate() with memory: *@never is set when the file system cannot. */
 static CO_FN int file_co_fallocate(struct file_state *s, int mode, uint64_t off,
                                    uint64_t len, bool *never)

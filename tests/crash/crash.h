@@ -32,6 +32,7 @@ struct crash_config {
     bool backing;
     uint32_t cluster, table;
     uint64_t size, base_size;   /* bytes */
+    bool shares;                /* the file system shares extents */
 };
 extern const struct crash_config crash_configs[];
 extern const unsigned crash_n_configs;

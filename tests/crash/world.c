@@ -39,6 +39,8 @@ const struct crash_config crash_configs[] = {
     { "64k", false, false, 65536, 2, KIB * MIB + 96 * KIB, 0 },
     { "64k-base", false, true, 65536, 2, KIB * MIB + 96 * KIB,
       KIB * MIB + 96 * KIB },
+    { "4k-shared", false, true, 4096, 2, 4 * MIB + 14 * KIB - 512,
+      4 * MIB + 14 * KIB - 512, .shares = true },
     { "raw", true, false, 4096, 2, 4 * MIB + 14 * KIB - 512, 0 },
 };
 const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
@@ -85,6 +87,7 @@ void world_run(const struct crash_config *c, uint64_t seed,
         g_error("no simulated machine");
     }
     world.sim = loop_sim(world.loop);
+    sim_set_shares(world.sim, c->shares);
     co_start(world.loop, world_entry, &run);
     loop_run(world.loop);
     while (loop_turn(world.loop, false)) {

@@ -44,6 +44,7 @@ const struct node_driver qed_driver = {
     .header_backing = driver_header_backing,
     .co_preadv = qed_co_preadv,
     .co_pwritev = qed_co_pwritev,
+    .co_copy_in = qed_co_copy_in,
     .co_zero = qed_co_zero,
     .co_discard = qed_co_discard,
     .co_flush = qed_co_flush,

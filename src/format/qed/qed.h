@@ -204,6 +204,8 @@ CO_FN int qed_co_preadv(struct node *n, uint64_t off, struct iov iov,
                         unsigned flags);
 CO_FN int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);
+CO_FN int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                         uint64_t src_off, uint64_t len, unsigned flags);
 CO_FN int qed_co_flush(struct node *n);
 CO_FN int qed_co_zero(struct node *n, uint64_t off, uint64_t len,
                       unsigned flags);

@@ -114,15 +114,31 @@ CO_FN static void locks_entry(void *arg)
 CO_FN static void copy_entry(void *arg)
 {
     struct io_file *a = file_co_new("/a"), *b = file_co_new("/b");
+    struct sim *s = loop_sim(loop_current());
+    const struct sim_record *const *log;
     uint64_t done;
+    size_t n;
 
     file_co_write(a, 0, 5, 10000);
     g_assert_cmpint(io_co_copy_range(a, 1000, b, 10, 20000, &done), ==, 0);
     g_assert_cmpuint(done, ==, 9000);
     g_assert_cmpint(file_co_byte(b, 9), ==, 0);
     g_assert_cmpint(file_co_byte(b, 9009), ==, 5);
+    sim_log_reset(s, true);
+    g_assert_cmpint(io_co_clone_range(a, 0, b, 8192, 4096), ==, -ENOTSUP);
+    sim_log(s, &n);
+    g_assert_cmpuint(n, ==, 0);
+    sim_set_shares(s, true);
     g_assert_cmpint(io_co_clone_range(a, 0, b, 8192, 4096), ==, 0);
     g_assert_cmpint(file_co_byte(b, 12287), ==, 5);
+    /* To a crash it is a write of the target. */
+    log = sim_log(s, &n);
+    g_assert_cmpuint(n, ==, 1);
+    g_assert_cmpint(log[0]->op, ==, SIM_WRITE);
+    g_assert_cmpstr(log[0]->path, ==, "/b");
+    g_assert_cmpuint(log[0]->off, ==, 8192);
+    g_assert_cmpuint(log[0]->len, ==, 4096);
+    g_assert_cmpint(log[0]->data[4095], ==, 5);
     g_assert_cmpint(io_co_clone_range(a, 1, b, 8192, 4096), ==, -EINVAL);
     io_co_close(a);
     io_co_close(b);

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Copies that need not pass through memory: where both ends are files of one
+ * file system that shares extents, the file system is told to share them.
+ *
+ * Two halves.  node_co_locate() finds the storage that holds the bytes of a
+ * range of a chain; it gives up at whatever might change, delay or refuse a
+ * read: filters, compressed or encrypted clusters, storage that is no file.
+ * node_co_copy_in() goes the other way, down from the node that is written:
+ * each format reserves and maps as for a write of its own and passes the source
+ * on to its file, which shares.  A layer that cannot pass it on reads and writes
+ * instead, so that a reservation never has to be taken back.
+ *
+ * Nothing here changes the order of things: a clone counts as a write of the
+ * file it goes to, and is durable after that file's next flush (M2).
+ */
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+#include "loop/io.h"
+
+#define HAND_MAX (UINT64_C(1) << 20)
+
+/* --- where bytes are --- */
+
+/* Raw over storage that cannot share is not asked: its answer may be a trip to
+ * a server. */
+static bool locate_is_useless(struct node *n)
+{
+    const struct node *storage = node_storage(n);
+
+    return !storage || (!storage->drv->can_copy_in && !n->drv->supports_backing);
+}
+
+/* One step down: *@at holds the range in its node; 1 = that is storage, 0 = go
+ * on, -errno. *@at->node is NULL when nobody can be told to share. */
+static CO_FN int locate_co_step(struct place *at, const struct node *base)
+{
+    struct node *n = at->node;
+    struct extent ext;
+    int ret;
+
+    at->node = NULL;
+    if (n == base || node_is_filter(n) || at->off >= n->size) {
+        return 1;
+    }
+    at->len = MIN(at->len, n->size - at->off);
+    if (n->drv->kind == NODE_PROTOCOL) {
+        at->node = n->drv->can_copy_in ? n : NULL;
+        return 1;
+    }
+    if (locate_is_useless(n)) {
+        return 1;
+    }
+    ret = node_co_status(n, at->off, at->len, &ext);
+    if (ret < 0) {
+        return ret;
+    }
+    at->len = ext.len;
+    if (!(ext.flags & STATUS_ALLOCATED) && n->drv->supports_backing) {
+        at->node = n->priv->backing ? n->priv->backing->child : NULL;
+        return at->node ? 0 : 1;
+    }
+    if ((ext.flags & (STATUS_ZERO | STATUS_OFFSET_VALID)) ==
+        STATUS_OFFSET_VALID) {
+        at->node = ext.map_node;
+        at->off = ext.map_offset;
+        return 0;
+    }
+    return 1;
+}
+
+int node_co_locate(struct node *n, struct node *base, uint64_t off,
+                   uint64_t len, struct place *ret_place)
+{
+    int ret = 0;
+
+    *ret_place = (struct place) { .node = n, .off = off, .len = len };
+    base = node_skip_filters(base);
+    while (ret_place->node && ret == 0) {
+        ret = locate_co_step(ret_place, base);
+    }
+    return MIN(ret, 0);
+}
+
+/* --- bringing them in --- */
+
+bool node_can_copy_in(struct node *n, struct node *src)
+{
+    while (n && n->drv->co_copy_in && !n->drv->can_copy_in) {
+        n = node_file(n);
+    }
+    return n && n->drv->co_copy_in && n->drv->can_copy_in(n, src);
+}
+
+static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
+                                 struct node *src, uint64_t src_off,
+                                 uint64_t len, unsigned flags)
+{
+    size_t size = MIN(len, HAND_MAX);
+    void *buf = io_buf_get(size);
+    int ret = 0;
+
+    for (uint64_t pos = 0; pos < len && ret == 0; pos += size) {
+        size_t part = MIN(len - pos, size);
+        struct iovec v;
+
+        ret = node_co_preadv(src, src_off + pos, iov_one(&v, buf, part),
+                             flags & IO_BACKGROUND);
+        if (ret == 0) {
+            ret = node_co_pwritev(n, off + pos, iov_one(&v, buf, part), flags);
+        }
+    }
+    io_buf_put(buf, size);
+    return ret;
+}
+
+int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                    uint64_t src_off, uint64_t len, unsigned flags)
+{
+    int ret = -ENOTSUP;
+
+    g_assert(n->drv->kind == NODE_PROTOCOL || (flags & IO_POPULATE) ||
+             !n->drv->supports_backing);
+    if (n->drv->co_copy_in) {
+        ret = write_check(n, off, len);
+        if (ret < 0 || len == 0) {
+            return ret;
+        }
+        ret = n->drv->co_copy_in(n, off, src, src_off, len, flags);
+        write_done(n, off, len, ret);
+    }
+    trace_node_copy_in(n->name, off, len, src->name, src_off, ret);
+    return ret == -ENOTSUP
+        ? copy_co_by_hand(n, off, src, src_off, len, flags) : ret;
+}
+
+/* --- from one chain to another --- */
+
+/* The part of @at, beginning at @off of @n, that can be handed on: whole units,
+ * or up to the end of the disk. */
+uint64_t offload_whole(const struct node *n, uint64_t off,
+                       const struct place *at)
+{
+    uint64_t unit = MAX(n->priv->limits.cluster_size, SHARE_UNIT);
+
+    if (!at->node || at->off % SHARE_UNIT || off % unit) {
+        return 0;
+    }
+    if (off + at->len >= n->size && at->len % SHARE_UNIT == 0) {
+        return at->len;
+    }
+    return round_down(at->len, unit);
+}
+
+int node_co_copy_range(struct node *src, uint64_t src_off, struct node *dst,
+                       uint64_t dst_off, uint64_t len, uint64_t *ret_done)
+{
+    struct place at;
+    struct tracked t;
+    int ret;
+
+    *ret_done = 0;
+    len = dst_off < dst->size ? MIN(len, dst->size - dst_off) : 0;
+    if (len == 0 || !node_is_writable(dst)) {
+        return len == 0 ? 0 : -EPERM;
+    }
+    ret = node_co_locate(src, NULL, src_off, len, &at);
+    len = ret < 0 ? 0 : offload_whole(dst, dst_off, &at);
+    if (len == 0 || !node_can_copy_in(dst, at.node)) {
+        return ret;
+    }
+    track_co_begin(&t, dst, dst_off, len, TRACK_ALLOC);
+    ret = node_co_copy_in(dst, dst_off, at.node, at.off, len, IO_POPULATE);
+    track_end(&t);
+    *ret_done = ret < 0 ? 0 : len;
+    return ret;
+}
