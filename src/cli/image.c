@@ -36,7 +36,7 @@ static CO_FN void run_entry(void *arg)
     size_t i;
 
     json_array_foreach(objects, i, props) {
-        if (object_add(g, props, &err) < 0) {
+        if (object_co_add(g, props, &err) < 0) {
             break;
         }
     }

@@ -16,7 +16,7 @@ CO_FN int cmd_co_object_add(struct control *c, const json_t *args,
         return err_set(err, EEXIST, "attempt to add duplicate property '%s' to "
                        "object (type 'container')", id);
     }
-    r = object_add(c->graph, args, err);
+    r = object_co_add(c->graph, args, err);
     if (r < 0) {
         return r;
     }

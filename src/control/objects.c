@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The object types.  A throttle group lives in filter/; an iothread is only
- * accepted, so that command lines that name one work.
+ * The object types.  A throttle group lives in filter/, a secret in graph/; an
+ * iothread is only accepted, so that command lines that name one work.
  */
 #include "control/objects.h"
 
@@ -9,16 +9,18 @@
 
 #include "base/err.h"
 #include "filter/throttle.h"
+#include "graph/secret.h"
 
 struct object_type {
     const char *name;
     /* @props without "id" and "qom-type"; NULL: nothing to do. */
-    int (*add)(struct graph *g, const char *id, const json_t *props,
-               GError **err);
+    CO_FN_PTR int (*co_add)(struct graph *g, const char *id,
+                            const json_t *props, GError **err);
     int (*del)(struct graph *g, const char *id, GError **err);
 };
 
 static const struct object_type object_types[] = {
+    { "secret", secret_co_add, secret_del },
     { "throttle-group", throttle_group_add, throttle_group_del },
     { "iothread", NULL, NULL },
 };
@@ -46,7 +48,7 @@ static bool id_wellformed(const char *id)
     return true;
 }
 
-int object_add(struct graph *g, const json_t *props, GError **err)
+int object_co_add(struct graph *g, const json_t *props, GError **err)
 {
     const char *id = json_string_value(json_object_get(props, "id"));
     const char *name = json_string_value(json_object_get(props, "qom-type"));
@@ -66,12 +68,12 @@ int object_add(struct graph *g, const json_t *props, GError **err)
     if (!id_wellformed(id)) {
         return err_set(err, EINVAL, "Parameter 'id' expects an identifier");
     }
-    if (type->add) {
+    if (type->co_add) {
         json_t *rest = json_copy((json_t *)props);
 
         json_object_del(rest, "id");
         json_object_del(rest, "qom-type");
-        r = type->add(g, id, rest, err);
+        r = type->co_add(g, id, rest, err);
         json_decref(rest);
     }
     return r;

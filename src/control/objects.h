@@ -7,12 +7,13 @@
 #pragma once
 #include <glib.h>
 #include <jansson.h>
+#include "base/annot.h"
 
 struct graph;
 
 /* Make object @props ("qom-type", "id" and the type's own) known to @g. Types
  * that only have to be accepted do nothing. -EINVAL with a text for people. */
-int object_add(struct graph *g, const json_t *props, GError **err);
+CO_FN int object_co_add(struct graph *g, const json_t *props, GError **err);
 /* Forget it. -EBUSY while something uses it. */
 int object_del(struct graph *g, const char *type, const char *id,
                GError **err);

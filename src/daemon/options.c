@@ -214,7 +214,7 @@ static const struct option options[] = {
       "make a device: cache=, copy-on-read=on, stream=on, readonly=on ...",
       NULL, apply_co_drive },
     { "object", 0, "[qom-type=]TYPE,id=ID[,...]",
-      "make an object: throttle-group, iothread", NULL, apply_co_object },
+      "make an object: secret, throttle-group, iothread", NULL, apply_co_object },
     { "chardev", 0, "socket|stdio,id=ID[,...]",
       "a way to reach a monitor: path= or host=,port=; server=on,wait=off",
       NULL, apply_co_chardev },

@@ -36,6 +36,7 @@ struct graph {
     unsigned debuggers;     /* nodes that hear debug events */
     enum backing_policy policy;
     char *beneath;
+    GHashTable *secrets;    /* id -> GBytes; NULL: none yet; secret.c */
 };
 
 /* What node_co_open_backing() asked for, until it is opened. */

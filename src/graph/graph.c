@@ -63,6 +63,7 @@ void graph_co_free(struct graph *g)
     g_ptr_array_free(g->nodes, TRUE);
     g_ptr_array_free(g->devices, TRUE);
     g_hash_table_destroy(g->by_name);
+    g_clear_pointer(&g->secrets, g_hash_table_destroy);
     g_free(g->beneath);
     g_free(g);
 }

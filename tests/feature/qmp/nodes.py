@@ -150,7 +150,13 @@ def test_objects(d):
         q.cmd('object-del', id='t')
         assert q.error('object-del', id='t') == "object 't' not found"
         assert q.error('object-add', qom_type='secret', id='s') == \
-            "Parameter 'qom-type' does not accept value 'secret'"
+            "A secret needs one of 'data' and 'file'"
+        q.cmd('object-add', qom_type='secret', id='s', data='hush')
+        assert 'duplicate' in q.error('object-add', qom_type='secret', id='s',
+                                      data='hush')
+        q.cmd('object-del', id='s')
+        assert q.error('object-add', qom_type='rng', id='s') == \
+            "Parameter 'qom-type' does not accept value 'rng'"
 
 
 if __name__ == '__main__':

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Secrets: a table of byte strings that are wiped when they go.
+ */
+#include "graph/secret.h"
+#include <fcntl.h>
+#include <string.h>
+#include "base/err.h"
+#include "base/options.h"
+#include "graph/graph-int.h"
+#include "loop/io.h"
+
+/* Memory that is wiped, with its length before it. */
+struct wiped {
+    size_t len;
+    uint8_t bytes[];
+};
+
+static void wiped_free(void *p)
+{
+    struct wiped *w = p;
+
+    if (w) {
+        explicit_bzero(w->bytes, w->len);
+        g_free(w);
+    }
+}
+
+static struct wiped *wiped_new(size_t len)
+{
+    struct wiped *w = g_malloc0(sizeof(*w) + len + 1);
+
+    w->len = len;
+    return w;
+}
+
+static GBytes *wiped_to_bytes(struct wiped *w)
+{
+    return g_bytes_new_with_free_func(w->bytes, w->len, wiped_free, w);
+}
+
+static CO_FN int file_co_load(const char *path, struct wiped **ret,
+                              GError **err)
+{
+    struct io_file *f;
+    struct iovec v;
+    uint64_t size = 0;
+    int r = io_co_open(path, O_RDONLY, 0, &f);
+
+    if (r < 0) {
+        return err_set_errno(err, -r, "Unable to read secret file '%s'", path);
+    }
+    r = io_co_size(f, &size);
+    if (r < 0) {
+        err_set_errno(err, -r, "Unable to read secret file '%s'", path);
+    } else if (size > SECRET_BYTES_MAX) {
+        r = err_set(err, EFBIG, "Secret file '%s' is larger than %d bytes",
+                    path, SECRET_BYTES_MAX);
+    } else {
+        struct wiped *w = wiped_new(size);
+
+        r = size ? io_co_preadv(f, 0, iov_one(&v, w->bytes, size)) : 0;
+        if (r < 0) {
+            wiped_free(w);
+            err_set_errno(err, -r, "Unable to read secret file '%s'", path);
+        } else {
+            *ret = w;
+        }
+    }
+    io_co_close(f);
+    return r;
+}
+
+/* In place: what base64 says is shorter than it. */
+static int base64_decode(struct wiped *w, GError **err)
+{
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n";
+    char *text = (char *) w->bytes;
+    gsize len = 0;
+
+    if (strlen(text) != w->len || strspn(text, alphabet) != w->len) {
+        return err_set(err, EINVAL, "Secret is not valid base64");
+    }
+    if (w->len) {
+        g_base64_decode_inplace(text, &len);
+        explicit_bzero(w->bytes + len, w->len - len);
+    }
+    w->len = len;
+    return 0;
+}
+
+static CO_FN int content_co_load(const char *data, const char *file,
+                                 struct wiped **ret, GError **err)
+{
+    if (!data == !file) {
+        return err_set(err, EINVAL, "A secret needs one of 'data' and 'file'");
+    }
+    if (file) {
+        return file_co_load(file, ret, err);
+    }
+    if (strlen(data) > SECRET_BYTES_MAX) {
+        return err_set(err, EFBIG, "Secret is larger than %d bytes",
+                       SECRET_BYTES_MAX);
+    }
+    *ret = wiped_new(strlen(data));
+    memcpy((*ret)->bytes, data, (*ret)->len);
+    return 0;
+}
+
+/* What @props say; every one of them is known. */
+static CO_FN int props_co_load(const json_t *props, struct wiped **ret,
+                               GError **err)
+{
+    enum { RAW, BASE64 };
+    static const char *const formats[] = { "raw", "base64", NULL };
+    CLEANUP(opts_freep) struct opts *o = opts_new(props);
+    g_autofree char *data = NULL, *file = NULL;
+    int format = RAW, r;
+
+    if ((r = opts_take_str(o, "data", &data, err)) < 0 ||
+        (r = opts_take_str(o, "file", &file, err)) < 0 ||
+        (r = opts_take_enum(o, "format", formats, &format, err)) < 0 ||
+        (r = opts_finish(o, err)) < 0) {
+        return r;
+    }
+    r = content_co_load(data, file, ret, err);
+    if (data) {
+        explicit_bzero(data, strlen(data));
+    }
+    return r == 0 && format == BASE64 ? base64_decode(*ret, err) : r;
+}
+
+int secret_co_add(struct graph *g, const char *id, const json_t *props,
+                  GError **err)
+{
+    struct wiped *w = NULL;
+    int r = props_co_load(props, &w, err);
+
+    if (r == 0 && g->secrets && g_hash_table_contains(g->secrets, id)) {
+        r = err_set(err, EEXIST, "There is already a secret '%s'", id);
+    }
+    if (r < 0) {
+        wiped_free(w);
+        return r;
+    }
+    if (!g->secrets) {
+        g->secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                           (GDestroyNotify) g_bytes_unref);
+    }
+    g_hash_table_insert(g->secrets, g_strdup(id), wiped_to_bytes(w));
+    return 0;
+}
+
+int secret_del(struct graph *g, const char *id, GError **err)
+{
+    if (!g->secrets || !g_hash_table_remove(g->secrets, id)) {
+        return err_set(err, ENOENT, "No secret with id '%s'", id);
+    }
+    return 0;
+}
+
+int secret_get(struct graph *g, const char *id, GBytes **ret_bytes,
+               GError **err)
+{
+    GBytes *b = g->secrets ? g_hash_table_lookup(g->secrets, id) : NULL;
+
+    if (!b) {
+        return err_set(err, ENOENT, "No secret with id '%s'", id);
+    }
+    *ret_bytes = g_bytes_ref(b);
+    return 0;
+}
