@@ -99,3 +99,14 @@ int cli_parse_size(const char *what, const char *text, uint64_t min,
     }
     return r < 0 ? 1 : 0;
 }
+
+int cli_parse_number(const char *text, uint64_t *ret)
+{
+    guint64 n;
+
+    if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXUINT64, &n, NULL)) {
+        return -EINVAL;
+    }
+    *ret = n;
+    return 0;
+}

@@ -34,6 +34,9 @@ int cli_print_help(const char *command);
 int cli_parse_size(const char *what, const char *text, uint64_t min,
                    uint64_t max, uint64_t *ret);
 
+/* A decimal number without suffix. 0 or -EINVAL. */
+int cli_parse_number(const char *text, uint64_t *ret);
+
 /* A line that is rewritten in place on a terminal and silent elsewhere unless
  * @force. */
 struct progress;
@@ -42,6 +45,16 @@ struct progress *progress_new(const char *what, bool force);
 void progress_update(struct progress *p, uint64_t done, uint64_t total);
 /* End the line. NULL is fine. */
 void progress_free(struct progress *p);
+
+/* -p: "    (12.34/100%)\r" in the form that scripts know; without -p only when
+ * a SIGUSR1 asks. Begin prints 0, end the end of the line. */
+struct percent {
+    bool on;
+    double shown;
+};
+void percent_begin(struct percent *p, bool on);
+void percent_update(struct percent *p, uint64_t done, uint64_t total);
+void percent_end(struct percent *p);
 
 /* --output=human|json. Returns 0 or a usage error. */
 int cli_parse_output(const char *command, const char *text, bool *ret_json);

@@ -46,6 +46,35 @@ const struct subcommand subcommands[] = {
       "      --backing-chain   and every image below it\n"
       "  -U, --force-share     even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
+    { "convert", cmd_convert,
+      "[OPTIONS] FILE [FILE2 ...] TARGET",
+      "Copy an image, or several one behind another, into one of another "
+      "format.\n\n"
+      "  -f FORMAT             format of the sources (default: by their "
+      "magic)\n"
+      "  -O FORMAT             format of the target (default raw)\n"
+      "  -o OPTIONS            of the target: name=value,... ; -o help lists\n"
+      "  -B FILE               backing file of the target: what the source's\n"
+      "                        own backing file holds is not copied\n"
+      "  -F FORMAT             format of that backing file\n"
+      "  -n                    the target exists: write into it\n"
+      "      --target-is-zero  with -n: it reads as zeroes\n"
+      "  -S SIZE               leave out zeroes from so many bytes on (4k);\n"
+      "                        0: write everything\n"
+      "  -C                    let the file system copy, where it can\n"
+      "  -m N                  at most N requests in parallel (1..16)\n"
+      "  -W                    write in any order\n"
+      "  -r RATE               at most so many bytes per second\n"
+      "  -t, -T MODE           cache mode of target and sources\n"
+      "  -U, --force-share     read even while somebody writes\n"
+      "      --salvage         zeroes for what cannot be read\n"
+      "      --image-opts      sources are driver=NAME,file.filename=PATH,...\n"
+      "      --object TYPE,id=ID,...\n"
+      "                        make an object that an image needs\n"
+      "      --target-image-opts  so is the target (with -n)\n"
+      "  -p                    show progress\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
     { "check", cmd_check,
       "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-T CACHE]\n"
       "       [--image-opts] [--object DEFINITION] [-U] FILE",

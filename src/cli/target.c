@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "cli/target.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "cli/create-options.h"
+#include "cli/image.h"
+#include "graph/driver.h"
+#include "graph/image.h"
+#include "graph/io.h"
+#include "loop/io.h"
+
+CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
+{
+    const struct node_driver *drv = graph_find_driver(g, t->format);
+    const char *backing = create_options_get(t->options, "backing_file");
+
+    if (t->exists) {
+        return 0;
+    }
+    if (!drv) {
+        return err_set(err, EINVAL, "Unknown file format '%s'", t->format);
+    }
+    if (!drv->create_options) {
+        return err_set(err, ENOTSUP, "Format driver '%s' does not support "
+                       "image creation", t->format);
+    }
+    if (backing && !drv->supports_backing) {
+        return err_set(err, ENOTSUP, "Backing file not supported for file "
+                       "format '%s'", t->format);
+    }
+    int r = create_options_complete(t->options, drv, err);
+    if (r == 0 && backing && *backing &&
+        !create_options_get(t->options, "backing_fmt")) {
+        r = err_set(err, EINVAL, "Use of backing file requires explicit "
+                    "backing format");
+    }
+    return r;
+}
+
+/* Is file @path part of a source's chain? */
+static CO_FN bool target_co_is_source(const struct target *t, const char *path)
+{
+    struct stat a, b;
+
+    if (io_co_stat(path, &a) < 0) {
+        return false;
+    }
+    for (unsigned i = 0; i < t->n_sources; i++) {
+        for (struct node *n = t->sources[i]; n; n = node_backing(n)) {
+            const struct node *storage = node_storage(n);
+
+            if (storage && storage->filename &&
+                io_co_stat(storage->filename, &b) == 0 &&
+                a.st_dev == b.st_dev && a.st_ino == b.st_ino) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static int refuse_source(const char *name, GError **err)
+{
+    err_set(err, EBUSY, "'%s' is read by this command and cannot be written",
+            name);
+    err_hint(err, "Write to another file.");
+    return -EBUSY;
+}
+
+static CO_FN int target_co_create(struct graph *g, struct target *t,
+                                  uint64_t size, GError **err)
+{
+    int r;
+
+    if (target_co_is_source(t, t->name)) {
+        r = refuse_source(t->name, err);
+    } else {
+        json_object_set_new(t->options, "size", json_integer((json_int_t)size));
+        r = image_co_create(g, graph_find_driver(g, t->format), t->name,
+                            t->options, err);
+    }
+    if (r < 0) {
+        err_prefix(err, "%s: error while converting %s", t->name, t->format);
+    }
+    return r;
+}
+
+/* A new raw image on a device, or behind an address, holds what was there. */
+static bool is_zero_when_new(struct node *n)
+{
+    const struct node *storage = node_storage(n);
+
+    return n->drv->supports_backing ||
+        (strcmp(n->drv->name, "raw") == 0 && storage &&
+         strcmp(storage->drv->name, "file") == 0);
+}
+
+CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
+                         struct node **ret_node, bool *ret_zero, GError **err)
+{
+    struct image_spec spec = {
+        .name = t->name, .format = t->format, .is_opts = t->is_opts,
+        .flags = NODE_RDWR | t->cache,
+    };
+    struct node *storage;
+    int r = t->exists ? 0 : target_co_create(g, t, size, err);
+
+    if (r == 0) {
+        r = image_co_open_spec(g, &spec, ret_node, err);
+    }
+    if (r < 0) {
+        return r;
+    }
+    storage = node_storage(*ret_node);
+    if (t->exists && storage && storage->filename &&
+        target_co_is_source(t, storage->filename)) {
+        r = refuse_source(storage->filename, err);
+    } else if ((*ret_node)->size < size) {
+        r = err_set(err, ENOSPC, "output file is smaller than input file");
+    }
+    if (r < 0) {
+        node_co_unref(*ret_node);
+        return r;
+    }
+    *ret_zero = !t->exists && is_zero_when_new(*ret_node);
+    return 0;
+}

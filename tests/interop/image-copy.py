@@ -1,0 +1,214 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""convert, dd, compare and measure against qemu-img.
+
+Every row runs both tools with the same words in two folders that were made the
+same way; what they print and return is compared, and so is what they made: by
+content, with qemu-img as the judge, and each tool must read the other's.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SLUICE = os.path.abspath(os.environ['SLUICE'])
+QEMU_IMG = shutil.which('qemu-img')
+
+# ~ in front: only the exit status is compared, our words differ for a reason.
+# ! in front: so is what was made, but not its allocation.
+ROWS = [
+    # usage and refusals
+    'convert', 'convert base.raw', 'convert -O nope base.raw out',
+    'convert -f nope base.raw out', 'convert missing out',
+    'convert -n base.raw missing', 'convert -n base.raw small.raw',
+    'convert -c -O raw base.raw out', 'convert -m 0 base.raw out',
+    'convert -m 17 base.raw out', 'convert -m x base.raw out',
+    'convert -S 1 base.raw out', 'convert -S -5 base.raw out',
+    'convert -S 32M base.raw out', 'convert -S abc base.raw out',
+    'convert -r abc base.raw out', 'convert -B base.raw -O raw base.raw out',
+    'convert -B base.raw -O qed o.qed out', 'convert -o foo=1 base.raw out',
+    'convert --target-is-zero base.raw out', 'convert -C -c base.raw out',
+    'convert -C -S 4k base.raw out', 'convert -t nope base.raw out',
+    'convert -T nope base.raw out', 'convert base.raw none/out',
+    'convert -n -o size=1M base.raw out', '~convert base.raw base.raw',
+    '~convert o.qed base.raw', '~convert -n base.raw base.raw',
+    '~convert -z base.raw out', 'convert -n -O qed base.raw small.raw',
+    'convert --image-opts -f raw driver=raw,file.filename=base.raw out',
+    'convert --target-image-opts base.raw driver=raw,file.filename=out',
+    'convert -B base.raw -F raw -O qed o.qed o.qed out',
+    'convert -f qed base.raw out', 'convert -l foo base.raw out',
+    # copies
+    'convert base.raw out', 'convert -f raw -O raw base.raw out',
+    'convert -O qed base.raw out', 'convert o.qed out',
+    'convert -f qed -O qed o.qed out', 'convert -W -m 16 -O qed o.qed out',
+    'convert -W -m 1 o.qed out', 'convert -q -O qed base.raw out',
+    'convert -U o.qed out', 'convert -r 1G -O qed base.raw out',
+    'convert -t none -T none base.raw out', 'convert -t unsafe base.raw out',
+    'convert -t writethrough o.qed out', 'convert -t directsync o.qed out',
+    'convert -S 0 base.raw out', 'convert -S 0 -O qed base.raw out',
+    'convert -S 64k zeroes.raw out', 'convert -S 512 zeroes.raw out',
+    'convert zeroes.raw out', 'convert -O qed zeroes.raw out',
+    'convert odd.raw out', 'convert -O qed odd.raw out',
+    'convert base.raw odd.raw o.qed out', 'convert empty.raw out',
+    'convert odd.raw odd.raw -O qed out', 'convert short.qed out',
+    'convert -O qed short.qed out', 'convert -o size=3M base.raw out',
+    'convert -O qed -o cluster_size=4k,table_size=2 o.qed out',
+    'convert -B base.raw -F raw -O qed o.qed out',
+    'convert -O qed -o backing_file=base.raw,backing_fmt=raw o.qed out',
+    'convert -B base.raw -F raw -O qed base.raw out',
+    'convert -B small.raw -F raw -O qed short.qed out',
+    'convert --image-opts driver=qed,file.driver=file,file.filename=o.qed out',
+    'convert --image-opts driver=raw,file.filename=base.raw,offset=1M,size=2M '
+    'out',
+    'convert -C base.raw out', 'convert --salvage o.qed out',
+    # into what exists
+    '!convert -n base.raw old.raw', '!convert -n -O qed o.qed old.qed',
+    '!convert -n o.qed old.raw', '!convert -n -S 0 base.raw old.raw',
+    '!convert -n --target-is-zero base.raw zero.raw',
+    '!convert -n --target-image-opts o.qed driver=raw,file.filename=old.raw',
+    '!convert -n -O qed base.raw over.qed',
+]
+
+
+def tool(*words, cwd=None):
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd=cwd)
+
+
+def make_image(folder, name, size, *writes, backing=None):
+    fmt = name.rsplit('.', 1)[1]
+    more = ['-b', backing, '-F', backing.rsplit('.', 1)[1]] if backing else []
+    tool(QEMU_IMG, 'create', '-q', '-f', fmt, *more, name, size, cwd=folder)
+    if writes:
+        args = [a for w in writes for a in ('-c', w)]
+        tool('qemu-io', '-f', fmt, *args, name, cwd=folder)
+
+
+def make_folder(folder):
+    os.makedirs(folder)
+    make_image(folder, 'base.raw', '10M', 'write -P 1 0 64k',
+               'write -P 2 1M 1M', 'write -P 9 9M 100k')
+    make_image(folder, 'o.qed', '10M', 'write -P 5 1M 128k', 'write -z 2M 64k',
+               'write -z 9M 64k', 'write -P 6 5000k 3k', backing='base.raw')
+    make_image(folder, 'small.raw', '3M', 'write -P 3 0 3M')
+    make_image(folder, 'short.qed', '7M', 'write -P 4 2M 2M', 'write -z 0 1M',
+               'write -z 5M 64k', backing='small.raw')
+    make_image(folder, 'zeroes.raw', '4M', 'write -P 0 0 4M',
+               'write -P 7 64k 1k', 'write -P 7 100k 4k', 'write -P 7 1M 70k',
+               'write -P 7 3M 512')
+    make_image(folder, 'empty.raw', '5M')
+    with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
+        f.write(bytes(range(256)) * 5000 + b'tail')
+    make_targets(folder)
+
+
+def make_targets(folder):
+    """What rows with -n write into."""
+    make_image(folder, 'old.raw', '12M', 'write -P 0xff 0 12M')
+    make_image(folder, 'zero.raw', '10M')
+    make_image(folder, 'old.qed', '12M', 'write -P 0xff 0 12M')
+    make_image(folder, 'over.qed', '10M', 'write -P 0xff 5M 1M',
+               backing='base.raw')
+
+
+def run(program, words, folder):
+    p = subprocess.run([program] + words, cwd=folder, text=True, timeout=60,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    err = p.stderr.replace('qemu-img: ', 'sluice: ')
+    return p.returncode, p.stdout, err.strip()
+
+
+def image_format(words):
+    """Of what a row makes."""
+    if '-O' in words:
+        return words[words.index('-O') + 1]
+    return 'raw'
+
+
+def facts(folder, name, fmt):
+    """What is said of an image that was made, its place on the disk aside."""
+    p = subprocess.run([QEMU_IMG, 'info', '--output=json', '-f', fmt, name],
+                       cwd=folder, stdout=subprocess.PIPE, text=True)
+    return '\n'.join(l for l in p.stdout.splitlines() if 'actual' not in l)
+
+
+def hole_bytes(path):
+    return os.stat(path).st_blocks * 512
+
+
+def compare_made(folders, words, target, check_size):
+    """Differences of the two targets, as a list of texts."""
+    fmt = image_format(words)
+    theirs, ours = (os.path.join(f, target) for f in folders)
+    if not os.path.exists(theirs) or not os.path.exists(ours):
+        same = os.path.exists(theirs) == os.path.exists(ours)
+        return [] if same else ['only one of them made the target']
+    diffs = []
+    for program in QEMU_IMG, SLUICE:
+        raw = os.path.join(folders[1], 'judge.raw')
+        for image in theirs, ours:
+            tool(program, 'convert', '-f', fmt, '-O', 'raw', image,
+                 raw + os.path.basename(os.path.dirname(image)))
+        p = subprocess.run(['cmp', raw + 'theirs', raw + 'ours'],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if p.returncode:
+            diffs.append('read by %s: %r' % (program, p.stdout))
+    a, b = facts(folders[0], target, fmt), facts(folders[1], target, fmt)
+    if a != b:
+        diffs.append('theirs: %s\nours: %s' % (a, b))
+    if fmt != 'raw':
+        p = subprocess.run([QEMU_IMG, 'check', '-f', fmt, ours],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if p.returncode:
+            diffs.append('check: %r' % p.stdout)
+    a, b = hole_bytes(theirs), hole_bytes(ours)
+    # A file system may keep a few blocks more for one than for the other, and
+    # fewer blocks are no harm unless all were asked for.
+    if check_size and b > a + 128 * 1024 or '-S 0' in ' '.join(words) and (
+            b < 10 << 20):
+        diffs.append('space: theirs %d, ours %d' % (a, b))
+    return diffs
+
+
+def run_row(row, folders):
+    words = row.lstrip('~!').split()
+    theirs = run(QEMU_IMG, words, folders[0])
+    ours = run(SLUICE, words, folders[1])
+    if row[0] == '~':
+        theirs, ours = theirs[:1], ours[:1]
+    diffs = ['theirs: %r\nours: %r' % (a, b)
+             for a, b in zip(theirs, ours) if a != b]
+    if theirs[0] == 0 and words[0] in ('convert', 'dd'):
+        target = words[-1].rsplit('=', 1)[-1]
+        diffs += compare_made(folders, words, target, row[0] != '!')
+    if row[0] == '!':
+        for f in folders:
+            make_targets(f)
+    for f in folders:
+        if os.path.exists(os.path.join(f, 'out')):
+            os.unlink(os.path.join(f, 'out'))
+    return diffs
+
+
+def main():
+    if not QEMU_IMG or not shutil.which('qemu-io'):
+        print('skip: qemu-img and qemu-io (qemu-utils) are missing')
+        return 77
+    print('1..%d' % len(ROWS), flush=True)
+    failed = False
+    with tempfile.TemporaryDirectory(prefix='image-copy-') as top:
+        folders = [os.path.join(top, name) for name in ('theirs', 'ours')]
+        for f in folders:
+            make_folder(f)
+        for num, row in enumerate(ROWS, 1):
+            diffs = run_row(row, folders)
+            print('%s %d %s' % ('not ok' if diffs else 'ok', num, row),
+                  flush=True)
+            for d in diffs:
+                failed = True
+                print('\n'.join('# ' + line for line in d.splitlines()))
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
