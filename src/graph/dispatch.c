@@ -76,11 +76,25 @@ int write_check(struct node *n, uint64_t off, uint64_t len)
     return node_is_writable(n) ? 0 : -EPERM;
 }
 
+static int compressed_check(const struct node *n, uint64_t off, uint64_t len)
+{
+    uint32_t unit = n->priv->limits.compressed_unit;
+    uint64_t end = off + len;
+
+    if (unit == 0) {
+        return -ENOTSUP;
+    }
+    return off % unit == 0 && (end % unit == 0 || end == n->size) ? 0 : -EINVAL;
+}
+
 int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                     unsigned flags)
 {
     int ret = write_check(n, off, iov.len);
 
+    if (ret == 0 && iov.len > 0 && (flags & IO_COMPRESSED)) {
+        ret = compressed_check(n, off, iov.len);
+    }
     if (ret < 0 || iov.len == 0) {
         return ret;
     }

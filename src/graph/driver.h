@@ -39,6 +39,7 @@ struct node_limits {
     uint64_t max_transfer;      /* 0 = no limit */
     uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
     bool fast_zero;             /* co_zero never writes data */
+    uint32_t compressed_unit;   /* IO_COMPRESSED takes whole ones, 0 = cannot */
 };
 
 struct check_result {
@@ -92,7 +93,7 @@ struct node_driver {
     /* Fill node->filename; default: that of "file". */
     void (*describe)(struct node *n);
     /* @l comes with the defaults: 1, no limit, memory alignment of "file" (a
-     * filter: its child's cluster_size and fast_zero too). */
+     * filter: its child's cluster_size, fast_zero and compressed_unit too). */
     void (*limits)(struct node *n, struct node_limits *l);
     /* Add format-specific members to ImageInfo; *@info. Optional. */
     CO_FN_PTR int (*co_info)(struct node *n, json_t *info, GError **err);

@@ -31,6 +31,9 @@ enum io_flags {
     IO_BACKGROUND = 1 << 4, /* yields to demand requests */
     IO_KNOWN_DATA = 1 << 5, /* populate: the caller has asked the status of the
                              * chain; whatever the node lacks is to be copied */
+    IO_COMPRESSED = 1 << 6, /* write: whole units of limits.compressed_unit (or to
+                             * the end of the disk); -ENOTSUP where that is 0.
+                             * What does not shrink is stored as it is. */
 };
 
 enum status_flags {
