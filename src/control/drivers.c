@@ -20,6 +20,7 @@ const struct node_driver *const node_drivers[] = {
     &null_aio_driver,
     &raw_driver,
     &qed_driver,
+    &qcow2_driver,
     &blkdebug_driver,
     &copy_on_read_driver,
     &throttle_driver,

@@ -4,3 +4,4 @@
 struct node_driver;
 extern const struct node_driver raw_driver;
 extern const struct node_driver qed_driver;
+extern const struct node_driver qcow2_driver;

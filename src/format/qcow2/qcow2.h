@@ -49,6 +49,13 @@ enum {
     QCOW2_GENERATIONS = 3,         /* failed, open, and one being closed */
 };
 
+/* What the options of the node say. */
+struct qcow2_options {
+    uint64_t cache_bytes;          /* of L2 slices */
+    bool lazy_refcounts;           /* as the image has it unless given */
+    bool pass_discard_request, pass_discard_snapshot, pass_discard_other;
+};
+
 /* Changes of one generation: cluster index -> struct qcow2_delta, ordered. */
 struct qcow2_pending {
     uint64_t gen;
@@ -65,6 +72,7 @@ struct qcow2_image {
                                     * without extended entries */
     unsigned l2_bits;              /* log2 of the descriptors of an L2 table */
     unsigned slice_bits;           /* ... of a slice of one */
+    struct qcow2_options opts;
     struct group *group;           /* NULL on a read-only node */
 
     /* header.c: hdr mirrors sector; exts what stands behind the header */
@@ -76,7 +84,7 @@ struct qcow2_image {
 
     /* map */
     uint64_t *l1;                  /* as in the file; hdr.l1_size entries */
-    size_t l1_bytes;               /* allocated, in sectors */
+    size_t l1_bytes;               /* allocated, whole sectors */
     GHashTable *fresh;             /* l1 index -> offset of an L2 table (new, or
                                     * copied for shared ones) that l1[] does not
                                     * name yet; publish.c */
@@ -206,7 +214,13 @@ CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
                              const struct qcow2_header *h, uint32_t type,
                              const void *data, uint32_t len);
 
-/* --- open.c, reopen.c --- */
+/* The same with @exts for the extensions and, where it stands in sector 0, the
+ * backing name. */
+CO_FN int qcow2_co_write_exts(struct qcow2_image *img,
+                              const struct qcow2_header *h, GArray *exts,
+                              const char *name);
+
+/* --- open.c --- */
 
 CO_FN int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
                         GError **err);

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The table of the qcow2 driver.  qcow2: a copy-on-write image with reference
+ * counts, compression, snapshots; see wire/qcow2.h.
+ */
+#include "format/qcow2/qcow2.h"
+#include "format/format.h"
+
+static const char *const option_names[] = {
+    "file", "backing", "lazy-refcounts",
+    "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
+    "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
+    "refcount-cache-size", "cache-clean-interval", NULL
+};
+
+static int driver_probe(const uint8_t *buf, size_t len)
+{
+    return qcow2_probe(buf, len) ? 100 : 0;
+}
+
+static void driver_limits(struct node *n, struct node_limits *l)
+{
+    const struct qcow2_image *img = qcow2_image(n);
+
+    /* Part of a cluster can be allocated with extended entries. */
+    l->cluster_size = (uint32_t) qcow2_sub_size(img);
+    l->fast_zero = img->shape.version > 2;
+}
+
+static const char *driver_header_backing(const struct node *n,
+                                         const char **ret_fmt)
+{
+    const struct qcow2_image *img = qcow2_image(n);
+
+    *ret_fmt = img->backing_format;
+    return img->backing_name;
+}
+
+const struct node_driver qcow2_driver = {
+    .name = "qcow2",
+    .kind = NODE_FORMAT,
+    .state_size = sizeof(struct qcow2_image),
+    .supports_backing = true,
+    .handles_fua = true,
+    .option_names = option_names,
+    .probe = driver_probe,
+    .co_open = qcow2_co_open,
+    .co_close = qcow2_co_close,
+    .co_reopen = qcow2_co_reopen,
+    .limits = driver_limits,
+    .co_info = qcow2_co_info,
+    .header_backing = driver_header_backing,
+    .co_preadv = qcow2_co_preadv,
+    .co_status = qcow2_co_status,
+};

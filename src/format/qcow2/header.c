@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The first cluster: header, extensions, backing name.
+ *
+ * Whatever changes while the image is in use changes by one write of sector 0,
+ * which holds the header and, once we have written there, all extensions: a
+ * crash leaves the old state or the new one.  Names of features are the only
+ * thing that is given up for that; what we do not know is kept.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include "base/err.h"
+#include "base/math.h"
+#include "format/qcow2/qcow2.h"
+#include "format/trace.h"
+#include "loop/io.h"
+
+static CO_FN int sector_co_read(struct qcow2_image *img)
+{
+    uint8_t *buf = io_buf_get(QCOW2_SECTOR);
+    struct iovec v;
+    int ret = node_co_preadv(qcow2_file(img), 0,
+                             iov_one(&v, buf, QCOW2_SECTOR), 0);
+
+    if (ret == 0) {
+        memcpy(img->sector, buf, QCOW2_SECTOR);
+    }
+    io_buf_put(buf, QCOW2_SECTOR);
+    return ret;
+}
+
+/* Parse the extensions in [header_length, @end) of the file. */
+static CO_FN int exts_co_read(struct qcow2_image *img, uint64_t end,
+                              uint64_t *ret_where, GError **err)
+{
+    uint32_t start = img->hdr.header_length;
+    size_t len = end - start;
+    struct iovec v;
+    uint8_t *buf;
+    int ret;
+
+    if (len == 0) {
+        return 0;
+    }
+    buf = io_buf_get(len);
+    if (!buf) {
+        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
+                       "qcow2 header", len);
+    }
+    ret = node_co_preadv(qcow2_file(img), start, iov_one(&v, buf, len), 0);
+    if (ret < 0) {
+        err_set_errno(err, -ret, "Could not read the qcow2 header extensions");
+    } else {
+        ret = qcow2_exts_decode(img->exts, buf, len, start, ret_where, err);
+    }
+    io_buf_put(buf, len);
+    return ret;
+}
+
+/* The image has features that we do not know: say which, by the names that it
+ * brings along if these can be read. */
+static CO_FN int unknown_co_refuse(struct qcow2_image *img, GError **err)
+{
+    struct qcow2_header *h = &img->hdr;
+    g_autofree char *names = NULL;
+    uint64_t end = UINT64_C(1) << CLAMP(h->cluster_bits, QCOW2_CLUSTER_BITS_MIN,
+                                        16);
+    uint64_t where;
+
+    if (h->backing_offset && h->backing_offset < end) {
+        end = h->backing_offset;
+    }
+    if (h->header_length >= QCOW2_HEADER_V3 && h->header_length < end) {
+        exts_co_read(img, end, &where, NULL);
+    }
+    names = qcow2_feature_names(img->exts, QCOW2_INCOMPATIBLE,
+                                h->incompat & ~QCOW2_I_KNOWN);
+    return err_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
+}
+
+static CO_FN int name_co_read(struct qcow2_image *img, GError **err)
+{
+    uint32_t len = img->hdr.backing_len;
+    struct iovec v;
+    char *name;
+    int ret;
+
+    if (img->hdr.backing_offset == 0 || len == 0) {
+        return 0;
+    }
+    name = g_malloc0(len + 1); /* at most QCOW2_NAME_MAX */
+    ret = node_co_preadv(qcow2_file(img), img->hdr.backing_offset,
+                         iov_one(&v, name, len), 0);
+    if (ret < 0) {
+        err_set_errno(err, -ret, "Could not read the backing file name");
+    } else if (strlen(name) != len) {
+        ret = node_corrupt(img->node, err, img->hdr.backing_offset,
+                           "the backing file name of %u bytes holds a NUL "
+                           "byte", len);
+    }
+    if (ret < 0) {
+        g_free(name);
+        return ret;
+    }
+    img->backing_name = name;
+    return 0;
+}
+
+/* The backing format, where the extension names one. */
+static int take_format(struct qcow2_image *img, uint64_t *ret_where,
+                       GError **err)
+{
+    const struct qcow2_ext *e = qcow2_exts_find(img->exts, QCOW2_EXT_FORMAT);
+
+    if (!e || e->len == 0) {
+        return 0;
+    }
+    *ret_where = img->hdr.header_length;
+    if (e->len > QCOW2_FORMAT_MAX || memchr(e->data, 0, e->len)) {
+        return err_set(err, EINVAL, "the name of the backing format has %"
+                       PRIu32 " bytes: it must have 1 to %d, none of them 0",
+                       e->len, QCOW2_FORMAT_MAX);
+    }
+    img->backing_format = g_strndup((char *) e->data, e->len);
+    return 0;
+}
+
+static CO_FN int header_co_parse(struct qcow2_image *img, uint64_t *ret_where,
+                                 GError **err)
+{
+    struct qcow2_header *h = &img->hdr;
+    uint64_t size = qcow2_file(img)->size;
+    int ret = qcow2_header_validate(h, size, ret_where, err);
+
+    if (ret == 0) {
+        ret = exts_co_read(img, h->backing_offset ? h->backing_offset
+                           : UINT64_C(1) << h->cluster_bits, ret_where, err);
+    }
+    return ret < 0 ? ret : take_format(img, ret_where, err);
+}
+
+int qcow2_co_header_read(struct qcow2_image *img, GError **err)
+{
+    struct node *file = qcow2_file(img);
+    GError *why = NULL;
+    uint64_t where = 0;
+    int ret = sector_co_read(img);
+
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not read the qcow2 header");
+    }
+    ret = qcow2_header_decode(img->sector, min_u64(file->size, QCOW2_SECTOR),
+                              &img->hdr, err);
+    if (ret < 0) {
+        return ret;
+    }
+    if (img->hdr.incompat & ~QCOW2_I_KNOWN) {
+        return unknown_co_refuse(img, err);
+    }
+    ret = header_co_parse(img, &where, &why);
+    if (ret == -EINVAL) {
+        node_corrupt(img->node, err, where, "%s", why->message);
+        g_error_free(why);
+        return ret;
+    }
+    if (ret < 0) {
+        g_propagate_error(err, why);
+        return ret;
+    }
+    return name_co_read(img, err);
+}
+
+/* --- changing it --- */
+
+static CO_FN int sector_co_write(struct qcow2_image *img,
+                                 const struct qcow2_header *h,
+                                 const uint8_t sector[QCOW2_SECTOR])
+{
+    uint8_t *buf = io_buf_get(QCOW2_SECTOR);
+    struct iovec v;
+    int ret;
+
+    memcpy(buf, sector, QCOW2_SECTOR);
+    qcow2_header_encode(h, buf);
+    ret = node_co_pwritev(qcow2_file(img), 0, iov_one(&v, buf, QCOW2_SECTOR),
+                          0);
+    if (ret == 0) {
+        memcpy(img->sector, buf, QCOW2_SECTOR);
+        img->hdr = *h;
+    }
+    io_buf_put(buf, QCOW2_SECTOR);
+    trace_qcow2_header(img->node->name, h->incompat, h->size, ret);
+    return ret;
+}
+
+int qcow2_co_write_header(struct qcow2_image *img,
+                          const struct qcow2_header *h)
+{
+    return sector_co_write(img, h, img->sector);
+}
+
+/* Where the extensions must end in sector 0: the backing name may stand there. */
+static size_t exts_room(const struct qcow2_header *h)
+{
+    size_t end = QCOW2_SECTOR;
+
+    if (h->backing_offset && h->backing_offset < end) {
+        end = h->backing_offset;
+    }
+    return end > h->header_length ? end - h->header_length : 0;
+}
+
+int qcow2_co_write_exts(struct qcow2_image *img, const struct qcow2_header *h,
+                        GArray *exts, const char *name)
+{
+    uint8_t sector[QCOW2_SECTOR];
+    size_t room = exts_room(h);
+    int ret;
+
+    memcpy(sector, img->sector, QCOW2_SECTOR);
+    if (qcow2_exts_encode(exts, sector + h->header_length, room) == 0) {
+        return -ENOSPC;
+    }
+    if (name) {
+        memcpy(sector + h->backing_offset, name, h->backing_len);
+    }
+    ret = sector_co_write(img, h, sector);
+    if (ret == 0 && exts != img->exts) {
+        GArray *old = img->exts;
+
+        img->exts = g_array_ref(exts);
+        g_array_unref(old);
+    }
+    return ret;
+}
+
+int qcow2_co_write_ext(struct qcow2_image *img, const struct qcow2_header *h,
+                       uint32_t type, const void *data, uint32_t len)
+{
+    GArray *exts = qcow2_exts_copy(img->exts);
+    int ret;
+
+    qcow2_exts_set(exts, type, data, len);
+    ret = qcow2_co_write_exts(img, h, exts, NULL);
+    g_array_unref(exts);
+    return ret;
+}

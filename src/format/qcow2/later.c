@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Refusals of what the driver cannot do yet: writing, encryption, external data
+ * files, compressed clusters.  Whoever adds one of them takes its part away.
+ */
+#include "base/err.h"
+#include "format/qcow2/qcow2.h"
+
+int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
+                          GError **err)
+{
+    return err_set(err, ENOTSUP, "qcow2 images can only be read so far: open "
+                   "with read-only=on");
+}
+
+int qcow2_co_end_writes(struct qcow2_image *img)
+{
+    return 0;
+}
+
+int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
+                     ...)
+{
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    node_corrupt(img->node, NULL, at, "%s", text);
+    return -EIO;
+}
+
+int qcow2_co_read_packed(struct qcow2_image *img, const struct qcow2_run *run,
+                         uint64_t off, struct iov iov, unsigned flags)
+{
+    return -ENOTSUP;
+}
+
+void qcow2_codec_close(struct qcow2_image *img)
+{
+}
+
+int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
+                            unsigned flags, GError **err)
+{
+    return err_set(err, ENOTSUP, "qcow2 images with an external data file are "
+                   "not supported");
+}
+
+int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
+                        unsigned flags, GError **err)
+{
+    return img->hdr.crypt_method == QCOW2_CRYPT_NONE ? 0
+        : err_set(err, ENOTSUP, "Encrypted qcow2 images are not supported");
+}
+
+void qcow2_crypt_close(struct qcow2_image *img)
+{
+}
+
+int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off, uint64_t host,
+                        struct iov iov, unsigned flags)
+{
+    return -ENOTSUP;
+}
+
+void qcow2_crypt_info(const struct qcow2_image *img, json_t *data)
+{
+}
+
+int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
+{
+    return 0;
+}
+
+void qcow2_snapshots_close(struct qcow2_image *img)
+{
+}
+
+void qcow2_snapshots_info(const struct qcow2_image *img, json_t *info)
+{
+}
+
+int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
+{
+    return 0;
+}
+
+int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err)
+{
+    return 0;
+}
+
+int qcow2_co_bitmaps_end_writes(struct qcow2_image *img)
+{
+    return 0;
+}
+
+void qcow2_bitmaps_close(struct qcow2_image *img)
+{
+}
+
+int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data, GError **err)
+{
+    return 0;
+}

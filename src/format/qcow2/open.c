@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening, closing, going between read-only and writable.
+ *
+ * Nothing in the file is believed before it is checked; what the header says
+ * cannot make us hold more than the L1 and refcount tables at their limits.  A
+ * read-only open never writes, whatever state the image is in.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include "base/err.h"
+#include "base/math.h"
+#include "base/options.h"
+#include "format/qcow2/qcow2.h"
+#include "format/trace.h"
+#include "loop/io.h"
+
+static void image_release(struct qcow2_image *img)
+{
+    qcow2_pending_free(img);
+    tables_done(&img->slices);
+    qcow2_bitmaps_close(img);
+    qcow2_snapshots_close(img);
+    qcow2_crypt_close(img);
+    qcow2_codec_close(img);
+    if (img->l1) {
+        io_buf_put(img->l1, img->l1_bytes);
+        img->l1 = NULL;
+    }
+    g_clear_pointer(&img->fresh, g_hash_table_destroy);
+    g_clear_pointer(&img->exts, g_array_unref);
+    g_clear_pointer(&img->backing_name, g_free);
+    g_clear_pointer(&img->backing_format, g_free);
+}
+
+/* --- options --- */
+
+/* Sizes of caches are taken as a peer takes them; one of ours is meant by the
+ * sum too, as refcount blocks are cached apart. */
+static int take_cache_options(struct opts *o, struct qcow2_options *ret,
+                              GError **err)
+{
+    static const char *const ignored[] = {
+        "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
+    };
+    uint64_t value = 0;
+    int r;
+
+    ret->cache_bytes = QCOW2_CACHE_BYTES;
+    r = opts_take_size(o, "cache-size", &ret->cache_bytes, err);
+    if (r >= 0) {
+        r = opts_take_size(o, "l2-cache-size", &ret->cache_bytes, err);
+    }
+    for (size_t i = 0; r >= 0 && i < G_N_ELEMENTS(ignored); i++) {
+        r = opts_take_size(o, ignored[i], &value, err);
+    }
+    ret->cache_bytes = min_u64(ret->cache_bytes, QCOW2_CACHE_BYTES);
+    return MIN(r, 0);
+}
+
+static int take_options(struct qcow2_image *img, struct opts *o, GError **err)
+{
+    struct qcow2_options *to = &img->opts;
+    json_t *overlap;
+    int r;
+
+    to->lazy_refcounts = img->hdr.compat & QCOW2_C_LAZY_REFCOUNTS;
+    to->pass_discard_request = to->pass_discard_snapshot = true;
+    if ((r = take_cache_options(o, to, err)) < 0 ||
+        (r = opts_take_bool(o, "lazy-refcounts", &to->lazy_refcounts,
+                            err)) < 0 ||
+        (r = opts_take_bool(o, "pass-discard-request",
+                            &to->pass_discard_request, err)) < 0 ||
+        (r = opts_take_bool(o, "pass-discard-snapshot",
+                            &to->pass_discard_snapshot, err)) < 0 ||
+        (r = opts_take_bool(o, "pass-discard-other",
+                            &to->pass_discard_other, err)) < 0) {
+        return r;
+    }
+    if (to->lazy_refcounts && img->hdr.version < 3) {
+        return err_set(err, EINVAL, "Lazy refcounts require a qcow2 image with "
+                       "at least qemu 1.1 compatibility level");
+    }
+    /* All metadata is always looked at. */
+    overlap = opts_take_any(o, "overlap-check");
+    json_decref(overlap);
+    return 0;
+}
+
+/* --- loading --- */
+
+static void set_geometry(struct qcow2_image *img)
+{
+    const struct qcow2_header *h = &img->hdr;
+    bool extended = h->incompat & QCOW2_I_EXTENDED_L2;
+    unsigned entry_bits = extended ? 4 : 3;
+
+    img->shape = (struct qcow2_shape) {
+        .version = (uint8_t) h->version,
+        .cluster_bits = (uint8_t) h->cluster_bits,
+        .extended = extended,
+        .data_file = h->incompat & QCOW2_I_DATA_FILE,
+    };
+    img->cluster_bits = h->cluster_bits;
+    img->sub_bits = h->cluster_bits - (extended ? 5 : 0);
+    img->l2_bits = h->cluster_bits - entry_bits;
+    img->slice_bits = (unsigned) min_u64(img->l2_bits,
+        (uint64_t) g_bit_storage(QCOW2_SLICE_MAX) - 1 - entry_bits);
+}
+
+static CO_FN int l1_co_load(struct qcow2_image *img, GError **err)
+{
+    struct iovec v;
+    int ret;
+
+    img->l1_bytes = max_u64(round_up((uint64_t) img->hdr.l1_size * 8,
+                                     QCOW2_SECTOR), QCOW2_SECTOR);
+    img->l1 = io_buf_get(img->l1_bytes);
+    if (!img->l1) {
+        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
+                       "qcow2 L1 table", img->l1_bytes);
+    }
+    memset((uint8_t *) img->l1 + img->l1_bytes - QCOW2_SECTOR, 0,
+           QCOW2_SECTOR);
+    if (img->hdr.l1_size == 0) {
+        return 0;
+    }
+    ret = node_co_preadv(qcow2_file(img), img->hdr.l1_offset,
+                         iov_one(&v, img->l1, (size_t) img->hdr.l1_size * 8),
+                         0);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not read the qcow2 L1 table");
+    }
+    return 0;
+}
+
+static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
+                               unsigned flags, GError **err)
+{
+    int ret = take_options(img, o, err);
+
+    if (ret == 0 && (img->hdr.incompat & QCOW2_I_DATA_FILE)) {
+        ret = qcow2_co_data_file_open(img, o, flags, err);
+    }
+    if (ret == 0) {
+        ret = qcow2_co_crypt_open(img, o, flags, err);
+    }
+    if (ret == 0) {
+        ret = l1_co_load(img, err);
+    }
+    if (ret == 0) {
+        ret = qcow2_co_snapshots_open(img, err);
+    }
+    return ret < 0 ? ret : qcow2_co_bitmaps_open(img, err);
+}
+
+/* --- writable --- */
+
+/* Bits that we do not know say what a writer who ignores them would spoil. */
+static CO_FN int autoclear_co_apply(struct qcow2_image *img)
+{
+    struct qcow2_header h = img->hdr;
+    int ret;
+
+    if (!(h.autoclear & ~QCOW2_A_KNOWN)) {
+        return 0;
+    }
+    h.autoclear &= QCOW2_A_KNOWN;
+    ret = qcow2_co_write_header(img, &h);
+    return ret < 0 ? ret : node_co_flush(qcow2_file(img));
+}
+
+static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
+                                       GError **err)
+{
+    int ret;
+
+    if ((img->hdr.incompat & QCOW2_I_CORRUPT) && !(flags & NODE_CHECK)) {
+        err_set(err, EACCES, "qcow2: Image is corrupt; cannot be opened "
+                "read/write");
+        err_hint(err, "Repair a copy of it with 'check -r all'.");
+        return -EACCES;
+    }
+    ret = autoclear_co_apply(img);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not update the qcow2 header");
+    }
+    ret = qcow2_co_begin_writes(img, flags, err);
+    if (ret == 0) {
+        ret = qcow2_co_bitmaps_begin_writes(img, err);
+        if (ret < 0) {
+            qcow2_co_end_writes(img);
+        }
+    }
+    if (ret == 0 && img->quiesced) { /* reopened while drained */
+        group_co_quiesce(img->group);
+    }
+    return ret;
+}
+
+int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
+                  GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    int ret;
+
+    img->node = n;
+    img->loop = graph_loop(n->graph);
+    ret = node_co_open_file(n, o, err);
+    if (ret < 0) {
+        return ret;
+    }
+    img->exts = qcow2_exts_new();
+    ret = qcow2_co_header_read(img, err);
+    if (ret == 0) {
+        set_geometry(img);
+        n->size = img->hdr.size;
+        trace_qcow2_open(n->name, n->size, img->hdr.incompat,
+                         img->cluster_bits);
+        img->fresh = g_hash_table_new(g_direct_hash, g_direct_equal);
+        ret = parts_co_open(img, o, flags, err);
+    }
+    if (ret == 0) {
+        qcow2_slices_init(img);
+        if (n->flags & NODE_RDWR) {
+            ret = image_co_set_writable(img, flags, err);
+        }
+    }
+    if (ret == 0) {
+        ret = node_co_open_backing(n, o, img->backing_name,
+                                   img->backing_format, err);
+    }
+    if (ret < 0) {
+        if (img->group) {
+            qcow2_co_end_writes(img);
+        }
+        image_release(img);
+    }
+    return ret;
+}
+
+/* Everything to the file; then writes are over. */
+static CO_FN int image_co_end_writes(struct qcow2_image *img)
+{
+    int ret, end;
+
+    if (!img->group) {
+        return 0;
+    }
+    ret = qcow2_co_bitmaps_end_writes(img);
+    end = qcow2_co_end_writes(img);
+    g_assert(!img->group);
+    return ret < 0 ? ret : end;
+}
+
+void qcow2_co_close(struct node *n)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    int ret = image_co_end_writes(img);
+
+    if (img->n_pending) {
+        trace_qcow2_lost(n->name, img->n_pending, ret);
+    }
+    image_release(img);
+}
+
+int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                    GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    bool writable = flags & NODE_RDWR;
+    int ret;
+
+    if (writable == (img->group != NULL)) {
+        return 0;
+    }
+    if (writable) {
+        return image_co_set_writable(img, flags, err);
+    }
+    ret = image_co_end_writes(img);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush the qcow2 image");
+    }
+    return 0;
+}
