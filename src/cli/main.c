@@ -75,6 +75,30 @@ const struct subcommand subcommands[] = {
       "  -p                    show progress\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
+    { "dd", cmd_dd,
+      "[-f FORMAT] [-O FORMAT] [bs=SIZE] [count=N] [skip=N]\n"
+      "       [--image-opts] [--object DEFINITION] [-U] if=FILE of=FILE",
+      "Copy part of an image into a new one.\n\n" FORMAT_HELP
+      "  -O FORMAT             format of the new image (default raw)\n"
+      "  -U, --force-share     read even while somebody writes\n"
+      "  if=FILE, of=FILE      from, to\n"
+      "  bs=SIZE               size of a block (default 512)\n"
+      "  count=N, skip=N       copy so many blocks, after so many\n"
+      HELP_HELP },
+    { "compare", cmd_compare,
+      "[-f FORMAT] [-F FORMAT] [-T MODE] [-p] [-q] [-s] [--image-opts]\n"
+      "       [--object DEFINITION] [-U] FILE1 FILE2",
+      "Do two images read the same?\n"
+      "Exit status: 0 yes, 1 no (or a usage error), 2 an image cannot be "
+      "opened,\n3 its map cannot be read, 4 its data cannot be read.\n\n"
+      FORMAT_HELP
+      "  -F FORMAT             format of the second image\n"
+      CACHE_HELP("-T", "both")
+      "  -s                    sizes and what is allocated must be equal too\n"
+      "  -p                    show progress\n"
+      "  -q                    print nothing but errors\n"
+      "  -U, --force-share     read even while somebody writes\n"
+      HELP_HELP },
     { "check", cmd_check,
       "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-T CACHE]\n"
       "       [--image-opts] [--object DEFINITION] [-U] FILE",

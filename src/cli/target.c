@@ -14,12 +14,13 @@
 
 CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
 {
-    const struct node_driver *drv = graph_find_driver(g, t->format);
     const char *backing = create_options_get(t->options, "backing_file");
+    const struct node_driver *drv;
 
     if (t->exists) {
         return 0;
     }
+    drv = graph_find_driver(g, t->format);
     if (!drv) {
         return err_set(err, EINVAL, "Unknown file format '%s'", t->format);
     }

@@ -51,6 +51,13 @@ struct transfer {
 static struct node *source_at(const struct transfer *t, uint64_t off,
                               uint64_t *ret_off, uint64_t *ret_len)
 {
+    uint64_t max = t->p->limit ? t->p->limit : UINT64_MAX;
+
+    if (off >= max) {
+        *ret_len = UINT64_MAX;
+        return NULL;
+    }
+    max -= off;
     off += t->p->skip;
     for (unsigned i = 0; i < t->p->n_sources; i++) {
         struct node *n = t->p->sources[i];
@@ -58,7 +65,7 @@ static struct node *source_at(const struct transfer *t, uint64_t off,
 
         if (off < size) {
             *ret_off = off;
-            *ret_len = size - off;
+            *ret_len = MIN(max, size - off);
             return n;
         }
         off -= size;

@@ -19,7 +19,8 @@ struct transfer_params {
     /* Copy what is above this node of the source's chain alone; NULL: all. */
     struct node *base;
     uint64_t skip;          /* bytes at the begin of the sources to leave out */
-    uint64_t size;          /* bytes to copy; past the sources: zeroes */
+    uint64_t limit;         /* use so many bytes of them; 0: all there are */
+    uint64_t size;          /* bytes to write; past those: zeroes */
     struct node *target;
     bool target_is_zero;    /* it reads as zeroes and has no backing file */
     bool has_backing;       /* what the sources lack, its backing file has */

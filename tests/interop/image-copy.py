@@ -68,7 +68,41 @@ ROWS = [
     '!convert -n --target-is-zero base.raw zero.raw',
     '!convert -n --target-image-opts o.qed driver=raw,file.filename=old.raw',
     '!convert -n -O qed base.raw over.qed',
+    # compare
+    '~compare', '~compare base.raw', 'compare base.raw missing',
+    'compare missing base.raw', 'compare -f nope base.raw base.raw',
+    'compare -T nope base.raw base.raw', '~compare -z',
+    'compare base.raw base.raw', 'compare base.raw o.qed',
+    'compare -f qed -F raw o.qed base.raw', 'compare -q base.raw o.qed',
+    'compare -s base.raw o.qed', 'compare -s base.raw base.raw',
+    'compare -s o.qed o.qed', 'compare -s base.raw small.raw',
+    'compare base.raw small.raw', 'compare small.raw base.raw',
+    'compare empty.raw zero.raw', 'compare zero.raw empty.raw',
+    'compare -q empty.raw zero.raw', 'compare -s empty.raw zero.raw',
+    'compare -s zero.raw zeroes.raw', 'compare zeroes.raw empty.raw',
+    'compare small.raw short.qed', 'compare -U o.qed short.qed',
+    'compare odd.raw odd.raw', 'compare odd.raw base.raw',
+    'compare -s zeroes.raw zeroes.raw', 'compare -T none o.qed o.qed',
+    'compare empty.raw late.raw', 'compare late.raw empty.raw',
+    'compare --image-opts driver=qed,file.filename=o.qed '
+    'driver=raw,file.filename=base.raw',
+    'compare --image-opts -f raw base.raw base.raw',
+    # dd
+    'dd', 'dd if=base.raw', 'dd of=out', 'dd if=missing of=out',
+    'dd if=base.raw of=out bs=0', 'dd if=base.raw of=out bs=x',
+    'dd if=base.raw of=out bs=3G', 'dd if=base.raw of=out count=x',
+    'dd if=base.raw of=out skip=x', 'dd if=base.raw of=out foo=1',
+    'dd if=base.raw of=out foo', '~dd -n if=base.raw of=out',
+    '~dd if=base.raw of=base.raw2 -O nope', 'dd -f nope if=base.raw of=out',
+    'dd if=base.raw of=out', 'dd -O qed if=base.raw of=out',
+    'dd -f qed -O raw bs=64k if=o.qed of=out', 'dd bs=1M count=3 if=o.qed of=out',
+    'dd bs=1000 count=3 if=base.raw of=out', 'dd bs=1M skip=1 if=o.qed of=out',
+    'dd bs=1M skip=100 if=base.raw of=out', 'dd bs=64k skip=3 if=odd.raw of=out',
+    'dd count=0 if=base.raw of=out', 'dd bs=1M count=30 if=base.raw of=out',
+    '~dd bs=1M skip=8 count=2 if=base.raw of=out', 'dd -U if=o.qed of=out',
+    'dd --image-opts if=driver=qed,file.filename=o.qed of=out',
 ]
+
 
 
 def tool(*words, cwd=None):
@@ -97,6 +131,7 @@ def make_folder(folder):
                'write -P 7 64k 1k', 'write -P 7 100k 4k', 'write -P 7 1M 70k',
                'write -P 7 3M 512')
     make_image(folder, 'empty.raw', '5M')
+    make_image(folder, 'late.raw', '8M', 'write -P 8 7M 64k')
     with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
         f.write(bytes(range(256)) * 5000 + b'tail')
     make_targets(folder)
@@ -178,7 +213,7 @@ def run_row(row, folders):
         theirs, ours = theirs[:1], ours[:1]
     diffs = ['theirs: %r\nours: %r' % (a, b)
              for a, b in zip(theirs, ours) if a != b]
-    if theirs[0] == 0 and words[0] in ('convert', 'dd'):
+    if theirs[0] == 0 and row[0] != '~' and words[0] in ('convert', 'dd'):
         target = words[-1].rsplit('=', 1)[-1]
         diffs += compare_made(folders, words, target, row[0] != '!')
     if row[0] == '!':
