@@ -59,6 +59,21 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
+/* Internal snapshots, by id or else by name. */
+enum snapshot_op { SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE };
+
+/* Dirty bitmaps that live in the image, by name. */
+enum bitmap_op {
+    BITMAP_ADD, BITMAP_REMOVE, BITMAP_CLEAR, BITMAP_ENABLE, BITMAP_DISABLE,
+    BITMAP_MERGE,
+};
+struct bitmap_args {
+    uint64_t granularity;   /* ADD: bytes, 0 = default */
+    bool disabled;          /* ADD: does not record */
+    struct node *from;      /* MERGE: the node that has it ... */
+    const char *from_name;  /* ... and its name */
+};
+
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
 
 struct node_driver {
@@ -153,6 +168,15 @@ struct node_driver {
         const char *name, *type, *help;
         const char *value;       /* default that creation announces, or NULL */
     } *create_options;
+
+    /* Everything durable on success; on failure the image is as it was. The
+     * node is writable and nobody else uses it. SNAPSHOT_APPLY may change
+     * node->size. What there is co_info tells ("snapshots", "bitmaps"). */
+    CO_FN_PTR int (*co_snapshot)(struct node *n, enum snapshot_op op,
+                                 const char *name, GError **err);
+    CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
+                               const char *name,
+                               const struct bitmap_args *args, GError **err);
 
     /* What all parents together do and share is about to become @perm/@shared;
      * a failure refuses the change (image locks). Called again with the old

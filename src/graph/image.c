@@ -12,6 +12,7 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
+#include "graph/graph-int.h"
 #include "graph/io.h"
 #include "loop/io.h"
 
@@ -28,6 +29,48 @@ CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
 CO_FN int node_co_info(struct node *n, json_t *info, GError **err)
 {
     return n->drv->co_info ? n->drv->co_info(n, info, err) : 0;
+}
+
+CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
+                           const char *name, GError **err)
+{
+    uint64_t size;
+    int r;
+
+    if (!n->drv->co_snapshot) {
+        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
+                       "support internal snapshots", n->drv->name);
+    }
+    if (!node_is_writable(n)) {
+        return err_set(err, EACCES, "Block node is read-only");
+    }
+    node_co_drain_begin(n);
+    size = n->size;
+    r = n->drv->co_snapshot(n, op, name, err);
+    n->priv->write_gen++;
+    if (n->size != size) {
+        node_notify_changed(n);
+    }
+    node_drain_end(n);
+    return r;
+}
+
+CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
+                         const struct bitmap_args *args, GError **err)
+{
+    int r;
+
+    if (!n->drv->co_bitmap) {
+        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
+                       "support persistent dirty bitmaps", n->drv->name);
+    }
+    if (!node_is_writable(n)) {
+        return err_set(err, EACCES, "Block node is read-only");
+    }
+    node_co_drain_begin(n);
+    r = n->drv->co_bitmap(n, op, name, args, err);
+    node_drain_end(n);
+    return r;
 }
 
 CO_FN int node_co_check_identity(struct node *n, GError **err)

@@ -8,11 +8,10 @@
 #include <jansson.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "graph/driver.h"
 
-struct check_result;
 struct graph;
 struct node;
-struct node_driver;
 
 /* Make image @filename of format @drv; @options is what its co_create() takes
  * and is checked in full.  An existing file is emptied, unless somebody uses
@@ -36,3 +35,10 @@ CO_FN int node_co_check_identity(struct node *n, GError **err);
 /* node_driver.co_change_backing of @n; -ENOTSUP when the format has none. */
 CO_FN int node_co_change_backing(struct node *n, const char *name,
                                  const char *fmt, GError **err);
+
+/* node_driver.co_snapshot and co_bitmap of @n, with requests to @n held off.
+ * -ENOTSUP when the format has none; -EACCES on a read-only node; -ENOENT. */
+CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
+                           const char *name, GError **err);
+CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
+                         const struct bitmap_args *args, GError **err);
