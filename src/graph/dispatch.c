@@ -11,6 +11,8 @@
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
+#define SECTOR_SIZE 512
+
 static bool range_overflows(uint64_t off, uint64_t len)
 {
     return off > INT64_MAX || len > INT64_MAX - off;
@@ -34,6 +36,17 @@ static int dispatch_result(struct node *n, const char *op, uint64_t off,
     return ret;
 }
 
+/* How much of a read that passes the end of storage to ask for.  A file that
+ * ends inside a sector may be growing now: the sector is read as a whole, lest
+ * its first part be newer than the rest (G3). */
+static uint64_t elastic_len(const struct node *n, uint64_t off, uint64_t len)
+{
+    uint64_t end = elastic_storage(n)->priv->growable
+                   ? round_up(n->size, SECTOR_SIZE) : n->size;
+
+    return off < end ? MIN(len, end - off) : 0;
+}
+
 int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
                    unsigned flags)
 {
@@ -50,7 +63,7 @@ int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
         if (!elastic_storage(n)) {
             return -EIO;
         }
-        have = off < n->size ? n->size - off : 0;
+        have = elastic_len(n, off, iov.len);
         iov_memset(iov, have, 0, iov.len - have);
         if (have == 0) {
             return 0;
