@@ -26,6 +26,8 @@ struct control {
     bool ready, quitting;
 
     /* Data loop only. */
+    bool stopping;                 /* commands are refused */
+    struct co_latch visits;        /* those that run */
     struct graph *graph;
     struct jobs *jobs;
     struct exports *exports;

@@ -59,13 +59,36 @@ void control_free(struct control *c)
 
 /* --- crossing over --- */
 
-void control_co_on_data(struct control *c, void (*fn)(void *arg), void *arg)
+static CO_FN void control_co_cross(struct control *c, void (*fn)(void *arg), void *arg)
 {
     if (c->data == loop_current()) {
         fn(arg);
     } else {
         co_co_call_on(c->data, fn, arg);
     }
+}
+
+struct visit {
+    struct control *c;
+    CO_FN_PTR void (*co_fn)(void *arg);
+    void *arg;
+};
+
+/* The end waits for whoever is here: it may hold nodes, or be opening some. */
+static CO_FN void visit_entry(void *arg)
+{
+    struct visit *v = arg;
+
+    co_latch_add(&v->c->visits);
+    v->co_fn(v->arg);
+    co_latch_done(&v->c->visits);
+}
+
+void control_co_on_data(struct control *c, void (*fn)(void *arg), void *arg)
+{
+    struct visit v = { c, fn, arg };
+
+    control_co_cross(c, visit_entry, &v);
 }
 
 struct call {
@@ -81,6 +104,11 @@ static CO_FN void call_entry(void *arg)
 {
     struct call *call = arg;
 
+    if (call->c->stopping) {
+        call->result = err_set(&call->err, ESHUTDOWN,
+                               "The daemon is shutting down");
+        return;
+    }
     call->result = call->cmd->co_handler(call->c, call->args, &call->ret,
                                          &call->err);
 }
@@ -213,7 +241,7 @@ int control_co_start(struct control *c, GError **err)
 {
     struct start s = { .c = c, .err = err };
 
-    control_co_on_data(c, start_entry, &s);
+    control_co_cross(c, start_entry, &s);
     return s.result;
 }
 
@@ -272,11 +300,16 @@ static CO_FN void stop_entry(void *arg)
     if (!c->graph) {
         return;
     }
+    c->stopping = true;
     loop_timer_init(&patience, c->data, patience_ended, c->graph);
     loop_timer_arm(&patience, loop_clock_ns(c->data) + PATIENCE_NS);
     /* First: nothing ends while a breakpoint holds requests. */
     qemuio_co_free(c->qemuio);
     c->qemuio = NULL;
+    exports_co_shutdown(c->exports);
+    jobs_co_cancel_all(c->jobs);
+    co_latch_co_wait(&c->visits);
+    /* What they may have added. */
     exports_co_shutdown(c->exports);
     jobs_co_cancel_all(c->jobs);
     graph_foreach_device(c->graph, collect_device, devices);
@@ -303,7 +336,7 @@ void control_co_stop(struct control *c)
 {
     uint64_t deadline = loop_clock_ns(c->loop) + LAST_WORDS_NS;
 
-    control_co_on_data(c, stop_entry, c);
+    control_co_cross(c, stop_entry, c);
     c->ready = true;
     co_queue_wake_all(&c->ready_waiters);
     for (unsigned i = 0; i < c->sessions->len; i++) {

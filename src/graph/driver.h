@@ -191,7 +191,8 @@ struct node_driver {
     void (*resume)(struct node *n);
 
     /* Whatever waits for somebody else (a server that does not answer) fails
-     * now, and so does all that comes later: the daemon wants to end. Optional. */
+     * now, and so does all that comes later: the daemon wants to end. Also while
+     * it opens or closes. Optional. */
     void (*interrupt)(struct node *n);
 
     /* For fault filters: hear of an event, and control breakpoints (@event and

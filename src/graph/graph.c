@@ -78,7 +78,7 @@ void graph_interrupt(struct graph *g)
     for (unsigned i = 0; i < g->nodes->len; i++) {
         struct node *n = g_ptr_array_index(g->nodes, i);
 
-        if (n->priv->open && n->drv->interrupt) {
+        if (n->drv->interrupt) {
             trace_node_interrupt(n->name);
             n->drv->interrupt(n);
         }

@@ -244,12 +244,15 @@ static CO_FN int client_co_connect_first(struct nbd_client *cl, GError **err)
             return 0;
         }
         trace_nbd_connect_failed(cl->name, 0, why->message);
-        if (loop_clock_ns(l) + backoff >= deadline) {
+        if (cl->failure || loop_clock_ns(l) + backoff >= deadline) {
             g_propagate_error(err, why);
             return ret;
         }
         g_error_free(why);
-        co_co_sleep(backoff);
+        co_queue_co_wait_until(&cl->sleepers, loop_clock_ns(l) + backoff);
+        if (cl->failure) {
+            return err_set(err, ESHUTDOWN, "%s", cl->failure);
+        }
         backoff = MIN(backoff * 2, NS_PER_MS * 1000);
     }
 }
@@ -277,13 +280,15 @@ int nbd_client_co_open(const struct nbd_target *t,
     cl->opts = *opts;
     cl->opts.connections = CLAMP(opts->connections, 1, NBD_CONNECTIONS_MAX);
     cl->name = nbd_uri_format(t);
+    cl->nslots = 1;
+    *ret = cl; /* may be interrupted from here on */
     int r = client_co_connect_first(cl, err);
     if (r < 0) {
+        *ret = NULL;
         client_free(cl);
         return r;
     }
     client_start_slots(cl);
-    *ret = cl;
     return 0;
 }
 

@@ -29,7 +29,8 @@ struct nbd_client_options {
     uint64_t open_timeout_ns;     /* 0: one attempt */
 };
 
-/* Connect; @t is copied. */
+/* Connect; @t is copied. *@ret is there from the first attempt on, to be
+ * interrupted; NULL again on failure. */
 CO_FN int nbd_client_co_open(const struct nbd_target *t,
                              const struct nbd_client_options *opts,
                              struct nbd_client **ret, GError **err);

@@ -431,7 +431,9 @@ static CO_FN int nbd_co_check_identity(struct node *n, GError **err)
 static void nbd_interrupt(struct node *n)
 {
     struct nbd_state *s = n->state;
-    nbd_client_interrupt(s->client);
+    if (s->client) { /* NULL before it opens, and after it closed */
+        nbd_client_interrupt(s->client);
+    }
 }
 
 static const char *const nbd_name_prefixes[] = {

@@ -6,7 +6,9 @@ The daemon streams an overlay from it.  Whatever the server does: the daemon
 lives and serves its other disk, a job that could not copy fails, and no byte
 that was not asked for gets into the overlay.
 """
+import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -322,6 +324,21 @@ def test_VB5_a_size_that_changes_on_reconnect(d):
                                          'connections': 1})
         assert error, 'a resized base was taken'
         server.stop()
+
+
+def test_VB3_the_daemon_ends_while_a_server_is_silent(d):
+    # Ten seconds of patience, then it lets go.
+    with socket.socket(socket.AF_UNIX) as silent, Sluiced(d) as s:
+        silent.bind(d + '/silent')
+        silent.listen(5)
+        s.qmp.send_raw(json.dumps({'execute': 'blockdev-add', 'arguments': {
+            'driver': 'nbd', 'node-name': 'n', 'open-timeout': 600,
+            'server': {'type': 'unix', 'path': d + '/silent'}}}) + '\n')
+        other = s.connect()
+        other.cmd('query-named-block-nodes')
+        other.close()
+        s.proc.send_signal(signal.SIGTERM)
+        assert s.wait(timeout=40) == 0
 
 
 def test_VB7_extents_that_lie_about_lengths(d):
