@@ -164,6 +164,18 @@ static bool sim_earliest(struct sim *s, unsigned *ret_i)
     return s->pending->len > 0;
 }
 
+bool sim_is_pending(const struct sim *s, uint64_t instant)
+{
+    for (unsigned i = 0; i < s->pending->len; i++) {
+        const struct sim_pending *p = g_ptr_array_index(s->pending, i);
+
+        if (p->rec->submitted <= instant) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Nothing can happen of itself any more: only another thread can help. */
 static void sim_stall(struct loop *l)
 {

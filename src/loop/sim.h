@@ -143,6 +143,8 @@ void sim_faults_clear(struct sim *s);
 /* Let @percent of the coroutines that become ready on @l run before those that
  * already are: nothing promises their order. */
 void sim_shuffle(struct loop *l, unsigned percent, uint64_t seed);
+/* Is anything under way that was submitted by @instant? */
+bool sim_is_pending(const struct sim *s, uint64_t instant);
 /* Descriptors that are open; for leak checks. */
 unsigned sim_open_files(const struct sim *s);
 /* Operations of a kind submitted so far. */

@@ -78,27 +78,13 @@ void faults_start(struct world *w)
     co_start(w->loop, faults_entry, w);
 }
 
-/* Is anything under way that began by @instant? */
-static bool is_pending(struct world *w, uint64_t instant)
-{
-    size_t n;
-    const struct sim_record *const *log = sim_log(w->sim, &n);
-
-    for (size_t i = 0; i < n && log[i]->submitted <= instant; i++) {
-        if (!log[i]->completed) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void faults_co_stop(struct world *w)
 {
     uint64_t instant = sim_instant(w->sim);
 
     w->trouble_ends = true;
     sim_faults_clear(w->sim);
-    while (is_pending(w, instant)) {
+    while (sim_is_pending(w->sim, instant)) {
         co_co_sleep(MS);
     }
 }
