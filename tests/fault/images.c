@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The kinds of images: see fault.h. */
+#include <fcntl.h>
+#include <string.h>
+#include "control/control-int.h"
+#include "fault.h"
+#include "graph/driver.h"
+#include "graph/image.h"
+#include "graph/io.h"
+#include "loop/io.h"
+
+const struct kind kinds[] = {
+    { "qed", "qed", NULL, false },
+    { "qed-raw", "qed", "raw", false },
+    { "qed-qed", "qed", "qed", false },
+    { "qed-chain", "qed", "raw", true },
+    { "raw", "raw", NULL, false },
+};
+const unsigned n_kinds = G_N_ELEMENTS(kinds);
+
+static json_t *file_options(const char *path)
+{
+    return json_pack("{s:s,s:s,s:s}", "driver", "file", "filename", path,
+                     "discard", "unmap");
+}
+
+static CO_FN int image_co_make(struct control *c, const char *format,
+                               const char *path, const char *backing,
+                               const char *backing_format, GError **err)
+{
+    const struct node_driver *drv = graph_find_driver(c->graph, format);
+    json_t *o = json_pack("{s:i,s:s*,s:s*}", "size", DISK_BYTES,
+                          "backing_file", backing,
+                          "backing_fmt", backing ? backing_format : NULL);
+    struct io_file *f;
+    int r;
+
+    g_assert(drv);
+    if (drv->co_create) {
+        if (!strcmp(format, "qed")) {
+            json_object_set_new(o, "cluster_size", json_integer(4096));
+            json_object_set_new(o, "table_size", json_integer(1));
+        }
+        r = image_co_create(c->graph, drv, path, o, err);
+    } else {
+        r = io_co_open(path, O_RDWR | O_CREAT, 0600, &f);
+        if (r == 0) {
+            r = io_co_truncate(f, DISK_BYTES);
+            io_co_close(f);
+        }
+    }
+    json_decref(o);
+    return r;
+}
+
+int images_co_create(struct control *c, const struct kind *k, const char *path,
+                     GError **err)
+{
+    return image_co_make(c, k->format, path, NULL, NULL, err);
+}
+
+/* Give the first @n sectors of each area the base's value. */
+static CO_FN void image_co_fill(struct control *c, const char *format,
+                                const char *path, unsigned n)
+{
+    json_t *o = json_pack("{s:s,s:o}", "driver", format, "file",
+                          file_options(path));
+    g_autofree uint8_t *buf = g_malloc((size_t)n * SECTOR);
+    struct node *node;
+    struct iovec v;
+    int r = node_co_open(c->graph, o, NODE_RDWR, &node, NULL);
+
+    g_assert(r == 0);
+    for (unsigned a = 0; a < AREAS; a++) {
+        disk_fill(buf, a * AREA_SECTORS, n, V_BASE);
+        r = node_co_pwritev(node, disk_offset(a * AREA_SECTORS),
+                            iov_one(&v, buf, (size_t)n * SECTOR), 0);
+        g_assert(r == 0);
+    }
+    node_co_unref(node);
+    json_decref(o);
+}
+
+void images_co_make(struct control *c, const struct kind *k)
+{
+    const char *below = "/base", *below_format = k->base;
+
+    if (k->base) {
+        g_assert(image_co_make(c, k->base, "/base", NULL, NULL, NULL) == 0);
+        image_co_fill(c, k->base, "/base", AREA_SECTORS);
+    }
+    if (k->mid) {
+        g_assert(image_co_make(c, k->format, "/mid", "/base", k->base, NULL)
+                 == 0);
+        image_co_fill(c, k->format, "/mid", AREA_SECTORS / 4);
+        below = "/mid";
+        below_format = k->format;
+    }
+    g_assert(image_co_make(c, k->format, "/top", k->base ? below : NULL,
+                           below_format, NULL) == 0);
+}
+
+json_t *images_options(const struct rig *r)
+{
+    const struct kind *k = r->kind;
+    json_t *o = json_pack("{s:s,s:s,s:s,s:o}", "driver", k->format,
+                          "node-name", "top", "discard", "unmap", "file",
+                          file_options("/top"));
+    json_t *b;
+
+    /* What was streamed has outlived its base. */
+    if (!k->base || !sim_image_find(sim_live(r->sim), "/base")) {
+        return o;
+    }
+    b = json_pack("{s:s,s:s,s:o}", "driver", k->base, "node-name", "base",
+                  "file", file_options("/base"));
+    if (k->mid) {
+        b = json_pack("{s:s,s:s,s:o,s:o}", "driver", k->format, "node-name",
+                      "mid", "file", file_options("/mid"), "backing", b);
+    }
+    json_object_set_new(o, "backing", b);
+    return o;
+}
