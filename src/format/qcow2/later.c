@@ -31,16 +31,6 @@ int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
     return -EIO;
 }
 
-int qcow2_co_read_packed(struct qcow2_image *img, const struct qcow2_run *run,
-                         uint64_t off, struct iov iov, unsigned flags)
-{
-    return -ENOTSUP;
-}
-
-void qcow2_codec_close(struct qcow2_image *img)
-{
-}
-
 int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
                             unsigned flags, GError **err)
 {
