@@ -3,6 +3,7 @@
 #pragma once
 
 int cmd_check(int argc, char **argv);
+int cmd_commit(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_create(int argc, char **argv);
@@ -13,5 +14,6 @@ int cmd_jobs(int argc, char **argv);
 int cmd_map(int argc, char **argv);
 int cmd_monitor(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
+int cmd_rebase(int argc, char **argv);
 int cmd_resize(int argc, char **argv);
 int cmd_serve(int argc, char **argv);

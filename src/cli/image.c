@@ -233,7 +233,7 @@ static CO_FN int guess_co_check(struct graph *g, const struct image_spec *spec,
                 spec->name);
         return 0;
     }
-    if (g_str_has_suffix(spec->name, ending)) {
+    if (spec->is_overlay || g_str_has_suffix(spec->name, ending)) {
         return 0;
     }
     r = names_co_find(g, options, spec->flags, &names, err);
@@ -269,7 +269,7 @@ static CO_FN int options_co_complete(struct graph *g,
     return r;
 }
 
-CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err)
 {
     json_t *options = NULL;
@@ -282,6 +282,14 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
         r = node_co_open(g, options, spec->flags, ret_node, err);
     }
     json_decref(options);
+    return r;
+}
+
+CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err)
+{
+    int r = image_co_open_bare(g, spec, ret_node, err);
+
     if (r < 0) {
         err_prefix(err, "Could not open '%s'", spec->name);
     }
@@ -298,9 +306,7 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
     return image_co_open_spec(g, &spec, ret_node, err);
 }
 
-/* @backing as it is reached from here: relative names begin in the folder of
- * the image. Owned. */
-static char *backing_path(const char *filename, const char *backing)
+char *image_backing_path(const char *filename, const char *backing)
 {
     const char *colon = strchr(backing, ':');
     const char *slash = strchr(backing, '/');
@@ -317,7 +323,7 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                                 const char *backing, const char *format,
                                 uint64_t *ret_size, GError **err)
 {
-    g_autofree char *path = backing_path(filename, backing);
+    g_autofree char *path = image_backing_path(filename, backing);
     json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
                                 path);
     struct node *n;
@@ -334,7 +340,7 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
 CO_FN int image_co_backing_format(struct graph *g, const char *filename,
                                   const char *backing, const char **ret_format)
 {
-    g_autofree char *path = backing_path(filename, backing);
+    g_autofree char *path = image_backing_path(filename, backing);
 
     json_t *options = json_pack("{s:s}", "filename", path);
     int r = format_co_find(g, options, 0, ret_format, NULL);

@@ -35,6 +35,7 @@ struct image_spec {
                           * "driver=qed,file.filename=a.qed" */
     const char *format;  /* -f; NULL: not said */
     bool is_opts;        /* --image-opts */
+    bool is_overlay;     /* the command is meaningless for a raw disk */
     unsigned flags;      /* enum node_flags */
 };
 
@@ -44,17 +45,24 @@ struct image_spec {
 int image_parse_cache(const char *text, unsigned *flags);
 
 /* Open @spec. A format that is not said is found by its magic, else it is raw.
- * For writing a guess is believed only where believing it does no harm, for a
- * guest could have written the magic: when the name ends in the format's name,
- * or the image names no other file; else -EINVAL. A guess of raw is told on
- * stderr then. Prints like the peer: "Could not open 'F': ...". The caller owns
+ * For writing a guess is believed only where that does no harm, for a guest
+ * could have written the magic: when the command itself says that the image is
+ * none (@is_overlay), the name ends in the format's name, or the image names no
+ * other file; else -EINVAL. A guess of raw is told on stderr then. Prints like the peer: "Could not open 'F': ...". The caller owns
  * the reference. */
 CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
+                             struct node **ret_node, GError **err);
+/* The same without "Could not open 'F': ". */
+CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err);
 /* The same for a plain name. */
 CO_FN int image_co_open(struct graph *g, const char *filename,
                         const char *format, unsigned flags,
                         struct node **ret_node, GError **err);
+
+/* Backing name @backing of image @filename as it is reached from here: relative
+ * names begin in the folder of the image. Owned. */
+char *image_backing_path(const char *filename, const char *backing);
 
 /* The size of the image that a new one at @filename finds under backing name
  * @backing (relative to its folder), of format @format. */

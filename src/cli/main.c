@@ -39,6 +39,19 @@ const struct subcommand subcommands[] = {
       "  -o OPTIONS            name=value,... ; -o help lists them\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
+    { "commit", cmd_commit,
+      "[-f FORMAT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [-q]\n"
+      "       [--image-opts] [--object DEFINITION] FILE",
+      "Merge an image down into its backing file, then empty it.\n\n"
+      FORMAT_HELP
+      "  -b FILE               merge into this image of the chain, not into the\n"
+      "                        next one; implies -d\n"
+      "  -d                    do not empty the image\n"
+      "  -r RATE               bytes per second at most\n"
+      CACHE_HELP("-t", "the image")
+      "  -p                    show progress\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
     { "info", cmd_info,
       "[-f FORMAT] [--output FORMAT] [--backing-chain] [--image-opts]\n"
       "       [--object DEFINITION] [-U] FILE",
@@ -119,6 +132,23 @@ const struct subcommand subcommands[] = {
       "  -l, --max-length N    end after so many bytes\n"
       "  -U, --force-share     even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
+    { "rebase", cmd_rebase,
+      "[-f FORMAT] [-t CACHE] [-T CACHE] [-p] [-q] [-u] [-U]\n"
+      "       [--image-opts] [--object DEFINITION] [-b BACKING -F FORMAT] FILE",
+      "Give an image another backing file. What a guest sees stays the same:\n"
+      "where the old and the new backing file differ, the old content is\n"
+      "copied into the image first.\n\n" FORMAT_HELP
+      "  -b FILE               the new backing file; \"\" for none\n"
+      "  -F FORMAT             its format\n"
+      "  -u                    only rewrite the header: the new backing file\n"
+      "                        has the same content under another name\n"
+      CACHE_HELP("-t", "the image")
+      CACHE_HELP("-T", "the new backing file")
+      "  -U, --force-share     open the new backing file even while somebody\n"
+      "                        writes to it\n"
+      "  -p                    show progress\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
     { "resize", cmd_resize,
       "[-q] [-f FORMAT] [--shrink] [--image-opts] [--object DEFINITION]\n"
       "       FILE [+|-]SIZE",

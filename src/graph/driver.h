@@ -151,6 +151,10 @@ struct node_driver {
      * reference stands. */
     CO_FN_PTR int (*co_change_backing)(struct node *n, const char *name,
                                        const char *fmt, GError **err);
+    /* Forget all content, so that every read goes to the backing file; nobody
+     * uses the node meanwhile. Crash-safe: at every point a reader sees the old
+     * content or the base, by cluster; durable on success. Optional. */
+    CO_FN_PTR int (*co_make_empty)(struct node *n, GError **err);
     CO_FN_PTR int (*co_check)(struct node *n, unsigned fix,
                               struct check_result *res, GError **err);
     /* Is read-only storage still what was opened (S6)? -ESTALE with a text that

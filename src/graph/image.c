@@ -91,6 +91,15 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
     return n->drv->co_change_backing(n, name, fmt, err);
 }
 
+CO_FN int node_co_make_empty(struct node *n, GError **err)
+{
+    if (!n->drv->co_make_empty) {
+        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
+                       "support emptying an image", n->drv->name);
+    }
+    return n->drv->co_make_empty(n, err);
+}
+
 /* Make @path if it is not there. *@ret_made tells whether it was not. */
 static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
 {

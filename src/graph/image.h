@@ -32,6 +32,9 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
  * -ESTALE with a text that says what changed. */
 CO_FN int node_co_check_identity(struct node *n, GError **err);
 
+/* node_driver.co_make_empty of @n; -ENOTSUP when the format has none. */
+CO_FN int node_co_make_empty(struct node *n, GError **err);
+
 /* node_driver.co_change_backing of @n; -ENOTSUP when the format has none. */
 CO_FN int node_co_change_backing(struct node *n, const char *name,
                                  const char *fmt, GError **err);

@@ -60,6 +60,27 @@ ROWS = {
         'resize -q -f qed o.qed +1M', 'resize -f qed o.qed 1M',
         'resize -f raw base.raw 1M', 'resize --shrink -f raw base.raw 1M',
         'resize -f raw base.raw -- -1G', 'resize -f raw base.raw +1000',
+        'resize small.qed +1M',
+    ],
+    'rebase': [
+        '~rebase o.qed', 'rebase -b two.raw o.qed',
+        'rebase -b two.raw -F raw o.qed', 'rebase -b two.raw -F nope o.qed',
+        'rebase -b missing.raw -F raw o.qed', 'rebase -b base.raw -F raw o.qed',
+        'rebase -T none -t none -b two.raw -F raw o.qed',
+        'rebase -t bad -b two.raw -F raw o.qed',
+        'rebase -T bad -b two.raw -F raw o.qed',
+        '~rebase -b o.qed -F qed o.qed',
+        'rebase -U -b base.raw -F raw o.qed', 'rebase -p -u o.qed',
+        'rebase -u -b missing.raw -F raw o.qed', 'rebase -b base.raw -F raw o.qed',
+        '~rebase -b two.raw -F raw base.raw',
+        'rebase -f raw -b two.raw -F raw base.raw',
+    ],
+    'commit': [
+        '~commit base.raw', 'commit -b nope o.qed', 'commit -t bad o.qed',
+        'commit -r x o.qed', 'commit -f raw o.qed', 'commit -b o.qed o.qed',
+        'commit -q -d o.qed', 'commit -r 1G -d o.qed',
+        'commit -d -b base.raw o.qed', 'commit -d -b ./base.raw small.qed',
+        'commit -p -q -d o.qed', '~commit o.qed x', 'commit -d missing',
     ],
 }
 
@@ -92,6 +113,9 @@ def make_folder(root):
          'write -z 2M 64k', 'o.qed', cwd=root)
     qemu(QEMU_IMG, 'create', '-q', '-f', 'qed', '-b', 'base.raw', '-F', 'raw',
          'small.qed', '3M', cwd=root)
+    qemu(QEMU_IMG, 'create', '-q', '-f', 'raw', 'two.raw', '8M', cwd=root)
+    qemu('qemu-io', '-f', 'raw', '-c', 'write -P 1 0 64k', '-c',
+         'write -P 3 2M 1M', 'two.raw', cwd=root)
     for name in ('leak.qed', 'bad.qed'):
         qemu(QEMU_IMG, 'create', '-q', '-f', 'qed', name, '4M', cwd=root)
         qemu('qemu-io', '-f', 'qed', '-c', 'write -P 3 0 2M', name, cwd=root)

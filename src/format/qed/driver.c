@@ -51,6 +51,7 @@ const struct node_driver qed_driver = {
     .co_status = qed_co_status,
     .co_truncate = qed_co_truncate,
     .co_change_backing = qed_co_change_backing,
+    .co_make_empty = qed_co_make_empty,
     .co_check = qed_co_check,
     .co_create = qed_co_create,
     .create_options = qed_create_options,

@@ -213,6 +213,7 @@ CO_FN int qed_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int qed_co_truncate(struct node *n, uint64_t size, GError **err);
 CO_FN int qed_co_change_backing(struct node *n, const char *name,
                                 const char *fmt, GError **err);
+CO_FN int qed_co_make_empty(struct node *n, GError **err);
 CO_FN int qed_co_check(struct node *n, unsigned fix, struct check_result *res,
                        GError **err);
 CO_FN int qed_co_create(struct node *file, struct opts *o, GError **err);

@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluice rebase: give an overlay another backing file.
+ *
+ * Safe mode changes nothing that a guest sees.  What the overlay lacks and the
+ * two backing chains do not agree on is copied into the overlay; overlay and
+ * its mapping are made durable; only then is the header rewritten.  So a crash
+ * at any point leaves the old reference or the new one, and the same content.
+ * -u only rewrites the header.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/err.h"
+#include "base/math.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/image.h"
+#include "cli/pass.h"
+#include "graph/driver.h"
+#include "graph/image.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "job/copy.h"
+#include "loop/io.h"
+
+#define SECTOR 512
+
+struct rebase {
+    struct pass pass;          /* first */
+    struct image_spec image;
+    const char *backing;          /* NULL or "": none */
+    const char *backing_format;
+    unsigned source_flags;        /* to open the new backing file with */
+    bool unsafe, progress, quiet;
+
+    struct node *top, *new_base;  /* new_base NULL: none */
+    bool in_chain;                /* new_base is part of the old chain */
+    struct user *top_user, *new_user;
+    uint64_t cluster;             /* of top; bytes */
+};
+
+static int parse_cache(const char *what, unsigned *flags)
+{
+    if (image_parse_cache(optarg, flags) < 0) {
+        cli_error("Invalid %s option: %s", what, optarg);
+        return 1;
+    }
+    return 0;
+}
+
+/* 0, an exit status, or -1 after help. */
+static int parse_args(int argc, char **argv, struct rebase *b)
+{
+    static const struct option options[] = {
+        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        { NULL, 0, NULL, 0 }
+    };
+    int c, r = 0;
+
+    while (r == 0 && (c = getopt_long(argc, argv, ":hf:F:b:upt:T:qU", options,
+                                      NULL)) != -1) {
+        switch (c) {
+        case 'h': cli_print_help("rebase"); return -1;
+        case 'f': b->image.format = optarg; break;
+        case 'F': b->backing_format = optarg; break;
+        case 'b': b->backing = optarg; break;
+        case 'u': b->unsafe = true; break;
+        case 'p': b->progress = true; break;
+        case 't': r = parse_cache("cache", &b->image.flags); break;
+        case 'T': r = parse_cache("source cache", &b->source_flags); break;
+        case 'q': b->quiet = true; break;
+        case 'U': b->source_flags |= NODE_FORCE_SHARE; break;
+        case OPT_IMAGE_OPTS: b->image.is_opts = true; break;
+        case OPT_OBJECT: r = image_add_object("rebase", optarg); break;
+        default: r = cli_bad_option("rebase", argv); break;
+        }
+    }
+    if (r == 0 && optind + 1 != argc) {
+        return cli_usage_error("rebase", "Expecting one image file name");
+    }
+    if (r == 0 && !b->unsafe && !b->backing) {
+        return cli_usage_error("rebase", "Must specify backing file (-b) or "
+                               "use unsafe mode (-u)");
+    }
+    b->image.name = argv[optind];
+    return r;
+}
+
+static bool has_backing(const struct rebase *b)
+{
+    return b->backing && *b->backing;
+}
+
+/* --- what differs --- */
+
+/* One extent of the chain of @n as its reader sees it; past its end zeroes. */
+static CO_FN int scan_co_zero(struct node *n, uint64_t off, uint64_t max,
+                              bool *ret_zero, uint64_t *ret_len)
+{
+    struct extent ext;
+    int r;
+
+    *ret_zero = true;
+    *ret_len = max;
+    if (!n || off >= n->size) {
+        return 0;
+    }
+    r = node_co_status_above(n, NULL, off, MIN(max, n->size - off), &ext);
+    *ret_zero = ext.flags & STATUS_ZERO;
+    *ret_len = ext.len;
+    return r;
+}
+
+/* Runs of the chains end anywhere, what the overlay can take is whole clusters:
+ * one that begins equal and ends otherwise is to be looked at. */
+static void scan_align(const struct rebase *b, uint64_t off, uint64_t max,
+                       bool *need, uint64_t *len)
+{
+    uint64_t end = off + *len, cluster = b->cluster;
+
+    if (*len == max) {
+        return;
+    }
+    if (!*need && round_down(end, cluster) > off) {
+        *len = round_down(end, cluster) - off;
+    } else {
+        *need = *need || end % cluster;
+        *len = MIN(max, round_up(end, cluster) - off);
+    }
+}
+
+/* Whether both chains may differ in what follows @off. */
+static CO_FN int scan_co_compare(struct rebase *b, uint64_t off, uint64_t max,
+                                 bool *ret_need, uint64_t *ret_len)
+{
+    struct extent ext;
+    bool old_zero, new_zero;
+    uint64_t len;
+    int r;
+
+    if (b->in_chain) {
+        /* Nothing between top and new base has it: both read the same. */
+        r = node_co_status_above(b->top, b->new_base, off, max, &ext);
+        if (r < 0 || ext.depth == 0) {
+            *ret_need = false;
+            *ret_len = ext.len;
+            return r;
+        }
+        max = ext.len;
+    }
+    r = scan_co_zero(b->top, off, max, &old_zero, &len);
+    if (r == 0) {
+        r = scan_co_zero(b->new_base, off, len, &new_zero, ret_len);
+    }
+    *ret_need = r == 0 && !(old_zero && new_zero);
+    return r;
+}
+
+static CO_FN int rebase_co_scan(void *arg, uint64_t off, uint64_t max,
+                                bool *ret_need, bool *ret_zero,
+                                uint64_t *ret_len)
+{
+    struct rebase *b = arg;
+    struct extent ext;
+    int r = node_co_status(b->top, off, max, &ext);
+
+    *ret_zero = false;
+    if (r < 0 || (ext.flags & STATUS_ALLOCATED)) {
+        *ret_need = false;
+        *ret_len = ext.len;
+        return r;
+    }
+    r = scan_co_compare(b, off, ext.len, ret_need, ret_len);
+    if (r == 0) {
+        scan_align(b, off, ext.len, ret_need, ret_len);
+    }
+    return r;
+}
+
+static CO_FN int rebase_co_read_new(struct rebase *b, uint64_t off, char *buf,
+                                    uint64_t len)
+{
+    uint64_t size = b->new_base ? b->new_base->size : 0;
+    uint64_t have = off < size ? MIN(len, size - off) : 0;
+
+    memset(buf + have, 0, len - have);
+    return have ? pass_co_read(b->new_user, off, buf, have) : 0;
+}
+
+/* Keep [@off, @off+@len), which only the old chain has as @buf says. Zeroing a
+ * part of a cluster would be nothing to do while the old chain reads so. */
+static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
+                                uint64_t len)
+{
+    bool whole = off % b->cluster == 0 &&
+        (len % b->cluster == 0 || off + len == b->top->size);
+
+    if (whole && buf_is_zero(buf, len)) {
+        return user_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+    }
+    return pass_co_write(b->top_user, off, buf, len);
+}
+
+static uint64_t unit_length(const struct rebase *b, uint64_t off, uint64_t max)
+{
+    return MIN(max, b->pass.cluster - off % b->pass.cluster);
+}
+
+static CO_FN int rebase_co_differences(struct rebase *b, uint64_t off,
+                                       char *old, const char *fresh,
+                                       uint64_t len, struct copy_result *res)
+{
+    uint64_t at = 0, run = 0;
+    int r = 0;
+
+    while (r == 0 && at + run < len) {
+        uint64_t from = at + run;
+        uint64_t unit = unit_length(b, off + from, len - from);
+        bool differs = memcmp(old + from, fresh + from, unit) != 0;
+
+        run += differs ? unit : 0;
+        if (run && (!differs || at + run == len)) {
+            r = rebase_co_keep(b, off + at, old + at, run);
+            res->copied += run;
+            at += run;
+            run = 0;
+        }
+        at += differs ? 0 : unit;
+    }
+    return r;
+}
+
+static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
+                                bool zero, struct copy_result *res)
+{
+    struct rebase *b = arg;
+    char *old = io_buf_get(len), *fresh = io_buf_get(len);
+    int r;
+
+    res->is_read = true;
+    r = pass_co_read(b->top_user, off, old, len);
+    if (r == 0) {
+        r = rebase_co_read_new(b, off, fresh, len);
+    }
+    if (r == 0) {
+        res->is_read = false;
+        r = rebase_co_differences(b, off, old, fresh, len, res);
+    }
+    io_buf_put(fresh, len);
+    io_buf_put(old, len);
+    return r;
+}
+
+static const struct copy_ops rebase_copy_ops = {
+    .co_scan = rebase_co_scan,
+    .co_copy = rebase_co_copy,
+    .progress = pass_progress,
+    .co_error = pass_co_error,
+    .co_pause_point = pass_co_pause_point,
+};
+
+/* --- the new backing file --- */
+
+/* The file of @top must not come back below itself: the chain would be a loop
+ * once the header says so. */
+static CO_FN int rebase_co_check_loop(const struct rebase *b, GError **err)
+{
+    struct stat top, st;
+    struct node *storage = node_storage(b->top);
+
+    if (!storage || io_co_stat(storage->filename, &top) < 0) {
+        return 0;                  /* no file */
+    }
+    for (struct node *n = b->new_base; n; n = node_backing(n)) {
+        storage = node_storage(n);
+        if (storage && io_co_stat(storage->filename, &st) == 0 &&
+            st.st_dev == top.st_dev && st.st_ino == top.st_ino) {
+            return err_set(err, ELOOP, "'%s' is part of the chain of '%s': "
+                           "the new chain would be a loop", b->image.name,
+                           b->backing);
+        }
+    }
+    return 0;
+}
+
+static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
+                                    GError **err)
+{
+    g_autofree char *path = image_backing_path(b->top->filename, b->backing);
+    struct image_spec spec = { .name = path, .format = b->backing_format,
+                               .flags = b->source_flags };
+    int r;
+
+    b->new_base = node_chain_find_file(b->top, path);
+    if (b->new_base) {
+        node_ref(b->new_base);
+        b->in_chain = true;
+        return strcmp(b->new_base->drv->name, b->backing_format) == 0 ? 0
+            : err_set(err, EINVAL, "'%s' is part of the chain already, there "
+                      "its format is %s, not %s", b->backing,
+                      b->new_base->drv->name, b->backing_format);
+    }
+    r = image_co_open_bare(g, &spec, &b->new_base, err);
+    if (r < 0) {
+        b->new_base = NULL;
+        err_prefix(err, "Could not open new backing file '%s'", b->backing);
+        return r;
+    }
+    return rebase_co_check_loop(b, err);
+}
+
+static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
+{
+    int r = has_backing(b) ? rebase_co_open_new(b, g, err) : 0;
+
+    if (r == 0) {
+        r = user_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
+                        PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);
+    }
+    if (r == 0 && b->new_base) {
+        r = user_co_new(b->new_base, "rebase", PERM_CONSISTENT_READ,
+                        PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL,
+                        NULL, &b->new_user, err);
+    }
+    return r;
+}
+
+/* Copy what differs and make it durable, its mapping included. */
+static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
+{
+    int r = rebase_co_take(b, g, err);
+
+    if (r == 0) {
+        b->pass.total = b->top->size;
+        b->cluster = MAX(node_get_limits(b->top)->cluster_size, SECTOR);
+        b->pass.cluster = (uint32_t)MIN(b->cluster, PASS_CHUNK);
+        r = pass_co_run(&b->pass, &rebase_copy_ops, g, err);
+    }
+    if (r == 0) {
+        r = user_co_flush(b->top_user);
+        if (r < 0) {
+            err_set_errno(err, -r, "Could not flush '%s'", b->image.name);
+        }
+    }
+    user_co_free(b->new_user);
+    user_co_free(b->top_user);
+    return r;
+}
+
+static CO_FN int rebase_co_header(struct rebase *b, GError **err)
+{
+    g_autoptr(GError) why = NULL;
+    const char *name = has_backing(b) ? b->backing : NULL;
+    int r;
+
+    r = node_co_change_backing(b->top, name, name ? b->backing_format : NULL,
+                               &why);
+    if (r == -ENOSPC) {
+        err_set(err, ENOSPC, "Could not change the backing file to '%s': No "
+                "space left in the file header", b->backing);
+    } else if (r < 0) {
+        err_set(err, -r, "Could not change the backing file to '%s': %s",
+                b->backing ? b->backing : "(null)",
+                r == -ENOTSUP ? "Operation not supported" : why->message);
+    }
+    return r;
+}
+
+/* Before anything is copied: will the header be able to say it? */
+static int rebase_check(const struct rebase *b, struct graph *g, GError **err)
+{
+    if (b->backing_format && !graph_find_driver(g, b->backing_format)) {
+        return err_set(err, EINVAL, "Invalid format name: '%s'",
+                       b->backing_format);
+    }
+    if (!b->top->drv->co_change_backing) {
+        return err_set(err, ENOTSUP, "Could not change the backing file to "
+                       "'%s': Operation not supported",
+                       b->backing ? b->backing : "(null)");
+    }
+    if (has_backing(b) && !b->backing_format) {
+        return err_set(err, EINVAL, "Could not change the backing file to "
+                       "'%s': backing format must be specified", b->backing);
+    }
+    return 0;
+}
+
+static CO_FN int rebase_co_run(struct graph *g, void *arg)
+{
+    struct rebase *b = arg;
+    g_autoptr(GError) err = NULL;
+    int r;
+
+    b->image.flags |= NODE_RDWR | (b->unsafe ? (unsigned)NODE_NO_BACKING : 0);
+    b->image.is_overlay = true;
+    r = image_co_open_spec(g, &b->image, &b->top, &err);
+    if (r < 0) {
+        cli_gerror(err);
+        return 1;
+    }
+    percent_begin(&b->pass.percent, b->progress && !b->quiet);
+    r = rebase_check(b, g, &err);
+    if (r == 0 && !b->unsafe) {
+        r = rebase_co_fill(b, g, &err);
+    }
+    if (r == 0) {
+        r = rebase_co_header(b, &err);
+    }
+    if (r == 0) {
+        percent_update(&b->pass.percent, 1, 1);
+    }
+    percent_end(&b->pass.percent);
+    if (b->new_base) {
+        node_co_unref(b->new_base);
+    }
+    node_co_unref(b->top);
+    if (r < 0) {
+        cli_gerror(err);
+    }
+    return r < 0 ? 1 : 0;
+}
+
+int cmd_rebase(int argc, char **argv)
+{
+    struct rebase b = { 0 };
+    int status = parse_args(argc, argv, &b);
+
+    if (status != 0) {
+        return status < 0 ? 0 : status;
+    }
+    return image_run(rebase_co_run, &b);
+}
