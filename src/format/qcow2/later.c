@@ -95,3 +95,37 @@ int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data, GError **err)
 {
     return 0;
 }
+
+int qcow2_crypt_take_options(struct opts *o,
+                             struct qcow2_crypt_options **ret_options,
+                             GError **err)
+{
+    return 0; /* whoever asks for it learns that the option is unknown */
+}
+
+void qcow2_crypt_options_free(struct qcow2_crypt_options *c)
+{
+}
+
+int qcow2_crypt_method(const struct qcow2_crypt_options *c)
+{
+    return QCOW2_CRYPT_NONE;
+}
+
+uint64_t qcow2_crypt_header_bytes(const struct qcow2_crypt_options *c)
+{
+    return 0;
+}
+
+int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
+                          struct node *file, uint64_t host, GError **err)
+{
+    return err_set(err, ENOTSUP, "Encrypted qcow2 images are not supported");
+}
+
+int qcow2_co_data_file_create(const struct qcow2_create *c, struct node *file,
+                              GError **err)
+{
+    return err_set(err, ENOTSUP, "qcow2 images with an external data file are "
+                   "not supported");
+}
