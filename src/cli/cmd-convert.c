@@ -32,7 +32,7 @@ struct convert {
     bool source_opts, list_options, has_options;
     unsigned source_flags;
     struct target target;
-    bool target_is_zero, compress, offload, sparse_given, quiet;
+    bool target_is_zero, sparse_given, quiet;
     struct transfer_params params;
     /* While it runs. */
     struct node **sources;
@@ -95,8 +95,8 @@ static int parse_option(struct convert *c, int opt, char **argv)
         c->has_options = true;
         return create_options_add("convert", options, optarg,
                                   &c->list_options);
-    case 'c': c->compress = true; break;
-    case 'C': c->offload = true; break;
+    case 'c': c->params.compressed = true; break;
+    case 'C': c->params.offload = true; break;
     case 'W': c->params.out_of_order = true; break;
     case 'm': return parse_parallel(c, optarg);
     case 'S': return parse_sparse(c, optarg);
@@ -126,9 +126,9 @@ static int check_args(const struct convert *c)
 
     if (c->source_opts && c->source_format) {
         text = "--image-opts and --format are mutually exclusive";
-    } else if (c->offload && c->compress) {
+    } else if (c->params.offload && c->params.compressed) {
         text = "Cannot enable copy offloading when -c is used";
-    } else if (c->offload && c->sparse_given) {
+    } else if (c->params.offload && c->sparse_given) {
         text = "Cannot enable copy offloading when -S is used";
     } else if (c->target_is_zero && !c->target.exists) {
         text = "--target-is-zero requires use of -n flag";
@@ -255,10 +255,6 @@ static CO_FN void convert_co_make_zero(struct convert *c)
 
 static int check_support(const struct convert *c, GError **err)
 {
-    if (c->compress) {
-        return err_set(err, ENOTSUP,
-                       "Compression not supported for this file format");
-    }
     if (c->snapshot) {
         return err_set(err, ENOTSUP, "Failed to load snapshot: Block format "
                        "'%s' used by device '' does not support temporarily "
@@ -282,6 +278,12 @@ static CO_FN int convert_co_images(struct graph *g, struct convert *c,
     if (r == 0) {
         r = target_co_open(g, &c->target, c->params.size, &c->params.target,
                            &zero, err);
+    }
+    if (r == 0 && c->params.compressed &&
+        !node_get_limits(c->params.target)->compressed_unit) {
+        r = err_set(err, ENOTSUP,
+                    "Compression not supported for this file format");
+        node_co_unref(c->params.target);
     }
     if (r < 0) {
         return r;

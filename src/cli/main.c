@@ -112,6 +112,18 @@ const struct subcommand subcommands[] = {
       "  -q                    print nothing but errors\n"
       "  -U, --force-share     read even while somebody writes\n"
       HELP_HELP },
+    { "measure", cmd_measure,
+      "[--output FORMAT] [-O FORMAT] [-o OPTIONS]\n"
+      "       {--size N | [-f FORMAT] [-l SNAPSHOT] [--image-opts]\n"
+      "       [--object DEFINITION] [-U] FILE}",
+      "How much space does a new image need, for a disk of a size or for a "
+      "copy of FILE?\n\n" FORMAT_HELP
+      "  -O FORMAT             format of the new image (default raw)\n"
+      "  -o OPTIONS            its options, as for create\n"
+      "      --size N          size of the disk\n"
+      "  -l SNAPSHOT           of this internal snapshot\n"
+      "  -U, --force-share     even while somebody writes to it\n"
+      OUTPUT_HELP HELP_HELP },
     { "check", cmd_check,
       "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-T CACHE]\n"
       "       [--image-opts] [--object DEFINITION] [-U] FILE",

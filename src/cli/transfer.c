@@ -28,6 +28,8 @@
 #define SECTOR 512u
 #define BLOCK 4096u
 #define CHUNK (UINT32_C(1) << 20)
+/* Sharing extents costs the same for any length. */
+#define CHUNK_OFFLOAD (UINT32_C(64) << 20)
 
 /* A chunk that waits for its turn to write. */
 struct turn {
@@ -40,6 +42,7 @@ struct transfer {
     const struct transfer_params *p;
     struct percent percent;
     uint32_t unit;          /* bytes, a power of two */
+    unsigned write_flags;   /* enum io_flags */
     GQueue turns;           /* struct turn, by offset */
     uint64_t bad_status;    /* where the last question of status failed */
 };
@@ -288,6 +291,9 @@ static CO_FN int target_co_write(struct transfer *t, struct turn *turn,
         unit = SECTOR;
     }
     unit = MAX(unit, node_get_limits(t->p->target)->cluster_size);
+    if (t->p->compressed) {
+        unit = t->unit;
+    }
     for (size_t at = 0; at < len && r == 0;) {
         size_t step = len - at;
         struct iovec store;
@@ -301,7 +307,8 @@ static CO_FN int target_co_write(struct transfer *t, struct turn *turn,
         }
         r = zero ? target_co_zero(t, off + at, step)
                  : node_co_pwritev(t->p->target, off + at,
-                                   iov_one(&store, buf + at, step), 0);
+                                   iov_one(&store, buf + at, step),
+                                   t->write_flags);
         at += step;
     }
     return r;
@@ -332,6 +339,48 @@ static CO_FN int transfer_co_copy_data(struct transfer *t, uint64_t off,
     return r;
 }
 
+static CO_FN int transfer_co_copy_by_hand(struct transfer *t, uint64_t off,
+                                          uint64_t len, struct copy_result *res)
+{
+    uint8_t *buf = io_buf_get(len);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    int r = transfer_co_copy_data(t, off, buf, len, res);
+    io_buf_put(buf, len);
+    return r;
+}
+
+/* Let the file system do it, run by run; what it cannot goes by hand. */
+static CO_FN int transfer_co_offload(struct transfer *t, uint64_t off,
+                                     uint64_t len, struct copy_result *res)
+{
+    int r = 0;
+
+    while (len > 0 && r == 0) {
+        uint64_t at = 0, room, done = 0;
+        struct node *n = source_at(t, off, &at, &room);
+
+        room = MIN(room, len);
+        if (n && node_co_copy_range(n, at, t->p->target, off, room,
+                                    &done) < 0) {
+            done = 0;
+        }
+        res->copied += done;
+        if (done == 0) {
+            struct copy_result part = { 0 };
+
+            done = MIN(len, MAX(CHUNK, t->unit));
+            r = transfer_co_copy_by_hand(t, off, done, &part);
+            res->copied += part.copied;
+            res->is_read = part.is_read;
+        }
+        off += done;
+        len -= done;
+    }
+    return r;
+}
+
 static CO_FN int transfer_co_copy(void *arg, uint64_t off, uint64_t len,
                                   bool zero, struct copy_result *res)
 {
@@ -340,13 +389,8 @@ static CO_FN int transfer_co_copy(void *arg, uint64_t off, uint64_t len,
     if (zero) {
         return target_co_zero(t, off, len);
     }
-    uint8_t *buf = io_buf_get(len);
-    if (!buf) {
-        return -ENOMEM;
-    }
-    int r = transfer_co_copy_data(t, off, buf, len, res);
-    io_buf_put(buf, len);
-    return r;
+    return t->p->offload ? transfer_co_offload(t, off, len, res)
+                         : transfer_co_copy_by_hand(t, off, len, res);
 }
 
 /* --- the rest of what the engine asks --- */
@@ -400,14 +444,16 @@ static CO_FN int transfer_co_flush(struct transfer *t)
 
 CO_FN int transfer_co_run(struct graph *g, const struct transfer_params *p)
 {
-    uint32_t cluster = node_get_limits(p->target)->cluster_size;
+    const struct node_limits *l = node_get_limits(p->target);
+    uint32_t unit = p->compressed ? l->compressed_unit : l->cluster_size;
     struct transfer t = {
-        .p = p, .unit = MAX(cluster, BLOCK), .turns = G_QUEUE_INIT,
+        .p = p, .unit = MAX(unit, BLOCK), .turns = G_QUEUE_INIT,
+        .write_flags = p->compressed ? IO_COMPRESSED : 0,
         .bad_status = UINT64_MAX,
     };
     struct copy_params cp = {
         .end = p->size,
-        .chunk = MAX(CHUNK, t.unit),
+        .chunk = MAX(p->offload ? CHUNK_OFFLOAD : CHUNK, t.unit),
         .cluster = t.unit,
         .speed = p->rate,
         .window_max = p->parallel * (uint64_t)MAX(CHUNK, t.unit),

@@ -259,7 +259,9 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
     if (size > INT64_MAX) {
         return err_set(err, EFBIG, "Image size must be less than 8 EiB");
     }
-    ret = node_co_truncate(file, size, err);
+    /* Storage of a fixed size is good when it is large enough. */
+    ret = !file->drv->co_truncate && size <= file->size
+        ? 0 : node_co_truncate(file, size, err);
     if (ret == 0) {
         ret = raw_co_preallocate(file, size, (enum preallocation)how, err);
     }
@@ -271,6 +273,18 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
         return err_set_errno(err, -ret, "Could not flush '%s'", file->filename);
     }
     return 0;
+}
+
+static int raw_measure(struct opts *o, struct image_measure *ret, GError **err)
+{
+    int how, r = opts_take_size(o, "size", &ret->size, err);
+
+    if (r >= 0) {
+        r = opts_take_enum(o, "preallocation", preallocation_names, &how, err);
+    }
+    ret->size = (ret->size + 511) / 512 * 512;
+    ret->all = true;
+    return MIN(r, 0);
 }
 
 static const struct create_option raw_create_options[] = {
@@ -300,4 +314,5 @@ const struct node_driver raw_driver = {
     .co_cache = raw_co_cache,
     .co_create = raw_co_create,
     .create_options = raw_create_options,
+    .measure = raw_measure,
 };

@@ -76,6 +76,15 @@ struct bitmap_args {
 
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
 
+/* What an image of a format takes, bytes. */
+struct image_measure {
+    uint64_t size;          /* the disk, in whole clusters */
+    uint64_t metadata;      /* what comes to it */
+    uint64_t cluster_size;  /* unit of allocation; 0: always as large as @size */
+    bool all;               /* every cluster is allocated at once */
+    uint64_t data;          /* of those that a source holds; by the caller */
+};
+
 struct node_driver {
     const char *name;            /* "qed" */
     enum node_kind kind;
@@ -181,6 +190,10 @@ struct node_driver {
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
                                const char *name,
                                const struct bitmap_args *args, GError **err);
+
+    /* How much space a new image would take; @o as for co_create. Pure.
+     * Optional. */
+    int (*measure)(struct opts *o, struct image_measure *ret, GError **err);
 
     /* What all parents together do and share is about to become @perm/@shared;
      * a failure refuses the change (image locks). Called again with the old

@@ -117,9 +117,11 @@ static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
     return 0;
 }
 
-/* Empty the file under @node, as a writer that shares with nobody. */
+/* Empty the file under @node, as a writer that shares with nobody. Storage
+ * that is no file (@path NULL) stays as long as it is. */
 static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
-                               const json_t *options, GError **err)
+                               const json_t *options, const char *path,
+                               GError **err)
 {
     CLEANUP(opts_freep) struct opts *o = opts_new(options);
     struct user *user;
@@ -130,7 +132,7 @@ static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
     if (r < 0) {
         return r;
     }
-    r = file->size > 0 ? node_co_truncate(file, 0, err) : 0;
+    r = path && file->size > 0 ? node_co_truncate(file, 0, err) : 0;
     if (r == 0) {
         r = drv->co_create(file, o, err);
     }
@@ -147,35 +149,56 @@ static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
     return r;
 }
 
+/* The file for a new image, its directory entry made if need be; or what is
+ * there already: a device, the storage behind an address. *@ret_path: of the
+ * file, owned; NULL for other storage. */
+static CO_FN int open_co_storage(struct graph *g, const char *filename,
+                                 struct node **ret_file, char **ret_path,
+                                 bool *ret_made, GError **err)
+{
+    json_t *options = NULL;
+    int r = backing_co_parse_address(g, filename, &options, err);
+
+    *ret_path = NULL;
+    *ret_made = false;
+    if (r < 0) {
+        return r;
+    }
+    if (strcmp(json_string_value(json_object_get(options, "driver")),
+               "file") == 0) {
+        *ret_path = g_strdup(json_string_value(
+            json_object_get(options, "filename")));
+        r = make_co_file(*ret_path, ret_made, err);
+    }
+    if (r == 0) {
+        r = node_co_open(g, options, NODE_RDWR, ret_file, err);
+    }
+    json_decref(options);
+    return r;
+}
+
 CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err)
 {
-    json_t *file_options = json_pack("{s:s,s:s}", "driver", "file", "filename",
-                                     filename);
+    g_autofree char *path = NULL;
     struct node *file;
     bool made;
-    int r = make_co_file(filename, &made, err);
+    int r = open_co_storage(g, filename, &file, &path, &made, err);
 
-    if (r < 0) {
-        json_decref(file_options);
-        return r;
-    }
-    r = node_co_open(g, file_options, NODE_RDWR, &file, err);
-    json_decref(file_options);
     if (r == 0) {
-        r = fill_co_image(file, drv, options, err);
+        r = fill_co_image(file, drv, options, path, err);
         node_co_unref(file);
     }
-    if (r == 0) {
-        r = BARRIER(CREATE_NAME, io_co_fsync_parent(filename));
+    if (r == 0 && path) {
+        r = BARRIER(CREATE_NAME, io_co_fsync_parent(path));
         if (r < 0) {
             err_set_errno(err, -r, "Could not make the directory entry of "
-                          "'%s' durable", filename);
+                          "'%s' durable", path);
         }
     }
     if (r < 0 && made) {
-        io_co_unlink(filename);
+        io_co_unlink(path);
     }
     return r;
 }

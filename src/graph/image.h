@@ -14,8 +14,9 @@ struct graph;
 struct node;
 
 /* Make image @filename of format @drv; @options is what its co_create() takes
- * and is checked in full.  An existing file is emptied, unless somebody uses
- * it.  Durable on success, its directory entry included (N4); on failure a
+ * and is checked in full.  @filename may be a device or an address: then the
+ * image goes into what is there.  An existing file is emptied, unless somebody
+ * uses it.  Durable on success, its directory entry included (N4); on failure a
  * file that was made here is removed again. */
 CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 SLUICE = os.path.abspath(os.environ['SLUICE'])
 QEMU_IMG = shutil.which('qemu-img')
@@ -101,7 +102,29 @@ ROWS = [
     'dd count=0 if=base.raw of=out', 'dd bs=1M count=30 if=base.raw of=out',
     '~dd bs=1M skip=8 count=2 if=base.raw of=out', 'dd -U if=o.qed of=out',
     'dd --image-opts if=driver=qed,file.filename=o.qed of=out',
+    # addresses; @ stands for that of a server of server.raw
+    'info @', 'info --output=json @', 'map --output=json @', 'check @',
+    '~info nbd:unix:nbd.sock', 'convert nbd:unix:nbd.sock out', 'convert @ out',
+    'convert -f raw -O qed @ out', 'convert base.raw @ out',
+    'compare @ twin.raw', 'compare -s @ @', 'compare base.raw @',
+    'dd bs=64k skip=4 if=@ of=out', 'measure @',
+    '!convert base.raw @', '!convert -n o.qed @', '!convert -n -S 0 o.qed @',
+    '!dd if=base.raw of=@', '~convert -O qed base.raw @',
+    '~convert base.raw base.raw @', '~convert nbd:unix:none.sock out',
+    # measure
+    'measure', 'measure base.raw', 'measure --size 10G', 'measure --size 1000',
+    'measure --size 0', 'measure --output=json base.raw', 'measure o.qed',
+    'measure --size 1G base.raw', 'measure --size abc', 'measure --size 9E',
+    '~measure --output=xx base.raw', 'measure -O nope --size 1',
+    'measure -f nope base.raw', 'measure --size 1 -f raw', 'measure missing',
+    'measure -o cluster_size=64k base.raw', 'measure base.raw small.raw',
+    'measure -O raw -o preallocation=full base.raw', 'measure odd.raw',
+    'measure -O qed --size 1G', 'measure -O raw --size 1E',
+    'measure --image-opts driver=qed,file.filename=o.qed', 'measure -U o.qed',
+    'measure --image-opts -f raw base.raw', 'measure -l foo base.raw',
+    'measure --size 1G -o help', 'measure --size 1 -l foo',
 ]
+NBD = 'nbd+unix:///?socket=nbd.sock'
 
 
 
@@ -135,6 +158,21 @@ def make_folder(folder):
     with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
         f.write(bytes(range(256)) * 5000 + b'tail')
     make_targets(folder)
+    make_image(folder, 'server.raw', '10M', 'write -P 9 1M 1M')
+    shutil.copy(os.path.join(folder, 'server.raw'),
+                os.path.join(folder, 'twin.raw'))
+
+
+def serve(folder):
+    """The address NBD, in that folder. The caller ends the process."""
+    p = subprocess.Popen(['qemu-nbd', '-t', '-e', '8', '-f', 'raw', '-k',
+                          os.path.join(folder, 'nbd.sock'), 'server.raw'],
+                         cwd=folder, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not os.path.exists(os.path.join(folder, 'nbd.sock')):
+        assert p.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    return p
 
 
 def make_targets(folder):
@@ -179,16 +217,17 @@ def compare_made(folders, words, target, check_size):
         same = os.path.exists(theirs) == os.path.exists(ours)
         return [] if same else ['only one of them made the target']
     diffs = []
+    name = NBD if target == 'server.raw' else target
     for program in QEMU_IMG, SLUICE:
-        raw = os.path.join(folders[1], 'judge.raw')
-        for image in theirs, ours:
-            tool(program, 'convert', '-f', fmt, '-O', 'raw', image,
-                 raw + os.path.basename(os.path.dirname(image)))
-        p = subprocess.run(['cmp', raw + 'theirs', raw + 'ours'],
+        raws = [os.path.join(f, 'judge.raw') for f in folders]
+        for f in folders:
+            tool(program, 'convert', '-f', fmt, '-O', 'raw', name, 'judge.raw',
+                 cwd=f)
+        p = subprocess.run(['cmp'] + raws,
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if p.returncode:
             diffs.append('read by %s: %r' % (program, p.stdout))
-    a, b = facts(folders[0], target, fmt), facts(folders[1], target, fmt)
+    a, b = facts(folders[0], name, fmt), facts(folders[1], name, fmt)
     if a != b:
         diffs.append('theirs: %s\nours: %s' % (a, b))
     if fmt != 'raw':
@@ -206,7 +245,7 @@ def compare_made(folders, words, target, check_size):
 
 
 def run_row(row, folders):
-    words = row.lstrip('~!').split()
+    words = row.lstrip('~!').replace('@', NBD).split()
     theirs = run(QEMU_IMG, words, folders[0])
     ours = run(SLUICE, words, folders[1])
     if row[0] == '~':
@@ -214,9 +253,9 @@ def run_row(row, folders):
     diffs = ['theirs: %r\nours: %r' % (a, b)
              for a, b in zip(theirs, ours) if a != b]
     if theirs[0] == 0 and row[0] != '~' and words[0] in ('convert', 'dd'):
-        target = words[-1].rsplit('=', 1)[-1]
+        target = words[-1].split('of=')[-1].replace(NBD, 'server.raw')
         diffs += compare_made(folders, words, target, row[0] != '!')
-    if row[0] == '!':
+    if row[0] == '!' and NBD not in words[-1]:
         for f in folders:
             make_targets(f)
     for f in folders:
@@ -225,23 +264,37 @@ def run_row(row, folders):
     return diffs
 
 
+def run_rows(folders):
+    failed = False
+    for num, row in enumerate(ROWS, 1):
+        diffs = run_row(row, folders)
+        print('%s %d %s' % ('not ok' if diffs else 'ok', num, row), flush=True)
+        for d in diffs:
+            failed = True
+            print('\n'.join('# ' + line for line in d.splitlines()))
+    return failed
+
+
 def main():
-    if not QEMU_IMG or not shutil.which('qemu-io'):
-        print('skip: qemu-img and qemu-io (qemu-utils) are missing')
-        return 77
+    for name in 'qemu-img', 'qemu-io', 'qemu-nbd':
+        if not shutil.which(name):
+            print('skip: %s (qemu-utils) is missing' % name)
+            return 77
     print('1..%d' % len(ROWS), flush=True)
     failed = False
-    with tempfile.TemporaryDirectory(prefix='image-copy-') as top:
+    servers = []
+    top = tempfile.mkdtemp(prefix='image-copy-')
+    try:
         folders = [os.path.join(top, name) for name in ('theirs', 'ours')]
         for f in folders:
             make_folder(f)
-        for num, row in enumerate(ROWS, 1):
-            diffs = run_row(row, folders)
-            print('%s %d %s' % ('not ok' if diffs else 'ok', num, row),
-                  flush=True)
-            for d in diffs:
-                failed = True
-                print('\n'.join('# ' + line for line in d.splitlines()))
+            servers.append(serve(f))
+        failed = run_rows(folders)
+    finally:
+        for p in servers:
+            p.terminate()
+            p.wait()
+        shutil.rmtree(top)
     return 1 if failed else 0
 
 

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sluice measure: how much space will an image need?  The format's driver says
+ * what its tables take for a disk of that size; the clusters that a source
+ * holds are counted here.
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/math.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/create-options.h"
+#include "cli/image.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "graph/node.h"
+
+#define SECTOR 512
+
+struct measure {
+    struct image_spec source;  /* name NULL: --size */
+    const char *format, *snapshot;
+    json_t *options;
+    uint64_t size;
+    bool has_size, json, list_options;
+};
+
+enum { OPT_SIZE = OPT_OTHER };
+
+static int parse_option(struct measure *m, int opt, char **argv)
+{
+    switch (opt) {
+    case 'f': m->source.format = optarg; break;
+    case 'O': m->format = optarg; break;
+    case 'l': m->snapshot = optarg; break;
+    case 'o': return create_options_add("measure", m->options, optarg,
+                                        &m->list_options);
+    case 'U': m->source.flags |= NODE_FORCE_SHARE; break;
+    case OPT_IMAGE_OPTS: m->source.is_opts = true; break;
+    case OPT_OBJECT: return image_add_object("measure", optarg);
+    case OPT_OUTPUT: return cli_parse_output("measure", optarg, &m->json);
+    case OPT_SIZE:
+        m->has_size = true;
+        return cli_parse_size("image size", optarg, 0, INT64_MAX, &m->size);
+    default: return cli_bad_option("measure", argv);
+    }
+    return 0;
+}
+
+/* What cannot go together. */
+static int check_args(const struct measure *m, int words)
+{
+    const char *text = NULL;
+
+    if (words > 1) {
+        text = "At most one filename argument is allowed.";
+    } else if (words == 0 && (m->source.is_opts || m->source.format ||
+                              m->snapshot)) {
+        text = "--image-opts, -f, and -l require a filename argument.";
+    } else if (words == 0 && !m->has_size) {
+        text = "Either --size N or one filename must be specified.";
+    } else if (words == 1 && m->has_size) {
+        text = "--size N cannot be used together with a filename.";
+    } else if (m->source.is_opts && m->source.format) {
+        text = "--image-opts and --format are mutually exclusive";
+    }
+    if (text) {
+        cli_error("%s", text);
+    }
+    return text ? 1 : 0;
+}
+
+/* 0, an exit status, or -1 after help. */
+static int parse_args(int argc, char **argv, struct measure *m)
+{
+    static const struct option options[] = {
+        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        { "output", required_argument, NULL, OPT_OUTPUT },
+        { "size", required_argument, NULL, OPT_SIZE },
+        { NULL, 0, NULL, 0 }
+    };
+    int opt, r = 0;
+
+    while (r == 0 && (opt = getopt_long(argc, argv, "hf:O:o:l:U", options,
+                                        NULL)) != -1) {
+        if (opt == 'h') {
+            cli_print_help("measure");
+            return -1;
+        }
+        r = parse_option(m, opt, argv);
+    }
+    if (r == 0) {
+        r = check_args(m, argc - optind);
+        m->source.name = argv[optind];
+    }
+    return r;
+}
+
+/* The bytes of clusters of @cluster bytes that must be written for @n; it has
+ * no cluster where its chain reads as zeroes by its maps alone. */
+static CO_FN int measure_co_data(struct node *n, uint64_t cluster,
+                                 uint64_t *ret_bytes, GError **err)
+{
+    uint64_t end = round_up(n->size, SECTOR), off = 0;
+
+    *ret_bytes = 0;
+    while (off < n->size) {
+        struct extent ext;
+        int r = node_co_status_above(n, NULL, off, n->size - off, &ext);
+
+        if (r < 0) {
+            return err_set_errno(err, -r, "Unable to get block status");
+        }
+        if (!(ext.flags & STATUS_ZERO) && ext.depth) {
+            uint64_t from = round_down(off, cluster);
+
+            off = MIN(round_up(off + ext.len, cluster), end);
+            *ret_bytes += off - from;
+        } else {
+            off += ext.len;
+        }
+    }
+    return 0;
+}
+
+static CO_FN int measure_co_image(struct measure *m,
+                                  const struct node_driver *drv,
+                                  struct node *source,
+                                  struct image_measure *res, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = NULL;
+    uint64_t size = source ? round_up(source->size, SECTOR) : m->size;
+
+    json_object_set_new(m->options, "size", json_integer((json_int_t)size));
+    o = opts_new(m->options);
+    int r = drv->measure(o, res, err);
+    if (r == 0) {
+        r = opts_finish(o, err);
+    }
+    if (r < 0 || !source || !res->cluster_size || res->all) {
+        return r;
+    }
+    return measure_co_data(source, res->cluster_size, &res->data, err);
+}
+
+static void print_result(const struct measure *m,
+                         const struct image_measure *res)
+{
+    uint64_t full = res->metadata + res->size;
+    uint64_t required = res->metadata + (res->all ? res->size : res->data);
+
+    if (m->json) {
+        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %"
+               PRIu64 "\n}\n", required, full);
+    } else {
+        printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64
+               "\n", required, full);
+    }
+}
+
+static CO_FN int measure_co_format(struct graph *g, struct measure *m,
+                                   const struct node_driver **ret_drv,
+                                   GError **err)
+{
+    const struct node_driver *drv = graph_find_driver(g, m->format);
+    g_autoptr(GError) why = NULL;
+
+    if (!drv || !drv->create_options) {
+        return err_set(err, EINVAL, drv ? "Format driver '%s' does not support "
+                       "image creation" : "Unknown file format '%s'",
+                       m->format);
+    }
+    if (create_options_complete(m->options, drv, &why) < 0 ||
+        (m->list_options && err_set(&why, EINVAL, "Invalid parameter 'help'"))) {
+        cli_gerror(why);
+        return err_set(err, EINVAL, "Invalid options for file format '%s'",
+                       m->format);
+    }
+    if (!drv->measure) {
+        return err_set(err, ENOTSUP, "Block driver '%s' does not support size "
+                       "measurement", m->format);
+    }
+    *ret_drv = drv;
+    return 0;
+}
+
+static CO_FN int measure_co_run(struct graph *g, void *arg)
+{
+    struct measure *m = arg;
+    const struct node_driver *drv = NULL;
+    struct image_measure res = { 0 };
+    struct node *source = NULL;
+    g_autoptr(GError) err = NULL;
+    int r = 0;
+
+    if (m->source.name) {
+        r = image_co_open_spec(g, &m->source, &source, &err);
+    }
+    if (r == 0 && m->snapshot) {
+        r = err_set(&err, ENOTSUP, "Failed to load snapshot: Block format '%s' "
+                    "used by device '' does not support temporarily loading "
+                    "internal snapshots", source->drv->name);
+    }
+    if (r == 0) {
+        r = measure_co_format(g, m, &drv, &err);
+    }
+    if (r == 0) {
+        r = measure_co_image(m, drv, source, &res, &err);
+    }
+    if (source) {
+        node_co_unref(source);
+    }
+    if (r < 0) {
+        cli_gerror(err);
+        return 1;
+    }
+    print_result(m, &res);
+    return 0;
+}
+
+int cmd_measure(int argc, char **argv)
+{
+    struct measure m = { .format = "raw", .options = json_object() };
+    int status = parse_args(argc, argv, &m);
+
+    if (status == 0) {
+        status = image_run(measure_co_run, &m);
+    }
+    json_decref(m.options);
+    return MAX(status, 0);
+}
