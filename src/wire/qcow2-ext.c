@@ -197,6 +197,28 @@ size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room)
     return pos + put_ext(buf + pos, QCOW2_EXT_END, NULL, 0);
 }
 
+bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e)
+{
+    size_t pos = 0;
+
+    while (len - pos >= EXT_HEAD && get_be32(area + pos) != QCOW2_EXT_END) {
+        size_t size = EXT_HEAD + round_up(get_be32(area + pos + 4), 8);
+
+        if (size > len - pos) {
+            return false;
+        }
+        if (get_be32(area + pos) == e->type) {
+            if (size != ext_size(e)) {
+                return false;
+            }
+            put_ext(area + pos, e->type, e->data, e->len);
+            return true;
+        }
+        pos += size;
+    }
+    return false;
+}
+
 /* --- names of features --- */
 
 /* A name from the image, made fit for a message. */

@@ -124,6 +124,10 @@ size_t qcow2_exts_size(const GArray *exts);
  * messages. Returns the bytes written; 0 when even then there is no room. */
 size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room);
 
+/* Put @e in the place of the one of its type in @area (which may end in the
+ * middle of one); false when it is not there, or does not take the same room. */
+bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e);
+
 enum qcow2_feature_kind {
     QCOW2_INCOMPATIBLE, QCOW2_COMPATIBLE, QCOW2_AUTOCLEAR
 };

@@ -52,6 +52,7 @@ const struct node_driver qcow2_driver = {
     .header_backing = driver_header_backing,
     .co_preadv = qcow2_co_preadv,
     .co_status = qcow2_co_status,
+    .co_change_backing = qcow2_co_change_backing,
     .co_create = qcow2_co_create,
     .create_options = qcow2_create_options,
 };

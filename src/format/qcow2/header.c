@@ -177,16 +177,20 @@ static CO_FN int sector_co_write(struct qcow2_image *img,
                                  const uint8_t sector[QCOW2_SECTOR])
 {
     uint8_t *buf = io_buf_get(QCOW2_SECTOR);
+    struct qcow2_header now = *h;
     struct iovec v;
     int ret;
 
     memcpy(buf, sector, QCOW2_SECTOR);
-    qcow2_header_encode(h, buf);
+    if (img->corrupt && now.version > 2) { /* however old @h is */
+        now.incompat |= QCOW2_I_CORRUPT;
+    }
+    qcow2_header_encode(&now, buf);
     ret = node_co_pwritev(qcow2_file(img), 0, iov_one(&v, buf, QCOW2_SECTOR),
                           0);
     if (ret == 0) {
         memcpy(img->sector, buf, QCOW2_SECTOR);
-        img->hdr = *h;
+        img->hdr = now;
     }
     io_buf_put(buf, QCOW2_SECTOR);
     trace_qcow2_header(img->node->name, h->incompat, h->size, ret);
@@ -210,6 +214,41 @@ static size_t exts_room(const struct qcow2_header *h)
     return end > h->header_length ? end - h->header_length : 0;
 }
 
+static bool has_ext(const GArray *exts, const struct qcow2_ext *e)
+{
+    for (guint i = 0; i < exts->len; i++) {
+        const struct qcow2_ext *x = &g_array_index(exts, struct qcow2_ext, i);
+
+        if (x->type == e->type && x->len == e->len &&
+            (e->len == 0 || memcmp(x->data, e->data, e->len) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Large unknown extensions keep the area from fitting: then what is new must
+ * take the place of what was, in sector 0. What has no data any more stays: a
+ * format without a backing file means nothing. */
+static bool exts_patch(const struct qcow2_image *img, const GArray *exts,
+                       uint8_t *sector)
+{
+    const size_t start = img->hdr.header_length;
+
+    if (start >= QCOW2_SECTOR) {
+        return false;
+    }
+    for (guint i = 0; i < exts->len; i++) {
+        const struct qcow2_ext *e = &g_array_index(exts, struct qcow2_ext, i);
+
+        if (!has_ext(img->exts, e) &&
+            !qcow2_exts_patch(sector + start, QCOW2_SECTOR - start, e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int qcow2_co_write_exts(struct qcow2_image *img, const struct qcow2_header *h,
                         GArray *exts, const char *name)
 {
@@ -218,7 +257,8 @@ int qcow2_co_write_exts(struct qcow2_image *img, const struct qcow2_header *h,
     int ret;
 
     memcpy(sector, img->sector, QCOW2_SECTOR);
-    if (qcow2_exts_encode(exts, sector + h->header_length, room) == 0) {
+    if (qcow2_exts_encode(exts, sector + h->header_length, room) == 0 &&
+        !exts_patch(img, exts, sector)) {
         return -ENOSPC;
     }
     if (name) {
