@@ -13,7 +13,9 @@
  *     A pass under way does not count: the caller's writes may have completed
  *     after its first flush.
  *   - After a flush of the file failed nothing succeeds any more (G6): the
- *     kernel may have dropped the very pages that were to be kept.
+ *     kernel may have dropped the very pages that were to be kept.  A write of
+ *     metadata that failed is another matter: its pointers are still here, and
+ *     the next pass writes the same again.
  */
 #include "format/group.h"
 #include <errno.h>
@@ -132,15 +134,9 @@ int group_error(const struct group *g)
     return g->error;
 }
 
-/* Space may be made: such a failure loses nothing and can be tried again. */
-static bool is_retryable(int ret)
+int group_co_sync(struct group *g)
 {
-    return ret == -ENOSPC || ret == -EDQUOT;
-}
-
-static CO_FN int file_co_flush(struct group *g)
-{
-    int ret = node_co_flush(g->file);
+    int ret = g->error ? g->error : node_co_flush(g->file);
 
     if (ret < 0) {
         g->error = ret;
@@ -152,16 +148,7 @@ static CO_FN int file_co_flush(struct group *g)
 static CO_FN int file_co_flush_last(struct group *g)
 {
     node_co_debug_event(g->file, DEBUG_FLUSH_TO_DISK);
-    return file_co_flush(g);
-}
-
-/* Keep an operation's failure unless it can be tried again. */
-static int op_result(struct group *g, int ret)
-{
-    if (ret < 0 && !is_retryable(ret)) {
-        g->error = ret;
-    }
-    return ret;
+    return group_co_sync(g);
 }
 
 /* Steps 2 to 5 for all generations up to @gen. */
@@ -172,15 +159,15 @@ static CO_FN int generations_co_publish(struct group *g, uint64_t gen)
     while (g->writing[gen & 1] && !BARRIER_OFF(GROUP_WAIT)) {
         co_queue_co_wait(&g->data);
     }
-    ret = op_result(g, g->ops->co_before(g->arg, gen));
+    ret = g->ops->co_before(g->arg, gen);
     if (ret < 0) {
         return ret;
     }
-    ret = BARRIER(GROUP_DATA, file_co_flush(g));
+    ret = BARRIER(GROUP_DATA, group_co_sync(g));
     if (ret < 0) {
         return ret;
     }
-    ret = op_result(g, g->ops->co_publish(g->arg, gen));
+    ret = g->ops->co_publish(g->arg, gen);
     if (ret < 0) {
         return ret;
     }

@@ -14,7 +14,8 @@
  *
  * A guest flush or FUA publishes now; otherwise 64 MiB or 1 s does (M9).  When
  * nothing is pending a flush is one fdatasync.  Concurrent flushes share one
- * pass that began after they were asked for.  A failed flush is sticky (G6).
+ * pass that began after they were asked for.  A failed flush of the file is
+ * sticky (G6); after a failed write of pointers the next pass writes them again.
  */
 #pragma once
 #include <stdbool.h>
@@ -51,12 +52,14 @@ void group_data_done(struct group *g, uint64_t gen);
 
 /* Make everything written before the call durable, mapping included. */
 CO_FN int group_co_flush(struct group *g);
+/* Flush the file inside an operation of the driver; a failure is sticky. */
+CO_FN int group_co_sync(struct group *g);
 /* Start publishing now in the background if anything is pending. */
 void group_kick(struct group *g);
 /* Is anything waiting to be published? */
 bool group_pending(const struct group *g);
-/* 0, or the error of the flush that failed. -ENOSPC and -EDQUOT of an operation
- * of the driver are not kept: the pass fails, its pointers wait for the next. */
+/* 0, or the error of the flush that failed. A failure of an operation of the
+ * driver is not kept: the pass fails, its pointers wait for the next. */
 int group_error(const struct group *g);
 /* Wait for a pass under way and let none begin (header changes) / let them. Do
  * not flush in between. */

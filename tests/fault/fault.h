@@ -102,6 +102,7 @@ struct rig {
     bool strict;                 /* nothing may fail */
     bool independent;            /* the base was said to be dispensable */
     unsigned failed;             /* operations and commands that did */
+    unsigned flushes_failed;
     int value;                   /* last one given out */
     struct disk disk;
     struct loop *loop;

@@ -270,6 +270,10 @@ void guest_co_flush(struct rig *r)
     }
     ret = user_co_flush(r->user);
     judge(r, "flush", ret);
+    if (ret < 0 && r->fault.op != SIM_FDATASYNC && !r->fault.sticky &&
+        r->flushes_failed++) {
+        die(r, "a fault that is over fails a second flush");
+    }
     if (ret == 0) {
         if (sync_failed(r)) {
             die(r, "a flush succeeds after one has failed");

@@ -265,7 +265,21 @@ static CO_FN void sticky_run(struct fixture *f)
     expect("");
 }
 
-/* Want of space is not kept: the pointers go with the next group. */
+/* A sync inside an operation is a flush like the others. */
+static CO_FN void sync_run(struct fixture *f)
+{
+    flush_result = -EIO;
+    touch(f);
+    g_assert_cmpint(group_co_sync(f->group), ==, -EIO);
+    flush_result = 0;
+    g_assert_cmpint(group_co_sync(f->group), ==, -EIO);
+    allocate(f);
+    g_assert_cmpint(group_co_flush(f->group), ==, -EIO);
+    expect("( )");
+}
+
+/* What an operation could not write is not kept as an error: the pointers go
+ * with the next group. */
 static CO_FN void space_run(struct fixture *f)
 {
     f->before_result = -ENOSPC;
@@ -275,9 +289,10 @@ static CO_FN void space_run(struct fixture *f)
     g_assert_true(group_pending(f->group));
     allocate(f);
     f->before_result = 0;
-    f->publish_result = -ENOSPC;
-    g_assert_cmpint(group_co_flush(f->group), ==, -ENOSPC);
+    f->publish_result = -EIO;
+    g_assert_cmpint(group_co_flush(f->group), ==, -EIO);
     expect("before2 ( ) publish2");
+    g_assert_cmpint(group_error(f->group), ==, 0);
     f->publish_result = 0;
     g_assert_cmpint(group_co_flush(f->group), ==, 0);
     expect("before2 ( ) publish2 ( ) done2");
@@ -304,7 +319,8 @@ int main(int argc, char **argv)
         { "/group/empty", empty_run }, { "/group/order", order_run },
         { "/group/data", data_run }, { "/group/share", share_run },
         { "/group/age", age_run }, { "/group/bytes", bytes_run },
-        { "/group/sticky", sticky_run }, { "/group/space", space_run },
+        { "/group/sticky", sticky_run }, { "/group/sync", sync_run },
+        { "/group/space", space_run },
         { "/group/lock", lock_run },
     };
 
