@@ -191,8 +191,7 @@ static int section_begin(struct config *c, char *line, GError **err)
 /* key = "value" */
 static int pair_add(struct config *c, char *line, GError **err)
 {
-    char *value = strchr(line, '=');
-    size_t len;
+    char *value = strchr(line, '='), *end;
 
     if (!c->kind) {
         return err_set(err, EINVAL, "no group defined");
@@ -203,11 +202,16 @@ static int pair_add(struct config *c, char *line, GError **err)
     *value++ = '\0';
     g_strchomp(line);
     value = g_strchug(value);
-    len = strlen(value);
-    if (len < 2 || value[0] != '"' || value[len - 1] != '"') {
+    end = *value == '"' ? strchr(value + 1, '"') : NULL;
+    if (!end) {
         return err_set(err, EINVAL, "the value of '%s' is not in quotes", line);
     }
-    value[len - 1] = '\0';
+    *end++ = '\0';
+    end = g_strchug(end);
+    if (*end && *end != '#') {
+        return err_set(err, EINVAL, "'%s' follows the value of '%s'", end,
+                       line);
+    }
     if (json_object_set_new(c->section, line, json_string(value + 1)) < 0) {
         return err_set(err, EINVAL, "not valid UTF-8");
     }

@@ -19,7 +19,7 @@
 #include "graph/node.h"
 #include "loop/co.h"
 
-/* A coroutine held at a breakpoint; on its own stack. */
+/* A coroutine held at a breakpoint: its own. */
 struct suspended {
     const char *tag;
     bool go;
@@ -207,6 +207,27 @@ static CO_FN int blkdebug_co_open(struct node *n, struct opts *o,
     return r;
 }
 
+/* Rules and limits stay; read-only and the like are not ours. */
+static CO_FN int blkdebug_co_reopen(struct node *n, struct opts *o,
+                                    unsigned flags, GError **err)
+{
+    const char *image = node_file(n)->name;
+    int r = 0;
+
+    for (unsigned i = 0; blkdebug_option_names[i] && r == 0; i++) {
+        const char *name = blkdebug_option_names[i];
+        json_t *v = opts_take_any(o, name);
+
+        if (v && !json_equal(v, json_object_get(n->options, name)) &&
+            (strcmp(name, "image") ||
+             g_strcmp0(json_string_value(v), image))) {
+            r = err_set(err, EINVAL, "Cannot change the option '%s'", name);
+        }
+        json_decref(v);
+    }
+    return r;
+}
+
 static CO_FN void blkdebug_co_close(struct node *n)
 {
     struct blkdebug *s = n->state;
@@ -238,9 +259,11 @@ static void blkdebug_limits(struct node *n, struct node_limits *l)
 
 /* --- breakpoints --- */
 
-static CO_FN void tag_co_suspend(struct blkdebug *s, const char *tag)
+/* Held under all of @tags at once; goes on when each has been resumed. */
+static CO_FN void tags_co_suspend(struct blkdebug *s, const GPtrArray *tags)
 {
-    struct suspended self = { .tag = tag }, **p = &s->suspended;
+    g_autofree struct suspended *held = g_new0(struct suspended, tags->len);
+    struct suspended **p = &s->suspended;
 
     if (s->quiesced) {
         return;
@@ -248,9 +271,15 @@ static CO_FN void tag_co_suspend(struct blkdebug *s, const char *tag)
     while (*p) {
         p = &(*p)->next;
     }
-    *p = &self;
-    while (!self.go) {
-        co_queue_co_wait(&self.queue);
+    for (unsigned i = 0; i < tags->len; i++) {
+        held[i].tag = g_ptr_array_index(tags, i);
+        *p = &held[i];
+        p = &held[i].next;
+    }
+    for (unsigned i = 0; i < tags->len; i++) {
+        while (!held[i].go) {
+            co_queue_co_wait(&held[i].queue);
+        }
     }
 }
 
@@ -286,8 +315,8 @@ static CO_FN void blkdebug_co_debug_event(struct node *n, enum debug_event ev)
     }
     tags = g_ptr_array_new_with_free_func(g_free);
     blkdebug_rules_event(&s->rules, ev, tags);
-    for (unsigned i = 0; i < tags->len; i++) {
-        tag_co_suspend(s, g_ptr_array_index(tags, i));
+    if (tags->len > 0) {
+        tags_co_suspend(s, tags);
     }
     g_ptr_array_free(tags, TRUE);
 }
@@ -460,6 +489,7 @@ const struct node_driver blkdebug_driver = {
     .name_prefixes = blkdebug_prefixes,
     .co_open = blkdebug_co_open,
     .co_close = blkdebug_co_close,
+    .co_reopen = blkdebug_co_reopen,
     .describe = blkdebug_describe,
     .limits = blkdebug_limits,
     .co_preadv = blkdebug_co_preadv,

@@ -148,6 +148,7 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
         return 0;
     }
     node_co_debug_event(node_file(n), DEBUG_COW_READ);
+    node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
     ret = -EAGAIN;
     if (to - from < (f->end - f->start) / 2) {
         ret = fill_co_share(n, f);

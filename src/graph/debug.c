@@ -12,8 +12,18 @@ const char *const debug_event_names[] = {
     NULL
 };
 
+/* What the dispatcher does to a node itself: those above and below hear of
+ * their own. */
+static bool event_is_own(enum debug_event ev)
+{
+    return ev >= DEBUG_PWRITEV_RMW_HEAD && ev <= DEBUG_PWRITEV_DONE;
+}
+
 void node_co_debug_event_slow(struct node *n, enum debug_event ev)
 {
+    if (event_is_own(ev) && !n->drv->co_debug_event) {
+        return;
+    }
     /* What happens on a format's own disk is no business of its file. */
     while (n && !n->drv->co_debug_event && !n->drv->supports_backing) {
         n = node_file(n);

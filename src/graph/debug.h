@@ -4,7 +4,8 @@
  * ("blkdebug").  Whoever is about to do the thing that an event names says so
  * to the node it is about to do it on; the first filter at or below that node,
  * with nothing but filters and raw between, hears it and may let the caller
- * wait.  An event is a yield point, but costs one branch while no such filter
+ * wait.  (The "pwritev" events are of the node that is written to and nobody
+ * below.)  An event is a yield point, but costs one branch while no such filter
  * is in the graph.
  *
  * The table is that of the peer, so that recipes written for it are understood;

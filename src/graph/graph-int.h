@@ -117,6 +117,9 @@ void node_refresh_limits(struct node *n);
 void node_refresh_filename(struct node *n);
 void backing_request_free(struct backing_request *r);
 bool name_wellformed(const char *name);
+/* "discard" and "detect-zeroes" of an open node from @options; absent: the
+ * default. */
+int node_take_zeroing(struct node *n, const json_t *options, GError **err);
 
 /* backing.c: turn what a header named into options for node_co_open(). */
 CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,

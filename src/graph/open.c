@@ -57,6 +57,9 @@ static int cache_option(struct opts *o, unsigned *flags, GError **err)
     return ret;
 }
 
+/* Of the values of "discard" the first that ignores. */
+enum { DISCARD_IGNORE = 2 };
+
 /* The options that every node has. */
 struct common_options {
     unsigned flags;
@@ -65,12 +68,42 @@ struct common_options {
     int detect_zeroes;
 };
 
-static int common_take(struct opts *o, struct common_options *c, GError **err)
+static int open_take_zeroing(struct opts *o, int *discard, int *detect,
+                             GError **err)
 {
-    static const char *const discard[] = {
+    static const char *const discards[] = {
         "unmap", "on", "ignore", "off", NULL,
     };
-    static const char *const detect[] = { "off", "on", "unmap", NULL };
+    static const char *const detects[] = { "off", "on", "unmap", NULL };
+    int ret = opts_take_enum(o, "discard", discards, discard, err);
+
+    if (ret >= 0) {
+        ret = opts_take_enum(o, "detect-zeroes", detects, detect, err);
+    }
+    return MIN(ret, 0);
+}
+
+static void node_set_zeroing(struct node *n, int discard, int detect)
+{
+    n->priv->no_discard = discard >= DISCARD_IGNORE;
+    n->priv->detect_zeroes = (enum detect_zeroes)detect;
+}
+
+int node_take_zeroing(struct node *n, const json_t *options, GError **err)
+{
+    struct opts *o = opts_new(options);
+    int discard = 0, detect = 0;
+    int ret = open_take_zeroing(o, &discard, &detect, err);
+
+    opts_free(o);
+    if (ret == 0) {
+        node_set_zeroing(n, discard, detect);
+    }
+    return ret;
+}
+
+static int common_take(struct opts *o, struct common_options *c, GError **err)
+{
     bool rdonly = false;
     int ret = opts_take_bool(o, "read-only", &rdonly, err);
 
@@ -90,11 +123,7 @@ static int common_take(struct opts *o, struct common_options *c, GError **err)
         ret = cache_option(o, &c->flags, err);
     }
     if (ret >= 0) {
-        ret = opts_take_enum(o, "discard", discard, &c->discard, err);
-    }
-    if (ret >= 0) {
-        ret = opts_take_enum(o, "detect-zeroes", detect, &c->detect_zeroes,
-                             err);
+        ret = open_take_zeroing(o, &c->discard, &c->detect_zeroes, err);
     }
     return MIN(ret, 0);
 }
@@ -190,8 +219,7 @@ static CO_FN int open_co_node(struct graph *g, const json_t *options,
     }
     n->options = json_deep_copy(options);
     n->priv->explicit_rdonly = c.explicit_rdonly;
-    n->priv->no_discard = c.discard >= 2;
-    n->priv->detect_zeroes = (enum detect_zeroes)c.detect_zeroes;
+    node_set_zeroing(n, c.discard, c.detect_zeroes);
     ret = drv->co_open(n, o, n->flags, err);
     if (ret >= 0) {
         node_co_finish_open(n);

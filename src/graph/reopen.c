@@ -273,7 +273,7 @@ static int reopen_check_fixed(struct node *n, const json_t *options,
                               GError **err)
 {
     static const char *const fixed[] = {
-        "driver", "cache", "force-share", "discard", "detect-zeroes",
+        "driver", "cache", "force-share",
     };
     int ret = 0;
 
@@ -296,6 +296,9 @@ int node_co_reopen(struct node *n, const json_t *options, GError **err)
     node_ref(n);
     node_co_drain_begin(n);
     ret = reopen_co_drained(n, options, err);
+    if (ret == 0) {
+        ret = node_take_zeroing(n, options, err);
+    }
     if (ret == 0) {
         json_decref(n->options);
         n->options = json_deep_copy(options);

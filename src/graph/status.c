@@ -72,16 +72,33 @@ int node_co_status(struct node *n, uint64_t off, uint64_t len,
     return 0;
 }
 
+/* What stands above the format says nothing of its own, but filters that inject
+ * faults may refuse. */
+static CO_FN int status_co_pass_filters(struct node **n, uint64_t off,
+                                        uint64_t len)
+{
+    struct extent ext;
+    int ret = 0;
+
+    for (struct node *f = *n; f && *f->debuggers && node_is_filter(f) &&
+         ret == 0; f = node_file(f)) {
+        if (f->drv->co_status && off < f->size) {
+            ret = f->drv->co_status(f, off, MIN(len, f->size - off), &ext);
+        }
+    }
+    *n = node_skip_filters(*n);
+    return ret;
+}
+
 /* The first node from @n down (not @base) that decides @off. */
 static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
                                 uint64_t len, struct extent *ext)
 {
     unsigned depth = 1;
-    int ret;
+    int ret = status_co_pass_filters(&n, off, len);
 
-    n = node_skip_filters(n);
     base = node_skip_filters(base);
-    for (; n && n != base; n = node_skip_filters(node_backing(n)), depth++) {
+    for (; ret == 0 && n && n != base; depth++) {
         if (off >= n->size) {
             *ext = (struct extent) { .flags = STATUS_ZERO, .len = len };
             if (base) {
@@ -102,9 +119,11 @@ static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
             ext->depth = depth;
             return 0;
         }
+        n = node_backing(n);
+        ret = status_co_pass_filters(&n, off, len);
     }
     *ext = (struct extent) { .len = len, .flags = n ? 0 : STATUS_ZERO };
-    return 0;
+    return ret;
 }
 
 int node_co_status_above(struct node *n, struct node *base, uint64_t off,
