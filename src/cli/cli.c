@@ -57,6 +57,13 @@ int cli_bad_option(const char *command, char **argv)
                            "argument", argv[optind - 1]);
 }
 
+int cli_option_error(const char *command, int c, char **argv)
+{
+    return cli_usage_error(command, c == ':'
+                           ? "missing argument for option '%s'"
+                           : "unrecognized option '%s'", argv[optind - 1]);
+}
+
 int cli_print_help(const char *command)
 {
     for (const struct subcommand *s = subcommands; s->name; s++) {
@@ -74,9 +81,8 @@ int cli_parse_output(const char *command, const char *text, bool *ret_json)
     } else if (strcmp(text, "human") == 0) {
         *ret_json = false;
     } else {
-        return cli_usage_error(command,
-                               "--output must be used with human or json "
-                               "as argument, not '%s'", text);
+        cli_error("--output must be used with human or json as argument.");
+        return 1;
     }
     return 0;
 }

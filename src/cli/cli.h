@@ -26,6 +26,9 @@ int cli_usage_error(const char *command, const char *fmt, ...)
     G_GNUC_PRINTF(2, 3);
 /* The same for what getopt_long() has just refused (with opterr 0). */
 int cli_bad_option(const char *command, char **argv);
+/* The same in the words of the image commands; @c is what getopt_long() gave,
+ * its option string begins with ':'. */
+int cli_option_error(const char *command, int c, char **argv);
 /* Print the help of the named subcommand. Returns 0. */
 int cli_print_help(const char *command);
 

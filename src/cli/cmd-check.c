@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/print.h"
 #include "graph/driver.h"
 #include "graph/image.h"
 
@@ -39,7 +40,7 @@ static int parse_args(int argc, char **argv, struct check *c)
     int opt, r = 0;
 
     while (r == 0 &&
-           (opt = getopt_long(argc, argv, "hf:r:T:qU", options, NULL)) != -1) {
+           (opt = getopt_long(argc, argv, ":hf:r:T:qU", options, NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help("check"); return -1;
         case 'f': c->image.format = optarg; break;
@@ -60,17 +61,17 @@ static int parse_args(int argc, char **argv, struct check *c)
             } else if (strcmp(optarg, "all") == 0) {
                 c->fix = CHECK_FIX_LEAKS | CHECK_FIX_ERRORS;
             } else {
-                r = cli_usage_error("check", "option -r expects 'leaks' or "
-                                    "'all', not '%s'", optarg);
+                r = cli_usage_error("check", "Unknown option value for -r "
+                                    "(expecting 'leaks' or 'all'): %s",
+                                    optarg);
             }
             break;
         default:
-            r = cli_bad_option("check", argv);
+            r = cli_option_error("check", opt, argv);
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("check", "Expecting one image file name, got %d",
-                               argc - optind);
+        return cli_usage_error("check", "Expecting one image file name");
     }
     c->image.name = argv[optind];
     return r;
@@ -78,11 +79,8 @@ static int parse_args(int argc, char **argv, struct check *c)
 
 static void print_line(void *arg, const char *line)
 {
-    const struct check *c = arg;
-
-    if (!c->quiet) {
-        fprintf(c->json ? stderr : stdout, "%s\n", line);
-    }
+    fflush(stdout);
+    fprintf(stderr, "%s\n", line);
 }
 
 static void set_count(json_t *obj, const char *key, uint64_t n)
@@ -92,7 +90,7 @@ static void set_count(json_t *obj, const char *key, uint64_t n)
     }
 }
 
-static void print_json(const struct check *c, const struct node *n,
+static void print_result_json(const struct check *c, const struct node *n,
                        const struct check_result *res)
 {
     json_t *obj = json_object();
@@ -110,9 +108,7 @@ static void print_json(const struct check *c, const struct node *n,
     set_count(obj, "compressed-clusters", res->compressed_clusters);
     json_object_set_new(obj, "filename", json_string(c->image.name));
     json_object_set_new(obj, "format", json_string(n->drv->name));
-    char *text = json_dumps(obj, JSON_INDENT(4));
-    printf("%s\n", text);
-    free(text);
+    print_json(obj);
     json_decref(obj);
 }
 
@@ -200,7 +196,7 @@ static CO_FN int check_co_node(struct check *c, struct node *n)
         return CHECK_FAILED;
     }
     if (c->json) {
-        print_json(c, n, &res);
+        print_result_json(c, n, &res);
     } else if (!c->quiet) {
         print_human(&res);
     }

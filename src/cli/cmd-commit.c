@@ -68,7 +68,7 @@ static int parse_args(int argc, char **argv, struct commit *m)
             break;
         case OPT_IMAGE_OPTS: m->image.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("commit", optarg); break;
-        default: r = cli_bad_option("commit", argv); break;
+        default: r = cli_option_error("commit", c, argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {

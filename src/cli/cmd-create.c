@@ -36,13 +36,14 @@ static int parse_args(int argc, char **argv, struct create *c)
 {
     static const struct option options[] = {
         { "help", no_argument, NULL, 'h' },
+        { "object", required_argument, NULL, OPT_OBJECT },
         { "format", required_argument, NULL, 'f' },
         { NULL, 0, NULL, 0 }
     };
     int opt, r = 0;
 
     while (r == 0 &&
-           (opt = getopt_long(argc, argv, "hf:b:F:o:uq", options, NULL)) != -1) {
+           (opt = getopt_long(argc, argv, ":hf:b:F:o:uq", options, NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help("create"); return -1;
         case 'f': c->format = optarg; break;
@@ -58,7 +59,8 @@ static int parse_args(int argc, char **argv, struct create *c)
             break;
         case 'u': c->no_open_backing = true; break;
         case 'q': c->quiet = true; break;
-        default: r = cli_bad_option("create", argv); break;
+        case OPT_OBJECT: r = image_add_object("create", optarg); break;
+        default: r = cli_option_error("create", opt, argv); break;
         }
     }
     if (r == 0 && !c->list_options && optind == argc) {

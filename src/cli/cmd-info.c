@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/print.h"
 #include "control/image-info.h"
 #include "graph/node.h"
 
@@ -32,7 +33,7 @@ static int parse_args(int argc, char **argv, struct info *i)
     int c, r = 0;
 
     while (r == 0 &&
-           (c = getopt_long(argc, argv, "hf:U", options, NULL)) != -1) {
+           (c = getopt_long(argc, argv, ":hf:U", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("info"); return -1;
         case 'f': i->image.format = optarg; break;
@@ -41,12 +42,11 @@ static int parse_args(int argc, char **argv, struct info *i)
         case 'U': i->image.flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: i->image.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("info", optarg); break;
-        default: r = cli_bad_option("info", argv); break;
+        default: r = cli_option_error("info", c, argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("info", "Expecting one image file name, got %d",
-                               argc - optind);
+        return cli_usage_error("info", "Expecting one image file name");
     }
     i->image.name = argv[optind];
     return r;
@@ -68,12 +68,16 @@ static void print_human(const json_t *info)
     g_autofree char *disk = size_format(get_u64(info, "actual-size"));
     const char *backing = get_str(info, "backing-filename");
     const char *full = get_str(info, "full-backing-filename");
+    const json_t *specific = json_object_get(info, "format-specific");
 
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64
            " bytes)\n", get_str(info, "filename"), get_str(info, "format"),
            virt, get_u64(info, "virtual-size"));
     printf("disk size: %s\n",
            json_object_get(info, "actual-size") ? disk : "unavailable");
+    if (json_is_true(json_object_get(info, "encrypted"))) {
+        printf("encrypted: yes\n");
+    }
     if (json_object_get(info, "cluster-size")) {
         printf("cluster_size: %" PRIu64 "\n", get_u64(info, "cluster-size"));
     }
@@ -91,14 +95,11 @@ static void print_human(const json_t *info)
                    get_str(info, "backing-filename-format"));
         }
     }
-}
-
-static void print_json(const json_t *value)
-{
-    char *text = json_dumps(value, JSON_INDENT(4));
-
-    printf("%s\n", text);
-    free(text);
+    print_snapshots(json_object_get(info, "snapshots"));
+    if (specific) {
+        printf("Format specific information:\n");
+        print_facts(json_object_get(specific, "data"), 1);
+    }
 }
 
 static void print_infos(const struct info *i, const json_t *list)

@@ -28,16 +28,6 @@ struct entry {
     const char *filename;      /* when has_offset; borrowed */
 };
 
-static int parse_size(const char *what, const char *text, uint64_t *ret)
-{
-    g_autoptr(GError) err = NULL;
-
-    if (size_parse(text, 0, ret, &err) < 0) {
-        return cli_usage_error("map", "%s: %s", what, err->message);
-    }
-    return 0;
-}
-
 /* 0, an exit status, or -1 after help. */
 static int parse_args(int argc, char **argv, struct map *m)
 {
@@ -52,28 +42,33 @@ static int parse_args(int argc, char **argv, struct map *m)
     int c, r = 0;
 
     while (r == 0 &&
-           (c = getopt_long(argc, argv, "hf:s:l:U", options, NULL)) != -1) {
+           (c = getopt_long(argc, argv, ":hf:s:l:U", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("map"); return -1;
         case 'f': m->image.format = optarg; break;
         case OPT_OUTPUT: r = cli_parse_output("map", optarg, &m->json); break;
-        case 's': r = parse_size("start-offset", optarg, &m->start); break;
-        case 'l': r = parse_size("max-length", optarg, &m->length); break;
+        case 's':
+            r = cli_parse_size("start offset", optarg, 0, INT64_MAX,
+                                     &m->start);
+            break;
+        case 'l':
+            r = cli_parse_size("max length", optarg, 0, INT64_MAX,
+                                     &m->length);
+            break;
         case 'U': m->image.flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: m->image.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("map", optarg); break;
-        default: r = cli_bad_option("map", argv); break;
+        default: r = cli_option_error("map", c, argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("map", "Expecting one image file name, got %d",
-                               argc - optind);
+        return cli_usage_error("map", "Expecting one image file name");
     }
     m->image.name = argv[optind];
     return r;
 }
 
-static void print_json(const struct entry *e, bool first)
+static void print_entry_json(const struct entry *e, bool first)
 {
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u"
            ", \"present\": %s, \"zero\": %s, \"data\": %s",
@@ -131,19 +126,34 @@ static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
     if (ext.depth > 0) {
         ret->depth = ext.depth - 1;
     } else {
-        /* Nobody has it: counted as the image below the last. */
-        for (struct node *b = node_backing(n); b; b = node_backing(b)) {
+        /* Nobody has it: the image is named that has nothing below here. */
+        for (struct node *b = node_backing(n); b && off < b->size;
+             b = node_backing(b)) {
             ret->depth++;
         }
     }
     return 0;
 }
 
+/* Print what is complete; *@first: nothing was printed before. */
+static int map_print(const struct map *m, const struct entry *e, bool *first)
+{
+    bool was_first = *first;
+
+    *first = false;
+    if (m->json) {
+        print_entry_json(e, was_first);
+        return 0;
+    }
+    return e->length ? print_human(e) : 0;
+}
+
 static CO_FN int map_co_walk(const struct map *m, struct node *n)
 {
-    uint64_t end = m->length && range_inside(m->start, m->length, n->size)
+    uint64_t end = range_inside(m->start, m->length, n->size)
         ? m->start + m->length : n->size;
-    struct entry cur = { 0 }, next;
+    /* A range of nothing is printed, too. */
+    struct entry cur = { .start = m->start }, next;
     bool first = true;
     int r = 0;
 
@@ -158,21 +168,16 @@ static CO_FN int map_co_walk(const struct map *m, struct node *n)
             cur.length += next.length;
             continue;
         }
-        if (cur.length && m->json) {
-            print_json(&cur, first);
-        } else if (cur.length) {
-            r = print_human(&cur);
+        if (cur.length) {
+            r = map_print(m, &cur, &first);
         }
-        first = first && !cur.length;
         cur = next;
     }
-    if (r == 0 && cur.length && m->json) {
-        print_json(&cur, first);
-    } else if (r == 0 && cur.length) {
-        r = print_human(&cur);
+    if (r == 0) {
+        r = map_print(m, &cur, &first);
     }
-    if (m->json) {
-        printf(cur.length ? "]\n" : "[]\n");
+    if (r == 0 && m->json) {
+        printf("]\n");
     }
     return r;
 }
@@ -198,7 +203,7 @@ static CO_FN int map_co_run(struct graph *g, void *arg)
 
 int cmd_map(int argc, char **argv)
 {
-    struct map m = { 0 };
+    struct map m = { .length = INT64_MAX };
     int status = parse_args(argc, argv, &m);
 
     if (status != 0) {

@@ -75,7 +75,7 @@ static int parse_args(int argc, char **argv, struct rebase *b)
         case 'U': b->source_flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: b->image.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("rebase", optarg); break;
-        default: r = cli_bad_option("rebase", argv); break;
+        default: r = cli_option_error("rebase", c, argv); break;
         }
     }
     if (r == 0 && optind + 1 != argc) {

@@ -40,7 +40,7 @@ static int parse_args(int argc, char **argv, struct resize *z)
         cli_print_help("resize");
         return -1;
     }
-    while ((c = getopt_long(argc, argv, "hf:q", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, ":hf:q", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("resize"); return -1;
         case 'f': z->image.format = optarg; break;
@@ -52,7 +52,7 @@ static int parse_args(int argc, char **argv, struct resize *z)
                 return 1;
             }
             break;
-        default: return cli_bad_option("resize", argv);
+        default: return cli_option_error("resize", c, argv);
         }
     }
     if (!size || optind + 1 != argc) {
