@@ -17,6 +17,7 @@
 #include "cli/create-options.h"
 #include "cli/image.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
 
@@ -27,6 +28,7 @@ struct measure {
     const char *format, *snapshot;
     json_t *options;
     uint64_t size;
+    uint64_t bitmaps;          /* bytes, of the source's; UINT64_MAX: none */
     bool has_size, json, list_options;
 };
 
@@ -106,7 +108,7 @@ static int parse_args(int argc, char **argv, struct measure *m)
 static CO_FN int measure_co_data(struct node *n, uint64_t cluster,
                                  uint64_t *ret_bytes, GError **err)
 {
-    uint64_t end = round_up(n->size, SECTOR), off = 0;
+    uint64_t off = 0;
 
     *ret_bytes = 0;
     while (off < n->size) {
@@ -119,13 +121,57 @@ static CO_FN int measure_co_data(struct node *n, uint64_t cluster,
         if (!(ext.flags & STATUS_ZERO) && ext.depth) {
             uint64_t from = round_down(off, cluster);
 
-            off = MIN(round_up(off + ext.len, cluster), end);
+            off = round_up(off + ext.len, cluster);
             *ret_bytes += off - from;
         } else {
             off += ext.len;
         }
     }
     return 0;
+}
+
+static uint64_t ceil_div(uint64_t a, uint64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+/* What copies of the bitmaps of @source take in clusters of the new image: bits
+ * and a table each, and the directory. */
+static uint64_t bitmaps_size(const json_t *bitmaps, uint64_t disk,
+                             uint64_t cluster)
+{
+    uint64_t total = 0, directory = 0;
+    const json_t *bitmap;
+    size_t i;
+
+    json_array_foreach(bitmaps, i, bitmap) {
+        uint64_t granularity = (uint64_t)json_integer_value(
+            json_object_get(bitmap, "granularity"));
+        const char *name = json_string_value(json_object_get(bitmap, "name"));
+        uint64_t bits = ceil_div(disk, MAX(granularity, 1));
+        uint64_t clusters = ceil_div(ceil_div(bits, 8), cluster);
+
+        total += (clusters + ceil_div(clusters * 8, cluster)) * cluster;
+        directory += round_up(24 + (name ? strlen(name) : 0), 8);
+    }
+    return total + round_up(directory, cluster);
+}
+
+/* *@ret_size stays UINT64_MAX where the source cannot have bitmaps. */
+static CO_FN int measure_co_bitmaps(struct node *source, uint64_t cluster,
+                                    uint64_t *ret_size, GError **err)
+{
+    json_t *info = json_object(), *data;
+    int r = node_co_info(source, info, err);
+
+    data = json_object_get(json_object_get(info, "format-specific"), "data");
+    if (g_strcmp0(json_string_value(json_object_get(data, "compat")),
+                  "1.1") == 0) {
+        *ret_size = bitmaps_size(json_object_get(data, "bitmaps"),
+                                 source->size, cluster);
+    }
+    json_decref(info);
+    return r;
 }
 
 static CO_FN int measure_co_image(struct measure *m,
@@ -142,6 +188,9 @@ static CO_FN int measure_co_image(struct measure *m,
     if (r == 0) {
         r = opts_finish(o, err);
     }
+    if (r == 0 && source && res->cluster_size) {
+        r = measure_co_bitmaps(source, res->cluster_size, &m->bitmaps, err);
+    }
     if (r < 0 || !source || !res->cluster_size || res->all) {
         return r;
     }
@@ -155,11 +204,18 @@ static void print_result(const struct measure *m,
     uint64_t required = res->metadata + (res->all ? res->size : res->data);
 
     if (m->json) {
-        printf("{\n    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %"
+        printf("{\n");
+        if (m->bitmaps != UINT64_MAX) {
+            printf("    \"bitmaps\": %" PRIu64 ",\n", m->bitmaps);
+        }
+        printf("    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %"
                PRIu64 "\n}\n", required, full);
-    } else {
-        printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64
-               "\n", required, full);
+        return;
+    }
+    printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n",
+           required, full);
+    if (m->bitmaps != UINT64_MAX) {
+        printf("bitmaps size: %" PRIu64 "\n", m->bitmaps);
     }
 }
 
@@ -225,7 +281,9 @@ static CO_FN int measure_co_run(struct graph *g, void *arg)
 
 int cmd_measure(int argc, char **argv)
 {
-    struct measure m = { .format = "raw", .options = json_object() };
+    struct measure m = {
+        .format = "raw", .options = json_object(), .bitmaps = UINT64_MAX,
+    };
     int status = parse_args(argc, argv, &m);
 
     if (status == 0) {

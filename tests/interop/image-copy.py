@@ -123,6 +123,37 @@ ROWS = [
     'measure --image-opts driver=qed,file.filename=o.qed', 'measure -U o.qed',
     'measure --image-opts -f raw base.raw', 'measure -l foo base.raw',
     'measure --size 1G -o help', 'measure --size 1 -l foo',
+    'measure -O qcow2 base.raw', 'measure -O qcow2 --size 10G',
+    'measure -O qcow2 --size 0', 'measure -O qcow2 --size 1',
+    'measure --output=json -O qcow2 --size 1T', 'measure -O qcow2 q.qcow2',
+    'measure -O qcow2 -o cluster_size=4k,refcount_bits=64 --size 1T',
+    'measure -O qcow2 -o cluster_size=512 --size 10G',
+    'measure -O qcow2 -o cluster_size=2M --size 10G',
+    'measure -O qcow2 -o cluster_size=1000 --size 10G',
+    'measure -O qcow2 -o refcount_bits=1 --size 10G',
+    'measure -O qcow2 -o refcount_bits=3 --size 1G',
+    'measure -O qcow2 -o extended_l2=on --size 10G',
+    'measure -O qcow2 -o extended_l2=on,cluster_size=16k o.qed',
+    'measure -O qcow2 -o compat=0.10 --size 10G', 'measure q.qcow2',
+    '~measure -O qcow2 -o compat=0.10,refcount_bits=8 --size 10G',
+    'measure -O qcow2 -o preallocation=metadata --size 10G',
+    'measure -O qcow2 -o preallocation=full o.qed',
+    'measure -O qcow2 -o preallocation=falloc --size 10M',
+    'measure -O qcow2 -o backing_file=x,backing_fmt=raw o.qed',
+    'measure -O qcow2 -o data_file=x --size 1G', 'measure -O qcow2 o.qed',
+    'measure -O qcow2 -o size=1G base.raw', 'measure -O qcow2 odd.raw',
+    'measure -O qcow2 -o foo=1 base.raw', 'measure -O qcow2 --size 1E',
+    'measure -O qcow2 --size 9999T -o cluster_size=512',
+    'measure -O qcow2 -o cluster_size=4k o.qed',
+    'measure -O qcow2 -o cluster_size=2M short.qed',
+    'measure --output=json -O qcow2 q.qcow2',
+    # qcow2 sources
+    'convert q.qcow2 out', 'convert -f qcow2 -O qed q.qcow2 out',
+    'convert z.qcow2 out', 'compare q.qcow2 o.qed', 'compare -s q.qcow2 q.qcow2',
+    'compare z.qcow2 base.raw', 'compare -s z.qcow2 base.raw',
+    'convert -O qed -B base.raw -F raw q.qcow2 out', 'convert x.qcow2 out',
+    'convert -W -m 16 z.qcow2 out', 'convert x.qcow2 z.qcow2 q.qcow2 out',
+    'dd bs=1M skip=1 if=z.qcow2 of=out',
 ]
 NBD = 'nbd+unix:///?socket=nbd.sock'
 
@@ -132,9 +163,10 @@ def tool(*words, cwd=None):
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd=cwd)
 
 
-def make_image(folder, name, size, *writes, backing=None):
+def make_image(folder, name, size, *writes, backing=None, options=None):
     fmt = name.rsplit('.', 1)[1]
     more = ['-b', backing, '-F', backing.rsplit('.', 1)[1]] if backing else []
+    more += ['-o', options] if options else []
     tool(QEMU_IMG, 'create', '-q', '-f', fmt, *more, name, size, cwd=folder)
     if writes:
         args = [a for w in writes for a in ('-c', w)]
@@ -154,6 +186,13 @@ def make_folder(folder):
                'write -P 7 64k 1k', 'write -P 7 100k 4k', 'write -P 7 1M 70k',
                'write -P 7 3M 512')
     make_image(folder, 'empty.raw', '5M')
+    make_image(folder, 'q.qcow2', '10M', 'write -P 5 1M 128k',
+               'write -z 2M 64k', 'write -P 6 5000k 3k', backing='base.raw')
+    make_image(folder, 'x.qcow2', '11M', 'write -P 5 1M 128k',
+               'write -z 2M 64k', 'write -P 6 5000k 3k',
+               options='extended_l2=on,cluster_size=128k')
+    tool(QEMU_IMG, 'convert', '-c', '-O', 'qcow2', '-o',
+         'compression_type=zstd', 'base.raw', 'z.qcow2', cwd=folder)
     make_image(folder, 'late.raw', '8M', 'write -P 8 7M 64k')
     with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
         f.write(bytes(range(256)) * 5000 + b'tail')

@@ -205,16 +205,30 @@ static int validate_size(struct qcow2_create *c, GError **err)
     return 0;
 }
 
-int qcow2_co_create(struct node *file, struct opts *o, GError **err)
+int qcow2_create_take(struct opts *o, struct qcow2_create *c, GError **err)
 {
-    struct qcow2_create c = {
+    int ret;
+
+    *c = (struct qcow2_create) {
         .cluster_size = QCOW2_CLUSTER_DEFAULT, .version = 3,
     };
-    int ret = take_all(o, &c, err);
+    ret = take_all(o, c, err);
+    return ret < 0 ? ret : validate_layout(c, err);
+}
 
-    if (ret == 0) {
-        ret = validate_layout(&c, err);
-    }
+void qcow2_create_clear(struct qcow2_create *c)
+{
+    g_free(c->backing_file);
+    g_free(c->backing_format);
+    g_free(c->data_file);
+    qcow2_crypt_options_free(c->crypt);
+}
+
+int qcow2_co_create(struct node *file, struct opts *o, GError **err)
+{
+    struct qcow2_create c;
+    int ret = qcow2_create_take(o, &c, err);
+
     if (ret == 0) {
         ret = validate_names(&c, file->graph, err);
     }
@@ -228,9 +242,6 @@ int qcow2_co_create(struct node *file, struct opts *o, GError **err)
     if (ret == 0) {
         ret = qcow2_co_write_new(file, &c, err);
     }
-    g_free(c.backing_file);
-    g_free(c.backing_format);
-    g_free(c.data_file);
-    qcow2_crypt_options_free(c.crypt);
+    qcow2_create_clear(&c);
     return ret;
 }

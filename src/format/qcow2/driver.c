@@ -55,4 +55,5 @@ const struct node_driver qcow2_driver = {
     .co_change_backing = qcow2_co_change_backing,
     .co_create = qcow2_co_create,
     .create_options = qcow2_create_options,
+    .measure = qcow2_measure,
 };

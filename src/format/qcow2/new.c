@@ -32,6 +32,7 @@ struct layout {
     uint64_t l2, l2_n;             /* preallocated */
     uint64_t data, data_n;
     uint64_t end;
+    bool reused;                   /* storage holds something: no holes */
 };
 
 static uint64_t clusters_of(const struct layout *l, uint64_t bytes)
@@ -163,11 +164,11 @@ static void part_fill(const struct layout *l, enum part p, uint64_t i,
 
 static CO_FN int tables_co_write(struct node *file, const struct layout *l)
 {
-    /* An empty L1 table is a hole. */
+    /* An empty L1 table is a hole in a new file. */
     const struct { uint64_t at, n; } parts[PARTS] = {
         [PART_REFTABLE] = { l->reftable, l->reftable_n },
         [PART_BLOCKS] = { l->blocks, l->blocks_n },
-        [PART_L1] = { l->l1, l->l2_n ? l->l1_n : 0 },
+        [PART_L1] = { l->l1, l->l2_n || l->reused ? l->l1_n : 0 },
         [PART_L2] = { l->l2, l->l2_n },
     };
     uint8_t *buf = io_buf_get(l->cluster);
@@ -320,6 +321,16 @@ static CO_FN int first_co_write(struct node *file, const struct layout *l,
     return ret < 0 ? ret : node_co_flush(file);
 }
 
+/* Bring the file to its length. Devices and exports have theirs. */
+static CO_FN int file_co_size(struct node *file, const struct layout *l,
+                              GError **err)
+{
+    uint64_t size = l->end * l->cluster;
+
+    return l->reused && size <= file->size
+        ? 0 : node_co_truncate(file, size, err);
+}
+
 static CO_FN int image_co_write(struct node *file, const struct layout *l,
                                 GError **err)
 {
@@ -336,7 +347,7 @@ static CO_FN int image_co_write(struct node *file, const struct layout *l,
         ret = err_set(err, ENOSPC, "The names do not fit the header of an "
                       "image with clusters of %" PRIu64 " bytes: use larger "
                       "ones", l->cluster);
-    } else if ((ret = node_co_truncate(file, l->end * l->cluster, err)) == 0 &&
+    } else if ((ret = file_co_size(file, l, err)) == 0 &&
                (l->crypt_n == 0 ||
                 (ret = qcow2_co_crypt_create(l->c->crypt, file,
                                              l->crypt * l->cluster,
@@ -362,6 +373,7 @@ int qcow2_co_write_new(struct node *file, const struct qcow2_create *c,
     struct layout l;
     int ret = layout_make(&l, c, err);
 
+    l.reused = file->size > 0;
     if (ret == 0 && c->data_file) {
         ret = qcow2_co_data_file_create(c, file, err);
     }

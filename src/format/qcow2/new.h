@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Creation, private to create.c and new.c. */
+/* Creation, private to create.c, measure.c and new.c. */
 #pragma once
 #include "format/qcow2/qcow2.h"
+
+/* Take the options of creation, checked but for names and size. The caller
+ * clears @c, after a failure too. */
+int qcow2_create_take(struct opts *o, struct qcow2_create *c, GError **err);
+void qcow2_create_clear(struct qcow2_create *c);
 
 /* Write the image that @c, which is valid, describes into the empty @file.
  * Durable on success. */

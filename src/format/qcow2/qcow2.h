@@ -266,6 +266,8 @@ struct qcow2_create {
 };
 CO_FN int qcow2_co_create(struct node *file, struct opts *o, GError **err);
 extern const struct create_option qcow2_create_options[];
+/* node_driver.measure; measure.c */
+int qcow2_measure(struct opts *o, struct image_measure *ret, GError **err);
 
 /* --- refcount.c: values, blocks, table --- */
 
