@@ -16,17 +16,33 @@
     X(GROUP_WAIT,     "a pass waits for the data writes of its generation") \
     X(GROUP_DATA,     "data is durable before its pointers are written") \
     X(GROUP_POINTERS, "pointers are durable before the flush returns") \
+    X(GROUP_AGE,      "pointers reach the file within a second") \
     X(TABLE_FIRST,    "a new L2 table is written a flush before its L1 entry") \
     X(FILE_LENGTH,    "the file reaches the end of a cluster it points to") \
     X(NEED_CHECK,     "NEED_CHECK is written a flush before the pointers") \
+    X(AUTOCLEAR,      "unknown autoclear bits are gone before any write") \
+    X(REPAIR_ENTRIES, "what a repair changed is durable before the mark goes") \
     X(PIVOT_DATA,     "data and metadata are durable before the header") \
+    X(PIVOT_NAME,     "the new name is durable before the header") \
     X(PIVOT_HEADER,   "the header is durable before success is reported") \
     X(RESIZE_CLEAR,   "the new part is durably zero before the disk grows") \
     X(RESIZE_HEADER,  "the new size is durable before success is reported") \
     X(CREATE_TABLES,  "tables and name are durable before the header") \
+    X(CREATE_HEADER,  "the header is durable before success is reported") \
     X(CREATE_NAME,    "the directory entry is durable, too") \
-    X(QED_FUA,        "a write with FUA publishes its pointers") \
-    X(FILE_FUA,       "a write with FUA to a file flushes the file")
+    X(FILE_SIZE,      "a new file's size is durable") \
+    X(FILE_NAME,      "a new file's directory entry is durable") \
+    X(QED_FUA,        "a write with FUA to a cluster that is there") \
+    X(QED_DRAIN,      "a drained image's pointers are in the file") \
+    X(QED_CLOSE,      "a closed image's pointers are in the file") \
+    X(COW_FUA,        "a write with FUA that allocates") \
+    X(ZERO_FUA,       "zeroes with FUA") \
+    X(TAIL_FUA,       "a write with FUA past the last whole block") \
+    X(DRIVER_FUA,     "a write with FUA to a driver that knows none") \
+    X(FILE_FUA,       "a write with FUA to a file flushes the file") \
+    X(REOPEN_FLUSH,   "what becomes read-only is durable") \
+    X(JOURNAL_DATA,   "the journal's content is durable before its name") \
+    X(JOURNAL_NAME,   "the journal's new name is durable")
 
 #ifdef SLUICE_MUTATION
 enum barrier {
@@ -38,8 +54,12 @@ enum barrier {
 /* In tests/crash: was this one taken out? */
 bool barrier_is_off(enum barrier b);
 #define BARRIER_OFF(id) barrier_is_off(BARRIER_##id)
+#define BARRIER_COURTESY(call) 0
 #else
 #define BARRIER_OFF(id) false
+/* A flush that nobody may rely on, for it cannot say that it failed, or is
+ * there to say just that: a machine that loses power does without. */
+#define BARRIER_COURTESY(call) (call)
 #endif
 
 #define BARRIER(id, call) (BARRIER_OFF(id) ? 0 : (call))

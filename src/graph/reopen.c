@@ -7,6 +7,7 @@
  * read-only.
  */
 #include <string.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
@@ -112,10 +113,47 @@ static int rdonly_check(struct node *n, bool read_only, GError **err)
     return 0;
 }
 
-/* @n and the storage below it, the order by the direction. */
+static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err);
+
+static CO_FN int rdonly_co_drained(struct node *n, bool read_only,
+                                   GError **err)
+{
+    if (!read_only) {
+        int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
+
+        return ret < 0 ? ret : rdonly_co_tree(n, read_only, err);
+    }
+    /* What others write to, a job that populates it included, stays writable. */
+    return has_writers(n) || node_check_op(n, BLOCK_OP_REOPEN, NULL) < 0
+        ? 0 : rdonly_co_tree(n, read_only, err);
+}
+
+/* What is below @parent may have users of its own, exports and jobs, whom the
+ * drain of @parent did not stop; and it may be another node when they have. */
+static CO_FN int rdonly_co_child(struct node *parent, bool read_only,
+                                 GError **err)
+{
+    bool done = false;
+    struct node *n;
+    int ret = 0;
+
+    while (!done && (n = node_file(parent)) &&
+           node_is_writable(n) == read_only) {
+        node_ref(n);
+        node_co_drain_begin(n);
+        done = node_file(parent) == n;
+        if (done) {
+            ret = rdonly_co_drained(n, read_only, err);
+        }
+        node_drain_end(n);
+        node_co_unref(n);
+    }
+    return ret;
+}
+
+/* @n, drained, and the storage below it, the order by the direction. */
 static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err)
 {
-    struct node *file = node_file(n);
     int ret = 0;
 
     if (node_is_writable(n) != read_only) {
@@ -123,20 +161,17 @@ static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err)
     }
     ret = rdonly_check(n, read_only, err);
     if (ret == 0 && read_only) {
-        ret = node_co_flush(n);
+        ret = BARRIER(REOPEN_FLUSH, node_co_flush(n));
         if (ret < 0) {
             return err_set_errno(err, -ret, "Could not flush node '%s'",
                                  n->name);
         }
         ret = rdonly_co_one(n, true, err);
-        /* Storage that others write to stays writable. */
-        if (ret == 0 && file && !has_writers(file)) {
-            ret = rdonly_co_tree(file, true, err);
+        if (ret == 0) {
+            ret = rdonly_co_child(n, true, err);
         }
     } else if (ret == 0) {
-        if (file) {
-            ret = rdonly_co_tree(file, false, err);
-        }
+        ret = rdonly_co_child(n, false, err);
         if (ret == 0) {
             ret = rdonly_co_one(n, false, err);
         }
