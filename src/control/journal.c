@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/barrier.h"
 #include "base/err.h"
 #include "control/cmd-stream.h"
 #include "control/control-int.h"
@@ -49,7 +50,7 @@ static CO_FN int write_co_all(const char *path, char *text, GError **err)
         r = io_co_pwritev(f, 0, iov_one(&store, text, strlen(text)),
                           IO_TAG_JOURNAL);
         if (r == 0) {
-            r = io_co_fsync(f);
+            r = BARRIER(JOURNAL_DATA, io_co_fsync(f));
         }
         io_co_close(f);
     }
@@ -72,7 +73,7 @@ static CO_FN int journal_co_write(struct journal *j, GError **err)
     if (r == 0) {
         r = io_co_rename(j->tmp, j->path);
         if (r == 0) {
-            r = io_co_fsync_parent(j->path);
+            r = BARRIER(JOURNAL_NAME, io_co_fsync_parent(j->path));
         }
         if (r < 0) {
             err_set_errno(err, -r, "Could not replace '%s'", j->path);

@@ -61,7 +61,9 @@ struct group {
 
 static void timer_expired(void *arg)
 {
-    group_kick(arg);
+    if (!BARRIER_OFF(GROUP_AGE)) {
+        group_kick(arg);
+    }
 }
 
 static void timer_arm(struct group *g)

@@ -265,14 +265,7 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
     if (ret == 0) {
         ret = raw_co_preallocate(file, size, (enum preallocation)how, err);
     }
-    if (ret < 0) {
-        return ret;
-    }
-    ret = node_co_flush(file);
-    if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not flush '%s'", file->filename);
-    }
-    return 0;
+    return ret;
 }
 
 static int raw_measure(struct opts *o, struct image_measure *ret, GError **err)

@@ -17,6 +17,7 @@
  * the rest of a new cluster read as zeroes (M8: past the base's end included).
  */
 #include <string.h>
+#include "base/barrier.h"
 #include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
@@ -333,7 +334,7 @@ int cow_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
         ret = cow_co_allocating(&c);
     } while (ret == COW_AGAIN);
     if (ret == 0 && (flags & IO_FUA)) {
-        ret = node_co_flush(n);
+        ret = BARRIER(COW_FUA, node_co_flush(n));
     }
     return ret;
 }

@@ -8,6 +8,7 @@
  * that succeeded (the first is not: somebody else wrote before us); one that failed is asked for again every time, so that a
  * sticky error (G6) is never hidden.
  */
+#include "base/barrier.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
@@ -171,7 +172,7 @@ int node_co_flush(struct node *n)
 int fua_co_finish(struct node *n, unsigned flags, int ret)
 {
     if (ret == 0 && (flags & IO_FUA) && !n->drv->handles_fua) {
-        ret = node_co_flush(n);
+        ret = BARRIER(DRIVER_FUA, node_co_flush(n));
     }
     return ret;
 }

@@ -88,6 +88,13 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
         return err_set(err, ENOTSUP, "Image format driver '%s' does not "
                        "support changing the backing file", n->drv->name);
     }
+    /* What the new reference does without must be here, durably. */
+    int ret = BARRIER(PIVOT_DATA, node_co_flush(n));
+
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not make the data of '%s' "
+                             "durable", n->name);
+    }
     return n->drv->co_change_backing(n, name, fmt, err);
 }
 
@@ -140,7 +147,7 @@ static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
         r = opts_finish(o, err);
     }
     if (r == 0) {
-        r = node_co_flush(file);
+        r = BARRIER(CREATE_HEADER, node_co_flush(file));
         if (r < 0) {
             err_set_errno(err, -r, "Could not flush '%s'", file->filename);
         }

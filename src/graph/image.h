@@ -36,7 +36,8 @@ CO_FN int node_co_check_identity(struct node *n, GError **err);
 /* node_driver.co_make_empty of @n; -ENOTSUP when the format has none. */
 CO_FN int node_co_make_empty(struct node *n, GError **err);
 
-/* node_driver.co_change_backing of @n; -ENOTSUP when the format has none. */
+/* Flush @n, then node_driver.co_change_backing; -ENOTSUP when the format has
+ * none. */
 CO_FN int node_co_change_backing(struct node *n, const char *name,
                                  const char *fmt, GError **err);
 

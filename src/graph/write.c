@@ -4,6 +4,7 @@
  * over the aligned blocks by TRACK_ALLOC.  Overlays are cow.c's.
  */
 #include <string.h>
+#include "base/barrier.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -158,7 +159,8 @@ static CO_FN int write_co_tail(struct node *n, uint64_t off, struct iov iov,
         n->priv->end_held = false;
     }
     track_end(&t);
-    return ret == 0 && (flags & IO_FUA) ? node_co_flush(n) : ret;
+    return ret == 0 && (flags & IO_FUA) ? BARRIER(TAIL_FUA, node_co_flush(n))
+                                        : ret;
 }
 
 /* Nodes without a backing file. */
@@ -198,24 +200,19 @@ int write_co_zeroes(struct node *n, uint64_t off, uint64_t len,
                     unsigned flags)
 {
     struct iovec v[ZERO_VECS];
-    unsigned fua = flags & IO_FUA;
     int ret = 0;
 
     for (unsigned i = 0; i < ZERO_VECS; i++) {
         v[i] = (struct iovec) { zero_buf, ZERO_BUF_SIZE };
     }
-    flags &= ~(unsigned)(IO_MAY_UNMAP | IO_FAST | IO_FUA);
+    flags &= ~(unsigned)(IO_MAY_UNMAP | IO_FAST);
     while (len > 0 && ret == 0) {
         size_t part = MIN(len, sizeof(zero_buf) * ZERO_VECS);
         struct iov iov = { v, ZERO_VECS, 0, part };
 
-        /* The last one makes all of them durable. */
         ret = write_co_dispatch(n, off, iov, flags);
         off += part;
         len -= part;
-    }
-    if (ret == 0 && fua) {
-        ret = node_co_flush(n);
     }
     return ret;
 }

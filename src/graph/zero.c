@@ -4,6 +4,7 @@
  * unless they read as zeroes already.  In an overlay neither ever lets the base
  * show (G8).
  */
+#include "base/barrier.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
@@ -139,7 +140,7 @@ int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
      * that is not durable yet: one flush behind all parts. */
     ret = zero_co_parts(n, off, len,
                         own_flush ? flags & ~(unsigned)IO_FUA : flags);
-    return ret == 0 && own_flush ? node_co_flush(n) : ret;
+    return ret == 0 && own_flush ? BARRIER(ZERO_FUA, node_co_flush(n)) : ret;
 }
 
 static CO_FN int discard_co_driver(struct node *n, struct span s)

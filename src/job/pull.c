@@ -16,7 +16,6 @@
  */
 #include "job/pull.h"
 #include <inttypes.h>
-#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
 #include "graph/image.h"
@@ -333,11 +332,8 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
 {
     uint64_t off = 0, size = p->top->size;
     unsigned n = 0;
-    int ret;
+    int ret = 0;
 
-    user_co_enter(p->user);
-    ret = BARRIER(PIVOT_DATA, node_co_flush(p->top));
-    user_leave(p->user);
     while (ret == 0 && off < size) {
         struct extent ext = { 0 };
         bool have_base;

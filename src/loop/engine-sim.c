@@ -45,6 +45,7 @@ static int sim_init(struct loop *l, const struct loop_options *opts,
     s->rng = opts->sim_seed;
     s->pending = g_ptr_array_new_with_free_func(g_free);
     s->live = sim_image_new();
+    s->block = 512;
     s->handles = g_hash_table_new_full(NULL, NULL, NULL, sim_handle_free);
     s->last_fd = FIRST_FD;
     s->locks = g_array_new(FALSE, FALSE, sizeof(struct sim_lock));

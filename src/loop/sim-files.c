@@ -8,8 +8,6 @@
 #include <string.h>
 #include "loop/sim-priv.h"
 
-#define DIRECT_ALIGNMENT 512u
-
 struct sim_handle *sim_handle(struct sim *s, int fd)
 {
     return g_hash_table_lookup(s->handles, GINT_TO_POINTER(fd));
@@ -38,7 +36,7 @@ static void file_collect(struct sim *s, uint64_t file)
     sim_image_remove(s->live, file);
 }
 
-static bool direct_misaligned(const struct sim_handle *h,
+static bool direct_misaligned(const struct sim *s, const struct sim_handle *h,
                               const struct io_req *r)
 {
     uint64_t bits = r->off;
@@ -46,7 +44,12 @@ static bool direct_misaligned(const struct sim_handle *h,
     for (unsigned i = 0; i < r->n_iov; i++) {
         bits |= (uintptr_t)r->iov[i].iov_base | r->iov[i].iov_len;
     }
-    return (h->flags & O_DIRECT) && bits % DIRECT_ALIGNMENT;
+    return (h->flags & O_DIRECT) && bits % s->block;
+}
+
+void sim_set_block(struct sim *s, uint32_t bytes)
+{
+    s->block = bytes;
 }
 
 static int64_t apply_read(struct sim *s, struct sim_pending *p)
@@ -58,7 +61,7 @@ static int64_t apply_read(struct sim *s, struct sim_pending *p)
     if (!h || (h->flags & O_ACCMODE) == O_WRONLY) {
         return -EBADF;
     }
-    if (direct_misaligned(h, r)) {
+    if (direct_misaligned(s, h, r)) {
         return -EINVAL;
     }
     size = sim_image_size(s->live, h->file);
@@ -83,7 +86,7 @@ static int64_t apply_write(struct sim *s, struct sim_pending *p)
     if (!writable(h)) {
         return -EBADF;
     }
-    if (direct_misaligned(h, r)) {
+    if (direct_misaligned(s, h, r)) {
         return -EINVAL;
     }
     n = p->short_len ? MIN(n, p->short_len) : n;
@@ -321,7 +324,7 @@ static int64_t apply_lock(struct sim *s, struct sim_pending *p)
 
 static int64_t apply_alignment(struct sim *s, struct sim_pending *p)
 {
-    return DIRECT_ALIGNMENT;
+    return s->block;
 }
 
 static int64_t apply_rename(struct sim *s, struct sim_pending *p)

@@ -37,6 +37,7 @@ struct sim {
 
     struct sim_image *live;
     uint64_t last_file;
+    uint32_t block;             /* of O_DIRECT */
     GHashTable *handles;        /* fd -> struct sim_handle */
     int last_fd;
     GArray *locks;              /* struct sim_lock */

@@ -150,6 +150,9 @@ unsigned sim_open_files(const struct sim *s);
 /* Operations of a kind submitted so far. */
 uint64_t sim_count(const struct sim *s, enum sim_op op);
 
+/* Descriptors opened with O_DIRECT from now on want blocks of @bytes; 512 at
+ * first. */
+void sim_set_block(struct sim *s, uint32_t bytes);
 /* Draw what comes from @seed: the same from here on, whatever came before. */
 void sim_reseed(struct sim *s, uint64_t seed);
 /* Latencies of @op are spread evenly over [@min_ns, @max_ns]. */

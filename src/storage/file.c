@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
 #include "loop/io.h"
@@ -205,7 +206,7 @@ static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
 static CO_FN void file_co_close(struct node *n)
 {
     struct file_state *s = n->state;
-    file_io_co_flush(n);
+    (void)BARRIER_COURTESY(file_io_co_flush(n));
     io_co_close(s->io);
     s->io = NULL;
     file_options_clear(&s->opt);
@@ -232,7 +233,8 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     }
     /* What was written through the old description is flushed through it: a
      * failed write-back is told to the descriptions that saw it happen. */
-    if (ret == 0 && s->writable && file_io_co_flush(n) < 0) {
+    if (ret == 0 && s->writable &&
+        BARRIER_COURTESY(file_io_co_flush(n)) < 0) {
         ret = err_set(err, EIO, "Could not flush '%s'", fo->path);
     }
     /* Our own writes are no reason to distrust it. */
@@ -391,8 +393,9 @@ static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
                            err);
     if (ret == 0 && ((ret = io_co_truncate(io, 0)) < 0 ||
                      (ret = io_co_truncate(io, size)) < 0 ||
-                     (ret = io_co_fsync(io)) < 0 ||
-                     (ret = io_co_fsync_parent(path)) < 0)) {
+                     (ret = BARRIER(FILE_SIZE, io_co_fsync(io))) < 0 ||
+                     (ret = BARRIER(FILE_NAME,
+                                    io_co_fsync_parent(path))) < 0)) {
         err_set_errno(err, -ret, "Could not create '%s'", path);
     }
     io_co_close(io);

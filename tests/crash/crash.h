@@ -4,12 +4,18 @@
  * legal state after a power loss is built from its log, opened by the product,
  * and compared with what the guest was promised.  See doc/testing.rst.
  *
- *   world.c    images, opening them, running a sequence of operations
- *   oracle.c   what each sector may hold at an instant (G1 to G3, G8)
- *   history.c  the log: what is durable when, what each write is
+ *   images.c   the images, and opening them
+ *   world.c    the machine; running a sequence of operations on an image
+ *   oracle.c   what each grain may hold at an instant (G1 to G3, G8)
+ *   formats.c  what the records of a format are, and rules of its own
+ *   history.c  the log: what is durable when
  *   states.c   which states are tried
  *   verify.c   what is asked of a state; recovery, and a crash during it
- *   crash-qed.c  the program
+ *   outside.c  what qemu-img says
+ *   cover.c    counters of what happened
+ *   journal.c  the job journal and new files, instead of an image
+ *   mutate.c   barriers taken out
+ *   crash.c    the program
  *
  * One process works on one loop at a time; its state is in `world`.
  */
@@ -21,25 +27,94 @@
 #include "graph/node.h"
 #include "loop/sim.h"
 
+/* What a disk writes as a whole (A1). */
 #define SECTOR 512u
-/* Who wrote a sector: operation i writes id_base + i + 1. */
+/* What the guest's data is compared by: less than a sector, for writes that are
+ * not aligned to one. */
+#define GRAIN 256u
+/* Who wrote a grain: operation i writes id_base + i + 1. */
 #define ID_BASE_FILE UINT64_C(1000000)
+#define ID_MID       UINT64_C(1000001)
+#define ID_BEFORE    UINT64_C(1000002)
 #define ID_RECOVERY  UINT64_C(500000)
+
+struct history;
+struct oracle;
+struct state;
+struct crash_config;
+
+/* formats.c: what the simulator must know of a format to aim well. */
+struct crash_format {
+    const char *name;
+    const struct node_driver *drv;
+    bool is_raw;                /* no header, no check */
+    /* What is each record? NULL: all of it is data. */
+    void (*classify)(struct history *h, const struct crash_config *c);
+    /* Rules that a state must keep whatever it holds. NULL, or what is wrong. */
+    char *(*check_rules)(const struct state *st);
+    /* Break an image that holds data; true: clusters 1 and 2 are lost. */
+    void (*damage)(struct sim_image *img, const struct crash_config *c);
+    void (*set_autoclear)(struct sim_image *img);
+    /* Is it a whole image, by its first bytes? */
+    bool (*is_whole)(const struct sim_image *img);
+};
+extern const struct crash_format format_raw, format_qed;
 
 struct crash_config {
     const char *name;
-    bool raw;                   /* raw over file, else QED over file */
-    bool backing;
-    uint32_t cluster, table;
+    const struct crash_format *format;
+    uint32_t cluster, table;    /* bytes; clusters, or 1 where it is fixed */
     uint64_t size, base_size;   /* bytes */
+    bool backing, mid;          /* over /base; with /mid in between */
+    bool direct, throttle;      /* 4,096 byte blocks; a filter above */
     bool shares;                /* the file system shares extents */
+    const char *options;        /* more for its creation, JSON */
+    /* Instead of a guest on an image: journal.c and the like. */
+    CO_FN_PTR void (*co_run)(const char *sequence, GRand *rnd,
+                             struct oracle *o);
+    CO_FN_PTR char *(*co_verify)(struct state *st);
+    const char *alphabet;
 };
 extern const struct crash_config crash_configs[];
 extern const unsigned crash_n_configs;
 
-/* --- world.c --- */
+/* --- cover.c: did what is to be tested happen at all? --- */
 
-struct oracle;
+#define COVERS(X) \
+    X(UNALIGNED,      "writes of parts of sectors") \
+    X(FUA,            "writes with FUA") \
+    X(ZERO,           "zeroes") \
+    X(TRIM,           "trims") \
+    X(COPY_ON_READ,   "reads that populated") \
+    X(STREAM,         "streams of the whole chain") \
+    X(STREAM_TO,      "streams down to a base") \
+    X(STREAM_STEP,    "last steps of a stream in steps") \
+    X(CANCEL,         "streams that were cancelled on the way") \
+    X(RESIZE,         "disks that grew") \
+    X(REOPEN,         "images that became read-only and writable again") \
+    X(REPAIR,         "images that were repaired") \
+    X(AUTOCLEAR,      "autoclear bits that were cleared") \
+    X(CREATE,         "images that were made") \
+    X(BESIDE,         "operations that began while others ran") \
+    X(GO_ON,          "states that a guest went on with") \
+    X(TWICE,          "second crashes, while going on") \
+    X(TORN,           "torn writes of metadata") \
+    X(JOURNAL,        "journals read after a crash")
+enum cover {
+#define X(id, text) COVER_##id,
+    COVERS(X)
+#undef X
+    COVER_COUNT
+};
+extern uint64_t cover_count[COVER_COUNT];
+static inline void cover(enum cover c)
+{
+    cover_count[c]++;
+}
+/* Print the counters; false when one is zero. */
+bool cover_report(void);
+
+/* --- world.c --- */
 
 struct world {
     const struct crash_config *config;
@@ -48,6 +123,7 @@ struct world {
     struct graph *graph;
     struct jobs *jobs;
     uint64_t job_done;          /* instant of the COMPLETED event, 0 = none */
+    bool job_cancelled;
 };
 extern struct world world;
 
@@ -56,9 +132,14 @@ void world_run(const struct crash_config *c, uint64_t seed,
                void (*fn)(void *arg), void *arg);
 CO_FN void world_co_make_base(void);
 CO_FN void world_co_make_image(void);
+/* Write to the image and close it, then break it; or set an autoclear bit. */
+CO_FN void world_co_damage(struct oracle *o);
+void world_set_autoclear(void);
 /* The image, writable with copy-on-read above it where there is a base, or
  * read-only without. */
 CO_FN int world_co_open(bool writable, struct node **ret_n, GError **err);
+/* What the disk holds at the start. */
+void world_init(struct oracle *o);
 /* Run @sequence (see the table in world.c) and close; fills @o. */
 CO_FN void world_co_run(const char *sequence, GRand *rnd, struct oracle *o);
 /* What a guest does after a crash: write, flush, stream to the end. */
@@ -68,23 +149,25 @@ CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 
 enum op_kind {
     OP_WRITE, OP_ZERO, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
-    OP_STREAM_BG, OP_CANCEL, OP_RESIZE, OP_WAIT,
+    OP_STREAM_BG, OP_STREAM_TO, OP_CANCEL, OP_RESIZE, OP_WAIT, OP_DRAIN,
+    OP_REOPEN, OP_REPAIR, OP_CLOSE, OP_RECORD, OP_ERASE,
 };
 struct op {
     enum op_kind kind;
     bool fua;
-    uint64_t first, n;          /* sectors; resize: n = new size; wait: ms */
+    uint64_t first, n;          /* grains; resize: n = new size; wait: ms */
     uint64_t begun, ended;      /* instants, 0 = not */
     int result;
     bool promised;              /* oracle_set_instant() */
 };
 
-/* Places of the disk that are written and looked at: runs of sectors, each
- * sector of which has a slot. */
+/* Places of the disk that hold data and are looked at: runs of grains, each
+ * grain of which has a slot.  Guests write to the first two. */
 struct window {
     uint64_t first, n;
 };
-#define N_WINDOWS 2
+#define N_WINDOWS 3
+#define N_GUEST_WINDOWS 2
 unsigned windows_get(const struct crash_config *c, struct window *w);
 unsigned windows_slots(const struct crash_config *c);
 
@@ -94,10 +177,13 @@ struct oracle {
     unsigned n_ops;
     uint64_t id_base;
     uint64_t *init;             /* per slot: id at the start */
-    uint64_t init_size;         /* sectors */
-    uint64_t gone;              /* instant from which on the base is gone */
+    bool *loose;                /* per slot: anything until it is repaired */
+    uint64_t init_size;         /* grains */
+    uint64_t gone, mid_gone;    /* instants from which on a file is gone */
+    uint64_t repaired;          /* the image was broken before; 0 = never */
     uint64_t created;           /* from which on the image must be there */
     uint64_t at;
+    bool killed;                /* not power: the process died (M9) */
     GArray **by_slot;           /* unsigned: operations that touch it */
 };
 void oracle_init(struct oracle *o, const struct crash_config *c);
@@ -105,27 +191,29 @@ void oracle_done(struct oracle *o);
 struct op *oracle_add(struct oracle *o, const struct op *op);
 void oracle_index(struct oracle *o);
 /* Crash at @at: what was promised by then? */
-void oracle_set_instant(struct oracle *o, uint64_t at);
+void oracle_set_instant(struct oracle *o, uint64_t at, bool killed);
 bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id);
+/* Was the sector that holds @grain ever written in part? */
+bool oracle_may_mix(const struct oracle *o, uint64_t grain);
 /* May a read that began at @begun and ends now see @id? */
-bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t sector,
+bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
                      uint64_t id);
-bool oracle_may_have_size(const struct oracle *o, uint64_t sectors);
+bool oracle_may_have_size(const struct oracle *o, uint64_t grains);
 uint64_t oracle_hash(const struct oracle *o);
 /* "base, 3, zeroes": for the story. */
 char *oracle_describe(const struct oracle *o, unsigned slot);
 char *op_describe(const struct op *op, unsigned i);
-unsigned slot_of(const struct crash_config *c, uint64_t sector);
+unsigned slot_of(const struct crash_config *c, uint64_t grain);
 
-void stamp_put(uint8_t *buf, uint64_t id, uint64_t sector);
+void stamp_put(uint8_t *buf, uint64_t id, uint64_t grain);
 /* 0 for zeroes, an id, UINT64_MAX for anything else. */
-uint64_t stamp_get(const uint8_t *buf, uint64_t sector);
+uint64_t stamp_get(const uint8_t *buf, uint64_t grain);
 uint64_t hash_words(uint64_t h, const void *buf, size_t len);
 
 /* --- history.c --- */
 
-enum rec_class { CLASS_DATA, CLASS_HEADER, CLASS_L1, CLASS_L2, CLASS_NAME,
-                 CLASS_COUNT };
+enum rec_class { CLASS_DATA, CLASS_HEADER, CLASS_L1, CLASS_L2, CLASS_REFCOUNT,
+                 CLASS_NAME, CLASS_COUNT };
 struct rec {
     struct sim_record r;        /* a copy, data included */
     uint64_t durable;           /* instant, UINT64_MAX = never */
@@ -177,7 +265,7 @@ struct limits {
     unsigned instants;          /* at most; 0 = all */
 };
 struct tally {
-    uint64_t built, distinct, deep, twice, outside;
+    uint64_t built, distinct, deep, twice, outside, compared;
 };
 extern struct tally tally;
 /* Hashes of all states tried. */
@@ -194,7 +282,21 @@ CO_FN char *state_co_verify(struct state *st, unsigned depth);
 extern bool verify_outside;     /* ask qemu-img about a sample */
 char *state_story(const struct state *st, const char *bad);
 
-/* --- crash-qed.c --- */
+/* --- outside.c --- */
+
+/* qemu-img's opinion of @st, which holds @ids. NULL: none, or a good one. */
+char *outside_check(const struct state *st);
+char *outside_compare(const struct state *st, const uint64_t *ids,
+                      uint64_t grains);
+
+/* --- journal.c, files.c --- */
+
+CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o);
+CO_FN char *journal_co_verify(struct state *st);
+CO_FN void file_co_play(const char *sequence, GRand *rnd, struct oracle *o);
+CO_FN char *file_co_verify(struct state *st);
+
+/* --- crash.c --- */
 /* ACE: short sequences, all of them; then longer ones by seed. */
 struct suite {
     const char *name;
@@ -203,3 +305,22 @@ struct suite {
     unsigned random;            /* random sequences per image */
     struct limits limits, random_limits;
 };
+/* The story of the first state that breaks a promise, or NULL. */
+char *sequence_try(const struct crash_config *c, const char *sequence,
+                   guint32 seed, const struct limits *limits);
+char *short_try(const struct crash_config *c, const struct suite *s,
+                guint32 seed);
+char *random_try(const struct crash_config *c, const struct suite *s,
+                 guint32 seed);
+const struct crash_config *image_find(const char *name);
+/* Replays and mutants look at everything a short sequence gives. */
+extern const struct limits limits_full;
+/* The line that replays what runs now. */
+extern char replay[600];
+
+/* --- mutate.c --- */
+
+/* Take barrier @name, or "all" in turn, out; false when one is not missed. */
+bool mutants_run(const char *name, guint32 seed);
+/* Do without barrier @name from here on; false: there is none. */
+bool barrier_take_out(const char *name);

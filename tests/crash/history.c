@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The log of a run: from which instant on each record is durable (A3), and
- * which part of the image a write is.
+ * The log of a run, and from which instant on each record is durable (A3).
  */
 #include <stdlib.h>
 #include <string.h>
-#include "base/endian.h"
 #include "crash.h"
 
 static bool is_sync(const struct sim_record *r)
@@ -45,72 +43,6 @@ static uint64_t durable_at(const struct history *h, const struct sim_record *r)
         }
     }
     return at;
-}
-
-/* --- what is written --- */
-
-static void note_tables(GHashTable *l2, const uint8_t *entries, size_t len)
-{
-    for (size_t i = 0; i + 8 <= len; i += 8) {
-        uint64_t off = get_le64(entries + i);
-
-        if (off) {
-            g_hash_table_add(l2, GSIZE_TO_POINTER(off));
-        }
-    }
-}
-
-static enum rec_class classify(const struct sim_record *r, GHashTable *l2,
-                               const struct crash_config *c)
-{
-    uint64_t table = (uint64_t) c->cluster * c->table;
-    GHashTableIter it;
-    gpointer off;
-
-    if (is_name_op(r)) {
-        return CLASS_NAME;
-    }
-    if (r->op != SIM_WRITE || c->raw || g_strcmp0(r->path, "/top")) {
-        return CLASS_DATA;
-    }
-    if (r->off < c->cluster) {
-        return CLASS_HEADER;
-    }
-    if (r->off < c->cluster + table) {
-        return CLASS_L1;
-    }
-    g_hash_table_iter_init(&it, l2);
-    while (g_hash_table_iter_next(&it, &off, NULL)) {
-        if (r->off - GPOINTER_TO_SIZE(off) < table) {
-            return CLASS_L2;
-        }
-    }
-    return CLASS_DATA;
-}
-
-static void history_classify(struct history *h, const struct crash_config *c)
-{
-    uint64_t table = (uint64_t) c->cluster * c->table;
-    uint64_t top = sim_image_find(h->start, "/top");
-    GHashTable *l2 = g_hash_table_new(NULL, NULL);
-
-    if (!c->raw && top) {
-        g_autofree uint8_t *l1 = g_malloc(table);
-
-        sim_image_read(h->start, top, c->cluster, l1, table);
-        note_tables(l2, l1, table);
-    }
-    for (unsigned i = 0; i < h->n; i++) {
-        const struct sim_record *r = &h->recs[i].r;
-
-        if (classify(r, l2, c) == CLASS_L1) {
-            note_tables(l2, r->data, r->len);
-        }
-    }
-    for (unsigned i = 0; i < h->n; i++) {
-        h->recs[i].cls = classify(&h->recs[i].r, l2, c);
-    }
-    g_hash_table_destroy(l2);
 }
 
 /* --- taking it --- */
@@ -204,7 +136,12 @@ void history_take(struct history *h, struct sim *s, struct sim_image *start,
     qsort(h->recs, h->n, sizeof(*h->recs), by_completion);
     array_unique(h->touched, by_place);
     array_unique(h->instants, by_value);
-    history_classify(h, c);
+    for (unsigned i = 0; i < h->n; i++) {
+        h->recs[i].cls = is_name_op(&h->recs[i].r) ? CLASS_NAME : CLASS_DATA;
+    }
+    if (c->format->classify) {
+        c->format->classify(h, c);
+    }
     for (unsigned i = 0; i < h->n; i++) {
         h->recs[i].durable = durable_at(h, &h->recs[i].r);
     }
@@ -221,6 +158,14 @@ void history_done(struct history *h)
     g_array_unref(h->touched);
     g_array_unref(h->instants);
     sim_image_free(h->start);
+}
+
+/* In no order. */
+static void add_name(const char *path, uint64_t id, void *arg)
+{
+    uint64_t *hash = arg;
+
+    *hash += (uint64_t) g_str_hash(path) * (2 * id + 1) * UINT64_C(0x9e3779b9);
 }
 
 uint64_t history_hash(const struct history *h, const struct sim_image *img)
@@ -242,6 +187,6 @@ uint64_t history_hash(const struct history *h, const struct sim_image *img)
         sim_image_read(img, s.file, s.sector * SECTOR, buf, SECTOR);
         hash = hash_words(hash ^ s.sector, buf, SECTOR);
     }
-    hash ^= sim_image_find(img, "/top") ? 0 : 7;
+    sim_image_foreach(img, add_name, &hash);
     return hash;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a sector may hold.
+ * What a grain, half a sector, may hold.
  *
  * After a crash: the newest write that a flush or FUA covered, or one that was
  * not complete before that one began.  A flush covers what had ended before it
@@ -13,19 +13,19 @@
 
 /* --- stamps --- */
 
-void stamp_put(uint8_t *buf, uint64_t id, uint64_t sector)
+void stamp_put(uint8_t *buf, uint64_t id, uint64_t grain)
 {
-    for (unsigned i = 0; i < SECTOR; i += 16) {
+    for (unsigned i = 0; i < GRAIN; i += 16) {
         put_le64(buf + i, id);
-        put_le64(buf + i + 8, sector);
+        put_le64(buf + i + 8, grain);
     }
 }
 
-uint64_t stamp_get(const uint8_t *buf, uint64_t sector)
+uint64_t stamp_get(const uint8_t *buf, uint64_t grain)
 {
-    uint64_t id = get_le64(buf), want = id ? sector : 0;
+    uint64_t id = get_le64(buf), want = id ? grain : 0;
 
-    for (unsigned i = 0; i < SECTOR; i += 16) {
+    for (unsigned i = 0; i < GRAIN; i += 16) {
         if (get_le64(buf + i) != id || get_le64(buf + i + 8) != want) {
             return UINT64_MAX;
         }
@@ -49,16 +49,17 @@ uint64_t hash_words(uint64_t h, const void *buf, size_t len)
 
 /* --- windows --- */
 
-/* The first clusters, and those around the end of what the first L2 table
- * maps, which is near the end of the disk. */
+/* The first clusters, those around the end of what the first L2 table maps,
+ * which is near the end of the disk, and some that no guest writes to. */
 unsigned windows_get(const struct crash_config *c, struct window *w)
 {
-    uint64_t cluster = c->cluster / SECTOR;
+    uint64_t cluster = c->cluster / GRAIN;
     uint64_t span = (uint64_t) c->cluster * c->table / 8 * cluster;
-    uint64_t end = c->size / SECTOR + 2 * cluster;
+    uint64_t end = c->size / GRAIN + 2 * cluster;
 
     w[0] = (struct window) { 0, 5 * cluster };
     w[1] = (struct window) { span - 2 * cluster, end - (span - 2 * cluster) };
+    w[2] = (struct window) { span / 2, 2 * cluster };
     return N_WINDOWS;
 }
 
@@ -67,27 +68,31 @@ unsigned windows_slots(const struct crash_config *c)
     struct window w[N_WINDOWS];
 
     windows_get(c, w);
-    return (unsigned) (w[0].n + w[1].n);
+    return (unsigned) (w[0].n + w[1].n + w[2].n);
 }
 
-unsigned slot_of(const struct crash_config *c, uint64_t sector)
+unsigned slot_of(const struct crash_config *c, uint64_t grain)
 {
     struct window w[N_WINDOWS];
 
-    windows_get(c, w);
-    if (sector < w[0].n) {
-        return (unsigned) sector;
+    unsigned before = 0;
+
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        if (grain >= w[i].first && grain - w[i].first < w[i].n) {
+            return before + (unsigned) (grain - w[i].first);
+        }
+        before += (unsigned) w[i].n;
     }
-    g_assert(sector >= w[1].first && sector < w[1].first + w[1].n);
-    return (unsigned) (w[0].n + sector - w[1].first);
+    g_assert_not_reached();
 }
 
 /* --- the guest's operations --- */
 
 void oracle_init(struct oracle *o, const struct crash_config *c)
 {
-    *o = (struct oracle) { .config = c, .init_size = c->size / SECTOR };
+    *o = (struct oracle) { .config = c, .init_size = c->size / GRAIN };
     o->init = g_new0(uint64_t, windows_slots(c));
+    o->loose = g_new0(bool, windows_slots(c));
 }
 
 void oracle_done(struct oracle *o)
@@ -100,6 +105,7 @@ void oracle_done(struct oracle *o)
     g_free(o->by_slot);
     g_free(o->ops);
     g_free(o->init);
+    g_free(o->loose);
 }
 
 #define OPS_MAX 512
@@ -119,10 +125,10 @@ static bool changes_data(const struct op *op)
     return op->kind <= OP_TRIM;
 }
 
-static bool touches(const struct op *op, uint64_t sector)
+static bool touches(const struct op *op, uint64_t grain)
 {
-    return changes_data(op) && sector >= op->first &&
-        sector < op->first + op->n;
+    return changes_data(op) && grain >= op->first &&
+        grain < op->first + op->n;
 }
 
 void oracle_index(struct oracle *o)
@@ -143,18 +149,27 @@ void oracle_index(struct oracle *o)
     }
 }
 
+/* Is what ended before @f durable once @f has ended?  And when the process dies
+ * only, and what it wrote is there? (M9) */
+static bool keeps_all(const struct oracle *o, const struct op *f)
+{
+    return f->kind == OP_FLUSH || f->kind == OP_REOPEN ||
+        (o->killed && (f->kind == OP_DRAIN || f->kind == OP_CLOSE ||
+                       f->kind == OP_WAIT));
+}
+
 static bool is_promised(const struct oracle *o, const struct op *op)
 {
     if (!op->ended || op->ended > o->at || op->result < 0) {
         return false;
     }
-    if (op->fua) {
+    if (op->fua || op->kind == OP_RECORD || op->kind == OP_ERASE) {
         return true;
     }
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *f = &o->ops[i];
 
-        if (f->kind == OP_FLUSH && f->result == 0 && f->begun > op->ended &&
+        if (keeps_all(o, f) && f->result == 0 && f->begun > op->ended &&
             f->ended && f->ended <= o->at) {
             return true;
         }
@@ -162,9 +177,10 @@ static bool is_promised(const struct oracle *o, const struct op *op)
     return false;
 }
 
-void oracle_set_instant(struct oracle *o, uint64_t at)
+void oracle_set_instant(struct oracle *o, uint64_t at, bool killed)
 {
     o->at = at;
+    o->killed = killed;
     for (unsigned i = 0; i < o->n_ops; i++) {
         o->ops[i].promised = is_promised(o, &o->ops[i]);
     }
@@ -197,6 +213,9 @@ static bool is_hidden(const struct oracle *o, unsigned slot,
 
 bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
 {
+    if (o->loose[slot] && o->at < o->repaired) {
+        return true;
+    }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
         uint64_t gives = op->kind == OP_WRITE
@@ -210,8 +229,21 @@ bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
     return id == o->init[slot] && !is_hidden(o, slot, NULL);
 }
 
+bool oracle_may_mix(const struct oracle *o, uint64_t grain)
+{
+    uint64_t a = grain & ~UINT64_C(1);
+
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        if (touches(&o->ops[i], a) != touches(&o->ops[i], a + 1)) {
+            return true;
+        }
+    }
+    return o->init[slot_of(o->config, a)] !=
+        o->init[slot_of(o->config, a + 1)];
+}
+
 /* As hides(), for readers: everything that ended counts. */
-bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t sector,
+bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
                      uint64_t id)
 {
     bool init_hidden = false;
@@ -220,13 +252,13 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t sector,
         const struct op *op = &o->ops[i];
         bool hidden = false;
 
-        if (!touches(op, sector) || !op->begun) {
+        if (!touches(op, grain) || !op->begun) {
             continue;
         }
         for (unsigned k = 0; k < o->n_ops && !hidden; k++) {
             const struct op *by = &o->ops[k];
 
-            hidden = by->kind != OP_TRIM && touches(by, sector) && by->ended &&
+            hidden = by->kind != OP_TRIM && touches(by, grain) && by->ended &&
                 by->ended < begun && op->ended && op->ended < by->begun;
         }
         init_hidden = init_hidden ||
@@ -235,12 +267,15 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t sector,
             return true;
         }
     }
-    return !init_hidden && id == o->init[slot_of(o->config, sector)];
+    return !init_hidden && id == o->init[slot_of(o->config, grain)];
 }
+
+/* Of direct I/O, in grains. */
+#define BLOCK (4096u / GRAIN)
 
 /* A raw file's resize is durable with a flush, and a write at the new end may
  * have lengthened the file by any part of what it should. */
-static bool raw_may_have_size(const struct oracle *o, uint64_t sectors)
+static bool raw_may_have_size(const struct oracle *o, uint64_t grains)
 {
     uint64_t min = o->init_size, max = o->init_size;
 
@@ -252,16 +287,20 @@ static bool raw_may_have_size(const struct oracle *o, uint64_t sectors)
             max = MAX(max, op->n);
         }
     }
-    return sectors >= min && sectors <= max;
+    /* A last block that is not whole is written as one, then cut off. */
+    if (o->config->direct) {
+        max = (max + BLOCK - 1) / BLOCK * BLOCK;
+    }
+    return grains >= min && grains <= max;
 }
 
 /* QED's is durable when it returns. */
-bool oracle_may_have_size(const struct oracle *o, uint64_t sectors)
+bool oracle_may_have_size(const struct oracle *o, uint64_t grains)
 {
-    bool may = sectors == o->init_size;
+    bool may = grains == o->init_size;
 
-    if (o->config->raw) {
-        return raw_may_have_size(o, sectors);
+    if (o->config->format->is_raw) {
+        return raw_may_have_size(o, grains);
     }
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *op = &o->ops[i];
@@ -272,14 +311,16 @@ bool oracle_may_have_size(const struct oracle *o, uint64_t sectors)
         if (op->ended && op->ended <= o->at && op->result == 0) {
             may = false;
         }
-        may = may || sectors == op->n;
+        may = may || grains == op->n;
     }
     return may;
 }
 
 uint64_t oracle_hash(const struct oracle *o)
 {
-    uint64_t h = (o->gone && o->gone <= o->at) + 2 * (o->created <= o->at);
+    uint64_t h = (o->gone && o->gone <= o->at) +
+        2 * (o->created <= o->at) + 4 * o->killed +
+        8 * (o->mid_gone && o->mid_gone <= o->at) + 16 * (o->repaired > o->at);
 
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *op = &o->ops[i];
@@ -303,7 +344,8 @@ uint64_t oracle_hash(const struct oracle *o)
 
 static const char *const kind_names[] = {
     "write", "zero", "trim", "flush", "read", "stream-step", "stream",
-    "stream in the background", "cancel", "resize", "wait",
+    "stream in the background", "stream to the base", "cancel", "resize",
+    "wait", "drain", "reopen", "repair", "close", "record", "erase",
 };
 
 char *op_describe(const struct op *op, unsigned i)
@@ -322,6 +364,10 @@ static void add_name(GString *s, uint64_t id)
         g_string_append(s, "zeroes");
     } else if (id == ID_BASE_FILE) {
         g_string_append(s, "the base's data");
+    } else if (id == ID_MID) {
+        g_string_append(s, "the middle's data");
+    } else if (id == ID_BEFORE) {
+        g_string_append(s, "what was there");
     } else {
         g_string_append_printf(s, "%" PRIu64, id);
     }

@@ -15,9 +15,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/endian.h"
 #include "crash.h"
-#include "wire/qed.h"
 
 struct tally tally;
 GHashTable *states_seen;
@@ -136,64 +134,10 @@ static void lay(struct sim_image *img, const struct sim_record *r,
 
 /* --- one state --- */
 
-/* Is the table that @rec writes to reached in @st? */
-static bool is_linked(const struct state *st, uint64_t top,
-                      const struct rec *rec)
-{
-    const struct crash_config *c = st->o->config;
-    uint64_t table = (uint64_t) c->cluster * c->table;
-    g_autofree uint8_t *l1 = g_malloc(table);
-
-    if (rec->cls == CLASS_L1) {
-        return true;
-    }
-    sim_image_read(st->img, top, c->cluster, l1, table);
-    for (uint64_t i = 0; i < table; i += 8) {
-        uint64_t off = get_le64(l1 + i);
-
-        if (off && rec->r.off - off < table) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* M6: while the header says "clean" nothing of the tables may be in the air. */
-static char *check_mark(const struct state *st)
-{
-    const struct crash_config *c = st->o->config;
-    uint64_t top = sim_image_find(st->img, "/top");
-    uint8_t head[SECTOR];
-    uint64_t features;
-
-    if (c->raw || !top) {
-        return NULL;
-    }
-    sim_image_read(st->img, top, 0, head, SECTOR);
-    features = get_le64(head + 16);
-    if (features & (QED_F_BACKING_FILE | QED_F_NEED_CHECK)) {
-        return NULL;
-    }
-    for (unsigned i = 0; i < st->n; i++) {
-        const struct rec *rec = &st->h->recs[st->open[i]];
-
-        if ((rec->cls == CLASS_L1 || rec->cls == CLASS_L2) &&
-            st->choices[i].kind != KEEP_NONE &&
-            st->choices[i].kind != KEEP_SIZE && is_linked(st, top, rec)) {
-            return g_strdup_printf("no NEED_CHECK, but the tables' write of "
-                                   "instants %" PRIu64 " to %" PRIu64
-                                   " is there and not durable (M6)",
-                                   rec->r.submitted, rec->r.completed);
-        }
-    }
-    return NULL;
-}
-
 static CO_FN void state_co_try(struct search *s, const char *how)
 {
     struct state *st = &s->st;
-    uint64_t base = sim_image_find(st->h->start, "/base");
-    char *bad;
+    char *bad = NULL;
 
     if (s->story || s->left == 0) {
         return;
@@ -204,8 +148,11 @@ static CO_FN void state_co_try(struct search *s, const char *how)
         lay(st->img, &st->h->recs[st->open[i]].r, &st->choices[i]);
     }
     tally.built++;
-    if (base && st->o->gone && st->o->gone <= st->at) {
+    if (st->o->gone && st->o->gone <= st->at) {
         sim_image_link(st->img, "/base", 0);
+    }
+    if (st->o->mid_gone && st->o->mid_gone <= st->at) {
+        sim_image_link(st->img, "/mid", 0);
     }
     st->hash = history_hash(st->h, st->img) ^ oracle_hash(st->o) ^
         (uint64_t) (st->o->config - crash_configs) * UINT64_C(0x1003f2a5d1b7);
@@ -216,7 +163,9 @@ static CO_FN void state_co_try(struct search *s, const char *how)
     }
     tally.distinct++;
     s->left--;
-    bad = check_mark(st);
+    if (st->o->config->format->check_rules) {
+        bad = st->o->config->format->check_rules(st);
+    }
     if (!bad) {
         bad = state_co_verify(st, s->depth);
     }
@@ -309,6 +258,9 @@ static CO_FN void search_co_tears(struct search *s)
         for (uint64_t k = 0; k < n; k += step) {
             set_all(s, KEEP_ALL);
             s->st.choices[i] = (struct choice) { KEEP_BUT_ONE, k };
+            if (rec_at(s, i)->cls != CLASS_DATA) {
+                cover(COVER_TORN);
+            }
             state_co_try(s, "torn: a sector missing");
             s->st.choices[i] = (struct choice) { KEEP_HEAD, k + 1 };
             state_co_try(s, "torn: the head");
@@ -358,7 +310,9 @@ static CO_FN void instant_co_search(struct search *s)
     set_all(s, KEEP_NONE);
     state_co_try(s, "nothing but what is durable");
     set_all(s, KEEP_ALL);
-    state_co_try(s, "everything");
+    oracle_set_instant(s->st.o, s->st.at, true);
+    state_co_try(s, "everything: the process was killed");
+    oracle_set_instant(s->st.o, s->st.at, false);
     if (s->st.n == 0) {
         return;
     }
@@ -397,7 +351,7 @@ static void instant_begin(struct search *s, uint64_t at)
             s->st.open[s->st.n++] = i;
         }
     }
-    oracle_set_instant(s->st.o, at);
+    oracle_set_instant(s->st.o, at, false);
 }
 
 char *states_co_try(struct history *h, struct oracle *o,

@@ -7,7 +7,6 @@
  * that the power may fail once more on the way.
  */
 #include "crash.h"
-#include <glib/gstdio.h>
 #include <inttypes.h>
 #include <string.h>
 #include "graph/driver.h"
@@ -17,24 +16,25 @@
 bool verify_outside;
 
 /* Which states are looked into further, by hash. */
-#define EVERY_DEEP    8
-#define EVERY_TWICE   10
-#define EVERY_OUTSIDE 997
+#define EVERY_DEEP     8
+#define EVERY_TWICE    10
+#define EVERY_OUTSIDE  997
+#define EVERY_COMPARED 1999
 
 /* Read all windows of @n: an id per slot. Slots past the end: 0. */
 static CO_FN char *ids_co_read(struct node *n, uint64_t *ids)
 {
     const struct crash_config *c = world.config;
-    uint64_t size = n->size / SECTOR;
+    uint64_t size = n->size / GRAIN;
     struct window w[N_WINDOWS];
 
     for (unsigned i = 0; i < windows_get(c, w); i++) {
         uint64_t end = CLAMP(size, w[i].first, w[i].first + w[i].n);
         uint64_t count = end - w[i].first;
-        g_autofree uint8_t *buf = g_malloc(count * SECTOR);
+        g_autofree uint8_t *buf = g_malloc(count * GRAIN);
         struct iovec v;
-        int ret = node_co_preadv(n, w[i].first * SECTOR,
-                                 iov_one(&v, buf, count * SECTOR), 0);
+        int ret = node_co_preadv(n, w[i].first * GRAIN,
+                                 iov_one(&v, buf, count * GRAIN), 0);
 
         if (ret < 0) {
             return g_strdup_printf("window %u: read error: %s", i,
@@ -42,33 +42,98 @@ static CO_FN char *ids_co_read(struct node *n, uint64_t *ids)
         }
         for (uint64_t s = 0; s < count; s++) {
             ids[slot_of(c, w[i].first + s)] =
-                stamp_get(buf + s * SECTOR, w[i].first + s);
+                stamp_get(buf + s * GRAIN, w[i].first + s);
         }
     }
     return NULL;
 }
 
+/* G3: a sector that was only ever written as a whole holds one write. */
+static char *ids_check_mix(const struct oracle *o, const uint64_t *ids,
+                           uint64_t grain)
+{
+    unsigned slot = slot_of(o->config, grain);
+
+    if (grain % 2 == 1 && ids[slot] != ids[slot - 1] &&
+        !oracle_may_mix(o, grain)) {
+        return g_strdup_printf("the sector of grain %" PRIu64 " mixes %" PRId64
+                               " and %" PRId64 " (G3)", grain,
+                               (int64_t) ids[slot - 1], (int64_t) ids[slot]);
+    }
+    return NULL;
+}
+
 static char *ids_compare(const struct oracle *o, const uint64_t *ids,
-                         uint64_t sectors)
+                         uint64_t grains)
 {
     struct window w[N_WINDOWS];
+    char *bad;
 
-    if (!oracle_may_have_size(o, sectors)) {
-        return g_strdup_printf("the disk has %" PRIu64 " sectors", sectors);
+    if (!oracle_may_have_size(o, grains)) {
+        return g_strdup_printf("the disk has %" PRIu64 " bytes",
+                               grains * GRAIN);
     }
     for (unsigned i = 0; i < windows_get(o->config, w); i++) {
-        for (uint64_t s = w[i].first; s < MIN(w[i].first + w[i].n, sectors);
+        for (uint64_t s = w[i].first; s < MIN(w[i].first + w[i].n, grains);
              s++) {
             unsigned slot = slot_of(o->config, s);
 
             if (!oracle_may_hold(o, slot, ids[slot])) {
                 g_autofree char *want = oracle_describe(o, slot);
 
-                return g_strdup_printf("sector %" PRIu64 " holds %" PRId64
+                return g_strdup_printf("grain %" PRIu64 " holds %" PRId64
                                        ", may hold: %s", s,
                                        (int64_t) ids[slot], want);
             }
+            if ((bad = ids_check_mix(o, ids, s)) != NULL) {
+                return bad;
+            }
         }
+    }
+    return NULL;
+}
+
+static bool in_windows(uint64_t grain, uint64_t *ret_end)
+{
+    struct window w[N_WINDOWS];
+    bool inside = false;
+
+    for (unsigned i = 0; i < windows_get(world.config, w); i++) {
+        if (grain < w[i].first) {
+            *ret_end = MIN(*ret_end, w[i].first);
+        } else if (grain < w[i].first + w[i].n) {
+            *ret_end = MIN(*ret_end, w[i].first + w[i].n);
+            inside = true;
+        }
+    }
+    return inside;
+}
+
+/* Outside the windows nobody wrote, and the base holds nothing. */
+static CO_FN char *rest_co_verify(struct node *n)
+{
+    for (uint64_t at = 0, end; at < n->size / GRAIN; at = end) {
+        struct extent ext = { 0 };
+
+        end = n->size / GRAIN;
+        if (in_windows(at, &end)) {
+            continue;
+        }
+        if (node_co_status_above(n, NULL, at * GRAIN, (end - at) * GRAIN,
+                                 &ext) < 0) {
+            return g_strdup_printf("no status at grain %" PRIu64, at);
+        }
+        if ((ext.flags & STATUS_DATA) && !(ext.flags & STATUS_ZERO)) {
+            g_autofree uint8_t *buf = g_malloc(ext.len);
+            struct iovec v;
+
+            if (node_co_preadv(n, at * GRAIN, iov_one(&v, buf, ext.len), 0) <
+                0 || buf[0] || memcmp(buf, buf + 1, ext.len - 1)) {
+                return g_strdup_printf("data outside the windows, at grain %"
+                                       PRIu64, at);
+            }
+        }
+        end = at + MAX(ext.len / GRAIN, 1);
     }
     return NULL;
 }
@@ -95,7 +160,7 @@ static CO_FN char *node_co_verify(struct node *n)
 
 /* Open, check, read, close. @ids is filled. */
 static CO_FN char *image_co_look(bool writable, uint64_t *ids,
-                                 uint64_t *ret_sectors)
+                                 uint64_t *ret_grains)
 {
     g_autoptr(GError) err = NULL;
     struct node *n;
@@ -108,7 +173,10 @@ static CO_FN char *image_co_look(bool writable, uint64_t *ids,
     if (!bad) {
         bad = ids_co_read(node_skip_filters(n), ids);
     }
-    *ret_sectors = n->size / SECTOR;
+    if (!bad) {
+        bad = rest_co_verify(node_skip_filters(n));
+    }
+    *ret_grains = n->size / GRAIN;
     node_co_unref(n);
     return bad;
 }
@@ -117,26 +185,26 @@ static CO_FN char *image_co_look(bool writable, uint64_t *ids,
 
 /* What was read after the crash is what the guest has now. */
 static void oracle_after(struct oracle *next, const struct oracle *o,
-                         const uint64_t *ids, uint64_t sectors)
+                         const uint64_t *ids, uint64_t grains)
 {
     oracle_init(next, o->config);
     memcpy(next->init, ids, windows_slots(o->config) * sizeof(*ids));
-    next->init_size = sectors;
+    next->init_size = grains;
     next->id_base = ID_RECOVERY;
 }
 
 static CO_FN char *recovery_co_check(struct oracle *next)
 {
     g_autofree uint64_t *ids = g_new0(uint64_t, windows_slots(next->config));
-    uint64_t sectors = 0;
+    uint64_t grains = 0;
     char *bad;
 
     for (unsigned i = 0; i < next->n_ops; i++) {
         next->ops[i].promised = true;           /* it was closed in order */
     }
     next->at = UINT64_MAX;
-    bad = image_co_look(false, ids, &sectors);
-    return bad ? bad : ids_compare(next, ids, sectors);
+    bad = image_co_look(false, ids, &grains);
+    return bad ? bad : ids_compare(next, ids, grains);
 }
 
 static CO_FN char *recovery_co_run(struct oracle *next)
@@ -154,7 +222,7 @@ static CO_FN char *recovery_co_run(struct oracle *next)
 }
 
 static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
-                                  uint64_t sectors)
+                                  uint64_t grains)
 {
     static const struct limits again = { .per_instant = 4, .random = 2,
                                          .instants = 6 };
@@ -164,8 +232,9 @@ static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
     char *bad;
 
     tally.deep++;
+    cover(COVER_GO_ON);
     sim_restore(world.sim, st->img);
-    oracle_after(&next, st->o, ids, sectors);
+    oracle_after(&next, st->o, ids, grains);
     sim_log_reset(world.sim, twice);
     bad = recovery_co_run(&next);
     oracle_index(&next);
@@ -175,12 +244,14 @@ static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
     }
     if (!bad) {
         sim_image_link(sim_live(world.sim), "/base", 0);
+        sim_image_link(sim_live(world.sim), "/mid", 0);
         bad = recovery_co_check(&next);
     }
     if (twice && !bad) {
         g_autoptr(GRand) rnd = g_rand_new_with_seed((guint32) st->hash);
 
         tally.twice++;
+        cover(COVER_TWICE);
         bad = states_co_try(&h, &next, &again, rnd, 1);
     }
     if (twice) {
@@ -190,96 +261,84 @@ static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
     return bad ? g_strdup_printf("going on after the crash: %s", bad) : NULL;
 }
 
-/* --- qemu-img --- */
-
-static void file_export(const struct sim_image *img, const char *name,
-                        const char *dir)
-{
-    uint64_t id = sim_image_find(img, name);
-    g_autofree char *path = g_build_filename(dir, name, NULL);
-    g_autofree uint8_t *buf = NULL;
-    uint64_t size = id ? sim_image_size(img, id) : 0;
-
-    if (id) {
-        buf = g_malloc(size);
-        sim_image_read(img, id, 0, buf, size);
-        g_assert_true(g_file_set_contents(path, (char *) buf, (gssize) size,
-                                          NULL));
-    }
-}
-
-/* Corruptions by the peer's count: exit code 2. */
-static char *outside_check(const struct state *st)
-{
-    g_autofree char *dir = g_dir_make_tmp("sluice-crash-XXXXXX", NULL);
-    g_autofree char *top = g_build_filename(dir, "top", NULL);
-    g_autofree char *line = g_strdup_printf(
-        "qemu-img check 'json:{\"driver\":\"qed\",\"backing\":null,\"file\":"
-        "{\"driver\":\"file\",\"filename\":\"%s\"}}' 2>&1", top);
-    const char *argv[] = { "/bin/sh", "-c", line, NULL };
-    g_autofree char *out = NULL;
-    char *bad = NULL;
-    int status = 0;
-
-    file_export(st->img, "top", dir);
-    if (g_spawn_sync(NULL, (char **) (uintptr_t) argv, NULL, G_SPAWN_DEFAULT,
-                     NULL, NULL, &out, NULL, &status, NULL)) {
-        tally.outside++;
-        /* 0: clean, 3: leaks; else corruptions or no image. */
-        if (status >> 8 != 0 && status >> 8 != 3) {
-            bad = g_strdup_printf("qemu-img check: %s", out);
-        }
-    }
-    g_unlink(top);
-    g_rmdir(dir);
-    return bad;
-}
-
 /* --- all of it --- */
 
 /* A file that begins with the magic must be a whole image. */
-static bool is_image(const struct sim_image *img)
+static bool is_whole(const struct state *st)
 {
-    uint64_t id = sim_image_find(img, "/top");
-    uint8_t head[4];
+    const struct crash_format *f = st->o->config->format;
 
-    if (id) {
-        sim_image_read(img, id, 0, head, sizeof(head));
+    return f->is_whole && f->is_whole(st->img);
+}
+
+/* Before its repair has ended an image may be looked at by a repair only. */
+static CO_FN char *state_co_look(const struct state *st, uint64_t *ids,
+                                 uint64_t *ret_grains)
+{
+    bool broken = st->at < st->o->repaired;
+    char *bad = image_co_look(broken, ids, ret_grains);
+
+    return bad ? bad : ids_compare(st->o, ids, *ret_grains);
+}
+
+static CO_FN char *state_co_look_again(const struct state *st,
+                                       const uint64_t *ids, uint64_t grains)
+{
+    unsigned slots = windows_slots(st->o->config);
+    g_autofree uint64_t *again = g_new0(uint64_t, slots);
+    uint64_t grains_again = 0;
+    char *bad = image_co_look(true, again, &grains_again);
+
+    if (!bad && (grains != grains_again ||
+                 memcmp(ids, again, slots * sizeof(*ids)))) {
+        bad = g_strdup("a writable open changed what is read");
     }
-    return id && memcmp(head, "QED", 4) == 0;
+    return bad;
+}
+
+static char *state_look_outside(const struct state *st, const uint64_t *ids,
+                                uint64_t grains)
+{
+    char *bad = NULL;
+
+    if (!verify_outside || st->o->config->format->is_raw ||
+        st->at < st->o->repaired) {
+        return NULL;
+    }
+    if (st->hash % EVERY_OUTSIDE == 0) {
+        bad = outside_check(st);
+    }
+    if (!bad && st->hash % EVERY_COMPARED == 0) {
+        bad = outside_compare(st, ids, grains);
+    }
+    return bad;
 }
 
 char *state_co_verify(struct state *st, unsigned depth)
 {
     unsigned slots = windows_slots(st->o->config);
     g_autofree uint64_t *ids = g_new0(uint64_t, slots);
-    g_autofree uint64_t *again = g_new0(uint64_t, slots);
-    uint64_t sectors = 0, sectors_again = 0;
+    uint64_t grains = 0;
     char *bad;
 
     sim_restore(world.sim, st->img);
     sim_reseed(world.sim, st->hash);
-    bad = image_co_look(false, ids, &sectors);
-    if (bad && st->at < st->o->created && !is_image(st->img)) {
+    if (st->o->config->co_verify) {
+        return st->o->config->co_verify(st);
+    }
+    bad = state_co_look(st, ids, &grains);
+    if (bad && st->at < st->o->created && !is_whole(st)) {
         g_free(bad);            /* not made yet, and it says so */
         return NULL;
     }
     if (!bad) {
-        bad = ids_compare(st->o, ids, sectors);
-    }
-    if (!bad) {
-        bad = image_co_look(true, again, &sectors_again);
-    }
-    if (!bad && (sectors != sectors_again ||
-                 memcmp(ids, again, slots * sizeof(*ids)))) {
-        bad = g_strdup("a writable open changed what is read");
+        bad = state_co_look_again(st, ids, grains);
     }
     if (!bad && depth == 0 && st->hash % EVERY_DEEP == 0) {
-        bad = state_co_go_on(st, ids, sectors);
+        bad = state_co_go_on(st, ids, grains);
     }
-    if (!bad && depth == 0 && verify_outside && !st->o->config->raw &&
-        st->hash % EVERY_OUTSIDE == 0) {
-        bad = outside_check(st);
+    if (!bad && depth == 0) {
+        bad = state_look_outside(st, ids, grains);
     }
     return bad;
 }
@@ -287,7 +346,7 @@ char *state_co_verify(struct state *st, unsigned depth)
 /* --- the story --- */
 
 static const char *const class_names[] = {
-    "data", "header", "L1", "L2", "name"
+    "data", "header", "L1", "L2", "refcount", "name"
 };
 static const char *const choice_names[] = {
     "lost", "there", "only its size", "one sector", "all but a sector",

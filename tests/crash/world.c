@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "filter/filter.h"
+#include "filter/throttle.h"
 #include "format/format.h"
 #include "graph/driver.h"
 #include "graph/image.h"
@@ -27,26 +28,9 @@ struct world world;
 /* A guest does not resize; whoever does, does so for it. */
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
-#define KIB UINT64_C(1024)
-#define MIB (KIB * KIB)
-/* The second window holds the end of what one L2 table maps. */
-const struct crash_config crash_configs[] = {
-    { "4k", false, false, 4096, 2, 4 * MIB + 14 * KIB - 512, 0 },
-    { "4k-base", false, true, 4096, 2, 4 * MIB + 14 * KIB - 512,
-      4 * MIB + 14 * KIB - 512 },
-    { "4k-short", false, true, 4096, 2, 4 * MIB + 6 * KIB, 9 * KIB + 512 },
-    { "4k-long", false, true, 4096, 2, 4 * MIB + 6 * KIB, 4 * MIB + 16 * KIB },
-    { "64k", false, false, 65536, 2, KIB * MIB + 96 * KIB, 0 },
-    { "64k-base", false, true, 65536, 2, KIB * MIB + 96 * KIB,
-      KIB * MIB + 96 * KIB },
-    { "4k-shared", false, true, 4096, 2, 4 * MIB + 14 * KIB - 512,
-      4 * MIB + 14 * KIB - 512, .shares = true },
-    { "raw", true, false, 4096, 2, 4 * MIB + 14 * KIB - 512, 0 },
-};
-const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
-
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver, NULL
+    &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver,
+    &throttle_driver, NULL
 };
 
 /* --- the machine --- */
@@ -58,6 +42,9 @@ struct run {
 
 static void on_event(const char *name, json_t *data, void *arg)
 {
+    if (g_str_equal(name, "BLOCK_JOB_CANCELLED")) {
+        world.job_cancelled = true;
+    }
     if (g_str_equal(name, "BLOCK_JOB_COMPLETED") &&
         !json_object_get(data, "error") && !world.job_done) {
         world.job_done = sim_mark(world.sim, "completed", 0);
@@ -70,8 +57,17 @@ static CO_FN void world_entry(void *arg)
 
     world.graph = graph_new(world.loop, drivers);
     world.jobs = jobs_new(world.loop, on_event, NULL);
+    if (world.config->throttle) {
+        json_t *none = json_object();
+
+        g_assert(throttle_group_add(world.graph, "g", none, NULL) == 0);
+        json_decref(none);
+    }
     run->fn(run->arg);
     jobs_free(world.jobs);
+    if (world.config->throttle) {
+        g_assert(throttle_group_del(world.graph, "g", NULL) == 0);
+    }
     graph_co_free(world.graph);
     loop_stop(world.loop);
 }
@@ -88,85 +84,13 @@ void world_run(const struct crash_config *c, uint64_t seed,
     }
     world.sim = loop_sim(world.loop);
     sim_set_shares(world.sim, c->shares);
+    sim_set_block(world.sim, 4096);
     co_start(world.loop, world_entry, &run);
     loop_run(world.loop);
     while (loop_turn(world.loop, false)) {
     }
     g_assert(co_count(world.loop) == 0);
     loop_free(world.loop);
-}
-
-/* --- images --- */
-
-/* Cluster 3 of the base is a hole. */
-static bool base_has(const struct crash_config *c, uint64_t sector)
-{
-    return c->backing && (sector + 1) * SECTOR <= c->base_size &&
-        sector / (c->cluster / SECTOR) != 3;
-}
-
-/* Data in the windows, holes elsewhere. */
-void world_co_make_base(void)
-{
-    const struct crash_config *c = world.config;
-    struct window w[N_WINDOWS];
-    uint8_t buf[SECTOR];
-    struct io_file *f;
-    struct iovec v;
-
-    if (!c->backing) {
-        return;
-    }
-    g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
-    g_assert(io_co_truncate(f, c->base_size) == 0);
-    for (unsigned i = 0; i < windows_get(c, w); i++) {
-        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
-            if (base_has(c, s)) {
-                stamp_put(buf, ID_BASE_FILE, s);
-                g_assert(io_co_pwritev(f, s * SECTOR,
-                                       iov_one(&v, buf, SECTOR),
-                                       IO_TAG_DATA) == 0);
-            }
-        }
-    }
-    io_co_close(f);
-}
-
-void world_co_make_image(void)
-{
-    const struct crash_config *c = world.config;
-    json_t *o = json_pack("{s:I}", "size", (json_int_t) c->size);
-    g_autoptr(GError) err = NULL;
-
-    if (c->backing) {
-        json_object_set_new(o, "backing_file", json_string("/base"));
-        json_object_set_new(o, "backing_fmt", json_string("raw"));
-    }
-    if (!c->raw) {
-        json_object_set_new(o, "cluster_size", json_integer(c->cluster));
-        json_object_set_new(o, "table_size", json_integer(c->table));
-    }
-    if (image_co_create(world.graph, c->raw ? &raw_driver : &qed_driver,
-                        "/top", o, &err) < 0) {
-        g_error("create: %s", err->message);
-    }
-    json_decref(o);
-}
-
-int world_co_open(bool writable, struct node **ret_n, GError **err)
-{
-    const struct crash_config *c = world.config;
-    json_t *o = json_pack("{s:s,s:{s:s,s:s,s:s}}", "driver",
-                          c->raw ? "raw" : "qed", "file", "driver", "file",
-                          "filename", "/top", "locking", "off");
-    int ret;
-
-    if (writable && c->backing) {
-        o = json_pack("{s:s,s:o}", "driver", "copy-on-read", "file", o);
-    }
-    ret = node_co_open(world.graph, o, writable ? NODE_RDWR : 0, ret_n, err);
-    json_decref(o);
-    return ret;
 }
 
 /* --- operations --- */
@@ -190,27 +114,57 @@ struct task {
  * Lengths in sectors, or clusters where it says so. */
 static CO_FN int guest_co_write(struct guest *g, struct op *op)
 {
-    g_autofree uint8_t *buf = g_malloc(op->n * SECTOR);
+    g_autofree uint8_t *buf = g_malloc(op->n * GRAIN);
     uint64_t id = g->o->id_base + (uint64_t) (op - g->o->ops) + 1;
     struct iovec v;
 
     for (uint64_t s = 0; s < op->n; s++) {
-        stamp_put(buf + s * SECTOR, id, op->first + s);
+        stamp_put(buf + s * GRAIN, id, op->first + s);
     }
-    return user_co_pwritev(g->u, op->first * SECTOR,
-                           iov_one(&v, buf, op->n * SECTOR),
+    if (op->first % 2 || op->n % 2) {
+        cover(COVER_UNALIGNED);
+    }
+    return user_co_pwritev(g->u, op->first * GRAIN,
+                           iov_one(&v, buf, op->n * GRAIN),
                            op->fua ? IO_FUA : 0);
+}
+
+/* Does the overlay itself have all of @op's range?  -1 where there is no base,
+ * or where others could have put it there. */
+static CO_FN int guest_co_has_all(struct guest *g, const struct op *op)
+{
+    struct node *n = node_skip_filters(user_node(g->u));
+    uint64_t at = op->first * GRAIN, end = at + op->n * GRAIN;
+
+    if (!node_backing(n) || g->running.count > 1 || g->jobs.count) {
+        return -1;
+    }
+    while (at < end) {
+        struct extent ext = { 0 };
+
+        if (node_co_status(n, at, end - at, &ext) < 0 ||
+            !(ext.flags & STATUS_ALLOCATED)) {
+            return 0;
+        }
+        at += ext.len;
+    }
+    return 1;
 }
 
 static CO_FN int guest_co_read(struct guest *g, struct op *op)
 {
-    g_autofree uint8_t *buf = g_malloc(op->n * SECTOR);
+    g_autofree uint8_t *buf = g_malloc(op->n * GRAIN);
+    int had = guest_co_has_all(g, op);
     struct iovec v;
-    int ret = user_co_preadv(g->u, op->first * SECTOR,
-                             iov_one(&v, buf, op->n * SECTOR), 0);
+    int ret = user_co_preadv(g->u, op->first * GRAIN,
+                             iov_one(&v, buf, op->n * GRAIN), 0);
+
+    if (had == 0 && guest_co_has_all(g, op) == 1) {
+        cover(COVER_COPY_ON_READ);
+    }
 
     for (uint64_t s = 0; ret == 0 && s < op->n; s++) {
-        uint64_t id = stamp_get(buf + s * SECTOR, op->first + s);
+        uint64_t id = stamp_get(buf + s * GRAIN, op->first + s);
 
         if (!oracle_may_read(g->o, op->begun, op->first + s, id)) {
             g_error("G7: a read that began at instant %" G_GUINT64_FORMAT
@@ -233,11 +187,11 @@ static CO_FN void job_wait_entry(void *arg)
 }
 
 /* -EBUSY when one runs, -EINVAL when there is nothing to stream: fine. */
-static CO_FN int guest_co_stream(struct guest *g, bool wait)
+static CO_FN int guest_co_stream(struct guest *g, bool wait, struct node *base)
 {
     struct stream_params p = {
         .job = { .id = "j", .auto_finalize = true, .auto_dismiss = true },
-        .node = user_node(g->u),
+        .node = user_node(g->u), .base = base,
     };
     struct job *j;
     int ret = stream_co_start(world.jobs, &p, &j, NULL);
@@ -254,19 +208,86 @@ static CO_FN int guest_co_stream(struct guest *g, bool wait)
     return 0;
 }
 
+/* What is below the middle of the chain, or NULL. */
+static struct node *guest_base(struct guest *g)
+{
+    struct node *n = node_backing(node_skip_filters(user_node(g->u)));
+
+    n = n ? node_backing(node_skip_filters(n)) : NULL;
+    return n ? node_skip_filters(n) : NULL;
+}
+
+static CO_FN int guest_co_stream_to(struct guest *g)
+{
+    struct node *base = guest_base(g);
+    uint64_t before = world.job_done;
+    int ret;
+
+    if (!base) {
+        return -EINVAL;
+    }
+    world.job_done = 0;
+    ret = guest_co_stream(g, true, base);
+    if (ret == 0 && world.job_done) {
+        g->o->mid_gone = world.job_done;
+        cover(COVER_STREAM_TO);
+    }
+    world.job_done = before;
+    return ret;
+}
+
+/* Read-only, and back: the guest is gone meanwhile. */
+static CO_FN int guest_co_reopen(struct guest *g)
+{
+    g_autoptr(GError) err = NULL;
+    int ret;
+
+    user_co_free(g->u);
+    ret = node_co_set_read_only(g->n, true, &err);
+    if (ret == 0) {
+        cover(COVER_REOPEN);
+        if (node_co_set_read_only(g->n, false, &err) < 0) {
+            g_error("writable again: %s", err->message);
+        }
+    }
+    if (user_co_new(g->n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g->u,
+                    &err) < 0) {
+        g_error("guest after a reopen: %s", err->message);
+    }
+    return ret;
+}
+
+static CO_FN int guest_co_repair(struct guest *g)
+{
+    struct node *n = node_skip_filters(user_node(g->u));
+    struct check_result res = { 0 };
+
+    if (!n->drv->co_check) {
+        return 0;
+    }
+    node_ref(n);
+    node_co_check(n, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS, &res, NULL);
+    node_co_unref(n);
+    return 0;
+}
+
 static CO_FN int guest_co_cancel(struct guest *g, struct op *op)
 {
     struct job *j = jobs_find(world.jobs, "j");
     int ret = 0;
 
     if (!j) {
-        ret = guest_co_stream(g, false);
+        ret = guest_co_stream(g, false, NULL);
         co_co_sleep(g_rand_int_range(g->rnd, 0, 3000) * UINT64_C(1000));
         j = jobs_find(world.jobs, "j");
     }
     if (ret == 0 && j) {
+        world.job_cancelled = false;
         job_user_cancel(j, false, NULL);
         co_latch_co_wait(&g->jobs);
+        if (world.job_cancelled) {
+            cover(COVER_CANCEL);
+        }
     }
     return ret;
 }
@@ -279,7 +300,10 @@ static CO_FN int guest_co_resize(struct guest *g, struct op *op)
     ret = node_check_op(node_skip_filters(n), BLOCK_OP_RESIZE, NULL);
     if (ret == 0) {
         node_ref(n);
-        ret = node_co_truncate(n, op->n * SECTOR, NULL);
+        ret = node_co_truncate(n, op->n * GRAIN, NULL);
+        if (ret == 0) {
+            cover(COVER_RESIZE);
+        }
         node_co_unref(n);
     }
     return ret;
@@ -287,7 +311,7 @@ static CO_FN int guest_co_resize(struct guest *g, struct op *op)
 
 static CO_FN int op_co_do(struct guest *g, struct op *op)
 {
-    uint64_t off = op->first * SECTOR, len = op->n * SECTOR;
+    uint64_t off = op->first * GRAIN, len = op->n * GRAIN;
     uint64_t ret_len, ret_off;
 
     switch (op->kind) {
@@ -306,9 +330,11 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         return stream_co_step(world.jobs, user_node(g->u), "top", &g->cursor,
                               &ret_len, &ret_off, NULL);
     case OP_STREAM:
-        return guest_co_stream(g, true);
+        return guest_co_stream(g, true, NULL);
     case OP_STREAM_BG:
-        return guest_co_stream(g, false);
+        return guest_co_stream(g, false, NULL);
+    case OP_STREAM_TO:
+        return guest_co_stream_to(g);
     case OP_CANCEL:
         return guest_co_cancel(g, op);
     case OP_RESIZE:
@@ -316,8 +342,46 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_WAIT:
         co_co_sleep(op->n * 1000000);
         return 0;
+    case OP_DRAIN:
+        node_co_drain_begin(g->n);
+        node_drain_end(g->n);
+        return 0;
+    case OP_REOPEN:
+        return guest_co_reopen(g);
+    case OP_REPAIR:
+        return guest_co_repair(g);
+    default:
+        return 0;
     }
-    return 0;
+}
+
+static void op_cover(struct guest *g, const struct op *op)
+{
+    if (op->result < 0) {
+        return;
+    }
+    if (op->fua) {
+        cover(COVER_FUA);
+    }
+    switch (op->kind) {
+    case OP_ZERO:
+        cover(COVER_ZERO);
+        break;
+    case OP_TRIM:
+        cover(COVER_TRIM);
+        break;
+    case OP_STEP:
+    case OP_STREAM:
+        if (world.job_done > op->begun) {
+            cover(op->kind == OP_STEP ? COVER_STREAM_STEP : COVER_STREAM);
+        }
+        break;
+    default:
+        break;
+    }
+    if (g->running.count > 1) {
+        cover(COVER_BESIDE);
+    }
 }
 
 static CO_FN void op_entry(void *arg)
@@ -331,6 +395,7 @@ static CO_FN void op_entry(void *arg)
     if (t->op->result < 0 && t->op->kind <= OP_READ) {
         g_error("op %u failed: %s", i + 1, g_strerror(-t->op->result));
     }
+    op_cover(t->g, t->op);
     co_latch_done(&t->g->running);
     g_free(t);
 }
@@ -344,6 +409,7 @@ struct letter {
     enum op_kind kind;
     bool fua;
     unsigned window, from, len;
+    bool odd;                   /* a grain later, a grain less */
 };
 static const struct letter letters[] = {
     { 'a', OP_WRITE, false, 0, 2, 2 },          /* a cluster */
@@ -355,10 +421,14 @@ static const struct letter letters[] = {
     { 'z', OP_ZERO, false, 0, 2, 4 },
     { 't', OP_TRIM, false, 0, 2, 4 },
     { 'F', OP_FLUSH },
+    { 'm', OP_WRITE, true, 1, 4, 0 },           /* the same, FUA */
+    { 'v', OP_WRITE, false, 0, 3, 2, true },    /* parts of sectors */
     { 'r', OP_READ, false, 0, 0, 8 },
     { 'q', OP_READ, false, 1, 1, 0 },
     { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
-    { 'c', OP_CANCEL }, { 'g', OP_RESIZE }, { 'w', OP_WAIT }, { 'W', OP_WAIT },
+    { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
+    { 'y', OP_REPAIR }, { 'c', OP_CANCEL }, { 'g', OP_RESIZE },
+    { 'w', OP_WAIT }, { 'W', OP_WAIT },
     { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
     { 'Z', OP_ZERO }, { 'T', OP_TRIM },
 };
@@ -376,12 +446,15 @@ static const struct letter *letter_find(char ch)
 static void place_random(struct guest *g, struct op *op, const struct window *w,
                          uint64_t cluster)
 {
-    unsigned i = (unsigned) g_rand_int_range(g->rnd, 0, N_WINDOWS);
+    unsigned i = (unsigned) g_rand_int_range(g->rnd, 0, N_GUEST_WINDOWS);
 
     op->first = w[i].first +
         (uint64_t) g_rand_int_range(g->rnd, 0, (gint32) (4 * cluster));
     op->n = (uint64_t) g_rand_int_range(g->rnd, 1, (gint32) (2 * cluster));
-    if (op->kind == OP_ZERO || op->kind == OP_TRIM) {
+    if (op->kind == OP_WRITE && g_rand_boolean(g->rnd)) {
+        op->first &= ~UINT64_C(1);      /* whole sectors */
+        op->n += op->n & 1;
+    } else if (op->kind == OP_ZERO || op->kind == OP_TRIM) {
         op->first -= op->first % cluster;
         op->n += cluster - 1;
         op->n -= op->n % cluster;
@@ -394,14 +467,14 @@ static void place_random(struct guest *g, struct op *op, const struct window *w,
 static void place(struct guest *g, const struct letter *l, struct op *op)
 {
     const struct crash_config *c = g->o->config;
-    uint64_t cluster = c->cluster / SECTOR, end = g->n->size / SECTOR;
+    uint64_t cluster = c->cluster / GRAIN, end = g->n->size / GRAIN;
     struct window w[N_WINDOWS];
 
     windows_get(c, w);
     if (l->kind == OP_FLUSH || l->kind >= OP_STEP) {
         op->n = l->kind == OP_WAIT ? (l->letter == 'W' ? 7000 : 1500) : 0;
         if (l->kind == OP_RESIZE) {
-            op->n = MIN(w[1].first + w[1].n, end + cluster + 1);
+            op->n = MIN(w[1].first + w[1].n, end + cluster + 2);
         }
         return;
     }
@@ -410,6 +483,8 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
     } else {
         op->first = w[l->window].first + l->from * cluster / 2;
         op->n = l->len ? l->len * cluster / 2 : end;
+        op->first += l->odd;
+        op->n -= l->odd;
     }
     op->first = MIN(op->first, end - 1);
     op->n = MIN(op->n, end - op->first);
@@ -417,15 +492,18 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
 {
+    bool was_reopen = false;    /* it takes the guest away */
+
     for (const char *p = sequence; *p; p++) {
         bool beside = *p == '|';
         const struct letter *l = letter_find(*(p += beside));
         struct task *t = g_new(struct task, 1);
         struct op op = { .kind = l->kind, .fua = l->fua };
 
-        if (!beside) {
+        if (!beside || was_reopen || l->kind == OP_REOPEN) {
             co_latch_co_wait(&g->running);
         }
+        was_reopen = l->kind == OP_REOPEN;
         place(g, l, &op);
         *t = (struct task) { g, oracle_add(g->o, &op) };
         co_latch_add(&g->running);
@@ -435,37 +513,33 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
     co_latch_co_wait(&g->jobs);
 }
 
-static void base_init(struct oracle *o)
-{
-    const struct crash_config *c = o->config;
-    struct window w[N_WINDOWS];
-
-    for (unsigned i = 0; i < windows_get(c, w); i++) {
-        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
-            /* Past the end of the disk there are zeroes, base or not. */
-            if (base_has(c, s) && (s + 1) * SECTOR <= c->size) {
-                o->init[slot_of(c, s)] = ID_BASE_FILE;
-            }
-        }
-    }
-}
-
 void world_co_run(const char *sequence, GRand *rnd, struct oracle *o)
 {
     struct guest g = { .o = o, .rnd = rnd };
     g_autoptr(GError) err = NULL;
 
-    base_init(o);
+    struct op *close;
+
     world.job_done = 0;
     if (world_co_open(true, &g.n, &err) < 0 ||
         user_co_new(g.n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
                     &err) < 0) {
         g_error("open: %s", err->message);
     }
+    if (o->repaired) {          /* whoever opens it does that */
+        o->repaired = sim_mark(world.sim, "repaired", 0);
+        cover(COVER_REPAIR);
+    }
     guest_co_play(&g, sequence);
+    close = oracle_add(o, &(struct op) { .kind = OP_CLOSE });
+    close->begun = sim_mark(world.sim, "close", 0);
     user_co_free(g.u);
     node_co_unref(g.n);
+    close->ended = sim_mark(world.sim, "closed", 0);
     o->gone = world.job_done;
+    if (o->gone && !o->mid_gone) {
+        o->mid_gone = o->gone;
+    }
     oracle_index(o);
 }
 
@@ -482,7 +556,7 @@ char *world_co_recover(struct node *n, struct oracle *o)
                     &err) < 0) {
         return g_strdup(err->message);
     }
-    guest_co_play(&g, streams ? "uFr|Se|b" : "uFbzrw");
+    guest_co_play(&g, streams ? "uFr|Se|b" : "vFbzrw");
     user_co_free(g.u);
     o->gone = world.job_done;
     if (streams && !o->gone) {

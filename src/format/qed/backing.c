@@ -98,7 +98,7 @@ static CO_FN int reference_co_write(struct qed_image *img, const char *name,
                               iov_one(&v, (char *) (uintptr_t) name,
                                       strlen(name)), 0);
         if (ret == 0) {
-            ret = node_co_flush(file);
+            ret = BARRIER(PIVOT_NAME, node_co_flush(file));
         }
         if (ret < 0) {
             return ret;
@@ -128,12 +128,9 @@ int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
     if (ret < 0) {
         return ret;
     }
-    ret = BARRIER(PIVOT_DATA, group_co_flush(img->group));
-    if (ret == 0) {
-        group_co_lock(img->group);
-        ret = reference_co_write(img, name, slot, fmt);
-        group_unlock(img->group);
-    }
+    group_co_lock(img->group);
+    ret = reference_co_write(img, name, slot, fmt);
+    group_unlock(img->group);
     trace_qed_change_backing(n->name, name, ret);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not change the backing file of "

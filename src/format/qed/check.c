@@ -10,8 +10,10 @@
  *
  * Passes of the commit group are held off meanwhile.  What a repair changed is
  * durable before clusters are cut off (M3) and before NEED_CHECK is cleared.
+ * These two need no flush: leaks and a mark that come back do no harm.
  */
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
@@ -231,7 +233,6 @@ static CO_FN int tail_co_cut(struct check *c, uint64_t leaks)
     if (ret == 0) {
         img->alloc_end = img->file_end = end;
         img->n_gaps = 0;
-        ret = node_co_flush(qed_file(img));
     }
     img->extending = false;
     co_queue_wake_all(&img->extended);
@@ -282,17 +283,14 @@ static CO_FN int check_co_run(struct check *c)
     c->res->total_clusters =
         round_up(img->hdr.image_size, UINT64_C(1) << bits) >> bits;
     ret = tables_co_check(c);
-    if (ret == 0 && c->fix) {
-        ret = node_co_flush(qed_file(img));
+    if (ret == 0 && (c->fix & CHECK_FIX_ERRORS)) {
+        ret = BARRIER(REPAIR_ENTRIES, node_co_flush(qed_file(img)));
     }
     if (ret == 0) {
         ret = leaks_co_check(c);
     }
     if (ret == 0 && (c->fix & CHECK_FIX_ERRORS)) {
         ret = image_co_mark_clean(c);
-        if (ret == 0) {
-            ret = node_co_flush(qed_file(img));
-        }
     }
     return ret;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Making an image: an empty L1 table and the name first, durable, and then the
- * header: a file that begins with the magic is a whole image.
+ * header: a file that begins with the magic is a whole image.  The caller flushes
+ * the header.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -91,7 +92,7 @@ static CO_FN int image_co_write(struct node *file, const struct create *c)
     qed_header_encode(&h, buf);
     ret = node_co_pwritev(file, 0, iov_one(&v, buf, QED_SECTOR), 0);
     io_buf_put(buf, QED_SECTOR);
-    return ret < 0 ? ret : node_co_flush(file);
+    return ret;
 }
 
 int qed_co_create(struct node *file, struct opts *o, GError **err)

@@ -7,6 +7,7 @@
  * when the image is drained and when it is closed: after all pointers are
  * durable, and with passes held off, so that none sets it meanwhile.
  */
+#include "base/barrier.h"
 #include "format/qed/qed.h"
 
 #define CLEAR_AFTER_NS UINT64_C(5000000000)
@@ -24,20 +25,15 @@ int qed_co_mark_clean(struct qed_image *img)
     if (!is_dirty(img)) {
         return 0;
     }
-    ret = group_co_flush(img->group);
-    if (ret < 0) {
-        return ret;
-    }
     group_co_lock(img->group);
     ret = group_error(img->group);
-    /* More may have been allocated; then a later call clears the bit. */
+    /* More may have been allocated; then a later call clears the bit.  Nothing
+     * pending: all pointers are durable.  The bit itself may wait for any later
+     * flush: an image that is marked without need is checked, no more. */
     if (ret == 0 && is_dirty(img) && !group_pending(img->group)) {
         h = img->hdr;
         h.features &= ~QED_F_NEED_CHECK;
         ret = qed_co_write_header(img, &h);
-        if (ret == 0) {
-            ret = node_co_flush(qed_file(img));
-        }
     }
     group_unlock(img->group);
     return ret;
@@ -89,7 +85,7 @@ void qed_co_quiesce(struct node *n)
     co_latch_co_wait(&img->background);
     /* A copy of the file made while we are drained is complete (M9). */
     if (group_pending(img->group)) {
-        group_co_flush(img->group);
+        (void)BARRIER(QED_DRAIN, group_co_flush(img->group));
     }
     qed_co_mark_clean(img);
     group_co_quiesce(img->group);

@@ -10,6 +10,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
@@ -151,7 +152,7 @@ static CO_FN int autoclear_co_apply(struct qed_image *img)
     }
     h.autoclear_features = 0;
     ret = qed_co_write_header(img, &h);
-    return ret < 0 ? ret : node_co_flush(qed_file(img));
+    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_flush(qed_file(img)));
 }
 
 /* Look at every table, and repair if the image was not closed properly. */
@@ -257,7 +258,7 @@ static CO_FN int image_co_end_writes(struct qed_image *img)
     }
     loop_timer_cancel(&img->clear_timer);
     co_latch_co_wait(&img->background);
-    ret = group_co_flush(img->group);
+    ret = BARRIER(QED_CLOSE, group_co_flush(img->group));
     if (ret == 0) {
         ret = qed_co_mark_clean(img);
     }

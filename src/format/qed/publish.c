@@ -271,6 +271,9 @@ static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
         ret = BARRIER_LATE(TABLE_FIRST, fresh_co_write(img));
     }
     if (ret == 0) {
+        ret = BARRIER_LATE(TABLE_FIRST, qed_co_extend(img, fresh_end(img)));
+    }
+    if (ret == 0) {
         ret = each_co_run(img->loop, img->items->len, workers_for(img),
                           write_existing_entry, img);
     }

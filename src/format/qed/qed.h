@@ -193,7 +193,7 @@ CO_FN int qed_co_info(struct node *n, json_t *info, GError **err);
 void qed_init_clear(struct qed_image *img);
 /* NEED_CHECK is set and all is published: clear it after a while. */
 void qed_arm_clear(struct qed_image *img);
-/* Publish all and clear NEED_CHECK, durably, if it is set. */
+/* Clear NEED_CHECK if it is set and nothing is pending. */
 CO_FN int qed_co_mark_clean(struct qed_image *img);
 CO_FN void qed_co_quiesce(struct node *n);
 void qed_resume(struct node *n);

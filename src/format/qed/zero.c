@@ -6,7 +6,6 @@
  * the backing file (G8).  One with a place keeps it and its bytes are punched
  * out of the file: nothing leaks, and no pointer needs to change.
  */
-#include "base/barrier.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
 
@@ -80,16 +79,11 @@ int qed_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qed_image *img = qed_image(n);
     uint64_t mask = qed_cluster_size(img) - 1;
-    int ret;
 
     if ((off & mask) || (((off + len) & mask) && off + len != n->size)) {
         return -ENOTSUP;
     }
-    ret = clusters_co_zero(img, off, len, flags);
-    if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(QED_FUA, group_co_flush(img->group));
-    }
-    return ret;
+    return clusters_co_zero(img, off, len, flags);
 }
 
 int qed_co_discard(struct node *n, uint64_t off, uint64_t len)

@@ -1,39 +1,64 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * crash-qed: the crash simulator's program; see doc/testing.rst.
+ * crash: the crash simulator's program; see doc/testing.rst.
  *
- *   crash-qed --suite quick|check|soak      TAP, one point for each image
- *   crash-qed --mutate all|NAME             is every barrier needed?
- *   crash-qed --image I --sequence S [--seed N] [--full]   replay one
+ *   crash --suite quick|check|soak        TAP, one point for each image
+ *   crash --mutate all|NAME               is every barrier needed?
+ *   crash --image I --sequence S [--seed N]   replay one
+ *   ... --without NAME                    the same, without a barrier
  */
 #include "crash.h"
+#include <execinfo.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
-#include "base/barrier.h"
 
 static const struct suite suites[] = {
     { "quick", 2, 7, 2,
       { .per_instant = 30, .exhaustive = 4, .random = 1, .instants = 12 },
       { .per_instant = 12, .random = 3, .instants = 12 } },
-    { "check", 3, 29, 25,
-      { .per_instant = 60, .exhaustive = 5, .random = 2, .instants = 40 },
+    { "check", 3, 149, 16,
+      { .per_instant = 40, .exhaustive = 5, .random = 2, .instants = 24 },
       { .per_instant = 30, .random = 6, .instants = 20 } },
     { "soak", 3, 1, 1500,
       { .per_instant = 4000, .exhaustive = 10, .random = 20 },
       { .per_instant = 100, .random = 20, .instants = 60 } },
 };
-/* Replays and mutants look at everything a short sequence gives. */
-static const struct limits full = { .per_instant = 600, .exhaustive = 8,
+const struct limits limits_full = { .per_instant = 600, .exhaustive = 8,
                                     .random = 10 };
 
 static const char *alphabet(const struct crash_config *c)
 {
-    return c->backing ? "aufbexztFrqpsScgwW" : "aufbexztFrgwW";
+    return c->alphabet ? c->alphabet
+        : c->mid ? "aufbvexztFrqpsSkcgwWdoy"
+        : c->backing ? "aufbvexztFrqpsScgwWdoy"
+        : c->direct ? "aufbvemxztFrgwWdoy" : "aufbvexztFrgwWdoy";
+}
+
+/* What a sequence may begin with. */
+struct prelude {
+    bool creates;               /* '!': the creation is looked at, too */
+    bool broken;                /* '@': the image is broken first */
+    bool autoclear;             /* '^': it has a bit that nobody knows */
+};
+
+static const char *prelude_take(const char *sequence, struct prelude *p)
+{
+    *p = (struct prelude) { 0 };
+    for (;; sequence++) {
+        if (*sequence == '!') {
+            p->creates = true;
+        } else if (*sequence == '@') {
+            p->broken = true;
+        } else if (*sequence == '^') {
+            p->autoclear = true;
+        } else {
+            return sequence;
+        }
+    }
 }
 
 /* --- one sequence --- */
@@ -44,54 +69,82 @@ struct one {
     const struct limits *limits;
     char *story;
 };
-static char replay[600];        /* told when an assertion ends the program */
+char replay[600];
 
 static void on_abort(int sig)
 {
     static const char head[] = "\n# replay: ";
 
+    void *frames[40];
+
+    backtrace_symbols_fd(frames, backtrace(frames, G_N_ELEMENTS(frames)),
+                         STDOUT_FILENO);
     if (write(STDOUT_FILENO, head, sizeof(head) - 1) < 0 ||
         write(STDOUT_FILENO, replay, strlen(replay)) < 0) {
         _exit(2);
     }
 }
 
+/* The image as the sequence finds it, and the log from then on. */
+static CO_FN void one_prepare(const struct prelude *p, struct oracle *o,
+                              struct sim_image **ret_start)
+{
+    bool guest = !world.config->co_run;
+
+    sim_log_reset(world.sim, false);
+    oracle_init(o, world.config);
+    if (guest) {
+        world_co_make_base();
+        world_init(o);
+    }
+    if (guest && !p->creates) {
+        world_co_make_image();
+    }
+    if (p->broken) {
+        world_co_damage(o);
+    }
+    if (p->autoclear) {
+        world_set_autoclear();
+    }
+    *ret_start = sim_image_copy(sim_live(world.sim));
+    sim_log_reset(world.sim, true);
+    if (guest && p->creates) {
+        world_co_make_image();
+        o->created = sim_mark(world.sim, "created", 0);
+        cover(COVER_CREATE);
+    }
+}
+
 static CO_FN void one_run(void *arg)
 {
     struct one *one = arg;
-    bool creates = one->sequence[0] == '!'; /* the creation is looked at, too */
+    const struct crash_config *c = world.config;
     g_autoptr(GRand) rnd = g_rand_new_with_seed(one->seed);
     struct sim_image *start;
+    struct prelude prelude;
     struct history h;
     struct oracle o;
+    const char *letters = prelude_take(one->sequence, &prelude);
 
-    sim_log_reset(world.sim, false);
-    world_co_make_base();
-    if (!creates) {
-        world_co_make_image();
+    one_prepare(&prelude, &o, &start);
+    if (c->co_run) {
+        c->co_run(letters, rnd, &o);
+    } else {
+        world_co_run(letters, rnd, &o);
     }
-    start = sim_image_copy(sim_live(world.sim));
-    oracle_init(&o, world.config);
-    sim_log_reset(world.sim, true);
-    if (creates) {
-        world_co_make_image();
-        o.created = sim_mark(world.sim, "created", 0);
-    }
-    world_co_run(one->sequence + creates, rnd, &o);
-    history_take(&h, world.sim, start, world.config);
+    history_take(&h, world.sim, start, c);
     sim_log_reset(world.sim, false);
     one->story = states_co_try(&h, &o, one->limits, rnd, 0);
     history_done(&h);
     oracle_done(&o);
 }
 
-/* The story of the first state that breaks a promise, or NULL. */
-static char *sequence_try(const struct crash_config *c, const char *sequence,
-                          guint32 seed, const struct limits *limits)
+char *sequence_try(const struct crash_config *c, const char *sequence,
+                   guint32 seed, const struct limits *limits)
 {
     struct one one = { sequence, seed, limits, NULL };
 
-    g_snprintf(replay, sizeof(replay), "crash-qed --image %s --sequence '%s' "
+    g_snprintf(replay, sizeof(replay), "crash --image %s --sequence '%s' "
                "--seed %u\n", c->name, sequence, seed);
     world_run(c, seed, one_run, &one);
     return one.story;
@@ -110,12 +163,46 @@ static void sequence_nth(const char *abc, unsigned len, unsigned i, char *out)
     out[len] = 0;
 }
 
-static char *try_short(const struct crash_config *c, const struct suite *s,
-                       guint32 seed)
+/* Sequences that begin in another way than with a sound image, or that found
+ * something once. */
+static char *special_try(const struct crash_config *c, const struct suite *s,
+                         guint32 seed)
+{
+    static const char *const created[] = { "!", "!aF", "!sa" };
+    static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o" };
+    static const char *const broken[] = {
+        "@", "@y", "@aF", "@a|y|bF", "@dyF", "@gF", "^", "^a", "^uF", "^gF",
+        "@^", "@^fw",
+    };
+    char *story = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(created) && !story; i++) {
+        const char *letters = created[i] + 1;
+        bool can = !c->co_run &&
+            strspn(letters, alphabet(c)) == strlen(letters);
+
+        story = can ? sequence_try(c, created[i], seed, &s->limits) : NULL;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(broken) && !story; i++) {
+        bool can = broken[i][0] == '@' ? c->format->damage != NULL
+            : c->format->set_autoclear != NULL;
+
+        story = can ? sequence_try(c, broken[i], seed, &s->limits) : NULL;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
+        for (guint32 k = 1; k <= 3 && !story; k++) {
+            story = sequence_try(c, found[i], k, &s->random_limits);
+        }
+    }
+    return story;
+}
+
+char *short_try(const struct crash_config *c, const struct suite *s,
+                guint32 seed)
 {
     const char *abc = alphabet(c);
     unsigned total = 1;
-    char *story = c->raw ? NULL : sequence_try(c, "!", seed, &s->limits);
+    char *story = special_try(c, s, seed);
 
     for (unsigned len = 1; len <= s->length && !story; len++) {
         /* Large clusters cost more and tell less. */
@@ -136,7 +223,8 @@ static char *try_short(const struct crash_config *c, const struct suite *s,
 
 static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
-    const char *abc = c->backing ? "DDDUZTFFRRpScgw" : "DDDUZTFFRgw";
+    const char *abc = c->mid ? "DDDUZTFFRRpSkcgwdoy"
+        : c->backing ? "DDDUZTFFRRpScgwdoy" : "DDDUZTFFRgwdoy";
     unsigned len = (unsigned) g_rand_int_range(rnd, 5, 40);
 
     for (unsigned i = 0; i < len; i++) {
@@ -148,12 +236,12 @@ static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
     *out = 0;
 }
 
-static char *try_random(const struct crash_config *c, const struct suite *s,
-                        guint32 seed)
+char *random_try(const struct crash_config *c, const struct suite *s,
+                 guint32 seed)
 {
     char *story = NULL;
 
-    for (unsigned i = 0; i < s->random && !story; i++) {
+    for (unsigned i = 0; i < s->random && !c->co_run && !story; i++) {
         g_autoptr(GRand) rnd = g_rand_new_with_seed(seed + i);
         char sequence[100];
 
@@ -180,15 +268,15 @@ static bool suite_run(const struct suite *s, const struct crash_config *only,
     unsigned failed = 0, n = only ? 1 : crash_n_configs;
     double seconds;
 
-    printf("1..%u\n# seed %u\n", n, seed);
+    printf("1..%u\n# seed %u\n", n + !only, seed);
     for (unsigned i = 0; i < n; i++) {
         const struct crash_config *c = only ? only : &crash_configs[i];
         uint64_t before = tally.distinct;
         gint64 start = g_get_monotonic_time();
-        char *story = try_short(c, s, seed);
+        char *story = short_try(c, s, seed);
 
         if (!story) {
-            story = try_random(c, s, seed);
+            story = random_try(c, s, seed);
         }
         if (story) {
             print_story(story);
@@ -203,15 +291,21 @@ static bool suite_run(const struct suite *s, const struct crash_config *only,
     seconds = (double) (g_get_monotonic_time() - begun) / 1e6;
     printf("# %" PRIu64 " states built, %" PRIu64 " distinct and verified, %"
            PRIu64 " gone on with, %" PRIu64 " crashed again, %" PRIu64
-           " shown to qemu-img: %.1f s, %.0f states/s\n", tally.built,
-           tally.distinct, tally.deep, tally.twice, tally.outside, seconds,
+           " checked and %" PRIu64 " compared by qemu-img: %.1f s, %.0f "
+           "states/s\n", tally.built, tally.distinct, tally.deep, tally.twice,
+           tally.outside, tally.compared, seconds,
            (double) tally.distinct / seconds);
+    if (!only) {
+        bool all = cover_report();
+
+        printf("%sok %u every kind of operation happened\n", all ? "" : "not ",
+               crash_n_configs + 1);
+        failed += !all;
+    }
     return failed == 0;
 }
 
-/* --- barriers taken out --- */
-
-static const struct crash_config *image_find(const char *name)
+const struct crash_config *image_find(const char *name)
 {
     for (unsigned i = 0; i < crash_n_configs; i++) {
         if (!g_strcmp0(crash_configs[i].name, name)) {
@@ -219,122 +313,6 @@ static const struct crash_config *image_find(const char *name)
         }
     }
     return NULL;
-}
-
-static int barrier_off = -1;
-
-bool barrier_is_off(enum barrier b)
-{
-    return (int) b == barrier_off;
-}
-
-static const char *const barrier_names[] = {
-#define X(id, text) #id,
-    BARRIERS(X)
-#undef X
-};
-
-/* What finds the lack of a barrier quickly. Where it does not any more, the
- * search goes on through all short sequences and random ones. */
-static const struct hunter {
-    enum barrier b;
-    const char *image, *sequence;
-} hunters[] = {
-    { BARRIER_GROUP_WAIT, "4k", "D|D|F|D|F|U|D|F|Z|F" },
-    { BARRIER_GROUP_DATA, "4k-base", "aFaFW" },
-    { BARRIER_GROUP_POINTERS, "4k", "aFaFW" },
-    { BARRIER_TABLE_FIRST, "4k-base", "aFaFW" },
-    { BARRIER_FILE_LENGTH, "4k", "uFrw" },
-    { BARRIER_NEED_CHECK, "4k", "aFaFW" },
-    { BARRIER_PIVOT_DATA, "4k-base", "sa" },
-    { BARRIER_PIVOT_HEADER, "4k-base", "sa" },
-    { BARRIER_RESIZE_CLEAR, "4k-long", "gF" },
-    { BARRIER_RESIZE_HEADER, "4k", "gF" },
-    { BARRIER_CREATE_TABLES, "4k-base", "!" },
-    { BARRIER_CREATE_NAME, "4k", "!" },
-    { BARRIER_QED_FUA, "4k-base", "x" },
-    { BARRIER_FILE_FUA, "raw", "f" },
-};
-
-/* A mutant that lives this long is said to survive. */
-#define MUTANT_SECONDS 25
-
-static char *mutant_try(guint32 seed)
-{
-    static const struct suite rest = { "mutant", 2, 1, 30,
-        { .per_instant = 100, .exhaustive = 6, .random = 2 },
-        { .per_instant = 40, .random = 8, .instants = 30 } };
-    char *story = NULL;
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(hunters) && !story; i++) {
-        if ((int) hunters[i].b == barrier_off) {
-            story = sequence_try(image_find(hunters[i].image),
-                                 hunters[i].sequence, seed, &full);
-        }
-    }
-    for (unsigned k = 0; k < crash_n_configs && !story; k++) {
-        story = try_short(&crash_configs[k], &rest, seed);
-    }
-    for (unsigned k = 0; k < crash_n_configs && !story; k++) {
-        story = try_random(&crash_configs[k], &rest, seed);
-    }
-    return story;
-}
-
-static void on_alarm(int sig)
-{
-    _exit(0);
-}
-
-/* In a process of its own. An assertion that trips is no finding: whatever
- * trips it would, in a test without mutants. */
-static bool mutant_found(int b, guint32 seed)
-{
-    int status = 0;
-    pid_t pid;
-
-    fflush(stdout);
-    pid = fork();
-    if (pid == 0) {
-        char *story;
-
-        barrier_off = b;
-        signal(SIGALRM, on_alarm);
-        alarm(MUTANT_SECONDS);
-        story = mutant_try(seed);
-        if (story) {
-            g_auto(GStrv) lines = g_strsplit(story, "\n", 2);
-
-            printf("#   %s#   %s\n", replay, lines[0]);
-        }
-        fflush(stdout);
-        _exit(story ? 1 : 0);
-    }
-    g_assert_cmpint(pid, >, 0);
-    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 1;
-}
-
-static bool mutants_run(const char *name, guint32 seed)
-{
-    unsigned found = 0, tried = 0;
-
-    for (int b = 0; b < BARRIER_COUNT; b++) {
-        gint64 start = g_get_monotonic_time();
-        bool ok;
-
-        if (!g_str_equal(name, "all") && strcmp(name, barrier_names[b])) {
-            continue;
-        }
-        tried++;
-        ok = mutant_found(b, seed);
-        found += ok;
-        printf("%sok %u without %s # %.1f s\n", ok ? "" : "not ", tried,
-               barrier_names[b],
-               (double) (g_get_monotonic_time() - start) / 1e6);
-    }
-    printf("1..%u\n# %u of %u missing barriers found\n", tried, found, tried);
-    return found == tried;
 }
 
 /* --- main --- */
@@ -349,7 +327,8 @@ static const struct suite *suite_find(const char *name)
     return NULL;
 }
 
-static char *opt_suite, *opt_image, *opt_sequence, *opt_mutate;
+static char *opt_suite, *opt_image, *opt_sequence, *opt_mutate,
+            *opt_without;
 static gint opt_seed = 1;
 static const GOptionEntry options[] = {
     { "suite", 0, 0, G_OPTION_ARG_STRING, &opt_suite, "Run a suite",
@@ -361,12 +340,15 @@ static const GOptionEntry options[] = {
     { "seed", 0, 0, G_OPTION_ARG_INT, &opt_seed, "Seed", "N" },
     { "mutate", 0, 0, G_OPTION_ARG_STRING, &opt_mutate,
       "Take a barrier out; a state must then fail", "all|NAME" },
+    { "without", 0, 0, G_OPTION_ARG_STRING, &opt_without,
+      "Run without this barrier", "NAME" },
     { NULL },
 };
 
 static bool replay_run(const struct crash_config *c)
 {
-    char *story = sequence_try(c, opt_sequence, (guint32) opt_seed, &full);
+    char *story = sequence_try(c, opt_sequence, (guint32) opt_seed,
+                               &limits_full);
 
     printf("# %" PRIu64 " states\n", tally.distinct);
     if (story) {
@@ -385,7 +367,7 @@ int main(int argc, char **argv)
 
     g_option_context_add_main_entries(ctx, options, NULL);
     if (!g_option_context_parse(ctx, &argc, &argv, &err)) {
-        fprintf(stderr, "crash-qed: %s\n", err->message);
+        fprintf(stderr, "crash: %s\n", err->message);
         return 2;
     }
     g_option_context_free(ctx);
@@ -393,6 +375,10 @@ int main(int argc, char **argv)
     states_seen = g_hash_table_new(NULL, NULL);
     verify_outside = qemu_img != NULL;
     c = image_find(opt_image);
+    if (opt_without && !barrier_take_out(opt_without)) {
+        fprintf(stderr, "crash: no barrier '%s'\n", opt_without);
+        return 2;
+    }
     if (opt_mutate) {
         ok = mutants_run(opt_mutate, (guint32) opt_seed);
     } else if (opt_sequence && c) {
@@ -400,7 +386,7 @@ int main(int argc, char **argv)
     } else if (suite_find(opt_suite) && (c || !opt_image)) {
         ok = suite_run(suite_find(opt_suite), c, (guint32) opt_seed);
     } else {
-        fprintf(stderr, "crash-qed: --suite, --mutate, or --image and "
+        fprintf(stderr, "crash: --suite, --mutate, or --image and "
                 "--sequence\n");
         return 2;
     }

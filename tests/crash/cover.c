@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Counters of what the sequences really did: a search that never met a kind of
+ * operation proves nothing about it. */
+#include "crash.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+uint64_t cover_count[COVER_COUNT];
+
+static const char *const cover_texts[] = {
+#define X(id, text) text,
+    COVERS(X)
+#undef X
+};
+
+bool cover_report(void)
+{
+    bool all = true;
+
+    for (unsigned i = 0; i < COVER_COUNT; i++) {
+        printf("# %10" PRIu64 " %s\n", cover_count[i], cover_texts[i]);
+        all = all && cover_count[i] > 0;
+    }
+    return all;
+}

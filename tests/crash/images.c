@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The images that guests run on, and what lies below them.
+ */
+#include "crash.h"
+#include <fcntl.h>
+#include <string.h>
+#include "base/err.h"
+#include "format/format.h"
+#include "graph/driver.h"
+#include "graph/image.h"
+#include "graph/io.h"
+#include "loop/io.h"
+
+#define KIB UINT64_C(1024)
+#define MIB (KIB * KIB)
+#define QED(b) .format = &format_qed, .backing = (b), .table = 2
+/* The second window holds the end of what one L2 table maps. */
+const struct crash_config crash_configs[] = {
+    { "4k", QED(false), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512 },
+    { "4k-base", QED(true), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512,
+      .base_size = 4 * MIB + 14 * KIB - 512 },
+    { "4k-mid", QED(true), .mid = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 3 * KIB },
+    { "4k-short", QED(true), .cluster = 4096, .size = 4 * MIB + 6 * KIB,
+      .base_size = 9 * KIB + 512 },
+    { "4k-long", QED(true), .cluster = 4096, .size = 4 * MIB + 6 * KIB,
+      .base_size = 4 * MIB + 16 * KIB },
+    { "4k-direct", QED(true), .direct = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
+    { "4k-shared", QED(true), .shares = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512,
+      .base_size = 4 * MIB + 14 * KIB - 512 },
+    { "64k", QED(false), .cluster = 65536, .size = KIB * MIB + 96 * KIB },
+    { "64k-base", QED(true), .cluster = 65536, .size = KIB * MIB + 96 * KIB,
+      .base_size = KIB * MIB + 96 * KIB },
+    { "raw", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512 },
+    { "raw-direct", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
+      .direct = true },
+    { "raw-throttle", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
+      .throttle = true },
+    { "file", &format_raw, 4096, 2, 5 * MIB, .co_run = file_co_play,
+      .co_verify = file_co_verify, .alphabet = "n" },
+    { "journal", &format_raw, 4096, 2, 5 * MIB, .co_run = journal_co_play,
+      .co_verify = journal_co_verify, .alphabet = "123456" },
+};
+const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
+
+/* Cluster 3 of the base is a hole. */
+static bool base_has(const struct crash_config *c, uint64_t sector)
+{
+    return c->backing && (sector + 1) * GRAIN <= c->base_size &&
+        sector / (c->cluster / GRAIN) != 3;
+}
+
+/* Data in the windows, holes elsewhere. */
+void world_co_make_base(void)
+{
+    const struct crash_config *c = world.config;
+    struct window w[N_WINDOWS];
+    uint8_t buf[GRAIN];
+    struct io_file *f;
+    struct iovec v;
+
+    if (!c->backing) {
+        return;
+    }
+    g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
+    g_assert(io_co_truncate(f, c->base_size) == 0);
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
+            if (base_has(c, s)) {
+                stamp_put(buf, ID_BASE_FILE, s);
+                g_assert(io_co_pwritev(f, s * GRAIN,
+                                       iov_one(&v, buf, GRAIN),
+                                       IO_TAG_DATA) == 0);
+            }
+        }
+    }
+    io_co_close(f);
+}
+
+static CO_FN void image_co_make(const char *path, const char *backing)
+{
+    const struct crash_config *c = world.config;
+    json_t *o = c->options ? json_loads(c->options, 0, NULL) : json_object();
+    g_autoptr(GError) err = NULL;
+
+    json_object_set_new(o, "size", json_integer((json_int_t) c->size));
+    if (backing) {
+        json_object_set_new(o, "backing_file", json_string(backing));
+        json_object_set_new(o, "backing_fmt", json_string(
+            g_str_equal(backing, "/base") ? "raw" : c->format->name));
+    }
+    if (!c->format->is_raw) {
+        json_object_set_new(o, "cluster_size", json_integer(c->cluster));
+    }
+    if (c->format == &format_qed) {
+        json_object_set_new(o, "table_size", json_integer(c->table));
+    }
+    if (image_co_create(world.graph, c->format->drv, path, o, &err) < 0) {
+        g_error("create: %s", err->message);
+    }
+    json_decref(o);
+}
+
+static CO_FN struct node *image_co_open_at(const char *path)
+{
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver",
+                          world.config->format->name, "file", "driver", "file",
+                          "filename", path);
+    g_autoptr(GError) err = NULL;
+    struct node *n;
+
+    if (node_co_open(world.graph, o, NODE_RDWR, &n, &err) < 0) {
+        g_error("open: %s", err->message);
+    }
+    json_decref(o);
+    return n;
+}
+
+/* Cluster @i of window @w: write it with @id. */
+static CO_FN void cluster_co_put(struct node *n, unsigned w, uint64_t i,
+                                 uint64_t id)
+{
+    uint64_t grains = world.config->cluster / GRAIN;
+    g_autofree uint8_t *buf = g_malloc(world.config->cluster);
+    struct window win[N_WINDOWS];
+    struct iovec v;
+    uint64_t first;
+
+    windows_get(world.config, win);
+    first = win[w].first + i * grains;
+    for (uint64_t s = 0; s < grains; s++) {
+        stamp_put(buf + s * GRAIN, id, first + s);
+    }
+    g_assert(node_co_pwritev(n, first * GRAIN,
+                             iov_one(&v, buf, grains * GRAIN), 0) == 0);
+}
+
+/* What the middle image of a chain holds itself: a cluster of each window, and
+ * one that is zero. */
+static CO_FN void mid_co_fill(void)
+{
+    uint64_t cluster = world.config->cluster;
+    struct node *n = image_co_open_at("/mid");
+
+    for (unsigned w = 0; w < N_WINDOWS; w++) {
+        cluster_co_put(n, w, 1, ID_MID);
+    }
+    g_assert(node_co_zero(n, 2 * cluster, cluster, 0) == 0);
+    node_co_unref(n);
+}
+
+/* What the middle image has at @grain. */
+static bool mid_has(const struct crash_config *c, uint64_t grain,
+                    uint64_t *ret_id)
+{
+    uint64_t per = c->cluster / GRAIN;
+    struct window w[N_WINDOWS];
+
+    if (!c->mid) {
+        return false;
+    }
+    *ret_id = 0;
+    if (grain / per == 2) {
+        return true;
+    }
+    *ret_id = ID_MID;
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        if (grain >= w[i].first + per && grain < w[i].first + 2 * per) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void world_co_make_image(void)
+{
+    const struct crash_config *c = world.config;
+
+    if (c->mid) {
+        image_co_make("/mid", "/base");
+        mid_co_fill();
+    }
+    image_co_make("/top", c->mid ? "/mid" : c->backing ? "/base" : NULL);
+}
+
+void world_set_autoclear(void)
+{
+    world.config->format->set_autoclear(sim_live(world.sim));
+    cover(COVER_AUTOCLEAR);
+}
+
+void world_co_damage(struct oracle *o)
+{
+    uint64_t grains = world.config->cluster / GRAIN;
+    struct node *n = image_co_open_at("/top");
+
+    for (unsigned i = 0; i < 4; i++) {
+        cluster_co_put(n, 0, i, ID_BEFORE);
+        for (uint64_t s = i * grains; s < (i + 1) * grains; s++) {
+            o->init[s] = i == 1 || i == 2 ? o->init[s] : ID_BEFORE;
+            o->loose[s] = i == 1 || i == 2;
+        }
+    }
+    node_co_unref(n);
+    world.config->format->damage(sim_live(world.sim), world.config);
+    o->repaired = UINT64_MAX;
+}
+
+int world_co_open(bool writable, struct node **ret_n, GError **err)
+{
+    const struct crash_config *c = world.config;
+    json_t *o = json_pack("{s:s,s:{s:s,s:s,s:s,s:{s:b}}}", "driver",
+                          c->format->name, "file", "driver", "file",
+                          "filename", "/top", "locking", "off", "cache",
+                          "direct", c->direct);
+    int ret;
+
+    if (c->throttle) {
+        o = json_pack("{s:s,s:s,s:o}", "driver", "throttle", "throttle-group",
+                      "g", "file", o);
+    }
+
+    if (writable && c->backing) {
+        o = json_pack("{s:s,s:o}", "driver", "copy-on-read", "file", o);
+    }
+    ret = node_co_open(world.graph, o, writable ? NODE_RDWR : 0, ret_n, err);
+    json_decref(o);
+    return ret;
+}
+
+void world_init(struct oracle *o)
+{
+    const struct crash_config *c = o->config;
+    struct window w[N_WINDOWS];
+
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
+            uint64_t id;
+
+            /* Past the end of the disk there are zeroes, base or not. */
+            if ((s + 1) * GRAIN > c->size) {
+                continue;
+            }
+            if (mid_has(c, s, &id)) {
+                o->init[slot_of(c, s)] = id;
+            } else if (base_has(c, s)) {
+                o->init[slot_of(c, s)] = ID_BASE_FILE;
+            }
+        }
+    }
+}

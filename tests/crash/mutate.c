@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Barriers taken out, one by one (base/barrier.h): for each, the simulator must
+ * find a state that breaks a promise.
+ */
+#include "crash.h"
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "base/barrier.h"
+
+static int barrier_off = -1;
+
+bool barrier_is_off(enum barrier b)
+{
+    return (int) b == barrier_off;
+}
+
+static const char *const barrier_names[] = {
+#define X(id, text) #id,
+    BARRIERS(X)
+#undef X
+};
+
+bool barrier_take_out(const char *name)
+{
+    for (int b = 0; b < BARRIER_COUNT; b++) {
+        if (!strcmp(name, barrier_names[b])) {
+            barrier_off = b;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What finds the lack of a barrier quickly. Where it does not any more, the
+ * search goes on through all short sequences and random ones. */
+static const struct hunter {
+    enum barrier b;
+    const char *image, *sequence;
+} hunters[] = {
+    { BARRIER_GROUP_WAIT, "4k", "D|D|F|D|F|U|D|F|Z|F" },
+    { BARRIER_GROUP_DATA, "4k-base", "aFaFW" },
+    { BARRIER_GROUP_POINTERS, "4k", "aFaFW" },
+    { BARRIER_GROUP_AGE, "4k-base", "aw" },
+    { BARRIER_TABLE_FIRST, "4k-base", "aFaFW" },
+    { BARRIER_FILE_LENGTH, "4k", "uFrw" },
+    { BARRIER_NEED_CHECK, "4k", "aFaFW" },
+    { BARRIER_AUTOCLEAR, "4k-base", "^aF" },
+    { BARRIER_REPAIR_ENTRIES, "4k", "@" },
+    { BARRIER_PIVOT_DATA, "4k-base", "sa" },
+    { BARRIER_PIVOT_NAME, "4k-mid", "k" },
+    { BARRIER_PIVOT_HEADER, "4k-base", "sa" },
+    { BARRIER_RESIZE_CLEAR, "4k-long", "gF" },
+    { BARRIER_RESIZE_HEADER, "4k", "gF" },
+    { BARRIER_CREATE_TABLES, "4k-base", "!" },
+    { BARRIER_CREATE_HEADER, "4k", "!" },
+    { BARRIER_CREATE_NAME, "4k", "!" },
+    { BARRIER_FILE_SIZE, "file", "n" },
+    { BARRIER_FILE_NAME, "file", "n" },
+    { BARRIER_QED_FUA, "4k", "bFf" },
+    { BARRIER_QED_DRAIN, "4k-base", "ad" },
+    { BARRIER_QED_CLOSE, "4k-base", "a" },
+    { BARRIER_COW_FUA, "4k-base", "f" },
+    { BARRIER_ZERO_FUA, "4k-base", "x" },
+    { BARRIER_TAIL_FUA, "raw-direct", "m" },
+    { BARRIER_DRIVER_FUA, "raw-throttle", "f" },
+    { BARRIER_FILE_FUA, "raw", "f" },
+    { BARRIER_REOPEN_FLUSH, "raw", "ao" },
+    { BARRIER_JOURNAL_DATA, "journal", "12" },
+    { BARRIER_JOURNAL_NAME, "journal", "12" },
+};
+
+/* A mutant that lives this long is said to survive. */
+#define MUTANT_SECONDS 25
+
+static char *mutant_try(guint32 seed)
+{
+    static const struct suite rest = { "mutant", 2, 1, 30,
+        { .per_instant = 100, .exhaustive = 6, .random = 2 },
+        { .per_instant = 40, .random = 8, .instants = 30 } };
+    char *story = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(hunters) && !story; i++) {
+        if ((int) hunters[i].b == barrier_off) {
+            story = sequence_try(image_find(hunters[i].image),
+                                 hunters[i].sequence, seed, &limits_full);
+        }
+    }
+    for (unsigned k = 0; k < crash_n_configs && !story; k++) {
+        story = short_try(&crash_configs[k], &rest, seed);
+    }
+    for (unsigned k = 0; k < crash_n_configs && !story; k++) {
+        story = random_try(&crash_configs[k], &rest, seed);
+    }
+    return story;
+}
+
+static void on_alarm(int sig)
+{
+    _exit(0);
+}
+
+/* In a process of its own. An assertion that trips is no finding: whatever
+ * trips it would, in a test without mutants. */
+static bool mutant_found(int b, guint32 seed)
+{
+    int status = 0;
+    pid_t pid;
+
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+        char *story;
+
+        barrier_off = b;
+        signal(SIGALRM, on_alarm);
+        alarm(MUTANT_SECONDS);
+        story = mutant_try(seed);
+        if (story) {
+            g_auto(GStrv) lines = g_strsplit(story, "\n", 2);
+
+            printf("#   %s#   %s\n", replay, lines[0]);
+        }
+        fflush(stdout);
+        _exit(story ? 1 : 0);
+    }
+    g_assert_cmpint(pid, >, 0);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 1;
+}
+
+bool mutants_run(const char *name, guint32 seed)
+{
+    unsigned found = 0, tried = 0;
+
+    for (int b = 0; b < BARRIER_COUNT; b++) {
+        gint64 start = g_get_monotonic_time();
+        bool ok;
+
+        if (!g_str_equal(name, "all") && strcmp(name, barrier_names[b])) {
+            continue;
+        }
+        tried++;
+        ok = mutant_found(b, seed);
+        found += ok;
+        printf("%sok %u without %s # %.1f s\n", ok ? "" : "not ", tried,
+               barrier_names[b],
+               (double) (g_get_monotonic_time() - start) / 1e6);
+    }
+    printf("1..%u\n# %u of %u missing barriers found\n", tried, found, tried);
+    return found == tried;
+}
+
