@@ -152,6 +152,12 @@ char *sequence_try(const struct crash_config *c, const char *sequence,
 
 /* --- many --- */
 
+/* Large clusters cost more and tell less. */
+static bool is_large(const struct crash_config *c)
+{
+    return c->cluster > 4096;
+}
+
 /* The @i-th sequence of @len letters. */
 static void sequence_nth(const char *abc, unsigned len, unsigned i, char *out)
 {
@@ -205,9 +211,8 @@ char *short_try(const struct crash_config *c, const struct suite *s,
     char *story = special_try(c, s, seed);
 
     for (unsigned len = 1; len <= s->length && !story; len++) {
-        /* Large clusters cost more and tell less. */
         unsigned step = len < s->length ? 1
-            : c->cluster > 4096 ? s->stride * 4 : s->stride;
+            : is_large(c) ? s->stride * 16 : s->stride;
 
         total *= (unsigned) strlen(abc);
         for (unsigned i = step > 1 ? seed % step : 0; i < total && !story;
@@ -241,7 +246,9 @@ char *random_try(const struct crash_config *c, const struct suite *s,
 {
     char *story = NULL;
 
-    for (unsigned i = 0; i < s->random && !c->co_run && !story; i++) {
+    unsigned n = c->co_run ? 0 : is_large(c) ? s->random / 4 : s->random;
+
+    for (unsigned i = 0; i < n && !story; i++) {
         g_autoptr(GRand) rnd = g_rand_new_with_seed(seed + i);
         char sequence[100];
 
