@@ -27,6 +27,7 @@
     X(PIVOT_HEADER,   "the header is durable before success is reported") \
     X(RESIZE_CLEAR,   "the new part is durably zero before the disk grows") \
     X(RESIZE_HEADER,  "the new size is durable before success is reported") \
+    X(EMPTY_TABLES,   "tables are durably empty before clusters are cut off") \
     X(CREATE_TABLES,  "tables and name are durable before the header") \
     X(CREATE_HEADER,  "the header is durable before success is reported") \
     X(CREATE_NAME,    "the directory entry is durable, too") \

@@ -175,7 +175,8 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
                          guint32 seed)
 {
     static const char *const created[] = { "!", "!aF", "!sa" };
-    static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o" };
+    static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o",
+                                         "aFh", "ahaF", "bzFhrs" };
     static const char *const broken[] = {
         "@", "@y", "@aF", "@a|y|bF", "@dyF", "@gF", "^", "^a", "^uF", "^gF",
         "@^", "@^fw",

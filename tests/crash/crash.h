@@ -93,6 +93,7 @@ extern const unsigned crash_n_configs;
     X(RESIZE,         "disks that grew") \
     X(REOPEN,         "images that became read-only and writable again") \
     X(REPAIR,         "images that were repaired") \
+    X(EMPTY,          "images that were emptied") \
     X(AUTOCLEAR,      "autoclear bits that were cleared") \
     X(CREATE,         "images that were made") \
     X(BESIDE,         "operations that began while others ran") \
@@ -148,7 +149,7 @@ CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 /* --- oracle.c --- */
 
 enum op_kind {
-    OP_WRITE, OP_ZERO, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
+    OP_WRITE, OP_ZERO, OP_EMPTY, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
     OP_STREAM_BG, OP_STREAM_TO, OP_CANCEL, OP_RESIZE, OP_WAIT, OP_DRAIN,
     OP_REOPEN, OP_REPAIR, OP_CLOSE, OP_RECORD, OP_ERASE,
 };

@@ -55,6 +55,7 @@ static const struct hunter {
     { BARRIER_PIVOT_HEADER, "4k-base", "sa" },
     { BARRIER_RESIZE_CLEAR, "4k-long", "gF" },
     { BARRIER_RESIZE_HEADER, "4k", "gF" },
+    { BARRIER_EMPTY_TABLES, "4k-base", "aFh" },
     { BARRIER_CREATE_TABLES, "4k-base", "!" },
     { BARRIER_CREATE_HEADER, "4k", "!" },
     { BARRIER_CREATE_NAME, "4k", "!" },

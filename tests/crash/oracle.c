@@ -125,10 +125,18 @@ static bool changes_data(const struct op *op)
     return op->kind <= OP_TRIM;
 }
 
+/* Emptied, an image shows its base. */
+static uint64_t op_gives(const struct oracle *o, const struct op *op,
+                         unsigned slot)
+{
+    return op->kind == OP_WRITE ? o->id_base + (uint64_t) (op - o->ops) + 1
+        : op->kind == OP_EMPTY ? o->init[slot] : 0;
+}
+
 static bool touches(const struct op *op, uint64_t grain)
 {
-    return changes_data(op) && grain >= op->first &&
-        grain < op->first + op->n;
+    return op->kind == OP_EMPTY || (changes_data(op) && grain >= op->first &&
+                                    grain < op->first + op->n);
 }
 
 void oracle_index(struct oracle *o)
@@ -142,6 +150,9 @@ void oracle_index(struct oracle *o)
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *op = &o->ops[i];
 
+        for (unsigned k = 0; op->kind == OP_EMPTY && k < n; k++) {
+            g_array_append_val(o->by_slot[k], i);
+        }
         for (uint64_t s = 0; changes_data(op) && s < op->n; s++) {
             g_array_append_val(o->by_slot[slot_of(o->config, op->first + s)],
                                i);
@@ -218,10 +229,7 @@ bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
     }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
-        uint64_t gives = op->kind == OP_WRITE
-            ? o->id_base + (uint64_t) (op - o->ops) + 1 : 0;
-
-        if (gives == id && op->begun && op->begun <= o->at &&
+        if (op_gives(o, op, slot) == id && op->begun && op->begun <= o->at &&
             !is_hidden(o, slot, op)) {
             return true;
         }
@@ -263,7 +271,7 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
         }
         init_hidden = init_hidden ||
             (op->kind != OP_TRIM && op->ended && op->ended < begun);
-        if (!hidden && id == (op->kind == OP_WRITE ? o->id_base + i + 1 : 0)) {
+        if (!hidden && id == op_gives(o, op, slot_of(o->config, grain))) {
             return true;
         }
     }
@@ -343,7 +351,7 @@ uint64_t oracle_hash(const struct oracle *o)
 /* --- for people --- */
 
 static const char *const kind_names[] = {
-    "write", "zero", "trim", "flush", "read", "stream-step", "stream",
+    "write", "zero", "empty", "trim", "flush", "read", "stream-step", "stream",
     "stream in the background", "stream to the base", "cancel", "resize",
     "wait", "drain", "reopen", "repair", "close", "record", "erase",
 };

@@ -271,6 +271,18 @@ static CO_FN int guest_co_repair(struct guest *g)
     return 0;
 }
 
+/* Offline work: nobody else is there. */
+static CO_FN int guest_co_empty(struct guest *g)
+{
+    struct node *n = node_skip_filters(user_node(g->u));
+    int ret = node_co_make_empty(n, NULL);
+
+    if (ret == 0) {
+        cover(COVER_EMPTY);
+    }
+    return ret;
+}
+
 static CO_FN int guest_co_cancel(struct guest *g, struct op *op)
 {
     struct job *j = jobs_find(world.jobs, "j");
@@ -348,6 +360,8 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         return 0;
     case OP_REOPEN:
         return guest_co_reopen(g);
+    case OP_EMPTY:
+        return guest_co_empty(g);
     case OP_REPAIR:
         return guest_co_repair(g);
     default:
@@ -427,7 +441,7 @@ static const struct letter letters[] = {
     { 'q', OP_READ, false, 1, 1, 0 },
     { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
-    { 'y', OP_REPAIR }, { 'c', OP_CANCEL }, { 'g', OP_RESIZE },
+    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL }, { 'g', OP_RESIZE },
     { 'w', OP_WAIT }, { 'W', OP_WAIT },
     { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
     { 'Z', OP_ZERO }, { 'T', OP_TRIM },
@@ -471,6 +485,13 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
     struct window w[N_WINDOWS];
 
     windows_get(c, w);
+    if (l->kind == OP_EMPTY) {
+        if (!node_backing(node_skip_filters(g->n)) || g->jobs.count) {
+            op->kind = OP_DRAIN;        /* not with this one */
+            op->fua = false;
+        }
+        return;
+    }
     if (l->kind == OP_FLUSH || l->kind >= OP_STEP) {
         op->n = l->kind == OP_WAIT ? (l->letter == 'W' ? 7000 : 1500) : 0;
         if (l->kind == OP_RESIZE) {
@@ -490,9 +511,15 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
     op->n = MIN(op->n, end - op->first);
 }
 
+/* Without whom? */
+static bool is_alone(enum op_kind kind)
+{
+    return kind == OP_REOPEN || kind == OP_EMPTY;
+}
+
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
 {
-    bool was_reopen = false;    /* it takes the guest away */
+    bool was_alone = false;
 
     for (const char *p = sequence; *p; p++) {
         bool beside = *p == '|';
@@ -500,10 +527,10 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
         struct task *t = g_new(struct task, 1);
         struct op op = { .kind = l->kind, .fua = l->fua };
 
-        if (!beside || was_reopen || l->kind == OP_REOPEN) {
+        if (!beside || was_alone || is_alone(l->kind)) {
             co_latch_co_wait(&g->running);
         }
-        was_reopen = l->kind == OP_REOPEN;
+        was_alone = is_alone(l->kind);
         place(g, l, &op);
         *t = (struct task) { g, oracle_add(g->o, &op) };
         co_latch_add(&g->running);

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
@@ -20,7 +21,7 @@ static CO_FN int empty_co_tables(struct qed_image *img)
                            img->table_bytes, 0);
 
     if (ret == 0) {
-        ret = node_co_flush(qed_file(img));
+        ret = BARRIER(EMPTY_TABLES, node_co_flush(qed_file(img)));
     }
     if (ret < 0) {
         return ret;
