@@ -90,6 +90,8 @@ struct node_driver {
     enum node_kind kind;
     size_t state_size;           /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
+    bool is_local;               /* storage whose transfers keep this machine's
+                                  * processors and disks busy, no network */
     unsigned filter_perm;        /* a filter's own needs of "file": enum perm */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "graph/driver.h"
+#include "graph/gate.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/track.h"
@@ -32,6 +33,7 @@ struct graph {
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
+    struct gate gate;       /* of background copying */
     unsigned max_depth;
     unsigned debuggers;     /* nodes that hear debug events */
     enum backing_policy policy;

@@ -363,29 +363,59 @@ static CO_FN int plan_co_next(struct work *w, struct piece *p)
 
 /* --- populate --- */
 
-/* Fetch and map [@off, @end), unallocated a moment ago. */
+/* Does all that is read below come from this machine? */
+static bool below_is_local(const struct work *w)
+{
+    struct node *base = node_skip_filters(w->base), *n = w->n;
+
+    while ((n = node_skip_filters(node_backing(n))) && n != base) {
+        const struct node *storage = node_storage(n);
+
+        if (storage && !storage->drv->is_local) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Fetch and map [@off, @end), unallocated a moment ago. Background work passes
+ * the gate: before the read where that is local too, else before the write. */
 static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
 {
+    struct graph *gate = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
+    bool early = gate && below_is_local(w);
+    uint64_t len = end - off;
     struct fetch *f;
     int r;
 
-    fetch_co_wait_room(w->n, end - off);
-    f = fetch_begin(w->n, off, end - off);
+    fetch_co_wait_room(w->n, len);
+    if (early) {
+        gate_co_enter(gate, len);
+    }
+    f = fetch_begin(w->n, off, len);
     if (!f) {
-        w->res.read_error = -ENOMEM;
-        return -ENOMEM;
+        w->res.read_error = r = -ENOMEM;
+        goto out;
     }
     r = fetch_co_read(f, w->io_flags);
-    trace_populate_fetch(w->n->name, off, end - off, r);
+    trace_populate_fetch(w->n->name, off, len, r);
+    if (gate && !early) {
+        gate_co_enter(gate, len);
+        early = true;
+    }
     if (r < 0) {
         w->res.read_error = r;
     } else {
-        r = map_co_range(w, off, end - off, f->buf);
+        r = map_co_range(w, off, len, f->buf);
         if (r < 0) {
             w->res.write_error = r;
         }
     }
     fetch_end(f);
+out:
+    if (early) {
+        gate_leave(gate, len);
+    }
     return r;
 }
 

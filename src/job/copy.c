@@ -31,6 +31,8 @@
 /* Zeroes are metadata: long chunks, a few at a time, none in the window. */
 #define ZERO_CHUNK (UINT64_C(64) << 20)
 #define ZERO_MAX 4
+/* While guests are about: what one of them waits for at the disk. */
+#define DEMAND_CHUNK (UINT64_C(256) << 10)
 /* Once extents were shared longer chunks save calls. */
 #define SHARED_CHUNK (UINT64_C(16) << 20)
 #define CHUNKS_MAX 256
@@ -57,6 +59,7 @@ struct copy {
     uint64_t planned;        /* everything below is done or in `chunks` */
     uint64_t in_flight;      /* bytes charged to the window */
     unsigned busy, busy_zero, failed;
+    bool demand;             /* guests were seen lately */
     bool shares;             /* the last chunk was shared by the file system */
     uint64_t copied;
     uint64_t demand_ns;      /* when demand was last looked at */
@@ -211,6 +214,9 @@ static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
     } else if (c->shares && !c->p.speed) {
         chunk = MAX(SHARED_CHUNK, chunk);
     } else {
+        if (c->demand) {
+            chunk = MIN(chunk, MAX(DEMAND_CHUNK, c->p.cluster));
+        }
         chunk = bucket_request_size(c->p.speed, c->p.cluster, chunk);
     }
     return MIN(run->len, chunk - run->off % chunk);
@@ -270,7 +276,10 @@ static void copy_look_at_demand(struct copy *c)
 
     if (c->ops->demand_latency_ns && now - c->demand_ns >= DEMAND_POLL_NS) {
         c->demand_ns = now;
-        window_demand(&c->window, c->ops->demand_latency_ns(c->arg), now);
+        uint64_t latency = c->ops->demand_latency_ns(c->arg);
+
+        c->demand = latency > 0;
+        window_demand(&c->window, latency, now);
     }
 }
 

@@ -409,6 +409,7 @@ static const struct create_option file_create_options[] = {
 
 #define FILE_OPERATIONS                                                     \
     .kind = NODE_PROTOCOL,                                                  \
+    .is_local = true,                                                       \
     .state_size = sizeof(struct file_state),                                \
     .handles_fua = true,                                                    \
     .option_names = file_option_names,                                      \
