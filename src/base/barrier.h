@@ -22,6 +22,18 @@
     X(NEED_CHECK,     "NEED_CHECK is written a flush before the pointers") \
     X(AUTOCLEAR,      "unknown autoclear bits are gone before any write") \
     X(REPAIR_ENTRIES, "what a repair changed is durable before the mark goes") \
+    X(QCOW2_TABLE_FIRST, "a new L2 table is written a flush before its L1 " \
+                         "entry") \
+    X(QCOW2_REFCOUNTS, "refcounts are written a flush before the pointers") \
+    X(QCOW2_REFBLOCK, "a refcount block is durable before its table entry") \
+    X(QCOW2_DATA_FILE, "the data file is flushed with the tables") \
+    X(QCOW2_FUA,      "a write with FUA publishes its changes") \
+    X(QCOW2_L1_TABLE, "a larger L1 table is durable before the header") \
+    X(QCOW2_L1_SWITCH, "the header is durable before the old L1 table goes") \
+    X(QCOW2_RESIZE_CLEAR, "the new part is durably zero before the disk " \
+                          "grows") \
+    X(QCOW2_RESIZE_HEADER, "the new size is durable before success is " \
+                           "reported") \
     X(PIVOT_DATA,     "data and metadata are durable before the header") \
     X(PIVOT_NAME,     "the new name is durable before the header") \
     X(PIVOT_HEADER,   "the header is durable before success is reported") \

@@ -56,4 +56,11 @@ const struct node_driver qcow2_driver = {
     .co_create = qcow2_co_create,
     .create_options = qcow2_create_options,
     .measure = qcow2_measure,
+    .co_pwritev = qcow2_co_pwritev,
+    .co_zero = qcow2_co_zero,
+    .co_discard = qcow2_co_discard,
+    .co_flush = qcow2_co_flush,
+    .co_truncate = qcow2_co_truncate,
+    .co_quiesce = qcow2_co_quiesce,
+    .resume = qcow2_resume,
 };

@@ -1,34 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refusals of what the driver cannot do yet: writing, encryption, external data
- * files, compressed clusters.  Whoever adds one of them takes its part away.
+ * Refusals of what the driver cannot do yet: encryption, external data
+ * files, writing compressed.  Whoever adds one of them takes its part away.
  */
 #include "base/err.h"
 #include "format/qcow2/qcow2.h"
 
-int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
-                          GError **err)
+int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
+                          struct iov iov, unsigned flags)
 {
-    return err_set(err, ENOTSUP, "qcow2 images can only be read so far: open "
-                   "with read-only=on");
-}
-
-int qcow2_co_end_writes(struct qcow2_image *img)
-{
-    return 0;
-}
-
-int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
-                     ...)
-{
-    g_autofree char *text = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    text = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    node_corrupt(img->node, NULL, at, "%s", text);
-    return -EIO;
+    return -ENOTSUP;
 }
 
 int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
@@ -49,6 +30,18 @@ void qcow2_crypt_close(struct qcow2_image *img)
 {
 }
 
+int qcow2_co_crypt_write(struct qcow2_image *img, uint64_t off, uint64_t host,
+                         struct iov iov, unsigned flags)
+{
+    return -ENOTSUP;
+}
+
+void qcow2_crypt_place(const struct qcow2_image *img, uint64_t *ret_host,
+                       uint64_t *ret_len)
+{
+    *ret_host = *ret_len = 0;
+}
+
 int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off, uint64_t host,
                         struct iov iov, unsigned flags)
 {
@@ -60,6 +53,22 @@ void qcow2_crypt_info(const struct qcow2_image *img, json_t *data)
 }
 
 int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
+{
+    return 0;
+}
+
+unsigned qcow2_n_snapshots(const struct qcow2_image *img)
+{
+    return 0;
+}
+
+const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
+                                               unsigned i)
+{
+    return NULL;
+}
+
+uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img)
 {
     return 0;
 }
@@ -85,6 +94,10 @@ int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err)
 int qcow2_co_bitmaps_end_writes(struct qcow2_image *img)
 {
     return 0;
+}
+
+void qcow2_bitmaps_mark(struct qcow2_image *img, uint64_t off, uint64_t len)
+{
 }
 
 void qcow2_bitmaps_close(struct qcow2_image *img)

@@ -99,7 +99,8 @@ struct qcow2_image {
     struct qcow2_refcounts *refcounts; /* refcount.c */
     struct qcow2_space *space;         /* alloc.c */
     struct qcow2_publish *publish;     /* publish.c */
-    struct qcow2_writes *writes;       /* write.c: clusters being allocated */
+    struct qcow2_writes *writes;       /* claim.c: clusters being allocated */
+    GHashTable *meta;                  /* overlap.c */
     struct qcow2_snapshots *snapshots; /* snapshot.c */
     struct qcow2_bitmaps *bitmaps;     /* bitmap.c */
     struct qcow2_crypt *crypt;         /* luks.c; NULL: not encrypted */
@@ -322,6 +323,11 @@ enum qcow2_meta {
  * image is marked corrupt then). Not flushed. */
 CO_FN int qcow2_co_write_meta(struct qcow2_image *img, enum qcow2_meta what,
                               uint64_t host, const void *buf, uint64_t len);
+/* [@host, @host+@len) holds structure @what / no more. A cluster whose refcount
+ * becomes 0 is removed by itself. No effect on a read-only node. */
+void qcow2_meta_add(struct qcow2_image *img, enum qcow2_meta what,
+                    uint64_t host, uint64_t len);
+void qcow2_meta_remove(struct qcow2_image *img, uint64_t host, uint64_t len);
 /* Before guest data goes to [@host, @host+@len). */
 CO_FN int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
                                  uint64_t host, uint64_t len);

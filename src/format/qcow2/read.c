@@ -88,6 +88,7 @@ int qcow2_co_preadv(struct node *n, uint64_t off, struct iov iov,
     struct batch b = {
         .img = qcow2_image(n), .off = off, .iov = iov, .flags = flags,
     };
+    uint64_t epoch = qcow2_access_begin(b.img);
     size_t done = 0;
     int ret = 0;
 
@@ -98,5 +99,6 @@ int qcow2_co_preadv(struct node *n, uint64_t off, struct iov iov,
                 : each_co_run(b.img->loop, b.n, b.n, batch_co_read, &b);
         }
     }
+    qcow2_access_end(b.img, epoch);
     return ret;
 }

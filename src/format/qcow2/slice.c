@@ -33,7 +33,8 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
     uint64_t entry = qcow2_l2_entry(img, l1_idx);
     struct iovec v;
 
-    if (!l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
+    if (!g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx)) &&
+        !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
         return qcow2_co_corrupt(img, img->hdr.l1_offset +
                                 (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
                                 PRIx64 ": no L2 table of this file (run a "

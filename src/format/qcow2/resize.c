@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Another size of the disk.
+ *
+ * Growing: a larger L1 table if it takes one (written whole, durable with its
+ * refcounts, then one write of the header leads to it); then whatever the new
+ * part would show (bytes of the last cluster past the old end, a backing file
+ * that is longer than the disk was) becomes zero, durably; then the size.
+ *
+ * Shrinking: clusters past the new end are given up, durably; then the size.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include "base/barrier.h"
+#include "base/endian.h"
+#include "base/err.h"
+#include "base/math.h"
+#include "format/qcow2/space.h"
+#include "format/qcow2/write.h"
+#include "loop/io.h"
+
+/* --- the L1 table --- */
+
+/* Let the header lead to a table of @n entries at @host; the group is locked. */
+static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
+                              uint32_t n)
+{
+    struct qcow2_header h = img->hdr;
+    uint64_t old = h.l1_offset, old_len = (uint64_t) h.l1_size * 8;
+    int ret;
+
+    h.l1_offset = host;
+    h.l1_size = n;
+    node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_ACTIVATE_TABLE);
+    ret = qcow2_co_write_header(img, &h);
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_L1_SWITCH, node_co_flush(qcow2_file(img)));
+    }
+    if (ret == 0 && old_len) {
+        qcow2_refcount_down(img, 0, old, old_len);
+    }
+    return ret;
+}
+
+/* Write a table of @n entries, the old ones first, to a place of its own, and
+ * use it. The group is locked. */
+static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
+{
+    size_t bytes = round_up((uint64_t) n * 8, QCOW2_SECTOR);
+    uint64_t *l1 = io_buf_get(bytes), host, *old = img->l1;
+    size_t old_bytes = img->l1_bytes;
+    bool fresh;
+    int ret;
+
+    if (!l1) {
+        return -ENOMEM;
+    }
+    node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_ALLOC_TABLE);
+    ret = qcow2_co_alloc(img, 0, bytes, &host, &fresh);
+    if (ret < 0) {
+        io_buf_put(l1, bytes);
+        return ret;
+    }
+    memset(l1, 0, bytes);
+    memcpy(l1, img->l1, (size_t) img->hdr.l1_size * 8);
+    qcow2_meta_add(img, QCOW2_META_L1, host, bytes);
+    node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_WRITE_TABLE);
+    ret = qcow2_co_write_meta(img, QCOW2_META_L1, host, l1, bytes);
+    if (ret == 0) {
+        ret = qcow2_co_refcounts_write(img, 0);
+    }
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_L1_TABLE, node_co_flush(qcow2_file(img)));
+    }
+    if (ret == 0) {
+        img->l1 = l1; /* before the size says that it is longer */
+        img->l1_bytes = bytes;
+        ret = l1_co_switch(img, host, n);
+        l1 = old;
+        bytes = old_bytes;
+    } else {
+        qcow2_unalloc(img, 0, host, bytes);
+    }
+    if (l1) {
+        io_buf_put(l1, bytes);
+    }
+    return ret;
+}
+
+static CO_FN int l1_co_reach(struct qcow2_image *img, uint64_t size)
+{
+    uint64_t n = qcow2_l1_entries(size, img->cluster_bits,
+                                  img->shape.extended);
+    int ret;
+
+    if (n <= img->hdr.l1_size) {
+        return 0;
+    }
+    group_co_lock(img->group);
+    ret = group_error(img->group);
+    if (ret == 0) {
+        ret = l1_co_move(img, (uint32_t) n);
+    }
+    group_unlock(img->group);
+    return ret;
+}
+
+/* --- growing --- */
+
+/* Zeroes into what is allocated of [@off, @end). */
+static CO_FN int data_co_clear(struct qcow2_image *img, uint64_t off,
+                               uint64_t end)
+{
+    size_t len = end - off, done = 0;
+    uint8_t *buf = io_buf_get(len);
+    int ret = buf ? 0 : -ENOMEM;
+
+    if (buf) {
+        memset(buf, 0, len);
+    }
+    while (done < len && ret == 0) {
+        struct qcow2_run run;
+        struct iovec v;
+        size_t now;
+
+        ret = qcow2_co_lookup(img, off + done, len - done, &run);
+        if (ret < 0) {
+            break;
+        }
+        now = run.len;
+        if (run.kind == QCOW2_DATA || run.kind == QCOW2_PACKED) {
+            ret = qcow2_co_write_part(img, off + done,
+                                      iov_one(&v, buf + done, run.len), &now);
+        }
+        done += now;
+    }
+    if (buf) {
+        io_buf_put(buf, len);
+    }
+    return ret;
+}
+
+static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    uint64_t cluster = qcow2_cluster_size(img);
+    struct edge *e = node_child(n, "backing");
+    uint64_t base = e ? e->child->size : 0;
+    uint64_t from = round_up(old, qcow2_sub_size(img));
+    uint64_t to = round_up(min_u64(base, size), cluster);
+    uint64_t epoch = qcow2_access_begin(img);
+    int ret = 0;
+
+    if (old & (cluster - 1)) {
+        ret = data_co_clear(img, old, round_up(old, cluster));
+    }
+    qcow2_access_end(img, epoch);
+    if (ret == 0 && from < to) {
+        ret = qcow2_co_zero(n, from, to - from, 0);
+    }
+    return ret; /* version 2 over a longer base: -ENOTSUP */
+}
+
+/* --- shrinking --- */
+
+static CO_FN int clusters_co_drop(struct qcow2_image *img, uint64_t size,
+                                  uint64_t old)
+{
+    uint64_t cluster = qcow2_cluster_size(img);
+    uint64_t off = round_up(size, cluster), end = round_up(old, cluster);
+    int ret = 0;
+
+    while (off < end && ret == 0) {
+        uint64_t idx = off >> img->cluster_bits;
+        struct qcow2_delta none = { .whole = true };
+        struct qcow2_desc d;
+        struct qcow2_run run;
+
+        if (img->n_pending >= QCOW2_PENDING_MAX) {
+            ret = group_co_flush(img->group);
+        }
+        if (ret == 0) {
+            ret = qcow2_co_lookup(img, off, end - off, &run);
+        }
+        if (ret == 0 && run.kind == QCOW2_ABSENT && run.entry == 0 &&
+            !img->shape.extended) {
+            off += run.len;
+            continue;
+        }
+        if (ret == 0) {
+            ret = qcow2_co_desc(img, idx, &d);
+        }
+        if (ret == 0 && (d.entry || d.bits)) {
+            uint64_t gen = group_join(img->group, 0);
+            qcow2_pending_add(img, gen, idx, &none);
+            qcow2_free_desc(img, gen, d);
+            group_data_done(img->group, gen);
+        }
+        off += cluster;
+    }
+    return ret;
+}
+
+/* --- both --- */
+
+static int size_validate(struct node *n, uint64_t size, GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    uint64_t entries = qcow2_l1_entries(size, img->cluster_bits,
+                                        img->shape.extended);
+
+    if (!img->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
+    if (size % QCOW2_SECTOR) {
+        return err_set(err, EINVAL, "The new size must be a multiple of %d",
+                       QCOW2_SECTOR);
+    }
+    if (img->hdr.n_snapshots && (img->shape.version < 3 || size < n->size)) {
+        return err_set(err, ENOTSUP, size < n->size
+                       ? "Can't shrink an image that has snapshots"
+                       : "Can't resize a v2 image which has snapshots");
+    }
+    if (entries > QCOW2_L1_BYTES_MAX / 8) {
+        return err_set(err, EFBIG, "qcow2 image size must be at most %" PRIu64
+                       " bytes with clusters of %" PRIu64 " bytes",
+                       (uint64_t) (QCOW2_L1_BYTES_MAX / 8) <<
+                       (img->l2_bits + img->cluster_bits),
+                       qcow2_cluster_size(img));
+    }
+    return 0;
+}
+
+static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
+{
+    struct qcow2_header h;
+    int ret;
+
+    group_co_lock(img->group);
+    h = img->hdr;
+    h.size = size;
+    ret = qcow2_co_write_header(img, &h);
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_RESIZE_HEADER, node_co_flush(qcow2_file(img)));
+    }
+    group_unlock(img->group);
+    return ret;
+}
+
+int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    uint64_t old = n->size;
+    int ret = size_validate(n, size, err);
+
+    if (ret < 0 || size == old) {
+        return ret;
+    }
+    if (size > old) {
+        ret = l1_co_reach(img, size);
+        if (ret == 0) {
+            ret = new_part_co_clear(n, old, size);
+        }
+    } else {
+        ret = clusters_co_drop(img, size, old);
+    }
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_RESIZE_CLEAR, qcow2_co_flush(n));
+    }
+    if (ret == 0) {
+        ret = size_co_write(img, size);
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not resize the qcow2 image");
+    }
+    n->size = size;
+    return 0;
+}

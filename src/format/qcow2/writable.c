@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A loaded image becomes writable, and ends to be.
+ *
+ * Before the first write an image that was not closed properly gets its refcounts
+ * rebuilt.  At the end all is published, what that set free is counted, and the
+ * file is flushed.
+ */
+#include <errno.h>
+#include "base/err.h"
+#include "format/qcow2/space.h"
+
+static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
+{
+    return err_set(err, ENOTSUP, "qcow2 image was not closed properly: repair "
+                   "it first");
+}
+
+static void state_close(struct qcow2_image *img)
+{
+    qcow2_overlap_close(img);
+    qcow2_space_close(img);
+    qcow2_refcounts_close(img);
+    qcow2_publish_close(img);
+    qcow2_claims_close(img);
+}
+
+static CO_FN int state_co_open(struct qcow2_image *img, GError **err)
+{
+    int ret = qcow2_co_refcounts_open(img, err);
+
+    if (ret == 0) {
+        ret = qcow2_co_space_open(img, err);
+    }
+    if (ret < 0) {
+        state_close(img);
+        return ret;
+    }
+    qcow2_overlap_open(img, img->refcounts->table, img->refcounts->used);
+    qcow2_publish_open(img);
+    qcow2_claims_open(img);
+    return 0;
+}
+
+int qcow2_co_space_reload(struct qcow2_image *img, GError **err)
+{
+    state_close(img);
+    return state_co_open(img, err);
+}
+
+int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
+                          GError **err)
+{
+    int ret = state_co_open(img, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    img->corrupt = false;
+    img->group = group_new(img->loop, qcow2_file(img), &qcow2_group_ops, img,
+                           0, 0);
+    if ((img->hdr.incompat & QCOW2_I_DIRTY) && !(flags & NODE_CHECK)) {
+        ret = dirty_co_repair(img, err);
+    }
+    if (ret < 0) {
+        group_co_free(img->group);
+        img->group = NULL;
+        state_close(img);
+    }
+    return ret;
+}
+
+int qcow2_co_end_writes(struct qcow2_image *img)
+{
+    int ret;
+
+    if (!img->group) {
+        return 0;
+    }
+    ret = qcow2_co_settle(img);
+    co_latch_co_wait(&img->background);
+    group_co_free(img->group);
+    qcow2_co_reap(img);
+    img->group = NULL;
+    state_close(img);
+    return ret;
+}

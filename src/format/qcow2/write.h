@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What write.c, subcluster.c, cow.c and zero.c share: claims of clusters, and
+ * one write of new clusters.
+ *
+ * A claim keeps changes of one cluster's descriptor apart:
+ *   shared     changes that commute: each touches other subclusters
+ *   exclusive  a change of all of it that depends on what it was
+ * The dispatcher keeps requests to one subcluster apart already; claims are for
+ * those that it does not know to belong together.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "format/qcow2/qcow2.h"
+#include "loop/co.h"
+
+struct qcow2_claim {
+    uint64_t idx;                 /* guest cluster */
+    unsigned users;               /* those that wait included */
+    unsigned shared;
+    bool exclusive;
+    /* Shared users of a cluster without a place: */
+    bool placing;
+    uint64_t host;                /* its place, once one of them got it, or 0 */
+    bool linked;                  /* a change that names it was entered */
+    struct co_queue waiters;
+};
+
+struct qcow2_claim *qcow2_claim_find(struct qcow2_image *img, uint64_t idx);
+CO_FN struct qcow2_claim *qcow2_claim_co_get(struct qcow2_image *img,
+                                             uint64_t idx, bool exclusive);
+void qcow2_claim_put(struct qcow2_image *img, struct qcow2_claim *c);
+
+/* --- write.c --- */
+
+/* Write @iov at guest offset @off to its place at @host; with @pad the rest of
+ * the units of 1 << @unit_bits bytes that it touches becomes zeroes. */
+CO_FN int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off,
+                                uint64_t host, struct iov iov, bool pad,
+                                unsigned unit_bits);
+/* The place of a new run of guest clusters from @off: of a data file the same
+ * offset. */
+CO_FN int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
+                         uint64_t bytes, uint64_t *ret_host, bool *ret_fresh);
+/* It was not used. */
+void qcow2_unplace(struct qcow2_image *img, uint64_t gen, uint64_t host,
+                   uint64_t bytes);
+/* No cluster that [@off, @off+@iov.len) touches has a place: give them one. What
+ * is not written of the first and the last reads as zeroes then. */
+CO_FN int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off,
+                             struct iov iov);
+
+/* Write the first part of @iov; *@ret_done bytes of it. Inside an access. */
+CO_FN int qcow2_co_write_part(struct qcow2_image *img, uint64_t off,
+                              struct iov iov, size_t *ret_done);
+
+/* --- cow.c --- */
+
+/* @iov lies in one cluster, whose place is shared or compressed: write it with
+ * the rest of the cluster to a new one. */
+CO_FN int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off,
+                              struct iov iov);
+
+/* --- subcluster.c: extended entries --- */
+
+/* Write the first part of @iov, which has no data yet and no place that it would
+ * have to share; *@ret_done bytes of it. */
+CO_FN int qcow2_co_write_extended(struct qcow2_image *img, uint64_t off,
+                                  struct iov iov, size_t *ret_done);
+/* The subclusters that [@off, @off+@len), inside one cluster, touches. */
+uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
+                        uint64_t len);

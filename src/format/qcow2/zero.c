@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Zeroes and discards.
+ *
+ * Version 3 has a flag for a cluster that reads as zeroes, so neither ever lets
+ * the backing file show (G8).  A cluster keeps its place unless the caller says
+ * that it may go; a shared or compressed one never does.  Version 2 can only give
+ * a cluster up, and only where there is no backing file.
+ *
+ * With extended entries whole subclusters are enough.
+ */
+#include <errno.h>
+#include "base/barrier.h"
+#include "base/math.h"
+#include "format/qcow2/space.h"
+#include "format/qcow2/write.h"
+
+/* Clusters that are entered before others get a turn. */
+#define AT_ONCE (1 << 14)
+/* A marker's share of a group: a quarter of a million of them close it. */
+#define MARKER_COST 256
+
+/* Without a backing file, attached or named, nothing reads as zeroes anyhow. */
+static bool has_backing(const struct qcow2_image *img)
+{
+    return img->hdr.backing_offset || node_child(img->node, "backing");
+}
+
+/* --- whole clusters --- */
+
+/* What a cluster becomes that reads as zeroes. */
+static struct qcow2_delta zero_delta(const struct qcow2_image *img,
+                                     uint64_t host)
+{
+    struct qcow2_delta d = {
+        .entry = host ? host | QCOW2_COPIED : 0, .whole = true,
+    };
+
+    if (img->shape.extended) {
+        d.zero = UINT32_MAX;
+    } else if (img->shape.version >= 3) {
+        d.entry |= QCOW2_ZERO_FLAG;
+    }
+    return d;
+}
+
+/* @n clusters from @idx have descriptors like @d, their places follow on each
+ * other. */
+static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
+                          struct qcow2_desc d, bool unmap)
+{
+    bool host = qcow2_desc_has_host(&img->shape, d);
+    bool keep = host && (d.entry & QCOW2_COPIED) && !unmap &&
+        img->shape.version >= 3;
+    uint64_t gen = group_join(img->group, n * MARKER_COST);
+    struct qcow2_delta delta = zero_delta(
+        img, keep ? d.entry & QCOW2_OFFSET_MASK : 0);
+
+    qcow2_pending_add_run(img, gen, idx, n, &delta);
+    if (host && !keep && !img->shape.data_file) {
+        qcow2_refcount_down(img, gen, d.entry & QCOW2_OFFSET_MASK,
+                            n << img->cluster_bits);
+    } else if (!host) {
+        qcow2_free_desc(img, gen, d);
+    }
+    group_data_done(img->group, gen);
+}
+
+static bool entry_follows(const struct qcow2_image *img, struct qcow2_desc a,
+                          uint64_t n, struct qcow2_desc b)
+{
+    if ((a.entry | b.entry) & QCOW2_COMPRESSED || a.bits != b.bits) {
+        return false;
+    }
+    return b.entry == a.entry + (qcow2_desc_has_host(&img->shape, a)
+                                 ? n << img->cluster_bits : 0);
+}
+
+/* Clusters from @idx up to @end whose descriptors go on like that of the first,
+ * which is *@ret_d. */
+static CO_FN int same_co_count(struct qcow2_image *img, uint64_t idx,
+                               uint64_t end, struct qcow2_desc *ret_d,
+                               uint64_t *ret_n)
+{
+    int ret = qcow2_co_desc(img, idx, ret_d);
+
+    for (*ret_n = 1; ret == 0 && idx + *ret_n < end && *ret_n < AT_ONCE;
+         ++*ret_n) {
+        struct qcow2_desc d;
+
+        ret = qcow2_co_desc(img, idx + *ret_n, &d);
+        if (ret == 0 && !entry_follows(img, *ret_d, *ret_n, d)) {
+            break;
+        }
+    }
+    return ret;
+}
+
+/* Does every part of the cluster read as zeroes, and nothing else? */
+static bool all_zero(const struct qcow2_image *img, struct qcow2_desc d,
+                     bool absent_is_zero)
+{
+    enum qcow2_kind kind = qcow2_desc_kind(&img->shape, d, 0);
+    bool whole = !img->shape.extended ||
+        qcow2_desc_run(&img->shape, d, 0) == QCOW2_SUBCLUSTERS;
+
+    return whole && (kind == QCOW2_ZERO ||
+                     (kind == QCOW2_ABSENT && absent_is_zero));
+}
+
+static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
+                               uint64_t end, bool unmap)
+{
+    bool absent_is_zero = !has_backing(img);
+    int ret = 0;
+
+    while (idx < end && ret == 0) {
+        struct qcow2_desc d;
+        uint64_t n = 0;
+
+        if (img->n_pending >= QCOW2_PENDING_MAX) {
+            ret = group_co_flush(img->group);
+        }
+        if (ret == 0) {
+            ret = same_co_count(img, idx, end, &d, &n);
+        }
+        if (ret == 0 && !(all_zero(img, d, absent_is_zero) &&
+                          !(unmap && qcow2_desc_has_host(&img->shape, d)))) {
+            clusters_zero(img, idx, n, d, unmap);
+            co_co_relax();
+        }
+        idx += n;
+    }
+    return ret;
+}
+
+/* Clusters without a table: nothing to do where they read as zeroes. */
+static CO_FN int clusters_co_zero(struct qcow2_image *img, uint64_t off,
+                                  uint64_t end, bool unmap)
+{
+    int ret = 0;
+
+    while (off < end && ret == 0) {
+        struct qcow2_run run;
+
+        ret = qcow2_co_lookup(img, off, end - off, &run);
+        if (ret == 0 && !(run.kind == QCOW2_ABSENT && run.entry == 0 &&
+                          !has_backing(img))) {
+            uint64_t last = off + run.len - 1;
+            ret = whole_co_zero(img, off >> img->cluster_bits,
+                                (last >> img->cluster_bits) + 1, unmap);
+            run.len = round_up(last + 1, qcow2_cluster_size(img)) - off;
+        }
+        off += run.len;
+    }
+    return ret;
+}
+
+/* --- parts of one cluster: extended entries --- */
+
+static CO_FN int subs_co_zero(struct qcow2_image *img, uint64_t off,
+                              uint64_t len)
+{
+    uint64_t idx = off >> img->cluster_bits, gen;
+    struct qcow2_claim *c = qcow2_claim_co_get(img, idx, false);
+    struct qcow2_desc d;
+    int ret = qcow2_co_desc(img, idx, &d);
+
+    if (ret == 0 && d.entry & QCOW2_COMPRESSED) {
+        ret = -ENOTSUP; /* written as data */
+    }
+    if (ret == 0) {
+        struct qcow2_delta delta = { .zero = qcow2_sub_mask(img, off, len) };
+
+        gen = group_join(img->group, MARKER_COST);
+        qcow2_pending_add(img, gen, idx, &delta);
+        group_data_done(img->group, gen);
+    }
+    qcow2_claim_put(img, c);
+    return ret;
+}
+
+/* The ends of a range that are no whole clusters, then those. */
+static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
+                               uint64_t end, bool unmap)
+{
+    uint64_t cluster = qcow2_cluster_size(img), cut;
+    int ret = 0;
+
+    if (off & (cluster - 1)) {
+        cut = min_u64(round_up(off, cluster), end);
+        ret = subs_co_zero(img, off, cut - off);
+        off = cut;
+    }
+    if (ret == 0 && off < end && end != img->node->size &&
+        (end & (cluster - 1))) {
+        cut = max_u64(round_down(end, cluster), off);
+        ret = subs_co_zero(img, cut, end - cut);
+        end = cut;
+    }
+    return ret == 0 && off < end ? clusters_co_zero(img, off, end, unmap) : ret;
+}
+
+/* --- data that lies in a file of its own --- */
+
+/* The bytes there become zeroes, too: a raw one is read by others. */
+static CO_FN int outside_co_zero(struct qcow2_image *img, uint64_t off,
+                                 uint64_t len, unsigned flags)
+{
+    struct node *data = qcow2_data(img);
+
+    if (!img->shape.data_file || off >= data->size) {
+        return 0;
+    }
+    return node_co_zero(data, off, min_u64(len, data->size - off),
+                        flags & IO_MAY_UNMAP);
+}
+
+/* --- requests --- */
+
+static bool is_whole(const struct node *n, uint64_t off, uint64_t end)
+{
+    uint64_t mask = qcow2_sub_size(qcow2_image(n)) - 1;
+
+    return !(off & mask) && (!(end & mask) || end == n->size);
+}
+
+int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    bool unmap = flags & IO_MAY_UNMAP;
+    uint64_t epoch;
+    int ret;
+
+    if (img->corrupt) {
+        return -EIO;
+    }
+    if (!is_whole(n, off, off + len) ||
+        (img->shape.version < 3 && (has_backing(img) || !unmap))) {
+        return -ENOTSUP;
+    }
+    qcow2_bitmaps_mark(img, off, len);
+    epoch = qcow2_access_begin(img);
+    ret = outside_co_zero(img, off, len, flags);
+    if (ret == 0) {
+        ret = range_co_zero(img, off, off + len, unmap);
+    }
+    qcow2_access_end(img, epoch);
+    if (ret == 0 && (flags & IO_FUA)) {
+        ret = BARRIER(QCOW2_FUA, qcow2_co_flush(n));
+    }
+    return ret;
+}
+
+int qcow2_co_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    int ret = qcow2_co_zero(n, off, len, IO_MAY_UNMAP);
+
+    return ret == -ENOTSUP ? 0 : ret;
+}
