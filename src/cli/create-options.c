@@ -10,6 +10,25 @@
 #include "cli/cli.h"
 #include "graph/driver.h"
 
+/* Groups of options keep their dots: "encrypt.format" is one name. */
+static void flatten(const char *prefix, json_t *from, json_t *to)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(from, key, value) {
+        g_autofree char *name = g_strconcat(prefix, key, NULL);
+
+        if (json_is_object(value)) {
+            g_autofree char *deeper = g_strconcat(name, ".", NULL);
+
+            flatten(deeper, value, to);
+        } else {
+            json_object_set(to, name, value);
+        }
+    }
+}
+
 int create_options_add(const char *command, json_t *options, const char *text,
                        bool *ret_help)
 {
@@ -23,7 +42,7 @@ int create_options_add(const char *command, json_t *options, const char *text,
     if (keyval_parse(text, NULL, &parsed, &err) < 0) {
         return cli_usage_error(command, "-o: %s", err->message);
     }
-    json_object_update(options, parsed);
+    flatten("", parsed, options);
     json_decref(parsed);
     return 0;
 }

@@ -168,6 +168,34 @@ const struct subcommand subcommands[] = {
       "      --shrink          allow to cut data off\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
+    { "snapshot", cmd_snapshot,
+      "[-f FORMAT] [--image-opts] [--object DEFINITION] [-q] [-U]\n"
+      "       [-l | -a NAME | -c NAME | -d NAME] FILE",
+      "List, make, apply or delete snapshots inside an image.\n\n"
+      FORMAT_HELP
+      "  -l                    list them (default)\n"
+      "  -c NAME               make one\n"
+      "  -a NAME               go back to one, given by name or id\n"
+      "  -d NAME               delete one\n"
+      "  -q                    accepted\n"
+      "  -U, --force-share     even while somebody writes to it\n"
+      HELP_HELP },
+    { "bitmap", cmd_bitmap,
+      "[-f FORMAT] [--image-opts] [--object DEFINITION]\n"
+      "       [-b FILE [-F FORMAT]] [-g SIZE] ACTION... FILE BITMAP",
+      "Change a dirty bitmap inside an image. Actions, in order:\n\n"
+      "      --add             make it\n"
+      "      --remove          remove it\n"
+      "      --clear           forget what it recorded\n"
+      "      --enable          let it record\n"
+      "      --disable         stop it recording\n"
+      "      --merge NAME      add what bitmap NAME recorded\n\n"
+      FORMAT_HELP
+      "  -g, --granularity N   bytes a bit stands for, with --add\n"
+      "  -b, --source-file F   take NAME of --merge from this image\n"
+      "  -F, --source-format FORMAT\n"
+      "                        its format\n"
+      HELP_HELP },
     { "serve", cmd_serve,
       "[OPTIONS] IMAGE",
       "Serve an image over NBD until interrupted.\n\n"
@@ -223,7 +251,7 @@ static int print_usage(void)
     printf("usage: sluice COMMAND [OPTIONS]\n\nCommands:\n");
     for (const struct subcommand *s = subcommands; s->name; s++) {
         const char *end = strpbrk(s->help, ".;");
-        printf("  %-8s %.*s\n", s->name, (int)(end - s->help), s->help);
+        printf("  %-9s %.*s\n", s->name, (int)(end - s->help), s->help);
     }
     printf("\n'sluice COMMAND --help' explains one.\n"
            "sluiced(8) is the daemon, sluice(1) the manual of this program.\n");
