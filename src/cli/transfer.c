@@ -30,6 +30,10 @@
 #define CHUNK (UINT32_C(1) << 20)
 /* Sharing extents costs the same for any length. */
 #define CHUNK_OFFLOAD (UINT32_C(64) << 20)
+/* A target without flushes of its own (formats that publish in groups have
+ * them) is flushed whenever so much was written, beside the copying: the disk
+ * works from the start and the flush at the end finds little to do. */
+#define FLUSH_EVERY (UINT64_C(64) << 20)
 
 /* A chunk that waits for its turn to write. */
 struct turn {
@@ -45,6 +49,9 @@ struct transfer {
     unsigned write_flags;   /* enum io_flags */
     GQueue turns;           /* struct turn, by offset */
     uint64_t bad_status;    /* where the last question of status failed */
+    uint64_t unflushed;     /* bytes written since the last flush began */
+    struct co_latch flushing;
+    int flush_error;
 };
 
 /* --- the sources as one disk --- */
@@ -274,6 +281,26 @@ static void turn_end(struct turn *turn)
     }
 }
 
+static CO_FN void flush_entry(void *arg)
+{
+    struct transfer *t = arg;
+    int r = node_co_flush(t->p->target);
+
+    t->flush_error = t->flush_error ? t->flush_error : r;
+    co_latch_done(&t->flushing);
+}
+
+static void target_wrote(struct transfer *t, uint64_t len)
+{
+    t->unflushed += len;
+    if (t->unflushed >= FLUSH_EVERY && !t->flushing.count &&
+        !t->p->target->drv->supports_backing) {
+        t->unflushed = 0;
+        co_latch_add(&t->flushing);
+        co_start(graph_loop(t->p->target->graph), flush_entry, t);
+    }
+}
+
 static CO_FN int target_co_zero(struct transfer *t, uint64_t off, uint64_t len)
 {
     return t->p->target_is_zero
@@ -334,6 +361,7 @@ static CO_FN int transfer_co_copy_data(struct transfer *t, uint64_t off,
     }
     if (r == 0) {
         res->copied = len;
+        target_wrote(t, len);
     }
     turn_end(&turn);
     return r;
@@ -433,8 +461,10 @@ static const struct copy_ops transfer_ops = {
 
 static CO_FN int transfer_co_flush(struct transfer *t)
 {
-    int r = node_co_flush(t->p->target);
+    int r;
 
+    co_latch_co_wait(&t->flushing);
+    r = t->flush_error ? t->flush_error : node_co_flush(t->p->target);
     if (r < 0) {
         cli_error("error while flushing '%s': %s", t->p->target->filename,
                   g_strerror(-r));
@@ -468,6 +498,7 @@ CO_FN int transfer_co_run(struct graph *g, const struct transfer_params *p)
         percent_update(&t.percent, 1, 1);
         r = transfer_co_flush(&t);
     }
+    co_latch_co_wait(&t.flushing);
     percent_end(&t.percent);
     return r;
 }
