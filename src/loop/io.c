@@ -11,6 +11,7 @@
 #include <limits.h>
 #include "loop/io-priv.h"
 
+#define SECTOR 512
 #define FEW_VECS 16
 #define MAX_VECS 1024           /* IOV_MAX of Linux */
 /* Longest transfer of one request: entries of the ring have 32 bits, and Linux
@@ -56,13 +57,23 @@ static bool io_at_end(const struct io_file *f, int64_t n)
     return n == 0 || (f->direct && n % f->alignment != 0);
 }
 
+/* How far back a read that fell short at @pos begins again: a file that ends
+ * inside a sector may be growing, and a sector comes from one read (G3). */
+static size_t io_step_back(const struct io_req *r, uint64_t pos, size_t done)
+{
+    return r->op == IO_OP_READ ? MIN(done, pos % SECTOR) : 0;
+}
+
 CO_FN static int io_co_transfer(struct io_file *f, struct io_req *r,
                                 uint64_t off, struct iov iov,
                                 struct iovec *vecs, unsigned max_vecs)
 {
-    while (iov.len) {
-        struct iov piece = iov_slice(iov, 0, MIN(iov.len, MAX_TRANSFER));
-        int64_t n = io_co_piece(r, f, off, piece, vecs, max_vecs);
+    size_t done = 0, back = 0;
+
+    while (done < iov.len) {
+        size_t at = done - back;
+        struct iov piece = iov_slice(iov, at, MIN(iov.len - at, MAX_TRANSFER));
+        int64_t n = io_co_piece(r, f, off + at, piece, vecs, max_vecs);
 
         if (n < 0) {
             return (int)n;
@@ -70,12 +81,16 @@ CO_FN static int io_co_transfer(struct io_file *f, struct io_req *r,
         if (r->op == IO_OP_WRITE && n == 0) {
             return -ENOSPC;
         }
-        off += (uint64_t)n;
-        iov = iov_slice(iov, (size_t)n, iov.len - (size_t)n);
-        if (r->op == IO_OP_READ && iov.len && io_at_end(f, n)) {
-            iov_memset(iov, 0, 0, iov.len);
+        if (r->op == IO_OP_READ && (size_t)n <= back) {
+            n = 0;
+        } else {
+            done = at + (size_t)n;
+        }
+        if (r->op == IO_OP_READ && done < iov.len && io_at_end(f, n)) {
+            iov_memset(iov, done, 0, iov.len - done);
             return 0;
         }
+        back = io_step_back(r, off + done, done);
     }
     return 0;
 }

@@ -547,6 +547,45 @@ static void test_shared_sync(void)
     run_on(IO_ENGINE_SIM, 1, shared_sync_entry, GINT_TO_POINTER(1));
 }
 
+/* A file that ends inside a sector grows while it is read: the sector is old
+ * or new as a whole, however many reads it takes to find the end. */
+
+enum { END = 219, WHOLE = 512 };
+
+CO_FN static void grow_entry(void *arg)
+{
+    struct io_file *f = arg;
+
+    co_co_sleep((uint64_t)g_random_int_range(0, 200000));
+    g_assert_cmpint(file_co_write(f, 0, 2, WHOLE), ==, 0);
+}
+
+CO_FN static void growing_entry(void *arg)
+{
+    unsigned char buf[2 * WHOLE];
+    struct iovec v;
+
+    for (unsigned i = 0; i < 300; i++) {
+        struct io_file *f = file_co_new("/grows");
+
+        g_assert_cmpint(io_co_truncate(f, 0), ==, 0);
+        g_assert_cmpint(file_co_write(f, 0, 1, END), ==, 0);
+        co_start(loop_current(), grow_entry, f);
+        g_assert_cmpint(io_co_preadv(f, 0, iov_one(&v, buf, sizeof(buf))), ==,
+                        0);
+        g_assert_cmpint(buf[0], ==, buf[END - 1]);
+        g_assert_cmpint(buf[END], ==, buf[0] == 1 ? 0 : 2);
+        g_assert_cmpint(buf[WHOLE], ==, 0);
+        co_co_sleep(2000000);
+        io_co_close(f);
+    }
+}
+
+static void test_growing(void)
+{
+    run_on(IO_ENGINE_SIM, 1, growing_entry, NULL);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -558,5 +597,6 @@ int main(int argc, char **argv)
     g_test_add_func("/loop/sim/images", test_images);
     g_test_add_func("/loop/sim/faults", test_faults);
     g_test_add_func("/loop/sim/shared-sync", test_shared_sync);
+    g_test_add_func("/loop/sim/growing", test_growing);
     return g_test_run();
 }
