@@ -367,6 +367,31 @@ def test_VA13_a_bomb_of_a_few_KiB(d):
         assert SANITIZED or peak << 10 < 3 * RSS_MAX, peak
 
 
+def test_VA16_tables_without_end(d):
+    """16 MiB of L1 entries that lead to one table, or 2 MiB to 262,144 of them in
+    a file of 4 TiB that is all hole."""
+    path = d + '/i.qed'
+    cluster, table = 1 << 20, 16
+    size = cluster * table
+    for step, n in ((0, size // 8), (size, 1 << 18)):
+        with open(path, 'wb') as f:
+            f.write(header(cluster=cluster, table=table, l1=cluster,
+                           image=1 << 62))
+            f.seek(cluster)
+            for k in range(0, n, 512):      # in pieces: our memory counts, too
+                f.write(struct.pack('<512Q', *(cluster + size + (k + i) * step
+                                               for i in range(512))))
+            f.truncate(cluster + 2 * size + n * step)
+        for command in ('info', 'check', 'map'):
+            start = time.monotonic()
+            p = subprocess.run([SLUICE, command, '-f', 'qed', path], timeout=90,
+                               stdout=subprocess.DEVNULL, check=False,
+                               stderr=subprocess.DEVNULL)
+            assert p.returncode in (0, 1, 2, 3), (command, p)
+            took = time.monotonic() - start
+            assert SANITIZED or took < 20, (step, command, took)
+
+
 def test_VA13_a_chain_of_2500(d):
     write(d + '/0', (0, bytes(MIB)))
     for i in range(1, 2500):

@@ -314,7 +314,9 @@ int qed_co_check(struct node *n, unsigned fix, struct check_result *res,
     }
     c.used = qed_usemap_new();
     c.file_size = qed_file(img)->size;
+    img->checking = true;
     ret = check_co_run(&c);
+    img->checking = false;
     qed_usemap_free(c.used);
     if (img->group) {
         group_unlock(img->group);

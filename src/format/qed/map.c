@@ -300,6 +300,19 @@ static int scan(struct qed_image *img, uint64_t first, uint64_t last,
     return 0;
 }
 
+/* In a read-only image a table that lies in a hole of the file says "absent"
+ * for all it spans, and need not be read: a sparse file may claim any number. */
+static CO_FN bool table_co_is_hole(struct qed_image *img, uint64_t idx)
+{
+    uint64_t table = qed_l2_offset(img, (uint32_t) (idx >> img->entry_bits));
+    uint64_t len = img->table_bytes;
+    struct extent ext;
+
+    return !img->group && qed_offset_valid(img, table, len) &&
+        node_co_status(qed_file(img), table, len, &ext) == 0 &&
+        (ext.flags & STATUS_ZERO) && ext.len == len;
+}
+
 int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
                   struct qed_run *ret_run)
 {
@@ -311,6 +324,15 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
     int ret;
 
     ret = scan(img, first, last, &s);
+    if (ret == -EAGAIN && table_co_is_hole(img, first)) {
+        uint64_t mask = qed_entries(img) - 1;
+
+        s = (struct segment) {
+            .n = min_u64(last, (first | mask) + 1) - first,
+            .entry = QED_ENTRY_NONE,
+        };
+        ret = 0;
+    }
     if (ret == -EAGAIN) {
         ret = tables_co_get(&img->l2, first >> img->entry_bits, &t);
         if (ret < 0) {

@@ -94,6 +94,7 @@ struct qed_image {
     GHashTable *fresh;            /* l1_idx -> offset of a table not yet in l1 */
 
     struct tables l2;             /* the cache */
+    bool checking;                /* tables that overlap are its business */
 
     /* NEED_CHECK */
     struct loop_timer clear_timer;
