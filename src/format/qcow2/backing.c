@@ -125,7 +125,7 @@ static CO_FN int reference_co_write(struct qcow2_image *img,
                               iov_one(&v, (char *) (uintptr_t) r->name,
                                       r->len), 0);
         if (ret == 0) {
-            ret = node_co_flush(file);
+            ret = BARRIER(PIVOT_NAME, node_co_flush(file));
         }
         if (ret < 0) {
             return ret;

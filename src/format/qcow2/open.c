@@ -8,6 +8,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
@@ -167,7 +168,7 @@ static CO_FN int autoclear_co_apply(struct qcow2_image *img)
     }
     h.autoclear &= QCOW2_A_KNOWN;
     ret = qcow2_co_write_header(img, &h);
-    return ret < 0 ? ret : node_co_flush(qcow2_file(img));
+    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_flush(qcow2_file(img)));
 }
 
 static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,

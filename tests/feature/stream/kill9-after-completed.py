@@ -22,7 +22,7 @@ def make_images(d, rnd, cluster, whole):
     under, fmt = base, 'raw'
     disk = bytearray(open(base, 'rb').read())
     if not whole:
-        under, fmt = os.path.join(d, 'mid'), 'qed'
+        under, fmt = os.path.join(d, 'mid'), rig.FORMAT
         rig.make_overlay(under, base, cluster=cluster)
         patch_image(under, disk, rnd)
     top = rig.make_overlay(os.path.join(d, 'top'), under, fmt, cluster=cluster)
@@ -38,7 +38,7 @@ def patch_image(path, disk, rnd):
         value = rnd.randrange(1, 256)
         cmds += ['-c', 'write -P %d %d %d' % (value, off, n)]
         disk[off:off + n] = bytes([value]) * n
-    rig.run_tool('qemu-io', '-f', 'qed', *cmds, path)
+    rig.run_tool('qemu-io', '-f', rig.FORMAT, *cmds, path)
 
 
 def one_round(d, number, rnd):

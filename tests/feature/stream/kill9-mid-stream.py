@@ -105,7 +105,7 @@ def test_progress_survives(d):
         killed = time.monotonic()
         s.daemon.kill()
     done = max(off for when, off in seen if when < killed - GRACE)
-    extents = json.loads(rig.qemu_img('map', '--output=json', '-f', 'qed',
+    extents = json.loads(rig.qemu_img('map', '--output=json', '-f', rig.FORMAT,
                                           top))
     missing = [e['start'] for e in extents if e['depth'] > 0]
     assert done > 4 * MIB, seen[-1]

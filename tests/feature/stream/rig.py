@@ -6,7 +6,8 @@
   Guest    threads that write, zero, trim and flush by a Ledger
   Base     nbdkit in front of a file, with delay or errors
 
-ENGINE in the environment chooses the I/O engine of the daemon, SEED the seed.
+ENGINE in the environment chooses the I/O engine of the daemon, SEED the seed,
+FORMAT and OPTIONS the format of overlays and what they are created with.
 """
 import json
 import os
@@ -29,12 +30,16 @@ KIB = 1 << 10
 MIB = 1 << 20
 SECTOR = 512
 ENGINE = os.environ.get('ENGINE', 'auto')
+FORMAT = os.environ.get('FORMAT', 'qed')
+OPTIONS = os.environ.get('OPTIONS', '')
 SEED = int(os.environ.get('SEED', '0')) or random.SystemRandom().getrandbits(32)
 JOB_TIMEOUT = 120
+CHECKERS = ('qemu-img',) if FORMAT == 'qcow2' else (sluiced.SLUICE, 'qemu-img')
 
 
 def announce():
-    print('# seed %d, engine %s' % (SEED, ENGINE), flush=True)
+    print('# seed %d, engine %s, %s %s' % (SEED, ENGINE, FORMAT, OPTIONS),
+          flush=True)
 
 
 def run(names):
@@ -72,7 +77,10 @@ def make_file(path, data):
 
 
 def make_overlay(path, base, fmt='raw', size=None, cluster=65536):
-    args = ['create', '-q', '-f', 'qed', '-o', 'cluster_size=%d' % cluster]
+    if 'extended' in OPTIONS:
+        cluster = max(cluster, 16 * KIB)
+    options = ['cluster_size=%d' % cluster] + ([OPTIONS] if OPTIONS else [])
+    args = ['create', '-q', '-f', FORMAT, '-o', ','.join(options)]
     if base:
         args += ['-b', base, '-F', fmt]
     args += ['-u'] if size and base and not os.path.isabs(base) else []
@@ -80,7 +88,7 @@ def make_overlay(path, base, fmt='raw', size=None, cluster=65536):
     return path
 
 
-def read_image(path, fmt='qed'):
+def read_image(path, fmt=FORMAT):
     """The disk of an image as qemu-img sees it, whole chain."""
     out = path + '.out'
     qemu_img('convert', '-U', '-f', fmt, '-O', 'raw', path, out)
@@ -98,14 +106,14 @@ def check_image(path):
     """Nothing is wrong, and no cluster leaks. On leaks ours decides: the peer
     counts one in some sound images with zero clusters, also in images that it
     made alone (4 KiB clusters, all but one of 4096 with data)."""
-    run_tool(sluiced.SLUICE, 'check', '-q', '-f', 'qed', path)
+    run_tool(sluiced.SLUICE, 'check', '-q', '-f', FORMAT, path)
     check_no_corruption(path, ['qemu-img'])
 
 
-def check_no_corruption(path, tools=(sluiced.SLUICE, 'qemu-img')):
+def check_no_corruption(path, tools=CHECKERS):
     """As after a crash: leaks are allowed, corruption is not."""
     for tool in tools:
-        p = subprocess.run([tool, 'check', '-f', 'qed', path], check=False,
+        p = subprocess.run([tool, 'check', '-f', FORMAT, path], check=False,
                            capture_output=True, text=True, timeout=120)
         assert p.returncode in (0, 3), (tool, p.returncode, p.stdout, p.stderr)
 
@@ -137,8 +145,8 @@ class Stage:
         self.args = [
             '--io-engine', engine or ENGINE,
             '--nbd-server', 'addr.type=unix,addr.path=' + self.nbd,
-            '--drive', 'id=virtio0,file=%s,format=qed,cache=%s%s'
-            % (top, cache, drive),
+            '--drive', 'id=virtio0,file=%s,format=%s,cache=%s%s'
+            % (top, FORMAT, cache, drive),
             '--export', 'type=nbd,id=exp0,node-name=virtio0,name=virtio0,'
             'writable=on'] + list(args)
         self.daemon = Sluiced(directory, *self.args, env=env)
