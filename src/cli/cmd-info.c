@@ -141,7 +141,8 @@ static CO_FN int info_co_run(struct graph *g, void *arg)
     json_t *list = json_array();
     int r;
 
-    i->image.flags |= i->chain ? 0u : (unsigned)NODE_NO_BACKING;
+    i->image.flags |= NODE_NO_IO |
+                      (i->chain ? 0u : (unsigned)NODE_NO_BACKING);
     r = image_co_open_spec(g, &i->image, &n, &err);
     if (r == 0) {
         r = info_co_collect(i, n, list, &err);

@@ -39,7 +39,7 @@ enum node_flags {
     NODE_NO_BACKING    = 1 << 1, /* ignore the backing name in the header */
     NODE_CHECK         = 1 << 2, /* for check/repair: do not repair on open */
     NODE_FORCE_SHARE   = 1 << 3, /* take no image locks (-U) */
-    NODE_NO_IO         = 1 << 4, /* info only: never open other files */
+    NODE_NO_IO         = 1 << 4, /* info only: no data is asked for */
     NODE_AUTO_RDONLY   = 1 << 5, /* auto-read-only=on */
     NODE_IMPLICIT      = 1 << 6, /* opened by following a header */
     NODE_CACHE_DIRECT  = 1 << 7, /* inherited by children */

@@ -16,6 +16,7 @@
 #define PROBE_SIZE 4096
 /* What a child takes over from its parent. */
 #define FLAGS_INHERITED (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | \
+                         NODE_NO_IO | \
                          NODE_AUTO_RDONLY | NODE_CACHE_DIRECT | NODE_NO_FLUSH)
 
 static int flag_option(struct opts *o, const char *name, unsigned flag,
@@ -519,7 +520,7 @@ int node_co_open_backing(struct node *n, struct opts *o,
         header_name = NULL;
     }
     /* An empty name says null in the command line's syntax. */
-    if (json_is_null(option) || (n->flags & (NODE_NO_BACKING | NODE_NO_IO)) ||
+    if (json_is_null(option) || (n->flags & NODE_NO_BACKING) ||
         (json_is_string(option) && !*json_string_value(option)) ||
         (!option && !header_name)) {
         json_decref(option);

@@ -11,6 +11,18 @@
 
 /* In the order in which creation announces them. */
 const struct create_option qcow2_create_options[] = {
+    { "encrypt.format", "str", "Encrypt the image: luks" },
+    { "encrypt.key-secret", "str",
+      "Id of the secret that holds the passphrase" },
+    { "encrypt.cipher-alg", "str", "Cipher: aes-256 (default), aes-192, "
+      "aes-128" },
+    { "encrypt.cipher-mode", "str", "Mode of the cipher: xts (default), cbc" },
+    { "encrypt.ivgen-alg", "str",
+      "Initialisation vectors: plain64 (default), plain, essiv" },
+    { "encrypt.ivgen-hash-alg", "str", "Hash of essiv: sha256" },
+    { "encrypt.hash-alg", "str", "Hash of the passphrase: sha256 (default), "
+      "sha1, sha224, sha384, sha512" },
+    { "encrypt.iter-time", "num", "Time of an unlocking, in milliseconds" },
     { "cluster_size", "size", "qcow2 cluster size", "65536" },
     { "extended_l2", "bool (on/off)", "Extended L2 tables", "off" },
     { "preallocation", "str",

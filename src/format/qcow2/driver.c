@@ -7,7 +7,7 @@
 #include "format/format.h"
 
 static const char *const option_names[] = {
-    "file", "backing", "lazy-refcounts",
+    "file", "backing", "encrypt", "lazy-refcounts",
     "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
     "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
     "refcount-cache-size", "cache-clean-interval", NULL

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refusals of what the driver cannot do yet: encryption, external data
- * files, writing compressed.  Whoever adds one of them takes its part away.
+ * Refusals of what the driver cannot do yet: external data files, writing
+ * compressed.  Whoever adds one of them takes its part away.
  */
 #include "base/err.h"
 #include "format/qcow2/qcow2.h"
@@ -17,39 +17,6 @@ int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
 {
     return err_set(err, ENOTSUP, "qcow2 images with an external data file are "
                    "not supported");
-}
-
-int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
-                        unsigned flags, GError **err)
-{
-    return img->hdr.crypt_method == QCOW2_CRYPT_NONE ? 0
-        : err_set(err, ENOTSUP, "Encrypted qcow2 images are not supported");
-}
-
-void qcow2_crypt_close(struct qcow2_image *img)
-{
-}
-
-int qcow2_co_crypt_write(struct qcow2_image *img, uint64_t off, uint64_t host,
-                         struct iov iov, unsigned flags)
-{
-    return -ENOTSUP;
-}
-
-void qcow2_crypt_place(const struct qcow2_image *img, uint64_t *ret_host,
-                       uint64_t *ret_len)
-{
-    *ret_host = *ret_len = 0;
-}
-
-int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off, uint64_t host,
-                        struct iov iov, unsigned flags)
-{
-    return -ENOTSUP;
-}
-
-void qcow2_crypt_info(const struct qcow2_image *img, json_t *data)
-{
 }
 
 int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
@@ -86,9 +53,21 @@ int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
     return 0;
 }
 
+/* They are not kept: nobody may take them for true any more. */
 int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err)
 {
-    return 0;
+    struct qcow2_header h = img->hdr;
+    int ret = 0;
+
+    if (h.autoclear & QCOW2_A_BITMAPS) {
+        h.autoclear &= ~QCOW2_A_BITMAPS;
+        ret = qcow2_co_write_header(img, &h);
+        if (ret == 0) {
+            ret = node_co_flush(qcow2_file(img));
+        }
+    }
+    return ret < 0 ? err_set_errno(err, -ret, "Could not update the qcow2 "
+                                   "header") : 0;
 }
 
 int qcow2_co_bitmaps_end_writes(struct qcow2_image *img)
@@ -107,33 +86,6 @@ void qcow2_bitmaps_close(struct qcow2_image *img)
 int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data, GError **err)
 {
     return 0;
-}
-
-int qcow2_crypt_take_options(struct opts *o,
-                             struct qcow2_crypt_options **ret_options,
-                             GError **err)
-{
-    return 0; /* whoever asks for it learns that the option is unknown */
-}
-
-void qcow2_crypt_options_free(struct qcow2_crypt_options *c)
-{
-}
-
-int qcow2_crypt_method(const struct qcow2_crypt_options *c)
-{
-    return QCOW2_CRYPT_NONE;
-}
-
-uint64_t qcow2_crypt_header_bytes(const struct qcow2_crypt_options *c)
-{
-    return 0;
-}
-
-int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
-                          struct node *file, uint64_t host, GError **err)
-{
-    return err_set(err, ENOTSUP, "Encrypted qcow2 images are not supported");
 }
 
 int qcow2_co_data_file_create(const struct qcow2_create *c, struct node *file,
