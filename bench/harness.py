@@ -175,9 +175,9 @@ def file_options(path, direct=False, **more):
     return opts
 
 
-def overlay_options(path, base, name='top', direct=False):
-    """--blockdev of a QED overlay over the open node @base (None: none)."""
-    opts = {'driver': 'qed', 'node-name': name,
+def overlay_options(path, base, name='top', direct=False, fmt='qed'):
+    """--blockdev of an overlay over the open node @base (None: none)."""
+    opts = {'driver': fmt, 'node-name': name,
             'file': file_options(path, direct), 'backing': base}
     return ['--blockdev', json.dumps(opts)]
 
@@ -186,6 +186,13 @@ def raw_options(path, name='base', direct=False, read_only=True):
     return ['--blockdev', json.dumps(
         {'driver': 'raw', 'node-name': name, 'read-only': read_only,
          'file': file_options(path, direct, **{'read-only': read_only})})]
+
+
+def image_options(path, fmt, name='base', direct=False):
+    """--blockdev of a read-only image that needs no other."""
+    return ['--blockdev', json.dumps(
+        {'driver': fmt, 'node-name': name, 'read-only': True,
+         'file': file_options(path, direct, **{'read-only': True})})]
 
 
 def nbd_options(path, name='base'):
@@ -235,6 +242,30 @@ class Context:
             self.bases[key] = path
         return self.bases[key]
 
+    def text_base(self, size):
+        """A raw file of @size bytes that compress to a third or so."""
+        key = ('text', size)
+        if key not in self.bases:
+            path = self.path('text-%d' % size)
+            with open(path, 'wb') as f:
+                for _ in range(size // MIB):
+                    f.write(b''.join(os.urandom(1024) + bytes(3072)
+                                     for _ in range(MIB // (4 * KIB))))
+            os.sync()
+            self.bases[key] = path
+        return self.bases[key]
+
+    def converted(self, source, fmt, *args):
+        """@source, raw, as an image of @fmt, made by a neutral hand."""
+        key = ('converted', source, fmt) + args
+        if key not in self.bases:
+            path = '%s.%s%s' % (source, fmt, ''.join(args))
+            run('qemu-img', 'convert', '-f', 'raw', '-O', fmt, *args, source,
+                path)
+            os.sync()
+            self.bases[key] = path
+        return self.bases[key]
+
     def sparse(self, virtual, data):
         """A raw file of @virtual bytes, @data of them data, spread evenly."""
         key = ('sparse', virtual, data)
@@ -250,11 +281,11 @@ class Context:
             self.bases[key] = path
         return self.bases[key]
 
-    def overlay(self, base, size=None, folder=None):
-        """A new, empty QED image over @base, made by a neutral hand."""
-        fd, path = tempfile.mkstemp(suffix='.qed', dir=folder or self.dir)
+    def overlay(self, base, size=None, folder=None, fmt='qed'):
+        """A new, empty image over @base, made by a neutral hand."""
+        fd, path = tempfile.mkstemp(suffix='.' + fmt, dir=folder or self.dir)
         os.close(fd)
-        cmd = ['qemu-img', 'create', '-q', '-f', 'qed']
+        cmd = ['qemu-img', 'create', '-q', '-f', fmt]
         if base:
             cmd += ['-b', base, '-F', 'raw']
         run(*cmd, path, *([str(size)] if size else []))

@@ -13,8 +13,8 @@ import shutil
 import time
 
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
-                     memory_copy_rate, nbd_options, nbd_uri, need,
-                     overlay_options, raw_options, remove, run, timed)
+                     image_options, memory_copy_rate, nbd_options, nbd_uri,
+                     need, overlay_options, raw_options, remove, run, timed)
 
 ROWS = []
 # The peer copies every hole as zeroes into QED, 512 KiB at a time.
@@ -94,20 +94,20 @@ def stream_sample(d, size, seconds):
 
 
 def stream_once(ctx, who, base_options, size, folder=None, base=None,
-                direct=False):
+                direct=False, fmt='qed'):
     """Stream all of a base into a new overlay."""
-    top = ctx.overlay(base, size, folder)
+    top = ctx.overlay(base, size, folder, fmt)
     try:
         os.sync()
         with ctx.daemon(who, *base_options,
-                        *overlay_options(top, 'base', direct=direct)) as d:
+                        *overlay_options(top, 'base', direct=direct,
+                                         fmt=fmt)) as d:
             return stream_sample(d, size, d.stream('top'))
     finally:
         remove(top)
 
 
-@row('stream-local', 'stream a local base in the page cache into QED')
-def stream_local(ctx):
+def stream_local_cases(ctx, fmt):
     size = (256 if ctx.quick else 1024) * MIB
     base = ctx.base(size)
 
@@ -128,7 +128,7 @@ def stream_local(ctx):
 
     def measure(who, direct):
         return stream_once(ctx, who, raw_options(base), size, base=base,
-                           direct=direct)
+                           direct=direct, fmt=fmt)
 
     yield Case('overlay with direct I/O', 'MiB/s',
                dict(both(measure, True),
@@ -137,6 +137,25 @@ def stream_local(ctx):
     yield Case('overlay cached', 'MiB/s',
                dict(both(measure, False), **{'cp+sync': cp}),
                yard=('cp+sync', 0.8))
+
+
+@row('stream-local', 'stream a local base in the page cache into QED')
+def stream_local(ctx):
+    yield from stream_local_cases(ctx, 'qed')
+
+
+@row('stream-qcow2', 'stream local bases into qcow2')
+def stream_qcow2(ctx):
+    yield from stream_local_cases(ctx, 'qcow2')
+    size = (128 if ctx.quick else 512) * MIB
+    text = ctx.text_base(size)
+    for fmt, label, args in (('qcow2', 'from qcow2', ()),
+                             ('qcow2', 'from compressed qcow2', ('-c',))):
+        image = ctx.converted(text, fmt, *args)
+        yield Case(label + ', overlay with direct I/O', 'MiB/s',
+                   both(lambda who, i=image, f=fmt: stream_once(
+                       ctx, who, image_options(i, f), size, base=text,
+                       direct=True, fmt='qcow2')), goal=3)
 
 
 @row('stream-far', 'stream a base that is far away (NBD)')
@@ -269,11 +288,11 @@ def nbd_read(ctx):
 def first_write(ctx):
     base = ctx.base(1024 * MIB if not ctx.quick else 256 * MIB)
 
-    def measure(who, over):
+    def measure(who, over, fmt):
         n = os.path.getsize(base) * (1 if over or who == 'peer' else 4)
-        top = ctx.overlay(base if over else None, n)
+        top = ctx.overlay(base if over else None, n, fmt=fmt)
         options = raw_options(base) if over else []
-        options += overlay_options(top, 'base' if over else None)
+        options += overlay_options(top, 'base' if over else None, fmt=fmt)
         try:
             os.sync()
             with ctx.daemon(who, *options) as d:
@@ -287,8 +306,55 @@ def first_write(ctx):
         finally:
             remove(top)
 
-    yield Case('QED', 'IOPS', both(measure, False), goal=10)
-    yield Case('QED over a base', 'IOPS', both(measure, True), goal=10)
+    yield Case('QED', 'IOPS', both(measure, False, 'qed'), goal=10)
+    yield Case('QED over a base', 'IOPS', both(measure, True, 'qed'), goal=10)
+    yield Case('qcow2', 'IOPS', both(measure, False, 'qcow2'), goal=3)
+    yield Case('qcow2 over a base', 'IOPS', both(measure, True, 'qcow2'),
+               goal=2)
+
+
+@row('qcow2-io', 'guest I/O on a qcow2 image that holds all, 4 KiB, random')
+def qcow2_io(ctx):
+    image = ctx.converted(ctx.base(256 * MIB), 'qcow2')
+
+    def measure(who, rw, depth):
+        options = overlay_options(image, None, fmt='qcow2')
+        return nbd_sample(ctx, who, options, 'top', rw, depth, True)
+
+    for rw, name in (('randread', 'reads'), ('randwrite', 'writes')):
+        for depth in (32, 1):
+            yield Case('%s, depth %d' % (name, depth), 'IOPS',
+                       both(measure, rw, depth),
+                       goal=1.8 if (rw, depth) == ('randread', 32) else None)
+
+
+@row('convert', 'sluice convert against qemu-img convert -m 16 -W')
+def convert(ctx):
+    need('qemu-img')
+    size = (256 if ctx.quick else 1024) * MIB
+    raw = ctx.text_base(size)
+
+    def measure(who, source, *words):
+        target = ctx.path('converted')
+        tool = ([os.path.join(ctx.build, 'sluice')] if who == 'sluiced'
+                else ['qemu-img'])
+        os.sync()
+        took, cpu = timed(*tool, 'convert', '-m', '16', '-W', *words, source,
+                          target)
+        start = time.monotonic()
+        run('sync', '-d', target)
+        took += time.monotonic() - start
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    for src, dst, more in (('raw', 'qcow2', ()), ('qcow2', 'raw', ()),
+                           ('raw', 'qcow2', ('-c',))):
+        source = raw if src == 'raw' else ctx.converted(raw, src)
+        yield Case('%s to %s%s' % (src, dst, ', compressed' if more else ''),
+                   'MiB/s',
+                   {who: (lambda who=who, s=source, f=src, t=dst, m=more:
+                          measure(who, s, '-f', f, '-O', t, *m))
+                    for who in ('peer', 'sluiced')})
 
 
 @row('guest-stream', 'a guest while a stream runs')
@@ -397,7 +463,7 @@ def scale_devices(ctx):
         finally:
             remove(*tops)
 
-    for count in (1, 4) if ctx.quick else (1, 2, 4, 8, 16):
+    for count in (1, 4) if ctx.quick else (1, 4, 16, 64):
         yield Case('%d' % count, 'MiB/s', both(measure, count))
 
 
