@@ -6,6 +6,7 @@ Every row runs both tools with the same words in two folders that were made the
 same way; what they print and return is compared, and so is what they made: by
 content, with qemu-img as the judge, and each tool must read the other's.
 """
+import filecmp
 import os
 import shutil
 import subprocess
@@ -154,6 +155,37 @@ ROWS = [
     'convert -O qed -B base.raw -F raw q.qcow2 out', 'convert x.qcow2 out',
     'convert -W -m 16 z.qcow2 out', 'convert x.qcow2 z.qcow2 q.qcow2 out',
     'dd bs=1M skip=1 if=z.qcow2 of=out',
+    # qcow2 targets
+    'convert -O qcow2 base.raw out', 'convert -O qcow2 -W -m 16 o.qed out',
+    'convert -f qcow2 -O qcow2 q.qcow2 out', 'convert -O qcow2 odd.raw out',
+    'convert -O qcow2 -o cluster_size=4k z.qcow2 out',
+    'convert -O qcow2 -o cluster_size=2M base.raw out',
+    'convert -O qcow2 -o cluster_size=512 zeroes.raw out',
+    'convert -O qcow2 -o compat=0.10 x.qcow2 out',
+    'convert -O qcow2 -o extended_l2=on,cluster_size=128k o.qed out',
+    'convert -O qcow2 -o refcount_bits=1 base.raw out',
+    'convert -O qcow2 -o refcount_bits=64,cluster_size=1k base.raw out',
+    'convert -O qcow2 -o lazy_refcounts=on o.qed out',
+    'convert -O qcow2 -o preallocation=metadata o.qed out',
+    '~convert -O qcow2 -o preallocation=falloc o.qed out',
+    'convert -O qcow2 -o preallocation=full o.qed out',
+    'convert -O qcow2 -S 0 base.raw out', 'convert -O qcow2 -S 128k o.qed out',
+    'convert -O qcow2 -B base.raw -F raw q.qcow2 out',
+    'convert -O qcow2 -B base.raw -F raw o.qed out',
+    'convert -O qcow2 -B small.raw -F raw short.qed out',
+    'convert -O qcow2 -B base.raw -F raw -o compat=0.10 q.qcow2 out',
+    'convert -O qcow2 -B z.qcow2 -F qcow2 -o extended_l2=on q.qcow2 out',
+    'convert -O qcow2 -B base.raw q.qcow2 out',
+    'convert -O qcow2 -o cluster_size=1000 base.raw out',
+    'convert -O qcow2 -o foo=1 base.raw out', 'convert -C -O qcow2 o.qed out',
+    'convert -O qcow2 base.raw q.qcow2 out', 'convert -O qcow2 empty.raw out',
+    '!convert -n -O qcow2 base.raw old.qcow2',
+    '!convert -n -O qcow2 o.qed old.qcow2',
+    '!convert -n -O qcow2 -S 0 o.qed old.qcow2',
+    '!convert -n -O qcow2 --target-is-zero base.raw new.qcow2',
+    '!convert -n -O qcow2 -B base.raw -F raw q.qcow2 over.qcow2',
+    'dd -O qcow2 bs=1M if=o.qed of=out', 'compare -s over.qcow2 q.qcow2',
+    '!convert -O qcow2 small.raw @', '!convert -n -O qcow2 empty.raw @',
 ]
 NBD = 'nbd+unix:///?socket=nbd.sock'
 
@@ -217,6 +249,10 @@ def serve(folder):
 def make_targets(folder):
     """What rows with -n write into."""
     make_image(folder, 'old.raw', '12M', 'write -P 0xff 0 12M')
+    make_image(folder, 'old.qcow2', '12M', 'write -P 0xff 0 12M')
+    make_image(folder, 'new.qcow2', '10M')
+    make_image(folder, 'over.qcow2', '10M', 'write -P 0xff 5M 1M',
+               backing='base.raw')
     make_image(folder, 'zero.raw', '10M')
     make_image(folder, 'old.qed', '12M', 'write -P 0xff 0 12M')
     make_image(folder, 'over.qed', '10M', 'write -P 0xff 5M 1M',
@@ -257,21 +293,23 @@ def compare_made(folders, words, target, check_size):
         return [] if same else ['only one of them made the target']
     diffs = []
     name = NBD if target == 'server.raw' else target
-    for program in QEMU_IMG, SLUICE:
-        raws = [os.path.join(f, 'judge.raw') for f in folders]
-        for f in folders:
-            tool(program, 'convert', '-f', fmt, '-O', 'raw', name, 'judge.raw',
-                 cwd=f)
-        p = subprocess.run(['cmp'] + raws,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if p.returncode:
-            diffs.append('read by %s: %r' % (program, p.stdout))
+    # Theirs by us as by them, then ours by them as theirs.
+    raws = []
+    for program, folder in ((QEMU_IMG, folders[0]), (SLUICE, folders[0]),
+                            (QEMU_IMG, folders[1])):
+        raws.append(os.path.join(folder, 'judge%d.raw' % len(raws)))
+        tool(program, 'convert', '-f', fmt, '-O', 'raw', name, raws[-1],
+             cwd=folder)
+    for what, raw in ('theirs read by us', raws[1]), ('ours', raws[2]):
+        if not filecmp.cmp(raws[0], raw, shallow=False):
+            diffs.append('content differs: ' + what)
     a, b = facts(folders[0], name, fmt), facts(folders[1], name, fmt)
     if a != b:
         diffs.append('theirs: %s\nours: %s' % (a, b))
     if fmt != 'raw':
-        p = subprocess.run([QEMU_IMG, 'check', '-f', fmt, ours],
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        p = subprocess.run([QEMU_IMG, 'check', '-f', fmt, name],
+                           cwd=folders[1], stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT)
         if p.returncode:
             diffs.append('check: %r' % p.stdout)
     a, b = hole_bytes(theirs), hole_bytes(ours)
