@@ -28,6 +28,7 @@
     X(QCOW2_REFBLOCK, "a refcount block is durable before its table entry") \
     X(QCOW2_DATA_FILE, "the data file is flushed with the tables") \
     X(QCOW2_FUA,      "a write with FUA publishes its changes") \
+    X(QCOW2_REBUILD,  "new refcounts are durable before the header") \
     X(QCOW2_L1_TABLE, "a larger L1 table is durable before the header") \
     X(QCOW2_L1_SWITCH, "the header is durable before the old L1 table goes") \
     X(QCOW2_RESIZE_CLEAR, "the new part is durably zero before the disk " \

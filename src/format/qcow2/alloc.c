@@ -361,7 +361,7 @@ static CO_FN int end_co_find(struct qcow2_image *img)
     return 0;
 }
 
-int qcow2_co_space_open(struct qcow2_image *img, GError **err)
+int qcow2_co_space_open(struct qcow2_image *img, unsigned flags, GError **err)
 {
     struct qcow2_space *sp = g_new0(struct qcow2_space, 1);
     uint64_t size = qcow2_file(img)->size, cluster = qcow2_cluster_size(img);
@@ -374,7 +374,10 @@ int qcow2_co_space_open(struct qcow2_image *img, GError **err)
     sp->scan_end = img->refcounts->used;
     qcow2_reap_init(img);
     ret = end_co_find(img);
-    if (ret < 0) {
+    if (ret < 0 && (flags & NODE_CHECK)) {
+        sp->end = sp->virgin;
+        sp->scan_end = 0;
+    } else if (ret < 0) {
         qcow2_space_close(img);
         return err_set_errno(err, -ret, "Could not read the refcounts");
     }

@@ -81,6 +81,9 @@ int qcow2_co_settle(struct qcow2_image *img)
 {
     int ret = group_co_flush(img->group);
 
+    if (!img->space) { /* lost by a repair that failed */
+        return ret < 0 ? ret : -EIO;
+    }
     qcow2_co_reap(img);
     if (ret < 0 || g_hash_table_size(img->refcounts->dirty) == 0) {
         return ret;
@@ -102,7 +105,7 @@ void qcow2_co_quiesce(struct node *n)
     struct qcow2_image *img = qcow2_image(n);
 
     img->quiesced++;
-    if (!img->group) {
+    if (!img->group || !img->space) {
         return;
     }
     /* A copy of the file made while we are drained is complete (M9). */

@@ -79,6 +79,13 @@ void qcow2_bitmaps_mark(struct qcow2_image *img, uint64_t off, uint64_t len)
 {
 }
 
+int qcow2_co_bitmaps_visit(struct qcow2_image *img,
+                           int (*visit)(void *arg, uint64_t host, uint64_t len),
+                           void *arg)
+{
+    return 0;
+}
+
 void qcow2_bitmaps_close(struct qcow2_image *img)
 {
 }

@@ -360,6 +360,9 @@ static void publish_done(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
 
+    if (!img->publish) {
+        return;
+    }
     g_array_set_size(img->publish->items, 0);
     g_array_set_size(img->publish->l1, 0);
     g_hash_table_remove_all(img->fresh);

@@ -291,7 +291,9 @@ CO_FN int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen);
 
 /* --- alloc.c: free space --- */
 
-CO_FN int qcow2_co_space_open(struct qcow2_image *img, GError **err);
+/* With NODE_CHECK refcounts that cannot be read are no hindrance. */
+CO_FN int qcow2_co_space_open(struct qcow2_image *img, unsigned flags,
+                              GError **err);
 void qcow2_space_close(struct qcow2_image *img);
 /* Whole clusters, contiguous, of refcount 1 by the time that generation @gen is
  * published. *@ret_fresh: they were never written and read as zeroes. */

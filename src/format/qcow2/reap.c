@@ -274,5 +274,7 @@ void qcow2_space_published(struct qcow2_image *img, uint64_t gen)
 
 void qcow2_co_reap(struct qcow2_image *img)
 {
-    co_latch_co_wait(&img->space->background);
+    if (img->space) {
+        co_latch_co_wait(&img->space->background);
+    }
 }

@@ -12,8 +12,19 @@
 
 static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
 {
-    return err_set(err, ENOTSUP, "qcow2 image was not closed properly: repair "
-                   "it first");
+    struct check_result res = { 0 };
+    int ret = qcow2_co_check(img->node, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS,
+                             &res, err);
+
+    if (ret < 0) {
+        err_prefix(err, "Could not repair dirty image");
+        return ret;
+    }
+    if (res.corruptions || res.check_errors) {
+        return err_set(err, EIO, "qcow2 image was not closed properly and "
+                       "could not be repaired: run a check with repair");
+    }
+    return 0;
 }
 
 static void state_close(struct qcow2_image *img)
@@ -25,12 +36,13 @@ static void state_close(struct qcow2_image *img)
     qcow2_claims_close(img);
 }
 
-static CO_FN int state_co_open(struct qcow2_image *img, GError **err)
+static CO_FN int state_co_open(struct qcow2_image *img, unsigned flags,
+                               GError **err)
 {
     int ret = qcow2_co_refcounts_open(img, err);
 
     if (ret == 0) {
-        ret = qcow2_co_space_open(img, err);
+        ret = qcow2_co_space_open(img, flags, err);
     }
     if (ret < 0) {
         state_close(img);
@@ -45,13 +57,13 @@ static CO_FN int state_co_open(struct qcow2_image *img, GError **err)
 int qcow2_co_space_reload(struct qcow2_image *img, GError **err)
 {
     state_close(img);
-    return state_co_open(img, err);
+    return state_co_open(img, 0, err);
 }
 
 int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
                           GError **err)
 {
-    int ret = state_co_open(img, err);
+    int ret = state_co_open(img, flags, err);
 
     if (ret < 0) {
         return ret;
@@ -63,6 +75,7 @@ int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
         ret = dirty_co_repair(img, err);
     }
     if (ret < 0) {
+        co_latch_co_wait(&img->background);
         group_co_free(img->group);
         img->group = NULL;
         state_close(img);

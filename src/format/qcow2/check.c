@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Check and repair.
+ *
+ * Every reference from a table is counted, those of snapshots too; then the
+ * refcounts of the file are compared.  One that is too low is a corruption: the
+ * cluster might be handed out twice.  One that is too high is a leak.
+ *
+ * Repairs: entries that lead nowhere become zero clusters; refcounts become what
+ * was counted, in place, or, when the blocks themselves cannot be used, in a new
+ * structure that the header leads to by one write.  What was repaired is durable
+ * before the dirty and corrupt bits go.
+ *
+ * A hostile image costs bounded memory (counts.c) and bounded reads (a budget of
+ * table bytes).  Passes of the commit group are held off meanwhile.
+ */
+#include "format/qcow2/check.h"
+#include <errno.h>
+#include <inttypes.h>
+#include "base/endian.h"
+#include "base/err.h"
+#include "base/math.h"
+#include "loop/io.h"
+
+/* Tables of a disk of 128 TiB with clusters of 64 KiB. */
+#define BUDGET_BYTES (UINT64_C(16) << 30)
+
+static void say(struct qcow2_check *c, const char *prefix, const char *fmt,
+                va_list ap)
+{
+    char *text, *line;
+
+    if (!c->res->report) {
+        return;
+    }
+    text = g_strdup_vprintf(fmt, ap);
+    line = g_strconcat(prefix, text, NULL);
+    c->res->report(c->res->report_arg, line);
+    g_free(text);
+    g_free(line);
+}
+
+void qcow2_check_report(struct qcow2_check *c, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    say(c, "", fmt, ap);
+    va_end(ap);
+}
+
+bool qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...)
+{
+    bool fix = c->fix & CHECK_FIX_ERRORS;
+    va_list ap;
+
+    va_start(ap, fmt);
+    say(c, fix ? "Repairing " : "ERROR ", fmt, ap);
+    va_end(ap);
+    if (fix) {
+        c->res->corruptions_fixed++;
+        c->changed = true;
+    } else {
+        c->res->corruptions++;
+    }
+    return fix;
+}
+
+int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    unsigned bits = c->img->cluster_bits;
+    uint64_t first = host >> bits, last;
+
+    if (len == 0) {
+        return 0;
+    }
+    if (!range_inside(host, len, UINT64_C(1) << 56) ||
+        (last = (host + len - 1) >> bits) >= c->file_clusters) {
+        return -ERANGE;
+    }
+    return qcow2_counts_add(c->counts, first, last - first + 1);
+}
+
+/* --- everything but the mapping --- */
+
+/* A structure that no repair can do without. */
+static int count_fixed(struct qcow2_check *c, const char *what, uint64_t host,
+                       uint64_t len)
+{
+    int ret = qcow2_check_count(c, host, len);
+
+    if (ret == -ERANGE) {
+        c->res->corruptions++;
+        qcow2_check_report(c, "ERROR %s at offset %" PRIu64 "+%" PRIu64
+                           " exceeds the end of the file", what, host, len);
+        ret = 0;
+    }
+    return ret;
+}
+
+static int bitmap_range(void *arg, uint64_t host, uint64_t len)
+{
+    return count_fixed(arg, "bitmap", host, len);
+}
+
+static CO_FN int fixed_co_count(struct qcow2_check *c)
+{
+    struct qcow2_image *img = c->img;
+    uint64_t host, len;
+    int ret = qcow2_counts_add(c->counts, 0, 1); /* the header */
+
+    if (ret == 0 && img->hdr.n_snapshots) {
+        ret = count_fixed(c, "snapshot table", img->hdr.snapshots_offset,
+                          qcow2_snapshots_bytes(img));
+    }
+    qcow2_crypt_place(img, &host, &len);
+    if (ret == 0 && len) {
+        ret = count_fixed(c, "encryption header", host, len);
+    }
+    return ret < 0 ? ret : qcow2_co_bitmaps_visit(img, bitmap_range, c);
+}
+
+/* --- the refcount structure --- */
+
+static int count_block(struct qcow2_check *c, uint32_t i, uint64_t host)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    const char *why = NULL;
+    int ret = 0;
+
+    if (host & (cluster - 1)) {
+        why = "is not cluster aligned; refcount table entry corrupted";
+    } else {
+        ret = qcow2_check_count(c, host, cluster);
+        if (ret == -ERANGE) {
+            why = "is outside image";
+            ret = 0;
+        } else if (ret == 0 && qcow2_counts_get(c->counts, host >>
+                                                c->img->cluster_bits) != 1) {
+            why = "lies where something else is";
+        }
+    }
+    if (why) {
+        qcow2_check_bad(c, "refcount block %" PRIu32 " %s", i, why);
+        c->bad_blocks[i] = true;
+        c->rebuild = true;
+    }
+    return ret;
+}
+
+/* Count the table and the blocks, last of all: then a block that lies on
+ * something else shows. */
+static CO_FN int structure_co_count(struct qcow2_check *c)
+{
+    struct qcow2_refcounts *r = c->img->refcounts;
+    int ret = count_fixed(c, "refcount table", c->img->hdr.reftable_offset,
+                          (uint64_t) c->img->hdr.reftable_clusters <<
+                          c->img->cluster_bits);
+
+    c->bad_blocks = g_try_new0(bool, MAX(r->used, 1));
+    if (!c->bad_blocks) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < r->used && ret == 0; i++) {
+        if (r->table[i]) {
+            ret = count_block(c, i, r->table[i]);
+        }
+    }
+    return ret;
+}
+
+/* --- the whole --- */
+
+/* Is everything known and right by now? */
+static bool all_is_well(const struct qcow2_check *c)
+{
+    return c->res->corruptions == 0 && c->res->check_errors == 0;
+}
+
+static CO_FN int bits_co_clear(struct qcow2_check *c)
+{
+    struct qcow2_header h = c->img->hdr;
+    int ret;
+
+    if (!(c->fix & CHECK_FIX_ERRORS) || !all_is_well(c) ||
+        !(h.incompat & (QCOW2_I_DIRTY | QCOW2_I_CORRUPT))) {
+        return 0;
+    }
+    h.incompat &= ~(QCOW2_I_DIRTY | QCOW2_I_CORRUPT);
+    ret = qcow2_co_write_header(c->img, &h);
+    return ret < 0 ? ret : node_co_flush(qcow2_file(c->img));
+}
+
+/* What was changed reaches the file; free space is looked up anew. */
+static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
+{
+    struct qcow2_image *img = c->img;
+    int ret = 0;
+
+    if (!c->changed) {
+        return 0;
+    }
+    if (!c->rebuild) {
+        ret = qcow2_co_refcounts_write(img, 0);
+    }
+    if (ret == 0) {
+        ret = node_co_flush(qcow2_file(img));
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not write the repairs");
+    }
+    ret = qcow2_co_space_reload(img, err);
+    img->corrupt = ret < 0;
+    return ret;
+}
+
+static CO_FN int check_co_steps(struct qcow2_check *c)
+{
+    int ret = fixed_co_count(c);
+
+    if (ret == 0) {
+        ret = qcow2_co_check_tables(c);
+    }
+    if (ret == 0) {
+        ret = structure_co_count(c);
+    }
+    if (ret == 0) {
+        ret = qcow2_co_check_refcounts(c);
+    }
+    if (ret == 0 && c->rebuild && (c->fix & CHECK_FIX_ERRORS)) {
+        ret = qcow2_co_rebuild_refcounts(c);
+    }
+    return ret < 0 ? ret : qcow2_co_check_copied(c);
+}
+
+static CO_FN int check_co_run(struct qcow2_check *c, GError **err)
+{
+    struct qcow2_image *img = c->img;
+    uint64_t cluster = qcow2_cluster_size(img);
+    int ret;
+
+    c->budget = BUDGET_BYTES;
+    c->file_clusters = round_up(qcow2_file(img)->size, cluster) / cluster;
+    c->res->total_clusters = round_up(img->hdr.size, cluster) / cluster;
+    c->counts = qcow2_counts_new();
+    c->table = io_buf_get(cluster);
+    ret = c->table ? check_co_steps(c) : -ENOMEM;
+    if (c->table) {
+        io_buf_put(c->table, cluster);
+    }
+    qcow2_counts_free(c->counts);
+    g_free(c->bad_blocks);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not check the qcow2 image");
+    }
+    ret = repairs_co_finish(c, err);
+    if (ret == 0) {
+        ret = bits_co_clear(c);
+        if (ret < 0) {
+            err_set_errno(err, -ret, "Could not update the qcow2 header");
+        }
+    }
+    return ret;
+}
+
+int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
+                   GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    struct qcow2_check c = { .img = img, .fix = fix, .res = res };
+    bool own = !img->refcounts;
+    int ret = 0;
+
+    if (fix && !img->group) {
+        return err_set(err, EPERM, "Cannot repair a read-only image");
+    }
+    if (img->hdr.n_snapshots != qcow2_n_snapshots(img)) {
+        return err_set(err, ENOTSUP, "Cannot check an image with internal "
+                       "snapshots");
+    }
+    if (img->group) {
+        ret = qcow2_co_settle(img);
+        if (ret < 0) {
+            return err_set_errno(err, -ret, "Could not flush the qcow2 image");
+        }
+        group_co_lock(img->group);
+        qcow2_co_reap(img);
+    } else if (own) {
+        ret = qcow2_co_refcounts_open(img, err);
+    }
+    if (ret == 0) {
+        ret = check_co_run(&c, err);
+    }
+    if (img->group) {
+        group_unlock(img->group);
+    } else if (own) {
+        qcow2_refcounts_close(img);
+    }
+    return ret;
+}
