@@ -19,35 +19,6 @@ int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
                    "not supported");
 }
 
-int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
-{
-    return 0;
-}
-
-unsigned qcow2_n_snapshots(const struct qcow2_image *img)
-{
-    return 0;
-}
-
-const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
-                                               unsigned i)
-{
-    return NULL;
-}
-
-uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img)
-{
-    return 0;
-}
-
-void qcow2_snapshots_close(struct qcow2_image *img)
-{
-}
-
-void qcow2_snapshots_info(const struct qcow2_image *img, json_t *info)
-{
-}
-
 int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
 {
     return 0;

@@ -378,7 +378,7 @@ CO_FN int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
                                 struct iov iov, unsigned flags);
 void qcow2_codec_close(struct qcow2_image *img);
 
-/* --- snapshot.c --- */
+/* --- snapshot-table.c, snapshot.c --- */
 
 struct qcow2_snapshot {
     uint64_t l1_offset;
@@ -386,6 +386,7 @@ struct qcow2_snapshot {
     char *id, *name;
     uint32_t date_sec, date_nsec;
     uint64_t vm_clock_nsec, vm_state_size, disk_size;
+    uint64_t icount;               /* UINT64_MAX: none */
     uint8_t *extra;                /* what we do not know, behind what we do */
     uint32_t extra_len;
 };
