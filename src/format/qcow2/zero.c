@@ -4,8 +4,11 @@
  *
  * Version 3 has a flag for a cluster that reads as zeroes, so neither ever lets
  * the backing file show (G8).  A cluster keeps its place unless the caller says
- * that it may go; a shared or compressed one never does.  Version 2 can only give
- * a cluster up, and only where there is no backing file.
+ * that it may go; a shared or compressed one never does.
+ *
+ * Version 2 has no flag.  Without a backing file it gives the cluster up.  Over
+ * one it takes clusters whose bytes are a hole in the file: the image grows by
+ * the table entries alone.
  *
  * With extended entries whole subclusters are enough.
  */
@@ -216,6 +219,71 @@ static CO_FN int outside_co_zero(struct qcow2_image *img, uint64_t off,
                         flags & IO_MAY_UNMAP);
 }
 
+/* --- version 2 over a backing file --- */
+
+/* Clusters that have no place yet get one that reads as zeroes. */
+static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
+                                 uint64_t len)
+{
+    uint64_t bytes = round_up(len, qcow2_cluster_size(img));
+    uint64_t n = bytes >> img->cluster_bits;
+    uint64_t gen = group_join(img->group, n * MARKER_COST), host;
+    bool fresh;
+    int ret = qcow2_co_place(img, gen, off, bytes, &host, &fresh);
+
+    if (ret < 0) {
+        group_data_done(img->group, gen);
+        return ret;
+    }
+    ret = node_co_zero(qcow2_file(img), host, bytes, IO_MAY_UNMAP);
+    if (ret == 0) {
+        struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
+
+        qcow2_pending_add_run(img, gen, off >> img->cluster_bits, n, &d);
+    } else {
+        qcow2_unplace(img, gen, host, bytes);
+    }
+    group_data_done(img->group, gen);
+    return ret;
+}
+
+/* -ENOTSUP for what is shared, compressed or encrypted: it is written.
+ * @discard: only what has a place of its own. */
+static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
+                             uint64_t len, bool discard)
+{
+    uint64_t end = off + len;
+    int ret = img->crypt ? -ENOTSUP : 0;
+
+    while (off < end && ret == 0) {
+        struct qcow2_run run;
+
+        ret = img->n_pending >= QCOW2_PENDING_MAX
+            ? group_co_flush(img->group) : 0;
+        if (ret == 0) {
+            ret = qcow2_co_lookup(img, off, end - off, &run);
+        }
+        if (ret < 0) {
+            break;
+        }
+        run.len = min_u64(run.len, (uint64_t) AT_ONCE << img->cluster_bits);
+        if (run.kind == QCOW2_ABSENT && !discard) {
+            ret = absent_co_place(img, off, run.len);
+        } else if (run.kind == QCOW2_DATA && run.in_place) {
+            ret = qcow2_co_check_overlap(img, QCOW2_META_DATA, run.host,
+                                         run.len);
+            if (ret == 0) {
+                ret = node_co_zero(qcow2_file(img), run.host, run.len,
+                                   IO_MAY_UNMAP);
+            }
+        } else if (!discard) {
+            ret = -ENOTSUP;
+        }
+        off += run.len;
+    }
+    return ret;
+}
+
 /* --- requests --- */
 
 static bool is_whole(const struct node *n, uint64_t off, uint64_t end)
@@ -225,25 +293,27 @@ static bool is_whole(const struct node *n, uint64_t off, uint64_t end)
     return !(off & mask) && (!(end & mask) || end == n->size);
 }
 
-int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
+                                 unsigned flags, bool discard)
 {
     struct qcow2_image *img = qcow2_image(n);
     bool unmap = flags & IO_MAY_UNMAP;
+    bool old = img->shape.version < 3 && (has_backing(img) || !unmap);
     uint64_t epoch;
     int ret;
 
     if (img->corrupt) {
         return -EIO;
     }
-    if (!is_whole(n, off, off + len) ||
-        (img->shape.version < 3 && (has_backing(img) || !unmap))) {
+    if (!is_whole(n, off, off + len)) {
         return -ENOTSUP;
     }
     qcow2_bitmaps_mark(img, off, len);
     epoch = qcow2_access_begin(img);
     ret = outside_co_zero(img, off, len, flags);
     if (ret == 0) {
-        ret = range_co_zero(img, off, off + len, unmap);
+        ret = old ? old_co_zero(img, off, len, discard)
+                  : range_co_zero(img, off, off + len, unmap);
     }
     qcow2_access_end(img, epoch);
     if (ret == 0 && (flags & IO_FUA)) {
@@ -252,9 +322,14 @@ int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
     return ret;
 }
 
+int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    return request_co_zero(n, off, len, flags, false);
+}
+
 int qcow2_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
-    int ret = qcow2_co_zero(n, off, len, IO_MAY_UNMAP);
+    int ret = request_co_zero(n, off, len, IO_MAY_UNMAP, true);
 
     return ret == -ENOTSUP ? 0 : ret;
 }
