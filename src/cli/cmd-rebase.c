@@ -38,6 +38,7 @@ struct rebase {
 
     struct node *top, *new_base;  /* new_base NULL: none */
     bool in_chain;                /* new_base is part of the old chain */
+    bool has_old;                 /* the image has a backing file now */
     struct user *top_user, *new_user;
     uint64_t cluster;             /* of top; bytes */
 };
@@ -151,7 +152,9 @@ static CO_FN int scan_co_compare(struct rebase *b, uint64_t off, uint64_t max,
         }
         max = ext.len;
     }
-    r = scan_co_zero(b->top, off, max, &old_zero, &len);
+    old_zero = !b->has_old;
+    len = max;
+    r = b->has_old ? scan_co_zero(b->top, off, max, &old_zero, &len) : 0;
     if (r == 0) {
         r = scan_co_zero(b->new_base, off, len, &new_zero, ret_len);
     }
@@ -173,6 +176,8 @@ static CO_FN int rebase_co_scan(void *arg, uint64_t off, uint64_t max,
         *ret_len = ext.len;
         return r;
     }
+    /* Without an old chain it is zeroes that are kept: no need to look. */
+    *ret_zero = !b->has_old;
     r = scan_co_compare(b, off, ext.len, ret_need, ret_len);
     if (r == 0) {
         scan_align(b, off, ext.len, ret_need, ret_len);
@@ -237,9 +242,14 @@ static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
                                 bool zero, struct copy_result *res)
 {
     struct rebase *b = arg;
-    char *old = io_buf_get(len), *fresh = io_buf_get(len);
+    char *old, *fresh;
     int r;
 
+    if (zero) {
+        return user_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+    }
+    old = io_buf_get(len);
+    fresh = io_buf_get(len);
     res->is_read = true;
     r = pass_co_read(b->top_user, off, old, len);
     if (r == 0) {
@@ -312,9 +322,25 @@ static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
     return rebase_co_check_loop(b, err);
 }
 
+/* An image without a backing file has nothing to do to read as zeroes, so none
+ * of its formats would record them: the new one comes below it at once. */
+static CO_FN int rebase_co_attach(struct rebase *b, GError **err)
+{
+    b->has_old = node_backing(b->top) != NULL;
+    if (b->has_old || !b->new_base) {
+        return 0;
+    }
+    return edge_co_attach(b->top, b->new_base, "backing", PERM_CONSISTENT_READ,
+                          PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err);
+}
+
 static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
 {
     int r = has_backing(b) ? rebase_co_open_new(b, g, err) : 0;
+
+    if (r == 0) {
+        r = rebase_co_attach(b, err);
+    }
 
     if (r == 0) {
         r = user_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,

@@ -107,6 +107,12 @@ def rebase_round(folder, rnd, fmt):
                   rnd.randrange(1, 4), unit)
     top, name = len(chain.names) - 1, chain.names[-1]
     how = rnd.choice(('other', 'similar', 'none', 'deeper'))
+    alone = rnd.random() < 0.2
+    if alone:
+        # From no backing file at all.
+        call('qemu-img', 'convert', '-f', fmt, '-O', fmt, '-o',
+             'cluster_size=%d' % unit, name, 'alone', cwd=folder)
+        os.rename(os.path.join(folder, 'alone'), os.path.join(folder, name))
     base, base_fmt = '', None
     if how in ('other', 'similar'):
         chain_fmt = chain.fmts[0]
@@ -182,8 +188,13 @@ def killed(folder, rnd, fmt, command):
         alive += p.poll() is None
         p.kill()
         p.wait()
-        call(SLUICE, 'check', '-q', '-r', 'all', '-f', fmt, chain.names[top],
-             cwd=folder)
+        # No worse than leaks; QED is marked for a check.
+        if fmt == 'qed':
+            call(SLUICE, 'check', '-q', '-r', 'all', '-f', fmt,
+                 chain.names[top], cwd=folder)
+        else:
+            call('qemu-img', 'check', '-q', '-r', 'leaks', '-f', fmt,
+                 chain.names[top], cwd=folder)
         chain.see(top, chain.content[top])
     return '%d of %d while it ran' % (alive, KILLS)
 

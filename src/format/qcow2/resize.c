@@ -141,6 +141,31 @@ static CO_FN int data_co_clear(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
+/* Version 2 has no zero clusters: over a longer base zeroes are data. Nobody
+ * else writes behind the end of the disk. */
+static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
+{
+    /* A multiple of the largest cluster. */
+    size_t piece = (size_t) min_u64(end - off, UINT64_C(2) << 20);
+    uint8_t *buf = io_buf_get(piece);
+    int ret = buf ? 0 : -ENOMEM;
+
+    if (buf) {
+        memset(buf, 0, piece);
+    }
+    while (ret == 0 && off < end) {
+        size_t len = (size_t) min_u64(end - off, piece);
+        struct iovec v;
+
+        ret = qcow2_co_pwritev(n, off, iov_one(&v, buf, len), 0);
+        off += len;
+    }
+    if (buf) {
+        io_buf_put(buf, piece);
+    }
+    return ret;
+}
+
 static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
 {
     struct qcow2_image *img = qcow2_image(n);
@@ -158,8 +183,11 @@ static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
     qcow2_access_end(img, epoch);
     if (ret == 0 && from < to) {
         ret = qcow2_co_zero(n, from, to - from, 0);
+        if (ret == -ENOTSUP) {
+            ret = zeroes_co_write(n, from, to);
+        }
     }
-    return ret; /* version 2 over a longer base: -ENOTSUP */
+    return ret;
 }
 
 /* --- shrinking --- */
