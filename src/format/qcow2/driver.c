@@ -24,6 +24,9 @@ static void driver_limits(struct node *n, struct node_limits *l)
 
     /* Part of a cluster can be allocated with extended entries. */
     l->cluster_size = (uint32_t) qcow2_sub_size(img);
+    l->compressed_unit = img->shape.data_file ||
+                         img->hdr.crypt_method != QCOW2_CRYPT_NONE
+                         ? 0 : (uint32_t) qcow2_cluster_size(img);
     l->fast_zero = img->shape.version > 2;
 }
 

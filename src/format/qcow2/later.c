@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refusals of what the driver cannot do yet: external data files, writing
- * compressed.  Whoever adds one of them takes its part away.
+ * Refusals of what the driver cannot do yet: external data files,
+ * bitmaps.  Whoever adds one of them takes its part away.
  */
 #include "base/err.h"
 #include "format/qcow2/qcow2.h"
-
-int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
-                          struct iov iov, unsigned flags)
-{
-    return -ENOTSUP;
-}
 
 int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
                             unsigned flags, GError **err)

@@ -189,8 +189,7 @@ int qcow2_co_write_part(struct qcow2_image *img, uint64_t off, struct iov iov,
         : qcow2_co_write_absent(img, off, iov);
 }
 
-static CO_FN int request_co_write(struct qcow2_image *img, uint64_t off,
-                                  struct iov iov)
+int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off, struct iov iov)
 {
     uint64_t epoch = qcow2_access_begin(img);
     size_t done = 0;
@@ -221,7 +220,7 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     }
     qcow2_bitmaps_mark(img, off, iov.len);
     ret = flags & IO_COMPRESSED ? qcow2_co_write_packed(img, off, iov, flags)
-                                : request_co_write(img, off, iov);
+                                : qcow2_co_write_plain(img, off, iov);
     if (ret == 0 && (flags & IO_FUA)) {
         ret = BARRIER(QCOW2_FUA, qcow2_co_flush(n));
     }

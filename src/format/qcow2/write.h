@@ -56,6 +56,10 @@ CO_FN int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off,
 CO_FN int qcow2_co_write_part(struct qcow2_image *img, uint64_t off,
                               struct iov iov, size_t *ret_done);
 
+/* All of @iov, wherever it goes. */
+CO_FN int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off,
+                               struct iov iov);
+
 /* --- cow.c --- */
 
 /* @iov lies in one cluster, whose place is shared or compressed: write it with
