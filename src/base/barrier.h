@@ -30,7 +30,6 @@
     X(QCOW2_FUA,      "a write with FUA publishes its changes") \
     X(QCOW2_REBUILD,  "new refcounts are durable before the header") \
     X(QCOW2_L1_TABLE, "a larger L1 table is durable before the header") \
-    X(QCOW2_L1_SWITCH, "the header is durable before the old L1 table goes") \
     X(QCOW2_RESIZE_CLEAR, "the new part is durably zero before the disk " \
                           "grows") \
     X(QCOW2_RESIZE_HEADER, "the new size is durable before success is " \

@@ -55,10 +55,15 @@ struct crash_format {
     /* Break an image that holds data; true: clusters 1 and 2 are lost. */
     void (*damage)(struct sim_image *img, const struct crash_config *c);
     void (*set_autoclear)(struct sim_image *img);
+    /* Compress @n clusters from @first of @path. */
+    void (*pack)(struct sim_image *img, const char *path, uint64_t first,
+                 unsigned n);
     /* Is it a whole image, by its first bytes? */
     bool (*is_whole)(const struct sim_image *img);
 };
-extern const struct crash_format format_raw, format_qed;
+extern const struct crash_format format_raw, format_qed, format_qcow2;
+/* Bits that are not known are cleared before anything else changes. */
+char *rules_autoclear(const struct state *st, uint64_t top);
 
 struct crash_config {
     const char *name;
@@ -68,7 +73,9 @@ struct crash_config {
     bool backing, mid;          /* over /base; with /mid in between */
     bool direct, throttle;      /* 4,096 byte blocks; a filter above */
     bool shares;                /* the file system shares extents */
+    const char *base_format;    /* NULL: raw; else packed in part */
     const char *options;        /* more for its creation, JSON */
+    unsigned fill;              /* clusters of written zeroes at 64 KiB */
     /* Instead of a guest on an image: journal.c and the like. */
     CO_FN_PTR void (*co_run)(const char *sequence, GRand *rnd,
                              struct oracle *o);
@@ -92,14 +99,15 @@ extern const unsigned crash_n_configs;
     X(CANCEL,         "streams that were cancelled on the way") \
     X(RESIZE,         "disks that grew") \
     X(REOPEN,         "images that became read-only and writable again") \
-    X(REPAIR,         "images that were repaired") \
-    X(EMPTY,          "images that were emptied") \
+    X(PACKED,         "images with compressed clusters") \
     X(AUTOCLEAR,      "autoclear bits that were cleared") \
     X(CREATE,         "images that were made") \
     X(BESIDE,         "operations that began while others ran") \
     X(GO_ON,          "states that a guest went on with") \
     X(TWICE,          "second crashes, while going on") \
     X(TORN,           "torn writes of metadata") \
+    X(EMPTY,          "images that were emptied") \
+    X(REPAIR,         "images that were repaired") \
     X(JOURNAL,        "journals read after a crash")
 enum cover {
 #define X(id, text) COVER_##id,
@@ -112,8 +120,8 @@ static inline void cover(enum cover c)
 {
     cover_count[c]++;
 }
-/* Print the counters; false when one is zero. */
-bool cover_report(void);
+/* Print the counters; false when one is zero that must not be. */
+bool cover_report(bool qcow2);
 
 /* --- world.c --- */
 
@@ -135,6 +143,8 @@ CO_FN void world_co_make_base(void);
 CO_FN void world_co_make_image(void);
 /* Write to the image and close it, then break it; or set an autoclear bit. */
 CO_FN void world_co_damage(struct oracle *o);
+/* The same, and compress some of it. */
+CO_FN void world_co_pack(struct oracle *o);
 void world_set_autoclear(void);
 /* The image, writable with copy-on-read above it where there is a base, or
  * read-only without. */

@@ -23,7 +23,7 @@ static bool is_there(const struct state *st, unsigned i, unsigned *next_open)
 }
 
 /* Bits that are not known are cleared before anything else changes. */
-static char *check_autoclear(const struct state *st, uint64_t top)
+char *rules_autoclear(const struct state *st, uint64_t top)
 {
     unsigned next = 0;
 
@@ -217,7 +217,7 @@ static char *qed_check_rules(const struct state *st)
     sim_image_read(st->img, top, 0, head, SECTOR);
     features = get_le64(head + 16);
     if (get_le64(head + 32) != 0) {
-        bad = check_autoclear(st, top);
+        bad = rules_autoclear(st, top);
     }
     if (!bad && st->n) {
         l1 = qed_l1_get(st->img, top, st->o->config);

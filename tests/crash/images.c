@@ -15,6 +15,8 @@
 #define KIB UINT64_C(1024)
 #define MIB (KIB * KIB)
 #define QED(b) .format = &format_qed, .backing = (b), .table = 2
+#define QCOW2_TABLE(b, t) .format = &format_qcow2, .backing = (b), .table = (t)
+#define QCOW2(b) QCOW2_TABLE(b, 1)
 /* The second window holds the end of what one L2 table maps. */
 const struct crash_config crash_configs[] = {
     { "4k", QED(false), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512 },
@@ -35,6 +37,44 @@ const struct crash_config crash_configs[] = {
     { "64k-base", QED(true), .cluster = 65536, .size = KIB * MIB + 96 * KIB,
       .base_size = KIB * MIB + 96 * KIB },
     { "raw", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512 },
+    { "q4k", QCOW2(false), .cluster = 4096, .size = 2 * MIB + 14 * KIB - 512 },
+    { "q4k-base", QCOW2(true), .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512,
+      .base_size = 2 * MIB + 14 * KIB - 512 },
+    { "q4k-packed", QCOW2(true), .cluster = 4096, .base_format = "qcow2",
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 8 * KIB },
+    { "q4k-lazy", QCOW2(false), .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512,
+      .options = "{\"lazy_refcounts\": \"on\"}" },
+    { "q4k-v2", QCOW2(false), .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512,
+      .options = "{\"compat\": \"0.10\"}" },
+    { "q4k-v2-long", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
+      .base_size = 2 * MIB + 16 * KIB, .options = "{\"compat\": \"0.10\"}" },
+    { "q4k-lazy-short", QCOW2(true), .cluster = 4096,
+      .size = 2 * MIB + 6 * KIB, .base_size = 9 * KIB + 512,
+      .options = "{\"lazy_refcounts\": \"on\"}" },
+    { "q4k-long", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
+      .base_size = 2 * MIB + 16 * KIB },
+    { "q4k-mid", QCOW2(true), .mid = true, .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 3 * KIB },
+    { "q4k-direct", QCOW2(true), .direct = true, .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB },
+    /* The L1 table has a cluster, and must have another for the next byte. */
+    { "q512", QCOW2_TABLE(false, 64), .cluster = 512,
+      .size = 2 * MIB - 512, .options = "{\"refcount_bits\": 64}",
+      .fill = 56 },
+    /* The refcount table, too. */
+    { "q512-full", QCOW2_TABLE(true, 64), .cluster = 512,
+      .size = 2 * MIB - 512, .base_size = 2 * MIB - 512,
+      .options = "{\"refcount_bits\": 64}", .fill = 3960 },
+    { "q512-base", QCOW2_TABLE(true, 64), .cluster = 512,
+      .size = 2 * MIB - 512, .base_size = 2 * MIB - 512 },
+    { "q16k-sub", QCOW2(true), .cluster = 16384, .size = 32 * MIB + 24 * KIB,
+      .base_size = 32 * MIB + 24 * KIB,
+      .options = "{\"extended_l2\": \"on\"}" },
+    { "q16k-sub-alone", QCOW2(false), .cluster = 16384,
+      .size = 32 * MIB + 24 * KIB, .options = "{\"extended_l2\": \"on\"}" },
     { "raw-direct", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
       .direct = true },
     { "raw-throttle", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
@@ -53,33 +93,6 @@ static bool base_has(const struct crash_config *c, uint64_t sector)
         sector / (c->cluster / GRAIN) != 3;
 }
 
-/* Data in the windows, holes elsewhere. */
-void world_co_make_base(void)
-{
-    const struct crash_config *c = world.config;
-    struct window w[N_WINDOWS];
-    uint8_t buf[GRAIN];
-    struct io_file *f;
-    struct iovec v;
-
-    if (!c->backing) {
-        return;
-    }
-    g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
-    g_assert(io_co_truncate(f, c->base_size) == 0);
-    for (unsigned i = 0; i < windows_get(c, w); i++) {
-        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
-            if (base_has(c, s)) {
-                stamp_put(buf, ID_BASE_FILE, s);
-                g_assert(io_co_pwritev(f, s * GRAIN,
-                                       iov_one(&v, buf, GRAIN),
-                                       IO_TAG_DATA) == 0);
-            }
-        }
-    }
-    io_co_close(f);
-}
-
 static CO_FN void image_co_make(const char *path, const char *backing)
 {
     const struct crash_config *c = world.config;
@@ -90,7 +103,8 @@ static CO_FN void image_co_make(const char *path, const char *backing)
     if (backing) {
         json_object_set_new(o, "backing_file", json_string(backing));
         json_object_set_new(o, "backing_fmt", json_string(
-            g_str_equal(backing, "/base") ? "raw" : c->format->name));
+            g_str_equal(backing, "/mid") ? c->format->name
+            : c->base_format ? c->base_format : "raw"));
     }
     if (!c->format->is_raw) {
         json_object_set_new(o, "cluster_size", json_integer(c->cluster));
@@ -138,6 +152,62 @@ static CO_FN void cluster_co_put(struct node *n, unsigned w, uint64_t i,
                              iov_one(&v, buf, grains * GRAIN), 0) == 0);
 }
 
+/* The same as a raw one, in a format: parts of it compressed. */
+static CO_FN void base_co_make_packed(void)
+{
+    const struct crash_config *c = world.config;
+    struct window w[N_WINDOWS];
+    struct node *n;
+
+    image_co_make("/base", NULL);
+    n = image_co_open_at("/base");
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        for (uint64_t k = 0; k * c->cluster / GRAIN < w[i].n; k++) {
+            uint64_t first = w[i].first + k * c->cluster / GRAIN;
+
+            if ((first * GRAIN + c->cluster) <= c->base_size &&
+                base_has(c, first)) {
+                cluster_co_put(n, i, k, ID_BASE_FILE);
+            }
+        }
+    }
+    node_co_unref(n);
+    c->format->pack(sim_live(world.sim), "/base", 0, 3);
+    c->format->pack(sim_live(world.sim), "/base",
+                    w[1].first * GRAIN / c->cluster, 2);
+}
+
+/* Data in the windows, holes elsewhere. */
+void world_co_make_base(void)
+{
+    const struct crash_config *c = world.config;
+    struct window w[N_WINDOWS];
+    uint8_t buf[GRAIN];
+    struct io_file *f;
+    struct iovec v;
+
+    if (!c->backing) {
+        return;
+    }
+    if (c->base_format) {
+        base_co_make_packed();
+        return;
+    }
+    g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
+    g_assert(io_co_truncate(f, c->base_size) == 0);
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
+            if (base_has(c, s)) {
+                stamp_put(buf, ID_BASE_FILE, s);
+                g_assert(io_co_pwritev(f, s * GRAIN,
+                                       iov_one(&v, buf, GRAIN),
+                                       IO_TAG_DATA) == 0);
+            }
+        }
+    }
+    io_co_close(f);
+}
+
 /* What the middle image of a chain holds itself: a cluster of each window, and
  * one that is zero. */
 static CO_FN void mid_co_fill(void)
@@ -175,6 +245,29 @@ static bool mid_has(const struct crash_config *c, uint64_t grain,
     return false;
 }
 
+
+/* So that tables are nearly full before the guest begins. */
+static CO_FN void image_co_fill_up(void)
+{
+    uint64_t left = (uint64_t) world.config->fill * world.config->cluster;
+    g_autofree uint8_t *zeroes = g_malloc0(left);
+    struct node *n = image_co_open_at("/top");
+    struct window w[N_WINDOWS];
+    uint64_t at = 64 * KIB;
+
+    windows_get(world.config, w);
+    while (left > 0) {
+        uint64_t middle = w[2].first * GRAIN;
+        uint64_t len = at < middle ? MIN(left, middle - at) : left;
+        struct iovec v;
+
+        g_assert(node_co_pwritev(n, at, iov_one(&v, zeroes, len), 0) == 0);
+        left -= len;
+        at = middle + w[2].n * GRAIN;
+    }
+    node_co_unref(n);
+}
+
 void world_co_make_image(void)
 {
     const struct crash_config *c = world.config;
@@ -184,6 +277,9 @@ void world_co_make_image(void)
         mid_co_fill();
     }
     image_co_make("/top", c->mid ? "/mid" : c->backing ? "/base" : NULL);
+    if (c->fill) {
+        image_co_fill_up();
+    }
 }
 
 void world_set_autoclear(void)
@@ -192,19 +288,34 @@ void world_set_autoclear(void)
     cover(COVER_AUTOCLEAR);
 }
 
-void world_co_damage(struct oracle *o)
+/* Clusters 0 to 3, of which 1 and 2 are to get lost if @lose. */
+static CO_FN void image_co_fill(struct oracle *o, bool lose)
 {
     uint64_t grains = world.config->cluster / GRAIN;
     struct node *n = image_co_open_at("/top");
 
     for (unsigned i = 0; i < 4; i++) {
+        bool lost = lose && (i == 1 || i == 2);
+
         cluster_co_put(n, 0, i, ID_BEFORE);
         for (uint64_t s = i * grains; s < (i + 1) * grains; s++) {
-            o->init[s] = i == 1 || i == 2 ? o->init[s] : ID_BEFORE;
-            o->loose[s] = i == 1 || i == 2;
+            o->init[s] = lost ? o->init[s] : ID_BEFORE;
+            o->loose[s] = lost;
         }
     }
     node_co_unref(n);
+}
+
+void world_co_pack(struct oracle *o)
+{
+    image_co_fill(o, false);
+    world.config->format->pack(sim_live(world.sim), "/top", 0, 3);
+    cover(COVER_PACKED);
+}
+
+void world_co_damage(struct oracle *o)
+{
+    image_co_fill(o, true);
     world.config->format->damage(sim_live(world.sim), world.config);
     o->repaired = UINT64_MAX;
 }

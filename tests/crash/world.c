@@ -29,8 +29,8 @@ struct world world;
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver,
-    &throttle_driver, NULL
+    &file_driver, &raw_driver, &qed_driver, &qcow2_driver,
+    &copy_on_read_driver, &throttle_driver, NULL
 };
 
 /* --- the machine --- */
@@ -441,8 +441,8 @@ static const struct letter letters[] = {
     { 'q', OP_READ, false, 1, 1, 0 },
     { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
-    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL }, { 'g', OP_RESIZE },
-    { 'w', OP_WAIT }, { 'W', OP_WAIT },
+    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
+    { 'g', OP_RESIZE }, { 'w', OP_WAIT }, { 'W', OP_WAIT },
     { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
     { 'Z', OP_ZERO }, { 'T', OP_TRIM },
 };
@@ -486,7 +486,9 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
 
     windows_get(c, w);
     if (l->kind == OP_EMPTY) {
-        if (!node_backing(node_skip_filters(g->n)) || g->jobs.count) {
+        struct node *n = node_skip_filters(g->n);
+
+        if (!node_backing(n) || !n->drv->co_make_empty || g->jobs.count) {
             op->kind = OP_DRAIN;        /* not with this one */
             op->fua = false;
         }
