@@ -22,6 +22,10 @@
 #include <stdint.h>
 #include "base/annot.h"
 
+/* What extents that are shared weigh against bytes that are written, when it is
+ * asked how much work a crash would make somebody do again. */
+#define GROUP_SHARED_WEIGHT 64
+
 struct group;
 struct loop;
 struct node;

@@ -136,8 +136,8 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
 
 /* --- from one chain to another --- */
 
-/* The part of @at, beginning at @off of @n, that can be handed on: whole units,
- * or up to the end of the disk. */
+/* The part of @at, beginning at @off of @n, that can be handed on: whole units.
+ * What ends a disk inside one is copied. */
 uint64_t offload_whole(const struct node *n, uint64_t off,
                        const struct place *at)
 {
@@ -145,9 +145,6 @@ uint64_t offload_whole(const struct node *n, uint64_t off,
 
     if (!at->node || at->off % SHARE_UNIT || off % unit) {
         return 0;
-    }
-    if (off + at->len >= n->size && at->len % SHARE_UNIT == 0) {
-        return at->len;
     }
     return round_down(at->len, unit);
 }

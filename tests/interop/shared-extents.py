@@ -68,10 +68,10 @@ def make_base(path, size, holes=()):
         os.fsync(f.fileno())
 
 
-def make_overlay(path, base, fmt, size=None, cluster=CLUSTER):
-    run_tool('qemu-img', 'create', '-q', '-f', 'qed', '-o',
-             'cluster_size=%d' % cluster, '-b', base, '-F', fmt, path,
-             *([str(size)] if size else []))
+def make_overlay(path, base, fmt, size=None, kind='qed', options=''):
+    run_tool('qemu-img', 'create', '-q', '-f', kind, '-o',
+             'cluster_size=%d%s' % (CLUSTER, options), '-b', base, '-F', fmt,
+             path, *([str(size)] if size else []))
 
 
 def digest(path, fmt):
@@ -96,10 +96,10 @@ def raw_node(path, **more):
                  'file': file_node(path)}, **more)
 
 
-def stream(d, top, backing, direct=False):
+def stream(d, top, backing, direct=False, kind='qed'):
     """Stream all of it; the overlay must need nobody afterwards."""
-    before = digest(top, 'qed')
-    node = {'driver': 'qed', 'node-name': 'top', 'backing': backing,
+    before = digest(top, kind)
+    node = {'driver': kind, 'node-name': 'top', 'backing': backing,
             'file': file_node(top, direct)}
     with tempfile.TemporaryDirectory(dir=d) as run_dir:
         with Sluiced(run_dir, '--object', 'throttle-group,id=g',
@@ -108,10 +108,10 @@ def stream(d, top, backing, direct=False):
             end = s.qmp.wait_event('BLOCK_JOB_COMPLETED', 60, device='j')
             assert 'error' not in end['data'], end
             assert end['data']['offset'] == end['data']['len'], end
-    run_tool('qemu-img', 'check', '-q', '-f', 'qed', top)
+    run_tool('qemu-img', 'check', '-q', '-f', kind, top)
     info = json.loads(run_tool('qemu-img', 'info', '--output=json', top))
     assert 'backing-filename' not in info, info
-    assert digest(top, 'qed') == before
+    assert digest(top, kind) == before
     return shared_bytes(top)
 
 
@@ -185,6 +185,40 @@ def window(c):
     assert stream(c.d, c.top, backing) == 0
 
 
+def qcow2(c):
+    """A qcow2 image over a qcow2 image over raw."""
+    mid = os.path.join(c.d, 'mid')
+    make_base(c.base, 8 * MIB + 4 * CLUSTER + 512, [(5 * MIB, MIB)])
+    make_overlay(mid, c.base, 'raw', kind='qcow2')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 9 2M 1M',
+             '-c', 'write -z 4M 1M', mid)
+    make_overlay(c.top, mid, 'qcow2', kind='qcow2')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 7 1000K 512', c.top)
+    shared = stream(c.d, c.top, {
+        'driver': 'qcow2', 'node-name': 'mid', 'read-only': True,
+        'file': file_node(mid), 'backing': raw_node(c.base)}, kind='qcow2')
+    c.expect(shared, 6 * MIB + 3 * CLUSTER)
+
+
+def qcow2_refuses(c):
+    """Compressed clusters below, and subclusters above: nothing to share."""
+    mid = os.path.join(c.d, 'mid')
+    make_base(c.base, 4 * MIB)
+    with open(c.base, 'r+b') as f:
+        f.write(b'text ' * 400000)
+    run_tool('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', '-c', c.base,
+             mid)
+    make_overlay(c.top, mid, 'qcow2', kind='qcow2')
+    below = {'driver': 'qcow2', 'node-name': 'mid', 'read-only': True,
+             'file': file_node(mid)}
+    shared = stream(c.d, c.top, below, kind='qcow2')
+    # What did not shrink is stored as it is.
+    assert shared < 3 * MIB, shared
+    make_overlay(c.top, c.base, 'raw', kind='qcow2', options=',extended_l2=on')
+    shared = stream(c.d, c.top, raw_node(c.base), kind='qcow2')
+    assert shared == 0, shared
+
+
 def behind_filter(c):
     """Reads that a filter wants to see are not gone around."""
     make_base(c.base, 4 * MIB)
@@ -196,7 +230,8 @@ def behind_filter(c):
     assert shared == 0, shared
 
 
-CASES = (whole, whole_direct, guest_has_written, chain, window, behind_filter)
+CASES = (whole, whole_direct, guest_has_written, chain, window, qcow2,
+         qcow2_refuses, behind_filter)
 
 
 def mounted(fs, work):

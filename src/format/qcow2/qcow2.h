@@ -348,6 +348,9 @@ void qcow2_resume(struct node *n);
 
 CO_FN int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                            unsigned flags);
+CO_FN int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                           uint64_t src_off, uint64_t len, unsigned flags);
+bool qcow2_can_copy_in(struct node *n, struct node *src);
 /* Guest bytes to their place, encrypted; @off is the guest offset. */
 CO_FN int qcow2_co_write_data(struct qcow2_image *img, uint64_t off,
                               uint64_t host, struct iov iov, unsigned flags);

@@ -13,8 +13,6 @@
 #include "format/qed/qed.h"
 #include "format/trace.h"
 
-#define SHARED_WEIGHT 64
-
 /* What no cluster holds: the backing file's bytes, zeroes past its end. */
 static CO_FN int absent_co_read(struct node *n, uint64_t off, struct iov iov,
                                 unsigned flags)
@@ -98,7 +96,7 @@ static CO_FN int data_co_write(struct qed_image *img, uint64_t host,
  * shared again at next to no cost. */
 static uint64_t source_weight(const struct source *s)
 {
-    return s->node ? s->len / SHARED_WEIGHT : s->len;
+    return s->node ? s->len / GROUP_SHARED_WEIGHT : s->len;
 }
 
 /* Write where there is no cluster yet. What is not written of the first and
