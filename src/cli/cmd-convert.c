@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
+#include "cli/inside.h"
 #include "cli/target.h"
 #include "cli/transfer.h"
 #include "graph/driver.h"
@@ -32,7 +33,7 @@ struct convert {
     bool source_opts, list_options, has_options;
     unsigned source_flags;
     struct target target;
-    bool target_is_zero, sparse_given, quiet;
+    bool target_is_zero, sparse_given, quiet, bitmaps, skip_broken;
     struct transfer_params params;
     /* While it runs. */
     struct node **sources;
@@ -40,6 +41,7 @@ struct convert {
 
 enum {
     OPT_TARGET_IMAGE_OPTS = OPT_OTHER, OPT_TARGET_IS_ZERO, OPT_SALVAGE,
+    OPT_BITMAPS, OPT_SKIP_BROKEN,
 };
 
 static int parse_sparse(struct convert *c, const char *text)
@@ -113,6 +115,8 @@ static int parse_option(struct convert *c, int opt, char **argv)
     case OPT_OBJECT: return image_add_object("convert", optarg);
     case OPT_TARGET_IMAGE_OPTS: c->target.is_opts = true; break;
     case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
+    case OPT_BITMAPS: c->bitmaps = true; break;
+    case OPT_SKIP_BROKEN: c->skip_broken = true; break;
     case OPT_SALVAGE: c->params.salvage = true; break;
     default: return cli_bad_option("convert", argv);
     }
@@ -140,6 +144,12 @@ static int check_args(const struct convert *c)
                create_options_get(c->target.options, "backing_file")) {
         text = "Cannot use --target-is-zero when the destination image has a "
                "backing file";
+    } else if (c->skip_broken && !c->bitmaps) {
+        text = "Use of --skip-broken-bitmaps requires --bitmaps";
+    } else if (c->n_sources > 1 && c->bitmaps) {
+        text = "Copying bitmaps only possible with single source";
+    } else if (c->n_sources > 1 && c->snapshot) {
+        text = "No support for concatenating multiple snapshot";
     } else if (c->n_sources > 1 &&
                create_options_get(c->target.options, "backing_file")) {
         text = "Having a backing file for the target makes no sense when "
@@ -159,6 +169,8 @@ static int parse_args(int argc, char **argv, struct convert *c)
         { "source-format", required_argument, NULL, 'f' },
         { "target-image-opts", no_argument, NULL, OPT_TARGET_IMAGE_OPTS },
         { "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
+        { "bitmaps", no_argument, NULL, OPT_BITMAPS },
+        { "skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN },
         { "salvage", no_argument, NULL, OPT_SALVAGE },
         { NULL, 0, NULL, 0 }
     };
@@ -206,6 +218,9 @@ static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
             break;
         }
         c->params.n_sources++;
+        if (c->snapshot) {
+            r = inside_co_load_snapshot(c->sources[i], c->snapshot, err);
+        }
         uint64_t size = round_up(c->sources[i]->size, SECTOR);
         if (size > INT64_MAX - c->params.size) {
             r = err_set(err, EFBIG, "The images together are too large");
@@ -253,38 +268,27 @@ static CO_FN void convert_co_make_zero(struct convert *c)
     }
 }
 
-static int check_support(const struct convert *c, GError **err)
+/* What the images themselves must support; after the target is open. */
+static int check_target(const struct convert *c, GError **err)
 {
-    if (c->snapshot) {
-        return err_set(err, ENOTSUP, "Failed to load snapshot: Block format "
-                       "'%s' used by device '' does not support temporarily "
-                       "loading internal snapshots", c->sources[0]->drv->name);
+    struct node *n = c->params.target;
+
+    if (c->params.compressed && !node_get_limits(n)->compressed_unit) {
+        return err_set(err, ENOTSUP,
+                       "Compression not supported for this file format");
+    }
+    if (c->bitmaps && !n->drv->co_bitmap) {
+        return err_set(err, ENOTSUP, "Format driver '%s' does not support "
+                       "bitmaps", n->drv->name);
     }
     return 0;
 }
 
-static CO_FN int convert_co_images(struct graph *g, struct convert *c,
-                                   GError **err)
+static CO_FN int convert_co_transfer(struct graph *g, struct convert *c,
+                                     bool zero, GError **err)
 {
-    int r = convert_co_open_sources(g, c, err);
-    bool zero = false;
+    int r = check_target(c, err);
 
-    if (r == 0) {
-        r = check_support(c, err);
-    }
-    if (r == 0) {
-        r = target_co_check(g, &c->target, err);
-    }
-    if (r == 0) {
-        r = target_co_open(g, &c->target, c->params.size, &c->params.target,
-                           &zero, err);
-    }
-    if (r == 0 && c->params.compressed &&
-        !node_get_limits(c->params.target)->compressed_unit) {
-        r = err_set(err, ENOTSUP,
-                    "Compression not supported for this file format");
-        node_co_unref(c->params.target);
-    }
     if (r < 0) {
         return r;
     }
@@ -293,7 +297,33 @@ static CO_FN int convert_co_images(struct graph *g, struct convert *c,
         (zero || c->target_is_zero) && !c->params.has_backing;
     convert_co_make_zero(c);
     r = transfer_co_run(g, &c->params);
-    node_co_unref(c->params.target);
+    if (r == 0 && c->bitmaps) {
+        r = inside_co_copy_bitmaps(c->sources[0], c->params.target,
+                                   c->skip_broken, err);
+    }
+    return r;
+}
+
+static CO_FN int convert_co_images(struct graph *g, struct convert *c,
+                                   GError **err)
+{
+    int r = convert_co_open_sources(g, c, err);
+    bool zero = false;
+
+    if (r == 0 && c->bitmaps) {
+        r = inside_co_check_bitmaps(c->sources[0], c->skip_broken, err);
+    }
+    if (r == 0) {
+        r = target_co_check(g, &c->target, err);
+    }
+    if (r == 0) {
+        r = target_co_open(g, &c->target, c->params.size, &c->params.target,
+                           &zero, err);
+    }
+    if (r == 0) {
+        r = convert_co_transfer(g, c, zero, err);
+        node_co_unref(c->params.target);
+    }
     return r;
 }
 

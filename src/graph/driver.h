@@ -59,8 +59,11 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
-/* Internal snapshots, by id or else by name. */
-enum snapshot_op { SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE };
+/* Internal snapshots, by id or else by name. LOAD: a read-only node shows that
+ * snapshot from now on; nothing is written. */
+enum snapshot_op {
+    SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE, SNAPSHOT_LOAD,
+};
 
 /* Dirty bitmaps that live in the image, by name. */
 enum bitmap_op {
@@ -185,8 +188,8 @@ struct node_driver {
     } *create_options;
 
     /* Everything durable on success; on failure the image is as it was. The
-     * node is writable and nobody else uses it. SNAPSHOT_APPLY may change
-     * node->size. What there is co_info tells ("snapshots", "bitmaps"). */
+     * node is writable (for LOAD: not) and nobody else uses it. SNAPSHOT_APPLY
+     * and LOAD may change node->size. What there is co_info tells ("snapshots", "bitmaps"). */
     CO_FN_PTR int (*co_snapshot)(struct node *n, enum snapshot_op op,
                                  const char *name, GError **err);
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,

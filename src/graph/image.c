@@ -41,7 +41,7 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
         return err_set(err, ENOTSUP, "Image format driver '%s' does not "
                        "support internal snapshots", n->drv->name);
     }
-    if (!node_is_writable(n)) {
+    if (op != SNAPSHOT_LOAD && !node_is_writable(n)) {
         return err_set(err, EACCES, "Block node is read-only");
     }
     node_co_drain_begin(n);

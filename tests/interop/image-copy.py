@@ -40,6 +40,9 @@ ROWS = [
     'convert --target-image-opts base.raw driver=raw,file.filename=out',
     'convert -B base.raw -F raw -O qed o.qed o.qed out',
     'convert -f qed base.raw out', 'convert -l foo base.raw out',
+    'convert --bitmaps base.raw out', 'convert --skip-broken-bitmaps o.qed out',
+    'convert --bitmaps q.qcow2 q.qcow2 out', 'convert -l s q.qcow2 q.qcow2 out',
+    'convert -l snapshot.foo=x q.qcow2 out',
     # copies
     'convert base.raw out', 'convert -f raw -O raw base.raw out',
     'convert -O qed base.raw out', 'convert o.qed out',
