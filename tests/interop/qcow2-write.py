@@ -9,7 +9,8 @@ import random
 import subprocess
 import time
 
-from sluiced import Skip, Sluiced, qemu_img, run, run_tool, write_pattern
+from sluiced import SLUICE, Skip, Sluiced, qemu_img, run, run_tool, \
+    write_pattern
 
 try:
     import nbd
@@ -130,6 +131,32 @@ def their_view(path, raw):
         return f.read()
 
 
+class Served:
+    """An image that a daemon serves, over a connection."""
+    def __init__(self, s, sock, path):
+        self.s = s
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'n', 'discard': 'unmap',
+            'file': {'driver': 'file', 'filename': path, 'discard': 'unmap'}})
+        s.qmp.cmd('nbd-server-add', {'device': 'n', 'writable': True})
+        self.h = nbd.NBD()
+        self.h.connect_uri('nbd+unix:///n?socket=' + sock)
+
+    def close(self):
+        self.h.shutdown()
+        self.s.qmp.cmd('nbd-server-remove', {'name': 'n', 'mode': 'hard'})
+        self.s.qmp.cmd('blockdev-del', {'node-name': 'n'})
+
+
+def start_server(s, d):
+    if nbd is None:
+        raise Skip("Python's nbd module is not installed")
+    sock = os.path.join(d, 'nbd.sock')
+    s.qmp.cmd('nbd-server-start', {'addr': {
+        'type': 'unix', 'data': {'path': sock}}})
+    return sock
+
+
 def one_image(s, d, sock, rng, name, options, base, unit):
     path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
     backing = ['-b', 'base.raw', '-F', 'raw'] if base else []
@@ -137,17 +164,10 @@ def one_image(s, d, sock, rng, name, options, base, unit):
              str(SIZE))
     model = Model((base + bytes(SIZE))[:SIZE])
     for _ in range(ROUNDS):
-        s.qmp.cmd('blockdev-add', {
-            'driver': 'qcow2', 'node-name': 'n', 'discard': 'unmap',
-            'file': {'driver': 'file', 'filename': path, 'discard': 'unmap'}})
-        s.qmp.cmd('nbd-server-add', {'device': 'n', 'writable': True})
-        h = nbd.NBD()
-        h.connect_uri('nbd+unix:///n?socket=' + sock)
-        ours(h, rng, model, unit)
-        model.compare(name + ' (ours)', read_all(h))
-        h.shutdown()
-        s.qmp.cmd('nbd-server-remove', {'name': 'n', 'mode': 'hard'})
-        s.qmp.cmd('blockdev-del', {'node-name': 'n'})
+        image = Served(s, sock, path)
+        ours(image.h, rng, model, unit)
+        model.compare(name + ' (ours)', read_all(image.h))
+        image.close()
         check(name, path)
         model.compare(name + ' (theirs)', their_view(path, raw))
         theirs(path, rng, model, unit)
@@ -173,17 +193,13 @@ def combinations():
 def test_combinations(d):
     """Every cluster size, refcount width, kind of entry, with a base and
     without."""
-    if nbd is None:
-        raise Skip("Python's nbd module is not installed")
     print('# seed %d: run again with SEED=%d' % (SEED, SEED))
-    sock = os.path.join(d, 'nbd.sock')
     base_path = os.path.join(d, 'base.raw')
     write_pattern(base_path, BASE_SIZE, seed=SEED, block=512)
     with open(base_path, 'rb') as f:
         base_data = f.read()
     with Sluiced(d) as s:
-        s.qmp.cmd('nbd-server-start', {'addr': {
-            'type': 'unix', 'data': {'path': sock}}})
+        sock = start_server(s, d)
         for name, options, base, unit in combinations():
             if ONLY and ONLY not in name:
                 continue
@@ -194,6 +210,98 @@ def test_combinations(d):
             except Exception:
                 print('# in %s' % name)
                 raise
+
+
+def test_refcount_growth(d):
+    """Many small blocks, and refcount tables that must grow and move."""
+    path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
+    with Sluiced(d) as s:
+        sock = start_server(s, d)
+        for options, total in (('cluster_size=512,refcount_bits=64', 6 * MIB),
+                               ('cluster_size=512,refcount_bits=1', 6 * MIB),
+                               ('cluster_size=4k,refcount_bits=64', 96 * MIB)):
+            rng = random.Random(SEED)
+            qemu_img('create', '-q', '-f', 'qcow2', '-o', options, path,
+                     str(total))
+            image = Served(s, sock, path)
+            chunk = 256 * KIB
+            data = bytearray(total)
+            order = list(range(0, total, chunk))
+            rng.shuffle(order)
+            for i, off in enumerate(order):
+                part = rng.randbytes(64) * (chunk // 64)
+                image.h.pwrite(part, off)
+                data[off:off + chunk] = part
+                if i % 7 == 0:
+                    image.h.flush()
+            image.close()
+            check(options, path)
+            assert their_view(path, raw) == data, options
+            os.unlink(path)
+
+
+def test_shared(d):
+    """Clusters that are shared with a snapshot or compressed move when they
+    are written to; the snapshot stays as it was."""
+    path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
+    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
+    with Sluiced(d) as s:
+        sock = start_server(s, d)
+        for name, unit in (('cluster_size=64k', 65536),
+                           ('cluster_size=4k', 4096),
+                           ('cluster_size=64k,extended_l2=on', 2048),
+                           ('compat=0.10', 65536)):
+            rng = random.Random('%d %s' % (SEED, name))
+            write_pattern(raw, SIZE // 512 * 512, seed=SEED, block=512)
+            qemu_img('convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', name,
+                     raw, path)
+            with open(raw, 'rb') as f:
+                model = Model(f.read())
+            for _ in range(2):
+                theirs(path, rng, model, unit)
+                qemu_img('snapshot', '-c', 'kept', path)
+                before = bytes(model.data)
+                image = Served(s, sock, path)
+                ours(image.h, rng, model, unit)
+                model.compare(name, read_all(image.h))
+                image.close()
+                check(name, path)
+                model.compare(name + ' (theirs)', their_view(path, raw))
+                qemu_img('snapshot', '-a', 'kept', path)
+                assert their_view(path, raw) == before, name + ' snapshot'
+                model.data[:] = before
+                qemu_img('snapshot', '-d', 'kept', path)
+                check(name + ' deleted', path)
+            os.unlink(path)
+
+
+def test_resize(d):
+    """Growing and shrinking, over a longer base, with a larger L1 table."""
+    path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
+    base = os.path.join(d, 'base.raw')
+    write_pattern(base, 4 * MIB, seed=SEED, block=512)
+    with open(base, 'rb') as f:
+        base_data = f.read()
+    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
+    for name in ('cluster_size=512', 'cluster_size=64k', 'cluster_size=4k',
+                 'cluster_size=64k,extended_l2=on'):
+        rng = random.Random('%d %s' % (SEED, name))
+        size = MIB + 512
+        qemu_img('create', '-q', '-f', 'qcow2', '-o', name, '-b', base, '-F',
+                 'raw', path, str(size))
+        data = bytearray(base_data[:size])
+        for _ in range(6):
+            off = rng.randrange(0, size) // 512 * 512
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 7 %d 512' % off,
+                     path)
+            data[off:off + 512] = bytes([7]) * 512
+            size = rng.randrange(1, 6 * MIB) // 512 * 512 + 512
+            run_tool(SLUICE, 'resize', '-f', 'qcow2', '--shrink', path,
+                     str(size))
+            data = data[:size] + bytes(max(0, size - len(data)))
+            check(name, path)
+            assert their_view(path, raw) == data, (name, size)
+        os.unlink(path)
 
 
 if __name__ == '__main__':
