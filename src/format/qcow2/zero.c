@@ -308,7 +308,9 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
     if (!is_whole(n, off, off + len)) {
         return -ENOTSUP;
     }
-    qcow2_bitmaps_mark(img, off, len);
+    if (off < n->size) { /* not what a resize clears */
+        qcow2_bitmaps_mark(img, off, min_u64(len, n->size - off));
+    }
     epoch = qcow2_access_begin(img);
     ret = outside_co_zero(img, off, len, flags);
     if (ret == 0) {
