@@ -197,6 +197,20 @@ size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room)
     return pos + put_ext(buf + pos, QCOW2_EXT_END, NULL, 0);
 }
 
+bool qcow2_exts_closed(const uint8_t *area, size_t len)
+{
+    size_t pos = 0;
+
+    while (len - pos >= EXT_HEAD) {
+        if (get_be32(area + pos) == QCOW2_EXT_END) {
+            return true;
+        }
+        pos += min_u64(EXT_HEAD + round_up(get_be32(area + pos + 4), 8),
+                       len - pos);
+    }
+    return false;
+}
+
 bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e)
 {
     size_t pos = 0;

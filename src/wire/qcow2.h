@@ -128,6 +128,9 @@ size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room);
  * middle of one); false when it is not there, or does not take the same room. */
 bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e);
 
+/* Does the list in @area end in it? */
+bool qcow2_exts_closed(const uint8_t *area, size_t len);
+
 enum qcow2_feature_kind {
     QCOW2_INCOMPATIBLE, QCOW2_COMPATIBLE, QCOW2_AUTOCLEAR
 };

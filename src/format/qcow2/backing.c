@@ -25,12 +25,25 @@ struct reference {
     struct qcow2_header hdr;
 };
 
+/* Where the extensions in the file end. Once we have written some they end in
+ * sector 0. */
+static uint64_t exts_end(const struct qcow2_image *img)
+{
+    size_t start = img->hdr.header_length;
+
+    if (start < QCOW2_SECTOR && qcow2_exts_closed(img->sector + start,
+                                                  QCOW2_SECTOR - start)) {
+        return QCOW2_SECTOR;
+    }
+    return start + qcow2_exts_size(img->exts);
+}
+
 static bool fits(const struct qcow2_image *img, const struct reference *r,
                  uint64_t off)
 {
     const struct qcow2_header *now = &img->hdr;
 
-    return off >= now->header_length + qcow2_exts_size(img->exts) &&
+    return off >= exts_end(img) &&
            range_inside(off, r->len, qcow2_cluster_size(img)) &&
            !(now->backing_offset && ranges_overlap(off, r->len,
                                                    now->backing_offset,
@@ -89,23 +102,21 @@ static int reference_prepare(const struct qcow2_image *img, const char *name,
                              const char *fmt, struct reference *r,
                              GError **err)
 {
+    uint8_t sector[QCOW2_SECTOR];
+
     r->name = name;
     r->len = name ? strlen(name) : 0;
     r->hdr = img->hdr;
     r->exts = qcow2_exts_copy(img->exts);
     qcow2_exts_set(r->exts, QCOW2_EXT_FORMAT, name ? fmt : NULL,
                    name && fmt ? (uint32_t) strlen(fmt) : 0);
-    r->hdr.backing_offset = 0;
-    r->hdr.backing_len = 0;
-    if (!name) {
-        return 0;
-    }
-    r->hdr.backing_offset = find_place(img, r);
+    r->hdr.backing_offset = name ? find_place(img, r) : 0;
     r->hdr.backing_len = (uint32_t) r->len;
-    if (r->hdr.backing_offset == 0) {
+    if ((name && r->hdr.backing_offset == 0) ||
+        !qcow2_exts_put(img, &r->hdr, r->exts, sector)) {
         return err_set(err, ENOSPC, "The qcow2 header has no room for a "
-                       "backing file name of %zu bytes beside the current one",
-                       r->len);
+                       "backing file name of %zu bytes and its format beside "
+                       "what is there", r->len);
     }
     return 0;
 }

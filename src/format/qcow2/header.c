@@ -249,16 +249,22 @@ static bool exts_patch(const struct qcow2_image *img, const GArray *exts,
     return true;
 }
 
+bool qcow2_exts_put(const struct qcow2_image *img,
+                    const struct qcow2_header *h, const GArray *exts,
+                    uint8_t sector[QCOW2_SECTOR])
+{
+    memcpy(sector, img->sector, QCOW2_SECTOR);
+    return qcow2_exts_encode(exts, sector + h->header_length, exts_room(h)) ||
+           exts_patch(img, exts, sector);
+}
+
 int qcow2_co_write_exts(struct qcow2_image *img, const struct qcow2_header *h,
                         GArray *exts, const char *name)
 {
     uint8_t sector[QCOW2_SECTOR];
-    size_t room = exts_room(h);
     int ret;
 
-    memcpy(sector, img->sector, QCOW2_SECTOR);
-    if (qcow2_exts_encode(exts, sector + h->header_length, room) == 0 &&
-        !exts_patch(img, exts, sector)) {
+    if (!qcow2_exts_put(img, h, exts, sector)) {
         return -ENOSPC;
     }
     if (name) {

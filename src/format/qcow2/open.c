@@ -38,8 +38,8 @@ static void image_release(struct qcow2_image *img)
 
 /* Sizes of caches are taken as a peer takes them; one of ours is meant by the
  * sum too, as refcount blocks are cached apart. */
-static int take_cache_options(struct opts *o, struct qcow2_options *ret,
-                              GError **err)
+static int take_cache_options(const struct node *n, struct opts *o,
+                              struct qcow2_options *ret, GError **err)
 {
     static const char *const ignored[] = {
         "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
@@ -47,7 +47,9 @@ static int take_cache_options(struct opts *o, struct qcow2_options *ret,
     uint64_t value = 0;
     int r;
 
-    ret->cache_bytes = QCOW2_CACHE_BYTES;
+    /* A chain may be long. */
+    ret->cache_bytes = n->flags & NODE_IMPLICIT ? QCOW2_CACHE_BYTES / 4
+                                                : QCOW2_CACHE_BYTES;
     r = opts_take_size(o, "cache-size", &ret->cache_bytes, err);
     if (r >= 0) {
         r = opts_take_size(o, "l2-cache-size", &ret->cache_bytes, err);
@@ -67,7 +69,7 @@ static int take_options(struct qcow2_image *img, struct opts *o, GError **err)
 
     to->lazy_refcounts = img->hdr.compat & QCOW2_C_LAZY_REFCOUNTS;
     to->pass_discard_request = to->pass_discard_snapshot = true;
-    if ((r = take_cache_options(o, to, err)) < 0 ||
+    if ((r = take_cache_options(img->node, o, to, err)) < 0 ||
         (r = opts_take_bool(o, "lazy-refcounts", &to->lazy_refcounts,
                             err)) < 0 ||
         (r = opts_take_bool(o, "pass-discard-request",

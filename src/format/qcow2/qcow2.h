@@ -215,6 +215,10 @@ CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
                              const struct qcow2_header *h, uint32_t type,
                              const void *data, uint32_t len);
 
+/* What sector 0 becomes with @exts; false when there is no room in it. */
+bool qcow2_exts_put(const struct qcow2_image *img,
+                    const struct qcow2_header *h, const GArray *exts,
+                    uint8_t sector[QCOW2_SECTOR]);
 /* The same with @exts for the extensions and, where it stands in sector 0, the
  * backing name. */
 CO_FN int qcow2_co_write_exts(struct qcow2_image *img,
