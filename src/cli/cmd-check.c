@@ -91,23 +91,23 @@ static void set_count(json_t *obj, const char *key, uint64_t n)
 }
 
 static void print_result_json(const struct check *c, const struct node *n,
-                       const struct check_result *res)
+                              const struct check_result *res)
 {
     json_t *obj = json_object();
 
     set_count(obj, "image-end-offset", res->image_end_offset);
+    set_count(obj, "compressed-clusters", res->compressed_clusters);
     set_count(obj, "total-clusters", res->total_clusters);
+    set_count(obj, "corruptions", res->corruptions);
+    set_count(obj, "corruptions-fixed", res->corruptions_fixed);
     json_object_set_new(obj, "check-errors",
                         json_integer((json_int_t)res->check_errors));
-    set_count(obj, "corruptions", res->corruptions);
     set_count(obj, "leaks", res->leaks);
-    set_count(obj, "corruptions-fixed", res->corruptions_fixed);
     set_count(obj, "leaks-fixed", res->leaks_fixed);
     set_count(obj, "allocated-clusters", res->allocated_clusters);
-    set_count(obj, "fragmented-clusters", res->fragmented_clusters);
-    set_count(obj, "compressed-clusters", res->compressed_clusters);
     json_object_set_new(obj, "filename", json_string(c->image.name));
     json_object_set_new(obj, "format", json_string(n->drv->name));
+    set_count(obj, "fragmented-clusters", res->fragmented_clusters);
     print_json(obj);
     json_decref(obj);
 }
@@ -142,7 +142,7 @@ static void print_human(const struct check_result *res)
         printf("\n%" PRIu64 " internal errors have occurred during the "
                "check.\n", res->check_errors);
     }
-    if (res->total_clusters) {
+    if (res->total_clusters && res->allocated_clusters) {
         double allocated = (double)res->allocated_clusters;
         printf("%" PRIu64 "/%" PRIu64 " = %0.2f%% allocated, %0.2f%% "
                "fragmented, %0.2f%% compressed clusters\n",

@@ -104,6 +104,15 @@ static CO_FN int create_co_size(struct graph *g, struct create *c,
     if (backing && *backing && !fmt) {
         return create_co_no_format(g, c, backing, err);
     }
+    if (c->size_text && create_options_get(c->options, "size")) {
+        return err_set(err, EINVAL, "The image size must be specified only "
+                       "once");
+    }
+    if (fmt && backing && *backing && !graph_find_driver(g, fmt)) {
+        err_set(err, EINVAL, "Unknown driver '%s'", fmt);
+        err_hint(err, "Could not open backing image.");
+        return -EINVAL;
+    }
     if (c->size_text) {
         size_parse(c->size_text, 0, &size, NULL);   /* checked before */
     }
@@ -195,7 +204,9 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
         r = image_co_create(g, drv, c->filename, c->options, &err);
     }
     if (r < 0) {
-        err_prefix(&err, "%s", c->filename ? c->filename : c->format);
+        if (c->filename) {
+            err_prefix(&err, "%s", c->filename);
+        }
         cli_gerror(err);
         return 1;
     }

@@ -2,6 +2,7 @@
 /* sluice resize: change the size of the virtual disk. */
 #include <getopt.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/math.h"
@@ -9,18 +10,54 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/pass.h"
+#include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
+#include "loop/io.h"
 
 #define SECTOR 512
-enum { OPT_SHRINK = OPT_OTHER };
+enum { OPT_SHRINK = OPT_OTHER, OPT_PREALLOCATION };
+
+enum preallocation { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC,
+                     PREALLOC_FULL };
+static const char *const preallocation_names[] = {
+    "off", "metadata", "falloc", "full",
+};
 
 struct resize {
     struct image_spec image;
     char sign;          /* '+', '-' or 0: absolute */
     uint64_t amount;    /* bytes */
     bool shrink, quiet;
+    unsigned preallocation;   /* enum preallocation: of what is added */
 };
+
+static int parse_preallocation(struct resize *z)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(preallocation_names); i++) {
+        if (strcmp(optarg, preallocation_names[i]) == 0) {
+            z->preallocation = i;
+            return 0;
+        }
+    }
+    cli_error("Invalid preallocation mode '%s'", optarg);
+    return 1;
+}
+
+static int parse_amount(struct resize *z, const char *size)
+{
+    if (*size == '+' || *size == '-') {
+        z->sign = *size++;
+    }
+    if (size_parse(size, 0, &z->amount, NULL) < 0) {
+        cli_error("Parameter 'size' expects a non-negative number below 2^64");
+        fprintf(stderr, "Optional suffix k, M, G, T, P or E means kilo-, "
+                "mega-, giga-, tera-, peta-\nand exabytes, respectively.\n");
+        return 1;
+    }
+    return 0;
+}
 
 /* 0, an exit status, or -1 after help. */
 static int parse_args(int argc, char **argv, struct resize *z)
@@ -29,43 +66,41 @@ static int parse_args(int argc, char **argv, struct resize *z)
         IMAGE_OPTIONS,
         { "format", required_argument, NULL, 'f' },
         { "shrink", no_argument, NULL, OPT_SHRINK },
+        { "preallocation", required_argument, NULL, OPT_PREALLOCATION },
         { NULL, 0, NULL, 0 }
     };
-    g_autoptr(GError) err = NULL;
     /* The last word may be -SIZE: it is taken off before getopt sees it. */
     const char *size = argc > 1 ? argv[--argc] : NULL;
-    int c;
+    int c, r = 0;
 
     if (size && (g_str_equal(size, "-h") || g_str_equal(size, "--help"))) {
         cli_print_help("resize");
         return -1;
     }
-    while ((c = getopt_long(argc, argv, ":hf:q", options, NULL)) != -1) {
+    while (r == 0 &&
+           (c = getopt_long(argc, argv, ":hf:q", options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("resize"); return -1;
         case 'f': z->image.format = optarg; break;
         case OPT_SHRINK: z->shrink = true; break;
         case 'q': z->quiet = true; break;
         case OPT_IMAGE_OPTS: z->image.is_opts = true; break;
-        case OPT_OBJECT:
-            if (image_add_object("resize", optarg) != 0) {
-                return 1;
-            }
-            break;
+        case OPT_OBJECT: r = image_add_object("resize", optarg); break;
+        case OPT_PREALLOCATION: r = parse_preallocation(z); break;
         default: return cli_option_error("resize", c, argv);
         }
     }
-    if (!size || optind + 1 != argc) {
+    if (r != 0) {
+        return r;
+    }
+    if (!size || optind >= argc) {
+        return cli_usage_error("resize", "Not enough arguments");
+    }
+    if (optind + 1 != argc) {
         return cli_usage_error("resize", "Expecting image file name and size");
     }
     z->image.name = argv[optind];
-    if (*size == '+' || *size == '-') {
-        z->sign = *size++;
-    }
-    if (size_parse(size, 0, &z->amount, &err) < 0) {
-        return cli_usage_error("resize", "%s", err->message);
-    }
-    return 0;
+    return parse_amount(z, size);
 }
 
 /* The new size in whole sectors. 0 or -EINVAL. */
@@ -86,6 +121,10 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
         return err_set(err, EINVAL, "New image size must be positive");
     }
     *ret = round_up(size, SECTOR);
+    if (z->preallocation != PREALLOC_OFF && *ret <= old) {
+        return err_set(err, EINVAL,
+                       "Preallocation can only be used for growing images");
+    }
     if (*ret < old && !z->shrink) {
         err_set(err, EINVAL,
                 "Use the --shrink option to perform a shrink operation.");
@@ -98,17 +137,88 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
     return 0;
 }
 
+/* --- preallocation --- */
+
+/* Zeroes as data: @len bytes at each multiple of @step in [@off, @end). */
+static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end,
+                               uint64_t step, uint64_t len)
+{
+    void *buf = io_buf_get(len);
+    int r = 0;
+
+    memset(buf, 0, len);
+    while (r == 0 && off < end) {
+        uint64_t next = round_down(off, step) + step;
+
+        r = pass_co_write(u, off, buf, MIN(len, MIN(next, end) - off));
+        off = next;
+    }
+    io_buf_put(buf, len);
+    return r;
+}
+
+/* What was added, from @off, gets its place in the file. A format writes a
+ * sector of each cluster for its metadata; the rest of a new one is a hole. */
+static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
+                                      struct user *u, uint64_t off)
+{
+    uint64_t cluster = node_get_limits(n)->cluster_size;
+
+    if (z->preallocation == PREALLOC_METADATA) {
+        return cluster ? data_co_write(u, off, n->size, cluster, SECTOR)
+                       : -ENOTSUP;
+    }
+    if (z->preallocation == PREALLOC_FALLOC && !cluster) {
+        return user_co_zero(u, off, n->size - off, 0);
+    }
+    return data_co_write(u, off, n->size, PASS_CHUNK, PASS_CHUNK);
+}
+
+static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
+                                       uint64_t old, GError **err)
+{
+    struct user *u;
+    int r;
+
+    if (z->preallocation == PREALLOC_OFF) {
+        return 0;
+    }
+    r = user_co_new(n, "resize", PERM_CONSISTENT_READ | PERM_WRITE,
+                    PERM_CONSISTENT_READ, NULL, NULL, &u, err);
+    if (r < 0) {
+        return r;
+    }
+    r = added_co_preallocate(z, n, u, old);
+    user_co_free(u);
+    return r == 0 ? 0 : err_set_errno(err, -r, "Could not preallocate what was "
+                                      "added to '%s'", z->image.name);
+}
+
+static int preallocation_check(const struct resize *z, const struct node *n,
+                               GError **err)
+{
+    if (z->preallocation == PREALLOC_METADATA &&
+        !node_get_limits(n)->cluster_size) {
+        return err_set(err, ENOTSUP, "Unsupported preallocation mode: "
+                       "metadata");
+    }
+    return 0;
+}
+
 static CO_FN int resize_co_node(const struct resize *z, struct node *n,
                                 GError **err)
 {
-    uint64_t size = 0;
+    uint64_t size = 0, old = n->size;
     int r = new_size(z, n->size, &size, err);
 
+    if (r == 0) {
+        r = preallocation_check(z, n, err);
+    }
     if (r == 0 && size != n->size) {
         r = node_co_truncate(n, size, err);
-    } else if (r == 0 && !z->quiet) {
-        /* The peer's words for nothing to do. */
-        fprintf(stderr, "sluice: warning: Image already has this size\n");
+        if (r == 0) {
+            r = resize_co_preallocate(z, n, old, err);
+        }
     }
     if (r == 0) {
         r = node_co_flush(n);

@@ -68,6 +68,11 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
         while (o->name && strcmp(o->name, key) != 0) {
             o++;
         }
+        if (!o->name && (strcmp(key, "backing_file") == 0 ||
+                         strcmp(key, "backing_fmt") == 0)) {
+            return err_set(err, EINVAL, "Backing file not supported for file "
+                           "format '%s'", drv->name);
+        }
         if (!o->name) {
             return err_set(err, EINVAL, "Invalid parameter '%s'", key);
         }

@@ -166,10 +166,13 @@ const struct subcommand subcommands[] = {
       "  -q                    print nothing but errors\n"
       HELP_HELP },
     { "resize", cmd_resize,
-      "[-q] [-f FORMAT] [--shrink] [--image-opts] [--object DEFINITION]\n"
+      "[-q] [-f FORMAT] [--shrink] [--preallocation MODE] [--image-opts] [--object DEFINITION]\n"
       "       FILE [+|-]SIZE",
       "Change the size of the virtual disk.\n\n" FORMAT_HELP
       "      --shrink          allow to cut data off\n"
+      "      --preallocation MODE\n"
+      "                        give what is added its place in the file: off\n"
+      "                        (default), metadata, falloc, full\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
     { "snapshot", cmd_snapshot,

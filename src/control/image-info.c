@@ -81,6 +81,7 @@ static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
     if (name && fmt) {
         json_object_set_new(info, "backing-filename-format", json_string(fmt));
     }
+    move(info, facts, "snapshots");
     json_object_set_new(info, "virtual-size",
                         json_integer((json_int_t)n->size));
     json_object_set_new(info, "filename",
@@ -89,6 +90,7 @@ static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
     json_object_set_new(info, "format", json_string(n->drv->name));
     move(info, facts, "actual-size");
     move(info, facts, "format-specific");
+    move(info, facts, "encrypted");
     add_backing_names(n, info);
     if (!json_object_get(facts, "dirty-flag") &&
         json_object_get(info, "actual-size")) {

@@ -248,11 +248,15 @@ static json_t *slots_info(const struct luks_header *h)
 
     for (unsigned i = 0; i < LUKS_SLOTS; i++) {
         const struct luks_slot *s = &h->slots[i];
-        json_t *o = json_pack("{s:b,s:I}", "active", s->active, "key-offset",
-                              (json_int_t) s->sector * LUKS_SECTOR);
+        json_t *o = json_pack("{s:b}", "active", s->active);
 
         if (s->active) {
             json_object_set_new(o, "iters", json_integer(s->iterations));
+        }
+        json_object_set_new(o, "key-offset",
+                            json_integer((json_int_t) s->sector *
+                                         LUKS_SECTOR));
+        if (s->active) {
             json_object_set_new(o, "stripes", json_integer(s->stripes));
         }
         json_array_append_new(list, o);
@@ -270,9 +274,9 @@ json_t *luks_header_info(const struct luks_header *h)
     luks_cipher_parse(h, &c, NULL);
     g_snprintf(alg, sizeof(alg), "aes-%u",
                c.key_bytes * 8 / (c.mode == LUKS_XTS ? 2 : 1));
-    o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:o,s:I,s:I}", "ivgen-alg", ivs[c.iv],
+    o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:I,s:I}", "ivgen-alg", ivs[c.iv],
                   "hash-alg", h->hash, "cipher-alg", alg, "uuid", h->uuid,
-                  "cipher-mode", c.mode == LUKS_XTS ? "xts" : "cbc",
+                  "format", "luks", "cipher-mode", c.mode == LUKS_XTS ? "xts" : "cbc",
                   "slots", slots_info(h), "payload-offset",
                   (json_int_t) h->payload_sector * LUKS_SECTOR,
                   "master-key-iters", (json_int_t) h->digest_iterations);

@@ -66,6 +66,7 @@ const struct node_driver qcow2_driver = {
     .co_discard = qcow2_co_discard,
     .co_flush = qcow2_co_flush,
     .co_truncate = qcow2_co_truncate,
+    .co_make_empty = qcow2_co_make_empty,
     .co_check = qcow2_co_check,
     .co_quiesce = qcow2_co_quiesce,
     .resume = qcow2_resume,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The facts of ImageInfo that are qcow2's own. */
+/* The facts of ImageInfo that are qcow2's own, in the peer's order. */
 #include "format/qcow2/qcow2.h"
 
 static const char *const compression_names[] = { "zlib", "zstd" };
@@ -19,14 +19,10 @@ int qcow2_co_info(struct node *n, json_t *info, GError **err)
         json_object_set_new(data, "lazy-refcounts",
                             json_boolean(h->compat & QCOW2_C_LAZY_REFCOUNTS));
     }
+    ret = qcow2_co_bitmaps_info(img, data, err);
     json_object_set_new(data, "refcount-bits",
                         json_integer(1 << h->refcount_order));
-    if (h->version > 2) {
-        json_object_set_new(data, "corrupt",
-                            json_boolean(h->incompat & QCOW2_I_CORRUPT));
-        json_object_set_new(data, "extended-l2",
-                            json_boolean(h->incompat & QCOW2_I_EXTENDED_L2));
-    }
+    qcow2_crypt_info(img, data);
     if (h->incompat & QCOW2_I_DATA_FILE) {
         const struct qcow2_ext *e = qcow2_exts_find(img->exts,
                                                     QCOW2_EXT_DATA_FILE);
@@ -37,8 +33,12 @@ int qcow2_co_info(struct node *n, json_t *info, GError **err)
         json_object_set_new(data, "data-file-raw",
                             json_boolean(h->autoclear & QCOW2_A_DATA_RAW));
     }
-    qcow2_crypt_info(img, data);
-    ret = qcow2_co_bitmaps_info(img, data, err);
+    if (h->version > 2) {
+        json_object_set_new(data, "corrupt",
+                            json_boolean(h->incompat & QCOW2_I_CORRUPT));
+        json_object_set_new(data, "extended-l2",
+                            json_boolean(h->incompat & QCOW2_I_EXTENDED_L2));
+    }
     json_object_set_new(info, "cluster-size",
                         json_integer((json_int_t) qcow2_cluster_size(img)));
     json_object_set_new(info, "dirty-flag",

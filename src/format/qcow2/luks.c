@@ -245,7 +245,6 @@ void qcow2_crypt_info(const struct qcow2_image *img, json_t *data)
 
     if (img->crypt) {
         o = luks_header_info(&img->crypt->h);
-        json_object_set_new(o, "format", json_string("luks"));
         json_object_set_new(data, "encrypt", o);
     } else if (img->hdr.crypt_method == QCOW2_CRYPT_AES) {
         json_object_set_new(data, "encrypt",

@@ -363,6 +363,7 @@ CO_FN int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len,
                         unsigned flags);
 CO_FN int qcow2_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int qcow2_co_truncate(struct node *n, uint64_t size, GError **err);
+CO_FN int qcow2_co_make_empty(struct node *n, GError **err);
 CO_FN int qcow2_co_check(struct node *n, unsigned fix,
                          struct check_result *res, GError **err);
 extern const struct group_ops qcow2_group_ops;

@@ -228,6 +228,23 @@ static CO_FN int clusters_co_drop(struct qcow2_image *img, uint64_t size,
     return ret;
 }
 
+/* What was here is in the base: at every point a cluster reads the same. */
+int qcow2_co_make_empty(struct node *n, GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    int ret;
+
+    if (!img->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
+    ret = clusters_co_drop(img, 0, n->size);
+    if (ret == 0) {
+        ret = qcow2_co_flush(n);
+    }
+    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not drop the "
+                                        "clusters of the qcow2 image");
+}
+
 /* --- both --- */
 
 static int size_validate(struct node *n, uint64_t size, GError **err)
