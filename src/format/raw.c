@@ -299,6 +299,7 @@ const struct node_driver raw_driver = {
     .co_preadv = raw_co_preadv,
     .co_pwritev = raw_co_pwritev,
     .co_copy_in = raw_co_copy_in,
+    .can_copy_in = node_file_can_copy_in,
     .co_zero = raw_co_zero,
     .co_discard = raw_co_discard,
     .co_status = raw_co_status,

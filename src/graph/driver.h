@@ -142,9 +142,8 @@ struct node_driver {
      * (neither compressed nor encrypted). Optional. */
     CO_FN_PTR int (*co_copy_in)(struct node *n, uint64_t off, struct node *src,
                                 uint64_t src_off, uint64_t len, unsigned flags);
-    /* Storage that can take part in sharing, at either end: may @n take over
-     * bytes of @src? A format may have it to refuse; otherwise its file is
-     * asked. */
+    /* Comes with co_copy_in: may @n take over bytes of storage @src? A format
+     * with nothing to say uses node_file_can_copy_in(). */
     bool (*can_copy_in)(struct node *n, struct node *src);
     /* Whole clusters when cluster_size is set. -ENOTSUP: the dispatcher writes
      * zeroes. */
@@ -242,6 +241,8 @@ struct node *node_file(const struct node *n);
  * perm. -EPERM when others do not agree; the old values stand then. */
 CO_FN int node_co_restrict_file(struct node *n, unsigned take,
                                 unsigned unshare, GError **err);
+/* What its file says. */
+bool node_file_can_copy_in(struct node *n, struct node *src);
 /* The smallest limits of @n, after defaults. */
 const struct node_limits *node_get_limits(const struct node *n);
 

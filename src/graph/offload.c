@@ -86,10 +86,12 @@ int node_co_locate(struct node *n, struct node *base, uint64_t off,
 
 bool node_can_copy_in(struct node *n, struct node *src)
 {
-    while (n && n->drv->co_copy_in && !n->drv->can_copy_in) {
-        n = node_file(n);
-    }
-    return n && n->drv->co_copy_in && n->drv->can_copy_in(n, src);
+    return n && n->drv->can_copy_in && n->drv->can_copy_in(n, src);
+}
+
+bool node_file_can_copy_in(struct node *n, struct node *src)
+{
+    return node_can_copy_in(node_file(n), src);
 }
 
 static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,

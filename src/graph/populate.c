@@ -538,7 +538,7 @@ static CO_FN bool work_co_may_share(struct work *w)
     struct node *below = node_backing(w->n);
     struct place at;
 
-    return below && w->n->drv->co_copy_in &&
+    return below && w->n->drv->can_copy_in &&
            node_co_locate(below, w->base, w->off, w->cluster, &at) == 0 &&
            at.node && node_can_copy_in(w->n, at.node);
 }

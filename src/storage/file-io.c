@@ -90,7 +90,7 @@ bool file_io_can_copy_in(struct node *n, struct node *src)
 {
     const struct file_state *s = n->state, *from = src->state;
 
-    return src->drv->co_copy_in == file_io_co_copy_in && !s->is_block &&
+    return src->drv->can_copy_in == file_io_can_copy_in && !s->is_block &&
            !from->is_block && !s->no_share &&
            (s->identity.st_dev != from->identity.st_dev ||
             s->identity.st_ino != from->identity.st_ino);

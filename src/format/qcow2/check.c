@@ -25,8 +25,8 @@
 /* Tables of a disk of 128 TiB with clusters of 64 KiB. */
 #define BUDGET_BYTES (UINT64_C(16) << 30)
 
-static void say(struct qcow2_check *c, const char *prefix, const char *fmt,
-                va_list ap)
+static PRINTF_LIKE(3, 0) void say(struct qcow2_check *c, const char *prefix,
+                                  const char *fmt, va_list ap)
 {
     char *text, *line;
 

@@ -45,6 +45,7 @@ const struct node_driver qed_driver = {
     .co_preadv = qed_co_preadv,
     .co_pwritev = qed_co_pwritev,
     .co_copy_in = qed_co_copy_in,
+    .can_copy_in = node_file_can_copy_in,
     .co_zero = qed_co_zero,
     .co_discard = qed_co_discard,
     .co_flush = qed_co_flush,
