@@ -26,6 +26,11 @@
                          "entry") \
     X(QCOW2_REFCOUNTS, "refcounts are written a flush before the pointers") \
     X(QCOW2_REFBLOCK, "a refcount block is durable before its table entry") \
+    X(QCOW2_QUARANTINE, "a cluster is free when no durable pointer is left") \
+    X(QCOW2_DISCARD,  "a cluster is free when its discard has ended") \
+    X(QCOW2_ACCESS,   "a cluster is free when nobody reads or writes it") \
+    X(QCOW2_SETTLE,   "a drained or closed image's changes are in the file") \
+    X(QCOW2_REPAIR,   "what a repair changed is durable before the mark goes") \
     X(QCOW2_DATA_FILE, "the data file is flushed with the tables") \
     X(QCOW2_FUA,      "a write with FUA publishes its changes") \
     X(QCOW2_REBUILD,  "new refcounts are durable before the header") \

@@ -22,7 +22,8 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err);
 
-/* node_driver.co_check of @n. -ENOTSUP when the format has none. */
+/* node_driver.co_check of @n, with requests held off when it is to fix.
+ * -ENOTSUP when the format has none. */
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
                         GError **err);
 

@@ -41,7 +41,7 @@ static const char *alphabet(const struct crash_config *c)
 /* What a sequence may begin with. */
 struct prelude {
     bool creates;               /* '!': the creation is looked at, too */
-    bool broken;                /* '@': the image is broken first */
+    bool broken, worse;         /* '@', '&': the image is broken first */
     bool autoclear;             /* '^': it has a bit that nobody knows */
     bool packed;                /* '%': some of it is compressed */
 };
@@ -54,6 +54,8 @@ static const char *prelude_take(const char *sequence, struct prelude *p)
             p->creates = true;
         } else if (*sequence == '@') {
             p->broken = true;
+        } else if (*sequence == '&') {
+            p->broken = p->worse = true;
         } else if (*sequence == '^') {
             p->autoclear = true;
         } else if (*sequence == '%') {
@@ -104,7 +106,7 @@ static CO_FN void one_prepare(const struct prelude *p, struct oracle *o,
         world_co_make_image();
     }
     if (p->broken) {
-        world_co_damage(o);
+        world_co_damage(o, p->worse);
     }
     if (p->packed) {
         world_co_pack(o);
@@ -140,7 +142,10 @@ static CO_FN void one_run(void *arg)
     }
     history_take(&h, world.sim, start, c);
     sim_log_reset(world.sim, false);
-    one->story = states_co_try(&h, &o, one->limits, rnd, 0);
+    one->story = g_steal_pointer(&world.bad_read);
+    if (!one->story) {
+        one->story = states_co_try(&h, &o, one->limits, rnd, 0);
+    }
     history_done(&h);
     oracle_done(&o);
 }
@@ -175,6 +180,12 @@ static void sequence_nth(const char *abc, unsigned len, unsigned i, char *out)
     out[len] = 0;
 }
 
+/* Version 2 cannot say that it was not closed. */
+static bool can_break(const struct crash_config *c)
+{
+    return c->format->damage && !(c->options && strstr(c->options, "0.10"));
+}
+
 /* Sequences that begin in another way than with a sound image, or that found
  * something once. */
 static char *special_try(const struct crash_config *c, const struct suite *s,
@@ -183,9 +194,13 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     static const char *const created[] = { "!", "!aF", "!sa" };
     static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o",
                                          "aFh", "ahaF", "bzFhrs", "ppppp" };
+    /* Clusters that are freed and used again. */
+    static const char *const freed[] = {
+        "uF~rtFFFfF", "uFtFfF", "bF~qTFDF~RTFDF", "DF|T|F|D|F|T|F|D",
+    };
     static const char *const broken[] = {
         "@", "@y", "@aF", "@a|y|bF", "@dyF", "@gF", "^", "^a", "^uF", "^gF",
-        "@^", "@^fw", "%", "%aF", "%u|vF", "%tF|aF", "%zaF", "%|a|s|F",
+        "@^", "@^fw", "&", "&aF", "&gF", "&^y", "%", "%aF", "%u|vF", "%tF|aF", "%zaF", "%|a|s|F",
         "%sF", "%ftabF", "%rx|u|F",
     };
     char *story = NULL;
@@ -201,12 +216,17 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
         story = can ? sequence_try(c, created[i], seed, &s->limits) : NULL;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(broken) && !story; i++) {
-        bool can = broken[i][0] == '@' ? c->format->damage != NULL
+        bool can = strchr("@&", broken[i][0]) ? can_break(c)
             : broken[i][0] == '%' ? c->format->pack && c->cluster == 4096
             : c->format->set_autoclear != NULL;
 
         can = can && !c->co_run && (c->backing || !strchr(broken[i], 's'));
         story = can ? sequence_try(c, broken[i], seed, &s->limits) : NULL;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(freed) && !c->co_run; i++) {
+        for (guint32 k = 1; k <= (s->length > 2 ? 6 : 1) && !story; k++) {
+            story = sequence_try(c, freed[i], k, &s->random_limits);
+        }
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {

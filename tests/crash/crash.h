@@ -52,8 +52,10 @@ struct crash_format {
     void (*classify)(struct history *h, const struct crash_config *c);
     /* Rules that a state must keep whatever it holds. NULL, or what is wrong. */
     char *(*check_rules)(const struct state *st);
-    /* Break an image that holds data; true: clusters 1 and 2 are lost. */
-    void (*damage)(struct sim_image *img, const struct crash_config *c);
+    /* Break an image that holds data. */
+    void (*damage)(struct sim_image *img, const struct crash_config *c,
+                   bool worse);
+    bool loses;                 /* clusters 1 and 2 are lost by that */
     void (*set_autoclear)(struct sim_image *img);
     /* Compress @n clusters from @first of @path. */
     void (*pack)(struct sim_image *img, const char *path, uint64_t first,
@@ -133,6 +135,7 @@ struct world {
     struct jobs *jobs;
     uint64_t job_done;          /* instant of the COMPLETED event, 0 = none */
     bool job_cancelled;
+    char *bad_read;             /* what a guest read that it may not (G7) */
 };
 extern struct world world;
 
@@ -142,7 +145,7 @@ void world_run(const struct crash_config *c, uint64_t seed,
 CO_FN void world_co_make_base(void);
 CO_FN void world_co_make_image(void);
 /* Write to the image and close it, then break it; or set an autoclear bit. */
-CO_FN void world_co_damage(struct oracle *o);
+CO_FN void world_co_damage(struct oracle *o, bool worse);
 /* The same, and compress some of it. */
 CO_FN void world_co_pack(struct oracle *o);
 void world_set_autoclear(void);

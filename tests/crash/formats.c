@@ -232,7 +232,8 @@ static char *qed_check_rules(const struct state *st)
 
 /* Cluster 1 is that of cluster 0, cluster 2 past the end; leaks at the end; and
  * nobody closed it. */
-static void qed_damage(struct sim_image *img, const struct crash_config *c)
+static void qed_damage(struct sim_image *img, const struct crash_config *c,
+                       bool worse)
 {
     uint64_t top = sim_image_find(img, "/top");
     uint64_t end = sim_image_size(img, top), table;
@@ -275,7 +276,7 @@ static bool qed_is_whole(const struct sim_image *img)
 const struct crash_format format_qed = {
     .name = "qed", .drv = &qed_driver,
     .classify = qed_classify, .check_rules = qed_check_rules,
-    .damage = qed_damage, .set_autoclear = qed_set_autoclear,
+    .damage = qed_damage, .loses = true, .set_autoclear = qed_set_autoclear,
     .is_whole = qed_is_whole,
 };
 

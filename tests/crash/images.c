@@ -313,20 +313,22 @@ void world_co_pack(struct oracle *o)
     cover(COVER_PACKED);
 }
 
-void world_co_damage(struct oracle *o)
+void world_co_damage(struct oracle *o, bool worse)
 {
-    image_co_fill(o, true);
-    world.config->format->damage(sim_live(world.sim), world.config);
+    image_co_fill(o, world.config->format->loses);
+    world.config->format->damage(sim_live(world.sim), world.config,
+                                 worse);
     o->repaired = UINT64_MAX;
 }
 
 int world_co_open(bool writable, struct node **ret_n, GError **err)
 {
     const struct crash_config *c = world.config;
-    json_t *o = json_pack("{s:s,s:{s:s,s:s,s:s,s:{s:b}}}", "driver",
-                          c->format->name, "file", "driver", "file",
-                          "filename", "/top", "locking", "off", "cache",
-                          "direct", c->direct);
+    json_t *o = json_pack("{s:s,s:s,s:{s:s,s:s,s:s,s:s,s:{s:b}}}", "driver",
+                          c->format->name, "discard", "unmap", "file",
+                          "driver", "file", "filename", "/top", "locking",
+                          "off", "discard", "unmap", "cache", "direct",
+                          c->direct);
     int ret;
 
     if (c->throttle) {
@@ -335,7 +337,8 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
     }
 
     if (writable && c->backing) {
-        o = json_pack("{s:s,s:o}", "driver", "copy-on-read", "file", o);
+        o = json_pack("{s:s,s:s,s:o}", "driver", "copy-on-read", "discard",
+                      "unmap", "file", o);
     }
     ret = node_co_open(world.graph, o, writable ? NODE_RDWR : 0, ret_n, err);
     json_decref(o);

@@ -123,8 +123,9 @@ static char *chain_options(const struct state *st, const char *dir)
     const struct crash_config *c = st->o->config;
     bool base = sim_image_find(st->img, "/base") != 0;
     g_autofree char *below = c->backing && base ? g_strdup_printf(
-        ",\"backing\":{\"driver\":\"raw\",\"file\":{\"driver\":\"file\","
-        "\"filename\":\"%s/base\"}}", dir) : g_strdup("");
+        ",\"backing\":{\"driver\":\"%s\",\"file\":{\"driver\":\"file\","
+        "\"filename\":\"%s/base\"}}", c->base_format ? c->base_format : "raw",
+        dir) : g_strdup("");
 
     return g_strdup_printf("json:{\"driver\":\"%s\",\"file\":{\"driver\":"
                            "\"file\",\"filename\":\"%s/top\"}%s}",

@@ -224,7 +224,7 @@ static char *qcow2_check_rules(const struct state *st)
     gpointer key, value;
     struct walk w;
 
-    if (!walk_begin(&w, st->img) || st->at < st->o->repaired) {
+    if (!walk_begin(&w, st->img)) {
         return NULL;
     }
     if (be32_at(&w, 4) >= 3 && be64_at(&w, 88) != 0 &&
@@ -295,6 +295,42 @@ static void qcow2_classify(struct history *h, const struct crash_config *c)
     sim_image_free(img);
 }
 
+static void refcount_set(struct sim_image *img, const struct walk *w,
+                         uint64_t off, uint16_t count)
+{
+    uint64_t i = off / w->cluster, per = w->cluster * 8 / w->refcount_bits;
+    uint64_t block = be64_at(w, w->table + i / per * 8) & ~UINT64_C(0x1ff);
+    uint64_t bytes = w->refcount_bits / 8;
+    uint8_t buf[8];
+
+    g_assert(block && bytes >= 2);
+    put_be64(buf, count);
+    sim_image_write(img, w->file, block + i % per * bytes, buf + 8 - bytes,
+                    bytes);
+}
+
+/* Nobody closed it, and its refcounts lag: of the first L2 table and of two of
+ * the clusters it leads to. */
+static void qcow2_damage(struct sim_image *img, const struct crash_config *c,
+                         bool worse)
+{
+    uint64_t table;
+    struct walk w;
+    uint8_t bits[8];
+
+    g_assert(walk_begin(&w, img));
+    table = be64_at(&w, w.l1) & OFFSET;
+    refcount_set(img, &w, be64_at(&w, table) & OFFSET, 0);
+    refcount_set(img, &w, be64_at(&w, table + w.entry) & OFFSET, 0);
+    refcount_set(img, &w, table, 0);
+    if (worse) {                /* or all of them are lost */
+        put_be64(bits, 0);
+        sim_image_write(img, w.file, w.table, bits, 8);
+    }
+    put_be64(bits, w.incompat | I_DIRTY);
+    sim_image_write(img, w.file, 72, bits, 8);
+}
+
 static void qcow2_set_autoclear(struct sim_image *img)
 {
     uint8_t bits[8];
@@ -313,17 +349,6 @@ static uint64_t entry_at(const struct walk *w, uint64_t i)
 
     g_assert(table);
     return table + i % per * w->entry;
-}
-
-static void refcount_set(struct sim_image *img, const struct walk *w,
-                         uint64_t off, uint16_t count)
-{
-    uint64_t i = off / w->cluster, per = w->cluster / 2;
-    uint64_t block = be64_at(w, w->table + i / per * 8) & ~UINT64_C(0x1ff);
-    uint8_t buf[2] = { (uint8_t) (count >> 8), (uint8_t) count };
-
-    g_assert(block && w->refcount_bits == 16);
-    sim_image_write(img, w->file, block + i % per * 2, buf, 2);
 }
 
 static uint32_t deflate_into(uint8_t *out, uint32_t room, uint8_t *data,
@@ -380,5 +405,5 @@ const struct crash_format format_qcow2 = {
     .name = "qcow2", .drv = &qcow2_driver,
     .classify = qcow2_classify, .check_rules = qcow2_check_rules,
     .set_autoclear = qcow2_set_autoclear, .is_whole = qcow2_is_whole,
-    .pack = qcow2_pack,
+    .pack = qcow2_pack, .damage = qcow2_damage,
 };

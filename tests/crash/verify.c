@@ -190,6 +190,11 @@ static void oracle_after(struct oracle *next, const struct oracle *o,
     oracle_init(next, o->config);
     memcpy(next->init, ids, windows_slots(o->config) * sizeof(*ids));
     next->init_size = grains;
+    if (o->at < o->repaired) {  /* still broken */
+        next->repaired = UINT64_MAX;
+        memcpy(next->loose, o->loose,
+               windows_slots(o->config) * sizeof(*o->loose));
+    }
     next->id_base = ID_RECOVERY;
 }
 
@@ -215,6 +220,9 @@ static CO_FN char *recovery_co_run(struct oracle *next)
 
     if (world_co_open(true, &n, &err) < 0) {
         return g_strdup_printf("open: %s", err->message);
+    }
+    if (next->repaired) {
+        next->repaired = sim_mark(world.sim, "repaired", 0);
     }
     bad = world_co_recover(n, next);
     node_co_unref(n);

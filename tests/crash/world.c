@@ -5,7 +5,8 @@
  * A sequence is a string of letters, each an operation; with '|' before it an
  * operation begins without waiting for the one before.  Small letters have
  * fixed places, so that sequences can be enumerated; capitals at the end of the
- * table draw theirs from the seed.
+ * table draw theirs from the seed.  After '~' an operation runs on in the
+ * background while the others go on one after the other.
  */
 #include "crash.h"
 #include <fcntl.h>
@@ -85,6 +86,10 @@ void world_run(const struct crash_config *c, uint64_t seed,
     world.sim = loop_sim(world.loop);
     sim_set_shares(world.sim, c->shares);
     sim_set_block(world.sim, 4096);
+    if (seed % 2) {             /* they may outlive a pass */
+        sim_set_latency(world.sim, SIM_READ, 10000, 30000000);
+        sim_set_latency(world.sim, SIM_FALLOCATE, 10000, 3000000);
+    }
     co_start(world.loop, world_entry, &run);
     loop_run(world.loop);
     while (loop_turn(world.loop, false)) {
@@ -102,12 +107,14 @@ struct guest {
     uint64_t cursor;            /* of stream steps */
     GRand *rnd;
     struct co_latch running;
+    struct co_latch behind;     /* nobody waits for them before the end */
     struct co_latch jobs;
 };
 
 struct task {
     struct guest *g;
     struct op *op;
+    struct co_latch *latch;
 };
 
 /* Where an operation works: in units of sectors, from the begin of a window.
@@ -167,9 +174,11 @@ static CO_FN int guest_co_read(struct guest *g, struct op *op)
         uint64_t id = stamp_get(buf + s * GRAIN, op->first + s);
 
         if (!oracle_may_read(g->o, op->begun, op->first + s, id)) {
-            g_error("G7: a read that began at instant %" G_GUINT64_FORMAT
-                    " sees %" G_GUINT64_FORMAT " in sector %" G_GUINT64_FORMAT,
-                    op->begun, id, op->first + s);
+            g_free(world.bad_read);
+            world.bad_read = g_strdup_printf(
+                "a read that began at instant %" G_GUINT64_FORMAT " saw %"
+                G_GINT64_FORMAT " in grain %" G_GUINT64_FORMAT " (G2, G7)",
+                op->begun, (gint64) id, op->first + s);
         }
     }
     return ret;
@@ -410,7 +419,7 @@ static CO_FN void op_entry(void *arg)
         g_error("op %u failed: %s", i + 1, g_strerror(-t->op->result));
     }
     op_cover(t->g, t->op);
-    co_latch_done(&t->g->running);
+    co_latch_done(t->latch);
     g_free(t);
 }
 
@@ -524,21 +533,26 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
     bool was_alone = false;
 
     for (const char *p = sequence; *p; p++) {
-        bool beside = *p == '|';
-        const struct letter *l = letter_find(*(p += beside));
+        bool beside = *p == '|', behind = *p == '~';
+        const struct letter *l = letter_find(*(p += beside || behind));
         struct task *t = g_new(struct task, 1);
         struct op op = { .kind = l->kind, .fua = l->fua };
 
-        if (!beside || was_alone || is_alone(l->kind)) {
+        if (!(beside || behind) || was_alone || is_alone(l->kind)) {
             co_latch_co_wait(&g->running);
+        }
+        if (is_alone(l->kind)) {
+            co_latch_co_wait(&g->behind);
         }
         was_alone = is_alone(l->kind);
         place(g, l, &op);
-        *t = (struct task) { g, oracle_add(g->o, &op) };
-        co_latch_add(&g->running);
+        *t = (struct task) { g, oracle_add(g->o, &op),
+                             behind ? &g->behind : &g->running };
+        co_latch_add(t->latch);
         co_start(world.loop, op_entry, t);
     }
     co_latch_co_wait(&g->running);
+    co_latch_co_wait(&g->behind);
     co_latch_co_wait(&g->jobs);
 }
 
@@ -588,6 +602,9 @@ char *world_co_recover(struct node *n, struct oracle *o)
     guest_co_play(&g, streams ? "uFr|Se|b" : "vFbzrw");
     user_co_free(g.u);
     o->gone = world.job_done;
+    if (world.bad_read) {
+        return g_steal_pointer(&world.bad_read);
+    }
     if (streams && !o->gone) {
         return g_strdup("the stream after the crash did not end");
     }

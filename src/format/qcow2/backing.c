@@ -169,17 +169,14 @@ int qcow2_co_change_backing(struct node *n, const char *name, const char *fmt,
     if (ret < 0) {
         return ret;
     }
-    ret = BARRIER(PIVOT_DATA, group_co_flush(img->group));
+    group_co_lock(img->group);
+    /* The header may have changed before. */
+    ret = reference_prepare(img, name, fmt, &r, err);
     if (ret == 0) {
-        group_co_lock(img->group);
-        /* The header may have changed before. */
-        ret = reference_prepare(img, name, fmt, &r, err);
-        if (ret == 0) {
-            ret = reference_co_write(img, &r);
-        }
-        group_unlock(img->group);
-        g_array_unref(r.exts);
+        ret = reference_co_write(img, &r);
     }
+    group_unlock(img->group);
+    g_array_unref(r.exts);
     trace_qcow2_change_backing(n->name, name, ret);
     if (ret < 0) {
         if (err && *err) {

@@ -17,6 +17,7 @@
 #include "format/qcow2/check.h"
 #include <errno.h>
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
@@ -180,15 +181,14 @@ static bool all_is_well(const struct qcow2_check *c)
 static CO_FN int bits_co_clear(struct qcow2_check *c)
 {
     struct qcow2_header h = c->img->hdr;
-    int ret;
 
     if (!(c->fix & CHECK_FIX_ERRORS) || !all_is_well(c) ||
         !(h.incompat & (QCOW2_I_DIRTY | QCOW2_I_CORRUPT))) {
         return 0;
     }
     h.incompat &= ~(QCOW2_I_DIRTY | QCOW2_I_CORRUPT);
-    ret = qcow2_co_write_header(c->img, &h);
-    return ret < 0 ? ret : node_co_flush(qcow2_file(c->img));
+    /* Bits that come back do no harm: no flush. */
+    return qcow2_co_write_header(c->img, &h);
 }
 
 /* What was changed reaches the file; free space is looked up anew. */
@@ -204,7 +204,7 @@ static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
         ret = qcow2_co_refcounts_write(img, 0);
     }
     if (ret == 0) {
-        ret = node_co_flush(qcow2_file(img));
+        ret = BARRIER(QCOW2_REPAIR, node_co_flush(qcow2_file(img)));
     }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not write the repairs");

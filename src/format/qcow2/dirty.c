@@ -50,36 +50,11 @@ int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
     return -EIO;
 }
 
-/* --- the dirty bit --- */
-
-static CO_FN int dirty_co_set(struct qcow2_image *img, bool dirty)
-{
-    struct qcow2_header h = img->hdr;
-    int ret;
-
-    if (img->shape.version < 3 || dirty == !!(h.incompat & QCOW2_I_DIRTY)) {
-        return 0;
-    }
-    h.incompat ^= QCOW2_I_DIRTY;
-    ret = qcow2_co_write_header(img, &h);
-    return ret < 0 ? ret : node_co_flush(qcow2_file(img));
-}
-
-int qcow2_co_mark_dirty(struct qcow2_image *img)
-{
-    return dirty_co_set(img, true);
-}
-
-int qcow2_co_mark_clean(struct qcow2_image *img)
-{
-    return dirty_co_set(img, false);
-}
-
 /* --- everything to the file --- */
 
 int qcow2_co_settle(struct qcow2_image *img)
 {
-    int ret = group_co_flush(img->group);
+    int ret = BARRIER(QCOW2_SETTLE, group_co_flush(img->group));
 
     if (!img->space) { /* lost by a repair that failed */
         return ret < 0 ? ret : -EIO;
@@ -90,11 +65,8 @@ int qcow2_co_settle(struct qcow2_image *img)
     }
     group_co_lock(img->group);
     ret = group_error(img->group);
-    if (ret == 0) {
+    if (ret == 0) { /* what went down leaks if it is lost: no flush */
         ret = qcow2_co_refcounts_write(img, UINT64_MAX);
-    }
-    if (ret == 0) {
-        ret = node_co_flush(qcow2_file(img));
     }
     group_unlock(img->group);
     return ret;

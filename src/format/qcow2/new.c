@@ -318,7 +318,7 @@ static CO_FN int first_co_write(struct node *file, const struct layout *l,
     if (ret == 0) {
         ret = node_co_pwritev(file, 0, iov_one(&v, buf, QCOW2_SECTOR), 0);
     }
-    return ret < 0 ? ret : BARRIER(CREATE_HEADER, node_co_flush(file));
+    return ret;
 }
 
 /* Bring the file to its length. Devices and exports have theirs. */

@@ -341,10 +341,6 @@ CO_FN int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
  * and takes no more writes. Returns -EIO. */
 CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
                            const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Dirty bit: set (and flushed) before refcounts may lag; cleared after all is
- * durable. No effect when it is so already. */
-CO_FN int qcow2_co_mark_dirty(struct qcow2_image *img);
-CO_FN int qcow2_co_mark_clean(struct qcow2_image *img);
 CO_FN void qcow2_co_quiesce(struct node *n);
 void qcow2_resume(struct node *n);
 

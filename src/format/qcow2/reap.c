@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include "base/barrier.h"
 #include "base/math.h"
 #include "format/qcow2/space.h"
 #include "format/trace.h"
@@ -120,6 +121,9 @@ static CO_FN int part_co_reap(struct qcow2_image *img, struct qcow2_down *d)
     } else if (count == 1) {
         packed_forget(img, d->first, n);
         node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_FREE);
+        if (BARRIER_OFF(QCOW2_DISCARD)) {
+            counts_lower(img, d->first, n);
+        }
         /* A gift: if it fails the bytes stay. */
         node_co_discard(qcow2_file(img), d->first << img->cluster_bits,
                         n << img->cluster_bits);
@@ -127,7 +131,7 @@ static CO_FN int part_co_reap(struct qcow2_image *img, struct qcow2_down *d)
             ret = qcow2_co_blocks_ready(img, d->first, 1, false);
         } while (ret == 1);
     }
-    if (ret == 0) {
+    if (ret == 0 && !(count == 1 && BARRIER_OFF(QCOW2_DISCARD))) {
         counts_lower(img, d->first, n);
     }
     d->first += n;
@@ -181,6 +185,12 @@ static void epochs_check(struct qcow2_image *img)
     struct qcow2_space *sp = img->space;
     struct qcow2_epoch *e;
 
+    for (GList *l = BARRIER_OFF(QCOW2_ACCESS) ? sp->epochs.head : NULL; l;
+         l = l->next) {
+        e = l->data;
+        g_array_append_vals(sp->ripe, e->downs->data, e->downs->len);
+        g_array_set_size(e->downs, 0);
+    }
     while ((e = g_queue_peek_head(&sp->epochs)) && e->running == 0 &&
            g_queue_get_length(&sp->epochs) > 1) {
         g_queue_pop_head(&sp->epochs);
@@ -238,6 +248,10 @@ int qcow2_refcount_down(struct qcow2_image *img, uint64_t gen, uint64_t host,
     GArray *downs = img->space->downs;
     struct qcow2_down d = { gen, first, n };
 
+    if (BARRIER_OFF(QCOW2_QUARANTINE)) {
+        qcow2_reap_now(img, first, n);
+        return 0;
+    }
     if (downs->len > 0) {
         struct qcow2_down *last = &g_array_index(downs, struct qcow2_down,
                                                  downs->len - 1);
