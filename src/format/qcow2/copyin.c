@@ -96,10 +96,12 @@ int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
     if (img->n_pending >= QCOW2_PENDING_MAX) {
         ret = group_co_flush(img->group);
     }
+    if (ret == 0) {
+        ret = qcow2_co_bitmaps_mark(img, off, len);
+    }
     if (ret < 0) {
         return ret;
     }
-    qcow2_bitmaps_mark(img, off, len);
     epoch = qcow2_access_begin(img);
     ret = request_co_copy_in(img, off, src, src_off, len);
     qcow2_access_end(img, epoch);

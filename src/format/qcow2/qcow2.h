@@ -411,8 +411,11 @@ CO_FN int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err);
 /* Store them; all else is published. */
 CO_FN int qcow2_co_bitmaps_end_writes(struct qcow2_image *img);
 void qcow2_bitmaps_close(struct qcow2_image *img);
-/* The guest changes [@off, @off+@len). */
-void qcow2_bitmaps_mark(struct qcow2_image *img, uint64_t off, uint64_t len);
+/* The guest is about to change [@off, @off+@len), or the size of the disk: 0, or
+ * the file could not be told that its bitmaps are out of date. Yields at most
+ * once in the life of a writable image. */
+CO_FN int qcow2_co_bitmaps_mark(struct qcow2_image *img, uint64_t off,
+                                uint64_t len);
 /* Call @visit for every range of the file that bitmaps take. */
 CO_FN int qcow2_co_bitmaps_visit(struct qcow2_image *img,
                                  int (*visit)(void *arg, uint64_t host,

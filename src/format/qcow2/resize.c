@@ -300,6 +300,10 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     if (ret < 0 || size == old) {
         return ret;
     }
+    ret = qcow2_co_bitmaps_mark(img, 0, 0);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not update the qcow2 bitmaps");
+    }
     if (size > old) {
         ret = l1_co_reach(img, size);
         if (ret == 0) {

@@ -215,10 +215,12 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     if (ret == 0 && img->n_pending >= QCOW2_PENDING_MAX) {
         ret = group_co_flush(img->group);
     }
+    if (ret == 0) {
+        ret = qcow2_co_bitmaps_mark(img, off, iov.len);
+    }
     if (ret < 0) {
         return ret;
     }
-    qcow2_bitmaps_mark(img, off, iov.len);
     ret = flags & IO_COMPRESSED ? qcow2_co_write_packed(img, off, iov, flags)
                                 : qcow2_co_write_plain(img, off, iov);
     if (ret == 0 && (flags & IO_FUA)) {

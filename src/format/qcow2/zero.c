@@ -309,7 +309,10 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
         return -ENOTSUP;
     }
     if (off < n->size) { /* not what a resize clears */
-        qcow2_bitmaps_mark(img, off, min_u64(len, n->size - off));
+        ret = qcow2_co_bitmaps_mark(img, off, min_u64(len, n->size - off));
+        if (ret < 0) {
+            return ret;
+        }
     }
     epoch = qcow2_access_begin(img);
     ret = outside_co_zero(img, off, len, flags);
