@@ -8,9 +8,16 @@
 
 enum { AT_ONCE_MIN = 2, AT_ONCE_MAX = 8 };
 
+/* Asking costs a few system calls. */
 static unsigned at_once(void)
 {
-    return CLAMP(g_get_num_processors(), AT_ONCE_MIN, AT_ONCE_MAX);
+    static gsize known;
+
+    if (g_once_init_enter(&known)) {
+        g_once_init_leave(&known, CLAMP(g_get_num_processors(), AT_ONCE_MIN,
+                                        AT_ONCE_MAX));
+    }
+    return (unsigned) known;
 }
 
 void offload_co_run(struct offload *o, void (*fn)(void *arg), void *arg)

@@ -188,6 +188,23 @@ ROWS = [
     '!convert -n -O qcow2 --target-is-zero base.raw new.qcow2',
     '!convert -n -O qcow2 -B base.raw -F raw q.qcow2 over.qcow2',
     'dd -O qcow2 bs=1M if=o.qed of=out', 'compare -s over.qcow2 q.qcow2',
+    # compressed
+    'convert -c -O qcow2 base.raw out', 'convert -c -O qcow2 o.qed out',
+    'convert -c -W -m 16 -O qcow2 -o compression_type=zstd q.qcow2 out',
+    'convert -c -O qcow2 -o cluster_size=4k odd.raw out',
+    'convert -c -O qcow2 -o cluster_size=2M short.qed out',
+    'convert -c -O qcow2 -o compat=0.10 zeroes.raw out',
+    'convert -c -O qcow2 -o extended_l2=on z.qcow2 out',
+    'convert -c -O qcow2 -B base.raw -F raw q.qcow2 out',
+    '~convert -c -S 0 -O qcow2 base.raw out', 'convert -c -O qed base.raw out',
+    # snapshots
+    'convert -l one s.qcow2 out', 'convert -l 2 s.qcow2 out',
+    'convert -l snapshot.name=two s.qcow2 out', 'convert s.qcow2 out',
+    'convert -l snapshot.id=1 -O qcow2 s.qcow2 out',
+    'convert -l snapshot.id=1,snapshot.name=one s.qcow2 out',
+    'convert -l snapshot.id=1,snapshot.name=two s.qcow2 out',
+    'convert -l none s.qcow2 out', 'measure -O qcow2 -l one s.qcow2',
+    'measure -O qcow2 -l none s.qcow2', 'measure -l two s.qcow2',
     '!convert -O qcow2 small.raw @', '!convert -n -O qcow2 empty.raw @',
 ]
 NBD = 'nbd+unix:///?socket=nbd.sock'
@@ -226,12 +243,19 @@ def make_folder(folder):
     make_image(folder, 'x.qcow2', '11M', 'write -P 5 1M 128k',
                'write -z 2M 64k', 'write -P 6 5000k 3k',
                options='extended_l2=on,cluster_size=128k')
+    make_image(folder, 's.qcow2', '4M', 'write -P 1 0 1M', 'write -P 2 3M 64k')
+    tool(QEMU_IMG, 'snapshot', '-c', 'one', 's.qcow2', cwd=folder)
+    tool('qemu-io', '-c', 'write -P 3 64k 1M', 's.qcow2', cwd=folder)
+    tool(QEMU_IMG, 'snapshot', '-c', 'two', 's.qcow2', cwd=folder)
+    tool('qemu-io', '-c', 'write -P 4 0 128k', 's.qcow2', cwd=folder)
     tool(QEMU_IMG, 'convert', '-c', '-O', 'qcow2', '-o',
          'compression_type=zstd', 'base.raw', 'z.qcow2', cwd=folder)
     make_image(folder, 'late.raw', '8M', 'write -P 8 7M 64k')
     with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
         f.write(bytes(range(256)) * 5000 + b'tail')
     make_targets(folder)
+    os.mkdir(os.path.join(folder, 'kept'))
+    copy_targets(folder, os.path.join(folder, 'kept'))
     make_image(folder, 'server.raw', '10M', 'write -P 9 1M 1M')
     shutil.copy(os.path.join(folder, 'server.raw'),
                 os.path.join(folder, 'twin.raw'))
@@ -249,8 +273,17 @@ def serve(folder):
     return p
 
 
+TARGETS = ('old.raw', 'old.qed', 'over.qed', 'old.qcow2', 'new.qcow2',
+           'over.qcow2', 'zero.raw')
+
+
+def copy_targets(source, folder):
+    for name in TARGETS:
+        shutil.copy(os.path.join(source, name), os.path.join(folder, name))
+
+
 def make_targets(folder):
-    """What rows with -n write into."""
+    """What rows with -n write into; copies stay aside."""
     make_image(folder, 'old.raw', '12M', 'write -P 0xff 0 12M')
     make_image(folder, 'old.qcow2', '12M', 'write -P 0xff 0 12M')
     make_image(folder, 'new.qcow2', '10M')
@@ -337,7 +370,7 @@ def run_row(row, folders):
         diffs += compare_made(folders, words, target, row[0] != '!')
     if row[0] == '!' and NBD not in words[-1]:
         for f in folders:
-            make_targets(f)
+            copy_targets(os.path.join(f, 'kept'), f)
     for f in folders:
         if os.path.exists(os.path.join(f, 'out')):
             os.unlink(os.path.join(f, 'out'))

@@ -3,6 +3,7 @@
  * The table of the qcow2 driver.  qcow2: a copy-on-write image with reference
  * counts, compression, snapshots; see wire/qcow2.h.
  */
+#include "base/err.h"
 #include "format/qcow2/qcow2.h"
 #include "format/format.h"
 
@@ -39,6 +40,14 @@ static const char *driver_header_backing(const struct node *n,
     return img->backing_name;
 }
 
+static CO_FN int driver_co_snapshot(struct node *n, enum snapshot_op op,
+                                    const char *name, GError **err)
+{
+    return op == SNAPSHOT_LOAD ? qcow2_co_snapshot_load(n, name, err)
+        : err_set(err, ENOTSUP, "Image format driver 'qcow2' does not support "
+                  "changing internal snapshots yet");
+}
+
 const struct node_driver qcow2_driver = {
     .name = "qcow2",
     .kind = NODE_FORMAT,
@@ -68,6 +77,7 @@ const struct node_driver qcow2_driver = {
     .co_truncate = qcow2_co_truncate,
     .co_make_empty = qcow2_co_make_empty,
     .co_check = qcow2_co_check,
+    .co_snapshot = driver_co_snapshot,
     .co_quiesce = qcow2_co_quiesce,
     .resume = qcow2_resume,
 };

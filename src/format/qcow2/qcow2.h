@@ -394,6 +394,9 @@ struct qcow2_snapshot {
     uint8_t *extra;                /* what we do not know, behind what we do */
     uint32_t extra_len;
 };
+/* snapshot-load.c: SNAPSHOT_LOAD. */
+CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
+                                 GError **err);
 /* Load the table (checked, L1 tables not read); free it. */
 CO_FN int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err);
 void qcow2_snapshots_close(struct qcow2_image *img);
