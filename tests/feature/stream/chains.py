@@ -27,7 +27,7 @@ def scribble(path, disk, rnd, size=None):
         value = rnd.randrange(1, 256)
         what = '-z' if rnd.random() < 0.2 else '-P %d' % value
         cmds += ['-c', 'write %s %d %d' % (what, off, length)]
-    rig.run_tool('qemu-io', '-f', 'qed', *cmds, path)
+    rig.run_tool('qemu-io', '-f', rig.FORMAT, *cmds, path)
     disk[:] = rig.read_image(path)
 
 
@@ -42,7 +42,7 @@ def make_chain(d, rnd, size=SIZE, cluster=64 * KIB):
         rig.make_overlay(paths[n], below, fmt, cluster=cluster)
         scribble(paths[n], disk, rnd)
         disks[n] = bytes(disk)
-        below, fmt = paths[n], 'qed'
+        below, fmt = paths[n], rig.FORMAT
     return paths, disks
 
 
@@ -50,7 +50,7 @@ def blockdev(paths, names=NAMES):
     """--blockdev with every node named: raw, a, b ... (files: f-raw ...)."""
     node = None
     for n in names:
-        fmt = 'raw' if n == 'base' else 'qed'
+        fmt = 'raw' if n == 'base' else rig.FORMAT
         new = {'driver': fmt, 'node-name': 'n-' + n, 'file': {
             'driver': 'file', 'node-name': 'f-' + n, 'filename': paths[n]}}
         if node:
@@ -104,7 +104,7 @@ def partial(d, expect, **args):
         if n not in keep:
             os.unlink(paths[n])
         else:
-            assert rig.read_image(paths[n], 'raw' if n == 'base' else 'qed') \
+            assert rig.read_image(paths[n], 'raw' if n == 'base' else rig.FORMAT) \
                 == disks[n]
     return paths, disks
 
@@ -216,10 +216,10 @@ def relative(d, **args):
         if n == 'top':
             below = '../bases/b'
         path = os.path.join(d, where, n)
-        rig.qemu_img('create', '-q', '-u', '-f', 'qed', '-b', below, '-F', fmt,
+        rig.qemu_img('create', '-q', '-u', '-f', rig.FORMAT, '-b', below, '-F', fmt,
                      path, size)
         scribble(path, disk, rnd)
-        below, fmt = n, 'qed'
+        below, fmt = n, rig.FORMAT
     top = os.path.join(d, 'disks/top')
     with Stage(d, top) as s:
         s.stream(**args)
@@ -249,7 +249,7 @@ def sizes(d, base_size, top_size, cluster=64 * KIB, keep=False):
     rnd = random.Random(rig.SEED + base_size)
     data = rnd.randbytes(base_size)
     base = rig.make_file(os.path.join(d, 'base'), data)
-    rig.run_tool('qemu-img', 'create', '-q', '-f', 'qed', '-u', '-b', base,
+    rig.run_tool('qemu-img', 'create', '-q', '-f', rig.FORMAT, '-u', '-b', base,
                  '-F', 'raw', '-o', 'cluster_size=%d' % cluster,
                  os.path.join(d, 'top'), str(top_size))
     padded = data + bytes(-len(data) % 512)
@@ -320,8 +320,8 @@ def test_shorter_middle(d):
     base = rig.make_file(os.path.join(d, 'base'), rnd.randbytes(4 * MIB))
     mid, top = os.path.join(d, 'mid'), os.path.join(d, 'top')
     for path, below, fmt, size in ((mid, base, 'raw', 2 * MIB),
-                                   (top, mid, 'qed', 4 * MIB)):
-        rig.qemu_img('create', '-q', '-f', 'qed', '-u', '-b', below, '-F', fmt,
+                                   (top, mid, rig.FORMAT, 4 * MIB)):
+        rig.qemu_img('create', '-q', '-f', rig.FORMAT, '-u', '-b', below, '-F', fmt,
                      path, str(size))
     want = open(base, 'rb').read()[:2 * MIB] + bytes(2 * MIB)
     with Stage(d, top) as s:

@@ -270,7 +270,7 @@ def test_filter_node_name(d):
         s.client().pread(4096, SIZE - 65536)
         s.client().flush()
         extents = json.loads(rig.qemu_img('map', '-U', '--output=json', '-f',
-                                          'qed', top))
+                                          rig.FORMAT, top))
         last = extents[-1]
         assert (last['depth'], last['start'] + last['length']) == (0, SIZE), \
             extents
