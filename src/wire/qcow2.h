@@ -147,6 +147,9 @@ void qcow2_exts_add_feature_names(GArray *exts);
 #define QCOW2_COMPRESSED  (UINT64_C(1) << 62)
 #define QCOW2_ZERO_FLAG   UINT64_C(1)         /* standard entries of version 3 */
 #define QCOW2_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
+/* Zero in every entry but compressed ones. */
+#define QCOW2_L1_RESERVED UINT64_C(0x7f000000000001ff)
+#define QCOW2_L2_RESERVED UINT64_C(0x3f000000000001fe)
 /* Of a refcount table entry. */
 #define QCOW2_REFBLOCK_MASK (~UINT64_C(0x1ff))
 

@@ -193,6 +193,20 @@ static int desc_check(struct qcow2_check *c, struct table_at *t, uint32_t i)
     return ret;
 }
 
+/* Bits that no version of the format has a meaning for. */
+static void desc_check_reserved(struct qcow2_check *c, struct table_at *t,
+                                uint32_t i)
+{
+    struct qcow2_desc d = qcow2_desc_get(&c->img->shape, c->table, i);
+
+    if (!(d.entry & QCOW2_COMPRESSED) && (d.entry & QCOW2_L2_RESERVED) &&
+        qcow2_check_bad(c, "found l2 entry with reserved bits set: %" PRIx64,
+                        d.entry)) {
+        d.entry &= ~QCOW2_L2_RESERVED;
+        desc_set(c, t, i, d);
+    }
+}
+
 static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
                                 uint64_t host, bool active)
 {
@@ -210,6 +224,7 @@ static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
         return ret == -EFBIG ? ret : 0;
     }
     for (uint32_t i = 0; i >> c->img->l2_bits == 0 && ret == 0; i++) {
+        desc_check_reserved(c, &t, i);
         ret = desc_check(c, &t, i);
     }
     return ret < 0 ? ret : table_co_store(c, &t);
@@ -245,11 +260,17 @@ static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
         ret = 0;
     }
     for (uint32_t i = 0; i < n && ret == 0; i++) {
-        uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
+        uint64_t entry = get_be64(&l1[i]), host = entry & QCOW2_OFFSET_MASK;
         const char *why = NULL;
 
         if (host == 0) {
             continue;
+        }
+        if ((entry & QCOW2_L1_RESERVED) &&
+            qcow2_check_bad(c, "found L1 entry with reserved bits set: %"
+                            PRIx64, entry)) {
+            put_be64(&l1[i], entry & ~QCOW2_L1_RESERVED);
+            changed = true;
         }
         if (host & (cluster - 1)) {
             why = "Table is not cluster aligned; L1 entry corrupted";

@@ -162,6 +162,10 @@ static CO_FN int structure_co_count(struct qcow2_check *c)
     if (!c->bad_blocks) {
         return -ENOMEM;
     }
+    if (r->reserved_bits) {
+        qcow2_check_bad(c, "the refcount table has reserved bits set");
+        c->rebuild = true;
+    }
     for (uint32_t i = 0; i < r->used && ret == 0; i++) {
         if (r->table[i]) {
             ret = count_block(c, i, r->table[i]);

@@ -256,7 +256,10 @@ static CO_FN int table_co_load(struct qcow2_image *img, GError **err)
     ret = node_co_preadv(qcow2_file(img), img->hdr.reftable_offset,
                          iov_one(&v, buf, bytes), 0);
     for (uint32_t i = 0; i < r->len && ret == 0; i++) {
-        r->table[i] = get_be64(buf + (size_t) i * 8) & QCOW2_REFBLOCK_MASK;
+        uint64_t entry = get_be64(buf + (size_t) i * 8);
+
+        r->table[i] = entry & QCOW2_REFBLOCK_MASK;
+        r->reserved_bits = r->reserved_bits || entry != r->table[i];
         r->used = r->table[i] ? i + 1 : r->used;
     }
     g_free(buf);

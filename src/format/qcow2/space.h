@@ -39,6 +39,7 @@ struct qcow2_refcounts {
     uint64_t *table;              /* file offset by block; 0 = none */
     uint32_t len;                 /* entries allocated */
     uint32_t used;                /* one more than the last that has a block */
+    bool reserved_bits;           /* some entry had them set: for the check */
     struct tables blocks;         /* by number */
     GHashTable *dirty;            /* number -> struct dirty_block */
     GTree *unlinked;              /* numbers */
