@@ -25,9 +25,9 @@
 enum {
     SECTOR = 512,
     /* The guest touches the first sectors of each area alone. An area is what
-     * one L2 table of clusters of 4 KiB leads to, or a part of it. */
+     * one L2 table of clusters of 4 KiB leads to, or two of them do. */
     AREAS = 3, AREA_SECTORS = 128, SECTORS = AREAS * AREA_SECTORS,
-    AREA_BYTES = 2 << 20,
+    AREA_BYTES = 4 << 20,
     DISK_BYTES = (AREAS - 1) * AREA_BYTES + AREA_SECTORS * SECTOR,
 };
 #define MS UINT64_C(1000000)

@@ -15,6 +15,10 @@ const struct kind kinds[] = {
     { "qed-qed", "qed", "qed", false },
     { "qed-chain", "qed", "raw", true },
     { "raw", "raw", NULL, false },
+    { "qcow2", "qcow2", NULL, false },
+    { "qcow2-raw", "qcow2", "raw", false },
+    { "qcow2-qcow2", "qcow2", "qcow2", false },
+    { "qcow2-chain", "qcow2", "qed", true },
 };
 const unsigned n_kinds = G_N_ELEMENTS(kinds);
 
@@ -37,9 +41,12 @@ static CO_FN int image_co_make(struct control *c, const char *format,
 
     g_assert(drv);
     if (drv->co_create) {
-        if (!strcmp(format, "qed")) {
+        /* One table for an area, or a little more. */
+        if (drv->supports_backing) {
             json_object_set_new(o, "cluster_size", json_integer(4096));
-            json_object_set_new(o, "table_size", json_integer(1));
+        }
+        if (!strcmp(format, "qed")) {
+            json_object_set_new(o, "table_size", json_integer(2));
         }
         r = image_co_create(c->graph, drv, path, o, err);
     } else {

@@ -424,7 +424,9 @@ static CO_FN void check_run(struct rig *r)
     rig_co_close(r);
     ret = node_co_open(r->control->graph, o, NODE_CHECK | NODE_RDWR, &n, &err);
     json_decref(o);
-    if (ret == 0) {
+    if (ret == 0 && !n->drv->co_check) {
+        node_co_unref(n);
+    } else if (ret == 0) {
         ret = node_co_check(n, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, &res, &err);
         node_co_unref(n);
     }
