@@ -111,7 +111,8 @@ void fuzz_run(void (*fn)(void *arg), void *arg)
 void fuzz_put_file(const char *path, const void *bytes, size_t len,
                    uint64_t size)
 {
-    struct sim_image *img = sim_live(loop_sim(loop_current()));
+    struct sim *sim = loop_sim(loop_current());
+    struct sim_image *img = sim_image_copy(sim_live(sim));
     uint64_t id = sim_image_last_id(img) + 1;
 
     sim_image_create(img, id);
@@ -120,6 +121,8 @@ void fuzz_put_file(const char *path, const void *bytes, size_t len,
         sim_image_truncate(img, id, size);
     }
     sim_image_link(img, path, id);
+    sim_restore(sim, img);
+    sim_image_free(img);
 }
 
 void fuzz_patch_file(const char *path, uint64_t off, const void *bytes,
