@@ -25,6 +25,9 @@ extern co_capability_t co_context;
 #define CO_FN SLUICE_TSA(requires_capability(co_context))
 #define CO_FN_PTR SLUICE_TSA(guarded_by(co_context))
 
+/* On a plain function that looks whether such a pointer is set, no more. */
+#define CO_FN_LOOKS SLUICE_TSA(no_thread_safety_analysis)
+
 #define WARN_UNUSED __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 

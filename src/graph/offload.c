@@ -84,7 +84,7 @@ int node_co_locate(struct node *n, struct node *base, uint64_t off,
 
 /* --- bringing them in --- */
 
-bool node_can_copy_in(struct node *n, struct node *src)
+CO_FN_LOOKS bool node_can_copy_in(struct node *n, struct node *src)
 {
     return n && n->drv->can_copy_in && n->drv->can_copy_in(n, src);
 }

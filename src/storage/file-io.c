@@ -86,7 +86,7 @@ int file_io_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 
 /* Both ends must be files, and different ones: within one file ranges could
  * overlap. */
-bool file_io_can_copy_in(struct node *n, struct node *src)
+CO_FN_LOOKS bool file_io_can_copy_in(struct node *n, struct node *src)
 {
     const struct file_state *s = n->state, *from = src->state;
 

@@ -225,6 +225,12 @@ static CO_FN int check_co_steps(struct qcow2_check *c)
     if (ret == 0) {
         ret = qcow2_co_check_tables(c);
     }
+    if (ret == 0 && c->res->check_errors) {
+        /* What a table leads to would look free, and be given away. */
+        qcow2_check_report(c, "Refcounts are not looked at: not all that "
+                           "refers to clusters could be read");
+        return 0;
+    }
     if (ret == 0) {
         ret = structure_co_count(c);
     }
