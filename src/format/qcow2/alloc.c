@@ -243,6 +243,11 @@ int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
         ret = end_co_alloc(img, n, &first, ret_fresh);
     }
     if (ret == 0) {
+        /* A refcount that is too low would give a table away. */
+        ret = qcow2_co_check_free(img, first << img->cluster_bits,
+                                  n << img->cluster_bits);
+    }
+    if (ret == 0) {
         *ret_host = first << img->cluster_bits;
     }
     trace_qcow2_alloc(img->node->name, n, first, ret);

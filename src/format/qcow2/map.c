@@ -227,6 +227,14 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
 
     ret = scan(img, off, off + len, ret_run);
     if (ret == -EAGAIN) {
+        uint64_t hollow = qcow2_co_hollow(img, off, off + len);
+
+        if (hollow) {
+            *ret_run = (struct qcow2_run) {
+                .kind = QCOW2_ABSENT, .len = hollow,
+            };
+            return 0;
+        }
         ret = tables_co_get(&img->slices, off >> img->cluster_bits >>
                             img->slice_bits, &t);
         if (ret < 0) {

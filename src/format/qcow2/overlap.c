@@ -132,6 +132,24 @@ int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
     return 0;
 }
 
+int qcow2_co_check_free(struct qcow2_image *img, uint64_t host, uint64_t len)
+{
+    uint64_t end = cluster_end(img, host, len);
+
+    for (uint64_t i = host >> img->cluster_bits; i < end && img->meta; i++) {
+        guint kind = GPOINTER_TO_UINT(
+            g_hash_table_lookup(img->meta, GSIZE_TO_POINTER(i)));
+
+        if (kind != 0) {
+            return qcow2_co_corrupt(img, i << img->cluster_bits, "Preventing "
+                                    "invalid allocation of a cluster that "
+                                    "holds metadata (%s); image marked as "
+                                    "corrupt", meta_names[kind - 1]);
+        }
+    }
+    return 0;
+}
+
 int qcow2_co_write_meta(struct qcow2_image *img, enum qcow2_meta what,
                         uint64_t host, const void *buf, uint64_t len)
 {

@@ -84,6 +84,7 @@ struct qcow2_image {
 
     /* map */
     uint64_t *l1;                  /* as in the file; hdr.l1_size entries */
+    enum { L1_UNKNOWN, L1_DISTINCT, L1_SHARED } l1_tables; /* hollow.c */
     size_t l1_bytes;               /* allocated, whole sectors */
     GHashTable *fresh;             /* l1 index -> offset of an L2 table (new, or
                                     * copied for shared ones) that l1[] does not
@@ -144,6 +145,17 @@ static inline uint32_t qcow2_slice_bytes(const struct qcow2_image *img)
 {
     return (img->shape.extended ? 16u : 8u) << img->slice_bits;
 }
+
+/* --- hollow.c: few bytes that claim much --- */
+
+/* Guest bytes from @off that have no cluster because their tables, none of which
+ * is in memory, lie in a hole of the file; 0: not known to be so. Of images that
+ * nobody writes to. */
+CO_FN uint64_t qcow2_co_hollow(struct qcow2_image *img, uint64_t off,
+                               uint64_t end);
+/* Another entry of the active L1 table of such an image leads to the same table:
+ * the image is corrupt. UINT32_MAX: none. */
+uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx);
 
 /* --- map.c: what is where --- */
 
@@ -337,6 +349,10 @@ void qcow2_meta_remove(struct qcow2_image *img, uint64_t host, uint64_t len);
 /* Before guest data goes to [@host, @host+@len). */
 CO_FN int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
                                  uint64_t host, uint64_t len);
+/* [@host, @host+@len) has been allocated: the same for what held no structure a
+ * moment ago, whatever its refcount said. */
+CO_FN int qcow2_co_check_free(struct qcow2_image *img, uint64_t host,
+                              uint64_t len);
 /* Report at file offset @at; a writable image gets its corrupt bit (version 3)
  * and takes no more writes. Returns -EIO. */
 CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,

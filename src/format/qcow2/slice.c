@@ -32,6 +32,7 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
     uint32_t l1_idx = (uint32_t) (t->key >> bits);
     uint64_t entry = qcow2_l2_entry(img, l1_idx);
     struct iovec v;
+    uint32_t twin;
 
     if (!g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx)) &&
         !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
@@ -39,6 +40,13 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
                                 (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
                                 PRIx64 ": no L2 table of this file (run a "
                                 "check)", l1_idx, entry);
+    }
+    twin = qcow2_l1_twin(img, l1_idx);
+    if (twin != UINT32_MAX) {
+        return qcow2_co_corrupt(img, img->hdr.l1_offset +
+                                (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
+                                PRIx64 ": the table of entry %u, too (run a "
+                                "check)", l1_idx, entry, twin);
     }
     node_co_debug_event(qcow2_file(img), DEBUG_L2_LOAD);
     return node_co_preadv(qcow2_file(img), slice_offset(img, t->key),

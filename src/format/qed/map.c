@@ -8,6 +8,7 @@
  * clusters only go from absent to zero to data, and never move.
  */
 #include <inttypes.h>
+#include <string.h>
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
@@ -301,14 +302,17 @@ static int scan(struct qed_image *img, uint64_t first, uint64_t last,
 }
 
 /* In a read-only image a table that lies in a hole of the file says "absent"
- * for all it spans, and need not be read: a sparse file may claim any number. */
+ * for all it spans, and need not be read: a sparse file may claim any number.
+ * (Asking a server would cost a round trip.) */
 static CO_FN bool table_co_is_hole(struct qed_image *img, uint64_t idx)
 {
+    const struct node *storage = node_storage(img->node);
     uint64_t table = qed_l2_offset(img, (uint32_t) (idx >> img->entry_bits));
     uint64_t len = img->table_bytes;
     struct extent ext;
 
-    return !img->group && qed_offset_valid(img, table, len) &&
+    return !img->group && storage && !strcmp(storage->drv->name, "file") &&
+        qed_offset_valid(img, table, len) &&
         node_co_status(qed_file(img), table, len, &ext) == 0 &&
         (ext.flags & STATUS_ZERO) && ext.len == len;
 }

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images that claim far more metadata than they have bytes: L2 tables in holes
+ * of a sparse file, L1 entries that all lead to one table.  To look at such an
+ * image must not take longer than its bytes are worth.
+ *
+ * Only where nobody writes: then what is seen here stays so, and an image in use
+ * pays nothing.  Only over files: there the question costs no round trip.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include "base/endian.h"
+#include "base/math.h"
+#include "format/qcow2/qcow2.h"
+
+static uint64_t table_at(const struct qcow2_image *img, uint64_t l1_idx)
+{
+    return get_be64(&img->l1[l1_idx]) & QCOW2_OFFSET_MASK;
+}
+
+static bool is_over_file(const struct qcow2_image *img)
+{
+    const struct node *storage = node_storage(img->node);
+
+    return storage && !strcmp(storage->drv->name, "file");
+}
+
+uint64_t qcow2_co_hollow(struct qcow2_image *img, uint64_t off, uint64_t end)
+{
+    uint64_t cluster = qcow2_cluster_size(img);
+    unsigned span = img->l2_bits + img->cluster_bits;
+    uint64_t first = off >> span, i = first, host = table_at(img, first);
+    struct node *file = qcow2_file(img);
+    struct extent ext;
+
+    if (img->group || !is_over_file(img) || host & (cluster - 1) ||
+        !range_inside(host, cluster, file->size) ||
+        node_co_status(file, host, file->size - host, &ext) < 0 ||
+        !(ext.flags & STATUS_ZERO)) {
+        return 0;
+    }
+    /* As many that follow as lie in the same hole. */
+    while (i < img->hdr.l1_size && i << span < end &&
+           table_at(img, i) >= host &&
+           !(table_at(img, i) & (cluster - 1)) &&
+           range_inside(table_at(img, i) - host, cluster, ext.len)) {
+        i++;
+    }
+    return i > first ? min_u64(i << span, end) - off : 0;
+}
+
+static int compare_offsets(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
+
+    return x < y ? -1 : x > y;
+}
+
+static bool l1_is_shared(const struct qcow2_image *img)
+{
+    uint32_t n = img->hdr.l1_size;
+    uint64_t *all = g_try_new(uint64_t, MAX(n, 1));
+    bool shared = !all; /* then look the slow way */
+
+    for (uint32_t i = 0; i < n && all; i++) {
+        all[i] = table_at(img, i);
+    }
+    if (all) {
+        qsort(all, n, sizeof(*all), compare_offsets);
+    }
+    for (uint32_t i = 1; i < n && !shared; i++) {
+        shared = all[i] && all[i] == all[i - 1];
+    }
+    g_free(all);
+    return shared;
+}
+
+uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx)
+{
+    uint64_t host = table_at(img, l1_idx);
+
+    if (img->group) {
+        return UINT32_MAX;
+    }
+    if (img->l1_tables == L1_UNKNOWN) {
+        img->l1_tables = l1_is_shared(img) ? L1_SHARED : L1_DISTINCT;
+    }
+    for (uint32_t i = 0; i < img->hdr.l1_size &&
+         img->l1_tables == L1_SHARED; i++) {
+        if (i != l1_idx && table_at(img, i) == host) {
+            return i;
+        }
+    }
+    return UINT32_MAX;
+}
