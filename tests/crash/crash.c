@@ -15,15 +15,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "graph/driver.h"
 
 static const struct suite suites[] = {
-    { "quick", 2, 23, 1,
+    { "quick", 2, 23, 1, 1,
       { .per_instant = 20, .exhaustive = 3, .random = 1, .instants = 8 },
       { .per_instant = 12, .random = 2, .instants = 6 } },
-    { "check", 3, 149, 16,
-      { .per_instant = 40, .exhaustive = 5, .random = 2, .instants = 24 },
+    { "check", 3, 301, 3, 12,
+      { .per_instant = 40, .exhaustive = 5, .random = 2, .instants = 20 },
       { .per_instant = 30, .random = 6, .instants = 20 } },
-    { "soak", 3, 1, 1500,
+    { "soak", 3, 1, 1, 1500,
       { .per_instant = 4000, .exhaustive = 10, .random = 20 },
       { .per_instant = 100, .random = 20, .instants = 60 } },
 };
@@ -194,6 +195,10 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     static const char *const created[] = { "!", "!aF", "!sa" };
     static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o",
                                          "aFh", "ahaF", "bzFhrs", "ppppp" };
+    /* Clusters that snapshots share with the disk. */
+    static const char *const shared[] = {
+        "aFnaF", "naFvF", "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
+    };
     /* Clusters that are freed and used again. */
     static const char *const freed[] = {
         "uF~rtFFFfF", "uFtFfF", "bF~qTFDF~RTFDF", "DF|T|F|D|F|T|F|D",
@@ -228,6 +233,11 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
             story = sequence_try(c, freed[i], k, &s->random_limits);
         }
     }
+    for (unsigned i = 0; i < G_N_ELEMENTS(shared) &&
+         c->format->drv->co_snapshot; i++) {
+        story = story ? story : sequence_try(c, shared[i], seed,
+                                             &s->random_limits);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {
             story = sequence_try(c, found[i], k, &s->random_limits);
@@ -244,12 +254,13 @@ char *short_try(const struct crash_config *c, const struct suite *s,
     char *story = special_try(c, s, seed);
 
     for (unsigned len = 1; len <= s->length && !story; len++) {
-        unsigned step = len < s->length ? 1
-            : is_large(c) ? s->stride * 16 : s->stride;
+        unsigned step = len == s->length ? s->stride * (is_large(c) ? 16 : 1)
+            : len == 2 ? s->pairs * (c->fill > 1000 ? 32 : 1) : 1;
+        /* Other ones on each image. */
+        unsigned first = (seed + (unsigned) (c - crash_configs)) % step;
 
         total *= (unsigned) strlen(abc);
-        for (unsigned i = step > 1 ? seed % step : 0; i < total && !story;
-             i += step) {
+        for (unsigned i = first; i < total && !story; i += step) {
             char sequence[8];
 
             sequence_nth(abc, len, i, sequence);

@@ -164,7 +164,7 @@ CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 enum op_kind {
     OP_WRITE, OP_ZERO, OP_EMPTY, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
     OP_STREAM_BG, OP_STREAM_TO, OP_CANCEL, OP_RESIZE, OP_WAIT, OP_DRAIN,
-    OP_REOPEN, OP_REPAIR, OP_CLOSE, OP_RECORD, OP_ERASE,
+    OP_REOPEN, OP_REPAIR, OP_SNAPSHOT, OP_FORGET, OP_CLOSE, OP_RECORD, OP_ERASE,
 };
 struct op {
     enum op_kind kind;
@@ -316,6 +316,7 @@ struct suite {
     const char *name;
     unsigned length;            /* of the exhaustive sequences */
     unsigned stride;            /* every so many of the longest ones */
+    unsigned pairs;             /* every so many of two, when longer ones are */
     unsigned random;            /* random sequences per image */
     struct limits limits, random_limits;
 };

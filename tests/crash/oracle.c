@@ -165,6 +165,7 @@ void oracle_index(struct oracle *o)
 static bool keeps_all(const struct oracle *o, const struct op *f)
 {
     return f->kind == OP_FLUSH || f->kind == OP_REOPEN ||
+        f->kind == OP_SNAPSHOT ||
         (o->killed && (f->kind == OP_DRAIN || f->kind == OP_CLOSE ||
                        f->kind == OP_WAIT));
 }
@@ -353,7 +354,8 @@ uint64_t oracle_hash(const struct oracle *o)
 static const char *const kind_names[] = {
     "write", "zero", "empty", "trim", "flush", "read", "stream-step", "stream",
     "stream in the background", "stream to the base", "cancel", "resize",
-    "wait", "drain", "reopen", "repair", "close", "record", "erase",
+    "wait", "drain", "reopen", "repair", "snapshot",
+    "forget a snapshot", "close", "record", "erase",
 };
 
 char *op_describe(const struct op *op, unsigned i)

@@ -106,6 +106,8 @@ struct guest {
     struct user *u;
     uint64_t cursor;            /* of stream steps */
     GRand *rnd;
+    unsigned n_snapshots;
+    struct co_mutex managing;   /* no command repairs while another resizes */
     struct co_latch running;
     struct co_latch behind;     /* nobody waits for them before the end */
     struct co_latch jobs;
@@ -275,9 +277,25 @@ static CO_FN int guest_co_repair(struct guest *g)
         return 0;
     }
     node_ref(n);
+    co_mutex_co_lock(&g->managing);
     node_co_check(n, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS, &res, NULL);
+    co_mutex_unlock(&g->managing);
     node_co_unref(n);
     return 0;
+}
+
+/* Take an internal snapshot, or delete the newest. */
+static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
+{
+    g_autofree char *name = g_strdup_printf("s%u", g->n_snapshots -
+                                            (what == SNAPSHOT_DELETE));
+    int ret = node_co_snapshot(node_skip_filters(user_node(g->u)), what, name,
+                               NULL);
+
+    if (ret == 0) {
+        g->n_snapshots += what == SNAPSHOT_CREATE ? 1 : UINT_MAX;
+    }
+    return ret;
 }
 
 /* Offline work: nobody else is there. */
@@ -321,7 +339,9 @@ static CO_FN int guest_co_resize(struct guest *g, struct op *op)
     ret = node_check_op(node_skip_filters(n), BLOCK_OP_RESIZE, NULL);
     if (ret == 0) {
         node_ref(n);
+        co_mutex_co_lock(&g->managing);
         ret = node_co_truncate(n, op->n * GRAIN, NULL);
+        co_mutex_unlock(&g->managing);
         if (ret == 0) {
             cover(COVER_RESIZE);
         }
@@ -371,6 +391,10 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         return guest_co_reopen(g);
     case OP_EMPTY:
         return guest_co_empty(g);
+    case OP_SNAPSHOT:
+        return guest_co_snapshot(g, SNAPSHOT_CREATE);
+    case OP_FORGET:
+        return guest_co_snapshot(g, SNAPSHOT_DELETE);
     case OP_REPAIR:
         return guest_co_repair(g);
     default:
@@ -450,7 +474,7 @@ static const struct letter letters[] = {
     { 'q', OP_READ, false, 1, 1, 0 },
     { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
-    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
+    { 'n', OP_SNAPSHOT }, { 'l', OP_FORGET }, { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
     { 'g', OP_RESIZE }, { 'w', OP_WAIT }, { 'W', OP_WAIT },
     { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
     { 'Z', OP_ZERO }, { 'T', OP_TRIM },
@@ -525,7 +549,8 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
 /* Without whom? */
 static bool is_alone(enum op_kind kind)
 {
-    return kind == OP_REOPEN || kind == OP_EMPTY;
+    return kind == OP_REOPEN || kind == OP_EMPTY || kind == OP_SNAPSHOT ||
+        kind == OP_FORGET;
 }
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
