@@ -8,6 +8,7 @@ content, with qemu-img as the judge, and each tool must read the other's.
 """
 import filecmp
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -207,6 +208,20 @@ ROWS = [
     'measure -O qcow2 -l none s.qcow2', 'measure -l two s.qcow2',
     '!convert -O qcow2 small.raw @', '!convert -n -O qcow2 empty.raw @',
 ]
+# A disk whose second MiB has a sector that cannot be read.
+BAD = ('driver=raw,file.driver=blkdebug,file.image.driver=file,'
+       'file.image.filename=base.raw,file.inject-error.0.event=none,'
+       'file.inject-error.0.iotype=read,file.inject-error.0.errno=5,'
+       'file.inject-error.0.sector=3000,file.inject-error.0.once=off')
+ROWS += [
+    '~convert --image-opts %s out' % BAD,
+    '!convert --salvage --image-opts %s out' % BAD,
+    '~compare --image-opts %s driver=raw,file.filename=base.raw' % BAD,
+    '~dd --image-opts if=%s of=out' % BAD,
+    '~convert -p base.raw out', '~compare -p base.raw o.qed',
+    '~convert -p -O qcow2 o.qed out',
+]
+PROGRESS = re.compile(r'(    \(\d+\.\d\d/100%\)\r)+([A-Z].*\n)?\n')
 NBD = 'nbd+unix:///?socket=nbd.sock'
 
 
@@ -296,10 +311,10 @@ def make_targets(folder):
 
 
 def run(program, words, folder):
-    p = subprocess.run([program] + words, cwd=folder, text=True, timeout=60,
+    p = subprocess.run([program] + words, cwd=folder, timeout=60,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    err = p.stderr.replace('qemu-img: ', 'sluice: ')
-    return p.returncode, p.stdout, err.strip()
+    err = p.stderr.decode().replace('qemu-img: ', 'sluice: ')
+    return p.returncode, p.stdout.decode(), err.strip()
 
 
 def image_format(words):
@@ -361,9 +376,18 @@ def run_row(row, folders):
     words = row.lstrip('~!').replace('@', NBD).split()
     theirs = run(QEMU_IMG, words, folders[0])
     ours = run(SLUICE, words, folders[1])
+    diffs = []
+    if '-p' in words:
+        diffs += ['no progress: %r' % out[1] for out in (theirs, ours)
+                  if not PROGRESS.fullmatch(out[1])]
+    if BAD in row and theirs[0] and words[0] != 'dd':
+        # Where it is said to be depends on how much is read at once.
+        diffs += ['no place: %r' % out[2] for out in (theirs, ours)
+                  if not re.search(r'rror while reading (at byte|offset) \d+',
+                                   out[2])]
     if row[0] == '~':
         theirs, ours = theirs[:1], ours[:1]
-    diffs = ['theirs: %r\nours: %r' % (a, b)
+    diffs += ['theirs: %r\nours: %r' % (a, b)
              for a, b in zip(theirs, ours) if a != b]
     if theirs[0] == 0 and row[0] != '~' and words[0] in ('convert', 'dd'):
         target = words[-1].split('of=')[-1].replace(NBD, 'server.raw')

@@ -165,7 +165,8 @@ static void test_random(void)
         if (qcow2_header_decode(buf, sizeof(buf), &h, NULL) == 0 &&
             qcow2_header_validate(&h, FILE_SIZE, &where, NULL) == 0) {
             g_assert_cmpuint((uint64_t) h.l1_size * 8, <=, FILE_SIZE);
-            g_assert_cmpuint(h.l1_offset, <=, FILE_SIZE);
+            /* A table of no entries may stand anywhere: nobody reads it. */
+            g_assert_true(h.l1_size == 0 || h.l1_offset <= FILE_SIZE);
         }
     }
     g_rand_free(r);
