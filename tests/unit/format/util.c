@@ -10,7 +10,7 @@
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, NULL
+    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, NULL
 };
 
 struct run {
@@ -78,8 +78,8 @@ char *scratch(const char *name)
     return g_build_filename(scratch_dir, name, NULL);
 }
 
-int try_make_image(struct graph *g, const char *path, json_t *options,
-                   GError **err)
+static CO_FN int make(struct graph *g, const struct node_driver *drv,
+                      const char *path, json_t *options, GError **err)
 {
     json_t *fo = json_pack("{s:s,s:s}", "driver", "file", "filename", path);
     struct opts *o = opts_new(options);
@@ -92,7 +92,7 @@ int try_make_image(struct graph *g, const char *path, json_t *options,
     io_co_close(f);
     ret = node_co_open(g, fo, NODE_RDWR, &file, err);
     g_assert_cmpint(ret, ==, 0);
-    ret = qed_driver.co_create(file, o, err);
+    ret = drv->co_create(file, o, err);
     if (ret == 0) {
         g_assert_cmpint(opts_finish(o, err), ==, 0);
     }
@@ -103,6 +103,20 @@ int try_make_image(struct graph *g, const char *path, json_t *options,
     return ret;
 }
 
+int try_make_image(struct graph *g, const char *path, json_t *options,
+                   GError **err)
+{
+    return make(g, &qed_driver, path, options, err);
+}
+
+void make_qcow2(struct graph *g, const char *path, json_t *options)
+{
+    g_autoptr(GError) err = NULL;
+
+    make(g, &qcow2_driver, path, options, &err);
+    g_assert_no_error(err);
+}
+
 void make_image(struct graph *g, const char *path, json_t *options)
 {
     g_autoptr(GError) err = NULL;
@@ -111,15 +125,31 @@ void make_image(struct graph *g, const char *path, json_t *options)
     g_assert_no_error(err);
 }
 
-int try_open_image(struct graph *g, const char *path, unsigned flags,
-                   struct node **ret_node, GError **err)
+static CO_FN int open_as(struct graph *g, const char *drv, const char *path,
+                         unsigned flags, struct node **ret_node, GError **err)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", "qed", "file",
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", drv, "file",
                           "driver", "file", "filename", path);
     int ret = node_co_open(g, o, flags, ret_node, err);
 
     json_decref(o);
     return ret;
+}
+
+int try_open_image(struct graph *g, const char *path, unsigned flags,
+                   struct node **ret_node, GError **err)
+{
+    return open_as(g, "qed", path, flags, ret_node, err);
+}
+
+struct node *open_qcow2(struct graph *g, const char *path, unsigned flags)
+{
+    g_autoptr(GError) err = NULL;
+    struct node *n = NULL;
+
+    open_as(g, "qcow2", path, flags, &n, &err);
+    g_assert_no_error(err);
+    return n;
 }
 
 struct node *open_image(struct graph *g, const char *path, unsigned flags)

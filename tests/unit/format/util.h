@@ -11,7 +11,7 @@
 #include "loop/loop.h"
 
 /* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw
- * and qed; ends when it has returned and the graph is freed. */
+ * qed and qcow2; ends when it has returned and the graph is freed. */
 void run_graph(void (*fn)(struct graph *g));
 void run_graph_on(enum io_engine_kind engine, uint64_t seed,
                   void (*fn)(struct graph *g));
@@ -23,11 +23,15 @@ char *scratch(const char *name);
 CO_FN void make_image(struct graph *g, const char *path, json_t *options);
 CO_FN int try_make_image(struct graph *g, const char *path, json_t *options,
                          GError **err);
+CO_FN void make_qcow2(struct graph *g, const char *path, json_t *options);
 /* Open @path as QED; fails the test on error. */
 CO_FN struct node *open_image(struct graph *g, const char *path,
                               unsigned flags);
 CO_FN int try_open_image(struct graph *g, const char *path, unsigned flags,
                          struct node **ret_node, GError **err);
+
+CO_FN struct node *open_qcow2(struct graph *g, const char *path,
+                              unsigned flags);
 
 CO_FN int do_write(struct node *n, uint64_t off, const void *buf, size_t len,
                    unsigned flags);
