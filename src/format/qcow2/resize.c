@@ -188,63 +188,6 @@ static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
     return ret;
 }
 
-/* --- shrinking --- */
-
-static CO_FN int clusters_co_drop(struct qcow2_image *img, uint64_t size,
-                                  uint64_t old)
-{
-    uint64_t cluster = qcow2_cluster_size(img);
-    uint64_t off = round_up(size, cluster), end = round_up(old, cluster);
-    int ret = 0;
-
-    while (off < end && ret == 0) {
-        uint64_t idx = off >> img->cluster_bits;
-        struct qcow2_delta none = { .whole = true };
-        struct qcow2_desc d;
-        struct qcow2_run run;
-
-        if (img->n_pending >= QCOW2_PENDING_MAX) {
-            ret = group_co_flush(img->group);
-        }
-        if (ret == 0) {
-            ret = qcow2_co_lookup(img, off, end - off, &run);
-        }
-        if (ret == 0 && run.kind == QCOW2_ABSENT && run.entry == 0 &&
-            !img->shape.extended) {
-            off += run.len;
-            continue;
-        }
-        if (ret == 0) {
-            ret = qcow2_co_desc(img, idx, &d);
-        }
-        if (ret == 0 && (d.entry || d.bits)) {
-            uint64_t gen = group_join(img->group, 0);
-            qcow2_pending_add(img, gen, idx, &none);
-            qcow2_free_desc(img, gen, d);
-            group_data_done(img->group, gen);
-        }
-        off += cluster;
-    }
-    return ret;
-}
-
-/* What was here is in the base: at every point a cluster reads the same. */
-int qcow2_co_make_empty(struct node *n, GError **err)
-{
-    struct qcow2_image *img = qcow2_image(n);
-    int ret;
-
-    if (!img->group) {
-        return err_set(err, EPERM, "Block node is read-only");
-    }
-    ret = clusters_co_drop(img, 0, n->size);
-    if (ret == 0) {
-        ret = qcow2_co_flush(n);
-    }
-    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not drop the "
-                                        "clusters of the qcow2 image");
-}
-
 /* --- both --- */
 
 static int size_validate(struct node *n, uint64_t size, GError **err)
@@ -310,7 +253,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
             ret = new_part_co_clear(n, old, size);
         }
     } else {
-        ret = clusters_co_drop(img, size, old);
+        ret = qcow2_co_drop_clusters(img, size, old);
     }
     if (ret == 0) {
         ret = BARRIER(QCOW2_RESIZE_CLEAR, qcow2_co_flush(n));

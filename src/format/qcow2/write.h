@@ -67,6 +67,13 @@ CO_FN int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off,
 CO_FN int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off,
                               struct iov iov);
 
+/* --- empty.c --- */
+
+/* Clusters of [@from, @to) that begin there read as those of the backing file
+ * again; what they held is set free. Pending, not flushed. */
+CO_FN int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from,
+                                 uint64_t to);
+
 /* --- subcluster.c: extended entries --- */
 
 /* Write the first part of @iov, which has no data yet and no place that it would

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Giving clusters up: of the part of a disk that is cut off, or of all of it, as
+ * commit does with what it has merged down.
+ *
+ * The changes are published like any others, and the space is free when they are
+ * durable; so a crash leaves some clusters, and never one that is free and in
+ * use.
+ */
+#include "base/barrier.h"
+#include "base/err.h"
+#include "base/math.h"
+#include "format/qcow2/space.h"
+#include "format/qcow2/write.h"
+
+int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from, uint64_t to)
+{
+    uint64_t cluster = qcow2_cluster_size(img);
+    uint64_t off = round_up(from, cluster), end = round_up(to, cluster);
+    int ret = 0;
+
+    while (off < end && ret == 0) {
+        uint64_t idx = off >> img->cluster_bits;
+        struct qcow2_delta none = { .whole = true };
+        struct qcow2_desc d;
+        struct qcow2_run run;
+
+        if (img->n_pending >= QCOW2_PENDING_MAX) {
+            ret = group_co_flush(img->group);
+        }
+        if (ret == 0) {
+            ret = qcow2_co_lookup(img, off, end - off, &run);
+        }
+        if (ret == 0 && run.kind == QCOW2_ABSENT && run.entry == 0 &&
+            !img->shape.extended) {
+            off += run.len;
+            continue;
+        }
+        if (ret == 0) {
+            ret = qcow2_co_desc(img, idx, &d);
+        }
+        if (ret == 0 && (d.entry || d.bits)) {
+            uint64_t gen = group_join(img->group, 0);
+            qcow2_pending_add(img, gen, idx, &none);
+            qcow2_free_desc(img, gen, d);
+            group_data_done(img->group, gen);
+        }
+        off += cluster;
+    }
+    return ret;
+}
+
+int qcow2_co_make_empty(struct node *n, GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    int ret;
+
+    if (!img->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
+    ret = qcow2_co_drop_clusters(img, 0, n->size);
+    if (ret == 0) {
+        ret = qcow2_co_settle(img);
+    }
+    return ret < 0 ? err_set_errno(err, -ret, "Could not clear the tables") : 0;
+}
