@@ -20,6 +20,8 @@
 
 /* Free runs that are looked at for one that is long enough. */
 #define FIT_TRIES 16
+/* Refcount blocks that are looked at for the last cluster in use. */
+#define EMPTY_BLOCKS_MAX 256
 
 static gint compare_numbers(gconstpointer a, gconstpointer b)
 {
@@ -336,10 +338,12 @@ int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
 
 /* --- open, close --- */
 
-/* One more than the last cluster that is in use. */
+/* One more than the last cluster that is in use. After many blocks that say
+ * nothing is, the end of the file must do. */
 static CO_FN int end_co_find(struct qcow2_image *img)
 {
     struct qcow2_refcounts *r = img->refcounts;
+    unsigned looks = EMPTY_BLOCKS_MAX;
 
     for (uint32_t i = r->used; i-- > 0; ) {
         uint64_t first = qcow2_block_first(r, i);
@@ -348,6 +352,10 @@ static CO_FN int end_co_find(struct qcow2_image *img)
 
         if (r->table[i] == 0) {
             continue;
+        }
+        if (looks-- == 0) {
+            img->space->end = img->space->virgin;
+            return 0;
         }
         do {
             ret = qcow2_co_blocks_ready(img, first, 1, false);

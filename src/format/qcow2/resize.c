@@ -218,6 +218,16 @@ static int size_validate(struct node *n, uint64_t size, GError **err)
     return 0;
 }
 
+/* A raw data file is read by others, who see its length. */
+static CO_FN int data_file_co_grow(struct qcow2_image *img, uint64_t size)
+{
+    bool raw = img->shape.data_file &&
+        (img->hdr.autoclear & QCOW2_A_DATA_RAW);
+
+    return raw && qcow2_data(img)->size < size
+        ? node_co_truncate(qcow2_data(img), size, NULL) : 0;
+}
+
 static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
 {
     struct qcow2_header h;
@@ -249,6 +259,9 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     if (size > old) {
         ret = l1_co_reach(img, size);
+        if (ret == 0) {
+            ret = data_file_co_grow(img, size);
+        }
         if (ret == 0) {
             ret = new_part_co_clear(n, old, size);
         }
