@@ -63,6 +63,12 @@ void qcow2_meta_remove(struct qcow2_image *img, uint64_t host, uint64_t len)
     }
 }
 
+bool qcow2_meta_is_at(const struct qcow2_image *img, uint64_t host)
+{
+    return img->meta && g_hash_table_contains(
+        img->meta, GSIZE_TO_POINTER(host >> img->cluster_bits));
+}
+
 static void add_snapshots(struct qcow2_image *img)
 {
     if (!img->hdr.n_snapshots) {

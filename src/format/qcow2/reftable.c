@@ -14,6 +14,7 @@
  * back when that pass is durable.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 #include "base/barrier.h"
 #include "base/endian.h"
@@ -104,6 +105,12 @@ static CO_FN int block_co_place(struct qcow2_image *img, uint64_t *ret_cluster,
         sp->end++;
         if (qcow2_count_at(img, at) != 0) {
             continue;
+        }
+        if (qcow2_meta_is_at(img, at << img->cluster_bits)) {
+            qcow2_co_corrupt(img, at << img->cluster_bits, "cluster %" PRIu64
+                             " holds metadata, but its refcount is 0 (run a "
+                             "check)", at);
+            return -EIO;
         }
         *ret_own = qcow2_block_of(r, at) >= r->len ||
                    r->table[qcow2_block_of(r, at)] == 0;

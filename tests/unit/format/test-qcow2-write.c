@@ -297,6 +297,28 @@ static void test_overlap(void)
     run_graph(overlap_run);
 }
 
+/* Without any refcounts every cluster looks free, the header's first of all. */
+static CO_FN void uncounted_run(struct graph *g)
+{
+    g_autofree char *path = scratch("uncounted.qcow2");
+    uint8_t buf[512] = { 1 };
+    struct node *n;
+
+    make_qcow2(g, path, json_pack("{s:i}", "size", 8 << 20));
+    patch(path, peek(path, 48), 0);
+    n = open_qcow2(g, path, NODE_RDWR);
+    g_assert_cmpint(do_write(n, 0, buf, sizeof(buf), 0), ==, -EIO);
+    g_assert_cmpint(node_co_flush(n), <, 0);
+    node_co_unref(n);
+    g_assert_cmpuint(peek(path, 0) >> 32, ==, QCOW2_MAGIC);
+    g_assert_cmpuint(peek(path, 72) & QCOW2_I_CORRUPT, !=, 0);
+}
+
+static void test_uncounted(void)
+{
+    run_graph(uncounted_run);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -306,5 +328,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/reuse", test_reuse);
     g_test_add_func("/qcow2/subclusters", test_subclusters);
     g_test_add_func("/qcow2/overlap", test_overlap);
+    g_test_add_func("/qcow2/uncounted", test_uncounted);
     return g_test_run();
 }
