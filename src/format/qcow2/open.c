@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
 
@@ -195,8 +195,8 @@ static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
             qcow2_co_end_writes(img);
         }
     }
-    if (ret == 0 && img->quiesced) { /* reopened while drained */
-        group_co_quiesce(img->group);
+    for (unsigned i = 0; ret == 0 && i < img->quiesced; i++) {
+        group_co_quiesce(img->group); /* reopened while drained */
     }
     return ret;
 }
@@ -280,7 +280,12 @@ int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
     if (writable) {
         return image_co_set_writable(img, flags, err);
     }
-    ret = image_co_end_writes(img);
+    /* What cannot be written (no space) waits: the image stays writable. */
+    ret = qcow2_co_settle(img);
+    if (ret == 0) {
+        ret = image_co_end_writes(img);
+        img->corrupt = img->corrupt || ret < 0; /* it can take no write now */
+    }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush the qcow2 image");
     }

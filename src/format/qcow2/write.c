@@ -234,8 +234,8 @@ int qcow2_co_flush(struct node *n)
     struct qcow2_image *img = qcow2_image(n);
     int ret = 0;
 
-    if (!img->group) {
-        return 0;
+    if (!img->group) { /* read-only; or what it held could not be written */
+        return img->corrupt ? -EIO : 0;
     }
     if (img->shape.data_file) { /* also what was written in place */
         ret = BARRIER(QCOW2_DATA_FILE, node_co_flush(qcow2_data(img)));
