@@ -94,6 +94,21 @@ bool node_file_can_copy_in(struct node *n, struct node *src)
     return node_can_copy_in(node_file(n), src);
 }
 
+/* Zeroes stay holes here, too: whoever offered them to the file system has not
+ * looked at them. */
+static CO_FN int hand_co_write(struct node *n, uint64_t off, void *buf,
+                               size_t len, unsigned flags)
+{
+    struct iovec v;
+    struct iov iov = iov_one(&v, buf, len);
+    int ret = -ENOTSUP;
+
+    if (iov_is_zero(iov)) {
+        ret = node_co_zero(n, off, len, flags | IO_MAY_UNMAP);
+    }
+    return ret == -ENOTSUP ? node_co_pwritev(n, off, iov, flags) : ret;
+}
+
 static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
                                  struct node *src, uint64_t src_off,
                                  uint64_t len, unsigned flags)
@@ -109,7 +124,7 @@ static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
         ret = node_co_preadv(src, src_off + pos, iov_one(&v, buf, part),
                              flags & IO_BACKGROUND);
         if (ret == 0) {
-            ret = node_co_pwritev(n, off + pos, iov_one(&v, buf, part), flags);
+            ret = hand_co_write(n, off + pos, buf, part, flags);
         }
     }
     io_buf_put(buf, size);
