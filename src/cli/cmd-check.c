@@ -77,10 +77,24 @@ static int parse_args(int argc, char **argv, struct check *c)
     return r;
 }
 
+/* A table may hold millions of entries that are all wrong in the same way. */
+#define LINES_MAX 10000
+
+struct printer {
+    struct check_result *res;
+    unsigned lines;
+};
+
 static void print_line(void *arg, const char *line)
 {
+    struct printer *p = arg;
+
     fflush(stdout);
     fprintf(stderr, "%s\n", line);
+    if (++p->lines == LINES_MAX) {
+        fprintf(stderr, "More of this is counted, but not shown\n");
+        p->res->report = NULL;
+    }
 }
 
 static void set_count(json_t *obj, const char *key, uint64_t n)
@@ -173,16 +187,23 @@ static int verdict(const struct check_result *res)
 /* One pass; repairs are followed by a second that only looks. */
 static CO_FN int check_co_node(struct check *c, struct node *n)
 {
-    struct check_result res = { .report = print_line, .report_arg = c };
+    struct check_result res = { .report = print_line };
+    struct printer printer = { &res, 0 };
     g_autoptr(GError) err = NULL;
-    int r = node_co_check(n, c->fix, &res, &err);
+    int r;
+
+    res.report_arg = &printer;
+    r = node_co_check(n, c->fix, &res, &err);
 
     if (r == -ENOTSUP) {
         cli_error("This image format does not support checks");
         return CHECK_UNSUPPORTED;
     }
     if (r == 0 && (res.corruptions_fixed || res.leaks_fixed)) {
-        struct check_result again = { .report = print_line, .report_arg = c };
+        struct check_result again = { .report = print_line };
+        struct printer more = { &again, 0 };
+
+        again.report_arg = &more;
         if (!c->json && !c->quiet) {
             print_repairs(&res);
         }
