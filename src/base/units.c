@@ -2,6 +2,7 @@
 #include "base/units.h"
 
 #include <ctype.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -20,6 +21,8 @@ static int suffix_power(char c)
 static int parse(const char *text, char default_suffix, uint64_t *ret_bytes)
 {
     int power = default_suffix ? suffix_power(default_suffix) : 0;
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X') &&
+        isxdigit((unsigned char)text[2]);
     double fraction = 0;
     char *end;
 
@@ -27,11 +30,11 @@ static int parse(const char *text, char default_suffix, uint64_t *ret_bytes)
         return -EINVAL;
     }
     errno = 0;
-    uint64_t whole = g_ascii_strtoull(text, &end, 10);
+    uint64_t whole = g_ascii_strtoull(text, &end, hex ? 16 : 10);
     if (errno == ERANGE) {
         return -ERANGE;
     }
-    if (*end == '.') {
+    if (*end == '.' && !hex) {
         double scale = 0.1;
         for (end++; isdigit((unsigned char)*end); end++, scale /= 10) {
             fraction += (*end - '0') * scale;

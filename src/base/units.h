@@ -4,7 +4,7 @@
 #include <glib.h>
 #include <stdint.h>
 
-/* "10", "64k", "1.5G", "2T" (b k M G T P E, either case): bytes.
+/* "10", "64k", "1.5G", "2T" (b k M G T P E, either case), "0x1f00": bytes.
  * @default_suffix (0 = bytes) scales a bare number. -EINVAL, -ERANGE. */
 int size_parse(const char *text, char default_suffix, uint64_t *ret_bytes,
                GError **err);

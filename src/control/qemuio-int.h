@@ -27,8 +27,7 @@ struct qemuio_run {
     struct qemuio *q;
     struct qemuio_target *target;
     struct node *node;
-    struct user *user;
-    bool own_user;             /* made for this command */
+    struct user *user;         /* made for this command */
     bool keep_user;            /* an aio request took it over */
     GString *out;
 };
@@ -66,4 +65,7 @@ void qemuio_print_usage(const struct qemuio_command *cmd, GString *out);
 bool qemuio_parse_size(const char *word, uint64_t *ret, GString *out);
 /* "4 KiB", "1.500 MiB", "3 bytes". */
 void qemuio_print_size(GString *out, double bytes);
-CO_FN void qemuio_co_user_done(struct user *u, bool own);
+/* Free a command's user; what it did counts for the device @name, if there is
+ * one. */
+CO_FN void qemuio_co_user_done(struct qemuio *q, const char *name,
+                               struct user *u);

@@ -21,7 +21,6 @@ struct request {
     struct qemuio_target *target;
     struct qemuio *q;
     struct user *user;
-    bool own_user;
     bool zero, quiet, machine, dump, has_pattern;
     uint8_t pattern;
     uint64_t off, len;
@@ -165,14 +164,14 @@ static struct request *request_new(struct qemuio_run *run,
 
     *r = (struct request) {
         .cmd = cmd, .q = run->q, .target = run->target, .user = run->user,
-        .own_user = run->own_user, .zero = a->option['z'],
-        .quiet = a->option['q'], .machine = a->option['C'],
-        .dump = a->option['v'],
+        .zero = a->option['z'], .quiet = a->option['q'],
+        .machine = a->option['C'], .dump = a->option['v'],
     };
     r->flags = (a->option['f'] ? IO_FUA : 0) |
                (a->option['u'] ? IO_MAY_UNMAP : 0) |
-               (a->option['n'] ? IO_FAST : 0);
-    if (a->option['b'] || a->option['c']) {
+               (a->option['n'] ? IO_FAST : 0) |
+               (a->option['c'] ? IO_COMPRESSED : 0);
+    if (a->option['b']) {
         g_string_append_printf(run->out, "%s failed: %s\n", cmd->name,
                                g_strerror(ENOTSUP));
     } else if (check_options(a, run->out) &&
@@ -301,7 +300,7 @@ static CO_FN void aio_entry(void *arg)
     struct qemuio *q = r->q;
 
     request_co_run(r, t->done);
-    qemuio_co_user_done(r->user, r->own_user);
+    qemuio_co_user_done(q, t->name, r->user);
     request_free(r);
     if (--t->running == 0) {
         co_queue_wake_all(&t->idle);
@@ -309,12 +308,29 @@ static CO_FN void aio_entry(void *arg)
     co_latch_done(&q->busy);
 }
 
+/* A node that is read-only says so itself. */
+static CO_FN bool may_co_write(struct qemuio_run *run,
+                               const struct qemuio_command *cmd)
+{
+    g_autoptr(GError) err = NULL;
+
+    if (!(cmd->flags & (QEMUIO_WRITE | QEMUIO_DISCARD)) ||
+        !node_is_writable(run->node) ||
+        user_co_set_perms(run->user, PERM_CONSISTENT_READ | PERM_WRITE,
+                          PERM_ALL, &err) == 0) {
+        return true;
+    }
+    g_string_append_printf(run->out, "%s\n", err->message);
+    return false;
+}
+
 void qemuio_co_rw(struct qemuio_run *run, const struct qemuio_command *cmd,
                   const struct qemuio_args *a)
 {
     struct request *r = request_new(run, cmd, a);
 
-    if (!r) {
+    if (!r || !may_co_write(run, cmd)) {
+        g_clear_pointer(&r, request_free);
         return;
     }
     if (!(cmd->flags & QEMUIO_AIO)) {

@@ -426,34 +426,24 @@ static CO_FN void line_co_run(struct qemuio_run *run, const char *line)
     cmd->co_run(run, cmd, &a);
 }
 
-void qemuio_co_user_done(struct user *u, bool own)
+void qemuio_co_user_done(struct qemuio *q, const char *name, struct user *u)
 {
-    if (own) {
-        user_co_free(u);
+    struct device *d = device_find(q->graph, name);
+
+    if (d) {
+        user_stats_add(d->user, u);
     }
+    user_co_free(u);
 }
 
-/* A device's own user, or a new one above the node. */
-static CO_FN int user_co_find(struct qemuio_run *run, const char *name,
+/* A user above the device or node, for reading: who writes asks for more. */
+static CO_FN int user_co_make(struct qemuio_run *run, const char *name,
                               GError **err)
 {
-    struct device *d = device_find(run->q->graph, name);
-    unsigned perm = PERM_CONSISTENT_READ;
-
     run->node = node_find_any(run->q->graph, name, err);
-    if (!run->node) {
-        return -ENOENT;
-    }
-    if (d) {
-        run->user = d->user;
-        return 0;
-    }
-    run->own_user = true;
-    if (node_is_writable(run->node)) {
-        perm |= PERM_WRITE;
-    }
-    return user_co_new(run->node, "qemu-io", perm, PERM_ALL, NULL, NULL,
-                       &run->user, err);
+    return run->node ? user_co_new(run->node, "qemu-io", PERM_CONSISTENT_READ,
+                                   PERM_ALL, NULL, NULL, &run->user, err)
+                     : -ENOENT;
 }
 
 static struct qemuio_target *target_get(struct qemuio *q, const char *name)
@@ -488,7 +478,7 @@ int qemuio_co_execute(struct qemuio *q, const char *name, const char *line,
         return err_set(err, ESHUTDOWN, "The daemon is about to end");
     }
     co_latch_add(&q->busy);
-    r = user_co_find(&run, name, err);
+    r = user_co_make(&run, name, err);
     if (r == 0) {
         run.target = target_get(q, name);
         node_ref(run.node);
@@ -498,7 +488,7 @@ int qemuio_co_execute(struct qemuio *q, const char *name, const char *line,
         g_string_truncate(run.target->done, 0);
         line_co_run(&run, line);
         if (!run.keep_user) {
-            qemuio_co_user_done(run.user, run.own_user);
+            qemuio_co_user_done(q, name, run.user);
         }
         node_co_unref(run.node);
     }

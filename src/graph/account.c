@@ -42,6 +42,22 @@ const struct user_stats *user_get_stats(const struct user *u)
     return &u->stats;
 }
 
+void user_stats_add(struct user *u, const struct user *from)
+{
+    struct user_stats *s = &u->stats;
+    const struct user_stats *more = &from->stats;
+
+    for (unsigned i = 0; i < ACCT_KINDS; i++) {
+        s->ops[i] += more->ops[i];
+        s->bytes[i] += more->bytes[i];
+        s->time_ns[i] += more->time_ns[i];
+        s->failed[i] += more->failed[i];
+        s->invalid[i] += more->invalid[i];
+    }
+    s->last_access_ns = MAX(s->last_access_ns, more->last_access_ns);
+    s->highest_write = MAX(s->highest_write, more->highest_write);
+}
+
 uint64_t node_write_highest(const struct node *n)
 {
     return n->priv->write_highest;

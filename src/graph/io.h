@@ -134,6 +134,8 @@ struct user_stats {
     unsigned in_flight;
 };
 const struct user_stats *user_get_stats(const struct user *u);
+/* What @from did counts for @u, too. */
+void user_stats_add(struct user *u, const struct user *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
 /* Moving average of the latency of demand (not IO_BACKGROUND) reads and writes

@@ -164,6 +164,31 @@ def test_language(d):
             assert name in io('help')
 
 
+def test_requests_on_a_device(d):
+    """They are made with permissions of their own, and count for it."""
+    top = d + '/disk.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', top, '16M')
+    with open(d + '/b.conf', 'w', encoding='ascii') as f:
+        f.write('[inject-error]\nevent = "write_aio"\nonce = "on"\n')
+    with Sluiced(d, '--drive', 'id=v,format=qcow2,file=blkdebug:%s/b.conf:%s'
+                 % (d, top)) as s:
+        def io(line):
+            return s.qmp.hmp('qemu-io v "%s"' % line)
+        assert io('write -P 1 0x10000 64k') == 'write failed: %s\n' % EIO
+        assert good(io('write -P 1 0x10000 64k'))
+        assert good(io('read -P 1 64k 0x8000'))
+        assert io('read 16M 512') == 'read failed: %s\n' % EIO
+        assert good(io('write -c -P 2 128k 64k'))
+        io('aio_write -q -P 3 256k 4k')
+        assert io('aio_flush') == ''
+        assert good(io('discard 0x10000 0x10000'))
+        stats = s.qmp.cmd('query-blockstats')[0]['stats']
+        for name, n in (('wr_operations', 3), ('wr_bytes', 135168),
+                        ('failed_wr_operations', 1), ('rd_operations', 1),
+                        ('invalid_rd_operations', 1), ('unmap_operations', 1)):
+            assert stats[name] == n, (name, stats)
+
+
 def test_header_must_not_name_it(d):
     top = d + '/t.qed'
     qemu_img('create', '-q', '-f', 'qed', '-u', '-b', 'blkdebug::/etc/passwd',

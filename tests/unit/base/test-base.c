@@ -76,6 +76,12 @@ static void test_sizes(void)
         { "1.5", 0, -EINVAL, 0 },
         { "1kk", 0, -EINVAL, 0 },
         { "1x", 0, -EINVAL, 0 },
+        { "0x18000", 0, 0, 0x18000 },
+        { "0XaBk", 0, 0, 0xab << 10 },
+        { "0x1", 'M', 0, 1 << 20 },
+        { "0x1.8k", 0, -EINVAL, 0 },
+        { "0x", 0, -EINVAL, 0 },
+        { "0xg", 0, -EINVAL, 0 },
         { " 1", 0, -EINVAL, 0 },
     };
 
