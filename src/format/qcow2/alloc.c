@@ -235,6 +235,7 @@ int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
     int ret;
 
     node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_ALLOC);
+    node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC);
     *ret_fresh = false;
     ret = inside_co_alloc(img, n, &first);
     if (ret == 1 && sp->scan < sp->scan_end && !sp->scanning) {

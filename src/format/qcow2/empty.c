@@ -58,6 +58,7 @@ int qcow2_co_make_empty(struct node *n, GError **err)
     if (!img->group) {
         return err_set(err, EPERM, "Block node is read-only");
     }
+    node_co_debug_event(qcow2_file(img), DEBUG_EMPTY_IMAGE_PREPARE);
     ret = qcow2_co_drop_clusters(img, 0, n->size);
     if (ret == 0) {
         ret = qcow2_co_settle(img);

@@ -56,6 +56,7 @@ static CO_FN int stream_co_store(struct qcow2_image *img, uint64_t idx,
     ret = d.entry ? qcow2_co_check_overlap(img, QCOW2_META_DATA, host, len)
                   : -EFBIG;
     if (ret == 0) {
+        node_co_debug_event(qcow2_file(img), DEBUG_L2_UPDATE_COMPRESSED);
         node_co_debug_event(qcow2_file(img), DEBUG_WRITE_COMPRESSED);
         ret = node_co_pwritev(qcow2_file(img), host, iov_one(&v, buf, len), 0);
     }

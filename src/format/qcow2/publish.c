@@ -117,6 +117,7 @@ static CO_FN int table_co_copy(struct qcow2_image *img, uint64_t from,
     if (!buf) {
         return -ENOMEM;
     }
+    node_co_debug_event(qcow2_file(img), DEBUG_L2_ALLOC_COW_READ);
     ret = node_co_preadv(qcow2_file(img), from, iov_one(&v, buf, len), 0);
     if (ret == 0) {
         ret = qcow2_co_write_meta(img, QCOW2_META_L2, to, buf, len);

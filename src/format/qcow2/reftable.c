@@ -164,7 +164,6 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint32_t block)
         }
         ret = table_reach(r, made);
         if (ret == 0) {
-            node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC);
             ret = block_co_make(img, made, at);
         }
         if (ret < 0) {
@@ -195,6 +194,15 @@ struct writing {
     GArray *numbers;              /* uint64_t */
 };
 
+/* A new block, one for a larger table, or one that was there. */
+static enum debug_event block_event(const struct qcow2_refcounts *r,
+                                    gpointer key)
+{
+    return !g_tree_lookup(r->unlinked, key) ? DEBUG_REFBLOCK_UPDATE_PART
+        : r->moved_to ? DEBUG_REFBLOCK_ALLOC_WRITE_BLOCKS
+        : DEBUG_REFBLOCK_ALLOC_WRITE;
+}
+
 static CO_FN int block_co_write(void *arg, unsigned i)
 {
     struct writing *w = arg;
@@ -217,7 +225,7 @@ static CO_FN int block_co_write(void *arg, unsigned i)
     /* Changes meanwhile are new ones. */
     memcpy(copy, (uint8_t *) was.t->data + a, len);
     g_hash_table_remove(r->dirty, key);
-    node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_UPDATE_PART);
+    node_co_debug_event(qcow2_file(img), block_event(r, key));
     ret = qcow2_co_write_meta(img, QCOW2_META_REFBLOCK, r->table[number] + a,
                               copy, len);
     if (ret < 0) {

@@ -31,11 +31,11 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
     unsigned bits = img->l2_bits - img->slice_bits;
     uint32_t l1_idx = (uint32_t) (t->key >> bits);
     uint64_t entry = qcow2_l2_entry(img, l1_idx);
+    bool is_new = g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx));
     struct iovec v;
     uint32_t twin;
 
-    if (!g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx)) &&
-        !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
+    if (!is_new && !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
         return qcow2_co_corrupt(img, img->hdr.l1_offset +
                                 (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
                                 PRIx64 ": no L2 table of this file (run a "
@@ -48,7 +48,10 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
                                 PRIx64 ": the table of entry %u, too (run a "
                                 "check)", l1_idx, entry, twin);
     }
-    node_co_debug_event(qcow2_file(img), DEBUG_L2_LOAD);
+    /* A new table is known to be empty, or was a moment ago. */
+    if (!is_new) {
+        node_co_debug_event(qcow2_file(img), DEBUG_L2_LOAD);
+    }
     return node_co_preadv(qcow2_file(img), slice_offset(img, t->key),
                           iov_one(&v, t->data, qcow2_slice_bytes(img)), 0);
 }
