@@ -39,6 +39,9 @@
                           "grows") \
     X(QCOW2_RESIZE_HEADER, "the new size is durable before success is " \
                            "reported") \
+    X(QCOW2_SNAPSHOT, "what a snapshot changes is durable before the header") \
+    X(QCOW2_SNAPSHOT_HEADER, "the header is durable before what it led to is " \
+                             "free") \
     X(PIVOT_DATA,     "data and metadata are durable before the header") \
     X(PIVOT_NAME,     "the new name is durable before the header") \
     X(PIVOT_HEADER,   "the header is durable before success is reported") \

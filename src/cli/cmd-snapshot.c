@@ -15,7 +15,7 @@
 
 struct snapshot {
     struct image_spec image;
-    int action;           /* 'l', 'a', 'c', 'd'; 0: none was said */
+    int action;           /* 'l', 'a', 'c', 'd'; 0: nothing is done */
     const char *name;
 };
 
@@ -58,11 +58,11 @@ static int parse_args(int argc, char **argv, struct snapshot *s)
         return cli_usage_error("snapshot", "Expecting one image file name");
     }
     s->image.name = argv[optind];
-    s->action = s->action ? s->action : 'l';
     return r;
 }
 
-static bool has_name(const json_t *snapshots, const char *name)
+/* The id of the first one of that name, or NULL. */
+static const char *find_id(const json_t *snapshots, const char *name)
 {
     const json_t *s;
     size_t i;
@@ -71,10 +71,10 @@ static bool has_name(const json_t *snapshots, const char *name)
         const char *n = json_string_value(json_object_get(s, "name"));
 
         if (n && strcmp(n, name) == 0) {
-            return true;
+            return json_string_value(json_object_get(s, "id"));
         }
     }
-    return false;
+    return NULL;
 }
 
 static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
@@ -88,8 +88,7 @@ static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
         r = node_co_snapshot(n, SNAPSHOT_CREATE, s->name, &why);
         return r == 0 ? 0 : err_set(err, -r, "Could not create snapshot '%s': "
                                     "%d (%s)", s->name, r,
-                                    r == -ENOTSUP ? "Operation not supported"
-                                                  : why->message);
+                                    g_strerror(-r));
     case 'a':
         r = node_co_snapshot(n, SNAPSHOT_APPLY, s->name, &why);
         return r == 0 ? 0 : err_set(err, -r, "Could not apply snapshot '%s': "
@@ -98,15 +97,18 @@ static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
                                       "or directory" : why->message);
     case 'd':
         /* By name alone: the id of one can be the name of another. */
-        if (!has_name(list, s->name)) {
+        if (!find_id(list, s->name)) {
             return err_set(err, ENOENT, "Could not delete snapshot '%s': "
                            "snapshot not found", s->name);
         }
-        r = node_co_snapshot(n, SNAPSHOT_DELETE, s->name, &why);
+        r = node_co_snapshot(n, SNAPSHOT_DELETE, find_id(list, s->name),
+                             &why);
         return r == 0 ? 0 : err_set(err, -r, "Could not delete snapshot '%s': "
                                     "%s", s->name, why->message);
-    default:
+    case 'l':
         print_snapshots(list);
+        return 0;
+    default:
         return 0;
     }
 }
@@ -119,7 +121,7 @@ static CO_FN int snapshot_co_run(struct graph *g, void *arg)
     struct node *n;
     int r;
 
-    s->image.flags |= s->action == 'l' ? NODE_NO_BACKING : NODE_RDWR;
+    s->image.flags |= s->action == 'l' || !s->action ? NODE_NO_BACKING : NODE_RDWR;
     s->image.is_overlay = true;
     r = image_co_open_spec(g, &s->image, &n, &err);
     if (r == 0) {

@@ -262,4 +262,5 @@ const struct io_engine engine_sim = {
     .wait = sim_wait,
     .wake = sim_wake,
     .clock = sim_clock,
+    .date = sim_clock,
 };

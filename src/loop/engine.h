@@ -95,6 +95,7 @@ struct io_engine {
     void (*wake)(struct loop *l);
     /* Monotonic nanoseconds. */
     uint64_t (*clock)(struct loop *l);
+    uint64_t (*date)(struct loop *l); /* NULL: the real one */
 };
 
 extern const struct io_engine engine_uring;

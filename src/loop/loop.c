@@ -272,6 +272,12 @@ uint64_t loop_clock_ns(struct loop *l)
     return l->engine->clock(l);
 }
 
+uint64_t loop_date_ns(struct loop *l)
+{
+    return l->engine->date ? l->engine->date(l)
+                           : (uint64_t) g_get_real_time() * 1000;
+}
+
 uint64_t engine_monotonic_ns(struct loop *l)
 {
     struct timespec ts;

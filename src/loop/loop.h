@@ -57,6 +57,8 @@ const char *loop_engine_name(struct loop *l);
 uint64_t loop_now_ns(struct loop *l);
 /* Monotonic nanoseconds, read now. */
 uint64_t loop_clock_ns(struct loop *l);
+/* The date, since 1970; of the simulated machine: its clock. */
+uint64_t loop_date_ns(struct loop *l);
 
 /* Call @fn(@arg) on @l's thread, in order of posting. Any thread. */
 void loop_post(struct loop *l, void (*fn)(void *arg), void *arg);

@@ -13,10 +13,11 @@ static const char *const cover_texts[] = {
 #undef X
 };
 
-/* Not of qcow2: the journal; not of the others: what is packed. */
+/* Not of qcow2: the journal; not of the others: what is packed, snapshots. */
 static bool is_needed(enum cover c, bool qcow2)
 {
-    return qcow2 ? c < COVER_EMPTY : c != COVER_PACKED;
+    return qcow2 ? c < COVER_EMPTY
+        : c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET;
 }
 
 bool cover_report(bool qcow2)

@@ -102,6 +102,8 @@ extern const unsigned crash_n_configs;
     X(RESIZE,         "disks that grew") \
     X(REOPEN,         "images that became read-only and writable again") \
     X(PACKED,         "images with compressed clusters") \
+    X(SNAPSHOT, "snapshots that were made") \
+    X(FORGET, "snapshots that were deleted") \
     X(AUTOCLEAR,      "autoclear bits that were cleared") \
     X(CREATE,         "images that were made") \
     X(BESIDE,         "operations that began while others ran") \

@@ -90,6 +90,8 @@ static const struct hunter {
     { BARRIER_QCOW2_REPAIR, "q4k", "@" },
     { BARRIER_QCOW2_REBUILD, "q4k", "&" },
     { BARRIER_QCOW2_SETTLE, "q4k", "ad" },
+    { BARRIER_QCOW2_SNAPSHOT, "q4k", "aFnaF" },
+    { BARRIER_QCOW2_SNAPSHOT_HEADER, "q4k", "anubFlaF" },
     { BARRIER_QCOW2_QUARANTINE, "q4k", "aFtb" },
     { BARRIER_QCOW2_DISCARD, "q4k", "uFtFfF" },
     { BARRIER_QCOW2_ACCESS, "q4k-base", "uF~rtFFFfF" },

@@ -294,6 +294,7 @@ static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
 
     if (ret == 0) {
         g->n_snapshots += what == SNAPSHOT_CREATE ? 1 : UINT_MAX;
+        cover(what == SNAPSHOT_CREATE ? COVER_SNAPSHOT : COVER_FORGET);
     }
     return ret;
 }

@@ -40,14 +40,6 @@ static const char *driver_header_backing(const struct node *n,
     return img->backing_name;
 }
 
-static CO_FN int driver_co_snapshot(struct node *n, enum snapshot_op op,
-                                    const char *name, GError **err)
-{
-    return op == SNAPSHOT_LOAD ? qcow2_co_snapshot_load(n, name, err)
-        : err_set(err, ENOTSUP, "Image format driver 'qcow2' does not support "
-                  "changing internal snapshots yet");
-}
-
 const struct node_driver qcow2_driver = {
     .name = "qcow2",
     .kind = NODE_FORMAT,
@@ -77,7 +69,7 @@ const struct node_driver qcow2_driver = {
     .co_truncate = qcow2_co_truncate,
     .co_make_empty = qcow2_co_make_empty,
     .co_check = qcow2_co_check,
-    .co_snapshot = driver_co_snapshot,
+    .co_snapshot = qcow2_co_snapshot,
     .co_quiesce = qcow2_co_quiesce,
     .resume = qcow2_resume,
 };

@@ -398,7 +398,7 @@ CO_FN int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
                                 struct iov iov, unsigned flags);
 void qcow2_codec_close(struct qcow2_image *img);
 
-/* --- snapshot-table.c, snapshot.c --- */
+/* --- snapshot.c, snapshot-*.c --- */
 
 struct qcow2_snapshot {
     uint64_t l1_offset;
@@ -410,7 +410,10 @@ struct qcow2_snapshot {
     uint8_t *extra;                /* what we do not know, behind what we do */
     uint32_t extra_len;
 };
-/* snapshot-load.c: SNAPSHOT_LOAD. */
+/* node_driver.co_snapshot */
+CO_FN int qcow2_co_snapshot(struct node *n, enum snapshot_op op,
+                            const char *name, GError **err);
+/* SNAPSHOT_LOAD. */
 CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
                                  GError **err);
 /* Load the table (checked, L1 tables not read); free it. */

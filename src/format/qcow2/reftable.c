@@ -367,12 +367,13 @@ static CO_FN int move_co_write(struct qcow2_image *img)
     return entries_co_write(img, r->moved_to, 0, n, n);
 }
 
-static CO_FN int move_co_switch(struct qcow2_image *img)
+/* @h is what else the header shall say. */
+static CO_FN int move_co_switch(struct qcow2_image *img, struct qcow2_header h)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    struct qcow2_header h = img->hdr;
-    uint64_t old = h.reftable_offset;
-    uint64_t old_len = (uint64_t) h.reftable_clusters << img->cluster_bits;
+    uint64_t old = img->hdr.reftable_offset;
+    uint64_t old_len = (uint64_t) img->hdr.reftable_clusters <<
+                       img->cluster_bits;
     int ret;
 
     h.reftable_offset = r->moved_to;
@@ -417,6 +418,15 @@ static CO_FN int links_co_write(struct qcow2_image *img, const GArray *numbers)
     return ret;
 }
 
+/* The file's table leads to the blocks in @numbers. */
+static void links_end(struct qcow2_refcounts *r, const GArray *numbers)
+{
+    for (unsigned i = 0; i < numbers->len; i++) {
+        g_tree_remove(r->unlinked, GSIZE_TO_POINTER(
+            (gsize) g_array_index(numbers, uint64_t, i)));
+    }
+}
+
 /* Steps 2 and 3. @numbers: blocks that were written and are not linked. */
 static CO_FN int blocks_co_link(struct qcow2_image *img, const GArray *numbers)
 {
@@ -429,11 +439,11 @@ static CO_FN int blocks_co_link(struct qcow2_image *img, const GArray *numbers)
     }
     ret = BARRIER(QCOW2_REFBLOCK, node_co_flush(qcow2_file(img)));
     if (ret == 0) {
-        ret = move ? move_co_switch(img) : links_co_write(img, numbers);
+        ret = move ? move_co_switch(img, img->hdr)
+                   : links_co_write(img, numbers);
     }
-    for (unsigned i = 0; i < numbers->len && ret == 0; i++) {
-        g_tree_remove(r->unlinked, GSIZE_TO_POINTER(
-            (gsize) g_array_index(numbers, uint64_t, i)));
+    if (ret == 0) {
+        links_end(r, numbers);
     }
     return ret;
 }
@@ -499,5 +509,63 @@ int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen)
     }
     ret = refcounts_co_write(img);
     co_mutex_unlock(&r->writing);
+    return ret;
+}
+
+/* --- with the header --- */
+
+/* Blocks may have moved: a table of their places, and then @h, which leads to
+ * it. `writing` is held. */
+static CO_FN int apart_co_write(struct qcow2_image *img,
+                                const struct qcow2_header *h,
+                                bool *ret_written)
+{
+    GArray *numbers = links_begin(img->refcounts);
+    int ret = move_co_write(img);
+
+    if (ret == 0) {
+        ret = blocks_co_write(img);
+    }
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_SNAPSHOT, group_co_sync(img->group));
+    }
+    if (ret == 0) {
+        *ret_written = true;
+        ret = move_co_switch(img, *h);
+    }
+    if (ret == 0) {
+        links_end(img->refcounts, numbers);
+    }
+    g_array_unref(numbers);
+    return ret;
+}
+
+int qcow2_co_refcounts_switch(struct qcow2_image *img,
+                              const struct qcow2_header *h, bool moved,
+                              bool *ret_written)
+{
+    int ret;
+
+    if (moved) {
+        ret = move_co_prepare(img);
+        if (ret == 0) {
+            co_mutex_co_lock(&img->refcounts->writing);
+            ret = apart_co_write(img, h, ret_written);
+            co_mutex_unlock(&img->refcounts->writing);
+        }
+        return ret;
+    }
+    ret = qcow2_co_refcounts_write(img, 0);
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_SNAPSHOT, group_co_sync(img->group));
+    }
+    if (ret == 0) {
+        struct qcow2_header to = *h;
+
+        to.reftable_offset = img->hdr.reftable_offset;
+        to.reftable_clusters = img->hdr.reftable_clusters;
+        *ret_written = true;
+        ret = qcow2_co_write_header(img, &to);
+    }
     return ret;
 }

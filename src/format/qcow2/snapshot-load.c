@@ -11,27 +11,9 @@
 #include "format/qcow2/snapshot.h"
 #include "loop/io.h"
 
-static const struct qcow2_snapshot *find(const struct qcow2_image *img,
-                                         const char *name)
-{
-    const struct qcow2_snapshot *by_name = NULL;
-
-    for (unsigned i = 0; i < qcow2_n_snapshots(img); i++) {
-        const struct qcow2_snapshot *s = qcow2_snapshot_at(img, i);
-
-        if (strcmp(s->id, name) == 0) {
-            return s;
-        }
-        by_name = !by_name && strcmp(s->name, name) == 0 ? s : by_name;
-    }
-    return by_name;
-}
-
-/* The table of @s with at least the entries of a disk of @size bytes. */
-static CO_FN int table_co_load(struct qcow2_image *img,
-                               const struct qcow2_snapshot *s, uint64_t size,
-                               uint64_t **ret_l1, size_t *ret_bytes,
-                               GError **err)
+int qcow2_co_snapshot_l1(struct qcow2_image *img,
+                         const struct qcow2_snapshot *s, uint64_t size,
+                         uint64_t **ret_l1, size_t *ret_bytes, GError **err)
 {
     size_t used = (size_t) s->l1_size * 8;
     size_t bytes = MAX(round_up(used, QCOW2_SECTOR), QCOW2_SECTOR);
@@ -64,7 +46,7 @@ static CO_FN int table_co_load(struct qcow2_image *img,
 int qcow2_co_snapshot_load(struct node *n, const char *name, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
-    const struct qcow2_snapshot *s = find(img, name);
+    const struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
     uint64_t size, *l1;
     size_t bytes;
     int ret;
@@ -76,7 +58,7 @@ int qcow2_co_snapshot_load(struct node *n, const char *name, GError **err)
         return err_set(err, EINVAL, "Device is not readonly");
     }
     size = s->disk_size ? s->disk_size : n->size;
-    ret = table_co_load(img, s, size, &l1, &bytes, err);
+    ret = qcow2_co_snapshot_l1(img, s, size, &l1, &bytes, err);
     if (ret < 0) {
         return ret;
     }

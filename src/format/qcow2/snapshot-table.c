@@ -253,6 +253,23 @@ const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
     return g_ptr_array_index(img->snapshots->list, i);
 }
 
+struct qcow2_snapshot *qcow2_snapshot_find(const struct qcow2_image *img,
+                                           const char *name)
+{
+    const GPtrArray *list = img->snapshots->list;
+    struct qcow2_snapshot *by_name = NULL;
+
+    for (guint i = 0; i < list->len; i++) {
+        struct qcow2_snapshot *s = g_ptr_array_index(list, i);
+
+        if (strcmp(s->id, name) == 0) {
+            return s;
+        }
+        by_name = !by_name && strcmp(s->name, name) == 0 ? s : by_name;
+    }
+    return by_name;
+}
+
 uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img)
 {
     return img->snapshots->bytes;
@@ -263,17 +280,19 @@ static json_t *snapshot_info(const struct qcow2_snapshot *s)
     enum { NS = 1000000000 };
     g_autofree char *id = g_utf8_make_valid(s->id, -1);
     g_autofree char *name = g_utf8_make_valid(s->name, -1);
-    json_t *o = json_pack(
-        "{s:s,s:s,s:I,s:I,s:I,s:I,s:I}", "id", id, "name", name,
-        "date-sec", (json_int_t) s->date_sec,
-        "date-nsec", (json_int_t) s->date_nsec,
-        "vm-clock-sec", (json_int_t) (s->vm_clock_nsec / NS),
-        "vm-clock-nsec", (json_int_t) (s->vm_clock_nsec % NS),
-        "vm-state-size", (json_int_t) s->vm_state_size);
+    json_t *o = json_object();
 
+    /* In the peer's order. */
     if (s->icount != NO_ICOUNT) {
         json_object_set_new(o, "icount", json_integer((json_int_t) s->icount));
     }
+    json_object_update_new(o, json_pack(
+        "{s:I,s:s,s:I,s:I,s:I,s:s,s:I}",
+        "vm-clock-nsec", (json_int_t) (s->vm_clock_nsec % NS), "name", name,
+        "date-sec", (json_int_t) s->date_sec,
+        "date-nsec", (json_int_t) s->date_nsec,
+        "vm-clock-sec", (json_int_t) (s->vm_clock_nsec / NS), "id", id,
+        "vm-state-size", (json_int_t) s->vm_state_size));
     return o;
 }
 

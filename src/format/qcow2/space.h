@@ -123,6 +123,14 @@ void qcow2_dirty_free(void *dirty_block);
  * done, others had a turn. */
 CO_FN int qcow2_co_blocks_trim(struct qcow2_image *img);
 
+/* Everything to the file, then the header becomes @h, with a place for the table
+ * that is its own; not flushed. With @moved blocks have new places, and nothing
+ * leads there before that write; else only what is counted too often may have
+ * changed. *@ret_written: the header's write was begun. */
+CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
+                                    const struct qcow2_header *h, bool moved,
+                                    bool *ret_written);
+
 /* --- alloc.c --- */
 
 /* Clusters without refcount: they may be handed out. */

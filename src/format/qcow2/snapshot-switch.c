@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Tables and refcounts that change at one stroke; see snapshot.h. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include "base/barrier.h"
+#include "base/math.h"
+#include "format/qcow2/snapshot.h"
+#include "format/qcow2/space.h"
+#include "loop/io.h"
+
+int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img)
+{
+    size_t cluster = qcow2_cluster_size(img);
+
+    *sw = (struct qcow2_switch) {
+        .img = img,
+        .moved = g_hash_table_new(g_direct_hash, g_direct_equal),
+        .old = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down)),
+        .table = io_buf_get(cluster),
+        .other = io_buf_get(cluster),
+    };
+    return sw->table && sw->other ? 0 : -ENOMEM;
+}
+
+void qcow2_switch_end(struct qcow2_switch *sw)
+{
+    size_t cluster = qcow2_cluster_size(sw->img);
+
+    g_hash_table_destroy(sw->moved);
+    g_array_unref(sw->old);
+    if (sw->table) {
+        io_buf_put(sw->table, cluster);
+    }
+    if (sw->other) {
+        io_buf_put(sw->other, cluster);
+    }
+}
+
+void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
+{
+    unsigned bits = sw->img->cluster_bits;
+    struct qcow2_down d = { 0, host >> bits, 0 };
+
+    if (len) {
+        d.n = ((host + len - 1) >> bits) - d.first + 1;
+        g_array_append_val(sw->old, d);
+    }
+}
+
+/* Let the block of @cluster have a new place; a block that nothing leads to yet
+ * needs none. */
+static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
+{
+    struct qcow2_image *img = sw->img;
+    struct qcow2_refcounts *r = img->refcounts;
+    uint64_t len = qcow2_cluster_size(img), host;
+    uint32_t block = qcow2_block_of(r, cluster);
+    gpointer key = GSIZE_TO_POINTER((gsize) block);
+    bool fresh;
+    int ret;
+
+    if (g_hash_table_contains(sw->moved, key) ||
+        g_tree_lookup(r->unlinked, key)) {
+        return 0;
+    }
+    if (block >= r->len || r->table[block] == 0) {
+        return 0; /* whoever counts finds 0 */
+    }
+    ret = qcow2_co_alloc(img, 0, len, &host, &fresh);
+    if (ret < 0) {
+        return ret;
+    }
+    do {
+        ret = qcow2_co_blocks_ready(img, cluster, 1, false);
+    } while (ret == 1);
+    if (ret < 0) {
+        return ret;
+    }
+    qcow2_switch_drop(sw, r->table[block], len);
+    r->table[block] = host;
+    qcow2_meta_add(img, QCOW2_META_REFBLOCK, host, len);
+    qcow2_block_dirty(img, tables_peek(&r->blocks, block), 0, (uint32_t) len);
+    g_hash_table_add(sw->moved, key);
+    return 0;
+}
+
+int qcow2_switch_co_count(struct qcow2_switch *sw, uint64_t host, uint64_t len,
+                          int by)
+{
+    struct qcow2_image *img = sw->img;
+    uint64_t last = (host + len - 1) >> img->cluster_bits, count;
+
+    for (uint64_t i = host >> img->cluster_bits; i <= last; i++) {
+        int ret = block_co_move(sw, i);
+
+        if (ret < 0) {
+            return ret;
+        }
+        do {
+            ret = qcow2_co_blocks_ready(img, i, 1, false);
+        } while (ret == 1);
+        if (ret < 0) {
+            return ret;
+        }
+        count = qcow2_count_at(img, i);
+        if (count == 0 || (by < 0 && count == 1)) {
+            return qcow2_co_corrupt(img, i << img->cluster_bits, "the refcount "
+                                    "of cluster %" PRIu64 " is %" PRIu64 ", but "
+                                    "more refers to it (run a check)", i,
+                                    count);
+        }
+        if (by > 0 && count == img->refcounts->max) {
+            return -EINVAL;
+        }
+        qcow2_count_set(img, i, by > 0 ? count + 1 : count - 1);
+    }
+    return 0;
+}
+
+int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
+                          const void *buf, uint64_t len, uint64_t *ret_host)
+{
+    struct qcow2_image *img = sw->img;
+    uint64_t bytes = round_up(len, QCOW2_SECTOR), host;
+    uint8_t *copy;
+    bool fresh;
+    int ret;
+
+    *ret_host = 0;
+    if (len == 0) {
+        return 0;
+    }
+    copy = io_buf_get(bytes);
+    if (!copy) {
+        return -ENOMEM;
+    }
+    ret = qcow2_co_alloc(img, 0, bytes, &host, &fresh);
+    if (ret == 0) {
+        memset(copy + len, 0, bytes - len);
+        memcpy(copy, buf, len);
+        qcow2_meta_add(img, what, host, bytes);
+        ret = qcow2_co_write_meta(img, what, host, copy, bytes);
+        *ret_host = host;
+    }
+    io_buf_put(copy, bytes);
+    return ret;
+}
+
+/* The header's write failed: nobody knows which one the file has. */
+static CO_FN void header_co_restore(struct qcow2_image *img)
+{
+    struct qcow2_header h = img->hdr;
+
+    if (qcow2_co_write_header(img, &h) < 0 || group_co_sync(img->group) < 0) {
+        img->corrupt = true; /* either is whole, so nothing may change any more */
+    }
+}
+
+void qcow2_switch_co_undo(struct qcow2_switch *sw)
+{
+    struct qcow2_image *img = sw->img;
+
+    qcow2_co_reap(img);
+    if (qcow2_co_space_reload(img, NULL) < 0) {
+        img->corrupt = true;
+    }
+}
+
+int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
+{
+    struct qcow2_image *img = sw->img;
+    bool written = false;
+    int ret = group_error(img->group);
+
+    if (ret == 0 && img->corrupt) {
+        ret = -EIO;
+    }
+    if (ret == 0) {
+        ret = qcow2_co_refcounts_switch(img, h, g_hash_table_size(sw->moved) >
+                                        0, &written);
+    }
+    if (ret < 0) {
+        if (written) {
+            header_co_restore(img);
+        }
+        qcow2_switch_co_undo(sw);
+        return ret;
+    }
+    sw->done = true;
+    ret = BARRIER(QCOW2_SNAPSHOT_HEADER, group_co_sync(img->group));
+    for (guint i = 0; i < sw->old->len && ret == 0; i++) {
+        struct qcow2_down d = g_array_index(sw->old, struct qcow2_down, i);
+
+        qcow2_refcount_down(img, 0, d.first << img->cluster_bits,
+                            d.n << img->cluster_bits);
+    }
+    if (ret == 0) {
+        qcow2_space_published(img, 0);
+    }
+    return ret;
+}
