@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A base served by an NBD server that lies: rows VB1, VB3, VB5, VB7.
+"""A base served by an NBD server that lies: rows VB1, VB3, VB4, VB5, VB7.
 
 The daemon streams an overlay from it.  Whatever the server does: the daemon
 lives and serves its other disk, a job that could not copy fails, and no byte
@@ -32,6 +32,7 @@ class Server(threading.Thread):
         self.lie, self.size, self.budget = lie, size, budget
         self.sent = 0
         self.connections = 0
+        self.wounds = 1 << 30   # connections that end at the budget
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(20)
@@ -70,7 +71,9 @@ class Server(threading.Thread):
         return data
 
     def send(self, c, data):
-        if self.budget is not None and self.sent + len(data) >= self.budget:
+        if self.budget is not None and self.wounds > 0 and \
+                self.sent + len(data) >= self.budget:
+            self.wounds -= 1
             c.sendall(data[:self.budget - self.sent])
             raise EOFError
         self.sent += len(data)
@@ -124,7 +127,9 @@ class Server(threading.Thread):
         data = GOOD[off:off + n]
         at = struct.pack('>Q', off)
         lie = self.lie
-        if lie == 'data-after':
+        if lie == 'error-mid' and off <= SIZE // 2 < off + n:
+            self.chunk(c, cookie, 0x8001, struct.pack('>IH', 5, 0))
+        elif lie == 'data-after':
             self.chunk(c, cookie, 1, struct.pack('>Q', off + n) + data)
         elif lie == 'data-before':
             self.chunk(c, cookie, 1, struct.pack('>Q', (off - 512) % (1 << 64))
@@ -304,6 +309,80 @@ def test_VB3_closes_at_every_byte(d):
             server.stop()
         other.check()
         del other
+
+
+def test_VB3_closes_at_every_byte_and_is_back(d):
+    """A read that lost its server is made again when there is patience; then it
+    gives the right bytes. Handshake, headers of replies, the payload."""
+    with daemon(d) as s:
+        other = Other(d)
+        server = Server(d + '/base')
+        assert attempt(s, d, server) is None
+        whole = server.sent
+        server.stop()
+        handshake = whole - SIZE
+        points = list(range(handshake + 24)) + [handshake + 4096,
+                                                whole // 2, whole - 1]
+        for n in points:
+            server = Server(d + '/base', budget=n)
+            server.wounds = 1
+            options = base_options(server.path, **{
+                'node-name': 'n', 'read-only': True, 'reconnect-delay': 20,
+                'connections': 1})
+            try:
+                s.qmp.cmd('blockdev-add', options)
+            except QmpError:
+                # Whoever opens it hears what is wrong, and tries again.
+                assert n <= handshake, n
+                s.qmp.cmd('blockdev-add', options)
+            text = s.qmp.hmp('qemu-io n "read -v 0 32"')
+            got = bytes(int(w, 16) for line in text.splitlines()[:2]
+                        for w in line[11:58].split())
+            assert got == GOOD[:32], (n, text)
+            text = s.qmp.hmp('qemu-io n "read -q 0 %d"' % SIZE)
+            assert text == '', (n, text)
+            s.qmp.cmd('blockdev-del', node_name='n')
+            server.stop()
+        other.check()
+        del other
+
+
+def test_VB4_a_read_error_in_the_middle_of_a_copy(d):
+    """The job fails, whatever is ignored the base stays in the header, and no
+    tool says that it is done."""
+    server = Server(d + '/base', 'error-mid')
+    uri = 'nbd+unix:///?socket=' + server.path
+    for policy in ('report', 'ignore'):
+        top = d + '/top-' + policy
+        subprocess.run([SLUICE, 'create', '-q', '-f', 'qcow2', '-u', '-b', uri,
+                        '-F', 'raw', top, str(SIZE)], check=True)
+        with Sluiced(d, '--drive', 'id=v,format=qcow2,file=' + top) as s:
+            s.qmp.cmd('block-stream', device='v', on_error=policy)
+            event = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='v')
+            assert event['data'].get('error'), (policy, event)
+        info = json.loads(subprocess.run(
+            ['qemu-img', 'info', '--output=json', '-U', top], check=True,
+            capture_output=True).stdout)
+        assert info['backing-filename'] == uri, (policy, info)
+        text = subprocess.run([SLUICE, 'map', '--output=json', top],
+                              capture_output=True, check=True).stdout
+        # What failed is not there, as data or as a hole.
+        here = [e for e in json.loads(text)
+                if e['start'] <= SIZE // 2 < e['start'] + e['length']]
+        assert here[0]['depth'] == 1, (policy, here)
+    for args in (('convert', '-O', 'raw', uri, d + '/copy'),
+                 ('convert', '-O', 'qcow2', '-c', uri, d + '/copy'),
+                 ('convert', '-O', 'qcow2', '-W', '-m', '8', uri, d + '/copy'),
+                 ('dd', 'bs=64k', 'if=' + uri, 'of=%s/copy' % d),
+                 ('compare', uri, d + '/other')):
+        with open(d + '/other', 'wb') as f:
+            f.write(GOOD)
+        p = subprocess.run([SLUICE] + list(args), capture_output=True,
+                           text=True, timeout=60, check=False)
+        assert p.returncode != 0 and 'rror' in p.stderr, (args, p)
+        if os.path.exists(d + '/copy'):
+            os.unlink(d + '/copy')
+    server.stop()
 
 
 def test_VB5_impossible_sizes(d):

@@ -10,6 +10,7 @@
  *   options.c       table of option handlers;  meta.c: the two on contexts
  *   transmission.c  reader coroutine: requests from the socket into flight
  *   request.c       table of commands, one coroutine for each request
+ *   left.c          writes that outlive their connection
  *   status.c        block status
  *   reply.c         replies and the writer coroutine
  *
@@ -37,6 +38,9 @@ struct nbd_export {
     char *description;      /* or NULL */
     bool allocation_depth;
     unsigned n_conns;
+    GQueue left;            /* struct nbd_request: writes, see left.c */
+    struct co_queue left_done;
+    uint64_t next_serial;
 };
 extern const struct export_driver nbd_export_driver;
 
@@ -89,6 +93,8 @@ struct nbd_conn {
     uint64_t payload;
     struct co_queue room;   /* the reader, until less is in flight */
     struct nbd_request *spare;
+    GQueue writes;          /* struct nbd_request: those that write */
+    bool reading_ended;
 
     /* replies, in order of completion */
     struct nbd_request *tx_head, **tx_tail;
@@ -112,6 +118,9 @@ struct nbd_request {
     const struct nbd_command *cmd;
     struct nbd_request_header h;
     uint64_t cost;               /* bytes of the budget */
+    uint64_t serial;             /* of a write, in its export */
+    GQueue *queue;               /* that has @link: of its connection, or left */
+    GList link;
     struct co *part_sent;        /* wake it, the request goes on */
     struct iovec one;            /* payload: @bufs is it or allocated */
     struct iovec *bufs;
@@ -178,6 +187,13 @@ void nbd_meta_forget(struct nbd_conn *c);
 /* --- transmission.c --- */
 /* Until the client or the server ends it; nothing is in flight afterwards. */
 CO_FN void nbd_transmission_co_run(struct nbd_conn *c);
+
+/* --- left.c --- */
+/* Wait until nothing is left that would land behind @r. */
+CO_FN void nbd_left_co_begin(struct nbd_request *r);
+void nbd_left_end(struct nbd_request *r);
+/* Nothing more comes from @c: its writes under way are left. */
+void nbd_left_by(struct nbd_conn *c);
 
 /* --- request.c --- */
 /* NULL for a number that is no command. */

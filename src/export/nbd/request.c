@@ -402,8 +402,15 @@ void nbd_request_release(struct nbd_request *r)
 static CO_FN void request_entry(void *arg)
 {
     struct nbd_request *r = arg;
-    int ret = r->cmd->co_run(r);
+    int ret;
 
+    if (r->cmd->writes) {
+        nbd_left_co_begin(r);
+    }
+    ret = r->cmd->co_run(r);
+    if (r->cmd->writes) {
+        nbd_left_end(r);
+    }
     if (ret < 0) {
         nbd_reply_error(r, -ret, NULL);
     } else if (r->n_chunks == 0) {

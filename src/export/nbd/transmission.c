@@ -134,6 +134,7 @@ void nbd_transmission_co_run(struct nbd_conn *c)
     while (ret == 0) {
         ret = reader_co_request(c);
     }
+    nbd_left_by(c);
     /* A client that sends no more may still read: what it asked for is
      * answered.  One that breaks the protocol or stalls is dropped. */
     if (ret < 0 && ret != -EPIPE && ret != -ECONNRESET) {
