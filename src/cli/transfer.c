@@ -199,21 +199,22 @@ static CO_FN int part_co_units(struct transfer *t, uint64_t off, uint64_t max,
     uint64_t len;
     int r = part_co_at(t, off, max, ret_part, &len);
 
-    while (r == 0 && len < max) {
+    if (r < 0) {
+        return r;
+    }
+    while (len < max) {
         enum part next;
         uint64_t more;
 
-        r = part_co_at(t, off + len, max - len, &next, &more);
-        if (r < 0 || next != *ret_part) {
+        /* What cannot be told there is for the next question. */
+        if (part_co_at(t, off + len, max - len, &next, &more) < 0 ||
+            next != *ret_part) {
             break;
         }
         len += more;
         if (len >= CHUNK) {
             break;
         }
-    }
-    if (r < 0 && len == 0) {
-        return r;
     }
     if (len < max && *ret_part == PART_DATA) {
         len = MIN(max, round_up(len, t->unit));

@@ -218,6 +218,7 @@ ROWS += [
     '!convert --salvage --image-opts %s out' % BAD,
     '~compare --image-opts %s driver=raw,file.filename=base.raw' % BAD,
     '~dd --image-opts if=%s of=out' % BAD,
+    '~convert d.qcow2 out', '~dd -f qcow2 if=d.qcow2 of=out',
     '~convert -p base.raw out', '~compare -p base.raw o.qed',
     '~convert -p -O qcow2 o.qed out',
 ]
@@ -238,6 +239,16 @@ def make_image(folder, name, size, *writes, backing=None, options=None):
     if writes:
         args = [a for w in writes for a in ('-c', w)]
         tool('qemu-io', '-f', fmt, *args, name, cwd=folder)
+
+
+def misplace_cluster(path):
+    """An L2 entry that leads to no place that a cluster can have."""
+    with open(path, 'r+b') as f:
+        head = f.read(48)
+        f.seek(int.from_bytes(head[40:48], 'big'))
+        l2 = int.from_bytes(f.read(8), 'big') & 0xfffffffffffe00
+        f.seek(l2 + 3 * 8)
+        f.write((1 << 63 | 65536 + 512).to_bytes(8, 'big'))
 
 
 def make_folder(folder):
@@ -265,6 +276,8 @@ def make_folder(folder):
     tool('qemu-io', '-c', 'write -P 4 0 128k', 's.qcow2', cwd=folder)
     tool(QEMU_IMG, 'convert', '-c', '-O', 'qcow2', '-o',
          'compression_type=zstd', 'base.raw', 'z.qcow2', cwd=folder)
+    make_image(folder, 'd.qcow2', '1M', 'write -P 1 0 1M')
+    misplace_cluster(os.path.join(folder, 'd.qcow2'))
     make_image(folder, 'late.raw', '8M', 'write -P 8 7M 64k')
     with open(os.path.join(folder, 'odd.raw'), 'wb') as f:
         f.write(bytes(range(256)) * 5000 + b'tail')
