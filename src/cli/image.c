@@ -159,6 +159,10 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
     if (spec->format) {
         json_object_set_new(*ret, "driver", json_string(spec->format));
     }
+    if (spec->data_file) {
+        json_object_set_new(*ret, "data-file", json_pack("{s:s}", "filename",
+                                                         spec->data_file));
+    }
     return 0;
 }
 
@@ -327,7 +331,8 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
     json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
                                 path);
     struct node *n;
-    int r = node_co_open(g, options, 0, &n, err);
+    /* No data is read: none that is elsewhere need be there. */
+    int r = node_co_open(g, options, NODE_NO_IO, &n, err);
 
     json_decref(options);
     if (r == 0) {

@@ -34,6 +34,7 @@ struct image_spec {
     const char *name;    /* file, address, "json:{...}"; with @is_opts
                           * "driver=qed,file.filename=a.qed" */
     const char *format;  /* -f; NULL: not said */
+    const char *data_file; /* what a new image was told to keep its data in */
     bool is_opts;        /* --image-opts */
     bool is_overlay;     /* the command is meaningless for a raw disk */
     unsigned flags;      /* enum node_flags */

@@ -41,21 +41,36 @@ CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
     return r;
 }
 
+/* Is the storage under @n (NULL: none) file @a? */
+static CO_FN bool storage_co_is(struct node *n, const struct stat *a)
+{
+    const struct node *storage = node_storage(n);
+    struct stat b;
+
+    return storage && storage->filename &&
+        io_co_stat(storage->filename, &b) == 0 &&
+        a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+/* What holds the data of @n, if that is not its file. */
+static struct node *data_file_of(const struct node *n)
+{
+    struct edge *e = node_child(n, "data-file");
+
+    return e ? e->child : NULL;
+}
+
 /* Is file @path part of a source's chain? */
 static CO_FN bool target_co_is_source(const struct target *t, const char *path)
 {
-    struct stat a, b;
+    struct stat a;
 
     if (io_co_stat(path, &a) < 0) {
         return false;
     }
     for (unsigned i = 0; i < t->n_sources; i++) {
         for (struct node *n = t->sources[i]; n; n = node_backing(n)) {
-            const struct node *storage = node_storage(n);
-
-            if (storage && storage->filename &&
-                io_co_stat(storage->filename, &b) == 0 &&
-                a.st_dev == b.st_dev && a.st_ino == b.st_ino) {
+            if (storage_co_is(n, &a) || storage_co_is(data_file_of(n), &a)) {
                 return true;
             }
         }
@@ -74,10 +89,13 @@ static int refuse_source(const char *name, GError **err)
 static CO_FN int target_co_create(struct graph *g, struct target *t,
                                   uint64_t size, GError **err)
 {
+    const char *data = create_options_get(t->options, "data_file");
     int r;
 
     if (target_co_is_source(t, t->name)) {
         r = refuse_source(t->name, err);
+    } else if (data && target_co_is_source(t, data)) {
+        r = refuse_source(data, err);
     } else {
         json_object_set_new(t->options, "size", json_integer((json_int_t)size));
         r = image_co_create(g, graph_find_driver(g, t->format), t->name,
@@ -89,14 +107,38 @@ static CO_FN int target_co_create(struct graph *g, struct target *t,
     return r;
 }
 
-/* A new raw image on a device, or behind an address, holds what was there. */
-static bool is_zero_when_new(struct node *n)
+static bool is_file(struct node *n)
 {
     const struct node *storage = node_storage(n);
 
-    return n->drv->supports_backing ||
-        (strcmp(n->drv->name, "raw") == 0 && storage &&
-         strcmp(storage->drv->name, "file") == 0);
+    return storage && strcmp(storage->drv->name, "file") == 0;
+}
+
+/* A new raw image on a device, or behind an address, holds what was there; data
+ * that an image keeps there, too. */
+static bool is_zero_when_new(struct node *n)
+{
+    struct node *data = data_file_of(n);
+
+    return data ? is_file(data) : n->drv->supports_backing ||
+        (strcmp(n->drv->name, "raw") == 0 && is_file(n));
+}
+
+/* May all of @t that is there already be written to? */
+static CO_FN int target_co_check_existing(const struct target *t,
+                                          struct node *n, GError **err)
+{
+    struct node *parts[] = { n, data_file_of(n) };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        const struct node *storage = node_storage(parts[i]);
+
+        if (storage && storage->filename &&
+            target_co_is_source(t, storage->filename)) {
+            return refuse_source(storage->filename, err);
+        }
+    }
+    return 0;
 }
 
 CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
@@ -105,8 +147,9 @@ CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
     struct image_spec spec = {
         .name = t->name, .format = t->format, .is_opts = t->is_opts,
         .flags = NODE_RDWR | t->cache,
+        .data_file = t->exists ? NULL
+            : create_options_get(t->options, "data_file"),
     };
-    struct node *storage;
     int r = t->exists ? 0 : target_co_create(g, t, size, err);
 
     if (r == 0) {
@@ -115,11 +158,10 @@ CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
     if (r < 0) {
         return r;
     }
-    storage = node_storage(*ret_node);
-    if (t->exists && storage && storage->filename &&
-        target_co_is_source(t, storage->filename)) {
-        r = refuse_source(storage->filename, err);
-    } else if ((*ret_node)->size < size) {
+    if (t->exists) {
+        r = target_co_check_existing(t, *ret_node, err);
+    }
+    if (r == 0 && (*ret_node)->size < size) {
         r = err_set(err, ENOSPC, "output file is smaller than input file");
     }
     if (r < 0) {

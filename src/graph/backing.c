@@ -318,6 +318,18 @@ CO_FN char *node_co_identity(struct node *n)
     return g_strdup(storage->filename);
 }
 
+CO_FN char *node_co_name_identity(struct node *n, const char *name)
+{
+    g_autofree char *path = NULL;
+    struct stat st;
+
+    if (scheme_length(name) > 0) {
+        return g_strdup(name);
+    }
+    return path_beside(n, name, &path, NULL) == 0 &&
+           io_co_stat(path, &st) == 0 ? stat_identity(&st) : NULL;
+}
+
 /* --- the format --- */
 
 /* Open the storage once to look at its first bytes. */

@@ -228,6 +228,14 @@ struct node_driver {
 /* Open and attach the "file" child named by @o: a nested object, a node name,
  * or "filename". Permissions follow from node->flags. */
 CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
+/* The same for one more child, @name, that the image needs beside "file", and
+ * that must be other storage. No option of that name: 0, *@ret_edge is NULL. */
+CO_FN int node_co_open_child(struct node *n, struct opts *o, const char *name,
+                             struct edge **ret_edge, GError **err);
+/* What tells the storage under @n from other storage; owned or NULL. */
+CO_FN char *node_co_identity(struct node *n);
+/* The same for what a header at @n means by the backing name @name. */
+CO_FN char *node_co_name_identity(struct node *n, const char *name);
 /* Have "backing" opened and attached, right after co_open returns (so that a
  * chain opens in a loop, not in a recursion): what option "backing" says (object, name, null),
  * else what the header named, by the graph's policy: relative to the image's
@@ -237,6 +245,8 @@ CO_FN int node_co_open_backing(struct node *n, struct opts *o,
                                const char *header_name, const char *fmt,
                                GError **err);
 struct node *node_file(const struct node *n);
+/* Has node_co_open_backing() found one to open? */
+bool node_wants_backing(const struct node *n);
 /* A filter takes more of "file" than its driver says, and shares less: enum
  * perm. -EPERM when others do not agree; the old values stand then. */
 CO_FN int node_co_restrict_file(struct node *n, unsigned take,

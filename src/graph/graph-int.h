@@ -134,8 +134,6 @@ CO_FN int backing_co_check_opened(const struct node *n, struct node *b,
 /* An address or path a person gave: options of a protocol node; owned. */
 CO_FN int backing_co_parse_address(struct graph *g, const char *address,
                                    json_t **ret_options, GError **err);
-/* What tells one storage from another, for the loop check; owned or NULL. */
-CO_FN char *node_co_identity(struct node *n);
 
 /* edge.c, perm.c; under the graph's lock, no drain. */
 struct edge *edge_link(struct node *parent, struct user *user,
@@ -148,6 +146,9 @@ bool node_reaches(const struct node *from, const struct node *to);
 /* Check what the parents of @n want, tell its driver, and pass it on through
  * filters. On failure the caller restores the edges and calls again. */
 CO_FN int perm_co_refresh(struct node *n, GError **err);
+/* What format @n takes from its children, but "backing", as it becomes writable
+ * or ends to be. All or none. */
+CO_FN int children_co_set_perms(struct node *n, bool writable, GError **err);
 char *edge_describe_parent(const struct edge *e);
 /* The size or the node below changed: filters above follow, users hear. */
 void node_notify_changed(struct node *n);

@@ -133,88 +133,101 @@ static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
     return 0;
 }
 
-/* Empty the file under @node, as a writer that shares with nobody. Storage
- * that is no file (@path NULL) stays as long as it is. */
-static CO_FN int fill_co_image(struct node *file, const struct node_driver *drv,
-                               const json_t *options, const char *path,
-                               GError **err)
-{
-    CLEANUP(opts_freep) struct opts *o = opts_new(options);
-    struct user *user;
-    int r = user_co_new(file, "image creation",
-                        PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE, 0,
-                        NULL, NULL, &user, err);
-
-    if (r < 0) {
-        return r;
-    }
-    r = path && file->size > 0 ? node_co_truncate(file, 0, err) : 0;
-    if (r == 0) {
-        r = drv->co_create(file, o, err);
-    }
-    if (r == 0) {
-        r = opts_finish(o, err);
-    }
-    if (r == 0) {
-        r = BARRIER(CREATE_HEADER, node_co_flush(file));
-        if (r < 0) {
-            err_set_errno(err, -r, "Could not flush '%s'", file->filename);
-        }
-    }
-    user_co_free(user);
-    return r;
-}
-
 /* The file for a new image, its directory entry made if need be; or what is
- * there already: a device, the storage behind an address. *@ret_path: of the
- * file, owned; NULL for other storage. */
+ * there already: a device, the storage behind an address. */
 static CO_FN int open_co_storage(struct graph *g, const char *filename,
-                                 struct node **ret_file, char **ret_path,
-                                 bool *ret_made, GError **err)
+                                 struct new_storage *s, GError **err)
 {
     json_t *options = NULL;
     int r = backing_co_parse_address(g, filename, &options, err);
 
-    *ret_path = NULL;
-    *ret_made = false;
     if (r < 0) {
         return r;
     }
     if (strcmp(json_string_value(json_object_get(options, "driver")),
                "file") == 0) {
-        *ret_path = g_strdup(json_string_value(
+        s->path = g_strdup(json_string_value(
             json_object_get(options, "filename")));
-        r = make_co_file(*ret_path, ret_made, err);
+        r = make_co_file(s->path, &s->made, err);
     }
     if (r == 0) {
-        r = node_co_open(g, options, NODE_RDWR, ret_file, err);
+        r = node_co_open(g, options, NODE_RDWR, &s->node, err);
     }
     json_decref(options);
     return r;
+}
+
+int new_storage_co_open(struct graph *g, const char *filename,
+                        struct new_storage *s, GError **err)
+{
+    int r;
+
+    *s = (struct new_storage) { 0 };
+    r = open_co_storage(g, filename, s, err);
+    if (r == 0) {
+        r = user_co_new(s->node, "image creation", PERM_CONSISTENT_READ |
+                        PERM_WRITE | PERM_RESIZE, 0, NULL, NULL, &s->user,
+                        err);
+    }
+    if (r < 0) {
+        new_storage_co_close(s, false);
+    }
+    return r;
+}
+
+int new_storage_co_empty(struct new_storage *s, GError **err)
+{
+    return s->path && s->node->size > 0 ? node_co_truncate(s->node, 0, err)
+                                        : 0;
+}
+
+int new_storage_co_sync(struct new_storage *s, GError **err)
+{
+    int r = BARRIER(CREATE_HEADER, node_co_flush(s->node));
+
+    if (r < 0) {
+        return err_set_errno(err, -r, "Could not flush '%s'",
+                             s->node->filename);
+    }
+    r = s->path ? BARRIER(CREATE_NAME, io_co_fsync_parent(s->path)) : 0;
+    return r == 0 ? 0 : err_set_errno(err, -r, "Could not make the directory "
+                                      "entry of '%s' durable", s->path);
+}
+
+void new_storage_co_close(struct new_storage *s, bool keep)
+{
+    user_co_free(s->user);
+    if (s->node) {
+        node_co_unref(s->node);
+    }
+    if (s->made && !keep) {
+        io_co_unlink(s->path);
+    }
+    g_free(s->path);
+    *s = (struct new_storage) { 0 };
 }
 
 CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err)
 {
-    g_autofree char *path = NULL;
-    struct node *file;
-    bool made;
-    int r = open_co_storage(g, filename, &file, &path, &made, err);
+    CLEANUP(opts_freep) struct opts *o = opts_new(options);
+    struct new_storage s;
+    int r = new_storage_co_open(g, filename, &s, err);
 
+    if (r < 0) {
+        return r;
+    }
+    r = new_storage_co_empty(&s, err);
     if (r == 0) {
-        r = fill_co_image(file, drv, options, path, err);
-        node_co_unref(file);
+        r = drv->co_create(s.node, o, err);
     }
-    if (r == 0 && path) {
-        r = BARRIER(CREATE_NAME, io_co_fsync_parent(path));
-        if (r < 0) {
-            err_set_errno(err, -r, "Could not make the directory entry of "
-                          "'%s' durable", path);
-        }
+    if (r == 0) {
+        r = opts_finish(o, err);
     }
-    if (r < 0 && made) {
-        io_co_unlink(path);
+    if (r == 0) {
+        r = new_storage_co_sync(&s, err);
     }
+    new_storage_co_close(&s, r == 0);
     return r;
 }

@@ -22,6 +22,25 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err);
 
+/* New storage, for an image or for data that one keeps elsewhere: open it, which
+ * makes the file if there is none and locks it as a writer does who shares with
+ * nobody; empty the file there is; write to it; make it durable with its
+ * directory entry; close. */
+struct new_storage {
+    struct node *node;      /* writable */
+    struct user *user;
+    char *path;             /* of a file; NULL: other storage, which stays as
+                             * long as it is */
+    bool made;              /* there was no file */
+};
+/* @filename may be a device or an address. After 0 close it. */
+CO_FN int new_storage_co_open(struct graph *g, const char *filename,
+                              struct new_storage *s, GError **err);
+CO_FN int new_storage_co_empty(struct new_storage *s, GError **err);
+CO_FN int new_storage_co_sync(struct new_storage *s, GError **err);
+/* Not to @keep: a file that was made is removed again. */
+CO_FN void new_storage_co_close(struct new_storage *s, bool keep);
+
 /* node_driver.co_check of @n, with requests held off when it is to fix.
  * -ENOTSUP when the format has none. */
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,

@@ -432,59 +432,126 @@ static unsigned file_perms(const struct node *n, unsigned *ret_shared)
     return perm;
 }
 
-/* The child that option "file" or "filename" names. */
-static CO_FN int open_co_file_child(struct node *n, struct opts *o,
-                                    struct node **ret_child, GError **err)
+/* The child that option @name says: options of a node or the name of one.
+ * 1; 0: the option is not there. */
+static CO_FN int open_co_child(struct node *n, struct opts *o,
+                               const char *name, struct node **ret_child,
+                               GError **err)
 {
-    unsigned flags = n->flags & FLAGS_INHERITED;
-    json_t *file = opts_take_any(o, "file");
-    char *name = NULL;
+    json_t *option = opts_take_any(o, name);
     int ret;
 
-    if (!file) {
-        ret = opts_take_str(o, "filename", &name, err);
-        if (ret <= 0) {
-            return ret < 0 ? ret : opts_missing("file", err);
-        }
-        file = json_pack("{s:s}", "filename", name);
-        g_free(name);
+    if (!option) {
+        return 0;
     }
-    if (json_is_string(file)) {
-        *ret_child = node_find(n->graph, json_string_value(file), err);
+    if (json_is_string(option)) {
+        *ret_child = node_find(n->graph, json_string_value(option), err);
         ret = *ret_child ? 0 : -ENOENT;
         if (*ret_child) {
             node_ref(*ret_child);
         }
-    } else if (json_is_object(file)) {
-        ret = node_co_open(n->graph, file, flags, ret_child, err);
+    } else if (json_is_object(option)) {
+        ret = node_co_open(n->graph, option, n->flags & FLAGS_INHERITED,
+                           ret_child, err);
     } else {
-        ret = err_set(err, EINVAL, "Invalid parameter type for 'file', "
-                      "expected: object or node name");
+        ret = err_set(err, EINVAL, "Invalid parameter type for '%s', "
+                      "expected: object or node name", name);
     }
+    json_decref(option);
+    return ret < 0 ? ret : 1;
+}
+
+/* The child that option "file" or "filename" names. */
+static CO_FN int open_co_file_child(struct node *n, struct opts *o,
+                                    struct node **ret_child, GError **err)
+{
+    char *name = NULL;
+    json_t *file;
+    int ret = open_co_child(n, o, "file", ret_child, err);
+
+    if (ret != 0) {
+        return MIN(ret, 0);
+    }
+    ret = opts_take_str(o, "filename", &name, err);
+    if (ret <= 0) {
+        return ret < 0 ? ret : opts_missing("file", err);
+    }
+    file = json_pack("{s:s}", "filename", name);
+    g_free(name);
+    ret = node_co_open(n->graph, file, n->flags & FLAGS_INHERITED, ret_child,
+                       err);
     json_decref(file);
     return ret;
 }
 
-int node_co_open_file(struct node *n, struct opts *o, GError **err)
+/* Attach @child, whose reference is the caller's, as @n's flags want it. With
+ * auto-read-only they follow what is read-only. */
+static CO_FN int child_co_attach(struct node *n, struct node *child,
+                                 const char *name, GError **err)
 {
-    struct node *child = NULL;
     unsigned perm, shared;
-    int ret = open_co_file_child(n, o, &child, err);
 
-    if (ret < 0) {
-        return ret;
-    }
     if ((n->flags & NODE_RDWR) && !node_is_writable(child)) {
         if (!node_is_filter(n) && !(n->flags & NODE_AUTO_RDONLY)) {
-            node_co_unref(child);
             return err_set(err, EACCES, "Block node is read-only");
         }
         n->flags &= ~(unsigned)NODE_RDWR;
     }
     perm = file_perms(n, &shared);
-    ret = edge_co_attach(n, child, "file", perm, shared, err);
+    return edge_co_attach(n, child, name, perm, shared, err);
+}
+
+int node_co_open_file(struct node *n, struct opts *o, GError **err)
+{
+    struct node *child = NULL;
+    int ret = open_co_file_child(n, o, &child, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = child_co_attach(n, child, "file", err);
     if (ret == 0 && node_is_filter(n)) {
         n->size = child->size;
+    }
+    node_co_unref(child);
+    return ret;
+}
+
+/* Is @child the storage that @n has as "file" already? */
+static CO_FN int child_co_check_other(struct node *n, struct node *child,
+                                      const char *name, GError **err)
+{
+    g_autofree char *file = node_co_identity(n);
+    g_autofree char *other = node_co_identity(child);
+
+    if (node_storage(child) != node_storage(n) &&
+        (!file || g_strcmp0(file, other) != 0)) {
+        return 0;
+    }
+    return err_set(err, EINVAL, "The %s of '%s' cannot be the image itself",
+                   name, node_storage(n)->filename);
+}
+
+int node_co_open_child(struct node *n, struct opts *o, const char *name,
+                       struct edge **ret_edge, GError **err)
+{
+    bool writable = n->flags & NODE_RDWR;
+    struct node *child = NULL;
+    int ret = open_co_child(n, o, name, &child, err);
+
+    *ret_edge = NULL;
+    if (ret <= 0) {
+        return ret;
+    }
+    ret = child_co_check_other(n, child, name, err);
+    if (ret == 0) {
+        ret = child_co_attach(n, child, name, err);
+    }
+    if (ret == 0 && writable && !(n->flags & NODE_RDWR)) {
+        ret = children_co_set_perms(n, false, err);
+    }
+    if (ret == 0) {
+        *ret_edge = node_child(n, name);
     }
     node_co_unref(child);
     return ret;
@@ -534,6 +601,11 @@ int node_co_open_backing(struct node *n, struct opts *o,
     }
     n->priv->pending = r;
     return 0;
+}
+
+bool node_wants_backing(const struct node *n)
+{
+    return n->priv->pending;
 }
 
 int node_co_probe(struct node *file, const struct node_driver **ret_drv)

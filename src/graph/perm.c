@@ -143,3 +143,47 @@ int perm_co_refresh(struct node *n, GError **err)
     p->shared = shared;
     return node_is_filter(n) ? perm_co_pass_on(n, err) : 0;
 }
+
+static CO_FN int child_co_set_perm(struct edge *e, unsigned perm, GError **err)
+{
+    unsigned old = e->perm;
+    int ret;
+
+    e->perm = e->own_perm = perm;
+    ret = perm_co_refresh(e->child, err);
+    if (ret < 0) {
+        e->perm = e->own_perm = old;
+        (void)perm_co_refresh(e->child, NULL);
+    }
+    return ret;
+}
+
+int children_co_set_perms(struct node *n, bool writable, GError **err)
+{
+    const unsigned write = PERM_WRITE | PERM_RESIZE;
+    struct edge *e, *done;
+    int ret = 0;
+
+    if (node_is_filter(n)) {
+        return 0;
+    }
+    graph_co_lock(n->graph);
+    for (e = n->children; e && ret == 0; e = e->next_in_parent) {
+        if (e != n->priv->backing) {
+            ret = child_co_set_perm(e, PERM_CONSISTENT_READ |
+                                    (writable ? write : 0), err);
+        }
+        if (ret < 0) {
+            break;
+        }
+    }
+    for (done = n->children; ret < 0 && done != e;
+         done = done->next_in_parent) {
+        if (done != n->priv->backing) {
+            (void)child_co_set_perm(done, PERM_CONSISTENT_READ |
+                                    (writable ? 0 : write), NULL);
+        }
+    }
+    graph_unlock(n->graph);
+    return ret;
+}

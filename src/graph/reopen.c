@@ -30,38 +30,12 @@ static CO_FN int reopen_co_driver(struct node *n, struct opts *o,
     return ret;
 }
 
-/* What a format takes from its "file" follows its flags. */
-static CO_FN int reopen_co_file_perms(struct node *n, bool writable,
-                                      GError **err)
-{
-    struct edge *e = n->priv->file;
-    unsigned old, perm = PERM_CONSISTENT_READ;
-    int ret;
-
-    if (!e || node_is_filter(n)) {
-        return 0;
-    }
-    if (writable) {
-        perm |= PERM_WRITE | PERM_RESIZE;
-    }
-    old = e->perm;
-    graph_co_lock(n->graph);
-    e->perm = e->own_perm = perm;
-    ret = perm_co_refresh(e->child, err);
-    if (ret < 0) {
-        e->perm = e->own_perm = old;
-        (void)perm_co_refresh(e->child, NULL);
-    }
-    graph_unlock(n->graph);
-    return ret;
-}
-
 /* @options without what every node has and without children. */
 static struct opts *own_opts_new(const json_t *options)
 {
     static const char *const common[] = {
         "driver", "node-name", "read-only", "auto-read-only", "force-share",
-        "cache", "discard", "detect-zeroes", "file", "backing",
+        "cache", "discard", "detect-zeroes", "file", "data-file", "backing",
     };
     struct opts *o = opts_new(options);
 
@@ -79,13 +53,13 @@ static CO_FN int rdonly_co_one(struct node *n, bool read_only, GError **err)
     int ret = 0;
 
     if (!read_only) {
-        ret = reopen_co_file_perms(n, true, err);
+        ret = children_co_set_perms(n, true, err);
     }
     if (ret == 0) {
         ret = reopen_co_driver(n, o, flags, err);
     }
     if (ret == 0 ? read_only : !read_only) {
-        (void)reopen_co_file_perms(n, false, NULL);
+        (void)children_co_set_perms(n, false, NULL);
     }
     opts_free(o);
     return ret;
@@ -128,20 +102,27 @@ static CO_FN int rdonly_co_drained(struct node *n, bool read_only,
         ? 0 : rdonly_co_tree(n, read_only, err);
 }
 
+static struct node *child_called(const struct node *n, const char *name)
+{
+    struct edge *e = node_child(n, name);
+
+    return e ? e->child : NULL;
+}
+
 /* What is below @parent may have users of its own, exports and jobs, whom the
  * drain of @parent did not stop; and it may be another node when they have. */
-static CO_FN int rdonly_co_child(struct node *parent, bool read_only,
-                                 GError **err)
+static CO_FN int rdonly_co_child(struct node *parent, const char *name,
+                                 bool read_only, GError **err)
 {
     bool done = false;
     struct node *n;
     int ret = 0;
 
-    while (!done && (n = node_file(parent)) &&
+    while (!done && (n = child_called(parent, name)) &&
            node_is_writable(n) == read_only) {
         node_ref(n);
         node_co_drain_begin(n);
-        done = node_file(parent) == n;
+        done = child_called(parent, name) == n;
         if (done) {
             ret = rdonly_co_drained(n, read_only, err);
         }
@@ -149,6 +130,14 @@ static CO_FN int rdonly_co_child(struct node *parent, bool read_only,
         node_co_unref(n);
     }
     return ret;
+}
+
+static CO_FN int rdonly_co_children(struct node *n, bool read_only,
+                                    GError **err)
+{
+    int ret = rdonly_co_child(n, "file", read_only, err);
+
+    return ret < 0 ? ret : rdonly_co_child(n, "data-file", read_only, err);
 }
 
 /* @n, drained, and the storage below it, the order by the direction. */
@@ -168,10 +157,10 @@ static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err)
         }
         ret = rdonly_co_one(n, true, err);
         if (ret == 0) {
-            ret = rdonly_co_child(n, true, err);
+            ret = rdonly_co_children(n, true, err);
         }
     } else if (ret == 0) {
-        ret = rdonly_co_child(n, false, err);
+        ret = rdonly_co_children(n, false, err);
         if (ret == 0) {
             ret = rdonly_co_one(n, false, err);
         }
@@ -303,6 +292,20 @@ static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
     return ret;
 }
 
+/* "data-file" stays, by whatever name. */
+static int reopen_check_data_file(struct node *n, const json_t *options,
+                                  GError **err)
+{
+    json_t *to = json_object_get(options, "data-file");
+    struct edge *e = node_child(n, "data-file");
+
+    if (json_is_string(to) && e &&
+        g_str_equal(json_string_value(to), e->child->name)) {
+        return 0;
+    }
+    return reopen_check_same(n->options, options, "data-file", err);
+}
+
 /* Options that stay for the life of a node; absent is what it was. */
 static int reopen_check_fixed(struct node *n, const json_t *options,
                               GError **err)
@@ -315,7 +318,7 @@ static int reopen_check_fixed(struct node *n, const json_t *options,
     for (unsigned i = 0; i < G_N_ELEMENTS(fixed) && ret == 0; i++) {
         ret = reopen_check_same(n->options, options, fixed[i], err);
     }
-    return ret;
+    return ret < 0 ? ret : reopen_check_data_file(n, options, err);
 }
 
 int node_co_reopen(struct node *n, const json_t *options, GError **err)

@@ -133,11 +133,13 @@ def their_view(path, raw):
 
 class Served:
     """An image that a daemon serves, over a connection."""
-    def __init__(self, s, sock, path):
+    def __init__(self, s, sock, path, data=None):
         self.s = s
+        storage = [{'driver': 'file', 'filename': p, 'discard': 'unmap'}
+                   for p in (path, data) if p]
         s.qmp.cmd('blockdev-add', {
             'driver': 'qcow2', 'node-name': 'n', 'discard': 'unmap',
-            'file': {'driver': 'file', 'filename': path, 'discard': 'unmap'}})
+            **dict(zip(('file', 'data-file'), storage))})
         s.qmp.cmd('nbd-server-add', {'device': 'n', 'writable': True})
         self.h = nbd.NBD()
         self.h.connect_uri('nbd+unix:///n?socket=' + sock)
@@ -160,18 +162,29 @@ def start_server(s, d):
 def one_image(s, d, sock, rng, name, options, base, unit):
     path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
     backing = ['-b', 'base.raw', '-F', 'raw'] if base else []
-    qemu_img('create', '-q', '-f', 'qcow2', '-o', options, *backing, path,
-             str(SIZE))
+    data = d + '/i.data' if 'data_file' in options else None
+    tool = rng.choice([SLUICE, 'qemu-img']) if data else 'qemu-img'
+
+    def compare(who, seen):
+        model.compare('%s (%s)' % (name, who), seen)
+        if 'data_file_raw' in options:
+            with open(data, 'rb') as f:
+                model.compare('%s (%s, data file)' % (name, who),
+                              f.read(SIZE)) # theirs may end with a cluster
+
+    run_tool(tool, 'create', '-q', '-f', 'qcow2', '-o',
+             options.replace('DATA', data or ''), *backing, path, str(SIZE))
     model = Model((base + bytes(SIZE))[:SIZE])
     for _ in range(ROUNDS):
-        image = Served(s, sock, path)
+        image = Served(s, sock, path, data)
         ours(image.h, rng, model, unit)
-        model.compare(name + ' (ours)', read_all(image.h))
+        image.h.flush()
+        compare('ours', read_all(image.h))
         image.close()
         check(name, path)
-        model.compare(name + ' (theirs)', their_view(path, raw))
+        compare('theirs', their_view(path, raw))
         theirs(path, rng, model, unit)
-        model.compare(name + ' (their own)', their_view(path, raw))
+        compare('their own', their_view(path, raw))
     os.unlink(path)
 
 
@@ -186,13 +199,22 @@ def combinations():
         options += ',extended_l2=on' if ext else ''
         yield (options + (' +base' if base else ''), options, base,
                cluster // 32 if ext else cluster)
+    for cluster, ext, kind in itertools.product(
+            (512, 65536, 2 * MIB), (0, 1), ('', '+base', 'data_file_raw=on')):
+        if ext and cluster < 16384:
+            continue
+        options = 'cluster_size=%d,data_file=DATA' % cluster
+        options += ',extended_l2=on' if ext else ''
+        options += ',' + kind if kind.startswith('data') else ''
+        yield '%s %s' % (options, kind), options, kind == '+base', \
+            cluster // 32 if ext else cluster
     for base in (0, 1):
         yield 'v2' + (' +base' if base else ''), 'compat=0.10', base, 65536
 
 
 def test_combinations(d):
     """Every cluster size, refcount width, kind of entry, with a base and
-    without."""
+    without; with the data in the image or in another file."""
     print('# seed %d: run again with SEED=%d' % (SEED, SEED))
     base_path = os.path.join(d, 'base.raw')
     write_pattern(base_path, BASE_SIZE, seed=SEED, block=512)

@@ -92,8 +92,16 @@ static CO_FN int table_co_store(struct qcow2_check *c,
 
 /* --- counting --- */
 
-static struct qcow2_desc zero_desc(const struct qcow2_image *img)
+/* What takes the place of a descriptor that leads nowhere: of a raw data file
+ * the data that is there. */
+static struct qcow2_desc zero_desc(const struct qcow2_image *img,
+                                   uint64_t guest)
 {
+    if (qcow2_data_is_raw(img)) {
+        return (struct qcow2_desc) {
+            guest | QCOW2_COPIED, img->shape.extended ? UINT32_MAX : 0
+        };
+    }
     if (img->shape.extended) {
         return (struct qcow2_desc) { 0, (uint64_t) UINT32_MAX << 32 };
     }
@@ -117,6 +125,15 @@ static const char *desc_fault(const struct qcow2_image *img,
     }
     return qcow2_desc_kind(&img->shape, d, 0) == QCOW2_INVALID
         ? "L2 entry corrupted" : NULL;
+}
+
+/* In a data file every cluster is at its guest offset. */
+static const char *place_fault(const struct qcow2_image *img,
+                               struct qcow2_desc d, uint64_t guest)
+{
+    return img->shape.data_file && qcow2_desc_has_host(&img->shape, d) &&
+        (d.entry & QCOW2_OFFSET_MASK) != guest
+        ? "Cluster is not at its guest offset in the data file" : NULL;
 }
 
 /* Statistics are those of the disk, not of its snapshots. */
@@ -171,6 +188,9 @@ static int desc_check(struct qcow2_check *c, struct table_at *t, uint32_t i)
     }
     why = desc_fault(img, d);
     if (!why) {
+        why = place_fault(img, d, guest);
+    }
+    if (!why) {
         ret = desc_count(c, t, d);
         why = ret == -ERANGE ? "counting reference for region exceeding the "
                                "end of the file by one cluster or more" : NULL;
@@ -181,7 +201,7 @@ static int desc_check(struct qcow2_check *c, struct table_at *t, uint32_t i)
                             " %s zeroes", d.entry & QCOW2_OFFSET_MASK, why,
                             guest, c->fix & CHECK_FIX_ERRORS
                             ? "now reads as" : "would read as")) {
-            desc_set(c, t, i, zero_desc(img));
+            desc_set(c, t, i, zero_desc(img, guest));
         }
     } else if ((d.entry & QCOW2_COMPRESSED) && (d.entry & QCOW2_COPIED) &&
                qcow2_check_bad(c, "coffset=0x%" PRIx64 ": copied flag must "

@@ -191,6 +191,11 @@ static int validate_names(const struct qcow2_create *c, struct graph *g,
     if (c->data_raw && !c->data_file) {
         return err_set(err, EINVAL, "data-file-raw requires data-file");
     }
+    if (c->data_raw && c->crypt) {
+        return err_set(err, EINVAL, "Encryption and data-file-raw cannot be "
+                       "used at the same time: others could not read the data "
+                       "file");
+    }
     if (c->data_raw && c->backing_file) {
         return err_set(err, EINVAL, "Backing file and data-file-raw cannot be "
                        "used at the same time");

@@ -8,7 +8,7 @@
 #include "format/format.h"
 
 static const char *const option_names[] = {
-    "file", "backing", "encrypt", "lazy-refcounts",
+    "file", "data-file", "backing", "encrypt", "lazy-refcounts",
     "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
     "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
     "refcount-cache-size", "cache-clean-interval", NULL
@@ -28,7 +28,7 @@ static void driver_limits(struct node *n, struct node_limits *l)
     l->compressed_unit = img->shape.data_file ||
                          img->hdr.crypt_method != QCOW2_CRYPT_NONE
                          ? 0 : (uint32_t) qcow2_cluster_size(img);
-    l->fast_zero = img->shape.version > 2;
+    l->fast_zero = img->shape.version > 2 && !qcow2_data_is_raw(img);
 }
 
 static const char *driver_header_backing(const struct node *n,

@@ -58,6 +58,10 @@ int qcow2_co_make_empty(struct node *n, GError **err)
     if (!img->group) {
         return err_set(err, EPERM, "Block node is read-only");
     }
+    if (qcow2_data_is_raw(img)) { /* it would still hold the old bytes */
+        return err_set(err, ENOTSUP, "An image whose external data file is raw "
+                       "cannot be emptied");
+    }
     node_co_debug_event(qcow2_file(img), DEBUG_EMPTY_IMAGE_PREPARE);
     ret = qcow2_co_drop_clusters(img, 0, n->size);
     if (ret == 0) {

@@ -24,11 +24,10 @@ int qcow2_co_info(struct node *n, json_t *info, GError **err)
                         json_integer(1 << h->refcount_order));
     qcow2_crypt_info(img, data);
     if (h->incompat & QCOW2_I_DATA_FILE) {
-        const struct qcow2_ext *e = qcow2_exts_find(img->exts,
-                                                    QCOW2_EXT_DATA_FILE);
-        if (e) {
-            json_object_set_new(data, "data-file",
-                                json_stringn((char *) e->data, e->len));
+        g_autofree char *name = qcow2_data_file_name(img);
+
+        if (name) {
+            json_object_set_new(data, "data-file", json_string(name));
         }
         json_object_set_new(data, "data-file-raw",
                             json_boolean(h->autoclear & QCOW2_A_DATA_RAW));

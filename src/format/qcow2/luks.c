@@ -292,8 +292,7 @@ static CO_FN int sectors_co_read(struct qcow2_image *img, uint64_t host,
                                  void *buf, size_t len, unsigned flags)
 {
     struct iovec v;
-    int ret = node_co_preadv(qcow2_data(img), host, iov_one(&v, buf, len),
-                             flags);
+    int ret = qcow2_co_data_read(img, host, iov_one(&v, buf, len), flags);
 
     return ret < 0 ? ret : sectors_co_run(img->crypt, host, buf, len, false);
 }
@@ -429,8 +428,7 @@ static CO_FN int piece_co_write(struct qcow2_image *img, uint64_t host,
         ret = sectors_co_run(c, start, buf, len, true);
     }
     if (ret == 0) {
-        ret = node_co_pwritev(qcow2_data(img), start, iov_one(&v, buf, len),
-                              flags);
+        ret = qcow2_co_data_write(img, start, iov_one(&v, buf, len), flags);
     }
     write_end(c, &w);
     io_buf_put(buf, len);

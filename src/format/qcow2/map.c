@@ -132,10 +132,12 @@ static int walk_get(struct walk *w, uint64_t idx, struct qcow2_desc *ret,
 
 /* --- runs --- */
 
-/* The part of cluster @d from byte @at of it, as a run. */
+/* The part of cluster @d from guest offset @off on, as a run. In a data file
+ * every cluster is at its guest offset. */
 static void run_of_cluster(const struct qcow2_image *img, struct qcow2_desc d,
-                           uint64_t at, struct qcow2_run *ret)
+                           uint64_t off, struct qcow2_run *ret)
 {
+    uint64_t at = off & (qcow2_cluster_size(img) - 1);
     unsigned sub = (unsigned) (at >> img->sub_bits);
 
     *ret = (struct qcow2_run) {
@@ -150,6 +152,9 @@ static void run_of_cluster(const struct qcow2_image *img, struct qcow2_desc d,
                qcow2_desc_has_host(&img->shape, d)) {
         ret->host = (d.entry & QCOW2_OFFSET_MASK) + at;
         ret->in_place = d.entry & QCOW2_COPIED;
+        if (img->shape.data_file && ret->host != off) {
+            ret->kind = QCOW2_INVALID;
+        }
     }
 }
 
@@ -159,10 +164,12 @@ static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
         a->in_place != b->in_place) {
         return false;
     }
-    if (a->kind == QCOW2_ABSENT || (a->host == 0 && b->host == 0)) {
+    if (a->kind == QCOW2_ABSENT ||
+        (a->host == 0 && b->host == 0 && !a->in_place)) {
         return true;
     }
-    return a->host != 0 && a->host + a->len == b->host;
+    /* In a data file 0 is a place, too. */
+    return (a->host != 0 || a->in_place) && a->host + a->len == b->host;
 }
 
 /* From memory alone: a run from @off, up to @end. -EAGAIN; -EUCLEAN: the entry
@@ -170,7 +177,6 @@ static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
 static int scan(struct qcow2_image *img, uint64_t off, uint64_t end,
                 struct qcow2_run *ret)
 {
-    uint64_t mask = qcow2_cluster_size(img) - 1;
     struct walk w;
     uint64_t pos = off;
 
@@ -185,7 +191,7 @@ static int scan(struct qcow2_image *img, uint64_t off, uint64_t end,
         if (r < 0) {
             return pos > off ? 0 : r;
         }
-        run_of_cluster(img, d, pos & mask, &part);
+        run_of_cluster(img, d, pos, &part);
         part.len += (n - 1) << img->cluster_bits;
         if (part.kind == QCOW2_INVALID && pos == off) {
             *ret = part;

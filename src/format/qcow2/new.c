@@ -63,7 +63,8 @@ static void layout_refcounts(struct layout *l, uint64_t others)
 static int layout_make(struct layout *l, const struct qcow2_create *c,
                        GError **err)
 {
-    bool prealloc = c->preallocation != QCOW2_PREALLOC_OFF;
+    /* Of a raw data file all clusters are data. */
+    bool prealloc = c->preallocation != QCOW2_PREALLOC_OFF || c->data_raw;
 
     *l = (struct layout) {
         .c = c, .cluster = c->cluster_size,
@@ -124,7 +125,8 @@ static void fill_offsets(const struct layout *l, uint64_t at, uint64_t n,
     }
 }
 
-/* L2 table @i. With extended entries no subcluster is allocated yet. */
+/* L2 table @i. With extended entries no subcluster is allocated yet, unless the
+ * data file is raw. */
 static void fill_l2(const struct layout *l, uint64_t i, uint8_t *buf)
 {
     uint64_t per = l->cluster / (l->shape.extended ? 16 : 8);
@@ -135,7 +137,8 @@ static void fill_l2(const struct layout *l, uint64_t i, uint8_t *buf)
         uint64_t host = (l->data_n ? l->data : 0) + i * per + k;
 
         qcow2_desc_put(&l->shape, buf, (uint32_t) k, (struct qcow2_desc) {
-            host * l->cluster | QCOW2_COPIED, 0
+            host * l->cluster | QCOW2_COPIED,
+            l->c->data_raw ? UINT32_MAX : 0
         });
     }
 }
@@ -207,15 +210,36 @@ static CO_FN int data_co_fill(struct node *file, uint64_t off, uint64_t len)
     return ret;
 }
 
-static CO_FN int data_co_preallocate(struct node *file, const struct layout *l)
+static CO_FN int data_co_preallocate(struct node *file, const struct layout *l,
+                                     uint64_t off, uint64_t len)
 {
-    uint64_t off = l->data * l->cluster, len = l->data_n * l->cluster;
-
     if (len > 0 && l->c->preallocation == QCOW2_PREALLOC_FALLOC) {
         return node_co_zero(file, off, len, 0); /* keeps the space */
     }
     return l->c->preallocation == QCOW2_PREALLOC_FULL
         ? data_co_fill(file, off, len) : 0;
+}
+
+/* The data file is there, whole and durable, before anything refers to it. */
+static CO_FN int data_file_co_make(struct node *file, const struct layout *l,
+                                   struct new_storage *data, GError **err)
+{
+    const struct qcow2_create *c = l->c;
+    int ret = c->data_file ? qcow2_co_data_file_create(c, file, data, err) : 0;
+
+    if (ret < 0 || !c->data_file) {
+        return ret;
+    }
+    ret = data_co_preallocate(data->node, l, 0, c->size);
+    if (ret < 0) {
+        err_set_errno(err, -ret, "Could not write to '%s'", c->data_file);
+    } else {
+        ret = new_storage_co_sync(data, err);
+    }
+    if (ret < 0) {
+        new_storage_co_close(data, false);
+    }
+    return ret;
 }
 
 /* --- the first cluster --- */
@@ -331,10 +355,36 @@ static CO_FN int file_co_size(struct node *file, const struct layout *l,
         ? 0 : node_co_truncate(file, size, err);
 }
 
+static CO_FN int parts_co_write(struct node *file, const struct layout *l,
+                                uint8_t *buf, size_t len, GError **err)
+{
+    int ret;
+
+    if ((ret = file_co_size(file, l, err)) == 0 &&
+               (l->crypt_n == 0 ||
+                (ret = qcow2_co_crypt_create(l->c->crypt, file,
+                                             l->crypt * l->cluster,
+                                             err)) == 0)) {
+        ret = data_co_preallocate(file, l, l->data * l->cluster,
+                                  l->data_n * l->cluster);
+        if (ret == 0) {
+            ret = tables_co_write(file, l);
+        }
+        if (ret == 0) {
+            ret = first_co_write(file, l, buf, len);
+        }
+        if (ret < 0) {
+            err_set_errno(err, -ret, "Could not write the qcow2 image");
+        }
+    }
+    return ret;
+}
+
 static CO_FN int image_co_write(struct node *file, const struct layout *l,
                                 GError **err)
 {
     uint8_t *buf = io_buf_get(l->cluster);
+    struct new_storage data = { 0 };
     size_t len;
     int ret;
 
@@ -347,21 +397,12 @@ static CO_FN int image_co_write(struct node *file, const struct layout *l,
         ret = err_set(err, ENOSPC, "The names do not fit the header of an "
                       "image with clusters of %" PRIu64 " bytes: use larger "
                       "ones", l->cluster);
-    } else if ((ret = file_co_size(file, l, err)) == 0 &&
-               (l->crypt_n == 0 ||
-                (ret = qcow2_co_crypt_create(l->c->crypt, file,
-                                             l->crypt * l->cluster,
-                                             err)) == 0)) {
-        ret = data_co_preallocate(file, l);
+    } else {
+        ret = data_file_co_make(file, l, &data, err);
         if (ret == 0) {
-            ret = tables_co_write(file, l);
+            ret = parts_co_write(file, l, buf, len, err);
         }
-        if (ret == 0) {
-            ret = first_co_write(file, l, buf, len);
-        }
-        if (ret < 0) {
-            err_set_errno(err, -ret, "Could not write the qcow2 image");
-        }
+        new_storage_co_close(&data, ret == 0);
     }
     io_buf_put(buf, l->cluster);
     return ret;
@@ -374,8 +415,5 @@ int qcow2_co_write_new(struct node *file, const struct qcow2_create *c,
     int ret = layout_make(&l, c, err);
 
     l.reused = file->size > 0;
-    if (ret == 0 && c->data_file) {
-        ret = qcow2_co_data_file_create(c, file, err);
-    }
     return ret < 0 ? ret : image_co_write(file, &l, err);
 }

@@ -32,6 +32,7 @@ static void image_release(struct qcow2_image *img)
     g_clear_pointer(&img->exts, g_array_unref);
     g_clear_pointer(&img->backing_name, g_free);
     g_clear_pointer(&img->backing_format, g_free);
+    img->data = NULL;
 }
 
 /* --- options --- */
@@ -142,7 +143,7 @@ static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
 {
     int ret = take_options(img, o, err);
 
-    if (ret == 0 && (img->hdr.incompat & QCOW2_I_DATA_FILE)) {
+    if (ret == 0) {
         ret = qcow2_co_data_file_open(img, o, flags, err);
     }
     if (ret == 0) {
@@ -183,6 +184,11 @@ static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
                 "read/write");
         err_hint(err, "Repair a copy of it with 'check -r all'.");
         return -EACCES;
+    }
+    ret = flags & NODE_CHECK ? 0
+        : qcow2_co_data_file_reach(img, img->hdr.size, err);
+    if (ret < 0) {
+        return ret;
     }
     ret = autoclear_co_apply(img);
     if (ret < 0) {
@@ -232,6 +238,9 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
     if (ret == 0) {
         ret = node_co_open_backing(n, o, img->backing_name,
                                    img->backing_format, err);
+    }
+    if (ret == 0) {
+        ret = qcow2_check_backing(img, err);
     }
     if (ret < 0) {
         if (img->group) {

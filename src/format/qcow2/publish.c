@@ -283,7 +283,7 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
     }
     g_array_set_size(img->publish->items, 0);
     g_array_set_size(img->publish->l1, 0);
-    if (img->shape.data_file) {
+    if (img->data) {
         ret = BARRIER(QCOW2_DATA_FILE, node_co_flush(qcow2_data(img)));
     }
     if (p && ret == 0) {

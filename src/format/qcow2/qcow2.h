@@ -73,6 +73,8 @@ struct qcow2_image {
     unsigned l2_bits;              /* log2 of the descriptors of an L2 table */
     unsigned slice_bits;           /* ... of a slice of one */
     struct qcow2_options opts;
+    struct edge *data;             /* to the external data file, or NULL */
+    uint64_t data_end;             /* there no data is written from here on */
     struct group *group;           /* NULL on a read-only node */
 
     /* header.c: hdr mirrors sector; exts what stands behind the header */
@@ -123,11 +125,20 @@ static inline struct node *qcow2_file(const struct qcow2_image *img)
     return node_file(img->node);
 }
 
-/* Where guest clusters are: the external data file or the same. */
+/* Where guest clusters are: the external data file or the same. NULL on a node
+ * that was opened to be described or checked, without its data. */
 static inline struct node *qcow2_data(const struct qcow2_image *img)
 {
-    return img->shape.data_file ? node_child(img->node, "data-file")->child
-                                : node_file(img->node);
+    return !img->shape.data_file ? node_file(img->node)
+        : img->data ? img->data->child : NULL;
+}
+
+/* Must the data file hold what the guest sees, for others? What is encrypted
+ * does not. */
+static inline bool qcow2_data_is_raw(const struct qcow2_image *img)
+{
+    return img->shape.data_file && (img->hdr.autoclear & QCOW2_A_DATA_RAW) &&
+        img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
 static inline uint64_t qcow2_cluster_size(const struct qcow2_image *img)
@@ -164,8 +175,9 @@ struct qcow2_run {
     bool in_place;                 /* DATA, ZERO with a place: refcount is 1 */
     uint64_t len;                  /* bytes */
     uint64_t host;                 /* DATA: file offset of the first byte; ZERO:
-                                    * the same, or 0 = no place; PACKED: where
-                                    * the stream begins */
+                                    * the same, or 0 = no place (with @in_place
+                                    * that of a data file); PACKED: where the
+                                    * stream begins */
     uint32_t packed_len;           /* PACKED: bytes to read at most; such a run
                                     * lies within one cluster */
     uint64_t entry;                /* of the first cluster, as it stands */
@@ -469,13 +481,32 @@ CO_FN int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
 
 /* --- datafile.c --- */
 
-/* Open and attach the "data-file" child: as option "data-file" says; a name that
- * only the header gives is refused unless the policy for names allows it. */
+/* Open and attach what option "data-file" says. -EINVAL when the image needs one
+ * and only its header names it, or has none. */
 CO_FN int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
                                   unsigned flags, GError **err);
-/* Creation: make the file that @c names (beside @file). */
-CO_FN int qcow2_co_data_file_create(const struct qcow2_create *c,
-                                    struct node *file, GError **err);
+/* The name in the header, fit to be shown; owned. NULL: none. */
+char *qcow2_data_file_name(const struct qcow2_image *img);
+/* Is the backing file that will be opened one too many? */
+int qcow2_check_backing(const struct qcow2_image *img, GError **err);
+/* The data file has at least @size bytes from now on. / It ends with a disk of
+ * @size bytes, as far as it can. */
+CO_FN int qcow2_co_data_file_reach(struct qcow2_image *img, uint64_t size,
+                                   GError **err);
+CO_FN int qcow2_co_data_file_cut(struct qcow2_image *img, uint64_t size);
+/* Bytes at @host, wherever data is, as they are: zeroes past the end of a data
+ * file; nothing is written past that of the disk. */
+CO_FN int qcow2_co_data_read(struct qcow2_image *img, uint64_t host,
+                             struct iov iov, unsigned flags);
+CO_FN int qcow2_co_data_write(struct qcow2_image *img, uint64_t host,
+                              struct iov iov, unsigned flags);
+/* Before [@off, @off+@len) is marked zero: the data file is told, one that is
+ * raw has it. / Instead of marking it: in a raw one it is data. Begins with a
+ * (sub)cluster. */
+CO_FN int qcow2_co_data_zero(struct qcow2_image *img, uint64_t off,
+                             uint64_t len, unsigned flags);
+CO_FN int qcow2_co_data_map(struct qcow2_image *img, uint64_t off,
+                            uint64_t end);
 
 /* Members of ImageInfo's format-specific data that they add. */
 void qcow2_crypt_info(const struct qcow2_image *img, json_t *data);

@@ -26,7 +26,7 @@ int qcow2_co_read_data(struct qcow2_image *img, uint64_t off, uint64_t host,
 {
     node_co_debug_event(qcow2_file(img), DEBUG_READ_AIO);
     return img->crypt ? qcow2_co_crypt_read(img, off, host, iov, flags)
-                      : node_co_preadv(qcow2_data(img), host, iov, flags);
+                      : qcow2_co_data_read(img, host, iov, flags);
 }
 
 int qcow2_co_read_run(struct qcow2_image *img, const struct qcow2_run *run,

@@ -164,6 +164,33 @@ static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
     return ret;
 }
 
+/* A data file is as long as the disk. What a raw one had behind the old end
+ * would show. */
+static CO_FN int data_file_co_grow(struct qcow2_image *img, uint64_t old,
+                                   uint64_t size)
+{
+    uint64_t end;
+    int ret;
+
+    if (!img->data) {
+        return 0;
+    }
+    ret = qcow2_co_data_file_cut(img, size);
+    end = min_u64(img->data->child->size, size);
+    if (ret == 0) {
+        ret = qcow2_co_data_file_reach(img, size, NULL);
+    }
+    if (ret == 0 && qcow2_data_is_raw(img)) {
+        ret = end > old ? qcow2_co_data_zero(img, old, end - old,
+                                             IO_MAY_UNMAP) : 0;
+        if (ret == 0) {
+            ret = qcow2_co_data_map(img, round_up(old, qcow2_sub_size(img)),
+                                    size);
+        }
+    }
+    return ret;
+}
+
 static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
 {
     struct qcow2_image *img = qcow2_image(n);
@@ -218,16 +245,6 @@ static int size_validate(struct node *n, uint64_t size, GError **err)
     return 0;
 }
 
-/* A raw data file is read by others, who see its length. */
-static CO_FN int data_file_co_grow(struct qcow2_image *img, uint64_t size)
-{
-    bool raw = img->shape.data_file &&
-        (img->hdr.autoclear & QCOW2_A_DATA_RAW);
-
-    return raw && qcow2_data(img)->size < size
-        ? node_co_truncate(qcow2_data(img), size, NULL) : 0;
-}
-
 static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
 {
     struct qcow2_header h;
@@ -260,7 +277,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     if (size > old) {
         ret = l1_co_reach(img, size);
         if (ret == 0) {
-            ret = data_file_co_grow(img, size);
+            ret = data_file_co_grow(img, old, size);
         }
         if (ret == 0) {
             ret = new_part_co_clear(n, old, size);
@@ -270,6 +287,9 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     if (ret == 0) {
         ret = BARRIER(QCOW2_RESIZE_CLEAR, qcow2_co_flush(n));
+    }
+    if (ret == 0 && size < old) {
+        ret = qcow2_co_data_file_cut(img, size);
     }
     if (ret == 0) {
         ret = size_co_write(img, size);

@@ -22,7 +22,8 @@ int qcow2_co_status(struct node *n, uint64_t off, uint64_t len,
     ext->flags = STATUS_ALLOCATED |
                  (run.kind == QCOW2_ZERO ? STATUS_ZERO : STATUS_DATA);
     /* Encrypted bytes are in the file, but not these. */
-    if (run.kind != QCOW2_PACKED && run.host && !img->crypt) {
+    if (run.kind != QCOW2_PACKED && (run.host || run.in_place) && !img->crypt &&
+        qcow2_data(img)) {
         ext->flags |= STATUS_OFFSET_VALID;
         ext->map_offset = run.host;
         ext->map_node = qcow2_data(img);

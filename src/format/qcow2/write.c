@@ -30,7 +30,7 @@ int qcow2_co_write_data(struct qcow2_image *img, uint64_t off, uint64_t host,
     }
     node_co_debug_event(qcow2_file(img), DEBUG_WRITE_AIO);
     return img->crypt ? qcow2_co_crypt_write(img, off, host, iov, flags)
-                      : node_co_pwritev(qcow2_data(img), host, iov, flags);
+                      : qcow2_co_data_write(img, host, iov, flags);
 }
 
 /* --- new clusters --- */
@@ -87,7 +87,7 @@ int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
     if (img->shape.data_file) {
         *ret_host = off;
         *ret_fresh = false;
-        return 0;
+        return off + bytes - 1 <= QCOW2_OFFSET_MASK ? 0 : -EFBIG;
     }
     return qcow2_co_alloc(img, gen, bytes, ret_host, ret_fresh);
 }
@@ -237,7 +237,7 @@ int qcow2_co_flush(struct node *n)
     if (!img->group) { /* read-only; or what it held could not be written */
         return img->corrupt ? -EIO : 0;
     }
-    if (img->shape.data_file) { /* also what was written in place */
+    if (img->data) { /* also what was written in place */
         ret = BARRIER(QCOW2_DATA_FILE, node_co_flush(qcow2_data(img)));
     }
     return ret < 0 ? ret : group_co_flush(img->group);

@@ -16,6 +16,13 @@
 #include "format/qcow2/qcow2.h"
 #include "loop/co.h"
 
+enum {
+    /* Clusters that are entered before others get a turn. */
+    QCOW2_MARKERS_AT_ONCE = 1 << 14,
+    /* A marker's share of a group: a quarter of a million of them close it. */
+    QCOW2_MARKER_COST = 256,
+};
+
 struct qcow2_claim {
     uint64_t idx;                 /* guest cluster */
     unsigned users;               /* those that wait included */
@@ -40,7 +47,7 @@ void qcow2_claim_put(struct qcow2_image *img, struct qcow2_claim *c);
 CO_FN int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off,
                                 uint64_t host, struct iov iov, bool pad,
                                 unsigned unit_bits);
-/* The place of a new run of guest clusters from @off: of a data file the same
+/* The place of a new run of guest clusters from @off: in a data file the same
  * offset. */
 CO_FN int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
                          uint64_t bytes, uint64_t *ret_host, bool *ret_fresh);

@@ -18,11 +18,6 @@
 #include "format/qcow2/space.h"
 #include "format/qcow2/write.h"
 
-/* Clusters that are entered before others get a turn. */
-#define AT_ONCE (1 << 14)
-/* A marker's share of a group: a quarter of a million of them close it. */
-#define MARKER_COST 256
-
 /* Without a backing file, attached or named, nothing reads as zeroes anyhow. */
 static bool has_backing(const struct qcow2_image *img)
 {
@@ -55,7 +50,7 @@ static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
     bool host = qcow2_desc_has_host(&img->shape, d);
     bool keep = host && (d.entry & QCOW2_COPIED) && !unmap &&
         img->shape.version >= 3;
-    uint64_t gen = group_join(img->group, n * MARKER_COST);
+    uint64_t gen = group_join(img->group, n * QCOW2_MARKER_COST);
     struct qcow2_delta delta = zero_delta(
         img, keep ? d.entry & QCOW2_OFFSET_MASK : 0);
 
@@ -87,7 +82,7 @@ static CO_FN int same_co_count(struct qcow2_image *img, uint64_t idx,
 {
     int ret = qcow2_co_desc(img, idx, ret_d);
 
-    for (*ret_n = 1; ret == 0 && idx + *ret_n < end && *ret_n < AT_ONCE;
+    for (*ret_n = 1; ret == 0 && idx + *ret_n < end && *ret_n < QCOW2_MARKERS_AT_ONCE;
          ++*ret_n) {
         struct qcow2_desc d;
 
@@ -175,7 +170,7 @@ static CO_FN int subs_co_zero(struct qcow2_image *img, uint64_t off,
     if (ret == 0) {
         struct qcow2_delta delta = { .zero = qcow2_sub_mask(img, off, len) };
 
-        gen = group_join(img->group, MARKER_COST);
+        gen = group_join(img->group, QCOW2_MARKER_COST);
         qcow2_pending_add(img, gen, idx, &delta);
         group_data_done(img->group, gen);
     }
@@ -204,21 +199,6 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
     return ret == 0 && off < end ? clusters_co_zero(img, off, end, unmap) : ret;
 }
 
-/* --- data that lies in a file of its own --- */
-
-/* The bytes there become zeroes, too: a raw one is read by others. */
-static CO_FN int outside_co_zero(struct qcow2_image *img, uint64_t off,
-                                 uint64_t len, unsigned flags)
-{
-    struct node *data = qcow2_data(img);
-
-    if (!img->shape.data_file || off >= data->size) {
-        return 0;
-    }
-    return node_co_zero(data, off, min_u64(len, data->size - off),
-                        flags & IO_MAY_UNMAP);
-}
-
 /* --- version 2 over a backing file --- */
 
 /* Clusters that have no place yet get one that reads as zeroes. */
@@ -227,7 +207,7 @@ static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
 {
     uint64_t bytes = round_up(len, qcow2_cluster_size(img));
     uint64_t n = bytes >> img->cluster_bits;
-    uint64_t gen = group_join(img->group, n * MARKER_COST), host;
+    uint64_t gen = group_join(img->group, n * QCOW2_MARKER_COST), host;
     bool fresh;
     int ret = qcow2_co_place(img, gen, off, bytes, &host, &fresh);
 
@@ -266,7 +246,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
         if (ret < 0) {
             break;
         }
-        run.len = min_u64(run.len, (uint64_t) AT_ONCE << img->cluster_bits);
+        run.len = min_u64(run.len, (uint64_t) QCOW2_MARKERS_AT_ONCE << img->cluster_bits);
         if (run.kind == QCOW2_ABSENT && !discard) {
             ret = absent_co_place(img, off, run.len);
         } else if (run.kind == QCOW2_DATA && run.in_place) {
@@ -315,10 +295,11 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
         }
     }
     epoch = qcow2_access_begin(img);
-    ret = outside_co_zero(img, off, len, flags);
+    ret = qcow2_co_data_zero(img, off, len, discard ? flags | IO_FAST : flags);
     if (ret == 0) {
         ret = old ? old_co_zero(img, off, len, discard)
-                  : range_co_zero(img, off, off + len, unmap);
+            : qcow2_data_is_raw(img) ? qcow2_co_data_map(img, off, off + len)
+            : range_co_zero(img, off, off + len, unmap);
     }
     qcow2_access_end(img, epoch);
     if (ret == 0 && (flags & IO_FUA)) {
