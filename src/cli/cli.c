@@ -90,7 +90,8 @@ int cli_parse_output(const char *command, const char *text, bool *ret_json)
 int cli_parse_size(const char *what, const char *text, uint64_t min,
                    uint64_t max, uint64_t *ret)
 {
-    int r = size_parse(text, 0, ret, NULL);
+    const char *p = text + strspn(text, " \t\n");
+    int r = size_parse(*p == '+' ? p + 1 : p, 0, ret, NULL);
 
     if (r == -ERANGE || (r == 0 && (*ret < min || *ret > max))) {
         cli_error("Invalid %s specified. Must be between %" PRIu64 " and %"

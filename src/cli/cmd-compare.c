@@ -54,7 +54,7 @@ static int parse_args(int argc, char **argv, struct compare *c)
     unsigned flags = 0;
     int opt, r = 0;
 
-    while (r == 0 && (opt = getopt_long(argc, argv, "hf:F:T:pqsU", options,
+    while (r == 0 && (opt = getopt_long(argc, argv, ":hf:F:T:pqsU", options,
                                         NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help("compare"); return -1;
@@ -74,7 +74,7 @@ static int parse_args(int argc, char **argv, struct compare *c)
             c->spec[0].is_opts = c->spec[1].is_opts = true;
             break;
         case OPT_OBJECT: r = image_add_object("compare", optarg); break;
-        default: r = cli_bad_option("compare", argv); break;
+        default: r = cli_option_error("compare", opt, argv); break;
         }
     }
     if (r == 0 && optind + 2 != argc) {

@@ -29,7 +29,7 @@
 struct convert {
     char **source_names;
     int n_sources;
-    const char *source_format, *snapshot;
+    const char *source_format, *snapshot, *backing, *backing_format;
     bool source_opts, list_options, has_options;
     unsigned source_flags;
     struct target target;
@@ -86,16 +86,14 @@ static int parse_cache(const char *what, const char *text, unsigned *flags)
 
 static int parse_option(struct convert *c, int opt, char **argv)
 {
-    json_t *options = c->target.options;
-
     switch (opt) {
     case 'f': c->source_format = optarg; break;
     case 'O': c->target.format = optarg; break;
-    case 'B': create_options_set(options, "backing_file", optarg); break;
-    case 'F': create_options_set(options, "backing_fmt", optarg); break;
+    case 'B': c->backing = optarg; break;
+    case 'F': c->backing_format = optarg; break;
     case 'o':
         c->has_options = true;
-        return create_options_add("convert", options, optarg,
+        return create_options_add(c->target.options, optarg,
                                   &c->list_options);
     case 'c': c->params.compressed = true; break;
     case 'C': c->params.offload = true; break;
@@ -118,9 +116,17 @@ static int parse_option(struct convert *c, int opt, char **argv)
     case OPT_BITMAPS: c->bitmaps = true; break;
     case OPT_SKIP_BROKEN: c->skip_broken = true; break;
     case OPT_SALVAGE: c->params.salvage = true; break;
-    default: return cli_bad_option("convert", argv);
+    default: return cli_option_error("convert", opt, argv);
     }
     return 0;
+}
+
+/* The formats lay both out, each in its own way. */
+static bool compresses_what_is_preallocated(const struct convert *c)
+{
+    const char *how = create_options_get(c->target.options, "preallocation");
+
+    return c->params.compressed && how && strcmp(how, "off") != 0;
 }
 
 /* What cannot go together. */
@@ -134,6 +140,10 @@ static int check_args(const struct convert *c)
         text = "Cannot enable copy offloading when -c is used";
     } else if (c->params.offload && c->sparse_given) {
         text = "Cannot enable copy offloading when -S is used";
+    } else if (c->params.offload && c->params.salvage) {
+        text = "Cannot use copy offloading in salvaging mode";
+    } else if (compresses_what_is_preallocated(c)) {
+        text = "Compression and preallocation not supported at the same time";
     } else if (c->target_is_zero && !c->target.exists) {
         text = "--target-is-zero requires use of -n flag";
     } else if (c->target.is_opts && !c->target.exists) {
@@ -177,7 +187,7 @@ static int parse_args(int argc, char **argv, struct convert *c)
     int opt, r = 0;
 
     while (r == 0 &&
-           (opt = getopt_long(argc, argv, "hf:O:B:F:o:cCWm:S:npqUr:t:T:l:",
+           (opt = getopt_long(argc, argv, ":hf:O:B:F:o:cCWm:S:npqUr:t:T:l:",
                               options, NULL)) != -1) {
         if (opt == 'h') {
             cli_print_help("convert");
@@ -196,6 +206,8 @@ static int parse_args(int argc, char **argv, struct convert *c)
     if (!c->target.format && !c->target.is_opts) {
         c->target.format = "raw";
     }
+    create_options_set_backing(c->target.options, c->backing,
+                               c->backing_format);
     c->params.progress = c->params.progress && !c->quiet;
     c->source_names = argv + optind;
     c->n_sources = argc - optind - 1;
@@ -330,10 +342,12 @@ static CO_FN int convert_co_images(struct graph *g, struct convert *c,
 static CO_FN int convert_co_list_options(struct graph *g,
                                          const struct convert *c)
 {
-    const struct node_driver *drv = graph_find_driver(g, c->target.format);
+    g_autoptr(GError) err = NULL;
+    const struct node_driver *drv =
+        create_options_driver(g, c->target.format, &err);
 
-    if (!drv || !drv->create_options) {
-        cli_error("Unknown file format '%s'", c->target.format);
+    if (!drv) {
+        cli_gerror(err);
         return 1;
     }
     return create_options_print(drv);

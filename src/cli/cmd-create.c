@@ -18,18 +18,11 @@
 #define SECTOR 512
 
 struct create {
-    const char *filename, *format, *size_text;
+    const char *filename, *format, *backing, *backing_format;
     json_t *options;      /* name -> value, strings */
-    bool no_open_backing, quiet, list_options;
-};
-
-static int check_size(const struct create *c)
-{
     uint64_t size;
-
-    return c->size_text
-        ? cli_parse_size("image size", c->size_text, 0, INT64_MAX, &size) : 0;
-}
+    bool has_size, no_open_backing, quiet, list_options;
+};
 
 /* 0, an exit status, or -1 after help. */
 static int parse_args(int argc, char **argv, struct create *c)
@@ -47,15 +40,10 @@ static int parse_args(int argc, char **argv, struct create *c)
         switch (opt) {
         case 'h': cli_print_help("create"); return -1;
         case 'f': c->format = optarg; break;
-        case 'b':
-            create_options_set(c->options, "backing_file", optarg);
-            break;
-        case 'F':
-            create_options_set(c->options, "backing_fmt", optarg);
-            break;
+        case 'b': c->backing = optarg; break;
+        case 'F': c->backing_format = optarg; break;
         case 'o':
-            r = create_options_add("create", c->options, optarg,
-                                   &c->list_options);
+            r = create_options_add(c->options, optarg, &c->list_options);
             break;
         case 'u': c->no_open_backing = true; break;
         case 'q': c->quiet = true; break;
@@ -70,11 +58,11 @@ static int parse_args(int argc, char **argv, struct create *c)
         return cli_usage_error("create", "Unexpected argument: %s",
                                argv[optind + 2]);
     }
-    if (optind < argc) {
-        c->filename = argv[optind];
-        c->size_text = argv[optind + 1];
-    }
-    return r ? r : check_size(c);
+    create_options_set_backing(c->options, c->backing, c->backing_format);
+    c->filename = argv[optind];
+    c->has_size = r == 0 && argc - optind == 2;
+    return c->has_size ? cli_parse_size("image size", argv[optind + 1], 0,
+                                        INT64_MAX, &c->size) : r;
 }
 
 /* "Backing file specified without backing format", and what it seems to be. */
@@ -93,65 +81,87 @@ static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
     return -EINVAL;
 }
 
-/* Put the size into the options: given, or that of the backing file. */
-static CO_FN int create_co_size(struct graph *g, struct create *c,
-                                GError **err)
+/* *@ret_size is that of the backing file. */
+static CO_FN int create_co_look_below(struct graph *g, const struct create *c,
+                                      const char *backing, const char *fmt,
+                                      uint64_t *ret_size, GError **err)
+{
+    int r = image_co_backing_size(g, c->filename, backing, fmt, ret_size, err);
+
+    if (r < 0) {
+        if (err && !strstr((*err)->message, backing)) {
+            /* The format's driver knows no names. */
+            err_prefix(err, "'%s'", backing);
+        }
+        err_hint(err, "Could not open backing image.");
+    }
+    return r;
+}
+
+/* What is below must be right; without a size of its own the new image gets
+ * that of its backing file. */
+static CO_FN int create_co_backing(struct graph *g, struct create *c,
+                                   GError **err)
 {
     const char *backing = create_options_get(c->options, "backing_file");
     const char *fmt = create_options_get(c->options, "backing_fmt");
-    uint64_t size = 0;
+    uint64_t size;
+    int r = create_options_check_backing(c->options, c->filename, err);
 
-    if (backing && *backing && !fmt) {
+    if (r < 0 || !backing) {
+        return r;
+    }
+    if (!fmt) {
         return create_co_no_format(g, c, backing, err);
     }
-    if (c->size_text && create_options_get(c->options, "size")) {
-        return err_set(err, EINVAL, "The image size must be specified only "
-                       "once");
-    }
-    if (fmt && backing && *backing && !graph_find_driver(g, fmt)) {
+    if (!graph_find_driver(g, fmt)) {
         err_set(err, EINVAL, "Unknown driver '%s'", fmt);
         err_hint(err, "Could not open backing image.");
         return -EINVAL;
     }
-    if (c->size_text) {
-        size_parse(c->size_text, 0, &size, NULL);   /* checked before */
+    if (c->no_open_backing) {
+        return 0;
     }
-    if (backing && *backing && !c->no_open_backing) {
-        uint64_t backing_size;
-        int r = image_co_backing_size(g, c->filename, backing, fmt,
-                                      &backing_size, err);
-        if (r < 0) {
-            if (err && !strstr((*err)->message, backing)) {
-                /* The format's driver knows no names. */
-                err_prefix(err, "'%s'", backing);
-            }
-            err_hint(err, "Could not open backing image.");
-            return r;
-        }
-        if (!c->size_text && !json_object_get(c->options, "size")) {
-            size = backing_size;
-            c->size_text = "";
-        }
+    r = create_co_look_below(g, c, backing, fmt, &size, err);
+    if (r == 0 && !c->has_size && !json_object_get(c->options, "size")) {
+        c->has_size = true;
+        c->size = size;
     }
-    if (c->size_text) {
-        json_object_set_new(c->options, "size",
-                            json_integer((json_int_t)size));
-    } else if (!json_object_get(c->options, "size")) {
+    return r;
+}
+
+/* Put the size into the options, in whole sectors. */
+static int create_size(struct create *c, GError **err)
+{
+    const char *said = create_options_get(c->options, "size");
+
+    if (c->has_size && said) {
+        return err_set(err, EINVAL, "The image size must be specified only "
+                       "once");
+    }
+    if (!c->has_size && !said) {
         return err_set(err, EINVAL, "Image creation needs a size parameter");
     }
+    if (said) {
+        size_parse(said, 0, &c->size, NULL);   /* checked before */
+    }
+    if (c->size > INT64_MAX - SECTOR) {
+        return err_set(err, EFBIG, "The image size is too large for file "
+                       "format '%s'", c->format);
+    }
+    json_object_set_new(c->options, "size", json_integer((json_int_t)c->size));
     return 0;
 }
 
+/* Commas in names are doubled, so that -o takes what was printed. */
 static void print_value(const char *name, const json_t *value)
 {
-    const char *text = json_string_value(value);
-    uint64_t n;
-
     if (json_is_integer(value)) {
         printf(" %s=%" JSON_INTEGER_FORMAT, name, json_integer_value(value));
-    } else if (text && size_parse(text, 0, &n, NULL) == 0) {
-        printf(" %s=%" G_GUINT64_FORMAT, name, n);
-    } else if (text) {
+    } else if (value) {
+        g_auto(GStrv) parts = g_strsplit(json_string_value(value), ",", 0);
+        g_autofree char *text = g_strjoinv(",,", parts);
+
         printf(" %s=%s", name, text);
     }
 }
@@ -160,7 +170,7 @@ static void print_value(const char *name, const json_t *value)
 static void print_formatting(const struct create *c,
                              const struct node_driver *drv)
 {
-    printf("Formatting '%s', fmt=%s", c->filename, drv->name);
+    printf("Formatting '%s', fmt=%s", c->filename, c->format);
     for (const struct create_option *o = drv->create_options; o->name; o++) {
         print_value(o->name, json_object_get(c->options, o->name));
     }
@@ -182,19 +192,20 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
 {
     struct create *c = arg;
     g_autoptr(GError) err = NULL;
-    const struct node_driver *drv = graph_find_driver(g, c->format);
-    int r;
+    const struct node_driver *drv = create_options_driver(g, c->format, &err);
+    int r = drv ? 0 : -EINVAL;
 
-    if (!drv || !drv->create_options) {
-        r = err_set(&err, EINVAL, drv ? "Format driver '%s' does not support "
-                    "image creation" : "Unknown file format '%s'", c->format);
-    } else if (c->list_options) {
+    if (r == 0 && c->list_options) {
         return create_options_print(drv);
-    } else {
+    }
+    if (r == 0) {
         r = create_options_complete(c->options, drv, &err);
     }
     if (r == 0) {
-        r = create_co_size(g, c, &err);
+        r = create_co_backing(g, c, &err);
+    }
+    if (r == 0) {
+        r = create_size(c, &err);
     }
     if (r == 0) {
         if (!c->quiet) {

@@ -65,7 +65,7 @@ static int parse_args(int argc, char **argv, struct dd *d)
     int opt, r = 0;
 
     while (r == 0 &&
-           (opt = getopt_long(argc, argv, "hf:O:U", options, NULL)) != -1) {
+           (opt = getopt_long(argc, argv, ":hf:O:U", options, NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help("dd"); return -1;
         case 'f': d->source.format = optarg; break;
@@ -73,7 +73,7 @@ static int parse_args(int argc, char **argv, struct dd *d)
         case 'U': d->source.flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: d->source.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("dd", optarg); break;
-        default: r = cli_bad_option("dd", argv); break;
+        default: r = cli_option_error("dd", opt, argv); break;
         }
     }
     for (int i = optind; i < argc && r == 0; i++) {
@@ -151,7 +151,8 @@ int cmd_dd(int argc, char **argv)
 {
     struct dd d = {
         .block = SECTOR,
-        .target = { .format = "raw", .options = json_object() },
+        .target = { .format = "raw", .options = json_object(),
+                    .purpose = "creating output image" },
     };
     int status = parse_args(argc, argv, &d);
 

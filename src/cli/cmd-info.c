@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/math.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
@@ -14,6 +15,8 @@
 #include "cli/print.h"
 #include "control/image-info.h"
 #include "graph/node.h"
+
+#define SECTOR 512
 
 struct info {
     struct image_spec image;
@@ -128,6 +131,9 @@ static CO_FN int info_co_collect(const struct info *i, struct node *n,
         if (!info) {
             return -EIO;
         }
+        /* In whole sectors, as every copy of the disk will be. */
+        json_integer_set(json_object_get(info, "virtual-size"),
+                         (json_int_t)round_up(n->size, SECTOR));
         json_array_append_new(list, info);
     }
     return 0;

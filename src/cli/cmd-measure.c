@@ -41,7 +41,7 @@ static int parse_option(struct measure *m, int opt, char **argv)
     case 'f': m->source.format = optarg; break;
     case 'O': m->format = optarg; break;
     case 'l': m->snapshot = optarg; break;
-    case 'o': return create_options_add("measure", m->options, optarg,
+    case 'o': return create_options_add(m->options, optarg,
                                         &m->list_options);
     case 'U': m->source.flags |= NODE_FORCE_SHARE; break;
     case OPT_IMAGE_OPTS: m->source.is_opts = true; break;
@@ -50,7 +50,7 @@ static int parse_option(struct measure *m, int opt, char **argv)
     case OPT_SIZE:
         m->has_size = true;
         return cli_parse_size("image size", optarg, 0, INT64_MAX, &m->size);
-    default: return cli_bad_option("measure", argv);
+    default: return cli_option_error("measure", opt, argv);
     }
     return 0;
 }
@@ -89,7 +89,7 @@ static int parse_args(int argc, char **argv, struct measure *m)
     };
     int opt, r = 0;
 
-    while (r == 0 && (opt = getopt_long(argc, argv, "hf:O:o:l:U", options,
+    while (r == 0 && (opt = getopt_long(argc, argv, ":hf:O:o:l:U", options,
                                         NULL)) != -1) {
         if (opt == 'h') {
             cli_print_help("measure");
@@ -224,13 +224,11 @@ static CO_FN int measure_co_format(struct graph *g, struct measure *m,
                                    const struct node_driver **ret_drv,
                                    GError **err)
 {
-    const struct node_driver *drv = graph_find_driver(g, m->format);
+    const struct node_driver *drv = create_options_driver(g, m->format, err);
     g_autoptr(GError) why = NULL;
 
-    if (!drv || !drv->create_options) {
-        return err_set(err, EINVAL, drv ? "Format driver '%s' does not support "
-                       "image creation" : "Unknown file format '%s'",
-                       m->format);
+    if (!drv) {
+        return -EINVAL;
     }
     if (create_options_complete(m->options, drv, &why) < 0 ||
         (m->list_options && err_set(&why, EINVAL, "Invalid parameter 'help'"))) {

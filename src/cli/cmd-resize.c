@@ -93,7 +93,7 @@ static int parse_args(int argc, char **argv, struct resize *z)
     if (r != 0) {
         return r;
     }
-    if (!size || optind >= argc) {
+    if (argc < 2) {
         return cli_usage_error("resize", "Not enough arguments");
     }
     if (optind + 1 != argc) {

@@ -2,48 +2,63 @@
 /* -o name=value,... of the commands that make images. */
 #include "cli/create-options.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
-#include "base/keyval.h"
+#include "base/units.h"
 #include "cli/cli.h"
 #include "graph/driver.h"
 
-/* Groups of options keep their dots: "encrypt.format" is one name. */
-static void flatten(const char *prefix, json_t *from, json_t *to)
+/* --- the words --- */
+
+/* The item that begins at *@text, "," for ",,"; *@text goes to the next one,
+ * NULL when there is none. Owned. */
+static char *take_item(const char **text)
 {
-    const char *key;
-    json_t *value;
+    GString *item = g_string_new(NULL);
+    const char *p = *text;
 
-    json_object_foreach(from, key, value) {
-        g_autofree char *name = g_strconcat(prefix, key, NULL);
+    for (; *p && (p[0] != ',' || p[1] == ','); p++) {
+        g_string_append_c(item, *p);
+        p += *p == ',';
+    }
+    *text = *p ? p + 1 : NULL;
+    return g_string_free(item, FALSE);
+}
 
-        if (json_is_object(value)) {
-            g_autofree char *deeper = g_strconcat(name, ".", NULL);
+static void add_item(json_t *options, char *item)
+{
+    char *value = strchr(item, '=');
 
-            flatten(deeper, value, to);
-        } else {
-            json_object_set(to, name, value);
-        }
+    if (value) {
+        *value++ = '\0';
+        create_options_set(options, item, value);
+    } else if (g_str_has_prefix(item, "no")) {
+        create_options_set(options, item + strlen("no"), "off");
+    } else {
+        create_options_set(options, item, "on");
     }
 }
 
-int create_options_add(const char *command, json_t *options, const char *text,
-                       bool *ret_help)
+int create_options_add(json_t *options, const char *text, bool *ret_help)
 {
-    g_autoptr(GError) err = NULL;
-    json_t *parsed;
+    const char *p = text;
 
-    if (g_str_equal(text, "help") || g_str_equal(text, "?")) {
-        *ret_help = true;
-        return 0;
+    while (p) {
+        g_autofree char *item = take_item(&p);
+
+        if (!*item || !g_utf8_validate(item, -1, NULL)) {
+            cli_error("Invalid option list: %s", text);
+            return 1;
+        }
+        if (g_str_equal(item, "help") || g_str_equal(item, "?")) {
+            *ret_help = true;
+        } else {
+            add_item(options, item);
+        }
     }
-    if (keyval_parse(text, NULL, &parsed, &err) < 0) {
-        return cli_usage_error(command, "-o: %s", err->message);
-    }
-    flatten("", parsed, options);
-    json_decref(parsed);
     return 0;
 }
 
@@ -52,9 +67,80 @@ void create_options_set(json_t *options, const char *name, const char *value)
     json_object_set_new(options, name, json_string(value));
 }
 
+void create_options_set_backing(json_t *options, const char *file,
+                                const char *format)
+{
+    if (file) {
+        create_options_set(options, "backing_file", file);
+    }
+    if (format) {
+        create_options_set(options, "backing_fmt", format);
+    }
+}
+
 const char *create_options_get(const json_t *options, const char *name)
 {
     return json_string_value(json_object_get(options, name));
+}
+
+/* --- what a format takes --- */
+
+static const struct create_option *find_option(const struct node_driver *drv,
+                                               const char *name, GError **err)
+{
+    const struct create_option *o = drv->create_options;
+
+    while (o->name && strcmp(o->name, name) != 0) {
+        o++;
+    }
+    if (o->name) {
+        return o;
+    }
+    if (strcmp(name, "backing_file") == 0 || strcmp(name, "backing_fmt") == 0) {
+        err_set(err, EINVAL, "Backing file not supported for file format '%s'",
+                drv->name);
+    } else {
+        err_set(err, EINVAL, "Invalid parameter '%s'", name);
+    }
+    return NULL;
+}
+
+static bool is_bool(const char *text)
+{
+    static const char *const words[] = {
+        "on", "yes", "true", "y", "off", "no", "false", "n", NULL
+    };
+
+    return g_strv_contains(words, text);
+}
+
+/* Is @value, a string, of the type of @o? A size becomes a plain number. */
+static int check_value(const struct create_option *o, json_t *value,
+                       GError **err)
+{
+    const char *text = json_string_value(value);
+    uint64_t n;
+
+    if (!text) {
+        return 0;                  /* the command's own size */
+    }
+    if (strcmp(o->type, "size") == 0) {
+        if (size_parse(text, 0, &n, NULL) < 0) {
+            err_set(err, EINVAL, "Parameter '%s' expects a non-negative number "
+                    "below 2^64", o->name);
+            err_hint(err, "Optional suffix k, M, G, T, P or E means kilo-, "
+                     "mega-, giga-, tera-, peta-\nand exabytes, respectively.");
+            return -EINVAL;
+        }
+        g_autofree char *plain = g_strdup_printf("%" PRIu64, n);
+        json_string_set(value, plain);
+    } else if (strcmp(o->type, "num") == 0 && cli_parse_number(text, &n) < 0) {
+        return err_set(err, EINVAL, "Parameter '%s' expects a number", o->name);
+    } else if (g_str_has_prefix(o->type, "bool") && !is_bool(text)) {
+        return err_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'",
+                       o->name);
+    }
+    return 0;
 }
 
 int create_options_complete(json_t *options, const struct node_driver *drv,
@@ -64,17 +150,10 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
     json_t *value;
 
     json_object_foreach(options, key, value) {
-        const struct create_option *o = drv->create_options;
-        while (o->name && strcmp(o->name, key) != 0) {
-            o++;
-        }
-        if (!o->name && (strcmp(key, "backing_file") == 0 ||
-                         strcmp(key, "backing_fmt") == 0)) {
-            return err_set(err, EINVAL, "Backing file not supported for file "
-                           "format '%s'", drv->name);
-        }
-        if (!o->name) {
-            return err_set(err, EINVAL, "Invalid parameter '%s'", key);
+        const struct create_option *o = find_option(drv, key, err);
+
+        if (!o || check_value(o, value, err) < 0) {
+            return -EINVAL;
         }
     }
     for (const struct create_option *o = drv->create_options; o->name; o++) {
@@ -83,6 +162,41 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
         }
     }
     return 0;
+}
+
+int create_options_check_backing(const json_t *options, const char *filename,
+                                 GError **err)
+{
+    const char *backing = create_options_get(options, "backing_file");
+
+    if (backing && !*backing) {
+        return err_set(err, EINVAL, "Expected backing file name, got empty "
+                       "string");
+    }
+    if (backing && strcmp(backing, filename) == 0) {
+        return err_set(err, EINVAL, "Error: Trying to create an image with the "
+                       "same filename as the backing file");
+    }
+    return 0;
+}
+
+const struct node_driver *create_options_driver(struct graph *g,
+                                                const char *format,
+                                                GError **err)
+{
+    const struct node_driver *drv = graph_find_driver(g, format);
+
+    if (drv && drv->kind == NODE_PROTOCOL && !drv->name_prefixes) {
+        drv = graph_find_driver(g, "raw");
+    }
+    if (!drv) {
+        err_set(err, EINVAL, "Unknown file format '%s'", format);
+    } else if (!drv->create_options) {
+        err_set(err, ENOTSUP, "Format driver '%s' does not support image "
+                "creation", format);
+        drv = NULL;
+    }
+    return drv;
 }
 
 static int compare_names(const void *a, const void *b)

@@ -9,18 +9,33 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+struct graph;
 struct node_driver;
 
-/* Add the pairs of @text, one -o, to @options; later ones win. "help" sets
- * *@ret_help instead. 0, or a usage error of @command. */
-int create_options_add(const char *command, json_t *options, const char *text,
-                       bool *ret_help);
+/* Add the pairs of @text, one -o, to @options; later ones win. A comma in a
+ * value is written twice; "name" alone is on, "noname" off. "help" among them
+ * sets *@ret_help. 0 or 1, with the error printed. */
+int create_options_add(json_t *options, const char *text, bool *ret_help);
 void create_options_set(json_t *options, const char *name, const char *value);
+/* What options of their own said of the backing file (NULL: nothing): it counts
+ * whatever -o says, before or after. */
+void create_options_set_backing(json_t *options, const char *file,
+                                const char *format);
 /* NULL: not set. Borrowed. */
 const char *create_options_get(const json_t *options, const char *name);
-/* -EINVAL "Invalid parameter 'X'" for what @drv does not take; what it has a
- * default for is filled in. */
+/* -EINVAL "Invalid parameter 'X'" for what @drv does not take, and for values
+ * that are none of the option's type; sizes become plain numbers, what there
+ * is a default for is filled in. */
 int create_options_complete(json_t *options, const struct node_driver *drv,
                             GError **err);
+/* -EINVAL unless the backing file, if there is one, may be that of a new image
+ * at @filename. */
+int create_options_check_backing(const json_t *options, const char *filename,
+                                 GError **err);
+/* The driver that makes new images of @format. Files and devices, named as
+ * formats, hold raw ones. */
+const struct node_driver *create_options_driver(struct graph *g,
+                                                const char *format,
+                                                GError **err);
 /* -o help. Returns 0. */
 int create_options_print(const struct node_driver *drv);

@@ -136,10 +136,6 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
                            GError **err)
 {
     if (spec->is_opts) {
-        if (spec->format) {
-            return err_set(err, EINVAL, "--image-opts and --format are "
-                           "mutually exclusive");
-        }
         return keyval_parse(spec->name, NULL, ret, err);
     }
     if (g_str_has_prefix(spec->name, "json:")) {
@@ -292,8 +288,13 @@ CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
 CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err)
 {
-    int r = image_co_open_bare(g, spec, ret_node, err);
+    int r;
 
+    if (spec->is_opts && spec->format) {
+        return err_set(err, EINVAL, "--image-opts and --format are mutually "
+                       "exclusive");
+    }
+    r = image_co_open_bare(g, spec, ret_node, err);
     if (r < 0) {
         err_prefix(err, "Could not open '%s'", spec->name);
     }

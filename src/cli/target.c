@@ -20,20 +20,17 @@ CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
     if (t->exists) {
         return 0;
     }
-    drv = graph_find_driver(g, t->format);
+    drv = create_options_driver(g, t->format, err);
     if (!drv) {
-        return err_set(err, EINVAL, "Unknown file format '%s'", t->format);
+        return -EINVAL;
     }
-    if (!drv->create_options) {
-        return err_set(err, ENOTSUP, "Format driver '%s' does not support "
-                       "image creation", t->format);
-    }
+    t->format = drv->name;
     if (backing && !drv->supports_backing) {
         return err_set(err, ENOTSUP, "Backing file not supported for file "
                        "format '%s'", t->format);
     }
     int r = create_options_complete(t->options, drv, err);
-    if (r == 0 && backing && *backing &&
+    if (r == 0 && backing &&
         !create_options_get(t->options, "backing_fmt")) {
         r = err_set(err, EINVAL, "Use of backing file requires explicit "
                     "backing format");
@@ -97,11 +94,16 @@ static CO_FN int target_co_create(struct graph *g, struct target *t,
     } else if (data && target_co_is_source(t, data)) {
         r = refuse_source(data, err);
     } else {
+        r = create_options_check_backing(t->options, t->name, err);
+    }
+    if (r == 0) {
         json_object_set_new(t->options, "size", json_integer((json_int_t)size));
         r = image_co_create(g, graph_find_driver(g, t->format), t->name,
                             t->options, err);
     }
-    if (r < 0) {
+    if (r < 0 && t->purpose) {
+        err_prefix(err, "%s: error while %s", t->name, t->purpose);
+    } else if (r < 0) {
         err_prefix(err, "%s: error while converting %s", t->name, t->format);
     }
     return r;

@@ -12,6 +12,7 @@ struct node;
 
 struct target {
     const char *name, *format;
+    const char *purpose;    /* "error while PURPOSE"; NULL: converting FORMAT */
     bool is_opts;           /* --target-image-opts */
     bool exists;            /* -n: not made here */
     json_t *options;        /* of creation; name -> string */

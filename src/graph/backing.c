@@ -258,9 +258,10 @@ static int path_beside(struct node *n, const char *name, char **ret_path,
         return err_set(err, EINVAL, "Backing file name '%s' is relative, but "
                        "'%s' is not in a folder", name, n->name);
     }
+    /* "./a" leads to "./b": what is printed looks like what was typed. */
     dir = g_path_get_dirname(image);
-    *ret_path = strcmp(dir, ".") ? g_build_filename(dir, name, NULL)
-                                 : g_strdup(name);
+    *ret_path = strchr(image, '/') ? g_build_filename(dir, name, NULL)
+                                   : g_strdup(name);
     g_free(dir);
     return 0;
 }

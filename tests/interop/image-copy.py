@@ -9,6 +9,7 @@ content, with qemu-img as the judge, and each tool must read the other's.
 import filecmp
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,14 +37,19 @@ ROWS = [
     'convert -T nope base.raw out', 'convert base.raw none/out',
     'convert -n -o size=1M base.raw out', '~convert base.raw base.raw',
     '~convert o.qed base.raw', '~convert -n base.raw base.raw',
-    '~convert -z base.raw out', 'convert -n -O qed base.raw small.raw',
+    'convert -z base.raw out', 'convert -O',
+    'convert --nope base.raw out', 'convert -n -O qed base.raw small.raw',
     'convert --image-opts -f raw driver=raw,file.filename=base.raw out',
     'convert --target-image-opts base.raw driver=raw,file.filename=out',
     'convert -B base.raw -F raw -O qed o.qed o.qed out',
     'convert -f qed base.raw out', 'convert -l foo base.raw out',
     'convert --bitmaps base.raw out', 'convert --skip-broken-bitmaps o.qed out',
     'convert --bitmaps q.qcow2 q.qcow2 out', 'convert -l s q.qcow2 q.qcow2 out',
-    'convert -l snapshot.foo=x q.qcow2 out',
+    'convert -l snapshot.foo=x q.qcow2 out', 'convert --salvage -C base.raw out',
+    "convert -O qcow2 -B '' o.qed out",
+    "convert -O qcow2 -o '' base.raw out",
+    'convert -c -O qcow2 -o preallocation=metadata base.raw out',
+    'convert -n --target-image-opts -O raw base.raw driver=raw,file.filename=x',
     # copies
     'convert base.raw out', 'convert -f raw -O raw base.raw out',
     'convert -O qed base.raw out', 'convert o.qed out',
@@ -77,7 +83,7 @@ ROWS = [
     # compare
     '~compare', '~compare base.raw', 'compare base.raw missing',
     'compare missing base.raw', 'compare -f nope base.raw base.raw',
-    'compare -T nope base.raw base.raw', '~compare -z',
+    'compare -T nope base.raw base.raw', 'compare -z', 'compare -f',
     'compare base.raw base.raw', 'compare base.raw o.qed',
     'compare -f qed -F raw o.qed base.raw', 'compare -q base.raw o.qed',
     'compare -s base.raw o.qed', 'compare -s base.raw base.raw',
@@ -98,7 +104,8 @@ ROWS = [
     'dd if=base.raw of=out bs=0', 'dd if=base.raw of=out bs=x',
     'dd if=base.raw of=out bs=3G', 'dd if=base.raw of=out count=x',
     'dd if=base.raw of=out skip=x', 'dd if=base.raw of=out foo=1',
-    'dd if=base.raw of=out foo', '~dd -n if=base.raw of=out',
+    'dd if=base.raw of=out foo', 'dd -n if=base.raw of=out', 'dd -f',
+    'dd if=base.raw of=none/out',
     '~dd if=base.raw of=base.raw2 -O nope', 'dd -f nope if=base.raw of=out',
     'dd if=base.raw of=out', 'dd -O qed if=base.raw of=out',
     'dd -f qed -O raw bs=64k if=o.qed of=out', 'dd bs=1M count=3 if=o.qed of=out',
@@ -176,6 +183,8 @@ ROWS = [
     'convert -O qcow2 -S 0 base.raw out', 'convert -O qcow2 -S 128k o.qed out',
     'convert -O qcow2 -B base.raw -F raw q.qcow2 out',
     'convert -O qcow2 -B base.raw -F raw o.qed out',
+    'convert -O qcow2 -B base.raw -F raw -o backing_file=small.raw o.qed out',
+    'convert -O file o.qed out',
     'convert -O qcow2 -B small.raw -F raw short.qed out',
     'convert -O qcow2 -B base.raw -F raw -o compat=0.10 q.qcow2 out',
     'convert -O qcow2 -B z.qcow2 -F qcow2 -o extended_l2=on q.qcow2 out',
@@ -327,13 +336,14 @@ def run(program, words, folder):
     p = subprocess.run([program] + words, cwd=folder, timeout=60,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     err = p.stderr.decode().replace('qemu-img: ', 'sluice: ')
+    err = re.sub("Try '(qemu-img|sluice \\w+) --help'", "Try '--help'", err)
     return p.returncode, p.stdout.decode(), err.strip()
 
 
 def image_format(words):
     """Of what a row makes."""
     if '-O' in words:
-        return words[words.index('-O') + 1]
+        return words[words.index('-O') + 1].replace('file', 'raw')
     return 'raw'
 
 
@@ -386,7 +396,7 @@ def compare_made(folders, words, target, check_size):
 
 
 def run_row(row, folders):
-    words = row.lstrip('~!').replace('@', NBD).split()
+    words = shlex.split(row.lstrip('~!').replace('@', NBD))
     theirs = run(QEMU_IMG, words, folders[0])
     ours = run(SLUICE, words, folders[1])
     diffs = []
