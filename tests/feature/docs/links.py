@@ -66,6 +66,21 @@ def test_files_named(d):
     assert not missing, missing
 
 
+def test_attack_rows(d):
+    """Each row of the table has a test of that name where the table says."""
+    rows = set()
+    for line in read(TOP + '/doc/testing.rst').splitlines():
+        m = re.match(r'((?:V[A-E]\d+ )+) +(\w[\w, -]*?)  ', line)
+        if m and m.group(2) != 'none yet':
+            code = ''.join(read('%s/tests/attack/%s.py' % (TOP, name))
+                           for name in re.findall(r'[\w-]+', m.group(2))
+                           if name != 'dst')
+            for row in m.group(1).split():
+                assert re.search(r'def test_(\w+_)?%s_' % row, code), row
+                rows.add(row)
+    assert len(rows) > 30, rows
+
+
 def test_functions_named(d):
     code = '\n'.join(read(p) for p in sources('.c', '.h'))
     known = set(re.findall(r'\b(\w+)\(', code))
