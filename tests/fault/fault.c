@@ -44,6 +44,12 @@ static const struct mode {
     { SIM_CREATE, ENOSPC, false }, { SIM_UNLINK, EIO, false },
     { SIM_RENAME, EIO, false },
     { SIM_OTHER, EIO, false },     { SIM_OTHER, EIO, true },
+    /* A file system over a network that gave up; a signal, which is nothing. */
+    { SIM_READ, ETIMEDOUT, true }, { SIM_WRITE, ETIMEDOUT, false },
+    { SIM_FDATASYNC, ETIMEDOUT, false },
+    { SIM_READ, EINTR, false },    { SIM_WRITE, EINTR, false },
+    { SIM_TRUNCATE, EINTR, false }, { SIM_FDATASYNC, EINTR, false },
+    { SIM_OPEN, EINTR, false },
 };
 
 static struct sim_image *files[16];

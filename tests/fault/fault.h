@@ -115,6 +115,10 @@ void die(struct rig *r, const char *fmt, ...) PRINTF_LIKE(2, 3)
     __attribute__((noreturn));
 /* Has the fault come? */
 bool rig_hit(struct rig *r);
+/* Nobody may notice it: a short transfer, a signal. */
+bool rig_harmless(const struct rig *r);
+/* Has it come, and may it make something fail? */
+bool rig_may_fail(struct rig *r);
 
 /* Open and close the disk; false when the fault prevented it. */
 CO_FN bool rig_co_open(struct rig *r);

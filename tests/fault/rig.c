@@ -20,6 +20,16 @@ bool rig_hit(struct rig *r)
         sim_count(r->sim, r->fault.op) - r->before >= r->fault.nth;
 }
 
+bool rig_harmless(const struct rig *r)
+{
+    return r->fault.err == 0 || r->fault.err == EINTR;
+}
+
+bool rig_may_fail(struct rig *r)
+{
+    return !r->strict && rig_hit(r) && !rig_harmless(r);
+}
+
 void die(struct rig *r, const char *fmt, ...)
 {
     g_autofree char *text = NULL;
@@ -45,8 +55,8 @@ static void judge(struct rig *r, const char *what, int ret)
     if (r->strict || !rig_hit(r)) {
         die(r, "%s fails before the fault: %s", what, g_strerror(-ret));
     }
-    if (!r->fault.err) {
-        die(r, "%s fails for a short transfer: %s", what, g_strerror(-ret));
+    if (rig_harmless(r)) {
+        die(r, "%s fails for what is no error: %s", what, g_strerror(-ret));
     }
     if (ret != -r->fault.err && ret != -EIO) {
         die(r, "%s fails with %s", what, g_strerror(-ret));
@@ -64,8 +74,8 @@ static int command_result(struct rig *r, const char *name, int ret,
         if (r->strict || !rig_hit(r)) {
             die(r, "%s: %s", name, err->message);
         }
-        if (!r->fault.err) {
-            die(r, "%s fails for a short transfer: %s", name, err->message);
+        if (rig_harmless(r)) {
+            die(r, "%s fails for what is no error: %s", name, err->message);
         }
     }
     return ret;
@@ -179,7 +189,7 @@ int rig_co_job(struct rig *r)
     rig_co_command(r, "job-dismiss", json_pack("{s:s}", "id", "j"));
     if (failed) {
         r->failed++;
-        if (r->strict || !rig_hit(r) || !r->fault.err) {
+        if (!rig_may_fail(r)) {
             die(r, "the job fails");
         }
     }
@@ -257,7 +267,7 @@ void guest_co_read(struct rig *r, unsigned first, unsigned n)
 /* G6: has a sync of this opening of the image failed? */
 static bool sync_failed(struct rig *r)
 {
-    return r->fault.op == SIM_FDATASYNC && r->fault.err && rig_hit(r) &&
+    return r->fault.op == SIM_FDATASYNC && !rig_harmless(r) && rig_hit(r) &&
         r->fault.nth > r->at_open;
 }
 

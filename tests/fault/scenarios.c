@@ -356,7 +356,7 @@ static CO_FN void drive_run(struct rig *r)
 
     json_decref(o);
     if (ret < 0) {
-        if (r->strict || !rig_hit(r) || !r->fault.err) {
+        if (!rig_may_fail(r)) {
             die(r, "drive: %s", err->message);
         }
         return;
@@ -392,7 +392,7 @@ static CO_FN void create_run(struct rig *r)
     g_autoptr(GError) err = NULL;
     int ret = images_co_create(r->control, r->kind, "/new", &err);
 
-    if (ret < 0 && (r->strict || !rig_hit(r) || !r->fault.err)) {
+    if (ret < 0 && !rig_may_fail(r)) {
         die(r, "creation: %s", err ? err->message : "?");
     }
     if (ret < 0 && sim_image_find(sim_live(r->sim), "/new") &&
@@ -430,7 +430,7 @@ static CO_FN void check_run(struct rig *r)
         ret = node_co_check(n, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, &res, &err);
         node_co_unref(n);
     }
-    if (ret < 0 && (r->strict || !rig_hit(r) || !r->fault.err)) {
+    if (ret < 0 && !rig_may_fail(r)) {
         die(r, "check: %s", err ? err->message : "?");
     }
     if (ret == 0 && !rig_hit(r) && res.corruptions) {

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Fault sweeps through the whole daemon: the k-th time that an event happens
-while a guest works on a QED disk, requests fail, k = 1, 2 ... until the work
+while a guest works on a QED or qcow2 disk, requests fail, k = 1, 2 ... until the work
 gets by without meeting the fault; once and for good, for a broken disk and for
 lack of space.
 
@@ -19,6 +19,9 @@ from sluiced import Sluiced, qemu_img, run
 
 KIB64 = 65536
 CELLS = 12
+QCOW2_EVENTS = ('write_aio', 'l2_update', 'l1_update', 'flush_to_disk',
+                'cow_read', 'cow_write', 'cor_write', 'cluster_alloc',
+                'refblock_alloc', 'refblock_update_part', 'l2_alloc_write')
 EVENTS = ('write_aio', 'pwritev', 'l2_update', 'l1_update', 'flush_to_disk',
           'cow_read', 'cor_write', 'read_backing_aio', 'l2_load')
 BASE = 0xbb
@@ -94,11 +97,11 @@ class Disk:
             assert '' in texts, (i, may, texts)
 
 
-def open_disk(q, path, rules):
+def open_disk(q, path, rules, fmt):
     file = {'driver': 'file', 'filename': path}
     if rules:
         file = dict({'driver': 'blkdebug', 'image': file}, **rules)
-    q.cmd('blockdev-add', **{'driver': 'qed', 'node-name': 'top',
+    q.cmd('blockdev-add', **{'driver': fmt, 'node-name': 'top',
                              'file': file})
     q.cmd('blockdev-add', **{'driver': 'copy-on-read', 'node-name': 'cor',
                              'file': 'top'})
@@ -118,21 +121,21 @@ def fault_rules(event, k, errno, once):
     }
 
 
-def sweep_one(q, path, blank, base, rules):
+def sweep_one(q, path, blank, base, rules, fmt):
     """False when the fault never came."""
     with open(path, 'wb') as f:
         f.write(blank)
     disk = Disk(q, base)
     try:
-        open_disk(q, path, rules)
+        open_disk(q, path, rules, fmt)
     except QmpError as e:
         raise AssertionError('open: %s' % e) from e
     disk.guest()
     close_disk(q)
-    code = subprocess.run(['qemu-img', 'check', '-q', '-f', 'qed', path],
+    code = subprocess.run(['qemu-img', 'check', '-q', '-f', fmt, path],
                           check=False, timeout=60).returncode
     assert code in (0, 3), code
-    open_disk(q, path, None)
+    open_disk(q, path, None, fmt)
     disk.verify()
     failed, disk.failed = disk.failed, 0
     disk.guest()
@@ -142,24 +145,24 @@ def sweep_one(q, path, blank, base, rules):
     return failed > 0
 
 
-def sweep(d, backing):
-    path, base = os.path.join(d, 'top.qed'), os.path.join(d, 'base.raw')
+def sweep(d, backing, fmt='qed', events=EVENTS):
+    path, base = os.path.join(d, 'top'), os.path.join(d, 'base.raw')
     args = []
     if backing:
         with open(base, 'wb') as f:
             f.write(bytes([BASE]) * CELLS * KIB64)
         args = ['-b', base, '-F', 'raw']
-    qemu_img('create', '-q', '-f', 'qed', *args, path, str(CELLS * KIB64))
+    qemu_img('create', '-q', '-f', fmt, *args, path, str(CELLS * KIB64))
     with open(path, 'rb') as f:
         blank = f.read()
     runs = 0
     with Sluiced(d) as s:
-        for event in EVENTS:
+        for event in events:
             for errno, once in ((5, True), (5, False), (28, True)):
                 clean = 0
                 for k in range(1, K_MAX):
                     hit = sweep_one(s.qmp, path, blank, BASE if backing else 0,
-                                    fault_rules(event, k, errno, once))
+                                    fault_rules(event, k, errno, once), fmt)
                     runs += hit
                     clean = 0 if hit else clean + 1
                     if clean == CLEAN_RUNS:
@@ -176,6 +179,14 @@ def test_backing(d):
 
 def test_plain(d):
     sweep(d, False)
+
+
+def test_qcow2_backing(d):
+    sweep(d, True, 'qcow2', QCOW2_EVENTS)
+
+
+def test_qcow2_plain(d):
+    sweep(d, False, 'qcow2', QCOW2_EVENTS)
 
 
 if __name__ == '__main__':
