@@ -17,7 +17,8 @@ static const char *const cover_texts[] = {
 static bool is_needed(enum cover c, bool qcow2)
 {
     return qcow2 ? c < COVER_EMPTY
-        : c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET;
+        : c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
+          c != COVER_RESTORE;
 }
 
 bool cover_report(bool qcow2)

@@ -34,6 +34,8 @@ const struct limits limits_full = { .per_instant = 600, .exhaustive = 8,
 static const char *alphabet(const struct crash_config *c)
 {
     return c->alphabet ? c->alphabet
+        : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynlj"
+                                    : "aufbvexztFrgwWdoynlj"
         : c->mid ? "aufbvexztFrqpsSkcgwWdoy"
         : c->backing ? "aufbvexztFrqpsScgwWdoy"
         : c->direct ? "aufbvemxztFrgwWdoy" : "aufbvexztFrgwWdoy";
@@ -197,7 +199,7 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
                                          "aFh", "ahaF", "bzFhrs", "ppppp" };
     /* Clusters that snapshots share with the disk. */
     static const char *const shared[] = {
-        "aFnaF", "naFvF", "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
+        "aFnaF", "naFvF", "aFjaF", "uFnaFjvF", "rjaF", "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
     };
     /* Clusters that are freed and used again. */
     static const char *const freed[] = {
@@ -274,6 +276,8 @@ char *short_try(const struct crash_config *c, const struct suite *s,
 static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
     const char *abc = c->mid ? "DDDUZTFFRRpSkcgwdoy"
+        : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynlj"
+                                    : "DDDUZTFFRgwdoynlj"
         : c->backing ? "DDDUZTFFRRpScgwdoy" : "DDDUZTFFRgwdoy";
     unsigned len = (unsigned) g_rand_int_range(rnd, 5, 40);
 

@@ -74,6 +74,7 @@ struct crash_config {
     uint64_t size, base_size;   /* bytes */
     bool backing, mid;          /* over /base; with /mid in between */
     bool direct, throttle;      /* 4,096 byte blocks; a filter above */
+    bool snapshots;             /* internal ones, too */
     bool shares;                /* the file system shares extents */
     const char *base_format;    /* NULL: raw; else packed in part */
     const char *options;        /* more for its creation, JSON */
@@ -104,6 +105,7 @@ extern const unsigned crash_n_configs;
     X(PACKED,         "images with compressed clusters") \
     X(SNAPSHOT, "snapshots that were made") \
     X(FORGET, "snapshots that were deleted") \
+    X(RESTORE, "snapshots that were gone back to") \
     X(AUTOCLEAR,      "autoclear bits that were cleared") \
     X(CREATE,         "images that were made") \
     X(BESIDE,         "operations that began while others ran") \
@@ -166,7 +168,7 @@ CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 enum op_kind {
     OP_WRITE, OP_ZERO, OP_EMPTY, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
     OP_STREAM_BG, OP_STREAM_TO, OP_CANCEL, OP_RESIZE, OP_WAIT, OP_DRAIN,
-    OP_REOPEN, OP_REPAIR, OP_SNAPSHOT, OP_FORGET, OP_CLOSE, OP_RECORD, OP_ERASE,
+    OP_REOPEN, OP_REPAIR, OP_SNAPSHOT, OP_FORGET, OP_RESTORE, OP_CLOSE, OP_RECORD, OP_ERASE,
 };
 struct op {
     enum op_kind kind;

@@ -299,6 +299,32 @@ static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
     return ret;
 }
 
+/* Take one, change the tables but not what the disk holds (reads copy clusters
+ * from the base), go back to it, and forget it. */
+static CO_FN int guest_co_restore(struct guest *g)
+{
+    struct node *n = node_skip_filters(user_node(g->u));
+    g_autofree uint8_t *buf = g_malloc(world.config->cluster);
+    int ret = node_co_snapshot(n, SNAPSHOT_CREATE, "back", NULL);
+
+    for (unsigned i = 0; i < 4 && ret == 0; i++) {
+        struct iovec v;
+
+        ret = user_co_preadv(g->u, i * world.config->cluster,
+                             iov_one(&v, buf, world.config->cluster), 0);
+    }
+    if (ret == 0) {
+        ret = node_co_snapshot(n, SNAPSHOT_APPLY, "back", NULL);
+    }
+    if (ret == 0) {
+        ret = node_co_snapshot(n, SNAPSHOT_DELETE, "back", NULL);
+    }
+    if (ret == 0) {
+        cover(COVER_RESTORE);
+    }
+    return ret;
+}
+
 /* Offline work: nobody else is there. */
 static CO_FN int guest_co_empty(struct guest *g)
 {
@@ -396,6 +422,8 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         return guest_co_snapshot(g, SNAPSHOT_CREATE);
     case OP_FORGET:
         return guest_co_snapshot(g, SNAPSHOT_DELETE);
+    case OP_RESTORE:
+        return guest_co_restore(g);
     case OP_REPAIR:
         return guest_co_repair(g);
     default:
@@ -475,7 +503,8 @@ static const struct letter letters[] = {
     { 'q', OP_READ, false, 1, 1, 0 },
     { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
-    { 'n', OP_SNAPSHOT }, { 'l', OP_FORGET }, { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
+    { 'n', OP_SNAPSHOT }, { 'l', OP_FORGET }, { 'j', OP_RESTORE },
+    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
     { 'g', OP_RESIZE }, { 'w', OP_WAIT }, { 'W', OP_WAIT },
     { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
     { 'Z', OP_ZERO }, { 'T', OP_TRIM },
@@ -547,11 +576,16 @@ static void place(struct guest *g, const struct letter *l, struct op *op)
     op->n = MIN(op->n, end - op->first);
 }
 
+/* Internal snapshots: no job runs then, either. */
+static bool is_snapshot(enum op_kind kind)
+{
+    return kind == OP_SNAPSHOT || kind == OP_FORGET || kind == OP_RESTORE;
+}
+
 /* Without whom? */
 static bool is_alone(enum op_kind kind)
 {
-    return kind == OP_REOPEN || kind == OP_EMPTY || kind == OP_SNAPSHOT ||
-        kind == OP_FORGET;
+    return kind == OP_REOPEN || kind == OP_EMPTY || is_snapshot(kind);
 }
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
@@ -569,6 +603,9 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
         }
         if (is_alone(l->kind)) {
             co_latch_co_wait(&g->behind);
+        }
+        if (is_snapshot(l->kind)) {
+            co_latch_co_wait(&g->jobs);
         }
         was_alone = is_alone(l->kind);
         place(g, l, &op);
