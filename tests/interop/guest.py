@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A real guest: a Debian kernel under QEMU (no KVM needed) whose root disk is a
-QED overlay that streams while it boots.
+"""A real guest: a Debian kernel under QEMU (no KVM needed) whose root disk is an
+overlay that streams while it boots: QED over a raw template, and qcow2 over a
+compressed one.
 
 The root disk is ext4 with busybox and random files.  The guest checks every
-file, writes new ones, syncs, checks again and powers off.  It boots three
-times: while the stream runs; after the daemon was killed in the middle and
-started again; and from the overlay alone, the base deleted.
+file, writes new ones, syncs, checks again and powers off.  It boots while the
+stream runs; after the daemon was killed in the middle and started again, when
+the base is deleted as soon as the stream has ended; and, from QED, once more
+from the overlay alone.
 """
 import glob
 import hashlib
@@ -179,8 +181,10 @@ class Machine:
 
 
 def daemon(d, top):
+    fmt = top.rsplit('.', 1)[1]
     return Sluiced(d, '--nbd-server', 'addr.type=unix,addr.path=%s/nbd.sock' % d,
-                   '--drive', 'id=disk,file=%s,format=qed,copy-on-read=on' % top,
+                   '--drive', 'id=disk,file=%s,format=%s,copy-on-read=on'
+                   % (top, fmt),
                    '--export', 'type=nbd,id=e,node-name=disk,name=disk,'
                    'writable=on')
 
@@ -195,12 +199,12 @@ def wait_offset(s, part):
         time.sleep(0.05)
 
 
-def test_boots_while_streaming(d):
+def boots(d, base, base_fmt, fmt, alone):
+    """Boot from an overlay of @fmt over @base; @alone: once more without it."""
     kernel = find_kernel()
     initrd = make_initramfs(d, kernel)
-    base = make_template(d)
-    top = os.path.join(d, 'disk.qed')
-    qemu_img('create', '-q', '-f', 'qed', '-b', base, '-F', 'raw', top)
+    top = os.path.join(d, 'disk.' + fmt)
+    qemu_img('create', '-q', '-f', fmt, '-b', base, '-F', base_fmt, top)
 
     s = daemon(d, top)
     try:
@@ -218,16 +222,31 @@ def test_boots_while_streaming(d):
         s.qmp.cmd('block-stream', {'device': 'disk', 'job-id': 'disk'})
         event = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='disk')
         assert 'error' not in event['data'], event
+        os.unlink(base)
         machine.finish(1)
 
-    os.unlink(base)
-    with daemon(d, top) as s:
-        Machine(d, kernel, initrd).finish(2)
+    if alone:
+        with daemon(d, top) as s:
+            Machine(d, kernel, initrd).finish(2)
     # The killed daemon's last second may have left clusters that nobody points
     # to (3); nothing worse.
-    p = subprocess.run(['qemu-img', 'check', '-f', 'qed', top], text=True,
+    p = subprocess.run(['qemu-img', 'check', '-f', fmt, top], text=True,
                        stdout=subprocess.PIPE, check=False)
     assert p.returncode in (0, 3), p.stdout
+
+
+def test_boots_while_streaming_qed(d):
+    find_kernel()
+    boots(d, make_template(d), 'raw', 'qed', alone=True)
+
+
+def test_boots_while_streaming_qcow2_from_compressed(d):
+    find_kernel()
+    raw = make_template(d)
+    base = os.path.join(d, 'template.qcow2')
+    qemu_img('convert', '-q', '-c', '-O', 'qcow2', raw, base)
+    os.unlink(raw)
+    boots(d, base, 'qcow2', 'qcow2', alone=False)
 
 
 if __name__ == '__main__':
