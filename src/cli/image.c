@@ -278,6 +278,10 @@ CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
     if (r == 0) {
         r = options_co_complete(g, spec, options, err);
     }
+    if (r == 0 && spec->key_secret) {
+        json_object_set_new(options, "encrypt", json_pack(
+            "{s:s}", "key-secret", spec->key_secret));
+    }
     if (r == 0) {
         r = node_co_open(g, options, spec->flags, ret_node, err);
     }

@@ -38,6 +38,7 @@ struct image_spec {
     bool is_opts;        /* --image-opts */
     bool is_overlay;     /* the command is meaningless for a raw disk */
     unsigned flags;      /* enum node_flags */
+    const char *key_secret; /* id of the secret that unlocks it, or NULL */
 };
 
 /* -t, -T: add what cache mode @text asks for to *@flags (NODE_CACHE_DIRECT,

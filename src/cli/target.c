@@ -151,6 +151,8 @@ CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
         .flags = NODE_RDWR | t->cache,
         .data_file = t->exists ? NULL
             : create_options_get(t->options, "data_file"),
+        .key_secret = t->exists ? NULL : create_options_get(
+            t->options, "encrypt.key-secret"),
     };
     int r = t->exists ? 0 : target_co_create(g, t, size, err);
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 
-from sluiced import SLUICE, qemu_img, run, run_tool
+from sluiced import SLUICE, Sluiced, qemu_img, run, run_tool
 
 REFUSED = [
     '-o cluster_size=1000 x 1M', '-o cluster_size=256 x 1M',
@@ -99,6 +99,32 @@ def test_falloc_takes_space(d):
         run_tool(SLUICE, 'create', '-q', '-f', 'qcow2', '-o',
                  'preallocation=' + how, path, '8M')
         assert os.stat(path).st_blocks * 512 >= least, how
+
+
+def test_what_storage_held_does_not_show(d):
+    """An export has its bytes from before: clusters that get their places in
+    advance, and are left out by a copy since they are zero, read as zeroes."""
+    source, path = os.path.join(d, 'raw'), os.path.join(d, 'disk')
+    sock = os.path.join(d, 'nbd.sock')
+    with open(source, 'wb') as f:
+        f.truncate(3 << 20)
+        f.seek(1000000)
+        f.write(b'sluice' * 9000)
+    for options in itertools.product(
+            ('off', 'metadata', 'falloc', 'full'),
+            ('compat=1.1', 'compat=0.10', 'extended_l2=on')):
+        with open(path, 'wb') as f:
+            f.write(b'\xa5' * (5 << 20))
+        with Sluiced(d, '--blockdev',
+                     'file,node-name=n,discard=unmap,filename=' + path,
+                     '--nbd-server', 'addr.type=unix,addr.path=' + sock,
+                     '--export', 'nbd,id=e,node-name=n,name=x,writable=on'):
+            run_tool(SLUICE, 'convert', '-f', 'raw', '-O', 'qcow2', '-o',
+                     'preallocation=%s,%s' % options, source,
+                     'nbd+unix:///x?socket=' + sock)
+        qemu_img('check', '-q', '-f', 'qcow2', path)
+        qemu_img('compare', '-q', '-f', 'raw', '-F', 'qcow2', source, path)
+        os.unlink(sock) if os.path.exists(sock) else None
 
 
 if __name__ == '__main__':

@@ -147,6 +147,32 @@ def test_create(d):
         assert not os.path.exists(d + '/bad.qcow2'), options
 
 
+def test_copies_into_new_ones(d):
+    """The copy leaves out zeroes: a place that nobody wrote to, were it a hole
+    under the cipher, would show noise."""
+    raw = d + '/p.raw'
+    with open(raw, 'wb') as f:
+        f.truncate(3 * MIB)
+        f.seek(1000000)
+        f.write(b'sluice' * 9000)
+    for how in 'off', 'metadata', 'falloc', 'full':
+        for more in '', ',extended_l2=on':
+            path = d + '/c.qcow2'
+            run_tool(SLUICE, 'convert', '-f', 'raw', '-O', 'qcow2', *SECRET,
+                     '-o', 'encrypt.format=luks,encrypt.key-secret=s,'
+                     'encrypt.iter-time=10,preallocation=' + how + more, raw,
+                     path)
+            assert to_raw(d, path) == sha(raw), (how, more)
+            qemu_img('check', '-q', *SECRET, '--image-opts', opts(path))
+            qemu_img('convert', *SECRET, '--image-opts', '-O', 'raw',
+                     opts(path), d + '/back.raw')
+            assert sha(d + '/back.raw') == sha(raw), (how, more)
+    text = fails('create', '-f', 'qcow2', *SECRET, '-o', 'encrypt.format=luks,'
+                 'encrypt.key-secret=s,preallocation=metadata,compat=0.10',
+                 d + '/bad.qcow2', '1M')
+    assert 'compatibility level 1.1' in text, text
+
+
 def fails(*words):
     p = subprocess.run([SLUICE, *words], capture_output=True, text=True,
                        timeout=60, check=False)

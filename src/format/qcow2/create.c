@@ -142,6 +142,10 @@ static int validate_version(const struct qcow2_create *c, GError **err)
         return err_set(err, EINVAL, "Non-zlib compression type is only "
                        "supported with " NEEDS_V3);
     }
+    if (c->crypt && c->preallocation != QCOW2_PREALLOC_OFF) {
+        return err_set(err, EINVAL, "Preallocation of encrypted images is "
+                       "only supported with " NEEDS_V3);
+    }
     if (c->extended) {
         return err_set(err, EINVAL, "Extended L2 entries are only supported "
                        "with " NEEDS_V3);

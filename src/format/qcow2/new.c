@@ -125,20 +125,38 @@ static void fill_offsets(const struct layout *l, uint64_t at, uint64_t n,
     }
 }
 
+/* Would the places of clusters show anything but zeroes? What storage held
+ * before does, and so does a hole through a cipher. */
+static bool places_are_foreign(const struct layout *l)
+{
+    const struct qcow2_create *c = l->c;
+
+    return (l->crypt_n > 0 && !c->data_raw) ||
+           (l->reused && !c->data_file &&
+            c->preallocation == QCOW2_PREALLOC_METADATA);
+}
+
+/* Clusters with a place that are not looked at before they are written. */
+static bool has_zero_flag(const struct layout *l)
+{
+    return l->shape.version > 2 && !l->shape.extended;
+}
+
 /* L2 table @i. With extended entries no subcluster is allocated yet, unless the
  * data file is raw. */
 static void fill_l2(const struct layout *l, uint64_t i, uint8_t *buf)
 {
     uint64_t per = l->cluster / (l->shape.extended ? 16 : 8);
     uint64_t n = clusters_of(l, l->c->size);
+    uint64_t flags = QCOW2_COPIED |
+        (places_are_foreign(l) && has_zero_flag(l) ? QCOW2_ZERO_FLAG : 0);
 
     memset(buf, 0, l->cluster);
     for (uint64_t k = 0; k < per && i * per + k < n; k++) {
         uint64_t host = (l->data_n ? l->data : 0) + i * per + k;
 
         qcow2_desc_put(&l->shape, buf, (uint32_t) k, (struct qcow2_desc) {
-            host * l->cluster | QCOW2_COPIED,
-            l->c->data_raw ? UINT32_MAX : 0
+            host * l->cluster | flags, l->c->data_raw ? UINT32_MAX : 0
         });
     }
 }
@@ -215,6 +233,9 @@ static CO_FN int data_co_preallocate(struct node *file, const struct layout *l,
 {
     if (len > 0 && l->c->preallocation == QCOW2_PREALLOC_FALLOC) {
         return node_co_zero(file, off, len, 0); /* keeps the space */
+    }
+    if (len > 0 && places_are_foreign(l) && l->shape.version < 3) {
+        return node_co_zero(file, off, len, IO_MAY_UNMAP);
     }
     return l->c->preallocation == QCOW2_PREALLOC_FULL
         ? data_co_fill(file, off, len) : 0;
