@@ -452,5 +452,67 @@ def test_VA16_work_without_end(d):
             assert len(r.out) < 4 * MIB, (step, command, len(r.out))
 
 
+def extension(data, kind, body):
+    """Put one more in front of the others."""
+    at = int.from_bytes(data[100:104], 'big')
+    data[at:at] = struct.pack('>II', kind, len(body)) + body
+
+
+def many_snapshots(data, l1_offset, step):
+    """65536 snapshots with L1 tables of 32 MiB."""
+    put(data, 60, 4, 65536)
+    put(data, 64, 8, MIB)
+    data.extend(bytes(MIB - len(data)))
+    for i in range(65536):
+        name = b'%04x' % i
+        data += struct.pack('>QIHHIIQII', l1_offset + i * step, 4 << 20,
+                            len(name), 0, 0, 0, 0, 0, 16)
+        data += struct.pack('>QQ4s4x', 0, MIB, name)
+
+
+def many_bitmaps(data):
+    """65535 bitmaps with one table of 128 MiB."""
+    data.extend(bytes(MIB - len(data)))
+    for i in range(65535):
+        data += struct.pack('>QIIBBHI4s4x', 1 << 30, 1 << 24, 2, 1, 16, 4, 0,
+                            b'%04x' % i)
+    body = struct.pack('>IIQQ', 65535, 0, len(data) - MIB, MIB)
+    del data[(1 << 16) - 32:1 << 16]
+    extension(data, 0x23852875, body)
+    put(data, 88, 8, 1)
+
+
+def test_VA16_tables_of_tables(d):
+    """What few bytes announce is neither remembered cluster by cluster nor read
+    for hours: L1 tables of snapshots, side by side or all one; bitmaps; a LUKS
+    header that takes all of the file."""
+    path = os.path.join(d, 'i.qcow2')
+    for what, says in (('apart', 'the snapshots are too many'),
+                       ('one', 'the snapshots are too many'),
+                       ('bitmaps', 'the bitmaps are too many'),
+                       ('luks', 'the LUKS header of 72056494526300160 bytes')):
+        qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=%d' %
+                 (65536 if what == 'bitmaps' else 512), path, '1M')
+        data = bytearray(bytes_of(path))
+        if what == 'bitmaps':
+            many_bitmaps(data)
+        elif what == 'luks':
+            put(data, 32, 4, 2)
+            del data[512 - 24:512]
+            extension(data, 0x0537be77, struct.pack('>QQ', 2048,
+                                                    (1 << 56) - (1 << 40)))
+        else:
+            many_snapshots(data, 1 << 30, (32 << 20) * (what == 'apart'))
+        with open(path, 'wb') as f:
+            f.write(data)
+            f.truncate(4 << 30)
+        for args in (('check', path), ('resize', path, '+1M')) \
+                if what != 'luks' else (('check', '-r', 'leaks', path),):
+            r = bounded(*args, cpu=40, took=180, rss=6 * RSS_MAX,
+                        ends=(0, 1, 2, 3))
+            assert len(r.out) < 4 * MIB, (what, args, len(r.out))
+            assert says in r.out or args[0] == 'resize', (what, r)
+
+
 if __name__ == '__main__':
     run(globals())

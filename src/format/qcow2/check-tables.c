@@ -27,13 +27,11 @@ static CO_FN int table_co_read(struct qcow2_check *c, uint64_t host)
 {
     uint64_t len = qcow2_cluster_size(c->img);
     struct iovec v;
+    int ret = qcow2_check_spend(c, "tables", len);
 
-    if (c->budget < len) {
-        c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: the tables are too many to be checked");
-        return -EFBIG;
+    if (ret < 0) {
+        return ret;
     }
-    c->budget -= len;
     co_co_relax();
     return node_co_preadv(qcow2_file(c->img), host, iov_one(&v, c->table, len),
                           0);
@@ -237,11 +235,14 @@ static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
         return 0;
     }
     ret = table_co_read(c, host);
+    if (ret == -EFBIG) {
+        return ret;
+    }
     if (ret < 0) {
         c->res->check_errors++;
         qcow2_check_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be "
                            "read: %s", host, g_strerror(-ret));
-        return ret == -EFBIG ? ret : 0;
+        return 0;
     }
     for (uint32_t i = 0; i >> c->img->l2_bits == 0 && ret == 0; i++) {
         desc_check_reserved(c, &t, i);
@@ -317,10 +318,15 @@ static CO_FN int snapshot_co_check(struct qcow2_check *c,
                                    const struct qcow2_snapshot *s)
 {
     size_t bytes = (size_t) s->l1_size * 8;
-    uint64_t *l1 = g_try_malloc0(MAX(bytes, 8));
+    int ret = qcow2_check_spend(c, "snapshots", ROOT_WEIGHT * bytes);
+    uint64_t *l1;
     struct iovec v;
-    int ret;
 
+    if (ret < 0) {
+        return ret;
+    }
+    co_co_relax();
+    l1 = g_try_malloc0(MAX(bytes, 8));
     if (!l1) {
         return -ENOMEM;
     }

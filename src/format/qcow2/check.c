@@ -67,6 +67,17 @@ bool qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...)
     return fix;
 }
 
+int qcow2_check_spend(struct qcow2_check *c, const char *what, uint64_t bytes)
+{
+    if (c->budget < bytes) {
+        c->res->check_errors++;
+        qcow2_check_report(c, "ERROR: the %s are too many to be checked", what);
+        return -EFBIG;
+    }
+    c->budget -= bytes;
+    return 0;
+}
+
 int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
 {
     unsigned bits = c->img->cluster_bits;
@@ -101,7 +112,13 @@ static int count_fixed(struct qcow2_check *c, const char *what, uint64_t host,
 
 static int bitmap_range(void *arg, uint64_t host, uint64_t len)
 {
-    return count_fixed(arg, "bitmap", host, len);
+    struct qcow2_check *c = arg;
+    /* Tables are read; the bits themselves, cluster by cluster, are not. */
+    bool is_table = len > qcow2_cluster_size(c->img);
+    int ret = qcow2_check_spend(c, "bitmaps", is_table ? ROOT_WEIGHT * len
+                                                       : len);
+
+    return ret < 0 ? ret : count_fixed(arg, "bitmap", host, len);
 }
 
 static CO_FN int fixed_co_count(struct qcow2_check *c)

@@ -7,6 +7,10 @@
 #include "format/qcow2/counts.h"
 #include "format/qcow2/space.h"
 
+/* What a table of tables weighs against one of clusters: it is seldom read, and
+ * every entry of it is looked at, though there be nothing behind. */
+enum { ROOT_WEIGHT = 8 };
+
 struct qcow2_check {
     struct qcow2_image *img;
     unsigned fix;
@@ -27,6 +31,8 @@ void PRINTF_LIKE(2, 3) qcow2_check_report(struct qcow2_check *c,
  * be repaired. */
 bool PRINTF_LIKE(2, 3) qcow2_check_bad(struct qcow2_check *c,
                                        const char *fmt, ...);
+/* @bytes of @what are about to be read. -EFBIG, reported: they are too many. */
+int qcow2_check_spend(struct qcow2_check *c, const char *what, uint64_t bytes);
 /* Count a reference to [@host, @host+@len). -ERANGE: beyond the file, reported;
  * -ENOMEM. */
 int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len);

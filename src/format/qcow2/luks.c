@@ -28,6 +28,7 @@ enum {
     EXT_BYTES = 16,                /* offset, length */
     PIECE_MAX = 1 << 20,
     INLINE_MAX = 16 << 10,         /* computed where it is asked for */
+    HEADER_MAX = 64 << 20,         /* with the key material; 2 MiB is usual */
 };
 
 /* A write under way; on its coroutine's stack. */
@@ -135,6 +136,7 @@ static CO_FN int header_co_load(struct qcow2_image *img, GError **err)
     c->host = get_be64(e->data);
     c->len = get_be64(e->data + 8);
     if (c->host == 0 || c->host & (qcow2_cluster_size(img) - 1) ||
+        c->len > HEADER_MAX ||
         !range_inside(c->host, c->len, UINT64_C(1) << 56)) {
         return node_corrupt(img->node, err, c->host, "the LUKS header of %"
                             PRIu64 " bytes cannot be there", c->len);

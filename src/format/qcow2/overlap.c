@@ -13,8 +13,8 @@
 #include "base/math.h"
 #include "format/qcow2/space.h"
 
-/* L2 tables that are remembered: beyond that an image is not a sane one, and
- * they are not looked at. */
+/* L2 tables that are remembered, and clusters of the L1 tables of snapshots:
+ * beyond that an image is not a sane one, and they are not looked at. */
 #define TABLES_MAX (1u << 20)
 
 static const char *const meta_names[] = {
@@ -71,6 +71,8 @@ bool qcow2_meta_is_at(const struct qcow2_image *img, uint64_t host)
 
 static void add_snapshots(struct qcow2_image *img)
 {
+    uint64_t clusters = 0;
+
     if (!img->hdr.n_snapshots) {
         return;
     }
@@ -78,8 +80,13 @@ static void add_snapshots(struct qcow2_image *img)
                    qcow2_snapshots_bytes(img));
     for (unsigned i = 0; i < qcow2_n_snapshots(img); i++) {
         const struct qcow2_snapshot *s = qcow2_snapshot_at(img, i);
-        qcow2_meta_add(img, QCOW2_META_SNAPSHOT_L1, s->l1_offset,
-                       (uint64_t) s->l1_size * 8);
+        uint64_t len = (uint64_t) s->l1_size * 8;
+
+        clusters += cluster_end(img, 0, len);
+        if (clusters > TABLES_MAX) {
+            break;
+        }
+        qcow2_meta_add(img, QCOW2_META_SNAPSHOT_L1, s->l1_offset, len);
     }
 }
 

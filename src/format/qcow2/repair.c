@@ -94,16 +94,12 @@ static CO_FN int block_co_compare(struct qcow2_check *c, uint32_t block,
 {
     struct qcow2_refcounts *r = c->img->refcounts;
     struct table *t;
-    int ret;
+    int ret = qcow2_check_spend(c, "refcounts", r->blocks.table_bytes);
 
-    co_co_relax();
-    if (c->budget < r->blocks.table_bytes) {
-        c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: the refcounts are too many to be "
-                           "checked");
-        return -EFBIG;
+    if (ret < 0) {
+        return ret;
     }
-    c->budget -= r->blocks.table_bytes;
+    co_co_relax();
     ret = qcow2_co_blocks_trim(c->img);
     if (ret >= 0) {
         ret = tables_co_get(&r->blocks, block, &t);
