@@ -100,14 +100,14 @@ int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first, uint64_t n,
                           bool make)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    uint32_t last = qcow2_block_of(r, first + n - 1);
+    uint64_t last = qcow2_block_of(r, first + n - 1);
     struct table *t;
     int ret = qcow2_co_blocks_trim(img);
 
     if (ret != 0) {
         return ret;
     }
-    for (uint32_t i = qcow2_block_of(r, first); i <= last; i++) {
+    for (uint64_t i = qcow2_block_of(r, first); i <= last; i++) {
         bool exists = i < r->len && r->table[i];
 
         if (!exists && make) {
@@ -130,7 +130,7 @@ int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first, uint64_t n,
 static struct table *block_at(struct qcow2_image *img, uint64_t cluster)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    uint32_t i = qcow2_block_of(r, cluster);
+    uint64_t i = qcow2_block_of(r, cluster);
     struct table *t;
 
     if (i >= r->len || !r->table[i]) {

@@ -56,7 +56,7 @@ void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
 /* --- a new block --- */
 
 /* Room for table[@block]. */
-static int table_reach(struct qcow2_refcounts *r, uint32_t block)
+static int table_reach(struct qcow2_refcounts *r, uint64_t block)
 {
     uint32_t len = MAX(r->len, 512);
     uint64_t *table;
@@ -145,7 +145,7 @@ static CO_FN int block_co_make(struct qcow2_image *img, uint32_t block,
     return 0;
 }
 
-static CO_FN int block_co_add_locked(struct qcow2_image *img, uint32_t block)
+static CO_FN int block_co_add_locked(struct qcow2_image *img, uint64_t block)
 {
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t at;
@@ -153,7 +153,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint32_t block)
     int ret;
 
     while (block >= r->len || r->table[block] == 0) {
-        uint32_t made = block;
+        uint64_t made = block;
 
         ret = block_co_place(img, &at, &own);
         if (ret < 0) {
@@ -164,7 +164,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint32_t block)
         }
         ret = table_reach(r, made);
         if (ret == 0) {
-            ret = block_co_make(img, made, at);
+            ret = block_co_make(img, (uint32_t) made, at);
         }
         if (ret < 0) {
             return ret;
@@ -176,7 +176,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint32_t block)
     return 0;
 }
 
-int qcow2_co_block_add(struct qcow2_image *img, uint32_t block)
+int qcow2_co_block_add(struct qcow2_image *img, uint64_t block)
 {
     struct qcow2_refcounts *r = img->refcounts;
     int ret;

@@ -66,7 +66,7 @@ static void block_compare(struct qcow2_check *c, const struct table *t,
                           uint64_t first, uint64_t end)
 {
     const struct qcow2_refcounts *r = c->img->refcounts;
-    uint64_t base = qcow2_block_first(r, (uint32_t) t->key);
+    uint64_t base = qcow2_block_first(r, t->key);
     bool empty = buf_is_zero(t->data, r->blocks.table_bytes);
 
     for (uint64_t i = first; i < end; i++) {
@@ -172,7 +172,7 @@ static gint compare_numbers(gconstpointer a, gconstpointer b)
 static int plan_cluster(struct rebuild *b, uint64_t cluster)
 {
     struct qcow2_refcounts *r = b->c->img->refcounts;
-    gpointer key = GSIZE_TO_POINTER((gsize) qcow2_block_of(r, cluster));
+    gpointer key = GSIZE_TO_POINTER(qcow2_block_of(r, cluster));
     int ret = 0;
 
     while (ret == 0 && !g_tree_lookup(b->blocks, key)) {
@@ -181,7 +181,7 @@ static int plan_cluster(struct rebuild *b, uint64_t cluster)
         g_tree_insert(b->blocks, key, GSIZE_TO_POINTER(own));
         ret = qcow2_counts_add(b->c->counts, own, 1);
         /* It may lie in the range of a block that does not exist. */
-        key = GSIZE_TO_POINTER((gsize) qcow2_block_of(r, own));
+        key = GSIZE_TO_POINTER(qcow2_block_of(r, own));
     }
     return ret;
 }

@@ -83,16 +83,18 @@ struct qcow2_space {
 
 /* --- refcount.c --- */
 
-static inline uint32_t qcow2_block_of(const struct qcow2_refcounts *r,
+/* Places that entries name may lie far beyond what a table can reach: numbers of
+ * blocks take 64 bits until they were compared with `len`. */
+static inline uint64_t qcow2_block_of(const struct qcow2_refcounts *r,
                                       uint64_t cluster)
 {
-    return (uint32_t) (cluster >> r->block_bits);
+    return cluster >> r->block_bits;
 }
 
 static inline uint64_t qcow2_block_first(const struct qcow2_refcounts *r,
-                                         uint32_t block)
+                                         uint64_t block)
 {
-    return (uint64_t) block << r->block_bits;
+    return block << r->block_bits;
 }
 
 /* Value @i of a block as in the file. */
@@ -114,7 +116,7 @@ uint64_t qcow2_count_find(struct qcow2_image *img, uint64_t first,
 /* --- reftable.c --- */
 
 /* Make block @block. Others get their turn. */
-CO_FN int qcow2_co_block_add(struct qcow2_image *img, uint32_t block);
+CO_FN int qcow2_co_block_add(struct qcow2_image *img, uint64_t block);
 /* Block @block was changed in bytes [@first, @end). */
 void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
                        uint32_t first, uint32_t end);

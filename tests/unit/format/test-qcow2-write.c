@@ -319,6 +319,42 @@ static void test_uncounted(void)
     run_graph(uncounted_run);
 }
 
+/* An entry may name a place that no refcount table reaches: its number must not
+ * be taken for that of a block that exists. */
+static CO_FN void far_run(struct graph *g)
+{
+    enum { SMALL = 512 };
+    g_autofree char *path = scratch("far.qcow2");
+    uint64_t far = UINT64_C(1) << 55, l2, count, own;
+    struct qcow2_image *img;
+    uint8_t buf[SMALL] = { 1 };
+    struct node *n;
+
+    make_qcow2(g, path, json_pack("{s:i,s:i,s:i}", "size", 64 << 10,
+                                  "cluster_size", SMALL, "refcount_bits", 64));
+    n = open_qcow2(g, path, NODE_RDWR);
+    g_assert_cmpint(do_write(n, 0, buf, SMALL, 0), ==, 0);
+    g_assert_cmpint(do_write(n, SMALL, buf, SMALL, 0), ==, 0);
+    node_co_unref(n);
+    l2 = peek(path, peek(path, 40)) & QCOW2_OFFSET_MASK;
+    own = peek(path, l2 + 8) & QCOW2_OFFSET_MASK;
+    patch(path, l2, far | own | QCOW2_COPIED);
+    n = open_qcow2(g, path, NODE_RDWR);
+    img = qcow2_image(n);
+    g_assert_cmpint(node_co_discard(n, 0, SMALL), ==, 0);
+    settle(n);
+    g_assert_cmpint(qcow2_co_refcount_get(img, own, &count), ==, 0);
+    g_assert_cmpuint(count, ==, 1);
+    g_assert_cmpint(qcow2_co_refcount_get(img, far | own, &count), ==, 0);
+    g_assert_cmpuint(count, ==, 0);
+    node_co_unref(n);
+}
+
+static void test_far(void)
+{
+    run_graph(far_run);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -329,5 +365,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/subclusters", test_subclusters);
     g_test_add_func("/qcow2/overlap", test_overlap);
     g_test_add_func("/qcow2/uncounted", test_uncounted);
+    g_test_add_func("/qcow2/far", test_far);
     return g_test_run();
 }
