@@ -75,12 +75,10 @@ static int validate(const struct qcow2_image *img, const char *name,
                     const char *fmt, GError **err)
 {
     size_t len = name ? strlen(name) : 0;
+    int ret = qcow2_check_writable(img, err);
 
-    if (!img->group) {
-        return err_set(err, EPERM, "Block node is read-only");
-    }
-    if (!name) {
-        return 0;
+    if (ret < 0 || !name) {
+        return ret;
     }
     if (len == 0 || len > QCOW2_NAME_MAX) {
         return err_set(err, EINVAL, "Backing file name of %zu bytes: qcow2 "

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include "base/barrier.h"
+#include "base/err.h"
 #include "format/qcow2/space.h"
 #include "format/trace.h"
 
@@ -48,6 +49,15 @@ int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
     }
     img->corrupt = img->corrupt || img->group;
     return -EIO;
+}
+
+int qcow2_check_writable(const struct qcow2_image *img, GError **err)
+{
+    if (!img->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
+    return img->corrupt ? err_set(err, EIO, "The image is corrupt: nothing is "
+                                  "written to it any more") : 0;
 }
 
 /* --- everything to the file --- */

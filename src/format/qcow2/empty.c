@@ -53,10 +53,10 @@ int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from, uint64_t to)
 int qcow2_co_make_empty(struct node *n, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
-    int ret;
+    int ret = qcow2_check_writable(img, err);
 
-    if (!img->group) {
-        return err_set(err, EPERM, "Block node is read-only");
+    if (ret < 0) {
+        return ret;
     }
     if (qcow2_data_is_raw(img)) { /* it would still hold the old bytes */
         return err_set(err, ENOTSUP, "An image whose external data file is raw "

@@ -369,6 +369,8 @@ CO_FN int qcow2_co_check_free(struct qcow2_image *img, uint64_t host,
  * and takes no more writes. Returns -EIO. */
 CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
                            const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* May what the image is be changed? -EPERM: it is read-only; -EIO: corrupt. */
+int qcow2_check_writable(const struct qcow2_image *img, GError **err);
 CO_FN void qcow2_co_quiesce(struct node *n);
 void qcow2_resume(struct node *n);
 

@@ -222,9 +222,10 @@ static int size_validate(struct node *n, uint64_t size, GError **err)
     struct qcow2_image *img = qcow2_image(n);
     uint64_t entries = qcow2_l1_entries(size, img->cluster_bits,
                                         img->shape.extended);
+    int ret = qcow2_check_writable(img, err);
 
-    if (!img->group) {
-        return err_set(err, EPERM, "Block node is read-only");
+    if (ret < 0) {
+        return ret;
     }
     if (size % QCOW2_SECTOR) {
         return err_set(err, EINVAL, "The new size must be a multiple of %d",

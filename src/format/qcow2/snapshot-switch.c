@@ -55,8 +55,8 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     struct qcow2_image *img = sw->img;
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t len = qcow2_cluster_size(img), host;
-    uint32_t block = qcow2_block_of(r, cluster);
-    gpointer key = GSIZE_TO_POINTER((gsize) block);
+    uint64_t block = qcow2_block_of(r, cluster);
+    gpointer key = GSIZE_TO_POINTER(block);
     bool fresh;
     int ret;
 

@@ -427,8 +427,9 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
     if (op == SNAPSHOT_LOAD) {
         return qcow2_co_snapshot_load(n, name, err);
     }
-    if (!img->group) {
-        return err_set(err, EACCES, "Block node is read-only");
+    ret = qcow2_check_writable(img, err);
+    if (ret < 0) {
+        return ret;
     }
     if (img->shape.data_file) {
         return err_set(err, ENOTSUP, "An image with an external data file "

@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "format/qcow2/counts.h"
 #include "format/qcow2/space.h"
+#include "graph/image.h"
 
 enum { CLUSTER = 65536 };
 
@@ -287,7 +288,14 @@ static CO_FN void overlap_run(struct graph *g)
     g_assert_cmpint(do_write(n, 0, buf, sizeof(buf), 0), ==, -EIO);
     g_assert_cmpint(do_write(n, 1 << 20, buf, sizeof(buf), 0), ==, -EIO);
     g_assert_cmpint(node_co_zero(n, 0, CLUSTER, 0), ==, -EIO);
+    g_assert_cmpint(node_co_truncate(n, 16 << 20, NULL), <, 0);
+    g_assert_cmpint(node_co_truncate(n, 1 << 20, NULL), <, 0);
+    g_assert_cmpint(node_co_make_empty(n, NULL), <, 0);
+    g_assert_cmpint(node_co_snapshot(n, SNAPSHOT_CREATE, "s", NULL), <, 0);
+    g_assert_cmpint(node_co_change_backing(n, "other", "raw", NULL), <, 0);
     node_co_unref(n);
+    g_assert_cmpuint(peek(path, 8), ==, 0);
+    g_assert_cmpuint(peek(path, 24), ==, 8 << 20);
     g_assert_cmpuint(peek(path, l1), ==, before);
     g_assert_cmpuint(peek(path, 72) & QCOW2_I_CORRUPT, !=, 0);
 }
