@@ -76,6 +76,7 @@ struct crash_config {
     bool direct, throttle;      /* 4,096 byte blocks; a filter above */
     bool snapshots;             /* internal ones, too */
     bool shares;                /* the file system shares extents */
+    bool data_file, data_raw;   /* qcow2: data is in /data, which is raw */
     const char *base_format;    /* NULL: raw; else packed in part */
     const char *options;        /* more for its creation, JSON */
     unsigned fill;              /* clusters of written zeroes at 64 KiB */

@@ -76,6 +76,13 @@ const struct crash_config crash_configs[] = {
       .options = "{\"extended_l2\": \"on\"}" },
     { "q16k-sub-alone", QCOW2(false), .cluster = 16384,
       .size = 32 * MIB + 24 * KIB, .options = "{\"extended_l2\": \"on\"}" },
+    { "q4k-data", QCOW2(true), .data_file = true, .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 16 * KIB },
+    { "q4k-data-raw", QCOW2(false), .data_file = true, .data_raw = true,
+      .cluster = 4096, .size = 2 * MIB + 14 * KIB - 512 },
+    { "q16k-data-sub", QCOW2(true), .data_file = true, .cluster = 16384,
+      .size = 32 * MIB + 24 * KIB, .base_size = 32 * MIB + 24 * KIB,
+      .options = "{\"extended_l2\": \"on\"}" },
     { "raw-direct", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
       .direct = true },
     { "raw-throttle", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
@@ -107,6 +114,10 @@ static CO_FN void image_co_make(const char *path, const char *backing)
             g_str_equal(backing, "/mid") ? c->format->name
             : c->base_format ? c->base_format : "raw"));
     }
+    if (c->data_file) {
+        json_object_set_new(o, "data_file", json_string("/data"));
+        json_object_set_new(o, "data_file_raw", json_boolean(c->data_raw));
+    }
     if (!c->format->is_raw) {
         json_object_set_new(o, "cluster_size", json_integer(c->cluster));
     }
@@ -119,6 +130,19 @@ static CO_FN void image_co_make(const char *path, const char *backing)
     json_decref(o);
 }
 
+/* Where the data is, if not in the image. */
+static void options_add_data(json_t *o)
+{
+    const struct crash_config *c = world.config;
+
+    if (c->data_file) {
+        json_object_set_new(o, "data-file", json_pack(
+            "{s:s,s:s,s:s,s:s,s:{s:b}}", "driver", "file", "filename", "/data",
+            "locking", "off", "discard", "unmap", "cache", "direct",
+            c->direct));
+    }
+}
+
 static CO_FN struct node *image_co_open_at(const char *path)
 {
     json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver",
@@ -127,6 +151,7 @@ static CO_FN struct node *image_co_open_at(const char *path)
     g_autoptr(GError) err = NULL;
     struct node *n;
 
+    options_add_data(o);
     if (node_co_open(world.graph, o, NODE_RDWR, &n, &err) < 0) {
         g_error("open: %s", err->message);
     }
@@ -310,6 +335,9 @@ static CO_FN void image_co_fill(struct oracle *o, bool lose)
 void world_co_pack(struct oracle *o)
 {
     image_co_fill(o, false);
+    if (world.config->data_file) { /* never compressed */
+        return;
+    }
     world.config->format->pack(sim_live(world.sim), "/top", 0, 3);
     cover(COVER_PACKED);
 }
@@ -332,6 +360,7 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
                           c->direct);
     int ret;
 
+    options_add_data(o);
     if (c->throttle) {
         o = json_pack("{s:s,s:s,s:o}", "driver", "throttle", "throttle-group",
                       "g", "file", o);

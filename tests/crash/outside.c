@@ -8,7 +8,9 @@
 #include <glib/gstdio.h>
 #include <unistd.h>
 
-static const char *const names[] = { "top", "mid", "base", "expected" };
+static const char *const names[] = {
+    "top", "mid", "base", "data", "expected"
+};
 
 /* Holes stay holes: some disks are larger than the memory. */
 static void file_export(const struct sim_image *img, const char *name,
@@ -69,6 +71,7 @@ static char *dir_new(const struct state *st)
     file_export(st->img, "/top", dir);
     file_export(st->img, "/mid", dir);
     file_export(st->img, "/base", dir);
+    file_export(st->img, "/data", dir);
     return dir;
 }
 
@@ -97,15 +100,24 @@ static int qemu_img(const char *line, char **ret_out)
     return status >> 8;
 }
 
+/* The member that says where the data is; owned. */
+static char *data_option(const struct crash_config *c, const char *dir)
+{
+    return c->data_file
+        ? g_strdup_printf(",\"data-file\":{\"driver\":\"file\","
+                          "\"filename\":\"%s/data\"}", dir) : g_strdup("");
+}
+
 /* Corruptions by the peer's count: exit code 2. */
 char *outside_check(const struct state *st)
 {
     char *dir = dir_new(st), *bad = NULL;
     g_autofree char *out = NULL;
+    g_autofree char *data = data_option(st->o->config, dir);
     g_autofree char *line = g_strdup_printf(
         "check 'json:{\"driver\":\"%s\",\"backing\":null,\"file\":"
-        "{\"driver\":\"file\",\"filename\":\"%s/top\"}}'",
-        st->o->config->format->name, dir);
+        "{\"driver\":\"file\",\"filename\":\"%s/top\"}%s}'",
+        st->o->config->format->name, dir, data);
     int status = qemu_img(line, &out);
 
     tally.outside++;
@@ -122,14 +134,15 @@ static char *chain_options(const struct state *st, const char *dir)
 {
     const struct crash_config *c = st->o->config;
     bool base = sim_image_find(st->img, "/base") != 0;
+    g_autofree char *data = data_option(c, dir);
     g_autofree char *below = c->backing && base ? g_strdup_printf(
         ",\"backing\":{\"driver\":\"%s\",\"file\":{\"driver\":\"file\","
         "\"filename\":\"%s/base\"}}", c->base_format ? c->base_format : "raw",
         dir) : g_strdup("");
 
     return g_strdup_printf("json:{\"driver\":\"%s\",\"file\":{\"driver\":"
-                           "\"file\",\"filename\":\"%s/top\"}%s}",
-                           c->format->name, dir, below);
+                           "\"file\",\"filename\":\"%s/top\"}%s%s}",
+                           c->format->name, dir, data, below);
 }
 
 char *outside_compare(const struct state *st, const uint64_t *ids,

@@ -16,6 +16,7 @@
 #define I_DIRTY 1
 #define I_DATA_FILE 4
 #define I_EXTENDED 16
+#define A_DATA_RAW 2
 
 struct walk {
     const struct sim_image *img;
@@ -130,7 +131,19 @@ static void check_copied(struct walk *w, uint64_t entry, const char *what)
     }
 }
 
-static void walk_l2(struct walk *w, uint64_t table, bool active)
+/* In a data file every cluster is at its guest offset. */
+static void check_place(struct walk *w, uint64_t entry, uint64_t guest)
+{
+    uint64_t off = entry & OFFSET;
+
+    if (!w->bad && ((off || (entry & COPIED)) && off != guest)) {
+        w->bad = g_strdup_printf("qcow2: the cluster of %#" PRIx64 " is at %#"
+                                 PRIx64 " of the data file", guest, off);
+    }
+}
+
+/* The table for what begins at @guest. */
+static void walk_l2(struct walk *w, uint64_t table, uint64_t guest, bool active)
 {
     g_autofree uint8_t *buf = g_malloc(w->cluster);
 
@@ -144,7 +157,9 @@ static void walk_l2(struct walk *w, uint64_t table, bool active)
             uint64_t sectors = (e & ~(COPIED | PACKED)) >> shift;
 
             refer(w, off & ~UINT64_C(511), (sectors + 1) * 512, CLASS_DATA);
-        } else if ((e & OFFSET) && !w->data_file) {
+        } else if (w->data_file) {
+            check_place(w, e, guest + i / w->entry * w->cluster);
+        } else if (e & OFFSET) {
             if (active) {
                 check_copied(w, e, "data cluster");
             }
@@ -169,7 +184,8 @@ static void walk_l1(struct walk *w, uint64_t l1, uint64_t n, bool active)
             check_copied(w, e, "L2 table");
         }
         refer(w, e & OFFSET, w->cluster, CLASS_L2);
-        walk_l2(w, e & OFFSET, active);
+        walk_l2(w, e & OFFSET, i * (w->cluster / w->entry) * w->cluster,
+                active);
     }
 }
 
@@ -227,7 +243,7 @@ static char *qcow2_check_rules(const struct state *st)
     if (!walk_begin(&w, st->img)) {
         return NULL;
     }
-    if (be32_at(&w, 4) >= 3 && be64_at(&w, 88) != 0 &&
+    if (be32_at(&w, 4) >= 3 && (be64_at(&w, 88) & ~(uint64_t) A_DATA_RAW) &&
         (w.bad = rules_autoclear(st, w.file)) != NULL) {
         return w.bad;
     }
@@ -320,8 +336,10 @@ static void qcow2_damage(struct sim_image *img, const struct crash_config *c,
 
     g_assert(walk_begin(&w, img));
     table = be64_at(&w, w.l1) & OFFSET;
-    refcount_set(img, &w, be64_at(&w, table) & OFFSET, 0);
-    refcount_set(img, &w, be64_at(&w, table + w.entry) & OFFSET, 0);
+    if (!c->data_file) {
+        refcount_set(img, &w, be64_at(&w, table) & OFFSET, 0);
+        refcount_set(img, &w, be64_at(&w, table + w.entry) & OFFSET, 0);
+    }
     refcount_set(img, &w, table, 0);
     if (worse) {                /* or all of them are lost */
         put_be64(bits, 0);

@@ -48,6 +48,37 @@ static CO_FN char *ids_co_read(struct node *n, uint64_t *ids)
     return NULL;
 }
 
+/* A raw data file holds what @n shows, at any instant. */
+static CO_FN char *data_file_co_verify(struct node *n)
+{
+    const struct sim_image *img = sim_live(world.sim);
+    uint64_t id = sim_image_find(img, "/data");
+    struct window w[N_WINDOWS];
+
+    if (!world.config->data_raw) {
+        return NULL;
+    }
+    if (sim_image_size(img, id) < n->size) {
+        return g_strdup("the raw data file is shorter than the disk");
+    }
+    for (unsigned i = 0; i < windows_get(world.config, w); i++) {
+        uint64_t at = MIN(w[i].first * GRAIN, n->size);
+        uint64_t len = MIN(w[i].n * GRAIN, n->size - at);
+        g_autofree uint8_t *here = g_malloc(len), *there = g_malloc(len);
+        struct iovec v;
+
+        if (node_co_preadv(n, at, iov_one(&v, here, len), 0) < 0) {
+            return g_strdup_printf("window %u cannot be read", i);
+        }
+        sim_image_read(img, id, at, there, len);
+        if (memcmp(here, there, len)) {
+            return g_strdup_printf("the raw data file differs from the disk in "
+                                   "window %u", i);
+        }
+    }
+    return NULL;
+}
+
 /* G3: a sector that was only ever written as a whole holds one write. */
 static char *ids_check_mix(const struct oracle *o, const uint64_t *ids,
                            uint64_t grain)
@@ -172,6 +203,9 @@ static CO_FN char *image_co_look(bool writable, uint64_t *ids,
     bad = node_co_verify(n);
     if (!bad) {
         bad = ids_co_read(node_skip_filters(n), ids);
+    }
+    if (!bad) {
+        bad = data_file_co_verify(node_skip_filters(n));
     }
     if (!bad) {
         bad = rest_co_verify(node_skip_filters(n));
