@@ -202,7 +202,25 @@ def test_VA4_data_file_only_by_name(d):
                          ('map',), ('measure', '-O', 'raw')):
                 r = bounded(*args, '-f', 'qcow2', path, took=5)
                 assert 'root:' not in r.out, r
-                assert r.status == 1 or args[0] != 'map', r
+                assert r.status == (args[0] in ('map', 'measure')), r
+            qemu_img('create', '-q', '-f', 'qcow2', '-u', '-b', path, '-F',
+                     'qcow2', d + '/top.qcow2', '1M')
+            # Nor by what writes, nor below another image, nor by a daemon.
+            for args in (('resize', path, '+1M'),
+                         ('rebase', '-u', '-b', '', path),
+                         ('convert', '-O', 'raw', path, d + '/out'),
+                         ('map', d + '/top.qcow2')):
+                r = bounded(args[0], '-f', 'qcow2', *args[1:], took=5,
+                            ends=(1,))
+                assert 'root:' not in r.out, r
+                assert "'data-file' is required" in r.out, r
+            p = subprocess.run([SLUICED, '--drive', 'id=v,format=qcow2,file=' +
+                                path], capture_output=True, text=True,
+                               timeout=60, check=False)
+            assert p.returncode == 1 and 'root:' not in p.stderr and \
+                "'data-file' is required" in p.stderr, p
+            with open(d + '/secret', 'rb') as f:
+                assert f.read() == b'root:' * (1 << 20)
             bounded('convert', '-O', 'raw', path, d + '/copy', took=5,
                     ends=(1,))
             assert not os.path.exists(d + '/copy'), name

@@ -114,8 +114,11 @@ static void show_peer(const struct kind *k, const struct sim_image *img)
     g_assert(fd >= 0 && pwrite(fd, bytes, size, 0) == (ssize_t)size);
     close(fd);
     cmd = g_strdup_printf("qemu-img check -q 'json:{\"driver\":\"%s\","
-                          "\"backing\":null,\"file\":{\"driver\":\"file\","
-                          "\"filename\":\"%s\"}}' > /dev/null", k->format, path);
+                          "\"backing\":null,%s\"file\":{\"driver\":"
+                          "\"file\",\"filename\":\"%s\"}}' > /dev/null",
+                          k->format, k->data_file
+                          ? "\"data-file\":{\"driver\":\"null-co\"}," : "",
+                          path);
     status = system(cmd);
     shared->shown++;
     if (!WIFEXITED(status) ||

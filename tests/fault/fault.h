@@ -75,6 +75,7 @@ struct kind {
     const char *format;      /* of the top image */
     const char *base;        /* format of the base; NULL: none */
     bool mid;                /* another overlay between them */
+    bool data_file, data_raw; /* of qcow2: data is in /top.data, which is raw */
 };
 extern const struct kind kinds[];
 extern const unsigned n_kinds;
@@ -85,6 +86,8 @@ struct rig;
 CO_FN void images_co_make(struct control *c, const struct kind *k);
 /* blockdev-add arguments of the whole chain; owned. */
 json_t *images_options(const struct rig *r);
+/* Where the data of @path is, if not in the image: into @options. */
+void images_add_data(const struct kind *k, const char *path, json_t *options);
 /* Make @path of kind @k's top format, without a base. */
 CO_FN int images_co_create(struct control *c, const struct kind *k,
                            const char *path, GError **err);

@@ -19,6 +19,9 @@ const struct kind kinds[] = {
     { "qcow2-raw", "qcow2", "raw", false },
     { "qcow2-qcow2", "qcow2", "qcow2", false },
     { "qcow2-chain", "qcow2", "qed", true },
+    { "qcow2-data", "qcow2", "raw", false, .data_file = true },
+    { "qcow2-data-raw", "qcow2", NULL, false, .data_file = true,
+      .data_raw = true },
 };
 const unsigned n_kinds = G_N_ELEMENTS(kinds);
 
@@ -30,7 +33,8 @@ static json_t *file_options(const char *path)
 
 static CO_FN int image_co_make(struct control *c, const char *format,
                                const char *path, const char *backing,
-                               const char *backing_format, GError **err)
+                               const char *backing_format,
+                               const struct kind *data, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(c->graph, format);
     json_t *o = json_pack("{s:i,s:s*,s:s*}", "size", DISK_BYTES,
@@ -40,6 +44,10 @@ static CO_FN int image_co_make(struct control *c, const char *format,
     int r;
 
     g_assert(drv);
+    if (data && data->data_file) {
+        json_object_set_new(o, "data_file", json_sprintf("%s.data", path));
+        json_object_set_new(o, "data_file_raw", json_boolean(data->data_raw));
+    }
     if (drv->co_create) {
         /* One table for an area, or a little more. */
         if (drv->supports_backing) {
@@ -63,7 +71,7 @@ static CO_FN int image_co_make(struct control *c, const char *format,
 int images_co_create(struct control *c, const struct kind *k, const char *path,
                      GError **err)
 {
-    return image_co_make(c, k->format, path, NULL, NULL, err);
+    return image_co_make(c, k->format, path, NULL, NULL, k, err);
 }
 
 /* Give the first @n sectors of each area the base's value. */
@@ -93,18 +101,28 @@ void images_co_make(struct control *c, const struct kind *k)
     const char *below = "/base", *below_format = k->base;
 
     if (k->base) {
-        g_assert(image_co_make(c, k->base, "/base", NULL, NULL, NULL) == 0);
+        g_assert(image_co_make(c, k->base, "/base", NULL, NULL, NULL, NULL)
+                 == 0);
         image_co_fill(c, k->base, "/base", AREA_SECTORS);
     }
     if (k->mid) {
-        g_assert(image_co_make(c, k->format, "/mid", "/base", k->base, NULL)
-                 == 0);
+        g_assert(image_co_make(c, k->format, "/mid", "/base", k->base, NULL,
+                               NULL) == 0);
         image_co_fill(c, k->format, "/mid", AREA_SECTORS / 4);
         below = "/mid";
         below_format = k->format;
     }
     g_assert(image_co_make(c, k->format, "/top", k->base ? below : NULL,
-                           below_format, NULL) == 0);
+                           below_format, k, NULL) == 0);
+}
+
+void images_add_data(const struct kind *k, const char *path, json_t *options)
+{
+    g_autofree char *data = g_strconcat(path, ".data", NULL);
+
+    if (k->data_file) {
+        json_object_set_new(options, "data-file", file_options(data));
+    }
 }
 
 json_t *images_options(const struct rig *r)
@@ -115,6 +133,7 @@ json_t *images_options(const struct rig *r)
                           file_options("/top"));
     json_t *b;
 
+    images_add_data(k, "/top", o);
     /* What was streamed has outlived its base. */
     if (!k->base || !sim_image_find(sim_live(r->sim), "/base")) {
         return o;

@@ -346,6 +346,22 @@ void guest_co_storm(struct rig *r, unsigned first, unsigned n, unsigned len)
 
 /* --- what is left --- */
 
+/* A raw data file holds what the image shows. */
+static void raw_check(struct rig *r, uint64_t off, const uint8_t *buf,
+                      size_t len)
+{
+    const struct sim_image *live = sim_live(r->sim);
+    uint64_t id = sim_image_find(live, "/top.data");
+    g_autofree uint8_t *raw = g_malloc0(len);
+
+    if (r->kind->data_raw) {
+        sim_image_read(live, id, off, raw, len);
+        if (sim_image_size(live, id) < off + len || memcmp(raw, buf, len)) {
+            die(r, "the raw data file holds something else at %" PRIu64, off);
+        }
+    }
+}
+
 static CO_FN void content_co_check(struct rig *r, struct node *n)
 {
     uint8_t buf[AREA_SECTORS * SECTOR];
@@ -362,6 +378,7 @@ static CO_FN void content_co_check(struct rig *r, struct node *n)
         if (ret < 0) {
             die(r, "reading afterwards: %s", g_strerror(-ret));
         }
+        raw_check(r, off, buf, have);
         why = disk_reopened(&r->disk, a * AREA_SECTORS,
                             (unsigned)(have / SECTOR), buf);
         if (why) {
@@ -377,6 +394,7 @@ static CO_FN struct node *top_co_open(struct rig *r, unsigned flags)
     g_autoptr(GError) err = NULL;
     struct node *n;
 
+    images_add_data(r->kind, "/top", o);
     if (node_co_open(r->control->graph, o, flags, &n, &err) < 0) {
         die(r, "the image does not open afterwards: %s", err->message);
     }

@@ -352,8 +352,10 @@ static CO_FN void drive_run(struct rig *r)
                           "format", r->kind->format, "copy-on-read", "on",
                           "stream", r->kind->base ? "on" : "off");
     g_autoptr(GError) err = NULL;
-    int ret = control_co_add_drive(r->control, o, &err);
+    int ret;
 
+    images_add_data(r->kind, "/top", o);
+    ret = control_co_add_drive(r->control, o, &err);
     json_decref(o);
     if (ret < 0) {
         if (!rig_may_fail(r)) {
@@ -391,6 +393,7 @@ static CO_FN void create_run(struct rig *r)
 {
     g_autoptr(GError) err = NULL;
     int ret = images_co_create(r->control, r->kind, "/new", &err);
+    json_t *o;
 
     if (ret < 0 && !rig_may_fail(r)) {
         die(r, "creation: %s", err ? err->message : "?");
@@ -399,11 +402,19 @@ static CO_FN void create_run(struct rig *r)
         r->fault.op != SIM_UNLINK && !r->fault.sticky) {
         die(r, "a failed creation leaves a file");
     }
-    if (ret == 0 && rig_co_try(r, "blockdev-add", json_pack(
-                                   "{s:s,s:s,s:{s:s,s:s}}", "driver",
-                                   r->kind->format, "node-name", "new",
-                                   "file", "driver", "file", "filename",
-                                   "/new")) < 0 && r->strict) {
+    if (ret < 0 && sim_image_find(sim_live(r->sim), "/new.data") &&
+        r->fault.op != SIM_UNLINK && r->fault.op != SIM_FSYNC_DIR &&
+        !r->fault.sticky) {
+        die(r, "a failed creation leaves a data file");
+    }
+    if (ret < 0) {
+        return;
+    }
+    o = json_pack("{s:s,s:s,s:{s:s,s:s}}", "driver", r->kind->format,
+                  "node-name", "new", "file", "driver", "file", "filename",
+                  "/new");
+    images_add_data(r->kind, "/new", o);
+    if (rig_co_try(r, "blockdev-add", o) < 0 && r->strict) {
         die(r, "what was created does not open");
     }
 }
@@ -422,6 +433,7 @@ static CO_FN void check_run(struct rig *r)
     guest_co_write(r, 140, 9, 0);
     guest_co_flush(r);
     rig_co_close(r);
+    images_add_data(r->kind, "/top", o);
     ret = node_co_open(r->control->graph, o, NODE_CHECK | NODE_RDWR, &n, &err);
     json_decref(o);
     if (ret == 0 && !n->drv->co_check) {

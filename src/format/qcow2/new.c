@@ -423,6 +423,14 @@ static CO_FN int image_co_write(struct node *file, const struct layout *l,
         if (ret == 0) {
             ret = parts_co_write(file, l, buf, len, err);
         }
+        /* Now, while the data file can still be taken back. */
+        if (ret == 0 && data.node) {
+            ret = BARRIER(CREATE_HEADER, node_co_flush(file));
+            if (ret < 0) {
+                err_set_errno(err, -ret, "Could not flush '%s'",
+                              file->filename);
+            }
+        }
         new_storage_co_close(&data, ret == 0);
     }
     io_buf_put(buf, l->cluster);
