@@ -50,7 +50,13 @@ static const struct mode {
     { SIM_READ, EINTR, false },    { SIM_WRITE, EINTR, false },
     { SIM_TRUNCATE, EINTR, false }, { SIM_FDATASYNC, EINTR, false },
     { SIM_OPEN, EINTR, false },
+    { MEMORY, ENOMEM, false },     { MEMORY, ENOMEM, true },
 };
+
+static const char *op_name(enum sim_op op)
+{
+    return op == MEMORY ? "memory" : sim_op_name(op);
+}
 
 static struct sim_image *files[16];
 /* Of the process of a scenario, seen by its parent. */
@@ -140,7 +146,7 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
     bool hit;
 
     snprintf(shared->now, sizeof(shared->now), "%s/%s %s %u %s %d", k->name,
-             s->name, sim_op_name(f->op), f->nth, f->sticky ? "sticky" : "once",
+             s->name, op_name(f->op), f->nth, f->sticky ? "sticky" : "once",
              f->err);
     rig_init(&r, k, s);
     r.fault = *f;
@@ -238,8 +244,11 @@ static int replay(const char *text)
         return 2;
     }
     k = find_kind(word[0], strcspn(word[0], "/"));
-    while (f.op < SIM_OP_COUNT && strcmp(sim_op_name(f.op), word[1])) {
+    while (f.op < SIM_OP_COUNT && strcmp(op_name(f.op), word[1])) {
         f.op++;
+    }
+    if (!strcmp(word[1], op_name(MEMORY))) {
+        f.op = MEMORY;
     }
     f.nth = (unsigned)atoi(word[2]);
     f.sticky = !strcmp(word[3], "sticky");

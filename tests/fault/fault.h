@@ -5,6 +5,7 @@
  *   fault.c      the sweep: which calls fail and how; what must hold after it
  *   rig.c        one run: the simulated machine, the daemon's control plane,
  *                commands, the guest
+ *   memory.c     allocations that fail, like calls
  *   disk.c       what every sector may hold
  *   images.c     the kinds of images
  *   scenarios.c  what is done to them
@@ -43,6 +44,15 @@ struct sector {
 struct disk {
     struct sector s[SECTORS];
 };
+
+/* --- memory.c --- */
+
+/* As a kind of call, beside those of the simulated machine. */
+#define MEMORY ((enum sim_op)(SIM_OP_COUNT + 1))
+/* The @nth allocation from now on that may fail does, or all from there; 0:
+ * none. */
+void memory_inject(unsigned nth, bool sticky);
+uint64_t memory_count(void);
 
 /* --- disk.c --- */
 
@@ -116,6 +126,8 @@ struct rig {
 
 void die(struct rig *r, const char *fmt, ...) PRINTF_LIKE(2, 3)
     __attribute__((noreturn));
+/* How often what is to fail has been called. */
+uint64_t rig_calls(struct rig *r);
 /* Has the fault come? */
 bool rig_hit(struct rig *r);
 /* Nobody may notice it: a short transfer, a signal. */

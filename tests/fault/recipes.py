@@ -14,24 +14,12 @@ import shutil
 
 import nbd
 
-import sluiced
+from peer import Qsd
 from qmp import QmpError
 from sluiced import Skip, Sluiced, qemu_img, run
 
 MIB = 1 << 20
 K = 1024
-
-
-class Qsd(Sluiced):
-    """The peer's daemon, which takes the same commands."""
-
-    def __init__(self, directory, *args):
-        saved = sluiced.SLUICED
-        sluiced.SLUICED = 'qemu-storage-daemon'
-        try:
-            super().__init__(directory, *args)
-        finally:
-            sluiced.SLUICED = saved
 
 
 def one(h, op, off=0, n=0):

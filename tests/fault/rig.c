@@ -14,10 +14,17 @@
 
 enum { JOB_TICK_MS = 20, JOB_PATIENCE_S = 600, STORM_MAX = 16 };
 
+uint64_t rig_calls(struct rig *r)
+{
+    return r->fault.op == SIM_OP_COUNT ? 0
+        : r->fault.op == MEMORY ? memory_count()
+        : sim_count(r->sim, r->fault.op);
+}
+
 bool rig_hit(struct rig *r)
 {
     return r->fault.op != SIM_OP_COUNT &&
-        sim_count(r->sim, r->fault.op) - r->before >= r->fault.nth;
+        rig_calls(r) - r->before >= r->fault.nth;
 }
 
 bool rig_harmless(const struct rig *r)
@@ -446,9 +453,10 @@ static CO_FN void run_entry(void *arg)
         die(r, "%s", err->message);
     }
     control_co_ready(r->control);
-    r->before = r->fault.op == SIM_OP_COUNT ? 0
-                                            : sim_count(r->sim, r->fault.op);
-    if (r->fault.op != SIM_OP_COUNT) {
+    r->before = rig_calls(r);
+    if (r->fault.op == MEMORY) {
+        memory_inject(r->fault.nth, r->fault.sticky);
+    } else if (r->fault.op != SIM_OP_COUNT) {
         sim_inject(r->sim, &r->fault);
     }
     run->co_fn(r);
@@ -459,6 +467,7 @@ static CO_FN void run_entry(void *arg)
     control_co_stop(r->control);
     r->hit = rig_hit(r);
     sim_faults_clear(r->sim);
+    memory_inject(0, false);
     loop_stop(r->loop);
 }
 
