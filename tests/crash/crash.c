@@ -422,11 +422,20 @@ static const GOptionEntry options[] = {
     { NULL },
 };
 
+/* Thoroughly, then just as the suites do it. */
 static bool replay_run(const struct crash_config *c)
 {
-    char *story = sequence_try(c, opt_sequence, (guint32) opt_seed,
-                               &limits_full);
+    guint32 seed = (guint32) opt_seed;
+    char *story = sequence_try(c, opt_sequence, seed, &limits_full);
 
+    for (unsigned i = 0; i + 1 < G_N_ELEMENTS(suites) && !story; i++) {
+        const struct suite *s = &suites[i];
+
+        story = sequence_try(c, opt_sequence, seed, &s->limits);
+        if (!story) {
+            story = sequence_try(c, opt_sequence, seed, &s->random_limits);
+        }
+    }
     printf("# %" PRIu64 " states\n", tally.distinct);
     if (story) {
         print_story(story);

@@ -178,7 +178,8 @@ static CO_FN void cluster_co_put(struct node *n, unsigned w, uint64_t i,
                              iov_one(&v, buf, grains * GRAIN), 0) == 0);
 }
 
-/* The same as a raw one, in a format: parts of it compressed. */
+/* The same as a raw one, in a format: parts of it compressed, and the hole a
+ * zero cluster. */
 static CO_FN void base_co_make_packed(void)
 {
     const struct crash_config *c = world.config;
@@ -197,6 +198,8 @@ static CO_FN void base_co_make_packed(void)
             }
         }
     }
+    cluster_co_put(n, 0, 3, ID_BASE_FILE);
+    g_assert(node_co_zero(n, 3 * (uint64_t) c->cluster, c->cluster, 0) == 0);
     node_co_unref(n);
     c->format->pack(sim_live(world.sim), "/base", 0, 3);
     c->format->pack(sim_live(world.sim), "/base",

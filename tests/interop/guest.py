@@ -231,7 +231,8 @@ def boots(d, base, base_fmt, fmt, alone):
     # The killed daemon's last second may have left clusters that nobody points
     # to (3); nothing worse.
     p = subprocess.run(['qemu-img', 'check', '-f', fmt, top], text=True,
-                       stdout=subprocess.PIPE, check=False)
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       check=False)
     assert p.returncode in (0, 3), p.stdout
 
 
