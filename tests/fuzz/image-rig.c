@@ -16,6 +16,8 @@ enum {
     FLAG_BASE = 16,
 };
 enum { OPS_MAX = 32, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
+/* Sizes up to this are set: a disk that grows over a base writes zeroes. */
+#define SIZE_MAX_TRUNCATE (UINT64_C(64) << 20)
 #define PATH "/image"
 #define OVERLAY "/overlay"
 
@@ -62,6 +64,40 @@ static void put_bytes(const struct image_format *f, struct fuzz_input *in)
     fuzz_put_file(PATH, buf, in->len, 0);
 }
 
+/* Work on the image as a whole, by the upper half of the kinds. */
+static CO_FN void one_co_manage(struct node *n, unsigned kind, uint64_t off,
+                                unsigned more)
+{
+    static const char *const names[] = { "a", "1", "", "none" };
+    const char *name = names[more % G_N_ELEMENTS(names)];
+
+    if (!node_is_writable(n)) {
+        return;
+    }
+    switch (kind % 4) {
+    case 0:
+        node_co_truncate(n, off % SIZE_MAX_TRUNCATE, NULL);
+        break;
+    case 1:
+        if (n->drv->co_snapshot) {
+            static const enum snapshot_op ops[] = {
+                SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE,
+            };
+
+            node_co_snapshot(n, ops[more / 4 % G_N_ELEMENTS(ops)], name, NULL);
+        }
+        break;
+    case 2:
+        if (n->drv->co_make_empty && node_backing(n)) {
+            node_co_make_empty(n, NULL);
+        }
+        break;
+    default:
+        node_co_drain_begin(n);
+        node_drain_end(n);
+    }
+}
+
 static CO_FN void one_co_op(struct node *n, struct fuzz_input *in, bool big)
 {
     unsigned kind = fuzz_u8(in);
@@ -72,6 +108,10 @@ static CO_FN void one_co_op(struct node *n, struct fuzz_input *in, bool big)
     struct iovec v;
 
     len |= (uint64_t)(more & 1) << 16;
+    if (kind & 0x80) {
+        one_co_manage(n, kind, off, more);
+        return;
+    }
     if (big) {
         off <<= more >> 2;
     }
@@ -89,7 +129,8 @@ static CO_FN void one_co_op(struct node *n, struct fuzz_input *in, bool big)
     case 2:
     case 3:
         node_co_pwritev(n, off, iov_one(&v, buf, len),
-                        more & 2 ? IO_FUA : 0);
+                        (more & 2 ? IO_FUA : 0) |
+                        (more & 4 ? IO_COMPRESSED : 0));
         break;
     case 4:
         node_co_zero(n, off, len, more & 2 ? IO_MAY_UNMAP : 0);
