@@ -20,6 +20,7 @@ enum { OPS_MAX = 32, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
 #define SIZE_MAX_TRUNCATE (UINT64_C(64) << 20)
 #define PATH "/image"
 #define OVERLAY "/overlay"
+#define DATA_FILE "/data"
 
 static const struct node_driver *const drivers[] = {
     &file_driver, &raw_driver, &qed_driver, &qcow2_driver, NULL
@@ -149,11 +150,22 @@ static CO_FN void one_co_op(struct node *n, struct fuzz_input *in, bool big)
     }
 }
 
-static CO_FN struct node *file_co_open(struct graph *g, const char *format,
-                                       const char *path, unsigned flags)
+static json_t *file_options(const char *format, const char *path)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", format, "file",
-                          "driver", "file", "filename", path);
+    return json_pack("{s:s,s:{s:s,s:s}}", "driver", format, "file", "driver",
+                     "file", "filename", path);
+}
+
+static void add_data_file(json_t *options)
+{
+    json_object_set_new(options, "data-file", json_pack(
+        "{s:s,s:s}", "driver", "file", "filename", DATA_FILE));
+}
+
+/* @o is taken. */
+static CO_FN struct node *options_co_open(struct graph *g, json_t *o,
+                                          unsigned flags)
+{
     g_autoptr(GError) err = NULL;
     struct node *n = NULL;
     int ret = node_co_open(g, o, flags, &n, &err);
@@ -167,7 +179,21 @@ static CO_FN struct node *image_co_open(struct graph *g,
                                         const struct image *img,
                                         unsigned flags)
 {
-    return file_co_open(g, img->format->name, PATH, flags | NODE_NO_BACKING);
+    json_t *o = file_options(img->format->name, PATH);
+
+    flags |= NODE_NO_BACKING;
+    if (img->format->data_files) {
+        json_t *with = json_deep_copy(o);
+        struct node *n;
+
+        add_data_file(with);
+        n = options_co_open(g, with, flags);
+        if (n) {
+            json_decref(o);
+            return n;
+        }
+    }
+    return options_co_open(g, o, flags);
 }
 
 /* A good overlay over the image. */
@@ -178,10 +204,23 @@ static CO_FN struct node *overlay_co_open(struct graph *g,
     json_t *o = json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file",
                           PATH, "backing_fmt", img->format->name);
     int ret = image_co_create(g, drv, OVERLAY, o, NULL);
+    struct node *n;
 
     json_decref(o);
-    return ret < 0 ? NULL
-                   : file_co_open(g, img->format->name, OVERLAY, NODE_RDWR);
+    if (ret < 0) {
+        return NULL;
+    }
+    n = options_co_open(g, file_options(img->format->name, OVERLAY),
+                        NODE_RDWR);
+    if (!n && img->format->data_files) {
+        json_t *below = json_object();
+
+        add_data_file(below);
+        o = file_options(img->format->name, OVERLAY);
+        json_object_set_new(o, "backing", below);
+        n = options_co_open(g, o, NODE_RDWR);
+    }
+    return n;
 }
 
 static CO_FN void use_co(struct graph *g, struct image *img)
@@ -228,6 +267,12 @@ static CO_FN void image_entry(void *arg)
     } else {
         put_bytes(img->format, &img->bytes);
     }
+    if (img->format->data_files) {
+        uint8_t junk[4096];
+
+        memset(junk, 0xd5, sizeof(junk));
+        fuzz_put_file(DATA_FILE, junk, sizeof(junk), 40000);
+    }
     g = graph_new(loop_current(), drivers);
     check_co(g, img, 0, &res);
     use_co(g, img);
@@ -248,7 +293,8 @@ int image_rig_run(const struct image_format *f, const uint8_t *data,
     struct image img = { .format = f };
 
     img.flags = fuzz_u8(&in);
-    img.n_ops = MIN(fuzz_u8(&in), OPS_MAX);
+    img.n_ops = fuzz_u8(&in);
+    img.n_ops = MIN(img.n_ops, OPS_MAX);
     img.ops.data = fuzz_take(&in, img.n_ops * (size_t)8, &img.ops.len);
     img.bytes = in;
     fuzz_run(image_entry, &img);

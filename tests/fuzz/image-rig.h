@@ -11,6 +11,7 @@
  * repair calls repaired is so in a second look.
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ struct image_format {
     const char *name;
     uint8_t magic[4];
     size_t header_len;          /* of what patches put in front; at most 128 */
+    bool data_files;            /* some want one: they get a file with bytes */
 };
 int image_rig_run(const struct image_format *f, const uint8_t *data,
                   size_t len);
