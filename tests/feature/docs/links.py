@@ -81,6 +81,19 @@ def test_attack_rows(d):
     assert len(rows) > 30, rows
 
 
+def test_flushes_explained(d):
+    """Every file that flushes is in the table of flushes, or its folder is."""
+    text = read(TOP + '/doc/testing.rst').split('All flushes there are')[1]
+    words = set(re.findall(r'[\w/.-]+', text.split('A clean mark')[0]))
+    src = TOP + '/src/'
+    for path in sources('.c'):
+        name = path[len(src):]
+        if path.startswith(src) and not name.startswith('loop/') and re.search(
+                r'\b\w*(co_flush|co_fsync\w*|fdatasync)\(', read(path)):
+            folders = [name[:i] for i, c in enumerate(name) if c == '/']
+            assert words & {name, os.path.basename(name), *folders}, name
+
+
 def test_functions_named(d):
     code = '\n'.join(read(p) for p in sources('.c', '.h'))
     known = set(re.findall(r'\b(\w+)\(', code))
