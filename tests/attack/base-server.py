@@ -25,7 +25,8 @@ GOOD = bytes(i * 7 % 251 for i in range(SIZE))
 
 
 class Server(threading.Thread):
-    """Serves GOOD, but for what @lie says; hangs up after @budget bytes."""
+    """Serves GOOD, but for what @lie says; hangs up after @budget bytes. Without
+    a path: over TCP, and a connection that ends at the budget is reset."""
 
     def __init__(self, path, lie='', size=SIZE, budget=None):
         super().__init__(daemon=True)
@@ -33,8 +34,9 @@ class Server(threading.Thread):
         self.sent = 0
         self.connections = 0
         self.wounds = 1 << 30   # connections that end at the budget
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
+        self.listener = socket.socket(socket.AF_UNIX if path
+                                      else socket.AF_INET)
+        self.listener.bind(path or ('127.0.0.1', 0))
         self.listener.listen(20)
         self.path = path
         self.start()
@@ -44,7 +46,14 @@ class Server(threading.Thread):
         self.listener.close()
         self.join(20)
         assert not self.is_alive()
-        os.unlink(self.path)
+        if self.path:
+            os.unlink(self.path)
+
+    def address(self):
+        if self.path:
+            return {'type': 'unix', 'path': self.path}
+        host, port = self.listener.getsockname()
+        return {'type': 'inet', 'host': host, 'port': str(port)}
 
     def run(self):
         while True:
@@ -75,6 +84,10 @@ class Server(threading.Thread):
                 self.sent + len(data) >= self.budget:
             self.wounds -= 1
             c.sendall(data[:self.budget - self.sent])
+            if not self.path:       # what it is about to read never comes
+                time.sleep(0.005)
+                c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                             struct.pack('ii', 1, 0))
             raise EOFError
         self.sent += len(data)
         c.sendall(data)
@@ -183,9 +196,8 @@ class Server(threading.Thread):
         self.chunk(c, cookie, 5, struct.pack('>I', context) + data)
 
 
-def base_options(path, **more):
-    return dict({'driver': 'nbd', 'server': {'type': 'unix', 'path': path}},
-                **more)
+def base_options(server, **more):
+    return dict({'driver': 'nbd', 'server': server.address()}, **more)
 
 
 def attempt(s, d, server, **options):
@@ -199,7 +211,7 @@ def attempt(s, d, server, **options):
         s.qmp.cmd('blockdev-add', {
             'driver': 'qed', 'node-name': 'top',
             'file': {'driver': 'file', 'filename': top},
-            'backing': base_options(server.path, **options)})
+            'backing': base_options(server, **options)})
     except QmpError as e:
         os.unlink(top)
         return e.desc
@@ -311,22 +323,20 @@ def test_VB3_closes_at_every_byte(d):
         del other
 
 
-def test_VB3_closes_at_every_byte_and_is_back(d):
-    """A read that lost its server is made again when there is patience; then it
-    gives the right bytes. Handshake, headers of replies, the payload."""
+def closes_and_is_back(d, path, step):
     with daemon(d) as s:
         other = Other(d)
-        server = Server(d + '/base')
+        server = Server(path)
         assert attempt(s, d, server) is None
         whole = server.sent
         server.stop()
         handshake = whole - SIZE
-        points = list(range(handshake + 24)) + [handshake + 4096,
-                                                whole // 2, whole - 1]
+        points = list(range(0, handshake + 24, step)) + [
+            handshake + 4096, whole // 2, whole - 1]
         for n in points:
-            server = Server(d + '/base', budget=n)
+            server = Server(path, budget=n)
             server.wounds = 1
-            options = base_options(server.path, **{
+            options = base_options(server, **{
                 'node-name': 'n', 'read-only': True, 'reconnect-delay': 20,
                 'connections': 1})
             try:
@@ -345,6 +355,16 @@ def test_VB3_closes_at_every_byte_and_is_back(d):
             server.stop()
         other.check()
         del other
+
+
+def test_VB3_closes_at_every_byte_and_is_back(d):
+    """A read that lost its server is made again when there is patience; then it
+    gives the right bytes. Handshake, headers of replies, the payload."""
+    closes_and_is_back(d, d + '/base', 1)
+
+
+def test_VB3_resets_and_is_back(d):
+    closes_and_is_back(d, None, 3)
 
 
 def test_VB4_a_read_error_in_the_middle_of_a_copy(d):

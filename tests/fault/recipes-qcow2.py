@@ -26,8 +26,8 @@ def plain(text):
     return '\n'.join(re.sub(r'^qemu-io: ', '', l) for l in lines)
 
 
-def play_peer(name, lines):
-    cmd = ['qemu-io', '-f', 'qcow2']
+def play_peer(name, lines, fmt):
+    cmd = ['qemu-io', '-f', fmt]
     for l in lines:
         cmd += ['-c', l]
     p = subprocess.run(cmd + [name], stdout=subprocess.PIPE,
@@ -36,8 +36,8 @@ def play_peer(name, lines):
     return plain(p.stdout)
 
 
-def play_ours(d, name, lines):
-    with Sluiced(d, '--drive', 'id=n,format=qcow2,file=' + name) as s:
+def play_ours(d, name, lines, fmt):
+    with Sluiced(d, '--drive', 'id=n,format=%s,file=%s' % (fmt, name)) as s:
         texts = [s.qmp.hmp('qemu-io n "%s"' % l) for l in lines]
     return plain(''.join(texts))
 
@@ -65,18 +65,19 @@ def check(path):
 class Kitchen:
     """Two images that are made in the same way, one for each."""
 
-    def __init__(self, d, *create, size='64M', before=(), prepare=None):
-        self.d, self.create, self.size = d, create, size
+    def __init__(self, d, *create, size='64M', before=(), prepare=None,
+                 fmt='qcow2'):
+        self.d, self.create, self.size, self.fmt = d, create, size, fmt
         self.before, self.prepare = before, prepare
         self.conf = d + '/blkdebug.conf'
 
     def make(self, who):
-        path = '%s/%s.qcow2' % (self.d, who)
+        path = '%s/%s.%s' % (self.d, who, self.fmt)
         if os.path.exists(path):
             os.unlink(path)
-        qemu_img('create', '-q', '-f', 'qcow2', *self.create, path, self.size)
+        qemu_img('create', '-q', '-f', self.fmt, *self.create, path, self.size)
         for line in self.before:
-            run_tool('qemu-io', '-f', 'qcow2', '-c', line, path)
+            run_tool('qemu-io', '-f', self.fmt, '-c', line, path)
         if self.prepare:
             self.prepare(path)
         return path
@@ -85,7 +86,8 @@ class Kitchen:
         path = self.make('ours')
         write_rules(self.conf, *rules)
         conf = self.conf if rules else ''
-        text = play_ours(self.d, 'blkdebug:%s:%s' % (conf, path), lines)
+        text = play_ours(self.d, 'blkdebug:%s:%s' % (conf, path), lines,
+                         self.fmt)
         assert check(path), (rules, text)
         return text
 
@@ -94,10 +96,10 @@ class Kitchen:
         ours = self.ours(lines, rules)
         path = self.make('peer')
         conf = self.conf if rules else ''
-        peer = play_peer('blkdebug:%s:%s' % (conf, path), lines)
+        peer = play_peer('blkdebug:%s:%s' % (conf, path), lines, self.fmt)
         assert ours == peer, (rules, ours, peer)
         assert check(path)
-        qemu_img('compare', '-q', path, self.d + '/ours.qcow2')
+        qemu_img('compare', '-q', path, '%s/ours.%s' % (self.d, self.fmt))
         return ours
 
 
@@ -257,15 +259,18 @@ def test_writes_that_meet_in_a_cluster(d):
     base = d + '/base'
     with open(base, 'wb') as f:
         f.write(b'\x55' * (2 << 20))
-    for create, value in (((), 0), (('-b', base, '-F', 'raw'), 0x55),
-                          (('-o', 'extended_l2=on,cluster_size=64k'), 0)):
-        k = Kitchen(d, *create, size='2M')
+    below = ('-b', base, '-F', 'raw')
+    for fmt, create, value in (
+            ('qcow2', (), 0), ('qcow2', below, 0x55), ('qed', (), 0),
+            ('qed', below, 0x55),
+            ('qcow2', ('-o', 'extended_l2=on,cluster_size=64k'), 0)):
+        k = Kitchen(d, *create, size='2M', fmt=fmt)
         lines, reads = overlaps(value)
         assert len(reads) > 5
         out = k.ours(lines + ['flush'] + reads)
         assert out == '', (create, out)
         path = k.make('peer')
-        assert play_peer('blkdebug::' + path, lines + reads) == out
+        assert play_peer('blkdebug::' + path, lines + reads, fmt) == out
 
 
 def test_breakpoints_by_event(d):
