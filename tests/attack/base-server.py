@@ -25,8 +25,8 @@ GOOD = bytes(i * 7 % 251 for i in range(SIZE))
 
 
 class Server(threading.Thread):
-    """Serves GOOD, but for what @lie says; hangs up after @budget bytes. Without
-    a path: over TCP, and a connection that ends at the budget is reset."""
+    """Serves GOOD, but for what @lie says; hangs up after @budget bytes.
+    Without a path: over TCP, and then the connection is reset."""
 
     def __init__(self, path, lie='', size=SIZE, budget=None):
         super().__init__(daemon=True)

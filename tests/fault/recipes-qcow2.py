@@ -168,8 +168,8 @@ def test_events_of_more_refcounts(d):
     for event in ('refblock_alloc_write', 'refblock_alloc_write_blocks',
                   'refblock_alloc_write_table', 'refblock_alloc_switch_table',
                   'refblock_alloc_hookup'):
-        first = ('write -P 1 0 1M', 'flush') + lines if \
-            event in ('refblock_alloc_write', 'refblock_alloc_hookup') else lines
+        small = event in ('refblock_alloc_write', 'refblock_alloc_hookup')
+        first = ('write -P 1 0 1M', 'flush') + lines if small else lines
         out = k.ours(first, [inject(event, 28, 'on')])
         assert out.count('failed: ' + ERRORS[28]) == 1, (event, out)
         assert 'verification' not in out, out
@@ -229,7 +229,7 @@ def test_states_count_over_formats(d):
 
 
 def overlaps(base):
-    """Writes while another that overlaps its clusters is held: (lines, reads)."""
+    """Writes while another to the same clusters is held: (lines, reads)."""
     spots = [(0x018000, 0x2000, ((0x012000, 0x2000), (0x01c000, 0x2000))),
              (0x028000, 0x2000, ((0x02a000, 0x4000),)),
              (0x06e000, 0x4000, ((0x060000, 0x8000), (0x074000, 0x8000))),
