@@ -42,6 +42,7 @@
     X(QCOW2_SNAPSHOT, "what a snapshot changes is durable before the header") \
     X(QCOW2_SNAPSHOT_HEADER, "the header is durable before what it led to is " \
                              "free") \
+    X(QCOW2_BITMAPS,  "bitmaps are marked as in use before the first write") \
     X(PIVOT_DATA,     "data and metadata are durable before the header") \
     X(PIVOT_NAME,     "the new name is durable before the header") \
     X(PIVOT_HEADER,   "the header is durable before success is reported") \

@@ -21,11 +21,7 @@
 enum {
     EXT_BYTES = 24,
     ENTRY_BYTES = 24,
-    BITMAPS_MAX = 65535,
     DIR_MAX = 64 << 20,
-    NAME_MAX_BYTES = 1023,
-    TABLE_MAX = 1 << 24,           /* entries */
-    GRANULARITY_MIN = 9, GRANULARITY_MAX = 31,
     TYPE_DIRTY = 1,
 };
 #define TABLE_OFFSET UINT64_C(0x00fffffffffffe00)
@@ -43,6 +39,53 @@ void qcow2_bitmap_free(struct qcow2_bitmap *b)
 static void free_bitmap(gpointer b)
 {
     qcow2_bitmap_free(b);
+}
+
+void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list)
+{
+    GPtrArray *old = bs->list;
+
+    g_ptr_array_set_free_func(old, NULL);
+    for (guint i = 0; i < old->len; i++) {
+        struct qcow2_bitmap *b = g_ptr_array_index(old, i);
+
+        if (!g_ptr_array_find(list, b, NULL)) {
+            qcow2_bitmap_free(b);
+        }
+    }
+    g_ptr_array_unref(old);
+    g_ptr_array_set_free_func(list, free_bitmap);
+    bs->list = g_ptr_array_ref(list);
+}
+
+bool qcow2_bitmap_is_broken(const struct qcow2_bitmap *b)
+{
+    return !b->bits && (b->flags & QCOW2_BITMAP_IN_USE);
+}
+
+struct qcow2_bitmap *qcow2_bitmap_find(const struct qcow2_image *img,
+                                       const char *name)
+{
+    const GPtrArray *list = img->bitmaps->list;
+
+    for (guint i = 0; i < list->len; i++) {
+        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+
+        if (!strcmp(b->name, name)) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+void qcow2_bitmaps_place(const struct qcow2_image *img, uint64_t *ret_host,
+                         uint64_t *ret_len)
+{
+    const struct qcow2_bitmaps *bs = img->bitmaps;
+    bool any = bs && bs->list->len;
+
+    *ret_host = any ? bs->dir_offset : 0;
+    *ret_len = any ? bs->dir_bytes : 0;
 }
 
 /* --- the directory --- */
@@ -64,15 +107,19 @@ static int entry_validate(struct qcow2_image *img, const uint8_t *p,
                             "flags 0x%x and %u bytes of extra data: not one "
                             "that is known", p[16], flags, get_be32(p + 20));
     }
-    if (get_be16(p + 18) == 0 || get_be16(p + 18) > NAME_MAX_BYTES) {
+    if (get_be16(p + 18) == 0 || get_be16(p + 18) > QCOW2_BITMAP_NAME_MAX) {
         return node_corrupt(img->node, err, at + 18, "the name of a bitmap has "
                             "%u bytes", get_be16(p + 18));
     }
-    if (p[17] < GRANULARITY_MIN || p[17] > GRANULARITY_MAX) {
+    if (memchr(p + ENTRY_BYTES, 0, get_be16(p + 18))) {
+        return node_corrupt(img->node, err, at + ENTRY_BYTES, "the name of a "
+                            "bitmap has a zero byte");
+    }
+    if (p[17] < QCOW2_BITMAP_GRANULARITY_MIN || p[17] > QCOW2_BITMAP_GRANULARITY_MAX) {
         return node_corrupt(img->node, err, at + 17, "a bitmap has a "
                             "granularity of %u bits", p[17]);
     }
-    if (n == 0 || n > TABLE_MAX || table == 0 ||
+    if (n == 0 || n > QCOW2_BITMAP_TABLE_MAX || table == 0 ||
         table & (qcow2_cluster_size(img) - 1) || table >> 56) {
         return node_corrupt(img->node, err, at, "a bitmap has a table of %u "
                             "entries at %" PRIu64, n, table);
@@ -106,7 +153,6 @@ static int dir_decode(struct qcow2_image *img, const uint8_t *dir, uint32_t n,
         b->flags = get_be32(p + 12);
         b->granularity_bits = p[17];
         b->name = g_strndup((const char *) p + ENTRY_BYTES, get_be16(p + 18));
-        b->entry_at = bs->dir_offset + at;
         g_ptr_array_add(bs->list, b);
         at += entry_bytes(p);
     }
@@ -132,6 +178,33 @@ static CO_FN int dir_co_read(struct qcow2_image *img, uint32_t n, GError **err)
     return ret;
 }
 
+uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes)
+{
+    uint64_t bytes = 0, at = 0;
+    uint8_t *dir;
+
+    for (guint i = 0; i < list->len; i++) {
+        const struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+        bytes += round_up(ENTRY_BYTES + strlen(b->name), 8);
+    }
+    dir = g_malloc0(MAX(bytes, 1));
+    for (guint i = 0; i < list->len; i++) {
+        const struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+        uint8_t *p = dir + at;
+
+        put_be64(p, b->table_offset);
+        put_be32(p + 8, b->table_size);
+        put_be32(p + 12, b->flags);
+        p[16] = TYPE_DIRTY;
+        p[17] = b->granularity_bits;
+        put_be16(p + 18, (uint16_t) strlen(b->name));
+        memcpy(p + ENTRY_BYTES, b->name, strlen(b->name));
+        at += entry_bytes(p);
+    }
+    *ret_bytes = bytes;
+    return dir;
+}
+
 int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
 {
     const struct qcow2_ext *e = qcow2_exts_find(img->exts, QCOW2_EXT_BITMAPS);
@@ -150,7 +223,7 @@ int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
     n = get_be32(e->data);
     bs->dir_bytes = get_be64(e->data + 8);
     bs->dir_offset = get_be64(e->data + 16);
-    if (n == 0 || n > BITMAPS_MAX || get_be32(e->data + 4) != 0 ||
+    if (n == 0 || n > QCOW2_BITMAPS_MAX || get_be32(e->data + 4) != 0 ||
         bs->dir_bytes == 0 || bs->dir_bytes > DIR_MAX || bs->dir_offset == 0 ||
         bs->dir_offset & (qcow2_cluster_size(img) - 1) ||
         bs->dir_offset >= qcow2_file(img)->size) {

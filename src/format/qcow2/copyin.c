@@ -97,7 +97,7 @@ int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
     if (img->n_pending >= QCOW2_PENDING_MAX) {
         ret = group_co_flush(img->group);
     }
-    if (ret == 0) {
+    if (ret == 0) { /* a populate changes nothing, but who knows that here */
         ret = qcow2_co_bitmaps_mark(img, off, len);
     }
     if (ret < 0) {

@@ -195,12 +195,6 @@ static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
         return err_set_errno(err, -ret, "Could not update the qcow2 header");
     }
     ret = qcow2_co_begin_writes(img, flags, err);
-    if (ret == 0) {
-        ret = qcow2_co_bitmaps_begin_writes(img, err);
-        if (ret < 0) {
-            qcow2_co_end_writes(img);
-        }
-    }
     for (unsigned i = 0; ret == 0 && i < img->quiesced; i++) {
         group_co_quiesce(img->group); /* reopened while drained */
     }
@@ -254,15 +248,15 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
 /* Everything to the file; then writes are over. */
 static CO_FN int image_co_end_writes(struct qcow2_image *img)
 {
-    int ret, end;
+    int ret;
 
     if (!img->group) {
         return 0;
     }
-    ret = qcow2_co_bitmaps_end_writes(img);
-    end = qcow2_co_end_writes(img);
+    qcow2_co_bitmaps_end_writes(img);
+    ret = qcow2_co_end_writes(img);
     g_assert(!img->group);
-    return ret < 0 ? ret : end;
+    return ret;
 }
 
 void qcow2_co_close(struct node *n)

@@ -439,19 +439,30 @@ const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
 /* Bytes of the table in the file. */
 uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img);
 
-/* --- bitmap.c --- */
+/* --- bitmap.c, bitmap-*.c --- */
 
 CO_FN int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err);
-/* Before the first write: autoclear bit and in_use as the rules want it. */
-CO_FN int qcow2_co_bitmaps_begin_writes(struct qcow2_image *img, GError **err);
-/* Store them; all else is published. */
-CO_FN int qcow2_co_bitmaps_end_writes(struct qcow2_image *img);
+/* Writes are over, all else is published: store what was recorded. What cannot
+ * be stored stays marked as not true. */
+CO_FN void qcow2_co_bitmaps_end_writes(struct qcow2_image *img);
 void qcow2_bitmaps_close(struct qcow2_image *img);
-/* The guest is about to change [@off, @off+@len), or the size of the disk: 0, or
- * the file could not be told that its bitmaps are out of date. Yields at most
- * once in the life of a writable image. */
+/* The guest is about to change [@off, @off+@len): record it. 0, or the file
+ * could not be told that its bitmaps are out of date. Yields at most once
+ * between two times that they are stored. */
 CO_FN int qcow2_co_bitmaps_mark(struct qcow2_image *img, uint64_t off,
                                 uint64_t len);
+/* The disk is about to change as a whole, its size for example: all bitmaps are
+ * stored anew afterwards. / It has become @size bytes; what is in
+ * [@off, @off+@len) of it is different now. */
+CO_FN int qcow2_co_bitmaps_hold(struct qcow2_image *img);
+void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size,
+                           uint64_t off, uint64_t len);
+/* Where the directory is; 0, 0: nowhere. */
+void qcow2_bitmaps_place(const struct qcow2_image *img, uint64_t *ret_host,
+                         uint64_t *ret_len);
+/* node_driver.co_bitmap */
+CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
+                          const struct bitmap_args *args, GError **err);
 /* Call @visit for every range of the file that bitmaps take. */
 CO_FN int qcow2_co_bitmaps_visit(struct qcow2_image *img,
                                  int (*visit)(void *arg, uint64_t host,

@@ -541,12 +541,13 @@ static CO_FN int apart_co_write(struct qcow2_image *img,
 }
 
 int qcow2_co_refcounts_switch(struct qcow2_image *img,
-                              const struct qcow2_header *h, bool moved,
-                              bool *ret_written)
+                              const struct qcow2_header *h, GArray *exts,
+                              bool moved, bool *ret_written)
 {
     int ret;
 
     if (moved) {
+        g_assert(!exts);
         ret = move_co_prepare(img);
         if (ret == 0) {
             co_mutex_co_lock(&img->refcounts->writing);
@@ -565,7 +566,8 @@ int qcow2_co_refcounts_switch(struct qcow2_image *img,
         to.reftable_offset = img->hdr.reftable_offset;
         to.reftable_clusters = img->hdr.reftable_clusters;
         *ret_written = true;
-        ret = qcow2_co_write_header(img, &to);
+        ret = exts ? qcow2_co_write_exts(img, &to, exts, NULL)
+                   : qcow2_co_write_header(img, &to);
     }
     return ret;
 }

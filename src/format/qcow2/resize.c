@@ -271,7 +271,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     if (ret < 0 || size == old) {
         return ret;
     }
-    ret = qcow2_co_bitmaps_mark(img, 0, 0);
+    ret = qcow2_co_bitmaps_hold(img);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not update the qcow2 bitmaps");
     }
@@ -299,5 +299,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
         return err_set_errno(err, -ret, "Could not resize the qcow2 image");
     }
     n->size = size;
+    qcow2_bitmaps_changed(img, size, min_u64(old, size),
+                          size - min_u64(old, size));
     return 0;
 }

@@ -177,8 +177,9 @@ int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
         ret = -EIO;
     }
     if (ret == 0) {
-        ret = qcow2_co_refcounts_switch(img, h, g_hash_table_size(sw->moved) >
-                                        0, &written);
+        ret = qcow2_co_refcounts_switch(img, h, sw->exts,
+                                        g_hash_table_size(sw->moved) > 0,
+                                        &written);
     }
     if (ret < 0) {
         if (written) {

@@ -362,6 +362,7 @@ static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
     if (sw->done) {
         l1_take(img, active, l1_room(h.l1_size));
         img->node->size = size;
+        qcow2_bitmaps_changed(img, size, 0, size);
         active = NULL;
         if (ret == 0) {
             apply_co_free(img, old, old_n);
@@ -437,7 +438,7 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
     }
     ret = qcow2_co_settle(img);
     if (ret == 0 && op == SNAPSHOT_APPLY) {
-        ret = qcow2_co_bitmaps_mark(img, 0, 0);
+        ret = qcow2_co_bitmaps_hold(img);
     }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush the qcow2 image");

@@ -44,6 +44,8 @@ struct qcow2_switch {
     GHashTable *moved;             /* numbers of blocks that have a new place */
     GArray *old;                   /* struct qcow2_down: one reference each goes
                                     * when the switch is durable */
+    GArray *exts;                  /* NULL: the header's extensions stay; else
+                                    * no count may change. Borrowed */
     bool done;                     /* the header was written */
     uint8_t *table, *other;        /* of one cluster, for the callers */
 };

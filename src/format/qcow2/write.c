@@ -215,7 +215,7 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     if (ret == 0 && img->n_pending >= QCOW2_PENDING_MAX) {
         ret = group_co_flush(img->group);
     }
-    if (ret == 0) {
+    if (ret == 0 && !(flags & IO_POPULATE)) {
         ret = qcow2_co_bitmaps_mark(img, off, iov.len);
     }
     if (ret < 0) {

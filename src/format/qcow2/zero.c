@@ -288,7 +288,7 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
     if (!is_whole(n, off, off + len)) {
         return -ENOTSUP;
     }
-    if (off < n->size) { /* not what a resize clears */
+    if (off < n->size && !(flags & IO_POPULATE)) { /* no resize clears it */
         ret = qcow2_co_bitmaps_mark(img, off, min_u64(len, n->size - off));
         if (ret < 0) {
             return ret;
