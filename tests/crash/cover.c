@@ -18,7 +18,7 @@ static bool is_needed(enum cover c, bool qcow2)
 {
     return qcow2 ? c < COVER_EMPTY
         : c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
-          c != COVER_RESTORE;
+          c != COVER_RESTORE && c != COVER_BITMAP;
 }
 
 bool cover_report(bool qcow2)

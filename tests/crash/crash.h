@@ -76,6 +76,7 @@ struct crash_config {
     bool direct, throttle;      /* 4,096 byte blocks; a filter above */
     bool snapshots;             /* internal ones, too */
     bool shares;                /* the file system shares extents */
+    bool bitmap;                /* qcow2: with a dirty bitmap, 512 bytes a bit */
     bool data_file, data_raw;   /* qcow2: data is in /data, which is raw */
     const char *base_format;    /* NULL: raw; else packed in part */
     const char *options;        /* more for its creation, JSON */
@@ -107,6 +108,7 @@ extern const unsigned crash_n_configs;
     X(SNAPSHOT, "snapshots that were made") \
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
+    X(BITMAP,         "bitmaps that counted") \
     X(AUTOCLEAR,      "autoclear bits that were cleared") \
     X(CREATE,         "images that were made") \
     X(BESIDE,         "operations that began while others ran") \
@@ -300,6 +302,21 @@ CO_FN char *states_co_try(struct history *h, struct oracle *o,
 CO_FN char *state_co_verify(struct state *st, unsigned depth);
 extern bool verify_outside;     /* ask qemu-img about a sample */
 char *state_story(const struct state *st, const char *bad);
+
+/* --- bitmap.c --- */
+
+struct bitmap_view {
+    uint64_t cluster, dir, dir_bytes, table;
+    uint32_t entries, flags;
+};
+/* The first bitmap of the image in @file; false: it has none that counts. */
+bool bitmap_find(const struct sim_image *img, uint64_t file,
+                 struct bitmap_view *b);
+uint64_t bitmap_entry(const struct sim_image *img, uint64_t file,
+                      const struct bitmap_view *b, uint32_t i);
+/* NULL, or which change of the disk it misses. */
+char *bitmap_check(const struct state *st, const uint64_t *ids,
+                   uint64_t grains);
 
 /* --- outside.c --- */
 

@@ -83,6 +83,11 @@ const struct crash_config crash_configs[] = {
     { "q16k-data-sub", QCOW2(true), .data_file = true, .cluster = 16384,
       .size = 32 * MIB + 24 * KIB, .base_size = 32 * MIB + 24 * KIB,
       .options = "{\"extended_l2\": \"on\"}" },
+    { "q4k-bitmap", QCOW2(true), .bitmap = true, .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512,
+      .base_size = 2 * MIB + 14 * KIB - 512 },
+    { "q512-bitmap", QCOW2_TABLE(false, 64), .bitmap = true, .cluster = 512,
+      .size = 2 * MIB - 512 },
     { "raw-direct", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
       .direct = true },
     { "raw-throttle", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
@@ -297,6 +302,15 @@ static CO_FN void image_co_fill_up(void)
     node_co_unref(n);
 }
 
+static CO_FN void image_co_add_bitmap(void)
+{
+    struct bitmap_args args = { .granularity = 512 };
+    struct node *n = image_co_open_at("/top");
+
+    g_assert(node_co_bitmap(n, BITMAP_ADD, "b", &args, NULL) == 0);
+    node_co_unref(n);
+}
+
 void world_co_make_image(void)
 {
     const struct crash_config *c = world.config;
@@ -308,6 +322,9 @@ void world_co_make_image(void)
     image_co_make("/top", c->mid ? "/mid" : c->backing ? "/base" : NULL);
     if (c->fill) {
         image_co_fill_up();
+    }
+    if (c->bitmap) {
+        image_co_add_bitmap();
     }
 }
 

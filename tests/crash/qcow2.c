@@ -16,7 +16,7 @@
 #define I_DIRTY 1
 #define I_DATA_FILE 4
 #define I_EXTENDED 16
-#define A_DATA_RAW 2
+#define A_KNOWN UINT64_C(3)
 
 struct walk {
     const struct sim_image *img;
@@ -220,6 +220,24 @@ static void walk_snapshots(struct walk *w)
     }
 }
 
+static void walk_bitmap(struct walk *w)
+{
+    struct bitmap_view b;
+
+    if (!bitmap_find(w->img, w->file, &b)) {
+        return;
+    }
+    refer(w, b.dir, b.dir_bytes, CLASS_L1);
+    refer(w, b.table, b.entries * 8ull, CLASS_L1);
+    for (uint32_t i = 0; i < b.entries && !w->bad; i++) {
+        uint64_t e = bitmap_entry(w->img, w->file, &b, i);
+
+        if (e & OFFSET) {
+            refer(w, e & OFFSET, w->cluster, CLASS_L2);
+        }
+    }
+}
+
 static void walk_all(struct walk *w)
 {
     w->refs = g_hash_table_new(NULL, NULL);
@@ -227,6 +245,7 @@ static void walk_all(struct walk *w)
     walk_refcounts(w);
     walk_l1(w, w->l1, w->l1_size, true);
     walk_snapshots(w);
+    walk_bitmap(w);
 }
 
 static void walk_end(struct walk *w)
@@ -243,7 +262,7 @@ static char *qcow2_check_rules(const struct state *st)
     if (!walk_begin(&w, st->img)) {
         return NULL;
     }
-    if (be32_at(&w, 4) >= 3 && (be64_at(&w, 88) & ~(uint64_t) A_DATA_RAW) &&
+    if (be32_at(&w, 4) >= 3 && (be64_at(&w, 88) & ~A_KNOWN) &&
         (w.bad = rules_autoclear(st, w.file)) != NULL) {
         return w.bad;
     }

@@ -320,7 +320,10 @@ static CO_FN char *state_co_look(const struct state *st, uint64_t *ids,
     bool broken = st->at < st->o->repaired;
     char *bad = image_co_look(broken, ids, ret_grains);
 
-    return bad ? bad : ids_compare(st->o, ids, *ret_grains);
+    if (!bad) {
+        bad = ids_compare(st->o, ids, *ret_grains);
+    }
+    return bad ? bad : bitmap_check(st, ids, *ret_grains);
 }
 
 static CO_FN char *state_co_look_again(const struct state *st,
