@@ -76,9 +76,12 @@ static int take_inject(struct opts *o, struct blkdebug_rule *rule,
     if (r >= 0) {
         r = opts_take_bool(o, "immediately", &rule->inject.immediately, err);
     }
+    if (r < 0) {
+        return r;
+    }
     rule->inject.error = (int)error;
     rule->inject.offset = sector < 0 ? -1 : sector * SECTOR;
-    return MIN(r, 0);
+    return 0;
 }
 
 static int take_set_state(struct opts *o, struct blkdebug_rule *rule,
