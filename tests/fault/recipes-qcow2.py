@@ -273,6 +273,42 @@ def test_writes_that_meet_in_a_cluster(d):
         assert play_peer('blkdebug::' + path, lines + reads, fmt) == out
 
 
+def test_forms_of_options(d):
+    """Rules in the options of a drive, dotted; and a filter over a node that is
+    there already, an image or its file."""
+    for fmt in ('qcow2', 'qed'):
+        path = '%s/disk.%s' % (d, fmt)
+        qemu_img('create', '-q', '-f', fmt, path, '64M')
+        run_tool('qemu-io', '-f', fmt, '-c', 'write -q -P 42 0x38000 512', path)
+        options = 'file.driver=blkdebug,file.image.filename=%s,' \
+            'file.inject-error.0.event=l2_load,file.inject-error.0.errno=28,' \
+            'file.inject-error.0.once=on,file.inject-error.1.event=read_aio,' \
+            'file.inject-error.1.state=2,file.set-state.0.event=read_aio,' \
+            'file.set-state.0.new_state=2' % path
+        lines = ['read -P 42 0x38000 512'] * 3
+        peer = ['qemu-io', '--image-opts', 'driver=%s,%s' % (fmt, options)]
+        for line in lines:
+            peer += ['-c', line]
+        theirs = subprocess.run(peer, stdout=subprocess.PIPE, text=True,
+                                stderr=subprocess.STDOUT, timeout=60,
+                                check=False).stdout
+        with Sluiced(d, '--drive', 'id=n,format=%s,%s' % (fmt, options)) as s:
+            ours = ''.join(s.qmp.hmp('qemu-io n "%s"' % l) for l in lines)
+        assert plain(ours) == plain(theirs), (fmt, ours, theirs)
+        assert 'No space' in ours and 'Input/output' in ours, ours
+        debug = {'driver': 'blkdebug', 'image': 'below', 'inject-error': [
+            {'event': 'read_aio', 'state': 42, 'errno': 28}],
+            'set-state': [{'event': 'read_aio', 'state': 1, 'new_state': 42}]}
+        with Sluiced(d) as s:
+            s.qmp.cmd('blockdev-add', {'driver': fmt, 'node-name': 'below',
+                                       'file': {'driver': 'file',
+                                                'filename': path}})
+            s.qmp.cmd('blockdev-add', {'driver': 'raw', 'node-name': 'n',
+                                       'file': debug})
+            out = [s.qmp.hmp('qemu-io -d n "read -q 0 512"') for _ in range(3)]
+            assert out == [''] + ['read failed: %s\n' % ERRORS[28]] * 2, out
+
+
 def test_breakpoints_by_event(d):
     """A request is held at each place that a write comes by; what is removed
     holds nobody."""
