@@ -114,13 +114,13 @@ static CO_FN int create_co_backing(struct graph *g, struct create *c,
     if (!fmt) {
         return create_co_no_format(g, c, backing, err);
     }
+    if (c->no_open_backing) {
+        return 0; /* the format says what it thinks of the driver */
+    }
     if (!graph_find_driver(g, fmt)) {
         err_set(err, EINVAL, "Unknown driver '%s'", fmt);
         err_hint(err, "Could not open backing image.");
         return -EINVAL;
-    }
-    if (c->no_open_backing) {
-        return 0;
     }
     r = create_co_look_below(g, c, backing, fmt, &size, err);
     if (r == 0 && !c->has_size && !json_object_get(c->options, "size")) {
