@@ -81,21 +81,21 @@ int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
         ? refuse_unnamed(img, err) : ret;
 }
 
-int qcow2_co_data_file_reach(struct qcow2_image *img, uint64_t size,
-                             GError **err)
+static CO_FN int data_co_reach(struct node *data, uint64_t size, GError **err)
 {
-    struct node *data = img->data ? img->data->child : NULL;
-    int ret;
+    int ret = data->size < size ? node_co_truncate(data, size, err) : 0;
 
-    if (!data || data->size >= size) {
-        return 0;
-    }
-    ret = node_co_truncate(data, size, err);
     if (ret < 0) {
         err_prefix(err, "The data file has %" PRIu64 " bytes, the disk %"
                    PRIu64, data->size, size);
     }
     return ret;
+}
+
+int qcow2_co_data_file_reach(struct qcow2_image *img, uint64_t size,
+                             GError **err)
+{
+    return img->data ? data_co_reach(img->data->child, size, err) : 0;
 }
 
 int qcow2_co_data_file_cut(struct qcow2_image *img, uint64_t size)
@@ -246,8 +246,8 @@ int qcow2_co_data_file_create(const struct qcow2_create *c, struct node *file,
     if (ret == 0) {
         ret = new_storage_co_empty(s, err);
     }
-    if (ret == 0 && s->node->size < c->size) {
-        ret = node_co_truncate(s->node, c->size, err);
+    if (ret == 0) {
+        ret = data_co_reach(s->node, c->size, err);
     }
     if (ret < 0) {
         new_storage_co_close(s, false);

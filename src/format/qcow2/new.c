@@ -33,6 +33,7 @@ struct layout {
     uint64_t data, data_n;
     uint64_t end;
     bool reused;                   /* storage holds something: no holes */
+    bool data_reused;              /* that of the data file does */
 };
 
 static uint64_t clusters_of(const struct layout *l, uint64_t bytes)
@@ -132,7 +133,7 @@ static bool places_are_foreign(const struct layout *l)
     const struct qcow2_create *c = l->c;
 
     return (l->crypt_n > 0 && !c->data_raw) ||
-           (l->reused && !c->data_file &&
+           ((c->data_file ? l->data_reused && !c->data_raw : l->reused) &&
             c->preallocation == QCOW2_PREALLOC_METADATA);
 }
 
@@ -401,7 +402,7 @@ static CO_FN int parts_co_write(struct node *file, const struct layout *l,
     return ret;
 }
 
-static CO_FN int image_co_write(struct node *file, const struct layout *l,
+static CO_FN int image_co_write(struct node *file, struct layout *l,
                                 GError **err)
 {
     uint8_t *buf = io_buf_get(l->cluster);
@@ -420,6 +421,7 @@ static CO_FN int image_co_write(struct node *file, const struct layout *l,
                       "ones", l->cluster);
     } else {
         ret = data_file_co_make(file, l, &data, err);
+        l->data_reused = !data.path;
         if (ret == 0) {
             ret = parts_co_write(file, l, buf, len, err);
         }
