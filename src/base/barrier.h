@@ -54,6 +54,18 @@
     X(CREATE_NAME,    "the directory entry is durable, too") \
     X(FILE_SIZE,      "a new file's size is durable") \
     X(FILE_NAME,      "a new file's directory entry is durable") \
+    X(FILE_RENAME,    "a new name is durable before the old one is not needed") \
+    X(FILE_UNLINK,    "a removal is durable before success is reported") \
+    X(OVERLAY_DATA,   "the data file is durable before the bits of its clusters") \
+    X(OVERLAY_BLOCK,  "a block of the map is durable before the summary knows") \
+    X(OVERLAY_FLUSH,  "a flush covers what is written in place") \
+    X(OVERLAY_FUA,    "a write with FUA to a cluster that is there") \
+    X(OVERLAY_SETTLE, "a drained or closed image's bits are in the file") \
+    X(OVERLAY_HEADER, "a header slot is durable before it is relied on") \
+    X(OVERLAY_FILLED, "what nobody wrote is durably zero before COMPLETE") \
+    X(OVERLAY_CLEAR,  "the new part is durably zero before the disk grows") \
+    X(OVERLAY_EMPTY,  "bits are durably gone before data is freed") \
+    X(OVERLAY_CREATE, "data file and maps are durable before the header") \
     X(QED_FUA,        "a write with FUA to a cluster that is there") \
     X(QED_DRAIN,      "a drained image's pointers are in the file") \
     X(QED_CLOSE,      "a closed image's pointers are in the file") \

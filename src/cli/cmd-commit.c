@@ -170,7 +170,7 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
         r = user_co_new(m->top, "commit", PERM_CONSISTENT_READ,
                         PERM_CONSISTENT_READ, NULL, NULL, &m->top_user, err);
     }
-    return r;
+    return r < 0 ? r : node_co_forget_base(overlay, err);
 }
 
 static CO_FN int commit_co_flush_base(struct commit *m, GError **err)

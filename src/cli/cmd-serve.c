@@ -48,7 +48,7 @@ static const struct option options[] = {
  * into the image, so it is safe on a writable one. */
 static const char *format_of_name(const char *image)
 {
-    static const char *const endings[] = { "qed", "raw" };
+    static const char *const endings[] = { "qed", "raw", "cow" };
     const char *dot = strrchr(image, '.');
 
     for (unsigned i = 0; dot && i < G_N_ELEMENTS(endings); i++) {

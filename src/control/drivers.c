@@ -21,6 +21,7 @@ const struct node_driver *const node_drivers[] = {
     &raw_driver,
     &qed_driver,
     &qcow2_driver,
+    &cow_driver,
     &blkdebug_driver,
     &copy_on_read_driver,
     &throttle_driver,

@@ -193,16 +193,17 @@ static CO_FN char *path_co_real(const char *path)
 }
 
 /* Does @real (no links) lie in the folder of the policy? */
-static CO_FN int beneath_co_check(const struct node *n, const char *path,
-                                  const char *real, GError **err)
+static CO_FN int beneath_co_check(const struct node *n, const char *what,
+                                  const char *path, const char *real,
+                                  GError **err)
 {
     g_autofree char *root = path_co_real(n->graph->beneath);
     size_t len = strlen(root);
 
     if (strncmp(real, root, len) || (root[len - 1] != '/' && real[len] != '/')) {
-        err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: it is no "
-                "regular file beneath '%s'", path, n->name, n->graph->beneath);
-        err_hint(err, "Name the backing node (backing=NODE-NAME), or change "
+        err_set(err, EPERM, "%s '%s' of '%s' is not opened: it is no regular "
+                "file beneath '%s'", what, path, n->name, n->graph->beneath);
+        err_hint(err, "Name the node to use by an option, or change "
                  "--backing-policy.");
         return -EPERM;
     }
@@ -218,7 +219,27 @@ static CO_FN int policy_co_beneath(const struct node *n, const char *path,
         return 0;
     }
     real = path_co_real(path);
-    return beneath_co_check(n, path, S_ISREG(st->st_mode) ? real : "", err);
+    return beneath_co_check(n, "Backing file", path, S_ISREG(st->st_mode) ? real : "", err);
+}
+
+int node_co_check_beside(const struct node *n, const char *path, GError **err)
+{
+    g_autofree char *real = NULL;
+    enum backing_policy policy = n->graph->policy;
+
+    if (policy == BACKING_EXPLICIT || policy == BACKING_DENY) {
+        err_set(err, EPERM, "Data file '%s' of '%s' is not opened: backing "
+                "policy is '%s'", path, n->filename ? n->filename : n->name,
+                policy == BACKING_DENY ? "deny" : "explicit");
+        err_hint(err, "Name its node (data-file=NODE-NAME), or start with "
+                 "--backing-policy follow.");
+        return -EPERM;
+    }
+    if (policy != BACKING_BENEATH) {
+        return 0;
+    }
+    real = path_co_real(path);
+    return beneath_co_check(n, "Data file", path, real, err);
 }
 
 int backing_co_check_opened(const struct node *n, struct node *b, GError **err)
@@ -239,7 +260,7 @@ int backing_co_check_opened(const struct node *n, struct node *b, GError **err)
         return err_set_errno(err, -ret, "Could not find out where '%s' is",
                              storage->filename);
     }
-    return beneath_co_check(n, storage->filename, real, err);
+    return beneath_co_check(n, "Backing file", storage->filename, real, err);
 }
 
 /* Name @name in the folder of @n's image; owned. */

@@ -24,6 +24,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include "base/annot.h"
 #include "base/iov.h"
 #include "base/options.h"
@@ -164,6 +165,12 @@ struct node_driver {
      * reference stands. */
     CO_FN_PTR int (*co_change_backing)(struct node *n, const char *name,
                                        const char *fmt, GError **err);
+    /* The chain below is open and attached: is it the one that the image was made
+     * for (W7)? A failure fails the open. Optional. */
+    CO_FN_PTR int (*co_chain_opened)(struct node *n, GError **err);
+    /* The backing file is about to change so that @n reads as before: what is
+     * known about it is, durably, forgotten. Optional. */
+    CO_FN_PTR int (*co_forget_base)(struct node *n, GError **err);
     /* Forget all content, so that every read goes to the backing file; nobody
      * uses the node meanwhile. Crash-safe: at every point a reader sees the old
      * content or the base, by cluster; durable on success. Optional. */
@@ -176,6 +183,13 @@ struct node_driver {
     /* Where the open storage is in the file system, links resolved; the caller
      * frees it. -ENOTSUP when that cannot be told. Optional. */
     CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);
+    /* The open file, as fstat(2) tells. -ENOTSUP: there is none. Optional. */
+    CO_FN_PTR int (*co_stat)(struct node *n, struct stat *ret_st);
+    /* The open file is called @path, which nobody is, from now on; or has no name
+     * any more. Durable on success. -ESTALE when its name leads to another file
+     * by now, -EEXIST. The node goes on either way. Optional. */
+    CO_FN_PTR int (*co_rename)(struct node *n, const char *path, GError **err);
+    CO_FN_PTR int (*co_unlink)(struct node *n, GError **err);
     /* Make an image: @o holds size, backing_file, backing_fmt and the format's
      * own; the file exists, is empty and is open for writing in @file.
      * Everything is durable on success. */
@@ -236,6 +250,10 @@ CO_FN int node_co_open_child(struct node *n, struct opts *o, const char *name,
 CO_FN char *node_co_identity(struct node *n);
 /* The same for what a header at @n means by the backing name @name. */
 CO_FN char *node_co_name_identity(struct node *n, const char *name);
+/* May the file @path, which @n's header means by a plain name in the image's own
+ * folder, be opened? By the graph's policy for names in headers. */
+CO_FN int node_co_check_beside(const struct node *n, const char *path,
+                               GError **err);
 /* Have "backing" opened and attached, right after co_open returns (so that a
  * chain opens in a loop, not in a recursion): what option "backing" says (object, name, null),
  * else what the header named, by the graph's policy: relative to the image's

@@ -90,6 +90,39 @@ CO_FN int node_co_check_identity(struct node *n, GError **err)
         ? storage->drv->co_check_identity(storage, err) : 0;
 }
 
+CO_FN int node_co_forget_base(struct node *n, GError **err)
+{
+    return n->drv->co_forget_base ? n->drv->co_forget_base(n, err) : 0;
+}
+
+CO_FN int node_co_stat(struct node *n, struct stat *ret_st)
+{
+    struct node *storage = node_storage(n);
+
+    return storage && storage->drv->co_stat
+        ? storage->drv->co_stat(storage, ret_st) : -ENOTSUP;
+}
+
+CO_FN int node_co_rename(struct node *n, const char *path, GError **err)
+{
+    struct node *storage = node_storage(n);
+
+    return storage && storage->drv->co_rename
+        ? storage->drv->co_rename(storage, path, err)
+        : err_set(err, ENOTSUP, "'%s' is no file that could be renamed",
+                  n->name);
+}
+
+CO_FN int node_co_unlink(struct node *n, GError **err)
+{
+    struct node *storage = node_storage(n);
+
+    return storage && storage->drv->co_unlink
+        ? storage->drv->co_unlink(storage, err)
+        : err_set(err, ENOTSUP, "'%s' is no file that could be removed",
+                  n->name);
+}
+
 CO_FN int node_co_change_backing(struct node *n, const char *name,
                                  const char *fmt, GError **err)
 {

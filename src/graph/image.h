@@ -53,6 +53,15 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
  * -ESTALE with a text that says what changed. */
 CO_FN int node_co_check_identity(struct node *n, GError **err);
 
+/* node_driver.co_forget_base of @n, where it has one. */
+CO_FN int node_co_forget_base(struct node *n, GError **err);
+
+/* node_driver.co_stat, co_rename, co_unlink of the storage under @n; -ENOTSUP
+ * when it is no file, or there is none. */
+CO_FN int node_co_stat(struct node *n, struct stat *ret_st);
+CO_FN int node_co_rename(struct node *n, const char *path, GError **err);
+CO_FN int node_co_unlink(struct node *n, GError **err);
+
 /* node_driver.co_make_empty of @n; -ENOTSUP when the format has none. */
 CO_FN int node_co_make_empty(struct node *n, GError **err);
 

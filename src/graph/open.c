@@ -390,6 +390,12 @@ static CO_FN int open_co_chain(struct node *top, GError **err)
         n->priv->ready = true;
         ret = chain_check_depth(top->graph, chain_depth(top), top, err);
     }
+    for (n = node_skip_filters(top); n && ret == 0;
+         n = node_skip_filters(node_backing(n))) {
+        if (n->drv->co_chain_opened) {
+            ret = n->drv->co_chain_opened(n, err);
+        }
+    }
     g_hash_table_destroy(seen);
     return ret;
 }

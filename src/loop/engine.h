@@ -38,7 +38,7 @@ enum io_op {
     IO_OP_ZEROOUT,      /* fd off len */
     IO_OP_ALIGNMENT,    /* fd; result = bytes */
     IO_OP_STAT,         /* path, ret_stat */
-    IO_OP_RENAME,       /* path path2 */
+    IO_OP_RENAME,       /* path path2, flags = RENAME_NOREPLACE or 0 */
     IO_OP_UNLINK,       /* path */
     IO_OP_FSYNC_DIR,    /* path of the directory */
     IO_OP_CALL,         /* fn(arg) on a thread of the pool */

@@ -212,7 +212,21 @@ static int64_t exec_alignment(struct io_req *r)
 
 static int64_t exec_rename(struct io_req *r)
 {
-    return result_of(rename(r->path, r->path2));
+    int ret;
+
+    if (!r->flags) {
+        return result_of(rename(r->path, r->path2));
+    }
+    ret = renameat2(AT_FDCWD, r->path, AT_FDCWD, r->path2,
+                    (unsigned)r->flags);
+    if (ret < 0 && errno == EINVAL) {
+        /* A file system that does not know the flag: as good as it gets. */
+        if (access(r->path2, F_OK) == 0) {
+            return -EEXIST;
+        }
+        ret = rename(r->path, r->path2);
+    }
+    return result_of(ret);
 }
 
 static int64_t exec_unlink(struct io_req *r)

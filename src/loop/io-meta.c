@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include "loop/io-priv.h"
 #include "loop/io.h"
@@ -203,6 +204,16 @@ int io_co_stat(const char *path, struct stat *ret_st)
 int io_co_rename(const char *from, const char *to)
 {
     struct io_req r = {.op = IO_OP_RENAME, .path = from, .path2 = to};
+
+    return io_co_simple(&r);
+}
+
+int io_co_rename_new(const char *from, const char *to)
+{
+    struct io_req r = {
+        .op = IO_OP_RENAME, .path = from, .path2 = to,
+        .flags = RENAME_NOREPLACE,
+    };
 
     return io_co_simple(&r);
 }

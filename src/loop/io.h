@@ -81,6 +81,8 @@ CO_FN int io_co_blk_zeroout(struct io_file *f, uint64_t off, uint64_t len);
 /* By path. */
 CO_FN int io_co_stat(const char *path, struct stat *ret_st);
 CO_FN int io_co_rename(const char *from, const char *to);
+/* -EEXIST when there is a @to. */
+CO_FN int io_co_rename_new(const char *from, const char *to);
 CO_FN int io_co_unlink(const char *path);
 /* fsync of the directory that holds @path: makes a create, rename or unlink of
  * @path durable. */

@@ -336,6 +336,9 @@ static int64_t apply_rename(struct sim *s, struct sim_pending *p)
     if (!file) {
         return -ENOENT;
     }
+    if (r->flags && old) {
+        return -EEXIST;
+    }
     p->rec->file = file;
     p->rec->file2 = old;
     if (file != old) {

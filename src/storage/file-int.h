@@ -39,8 +39,13 @@ struct file_state {
     struct file_holes holes;
     bool no_zero_range, no_punch, no_blk_zero, no_blk_discard;
     bool shared, no_share;            /* has taken over extents; cannot */
+    bool unlinked;                    /* has no name any more */
     bool flush_failed;                /* sticky, survives a reopen (G6) */
 };
+
+/* file-name.c */
+CO_FN int file_name_co_rename(struct node *n, const char *path, GError **err);
+CO_FN int file_name_co_unlink(struct node *n, GError **err);
 
 CO_FN int file_io_co_preadv(struct node *n, uint64_t off, struct iov iov,
                             unsigned flags);

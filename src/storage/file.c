@@ -221,6 +221,10 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     struct io_file *io;
     struct stat st;
 
+    if (s->unlinked) { /* what is open can be all that is ever asked for */
+        s->writable = writable;
+        return 0;
+    }
     int ret = file_co_open_checked(n, fo, writable, &io, &st, err);
     if (ret < 0) {
         return ret;
@@ -361,6 +365,12 @@ static CO_FN int file_co_real_path(struct node *n, char **ret_path)
     return io_co_real_path(s->io, ret_path);
 }
 
+static CO_FN int file_co_stat(struct node *n, struct stat *ret_st)
+{
+    struct file_state *s = n->state;
+    return io_co_fstat(s->io, ret_st);
+}
+
 /* Make the file itself; @file is NULL. */
 static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
 {
@@ -419,6 +429,7 @@ static const struct create_option file_create_options[] = {
     .co_set_perms = file_co_set_perms,                                      \
     .co_check_identity = file_co_check_identity,                            \
     .co_real_path = file_co_real_path,                                      \
+    .co_stat = file_co_stat,                                                \
     .describe = file_describe,                                              \
     .limits = file_limits,                                                  \
     .co_info = file_co_info,                                                \
@@ -436,6 +447,8 @@ static const struct create_option file_create_options[] = {
 const struct node_driver file_driver = {
     .name = "file",
     FILE_OPERATIONS,
+    .co_rename = file_name_co_rename,
+    .co_unlink = file_name_co_unlink,
     .co_create = file_co_create,
     .create_options = file_create_options,
 };

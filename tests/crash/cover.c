@@ -13,21 +13,28 @@ static const char *const cover_texts[] = {
 #undef X
 };
 
-/* Not of qcow2: the journal; not of the others: what is packed, snapshots. */
-static bool is_needed(enum cover c, bool qcow2)
+/* Of qcow2 and cow: not the journal. What is packed, snapshots: of qcow2. */
+static bool is_needed(enum cover c, const char *group)
 {
-    return qcow2 ? c < COVER_EMPTY
-        : c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
-          c != COVER_RESTORE && c != COVER_BITMAP;
+    bool qcow2 = !g_strcmp0(group, "qcow2"), cow = !g_strcmp0(group, "cow");
+
+    if (qcow2) {
+        return c < COVER_EMPTY;
+    }
+    if (cow && (c > COVER_EMPTY || c == COVER_AUTOCLEAR)) {
+        return false;
+    }
+    return c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
+        c != COVER_RESTORE && c != COVER_BITMAP;
 }
 
-bool cover_report(bool qcow2)
+bool cover_report(const char *group)
 {
     bool all = true;
 
     for (unsigned i = 0; i < COVER_COUNT; i++) {
         printf("# %10" PRIu64 " %s\n", cover_count[i], cover_texts[i]);
-        all = all && (cover_count[i] > 0 || !is_needed(i, qcow2));
+        all = all && (cover_count[i] > 0 || !is_needed(i, group));
     }
     return all;
 }

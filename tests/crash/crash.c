@@ -44,6 +44,8 @@ static const char *alphabet(const struct crash_config *c)
 /* What a sequence may begin with. */
 struct prelude {
     bool creates;               /* '!': the creation is looked at, too */
+    bool littered;              /* '#': an earlier crash has left traces */
+    bool again;                 /* '*': the creation of one where one was */
     bool broken, worse;         /* '@', '&': the image is broken first */
     bool autoclear;             /* '^': it has a bit that nobody knows */
     bool packed;                /* '%': some of it is compressed */
@@ -55,6 +57,10 @@ static const char *prelude_take(const char *sequence, struct prelude *p)
     for (;; sequence++) {
         if (*sequence == '!') {
             p->creates = true;
+        } else if (*sequence == '#') {
+            p->littered = true;
+        } else if (*sequence == '*') {
+            p->creates = p->again = true;
         } else if (*sequence == '@') {
             p->broken = true;
         } else if (*sequence == '&') {
@@ -105,8 +111,14 @@ static CO_FN void one_prepare(const struct prelude *p, struct oracle *o,
         world_co_make_base();
         world_init(o);
     }
-    if (guest && !p->creates) {
+    if (guest && (!p->creates || p->again)) {
         world_co_make_image();
+    }
+    if (guest && p->again) {
+        world_co_abandon();
+    }
+    if (p->littered) {
+        world.config->format->litter(sim_live(world.sim), world.config);
     }
     if (p->broken) {
         world_co_damage(o, p->worse);
@@ -208,7 +220,8 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     static const char *const broken[] = {
         "@", "@y", "@aF", "@a|y|bF", "@dyF", "@gF", "^", "^a", "^uF", "^gF",
         "@^", "@^fw", "&", "&aF", "&gF", "&^y", "%", "%aF", "%u|vF", "%tF|aF", "%zaF", "%|a|s|F",
-        "%sF", "%ftabF", "%rx|u|F",
+        "%sF", "%ftabF", "%rx|u|F", "*", "*aF", "#", "#aF", "#ub",
+        "#gF", "#te", "#sF", "#|S|a|z|R", "#pppp",
     };
     char *story = NULL;
 
@@ -224,10 +237,12 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(broken) && !story; i++) {
         bool can = strchr("@&", broken[i][0]) ? can_break(c)
+            : broken[i][0] == '#' ? c->format->litter != NULL
+            : broken[i][0] == '*' ? c->format->abandon != NULL
             : broken[i][0] == '%' ? c->format->pack && c->cluster == 4096
             : c->format->set_autoclear != NULL;
 
-        can = can && !c->co_run && (c->backing || !strchr(broken[i], 's'));
+        can = can && !c->co_run && (c->backing || !strpbrk(broken[i], "sSp"));
         story = can ? sequence_try(c, broken[i], seed, &s->limits) : NULL;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(freed) && !c->co_run; i++) {
@@ -351,11 +366,17 @@ static void print_tally(double seconds)
            (double) tally.distinct / seconds);
 }
 
-/* @only: one image; else those of @group, "qcow2" or the rest. */
+/* "qcow2", "cow", or "qed" for the rest. */
+static const char *group_of(const struct crash_config *c)
+{
+    return c->format == &format_qcow2 ? "qcow2"
+        : c->format == &format_cow ? "cow" : "qed";
+}
+
+/* @only: one image; else those of @group. */
 static bool suite_run(const struct suite *s, const struct crash_config *only,
                       const char *group, guint32 seed)
 {
-    bool qcow2 = !g_strcmp0(group, "qcow2");
     gint64 begun = g_get_monotonic_time();
     unsigned n = 0;
     bool ok = true;
@@ -364,13 +385,13 @@ static bool suite_run(const struct suite *s, const struct crash_config *only,
     for (unsigned i = 0; i < crash_n_configs; i++) {
         const struct crash_config *c = &crash_configs[i];
 
-        if (only ? c == only : (c->format == &format_qcow2) == qcow2) {
+        if (only ? c == only : g_str_equal(group_of(c), group)) {
             ok = suite_run_image(s, c, seed, ++n) && ok;
         }
     }
     print_tally((double) (g_get_monotonic_time() - begun) / 1e6);
     if (!only) {
-        bool all = cover_report(qcow2);
+        bool all = cover_report(group);
 
         printf("%sok %u every kind of operation happened\n", all ? "" : "not ",
                ++n);
@@ -409,7 +430,7 @@ static const GOptionEntry options[] = {
     { "suite", 0, 0, G_OPTION_ARG_STRING, &opt_suite, "Run a suite",
       "quick|check|soak" },
     { "group", 0, 0, G_OPTION_ARG_STRING, &opt_group,
-      "On images of this kind; else those that are not qcow2", "qcow2" },
+      "On images of this kind: qed (and all others), qcow2, cow", "KIND" },
     { "image", 0, 0, G_OPTION_ARG_STRING, &opt_image, "On this image only",
       "NAME" },
     { "sequence", 0, 0, G_OPTION_ARG_STRING, &opt_sequence,
@@ -470,7 +491,8 @@ int main(int argc, char **argv)
     } else if (opt_sequence && c) {
         ok = replay_run(c);
     } else if (suite_find(opt_suite) && (c || !opt_image)) {
-        ok = suite_run(suite_find(opt_suite), c, opt_group,
+        ok = suite_run(suite_find(opt_suite), c,
+                       opt_group ? opt_group : "qed",
                        (guint32) opt_seed);
     } else {
         fprintf(stderr, "crash: --suite, --mutate, or --image and "

@@ -7,7 +7,8 @@
  *   images.c   the images, and opening them
  *   world.c    the machine; running a sequence of operations on an image
  *   oracle.c   what each grain may hold at an instant (G1 to G3, G8)
- *   formats.c  what the records of a format are, and rules of its own
+ *   formats.c  what the records of a format are, and rules of its own;
+ *   qcow2.c, overlay.c  of these two
  *   history.c  the log: what is durable when
  *   states.c   which states are tried
  *   verify.c   what is asked of a state; recovery, and a crash during it
@@ -36,6 +37,7 @@
 #define ID_BASE_FILE UINT64_C(1000000)
 #define ID_MID       UINT64_C(1000001)
 #define ID_BEFORE    UINT64_C(1000002)
+#define ID_LITTER    UINT64_C(1000003)
 #define ID_RECOVERY  UINT64_C(500000)
 
 struct history;
@@ -62,8 +64,15 @@ struct crash_format {
                  unsigned n);
     /* Is it a whole image, by its first bytes? */
     bool (*is_whole)(const struct sim_image *img);
+    /* So that it can be made once more. */
+    void (*abandon)(struct sim_image *img);
+    /* Leave there what a crash may have left, and nobody may see. */
+    void (*litter)(struct sim_image *img, const struct crash_config *c);
+    /* The raw file that it has become, or NULL. */
+    const char *(*ended_as)(const struct sim_image *img);
 };
-extern const struct crash_format format_raw, format_qed, format_qcow2;
+extern const struct crash_format format_raw, format_qed, format_qcow2,
+    format_cow;
 /* Bits that are not known are cleared before anything else changes. */
 char *rules_autoclear(const struct state *st, uint64_t top);
 
@@ -130,7 +139,7 @@ static inline void cover(enum cover c)
     cover_count[c]++;
 }
 /* Print the counters; false when one is zero that must not be. */
-bool cover_report(bool qcow2);
+bool cover_report(const char *group);
 
 /* --- world.c --- */
 
@@ -142,6 +151,7 @@ struct world {
     struct jobs *jobs;
     uint64_t job_done;          /* instant of the COMPLETED event, 0 = none */
     bool job_cancelled;
+    bool made_again;            /* an image is made where one was */
     char *bad_read;             /* what a guest read that it may not (G7) */
 };
 extern struct world world;
@@ -156,6 +166,8 @@ CO_FN void world_co_damage(struct oracle *o, bool worse);
 /* The same, and compress some of it. */
 CO_FN void world_co_pack(struct oracle *o);
 void world_set_autoclear(void);
+/* Write to the image and close it, and leave it for another. */
+CO_FN void world_co_abandon(void);
 /* The image, writable with copy-on-read above it where there is a base, or
  * read-only without. */
 CO_FN int world_co_open(bool writable, struct node **ret_n, GError **err);

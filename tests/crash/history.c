@@ -92,7 +92,23 @@ static void array_unique(GArray *a, int (*cmp)(const void *, const void *))
     g_array_set_size(a, n);
 }
 
-static void note_touched(struct history *h, const struct sim_record *r)
+/* What is zeroed in one go may be large, and only the windows hold anything. */
+#define TOUCH_ALL_MAX (UINT64_C(256) << 10)
+
+static bool is_looked_at(const struct crash_config *c, uint64_t off)
+{
+    struct window w[N_WINDOWS];
+
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        if (off / GRAIN >= w[i].first && off / GRAIN - w[i].first < w[i].n) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void note_touched(struct history *h, const struct sim_record *r,
+                         const struct crash_config *c)
 {
     if (r->op != SIM_WRITE && r->op != SIM_FALLOCATE) {
         return;
@@ -100,7 +116,9 @@ static void note_touched(struct history *h, const struct sim_record *r)
     for (uint64_t s = r->off / SECTOR; s * SECTOR < r->off + r->len; s++) {
         struct spot spot = { r->file, s };
 
-        g_array_append_val(h->touched, spot);
+        if (r->len <= TOUCH_ALL_MAX || is_looked_at(c, s * SECTOR)) {
+            g_array_append_val(h->touched, spot);
+        }
     }
 }
 
@@ -130,7 +148,7 @@ void history_take(struct history *h, struct sim *s, struct sim_image *start,
         rec->r.data = r->data ? g_memdup2(r->data, r->len) : NULL;
         rec->r.path = g_strdup(r->path);
         rec->r.path2 = g_strdup(r->path2);
-        note_touched(h, r);
+        note_touched(h, r, c);
         h->n++;
     }
     qsort(h->recs, h->n, sizeof(*h->recs), by_completion);

@@ -15,6 +15,7 @@
 #define KIB UINT64_C(1024)
 #define MIB (KIB * KIB)
 #define QED(b) .format = &format_qed, .backing = (b), .table = 2
+#define COW(b) .format = &format_cow, .backing = (b), .table = 2
 #define QCOW2_TABLE(b, t) .format = &format_qcow2, .backing = (b), .table = (t)
 #define QCOW2(b) QCOW2_TABLE(b, 1)
 /* The second window holds the end of what one L2 table maps. */
@@ -88,6 +89,28 @@ const struct crash_config crash_configs[] = {
       .base_size = 2 * MIB + 14 * KIB - 512 },
     { "q512-bitmap", QCOW2_TABLE(false, 64), .bitmap = true, .cluster = 512,
       .size = 2 * MIB - 512 },
+    { "c4k", COW(false), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512 },
+    { "c4k-base", COW(true), .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512,
+      .base_size = 4 * MIB + 14 * KIB - 512 },
+    { "c4k-mid", COW(true), .mid = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 3 * KIB },
+    { "c4k-short", COW(true), .cluster = 4096, .size = 4 * MIB + 6 * KIB,
+      .base_size = 9 * KIB + 512 },
+    { "c4k-long", COW(true), .cluster = 4096, .size = 4 * MIB + 6 * KIB,
+      .base_size = 4 * MIB + 16 * KIB },
+    { "c4k-direct", COW(true), .direct = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
+    { "c4k-shared", COW(true), .shares = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512,
+      .base_size = 4 * MIB + 14 * KIB - 512 },
+    /* Two groups of clusters. */
+    { "c4k-groups", .format = &format_cow, .backing = true, .table = 64,
+      .cluster = 4096, .size = 128 * MIB + 14 * KIB - 512,
+      .base_size = 128 * MIB + 14 * KIB - 512 },
+    { "c64k-base", .format = &format_cow, .backing = true, .table = 1,
+      .cluster = 65536, .size = 512 * MIB + 96 * KIB,
+      .base_size = 512 * MIB + 96 * KIB },
     { "raw-direct", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
       .direct = true },
     { "raw-throttle", &format_raw, 4096, 2, 4 * MIB + 14 * KIB - 512,
@@ -315,7 +338,7 @@ void world_co_make_image(void)
 {
     const struct crash_config *c = world.config;
 
-    if (c->mid) {
+    if (c->mid && !world.made_again) {
         image_co_make("/mid", "/base");
         mid_co_fill();
     }
@@ -326,6 +349,17 @@ void world_co_make_image(void)
     if (c->bitmap) {
         image_co_add_bitmap();
     }
+}
+
+void world_co_abandon(void)
+{
+    struct node *n = image_co_open_at("/top");
+
+    cluster_co_put(n, 0, 1, ID_BEFORE);
+    cluster_co_put(n, 1, 0, ID_BEFORE);
+    node_co_unref(n);
+    world.config->format->abandon(sim_live(world.sim));
+    world.made_again = true;
 }
 
 void world_set_autoclear(void)
@@ -378,9 +412,16 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
                           "driver", "file", "filename", "/top", "locking",
                           "off", "discard", "unmap", "cache", "direct",
                           c->direct);
+    const char *raw = c->format->ended_as
+        ? c->format->ended_as(sim_live(world.sim)) : NULL;
     int ret;
 
     options_add_data(o);
+    if (raw) {                  /* there is nothing else any more */
+        json_object_set_new(o, "driver", json_string("raw"));
+        json_object_set_new(json_object_get(o, "file"), "filename",
+                            json_string(raw));
+    }
     if (c->throttle) {
         o = json_pack("{s:s,s:s,s:o}", "driver", "throttle", "throttle-group",
                       "g", "file", o);

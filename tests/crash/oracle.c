@@ -308,7 +308,9 @@ bool oracle_may_have_size(const struct oracle *o, uint64_t grains)
 {
     bool may = grains == o->init_size;
 
-    if (o->config->format->is_raw) {
+    if (o->config->format->is_raw ||
+        (o->config->format->ended_as &&
+         o->config->format->ended_as(sim_live(world.sim)))) {
         return raw_may_have_size(o, grains);
     }
     for (unsigned i = 0; i < o->n_ops; i++) {

@@ -69,6 +69,10 @@ static void lay_sectors(struct sim_image *img, const struct sim_record *r,
         sim_image_write(img, r->file, r->off, r->data, r->len);
         return;
     }
+    if (c->kind == KEEP_ALL && r->op == SIM_FALLOCATE) {
+        sim_image_fallocate(img, r->file, r->mode, r->off, r->len);
+        return;
+    }
     for (uint64_t i = 0; i < n; i++) {
         uint64_t next = MIN((pos / SECTOR + 1) * SECTOR, end);
 

@@ -347,7 +347,7 @@ static char *state_look_outside(const struct state *st, const uint64_t *ids,
     char *bad = NULL;
 
     if (!verify_outside || st->o->config->format->is_raw ||
-        st->at < st->o->repaired) {
+        st->o->config->format == &format_cow || st->at < st->o->repaired) {
         return NULL;
     }
     if (st->hash % EVERY_OUTSIDE == 0) {

@@ -30,7 +30,7 @@ struct world world;
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &qcow2_driver,
+    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver,
     &copy_on_read_driver, &throttle_driver, NULL
 };
 
@@ -84,6 +84,7 @@ void world_run(const struct crash_config *c, uint64_t seed,
         g_error("no simulated machine");
     }
     world.sim = loop_sim(world.loop);
+    g_random_set_seed((guint32) seed);  /* of uuids */
     sim_set_shares(world.sim, c->shares);
     sim_set_block(world.sim, 4096);
     if (seed % 2) {             /* they may outlive a pass */

@@ -1,25 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reads: each run from where it is. */
 #include "base/math.h"
+#include "format/backing.h"
 #include "format/each.h"
 #include "format/qcow2/qcow2.h"
-
-/* What no cluster holds: the backing file's bytes, zeroes past its end. */
-static CO_FN int absent_co_read(struct node *n, uint64_t off, struct iov iov,
-                                unsigned flags)
-{
-    struct edge *e = node_child(n, "backing");
-    uint64_t have = 0;
-
-    if (e && off < e->child->size) {
-        have = min_u64(iov.len, e->child->size - off);
-    }
-    if (have < iov.len) {
-        iov_memset(iov, have, 0, iov.len - have);
-    }
-    return have ? node_co_preadv(e->child, off, iov_slice(iov, 0, have), flags)
-                : 0;
-}
 
 int qcow2_co_read_data(struct qcow2_image *img, uint64_t off, uint64_t host,
                        struct iov iov, unsigned flags)
@@ -41,7 +25,7 @@ int qcow2_co_read_run(struct qcow2_image *img, const struct qcow2_run *run,
         iov_memset(iov, 0, 0, iov.len);
         return 0;
     default:
-        return absent_co_read(img->node, off, iov, flags);
+        return format_co_read_backing(img->node, off, iov, flags);
     }
 }
 

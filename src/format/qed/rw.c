@@ -10,25 +10,9 @@
 #include <string.h>
 #include "base/barrier.h"
 #include "base/math.h"
+#include "format/backing.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
-
-/* What no cluster holds: the backing file's bytes, zeroes past its end. */
-static CO_FN int absent_co_read(struct node *n, uint64_t off, struct iov iov,
-                                unsigned flags)
-{
-    struct edge *e = node_child(n, "backing");
-    uint64_t have = 0;
-
-    if (e && off < e->child->size) {
-        have = min_u64(iov.len, e->child->size - off);
-    }
-    if (have < iov.len) {
-        iov_memset(iov, have, 0, iov.len - have);
-    }
-    return have ? node_co_preadv(e->child, off, iov_slice(iov, 0, have), flags)
-                : 0;
-}
 
 int qed_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
@@ -51,7 +35,7 @@ int qed_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
         } else if (run.kind == QED_ZERO) {
             iov_memset(part, 0, 0, run.len);
         } else {
-            ret = absent_co_read(n, off + done, part, flags);
+            ret = format_co_read_backing(n, off + done, part, flags);
         }
         done += run.len;
     }

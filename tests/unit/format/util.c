@@ -10,7 +10,8 @@
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, NULL
+    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver,
+    NULL
 };
 
 struct run {

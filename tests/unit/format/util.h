@@ -10,8 +10,8 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 
-/* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw
- * qed and qcow2; ends when it has returned and the graph is freed. */
+/* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw,
+ * qed, qcow2 and cow; ends when it has returned and the graph is freed. */
 void run_graph(void (*fn)(struct graph *g));
 void run_graph_on(enum io_engine_kind engine, uint64_t seed,
                   void (*fn)(struct graph *g));

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* CRC-32C (Castagnoli), bit-reflected, as iSCSI and ext4 compute it. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+/* Of @len bytes; "123456789" gives 0xe3069283. */
+uint32_t crc32c(const void *buf, size_t len);

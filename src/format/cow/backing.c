@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changing the backing reference.
+ *
+ * Another name is one header slot.  None at all ends the overlay: what nobody
+ * wrote and the chain below does not hold either is made zero in the data file,
+ * each cluster is seen to have its bit, durably (W5, S9), and COMPLETE is
+ * written.  From that instant the data file is the disk; what is left are names.
+ *
+ * The guest goes on writing meanwhile: with its bits all set, nothing it does
+ * changes the maps.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include "base/barrier.h"
+#include "base/err.h"
+#include "base/math.h"
+#include "format/cow/overlay.h"
+#include "format/trace.h"
+#include "graph/populate.h"
+
+/* A guest may wait for so much to become zero. */
+#define FILL_AT_ONCE (UINT64_C(1) << 30)
+
+static CO_FN int header_co_change(struct overlay *o, const struct cow_header *h)
+{
+    int ret;
+
+    group_co_lock(o->group);
+    ret = group_error(o->group);
+    if (ret == 0) {
+        ret = overlay_co_header_write(o, h);
+    }
+    group_unlock(o->group);
+    return ret;
+}
+
+/* --- another name --- */
+
+static CO_FN int name_co_set(struct overlay *o, const char *name,
+                             const char *fmt, GError **err)
+{
+    struct cow_header h = o->hdr;
+    size_t len = strlen(name);
+    int ret;
+
+    if (len == 0 || len > COW_BACKING_MAX) {
+        return err_set(err, len ? ENOSPC : EINVAL, "Backing file name of %zu "
+                       "bytes: an overlay takes 1 to %d", len,
+                       COW_BACKING_MAX);
+    }
+    if (fmt && strlen(fmt) > COW_FORMAT_MAX) {
+        return err_set(err, EINVAL, "Backing format '%s' is too long", fmt);
+    }
+    if (o->complete) {
+        return err_set(err, ENOTSUP, "The overlay is complete and takes no "
+                       "backing file: make one over '%s'", o->node->filename);
+    }
+    g_strlcpy(h.backing, name, sizeof(h.backing));
+    g_strlcpy(h.backing_format, fmt ? fmt : "", sizeof(h.backing_format));
+    h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
+    ret = header_co_change(o, &h);
+    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not change the "
+                                        "backing file of the overlay");
+}
+
+/* --- none --- */
+
+/* What is not here reads as zeroes: the caller has seen to it, or there is no
+ * backing file. */
+static CO_FN int rest_co_fill(struct overlay *o)
+{
+    bool over_base = node_backing(o->node);
+    uint64_t off = 0, size = o->node->size, len = 0;
+    int ret = 0;
+
+    while (off < size && ret == 0) {
+        bool here = false;
+
+        ret = overlay_co_lookup(o, off, min_u64(size - off, FILL_AT_ONCE), &here,
+                                &len);
+        if (ret == 0 && !here) {
+            ret = over_base
+                ? node_co_populate(o->node, NULL, off, len, 0, NULL)
+                : overlay_co_zero_missing(o, off, len);
+        }
+        off += len;
+    }
+    return ret;
+}
+
+static CO_FN int overlay_co_complete(struct overlay *o, GError **err)
+{
+    struct cow_header h;
+    uint64_t clear = 0;
+    int ret = rest_co_fill(o);
+
+    if (ret == 0) {
+        ret = BARRIER(OVERLAY_FILLED, overlay_co_flush(o->node));
+    }
+    if (ret == 0 && !BARRIER_OFF(OVERLAY_FILLED)) {
+        ret = overlay_co_find_clear(o, 0, &clear);
+        if (ret == 0 && clear < cow_clusters(&o->hdr)) {
+            return err_set(err, EIO, "The overlay still needs its backing file "
+                           "at offset %" PRIu64, clear << o->cluster_bits);
+        }
+    }
+    if (ret == 0) {
+        h = o->hdr;
+        h.state = COW_COMPLETE;
+        h.backing[0] = h.backing_format[0] = '\0';
+        h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
+        ret = header_co_change(o, &h);
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not complete the overlay");
+    }
+    o->complete = true;
+    return 0;
+}
+
+int overlay_co_change_backing(struct node *n, const char *name, const char *fmt,
+                              GError **err)
+{
+    struct overlay *o = overlay_of(n);
+    int ret = 0;
+
+    if (!o->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
+    if (name) {
+        ret = name_co_set(o, name, fmt, err);
+    } else {
+        if (!o->complete) {
+            ret = overlay_co_name_is_free(o, err);
+        }
+        if (ret == 0 && !o->complete) {
+            ret = overlay_co_complete(o, err);
+        }
+        if (ret == 0) {
+            ret = overlay_co_finish(o, err);
+        }
+    }
+    trace_overlay_change_backing(n->name, name, ret);
+    return ret;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The table of the cow driver: an overlay beside a data file, which ends as that
+ * file alone; see wire/cow.h and doc/cow-format.rst.
+ */
+#include "format/cow/overlay.h"
+#include "format/format.h"
+
+static const char *const option_names[] = {
+    "file", "data-file", "backing", NULL
+};
+
+static int driver_probe(const uint8_t *buf, size_t len)
+{
+    return cow_probe(buf, len) ? 100 : 0;
+}
+
+static void driver_limits(struct node *n, struct node_limits *l)
+{
+    struct edge *e = node_child(n, "data-file");
+    struct node *data = e ? e->child : NULL;
+
+    l->cluster_size = (uint32_t)overlay_cluster(overlay_of(n));
+    if (data && data->drv == &raw_driver) {
+        data = node_file(data); /* raw passes zeroes on */
+    }
+    l->fast_zero = data && node_get_limits(data)->fast_zero;
+}
+
+static const char *driver_header_backing(const struct node *n,
+                                         const char **ret_fmt)
+{
+    const struct overlay *o = overlay_of(n);
+
+    *ret_fmt = o->hdr.backing_format[0] ? o->hdr.backing_format : NULL;
+    return o->hdr.backing[0] ? o->hdr.backing : NULL;
+}
+
+const struct node_driver cow_driver = {
+    .name = "cow",
+    .kind = NODE_FORMAT,
+    .state_size = sizeof(struct overlay),
+    .supports_backing = true,
+    .handles_fua = true,
+    .option_names = option_names,
+    .probe = driver_probe,
+    .co_open = overlay_co_open,
+    .co_close = overlay_co_close,
+    .co_reopen = overlay_co_reopen,
+    .describe = overlay_describe,
+    .limits = driver_limits,
+    .co_info = overlay_co_info,
+    .header_backing = driver_header_backing,
+    .co_preadv = overlay_co_preadv,
+    .co_pwritev = overlay_co_pwritev,
+    .co_copy_in = overlay_co_copy_in,
+    .can_copy_in = overlay_can_copy_in,
+    .co_zero = overlay_co_zero,
+    .co_discard = overlay_co_discard,
+    .co_flush = overlay_co_flush,
+    .co_status = overlay_co_status,
+    .co_truncate = overlay_co_truncate,
+    .co_change_backing = overlay_co_change_backing,
+    .co_chain_opened = overlay_co_chain_opened,
+    .co_forget_base = overlay_co_forget_base,
+    .co_make_empty = overlay_co_make_empty,
+    .co_check = overlay_co_check,
+    .co_create = overlay_co_create,
+    .create_options = overlay_create_options,
+    .measure = overlay_measure,
+    .co_quiesce = overlay_co_quiesce,
+    .resume = overlay_resume,
+};

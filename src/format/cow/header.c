@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The header slots of the sidecar. */
+#include <string.h>
+#include "base/barrier.h"
+#include "base/err.h"
+#include "format/cow/overlay.h"
+#include "format/trace.h"
+#include "loop/io.h"
+
+int overlay_co_header_read(struct overlay *o, GError **err)
+{
+    const size_t bytes = COW_SLOTS * COW_SLOT_BYTES;
+    uint8_t *buf = io_buf_get(bytes);
+    GError *why = NULL;
+    struct iovec v;
+    int ret = node_co_preadv(overlay_file(o), 0, iov_one(&v, buf, bytes), 0);
+
+    if (ret < 0) {
+        io_buf_put(buf, bytes);
+        return err_set_errno(err, -ret, "Could not read the overlay's header");
+    }
+    if (!cow_probe(buf, bytes)) {
+        ret = err_set(err, EINVAL, "Image not in cow format");
+    } else {
+        ret = cow_header_choose(buf, &o->hdr, &o->slot, &o->torn, &why);
+    }
+    io_buf_put(buf, bytes);
+    if (why && ret == -EINVAL) {
+        node_corrupt(o->node, err, 0, "%s", why->message);
+        g_error_free(why);
+    } else if (why) {
+        err_prefix(&why, "Overlay '%s' cannot be opened", o->node->filename
+                   ? o->node->filename : o->node->name);
+        g_propagate_error(err, why);
+    }
+    return ret;
+}
+
+int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
+{
+    unsigned slot = (o->slot + 1) % COW_SLOTS;
+    struct cow_header next = *h;
+    struct iovec v;
+    uint8_t *buf;
+    int ret;
+
+    if (o->hdr.generation == UINT64_MAX) {
+        return -EOVERFLOW;
+    }
+    next.generation = o->hdr.generation + 1;
+    buf = io_buf_get(COW_SLOT_BYTES);
+    cow_header_encode(&next, buf);
+    ret = node_co_pwritev(overlay_file(o), slot * COW_SLOT_BYTES,
+                          iov_one(&v, buf, COW_SLOT_BYTES), 0);
+    io_buf_put(buf, COW_SLOT_BYTES);
+    if (ret == 0) {
+        ret = BARRIER(OVERLAY_HEADER, node_co_flush(overlay_file(o)));
+    }
+    if (ret == 0) {
+        o->hdr = next;
+        o->slot = slot;
+        o->torn = false;
+    }
+    trace_overlay_header(o->node->name, next.generation, next.state, next.size,
+                         ret);
+    return ret;
+}

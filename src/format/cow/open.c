@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening and closing.
+ *
+ * Nothing in the sidecar is believed before it is checked; memory stays below the
+ * summary (1 MiB), the cache of blocks and what is pending, whatever the header
+ * says.  A complete overlay that is opened for writing finishes what a crash cut
+ * short: the data file gets its name, the sidecar goes.
+ */
+#include <string.h>
+#include "base/barrier.h"
+#include "base/err.h"
+#include "format/cow/overlay.h"
+#include "format/trace.h"
+#include "loop/io.h"
+
+static void overlay_release(struct overlay *o)
+{
+    overlay_pending_drop(o, UINT64_MAX);
+    tables_done(&o->blocks);
+    if (o->summary) {
+        io_buf_put(o->summary, o->summary_bytes);
+        o->summary = NULL;
+    }
+    g_clear_pointer(&o->summary_dirty, g_free);
+    g_clear_pointer(&o->items, g_array_unref);
+}
+
+/* A resize that a crash cut short may have left the data file too long, or a
+ * write of its last block. */
+static CO_FN int data_co_trim(struct overlay *o, GError **err)
+{
+    struct node *data = overlay_data(o);
+    int ret;
+
+    if (data->size == o->hdr.size) {
+        return 0;
+    }
+    ret = node_co_truncate(data, o->hdr.size, NULL);
+    return ret == 0 || ret == -ENOTSUP ? 0
+        : err_set_errno(err, -ret, "Could not cut off what a resize left of "
+                        "the data file");
+}
+
+static CO_FN int overlay_co_set_writable(struct overlay *o, unsigned flags,
+                                         GError **err)
+{
+    int ret = 0;
+
+    o->group = group_new(o->loop, overlay_file(o), &overlay_group_ops, o, 0, 0);
+    if (!o->finished && !(flags & (NODE_CHECK | NODE_NO_IO))) {
+        ret = data_co_trim(o, err);
+        if (ret == 0 && o->complete) {
+            ret = overlay_co_finish(o, err);
+        }
+    }
+    if (ret < 0) {
+        group_co_free(o->group);
+        o->group = NULL;
+    } else if (o->quiesced) { /* reopened while drained */
+        group_co_quiesce(o->group);
+    }
+    return ret;
+}
+
+/* The files and what is in them; not the backing file. */
+static CO_FN int files_co_open(struct overlay *o, struct opts *opts,
+                               unsigned flags, GError **err)
+{
+    struct node *n = o->node;
+    int ret = node_co_open_file(n, opts, err);
+
+    if (ret == 0) {
+        ret = overlay_co_header_read(o, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    o->cluster_bits = o->hdr.cluster_bits;
+    o->complete = o->hdr.state == COW_COMPLETE;
+    n->size = o->hdr.size;
+    trace_overlay_open(n->name, n->size, o->hdr.generation, o->hdr.state);
+    ret = overlay_co_data_open(o, opts, err);
+    if (ret == 0 && !(flags & NODE_CHECK)) {
+        ret = overlay_co_data_check(o, err);
+    }
+    if (ret == 0) {
+        ret = overlay_co_summary_load(o, cow_groups(&o->hdr), err);
+    }
+    return ret;
+}
+
+int overlay_co_open(struct node *n, struct opts *opts, unsigned flags,
+                    GError **err)
+{
+    struct overlay *o = overlay_of(n);
+    int ret;
+
+    o->node = n;
+    o->loop = graph_loop(n->graph);
+    o->items = overlay_items_new();
+    overlay_map_init(o);
+    ret = files_co_open(o, opts, flags, err);
+    if (ret == 0 && (n->flags & NODE_RDWR)) {
+        ret = overlay_co_set_writable(o, flags, err);
+    }
+    if (ret == 0) {
+        ret = node_co_open_backing(n, opts, o->hdr.backing[0] ? o->hdr.backing
+                                   : NULL, o->hdr.backing_format[0]
+                                   ? o->hdr.backing_format : NULL, err);
+    }
+    if (ret < 0) {
+        group_co_free(o->group);
+        o->group = NULL;
+        overlay_release(o);
+    }
+    return ret;
+}
+
+void overlay_co_close(struct node *n)
+{
+    struct overlay *o = overlay_of(n);
+    int ret = o->group ? BARRIER(OVERLAY_SETTLE, overlay_co_flush(n)) : 0;
+
+    if (o->n_pending) {
+        trace_overlay_lost(n->name, o->n_pending, ret);
+    }
+    group_co_free(o->group);
+    o->group = NULL;
+    overlay_release(o);
+}
+
+int overlay_co_reopen(struct node *n, struct opts *opts, unsigned flags,
+                      GError **err)
+{
+    struct overlay *o = overlay_of(n);
+    bool writable = flags & NODE_RDWR;
+    int ret;
+
+    if (writable == (o->group != NULL)) {
+        return 0;
+    }
+    if (writable) {
+        return overlay_co_set_writable(o, flags, err);
+    }
+    ret = BARRIER(OVERLAY_SETTLE, overlay_co_flush(n));
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush the overlay");
+    }
+    group_co_free(o->group);
+    o->group = NULL;
+    return 0;
+}
+
+/* When all is done the disk is the data file, and says so. */
+void overlay_describe(struct node *n)
+{
+    struct overlay *o = overlay_of(n);
+    struct node *of = node_storage(o->complete ? overlay_data(o) : n);
+
+    if (of && of->filename) {
+        g_free(n->filename);
+        n->filename = g_strdup(of->filename);
+    }
+}
+
+void overlay_co_quiesce(struct node *n)
+{
+    struct overlay *o = overlay_of(n);
+
+    o->quiesced++;
+    if (!o->group) {
+        return;
+    }
+    /* A copy of the files made while we are drained is complete (M9). */
+    if (group_pending(o->group)) {
+        (void)BARRIER(OVERLAY_SETTLE, group_co_flush(o->group));
+    }
+    group_co_quiesce(o->group);
+}
+
+void overlay_resume(struct node *n)
+{
+    struct overlay *o = overlay_of(n);
+
+    g_assert(o->quiesced > 0);
+    o->quiesced--;
+    if (o->group) {
+        group_resume(o->group);
+    }
+}

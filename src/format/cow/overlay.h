@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The external copy-on-write overlay, private to format/cow/.
+ *
+ * The node's "file" is the sidecar (wire/cow.h), its "data-file" holds the bytes
+ * of the disk, each at its own place.  A bit in the sidecar says whether a
+ * cluster's bytes are those of the data file or of the backing file.  Where a
+ * bit is, newest answer first:
+ *   pending    runs of clusters in memory, by generation of their commit group:
+ *              the data is in the data file, the bit is not in the sidecar
+ *   summary    a whole group of clusters has its bits, or none of it
+ *   blocks     cached blocks of the map, as they are in the file (plus what is
+ *              being published)
+ *
+ * Invariants
+ *   - A bit is written after the data file was flushed behind the cluster's
+ *     data (W2), and never taken back while FILLING (W3).  So bits need not be
+ *     ordered against another; but for a new block, which is durable before the
+ *     summary leads to it.
+ *   - A cluster without a bit shows the backing file, whatever the data file
+ *     holds there (W4).
+ *   - COMPLETE is written when each cluster has its bit, durably; from then on
+ *     the data file is the disk and the maps are not looked at (W5).
+ *   - Summary and blocks change in publish.c (one pass at a time), and in
+ *     empty.c while nobody uses the image; nowhere else.
+ *   - Header slots are written with the group locked, or before it is there;
+ *     each is flushed before the next (W1).
+ */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/annot.h"
+#include "format/group.h"
+#include "format/tables.h"
+#include "graph/driver.h"
+#include "graph/io.h"
+#include "graph/node.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+#include "wire/cow.h"
+
+enum {
+    OVERLAY_CACHE_BYTES = 16 << 20, /* of blocks: 4,096 of them */
+    OVERLAY_PENDING_MAX = 1 << 17,  /* runs before a writer must wait */
+    OVERLAY_GENERATIONS = 3,        /* failed, open, and one being closed */
+    OVERLAY_WORKERS = 16,           /* blocks read or written at once */
+    OVERLAY_GROUP = 1 << COW_GROUP_BITS, /* clusters */
+};
+
+/* Runs of clusters of one generation: first -> end; none touches another. */
+struct overlay_pending {
+    uint64_t gen;
+    GTree *runs;
+};
+
+struct overlay {
+    /* set at open */
+    struct node *node;
+    struct loop *loop;
+    struct group *group;            /* NULL on a read-only node */
+    unsigned cluster_bits;
+
+    struct cow_header hdr;
+    unsigned slot;                  /* where it is */
+    bool torn;                      /* the other slot is not valid */
+    bool complete;                  /* the data file is the disk */
+    bool finished;                  /* ... and all that there is */
+
+    /* maps */
+    uint64_t n_groups;
+    uint8_t *summary;               /* as in the file; summary_bytes */
+    size_t summary_bytes;           /* whole blocks */
+    uint8_t *summary_dirty;         /* a flag a block */
+    struct tables blocks;           /* by group */
+
+    struct overlay_pending pending[OVERLAY_GENERATIONS]; /* oldest first */
+    unsigned n_pending_gens;
+    unsigned n_pending;             /* runs in all of them */
+    GArray *items;                  /* publish.c: the pass under way */
+    unsigned quiesced;
+};
+
+static inline struct overlay *overlay_of(const struct node *n)
+{
+    return n->state;
+}
+
+static inline struct node *overlay_file(const struct overlay *o)
+{
+    return node_file(o->node);
+}
+
+static inline struct node *overlay_data(const struct overlay *o)
+{
+    return node_child(o->node, "data-file")->child;
+}
+
+static inline uint64_t overlay_cluster(const struct overlay *o)
+{
+    return UINT64_C(1) << o->cluster_bits;
+}
+
+/* --- pending.c --- */
+
+/* Clusters [@first, @first + @n) of generation @gen. Between group_join() and
+ * group_data_done(). */
+void overlay_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
+                         uint64_t n);
+/* Is cluster @idx pending? *@end comes down to where the answer ends. */
+bool overlay_pending_find(const struct overlay *o, uint64_t idx,
+                          uint64_t *end);
+/* Make one of all generations up to @gen; NULL when there is none. */
+struct overlay_pending *overlay_pending_merge(struct overlay *o, uint64_t gen);
+void overlay_pending_drop(struct overlay *o, uint64_t gen);
+
+/* --- map.c --- */
+
+void overlay_map_init(struct overlay *o);
+/* Does the data file hold guest offset @off, and how far, at most @len bytes,
+ * does the answer go? Reads one block when the first cluster needs it. 0, -EIO,
+ * -ENOMEM. */
+CO_FN int overlay_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
+                            bool *ret_here, uint64_t *ret_len);
+/* The first cluster from @idx without a bit in the sidecar; the number of
+ * clusters when there is none. */
+CO_FN int overlay_co_find_clear(struct overlay *o, uint64_t idx,
+                                uint64_t *ret_idx);
+enum cow_group overlay_summary_get(const struct overlay *o, uint64_t group);
+/* Never back. */
+void overlay_summary_set(struct overlay *o, uint64_t group,
+                         enum cow_group what);
+/* Read it whole, for a disk of @groups. What is in memory and not in the file
+ * is pending, too. */
+CO_FN int overlay_co_summary_load(struct overlay *o, uint64_t groups,
+                                  GError **err);
+
+/* --- publish.c --- */
+
+extern const struct group_ops overlay_group_ops;
+GArray *overlay_items_new(void);
+
+/* --- header.c --- */
+
+CO_FN int overlay_co_header_read(struct overlay *o, GError **err);
+/* @h, with the next generation, into the slot that is not in use, durably;
+ * o->hdr follows. On failure the old header stands. */
+CO_FN int overlay_co_header_write(struct overlay *o,
+                                  const struct cow_header *h);
+
+/* --- data.c: the data file --- */
+
+/* Open and attach it: as option "data-file" says, else what the header names. */
+CO_FN int overlay_co_data_open(struct overlay *o, struct opts *opts,
+                               GError **err);
+/* Is it the one that the header means (W7)? */
+CO_FN int overlay_co_data_check(struct overlay *o, GError **err);
+/* Make it: empty, @size bytes, not durable. *@ret_path is owned; the file must
+ * not be there. */
+CO_FN int overlay_co_data_create(struct node *sidecar,
+                                 const struct cow_header *h,
+                                 uint64_t *ret_inode, char **ret_path,
+                                 GError **err);
+/* The steps after COMPLETE: the data file gets its name, the sidecar goes. May
+ * be repeated, and does what is left. */
+CO_FN int overlay_co_finish(struct overlay *o, GError **err);
+/* May the data file get its name? -EEXIST. */
+CO_FN int overlay_co_name_is_free(struct overlay *o, GError **err);
+
+/* --- base.c: the identity of the backing file --- */
+
+CO_FN int overlay_co_chain_opened(struct node *n, GError **err);
+CO_FN int overlay_co_forget_base(struct node *n, GError **err);
+
+/* --- the rest --- */
+
+CO_FN int overlay_co_open(struct node *n, struct opts *o, unsigned flags,
+                          GError **err);
+CO_FN void overlay_co_close(struct node *n);
+CO_FN int overlay_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                            GError **err);
+void overlay_describe(struct node *n);
+CO_FN int overlay_co_info(struct node *n, json_t *info, GError **err);
+CO_FN int overlay_co_preadv(struct node *n, uint64_t off, struct iov iov,
+                            unsigned flags);
+CO_FN int overlay_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+                             unsigned flags);
+CO_FN int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
+                             uint64_t src_off, uint64_t len, unsigned flags);
+bool overlay_can_copy_in(struct node *n, struct node *src);
+CO_FN int overlay_co_zero(struct node *n, uint64_t off, uint64_t len,
+                          unsigned flags);
+/* Zeroes and bits where there are none yet; against guests who write there. */
+CO_FN int overlay_co_zero_missing(struct overlay *o, uint64_t off,
+                                  uint64_t len);
+CO_FN int overlay_co_discard(struct node *n, uint64_t off, uint64_t len);
+CO_FN int overlay_co_flush(struct node *n);
+CO_FN int overlay_co_status(struct node *n, uint64_t off, uint64_t len,
+                            struct extent *ext);
+CO_FN int overlay_co_truncate(struct node *n, uint64_t size, GError **err);
+CO_FN int overlay_co_change_backing(struct node *n, const char *name,
+                                    const char *fmt, GError **err);
+CO_FN int overlay_co_make_empty(struct node *n, GError **err);
+CO_FN int overlay_co_check(struct node *n, unsigned fix,
+                           struct check_result *res, GError **err);
+CO_FN int overlay_co_create(struct node *file, struct opts *o, GError **err);
+int overlay_measure(struct opts *o, struct image_measure *ret, GError **err);
+CO_FN void overlay_co_quiesce(struct node *n);
+void overlay_resume(struct node *n);
+extern const struct create_option overlay_create_options[];

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the overlay holds, told from the maps, and of that what the data file
+ * knows to be holes.
+ */
+#include "format/cow/overlay.h"
+#include "graph/image.h"
+
+/* Shorter questions come with writes, which ask for each request whether its
+ * clusters are here: "data" is right for them, and costs no system call. */
+#define ASK_DATA_MIN 65536
+
+int overlay_co_status(struct node *n, uint64_t off, uint64_t len,
+                      struct extent *ext)
+{
+    struct overlay *o = overlay_of(n);
+    struct extent below;
+    bool here = false;
+    uint64_t run = 0;
+    int ret = overlay_co_lookup(o, off, len, &here, &run);
+
+    if (ret < 0) {
+        return ret;
+    }
+    *ext = (struct extent) { .len = run };
+    if (!here) {
+        return 0;
+    }
+    if (len >= ASK_DATA_MIN || overlay_data(o)->drv->kind != NODE_FORMAT) {
+        ret = node_co_status(overlay_data(o), off, run, &below);
+        if (ret < 0) {
+            return ret;
+        }
+        *ext = below;
+        ext->flags &= ~(unsigned)STATUS_EOF;
+    } else {
+        ext->flags = STATUS_DATA;
+    }
+    ext->flags |= STATUS_ALLOCATED;
+    return 0;
+}
+
+static const char *state_name(const struct overlay *o)
+{
+    return o->complete ? "complete" : "filling";
+}
+
+/* Both files. */
+static CO_FN void info_co_add_size(struct overlay *o, json_t *info)
+{
+    json_t *data = json_object();
+    json_int_t bytes = json_integer_value(json_object_get(info, "actual-size"));
+
+    if (node_co_info(node_storage(overlay_data(o)), data, NULL) == 0) {
+        bytes += json_integer_value(json_object_get(data, "actual-size"));
+        json_object_set_new(info, "actual-size", json_integer(bytes));
+    }
+    json_decref(data);
+}
+
+int overlay_co_info(struct node *n, json_t *info, GError **err)
+{
+    struct overlay *o = overlay_of(n);
+    struct node *storage = node_storage(overlay_data(o));
+
+    json_object_set_new(info, "cluster-size",
+                        json_integer((json_int_t)overlay_cluster(o)));
+    json_object_set_new(info, "dirty-flag", json_false());
+    info_co_add_size(o, info);
+    json_object_set_new(info, "format-specific", json_pack(
+        "{s:s,s:{s:s,s:s,s:s}}", "type", "cow", "data",
+        "data-file", storage && storage->filename ? storage->filename : "",
+        "data-format", overlay_data(o)->drv->name,
+        "state", state_name(o)));
+    return 0;
+}
