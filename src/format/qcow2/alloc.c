@@ -339,6 +339,17 @@ int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
 
 /* --- open, close --- */
 
+void qcow2_space_rewind(struct qcow2_image *img, uint64_t end)
+{
+    struct qcow2_space *sp = img->space;
+
+    g_tree_remove_all(sp->free);
+    sp->n_free = 0;
+    sp->end = end;
+    sp->scan = 0;
+    sp->scan_end = img->refcounts->used;
+}
+
 /* One more than the last cluster that is in use. After many blocks that say
  * nothing is, the end of the file must do. */
 static CO_FN int end_co_find(struct qcow2_image *img)

@@ -87,12 +87,13 @@ void qcow2_co_quiesce(struct node *n)
     struct qcow2_image *img = qcow2_image(n);
 
     img->quiesced++;
-    if (!img->group || !img->space) {
+    if (!img->group) {
         return;
     }
-    /* A copy of the file made while we are drained is complete (M9). */
-    if (group_pending(img->group) ||
-        g_hash_table_size(img->refcounts->dirty) > 0) {
+    /* A copy of the file made while we are drained is complete (M9). Space is
+     * lost by a repair that failed. */
+    if (img->space && (group_pending(img->group) ||
+        g_hash_table_size(img->refcounts->dirty) > 0)) {
         qcow2_co_settle(img);
     }
     group_co_quiesce(img->group);

@@ -304,6 +304,19 @@ static void drop_dirty(struct qcow2_refcounts *r)
     g_hash_table_destroy(r->dirty);
 }
 
+void qcow2_refcounts_forget(struct qcow2_image *img)
+{
+    struct qcow2_refcounts *r = img->refcounts;
+
+    drop_dirty(r);
+    r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
+                                     qcow2_dirty_free);
+    tables_clear(&r->blocks);
+    while (r->used > 0 && r->table[r->used - 1] == 0) {
+        r->used--;
+    }
+}
+
 void qcow2_refcounts_close(struct qcow2_image *img)
 {
     struct qcow2_refcounts *r = img->refcounts;

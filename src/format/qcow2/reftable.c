@@ -540,6 +540,29 @@ static CO_FN int apart_co_write(struct qcow2_image *img,
     return ret;
 }
 
+static gboolean block_drop(gpointer key, gpointer value, gpointer data)
+{
+    struct qcow2_image *img = data;
+    struct qcow2_refcounts *r = img->refcounts;
+    uint64_t block = GPOINTER_TO_SIZE(key);
+
+    qcow2_meta_remove(img, r->table[block], qcow2_cluster_size(img));
+    r->table[block] = 0;
+    return FALSE;
+}
+
+void qcow2_blocks_drop_new(struct qcow2_image *img)
+{
+    struct qcow2_refcounts *r = img->refcounts;
+
+    qcow2_meta_remove(img, r->moved_to,
+                      (uint64_t) r->moved_clusters << img->cluster_bits);
+    r->moved_to = 0;
+    r->moved_clusters = 0;
+    g_tree_foreach(r->unlinked, block_drop, img);
+    g_tree_remove_all(r->unlinked);
+}
+
 int qcow2_co_refcounts_switch(struct qcow2_image *img,
                               const struct qcow2_header *h, GArray *exts,
                               bool moved, bool *ret_written)

@@ -15,7 +15,10 @@ int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img)
 
     *sw = (struct qcow2_switch) {
         .img = img,
-        .moved = g_hash_table_new(g_direct_hash, g_direct_equal),
+        .moved = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
+                                       g_free),
+        .taken = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down)),
+        .end = img->space->end,
         .old = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down)),
         .table = io_buf_get(cluster),
         .other = io_buf_get(cluster),
@@ -29,6 +32,7 @@ void qcow2_switch_end(struct qcow2_switch *sw)
 
     g_hash_table_destroy(sw->moved);
     g_array_unref(sw->old);
+    g_array_unref(sw->taken);
     if (sw->table) {
         io_buf_put(sw->table, cluster);
     }
@@ -37,15 +41,38 @@ void qcow2_switch_end(struct qcow2_switch *sw)
     }
 }
 
+static struct qcow2_down clusters_of(const struct qcow2_image *img,
+                                     uint64_t host, uint64_t len)
+{
+    unsigned bits = img->cluster_bits;
+    uint64_t first = host >> bits;
+
+    return (struct qcow2_down) { 0, first, ((host + len - 1) >> bits) - first +
+                                           1 };
+}
+
 void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
 {
-    unsigned bits = sw->img->cluster_bits;
-    struct qcow2_down d = { 0, host >> bits, 0 };
-
     if (len) {
-        d.n = ((host + len - 1) >> bits) - d.first + 1;
+        struct qcow2_down d = clusters_of(sw->img, host, len);
+
         g_array_append_val(sw->old, d);
     }
+}
+
+static CO_FN int place_co_take(struct qcow2_switch *sw, enum qcow2_meta what,
+                               uint64_t len, uint64_t *ret_host)
+{
+    struct qcow2_down d;
+    bool fresh;
+    int ret = qcow2_co_alloc(sw->img, 0, len, ret_host, &fresh);
+
+    if (ret == 0) {
+        d = clusters_of(sw->img, *ret_host, len);
+        g_array_append_val(sw->taken, d);
+        qcow2_meta_add(sw->img, what, *ret_host, len);
+    }
+    return ret;
 }
 
 /* Let the block of @cluster have a new place; a block that nothing leads to yet
@@ -57,7 +84,7 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     uint64_t len = qcow2_cluster_size(img), host;
     uint64_t block = qcow2_block_of(r, cluster);
     gpointer key = GSIZE_TO_POINTER(block);
-    bool fresh;
+    struct qcow2_down *was;
     int ret;
 
     if (g_hash_table_contains(sw->moved, key) ||
@@ -67,7 +94,7 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     if (block >= r->len || r->table[block] == 0) {
         return 0; /* whoever counts finds 0 */
     }
-    ret = qcow2_co_alloc(img, 0, len, &host, &fresh);
+    ret = place_co_take(sw, QCOW2_META_REFBLOCK, len, &host);
     if (ret < 0) {
         return ret;
     }
@@ -77,11 +104,12 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     if (ret < 0) {
         return ret;
     }
+    was = g_new(struct qcow2_down, 1);
+    *was = clusters_of(img, r->table[block], len);
+    g_hash_table_insert(sw->moved, key, was);
     qcow2_switch_drop(sw, r->table[block], len);
     r->table[block] = host;
-    qcow2_meta_add(img, QCOW2_META_REFBLOCK, host, len);
     qcow2_block_dirty(img, tables_peek(&r->blocks, block), 0, (uint32_t) len);
-    g_hash_table_add(sw->moved, key);
     return 0;
 }
 
@@ -124,7 +152,6 @@ int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
     struct qcow2_image *img = sw->img;
     uint64_t bytes = round_up(len, QCOW2_SECTOR), host;
     uint8_t *copy;
-    bool fresh;
     int ret;
 
     *ret_host = 0;
@@ -135,11 +162,10 @@ int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
     if (!copy) {
         return -ENOMEM;
     }
-    ret = qcow2_co_alloc(img, 0, bytes, &host, &fresh);
+    ret = place_co_take(sw, what, bytes, &host);
     if (ret == 0) {
         memset(copy + len, 0, bytes - len);
         memcpy(copy, buf, len);
-        qcow2_meta_add(img, what, host, bytes);
         ret = qcow2_co_write_meta(img, what, host, copy, bytes);
         *ret_host = host;
     }
@@ -160,11 +186,26 @@ static CO_FN void header_co_restore(struct qcow2_image *img)
 void qcow2_switch_co_undo(struct qcow2_switch *sw)
 {
     struct qcow2_image *img = sw->img;
+    GHashTableIter iter;
+    gpointer key, value;
 
     qcow2_co_reap(img);
-    if (qcow2_co_space_reload(img, NULL) < 0) {
-        img->corrupt = true;
+    for (guint i = 0; i < sw->taken->len; i++) {
+        struct qcow2_down d = g_array_index(sw->taken, struct qcow2_down, i);
+
+        qcow2_meta_remove(img, d.first << img->cluster_bits,
+                          d.n << img->cluster_bits);
     }
+    g_hash_table_iter_init(&iter, sw->moved);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        const struct qcow2_down *was = value;
+
+        img->refcounts->table[GPOINTER_TO_SIZE(key)] = was->first <<
+                                                       img->cluster_bits;
+    }
+    qcow2_blocks_drop_new(img);
+    qcow2_refcounts_forget(img);
+    qcow2_space_rewind(img, sw->end);
 }
 
 int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)

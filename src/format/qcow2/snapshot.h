@@ -41,7 +41,10 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
  */
 struct qcow2_switch {
     struct qcow2_image *img;
-    GHashTable *moved;             /* numbers of blocks that have a new place */
+    GHashTable *moved;             /* number of a block that has a new place ->
+                                    * struct qcow2_down: the old one */
+    GArray *taken;                 /* struct qcow2_down: allocated for it */
+    uint64_t end;                  /* of the file before, in clusters */
     GArray *old;                   /* struct qcow2_down: one reference each goes
                                     * when the switch is durable */
     GArray *exts;                  /* NULL: the header's extensions stay; else
@@ -68,7 +71,7 @@ void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len);
  * after it is sticky. */
 CO_FN int qcow2_switch_co_run(struct qcow2_switch *sw,
                               const struct qcow2_header *h);
-/* What was done is given up. */
+/* What was done is given up; no I/O is needed for that. */
 CO_FN void qcow2_switch_co_undo(struct qcow2_switch *sw);
 
 /* --- snapshot-refs.c: what L1 tables refer to; big-endian entries --- */

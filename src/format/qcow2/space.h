@@ -113,7 +113,14 @@ void qcow2_count_set(struct qcow2_image *img, uint64_t cluster,
 uint64_t qcow2_count_find(struct qcow2_image *img, uint64_t first,
                           uint64_t end, bool used);
 
+/* Nothing is in memory any more: what the blocks in the file say counts. Changes
+ * are lost; nobody uses the image. */
+void qcow2_refcounts_forget(struct qcow2_image *img);
+
 /* --- reftable.c --- */
+
+/* Blocks, and a table, that nothing in the file leads to are given up. */
+void qcow2_blocks_drop_new(struct qcow2_image *img);
 
 /* Make block @block. Others get their turn. */
 CO_FN int qcow2_co_block_add(struct qcow2_image *img, uint64_t block);
@@ -136,6 +143,8 @@ CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
 
 /* --- alloc.c --- */
 
+/* Look for free space anew; @end: where it was that the file ends. */
+void qcow2_space_rewind(struct qcow2_image *img, uint64_t end);
 /* Clusters without refcount: they may be handed out. */
 void qcow2_space_add_free(struct qcow2_image *img, uint64_t first, uint64_t n);
 
