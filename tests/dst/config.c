@@ -18,8 +18,11 @@ static uint64_t pick_size(struct rng *r)
 
 static void make_images(struct config *c, struct rng *r)
 {
-    c->base_qed = rng_percent(r, 30);
+    bool base_qed = rng_percent(r, 30);
+
     c->has_mid = rng_percent(r, 40);
+    c->format[L_TOP] = c->format[L_MID] = IMG_QED;
+    c->format[L_BASE] = base_qed ? IMG_QED : IMG_RAW;
     for (int l = 0; l < L_COUNT; l++) {
         c->size[l] = pick_size(r);
         c->cluster[l] = rng_percent(r, 60) ? 4096 : 65536;
@@ -37,6 +40,39 @@ static void make_images(struct config *c, struct rng *r)
     c->discard = rng_percent(r, 50);
     c->detect_zeroes = rng_percent(r, 15);
     c->direct = rng_percent(r, 20);
+}
+
+/* What came later has numbers of its own: seeds without it stay what they
+ * were. */
+static void make_qcow2(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0xd1342543de82ef95u + 2 };
+    static const uint32_t clusters[] = { 512, 4096, 4096, 16384, 65536 };
+
+    if (rng_percent(&r, 40)) {
+        return;
+    }
+    for (int l = 0; l < L_COUNT; l++) {
+        if (!rng_percent(&r, l == L_TOP ? 85 : 50)) {
+            continue;
+        }
+        c->format[l] = IMG_QCOW2;
+        c->cluster[l] = clusters[rng_below(&r, G_N_ELEMENTS(clusters))];
+        c->v2[l] = rng_percent(&r, 20);
+        c->lazy[l] = !c->v2[l] && rng_percent(&r, 25);
+        c->extended[l] = !c->v2[l] && c->cluster[l] >= 16384 &&
+                         rng_percent(&r, 50);
+    }
+    c->packed = c->format[L_BASE] == IMG_QCOW2 && rng_percent(&r, 50);
+    c->snapshots = c->format[L_TOP] == IMG_QCOW2 && rng_percent(&r, 50)
+        ? 10 + rng_below(&r, 40) : 0;
+}
+
+const char *config_driver(const struct config *c, enum layer l)
+{
+    static const char *const names[] = { "raw", "qed", "qcow2" };
+
+    return names[c->format[l]];
 }
 
 static void make_guests(struct config *c, struct rng *r)
@@ -84,6 +120,7 @@ void config_make(struct config *c, uint64_t seed)
     c->shuffle = rng_percent(&r, 40) ? 1 + rng_below(&r, 50) : 0;
     c->journal = rng_percent(&r, 20);
     c->slow_speed = rng_percent(&r, 60);
+    make_qcow2(c, seed);
 }
 
 char *config_describe(const struct config *c)
@@ -98,12 +135,16 @@ char *config_describe(const struct config *c)
     G_STATIC_ASSERT(G_N_ELEMENTS(faults) == F_KINDS);
     for (int l = 0; l < L_COUNT; l++) {
         if (l != L_MID || c->has_mid) {
-            g_string_append_printf(s, " %s %" PRIu64 "/%u/%u%%", layers[l],
-                                   c->size[l], c->cluster[l], c->filled[l]);
+            g_string_append_printf(s, " %s %s %" PRIu64 "/%u/%u%%%s%s%s",
+                                   layers[l], config_driver(c, l),
+                                   c->size[l], c->cluster[l], c->filled[l],
+                                   c->v2[l] ? " v2" : "",
+                                   c->lazy[l] ? " lazy" : "",
+                                   c->extended[l] ? " extended" : "");
         }
     }
     g_string_append_printf(s, "%s%s%s%s%s%s%s%s%s",
-                           c->base_qed ? " base-qed" : "",
+                           c->packed ? " packed" : "",
                            c->is_drive ? " drive" : "",
                            c->copy_on_read ? " copy-on-read" : "",
                            c->stream_at_start ? " stream" : "",
@@ -116,6 +157,9 @@ char *config_describe(const struct config *c)
                            c->slow_speed ? " slow-speed" : "", c->shuffle);
     g_string_append_printf(s, " guests %u ops %u window %u commands %u cuts %u",
                            c->guests, c->ops, c->window, c->commands, c->cuts);
+    if (c->snapshots) {
+        g_string_append_printf(s, " snapshots %u%%", c->snapshots);
+    }
     for (int i = 0; i < F_KINDS; i++) {
         if (c->fault[i]) {
             g_string_append_printf(s, " %s", faults[i]);

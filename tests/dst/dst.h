@@ -9,6 +9,7 @@
  *   manager.c the QMP client
  *   faults.c  errors, short transfers, slow and hanging storage
  *   model.c   what every sector may hold
+ *   snapshot.c internal snapshots, and what they must hold
  *   power.c   states that power cuts leave
  *   story.c   what happened, its hash, failures
  *
@@ -95,6 +96,8 @@ bool model_check_zero(const struct model *m, uint64_t since, uint64_t off,
 /* What a crash now may leave. */
 struct model_cut;
 struct model_cut *model_cut_new(const struct model *m);
+/* What the disk has shown at some time between @since and now. */
+struct model_cut *model_view_new(const struct model *m, uint64_t since);
 void model_cut_free(struct model_cut *cut);
 uint64_t model_cut_sectors(const struct model_cut *cut);
 /* @data is the whole of sector @sector. */
@@ -111,10 +114,14 @@ enum fault_kind {
     F_TOP_NOSPACE, F_TOP_SYNC, F_SHORT, F_KINDS
 };
 enum layer { L_TOP, L_MID, L_BASE, L_COUNT };
+enum image_format { IMG_RAW, IMG_QED, IMG_QCOW2 };
 
 struct config {
     /* images */
-    bool base_qed, has_mid, is_drive, copy_on_read, stream_at_start, throttle,
+    enum image_format format[L_COUNT];
+    bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT];    /* of qcow2 */
+    bool packed;                        /* some of the base is compressed */
+    bool has_mid, is_drive, copy_on_read, stream_at_start, throttle,
         writethrough, discard, detect_zeroes, direct;
     uint64_t size[L_COUNT];             /* bytes */
     uint32_t cluster[L_COUNT];
@@ -123,7 +130,8 @@ struct config {
     unsigned guests, ops, window, weight[G_OPS];
     unsigned unaligned, fua, hot, leave;    /* percent */
     /* the manager */
-    unsigned commands, jobs, resize, exports;   /* percent but the first */
+    unsigned commands, jobs, resize, exports, snapshots; /* percent but the
+                                                          * first */
     bool slow_speed;
     /* trouble */
     bool fault[F_KINDS];
@@ -134,6 +142,8 @@ struct config {
 };
 void config_make(struct config *c, uint64_t seed);
 char *config_describe(const struct config *c);
+/* "raw", "qed", "qcow2" */
+const char *config_driver(const struct config *c, enum layer l);
 
 /* --- world.c --- */
 
@@ -163,6 +173,7 @@ struct world {
     bool ended;                 /* the watchdog may go */
     struct manager *manager;
     bool managed;               /* it has given its commands */
+    GPtrArray *snapshots;       /* struct snapshot: those that must exist */
 };
 
 /* Run @seed to its end. Returns the hash of its trace; a failure prints and
@@ -195,6 +206,9 @@ void manager_start(struct world *w);
 /* Bring all jobs to their end. */
 CO_FN void manager_co_settle(struct world *w);
 CO_FN void manager_co_disconnect(struct world *w);
+/* Run a command; @args is taken over. Owned answer. */
+CO_FN json_t *manager_co_command(struct world *w, const char *name,
+                                 json_t *args);
 
 /* --- faults.c --- */
 
@@ -204,6 +218,19 @@ CO_FN void faults_co_stop(struct world *w);
 /* Has storage under the top image refused a change or a sync? */
 bool faults_hit_top(struct world *w);
 
+/* --- snapshot.c --- */
+
+struct graph;
+struct snapshot;
+struct snapshot *snapshot_ref(struct snapshot *s);
+void snapshot_unref(struct snapshot *s);
+/* Make one, or delete one that exists, by a command of the manager's. */
+CO_FN void snapshots_co_ask(struct world *w);
+/* Open the image in @g and compare each of @snapshots with what the disk was. */
+CO_FN void snapshots_co_verify(struct world *w, struct graph *g,
+                               const GPtrArray *snapshots, const char *what);
+GPtrArray *snapshots_copy(struct world *w);
+
 /* --- power.c --- */
 
 /* Remember this instant as one where power may be cut. */
@@ -211,10 +238,10 @@ void power_mark(struct world *w);
 /* Build and check the states that the marked instants may leave. */
 void power_check(struct world *w);
 /* Open the chain of w's images from @img, check it, compare every sector.
- * @independent: it must not need a base. */
+ * @independent: it must not need a base. @snapshots are there, too. */
 void power_verify(struct world *w, const struct sim_image *img,
                   const struct model_cut *cut, bool independent,
-                  const char *what);
+                  const GPtrArray *snapshots, const char *what);
 
 /* --- story.c --- */
 

@@ -16,11 +16,11 @@ static const struct trouble troubles[F_KINDS] = {
     [F_BASE_READ] = { SIM_READ, "/base.img", EIO },
     [F_BASE_HANG] = { SIM_READ, "/base.img", .hangs = true },
     [F_BASE_SLOW] = { SIM_READ, "/base.img" },
-    [F_TOP_READ] = { SIM_READ, "/top.qed", EIO },
-    [F_TOP_WRITE] = { SIM_WRITE, "/top.qed", EIO },
-    [F_TOP_NOSPACE] = { SIM_WRITE, "/top.qed", ENOSPC },
-    [F_TOP_SYNC] = { SIM_FDATASYNC, "/top.qed", EIO },
-    [F_SHORT] = { SIM_WRITE, "/top.qed", .is_short = true },
+    [F_TOP_READ] = { SIM_READ, "/top.img", EIO },
+    [F_TOP_WRITE] = { SIM_WRITE, "/top.img", EIO },
+    [F_TOP_NOSPACE] = { SIM_WRITE, "/top.img", ENOSPC },
+    [F_TOP_SYNC] = { SIM_FDATASYNC, "/top.img", EIO },
+    [F_SHORT] = { SIM_WRITE, "/top.img", .is_short = true },
 };
 
 static void inject(struct world *w, enum fault_kind kind)
@@ -96,7 +96,7 @@ bool faults_hit_top(struct world *w)
 
     for (size_t i = 0; i < n; i++) {
         if (log[i]->completed && log[i]->result < 0 &&
-            log[i]->result != -ENOTSUP && !g_strcmp0(log[i]->path, "/top.qed")
+            log[i]->result != -ENOTSUP && !g_strcmp0(log[i]->path, "/top.img")
             && log[i]->op != SIM_OPEN) {
             return true;
         }

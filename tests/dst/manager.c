@@ -124,6 +124,11 @@ static CO_FN json_t *command_co(struct manager *m, const char *name,
     return answer;
 }
 
+json_t *manager_co_command(struct world *w, const char *name, json_t *args)
+{
+    return command_co(w->manager, name, args);
+}
+
 static CO_FN void tell_co(struct manager *m, const char *name, json_t *args)
 {
     json_decref(command_co(m, name, args));
@@ -206,7 +211,7 @@ static const char *pick_job(struct manager *m)
 static void add_end(struct manager *m, json_t *args)
 {
     static const char *const nodes[] = { "base", "mid", "top", "none" };
-    static const char *const files[] = { "/base.img", "/mid.qed" };
+    static const char *const files[] = { "/base.img", "/mid.img" };
     struct rng *r = &m->w->rng;
 
     switch (rng_below(r, 8)) {
@@ -369,7 +374,9 @@ static CO_FN void ask_co(struct manager *m)
     const struct config *cfg = &m->w->cfg;
     struct rng *r = &m->w->rng;
 
-    if (rng_percent(r, cfg->resize)) {
+    if (cfg->snapshots && rng_percent(r, cfg->snapshots)) {
+        snapshots_co_ask(m->w);
+    } else if (rng_percent(r, cfg->resize)) {
         resize_co(m);
     } else if (rng_percent(r, cfg->exports)) {
         export_co(m);

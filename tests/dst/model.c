@@ -442,7 +442,10 @@ bool model_check_zero(const struct model *m, uint64_t since, uint64_t off,
 
 /* --- crashes --- */
 
-struct model_cut *model_cut_new(const struct model *m)
+/* All that sectors may hold, and the past: with @crash what a crash may bring
+ * back, else what has been there at some time after @since. */
+static struct model_cut *cut_new(const struct model *m, bool crash,
+                                 uint64_t since)
 {
     struct model_cut *cut = g_new0(struct model_cut, 1);
 
@@ -456,13 +459,23 @@ struct model_cut *model_cut_new(const struct model *m)
             g_array_append_val(a, s->states[k].c);
         }
         for (unsigned k = 0; k < s->n_past; k++) {
-            if (!s->past[k].gone && s->past[k].until > m->flushed) {
+            if (!(crash && s->past[k].gone) && s->past[k].until > since) {
                 g_array_append_val(a, s->past[k].c);
             }
         }
         cut->allowed[i] = a;
     }
     return cut;
+}
+
+struct model_cut *model_cut_new(const struct model *m)
+{
+    return cut_new(m, true, m->flushed);
+}
+
+struct model_cut *model_view_new(const struct model *m, uint64_t since)
+{
+    return cut_new(m, false, since);
 }
 
 void model_cut_free(struct model_cut *cut)

@@ -33,6 +33,7 @@ struct cut {
     uint64_t ns;
     bool independent;           /* the daemon uses no base any more */
     struct model_cut *promised;
+    GPtrArray *snapshots;
 };
 
 static bool is_independent(struct world *w)
@@ -53,6 +54,7 @@ void power_mark(struct world *w)
     cut->ns = loop_clock_ns(w->loop);
     cut->independent = is_independent(w);
     cut->promised = model_cut_new(w->model);
+    cut->snapshots = snapshots_copy(w);
     g_ptr_array_add(w->cuts, cut);
     story(w, "power may be cut here: instant %" PRIu64 "%s", cut->instant,
           cut->independent ? ", no base needed" : "");
@@ -191,14 +193,16 @@ struct verify {
     struct loop *loop;
     const struct model_cut *cut;
     bool independent;
+    const GPtrArray *snapshots;
     const char *what;
     struct graph *graph;
 };
 
 static CO_FN struct node *top_co_open(struct verify *v, unsigned flags)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", "qed", "file",
-                          "driver", "file", "filename", "/top.qed");
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver",
+                          config_driver(&v->w->cfg, L_TOP), "file",
+                          "driver", "file", "filename", "/top.img");
     g_autoptr(GError) err = NULL;
     struct node *n;
 
@@ -265,22 +269,27 @@ static CO_FN void verify_entry(void *arg)
         }
     } else {
         /* P2: whoever needs no base may lose it. */
-        io_co_unlink("/base.img");
-        io_co_unlink("/mid.qed");
+        io_co_rename("/base.img", "/gone-base.img");
+        io_co_rename("/mid.img", "/gone-mid.img");
     }
     image_co_compare(v);
     (void)image_co_check(v);
+    /* A snapshot needs the base that the disk had. */
+    io_co_rename("/gone-base.img", "/base.img");
+    io_co_rename("/gone-mid.img", "/mid.img");
+    snapshots_co_verify(v->w, v->graph, v->snapshots, v->what);
     graph_co_free(v->graph);
     loop_stop(v->loop);
 }
 
 void power_verify(struct world *w, const struct sim_image *img,
                   const struct model_cut *cut, bool independent,
-                  const char *what)
+                  const GPtrArray *snapshots, const char *what)
 {
     struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = w->seed };
     struct verify v = { .w = w, .cut = cut, .what = what,
-                        .independent = independent };
+                        .independent = independent,
+                        .snapshots = snapshots };
     g_autoptr(GError) err = NULL;
 
     story(w, "verify: %s", what);
@@ -330,10 +339,12 @@ void power_check(struct world *w)
                 g_strdup_printf("power cut at %.3f ms, %s left",
                                 (double)cut->ns / 1e6, persist_names[how]);
 
-            power_verify(w, img, cut->promised, cut->independent, what);
+            power_verify(w, img, cut->promised, cut->independent,
+                         cut->snapshots, what);
             sim_image_free(img);
         }
         model_cut_free(cut->promised);
+        g_ptr_array_unref(cut->snapshots);
         g_free(cut);
     }
 }

@@ -101,24 +101,57 @@ static CO_FN void image_co_make(struct world *w, enum layer l,
                                 const char *path, const char *backing,
                                 const char *backing_format)
 {
-    json_t *o = json_pack("{s:I,s:I,s:i,s:s*,s:s*}",
+    bool qed = w->cfg.format[l] == IMG_QED;
+    json_t *o = json_pack("{s:I,s:I,s:s*,s:s*}",
                           "size", (json_int_t)w->cfg.size[l],
                           "cluster_size", (json_int_t)w->cfg.cluster[l],
-                          "table_size", 1,
                           "backing_file", backing,
                           "backing_fmt", backing ? backing_format : NULL);
     g_autoptr(GError) err = NULL;
 
-    if (image_co_create(w->control->graph, &qed_driver, path, o, &err) < 0) {
+    json_object_update_new(o, qed ? json_pack("{s:i}", "table_size", 1)
+        : json_pack("{s:s,s:b,s:b}", "compat", w->cfg.v2[l] ? "0.10" : "1.1",
+                    "lazy_refcounts", w->cfg.lazy[l],
+                    "extended_l2", w->cfg.extended[l]));
+    if (image_co_create(w->control->graph, qed ? &qed_driver : &qcow2_driver,
+                        path, o, &err) < 0) {
         fail(w, "%s: %s", path, err->message);
     }
     json_decref(o);
 }
 
-static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
-                                const char *format, const char *path,
-                                const char *backing, const char *backing_format)
+/* Compress some clusters that nobody has written to yet. */
+static CO_FN void layer_co_pack(struct world *w, struct node *n, GArray *view,
+                                enum layer l)
 {
+    uint64_t sectors = w->cfg.cluster[l] / SECTOR;
+    uint64_t clusters = view->len / sectors;
+    g_autofree uint8_t *buf = g_malloc0(sectors * SECTOR);
+
+    for (uint64_t i = 0; i < clusters; i += 1 + rng_below(&w->rng, 6)) {
+        uint64_t id = world_new_id(w);
+        struct iovec v;
+        int r;
+
+        /* One sector of content: it shrinks. */
+        memset(buf, 0, sectors * SECTOR);
+        model_pattern(id, i * sectors, buf);
+        for (uint64_t k = 0; k < sectors; k++) {
+            g_array_index(view, uint64_t, i * sectors + k) = k ? 0 : id;
+        }
+        r = node_co_pwritev(n, i * sectors * SECTOR,
+                            iov_one(&v, buf, sectors * SECTOR), IO_COMPRESSED);
+        if (r < 0) {
+            fail(w, "compressing: %s", g_strerror(-r));
+        }
+    }
+}
+
+static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
+                                const char *path, const char *backing,
+                                const char *backing_format)
+{
+    const char *format = config_driver(&w->cfg, l);
     json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", format, "file",
                           "driver", "file", "filename", path);
     g_autoptr(GError) err = NULL;
@@ -133,6 +166,9 @@ static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
     if (node_co_open(w->control->graph, o, NODE_RDWR, &n, &err) < 0) {
         fail(w, "%s: %s", path, err->message);
     }
+    if (l == L_BASE && w->cfg.packed) {
+        layer_co_pack(w, n, view, l);
+    }
     layer_co_fill(w, n, view, l);
     node_co_unref(n);
     json_decref(o);
@@ -141,16 +177,16 @@ static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
 static CO_FN void images_co_make(struct world *w)
 {
     g_autoptr(GArray) view = g_array_new(FALSE, TRUE, sizeof(uint64_t));
-    const char *base_format = w->cfg.base_qed ? "qed" : "raw";
+    const char *base_format = config_driver(&w->cfg, L_BASE);
+    const char *mid_format = config_driver(&w->cfg, L_MID);
     bool mid = w->cfg.has_mid;
 
-    layer_co_make(w, view, L_BASE, base_format, "/base.img", NULL, NULL);
+    layer_co_make(w, view, L_BASE, "/base.img", NULL, NULL);
     if (mid) {
-        layer_co_make(w, view, L_MID, "qed", "/mid.qed", "/base.img",
-                      base_format);
+        layer_co_make(w, view, L_MID, "/mid.img", "/base.img", base_format);
     }
-    layer_co_make(w, view, L_TOP, "qed", "/top.qed",
-                  mid ? "/mid.qed" : "/base.img", mid ? "qed" : base_format);
+    layer_co_make(w, view, L_TOP, "/top.img", mid ? "/mid.img" : "/base.img",
+                  mid ? mid_format : base_format);
     file_co_make(w, "/extra.img", 65536);
     w->model = model_new(view->len);
     for (guint i = 0; i < view->len; i++) {
@@ -172,18 +208,20 @@ static json_t *file_options(const struct config *c, const char *path)
 static json_t *chain_options(const struct config *c)
 {
     json_t *o = json_pack("{s:s,s:s,s:o}", "driver",
-                          c->base_qed ? "qed" : "raw", "node-name", "base",
+                          config_driver(c, L_BASE), "node-name", "base",
                           "file", file_options(c, "/base.img"));
 
     if (c->has_mid) {
-        o = json_pack("{s:s,s:s,s:o,s:o}", "driver", "qed", "node-name", "mid",
-                      "file", file_options(c, "/mid.qed"), "backing", o);
+        o = json_pack("{s:s,s:s,s:o,s:o}", "driver",
+                      config_driver(c, L_MID), "node-name", "mid",
+                      "file", file_options(c, "/mid.img"), "backing", o);
     }
-    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:o}", "driver", "qed",
+    return json_pack("{s:s,s:s,s:s,s:s,s:o,s:o}", "driver",
+                     config_driver(c, L_TOP),
                      "node-name", "top",
                      "discard", c->discard ? "unmap" : "ignore",
                      "detect-zeroes", c->detect_zeroes ? "on" : "off",
-                     "file", file_options(c, "/top.qed"), "backing", o);
+                     "file", file_options(c, "/top.img"), "backing", o);
 }
 
 static CO_FN void filters_co_open(struct world *w)
@@ -211,7 +249,8 @@ static CO_FN void filters_co_open(struct world *w)
 static CO_FN void drive_co_open(struct world *w)
 {
     json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "id", "drive0",
-                          "file", "/top.qed", "format", "qed",
+                          "file", "/top.img", "format",
+                          config_driver(&w->cfg, L_TOP),
                           "copy-on-read", w->cfg.copy_on_read ? "on" : "off",
                           "stream", w->cfg.stream_at_start ? "on" : "off",
                           "discard", w->cfg.discard ? "unmap" : "ignore");
@@ -389,6 +428,8 @@ uint64_t world_run(uint64_t seed)
     w.sim = loop_sim(w.loop);
     w.guests = g_ptr_array_new();
     w.cuts = g_ptr_array_new();
+    w.snapshots = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)snapshot_unref);
     p.loop = p.data = w.loop;
     p.state_dir = w.cfg.journal ? "/state" : NULL;
     sim_shuffle(w.loop, w.cfg.shuffle, seed);
@@ -397,13 +438,15 @@ uint64_t world_run(uint64_t seed)
     loop_run(w.loop);
     check_leaks(&w);
     check_base(&w);
-    power_verify(&w, sim_live(w.sim), w.final, false, "the end");
+    power_verify(&w, sim_live(w.sim), w.final, false, w.snapshots,
+                 "the end");
     power_check(&w);
     story(&w, "log %016" PRIx64, sim_log_hash(w.sim));
     control_free(w.control);
     sim_image_free(w.start);
     model_cut_free(w.final);
     g_ptr_array_unref(w.cuts);
+    g_ptr_array_unref(w.snapshots);
     model_free(w.model);
     loop_free(w.loop);
     w.loop = NULL;
