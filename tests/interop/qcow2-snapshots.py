@@ -134,5 +134,23 @@ def test_too_many_references(d):
     run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 1 0 200k', path)
 
 
+def test_twin_tables(d):
+    """Two L1 entries lead to one table: refused, or the work would not end."""
+    path = os.path.join(d, 'i.qcow2')
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', path,
+             '1M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 1k', path)
+    with open(path, 'r+b') as f:
+        f.seek(40)
+        l1 = int.from_bytes(f.read(8), 'big')
+        f.seek(l1)
+        entry = f.read(8)
+        f.write(entry)
+    p = subprocess.run([SLUICE, 'snapshot', '-c', 'x', path], text=True,
+                       capture_output=True, timeout=60, check=False)
+    assert p.returncode == 1 and 'Invalid argument' in p.stderr, p
+    assert not run_tool('qemu-img', 'snapshot', '-l', path)
+
+
 if __name__ == '__main__':
     run(globals())

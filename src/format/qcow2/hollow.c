@@ -56,14 +56,13 @@ static int compare_offsets(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static bool l1_is_shared(const struct qcow2_image *img)
+bool qcow2_l1_has_twins(const uint64_t *l1, uint32_t n)
 {
-    uint32_t n = img->hdr.l1_size;
     uint64_t *all = g_try_new(uint64_t, MAX(n, 1));
     bool shared = !all; /* then look the slow way */
 
     for (uint32_t i = 0; i < n && all; i++) {
-        all[i] = table_at(img, i);
+        all[i] = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
     }
     if (all) {
         qsort(all, n, sizeof(*all), compare_offsets);
@@ -83,7 +82,8 @@ uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx)
         return UINT32_MAX;
     }
     if (img->l1_tables == L1_UNKNOWN) {
-        img->l1_tables = l1_is_shared(img) ? L1_SHARED : L1_DISTINCT;
+        img->l1_tables = qcow2_l1_has_twins(img->l1, img->hdr.l1_size)
+            ? L1_SHARED : L1_DISTINCT;
     }
     for (uint32_t i = 0; i < img->hdr.l1_size &&
          img->l1_tables == L1_SHARED; i++) {

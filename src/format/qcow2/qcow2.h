@@ -164,6 +164,8 @@ static inline uint32_t qcow2_slice_bytes(const struct qcow2_image *img)
  * nobody writes to. */
 CO_FN uint64_t qcow2_co_hollow(struct qcow2_image *img, uint64_t off,
                                uint64_t end);
+/* Do two of @n entries lead to one table, or can that not be told? */
+bool qcow2_l1_has_twins(const uint64_t *l1, uint32_t n);
 /* Another entry of the active L1 table of such an image leads to the same table:
  * the image is corrupt. UINT32_MAX: none. */
 uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx);

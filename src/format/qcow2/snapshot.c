@@ -185,6 +185,15 @@ static CO_FN int create_co_run(struct qcow2_switch *sw, const char *name)
     return ret;
 }
 
+/* The tables would be looked at again and again. */
+static int l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
+                       uint64_t at, GError **err)
+{
+    return qcow2_l1_has_twins(l1, n)
+        ? node_corrupt(img->node, err, at, "Two entries of an L1 table lead "
+                       "to one L2 table (run a check)") : 0;
+}
+
 static CO_FN int snapshot_co_create(struct qcow2_switch *sw, const char *name,
                                     GError **err)
 {
@@ -198,6 +207,10 @@ static CO_FN int snapshot_co_create(struct qcow2_switch *sw, const char *name,
     if (qcow2_n_snapshots(img) >= QCOW2_SNAPSHOTS_MAX) {
         return err_set(err, EFBIG, "An image has at most %d snapshots",
                        QCOW2_SNAPSHOTS_MAX);
+    }
+    ret = l1_validate(img, img->l1, img->hdr.l1_size, img->hdr.l1_offset, err);
+    if (ret < 0) {
+        return ret;
     }
     ret = create_co_run(sw, name);
     return ret < 0 ? err_set(err, -ret, "%s", g_strerror(-ret)) : 0;
@@ -302,6 +315,11 @@ static CO_FN int snapshot_co_delete(struct qcow2_switch *sw,
     if (ret < 0) {
         return ret;
     }
+    ret = l1_validate(sw->img, l1, s->l1_size, s->l1_offset, err);
+    if (ret < 0) {
+        io_buf_put(l1, room);
+        return ret;
+    }
     ret = delete_co_run(sw, s, l1);
     io_buf_put(l1, room);
     return ret < 0 ? err_set_errno(err, -ret, "Failed to remove the snapshot "
@@ -387,6 +405,11 @@ static CO_FN int snapshot_co_apply(struct qcow2_switch *sw,
     int ret = qcow2_co_snapshot_l1(img, s, size, &l1, &room, err);
 
     if (ret < 0) {
+        return ret;
+    }
+    ret = l1_validate(img, l1, s->l1_size, s->l1_offset, err);
+    if (ret < 0) {
+        io_buf_put(l1, room);
         return ret;
     }
     ret = apply_co_run(sw, l1, size);
