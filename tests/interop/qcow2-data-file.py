@@ -226,6 +226,29 @@ def test_data_on_an_export(d):
             os.unlink(sock)
 
 
+def test_resize_on_an_export(d):
+    """What was cut off does not come back, though storage still has it."""
+    sock = d + '/nbd.sock'
+    uri = 'nbd+unix:///x?socket=' + sock
+    write_pattern(d + '/disk', 3 * MIB, seed=SEED)
+    before = read(d, 'disk')
+    with Sluiced(d, '--blockdev', 'file,node-name=n,discard=unmap,'
+                 'filename=disk', '--nbd-server', 'addr.type=unix,'
+                 'addr.path=' + sock, '--export',
+                 'nbd,id=e,node-name=n,name=x,writable=on'):
+        ours(d, 'create', '-q', '-f', 'qcow2', '-o',
+             'data_file=%s,data_file_raw=on' % uri, 'i.qcow2', '3M')
+        os.mkdir(d + '/other')
+        with Sluiced(d + '/other', '--blockdev', 'driver=qcow2,node-name=q,'
+                     'file.driver=file,file.filename=%s/i.qcow2,'
+                     'data-file.driver=nbd,data-file.server.type=unix,'
+                     'data-file.export=x,data-file.server.path=%s'
+                     % (d, sock)) as s:
+            for size in (MIB + 512, 3 * MIB):
+                s.qmp.cmd('block_resize', {'node-name': 'q', 'size': size})
+    assert read(d, 'disk') == before[:MIB + 512] + bytes(2 * MIB - 512)
+
+
 def test_resize(d):
     """The data file has the size of the disk afterwards; what is new is zero,
     in a raw one by its own bytes, even where it was longer."""

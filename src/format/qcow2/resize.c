@@ -165,24 +165,21 @@ static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
 }
 
 /* A data file is as long as the disk. What a raw one had behind the old end
- * would show. */
+ * would show, and a device has what was cut off before. */
 static CO_FN int data_file_co_grow(struct qcow2_image *img, uint64_t old,
                                    uint64_t size)
 {
-    uint64_t end;
     int ret;
 
     if (!img->data) {
         return 0;
     }
     ret = qcow2_co_data_file_cut(img, size);
-    end = min_u64(img->data->child->size, size);
     if (ret == 0) {
         ret = qcow2_co_data_file_reach(img, size, NULL);
     }
     if (ret == 0 && qcow2_data_is_raw(img)) {
-        ret = end > old ? qcow2_co_data_zero(img, old, end - old,
-                                             IO_MAY_UNMAP) : 0;
+        ret = qcow2_co_data_zero(img, old, size - old, IO_MAY_UNMAP);
         if (ret == 0) {
             ret = qcow2_co_data_map(img, round_up(old, qcow2_sub_size(img)),
                                     size);
