@@ -132,12 +132,20 @@ static CO_FN int rdonly_co_child(struct node *parent, const char *name,
     return ret;
 }
 
+/* To become writable: both or none. */
 static CO_FN int rdonly_co_children(struct node *n, bool read_only,
                                     GError **err)
 {
+    bool was = node_file(n) && node_is_writable(node_file(n));
     int ret = rdonly_co_child(n, "file", read_only, err);
 
-    return ret < 0 ? ret : rdonly_co_child(n, "data-file", read_only, err);
+    if (ret == 0) {
+        ret = rdonly_co_child(n, "data-file", read_only, err);
+        if (ret < 0 && !read_only && !was) {
+            (void)rdonly_co_child(n, "file", true, NULL);
+        }
+    }
+    return ret;
 }
 
 /* @n, drained, and the storage below it, the order by the direction. */

@@ -539,7 +539,15 @@ def test_daemon(d):
         q.cmd('blockdev-add', {**node, 'auto-read-only': True})
         nodes = {n['node-name']: n for n in q.cmd('query-named-block-nodes')}
         assert nodes['n']['ro']
-        # Nobody is kept from reading then, and nothing is locked for writing.
+        q.cmd('blockdev-del', {'node-name': 'n'})
+        # Both become writable, or none.
+        q.cmd('blockdev-add', {**node, 'auto-read-only': True,
+                               'read-only': True})
+        assert 'read-only' in error('blockdev-reopen', {'options': [
+            {**node, 'auto-read-only': True, 'read-only': False}]})
+        nodes = q.cmd('query-named-block-nodes')
+        assert all(n['ro'] for n in nodes if n['node-name'] != 'data'), nodes
+        # Nobody is kept from reading, and nothing is locked for writing.
         assert tool(d, 'qemu-io', '-r', '-c', 'read 0 512', 'i.qcow2')[0] == 0
 
 
