@@ -93,7 +93,9 @@ static CO_FN int create_co_look_below(struct graph *g, const struct create *c,
             /* The format's driver knows no names. */
             err_prefix(err, "'%s'", backing);
         }
-        err_hint(err, "Could not open backing image.");
+        if (r != -ELOOP) {
+            err_hint(err, "Could not open backing image.");
+        }
     }
     return r;
 }

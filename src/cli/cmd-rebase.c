@@ -11,7 +11,6 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/err.h"
 #include "base/math.h"
@@ -278,22 +277,11 @@ static const struct copy_ops rebase_copy_ops = {
  * once the header says so. */
 static CO_FN int rebase_co_check_loop(const struct rebase *b, GError **err)
 {
-    struct stat top, st;
-    struct node *storage = node_storage(b->top);
+    const struct node *storage = node_storage(b->top);
 
-    if (!storage || io_co_stat(storage->filename, &top) < 0) {
-        return 0;                  /* no file */
-    }
-    for (struct node *n = b->new_base; n; n = node_backing(n)) {
-        storage = node_storage(n);
-        if (storage && io_co_stat(storage->filename, &st) == 0 &&
-            st.st_dev == top.st_dev && st.st_ino == top.st_ino) {
-            return err_set(err, ELOOP, "'%s' is part of the chain of '%s': "
-                           "the new chain would be a loop", b->image.name,
-                           b->backing);
-        }
-    }
-    return 0;
+    return storage && image_co_is_part_of(b->new_base, storage->filename)
+        ? err_set(err, ELOOP, "'%s' is part of the chain of '%s': the new "
+                  "chain would be a loop", b->image.name, b->backing) : 0;
 }
 
 static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,

@@ -139,41 +139,44 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 
 /* --- preallocation --- */
 
-/* Zeroes as data: @len bytes at each multiple of @step in [@off, @end). */
-static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end,
-                               uint64_t step, uint64_t len)
+/* Zeroes as data. */
+static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end)
 {
-    void *buf = io_buf_get(len);
-    int r = 0;
+    void *buf = io_buf_get(PASS_CHUNK);
+    int r = buf ? 0 : -ENOMEM;
 
-    memset(buf, 0, len);
-    while (r == 0 && off < end) {
-        uint64_t next = round_down(off, step) + step;
-
-        r = pass_co_write(u, off, buf, MIN(len, MIN(next, end) - off));
-        off = next;
+    if (buf) {
+        memset(buf, 0, PASS_CHUNK);
     }
-    io_buf_put(buf, len);
+    while (r == 0 && off < end) {
+        uint64_t len = MIN(PASS_CHUNK, end - off);
+
+        r = pass_co_write(u, off, buf, len);
+        off += len;
+    }
+    if (buf) {
+        io_buf_put(buf, PASS_CHUNK);
+    }
     return r;
 }
 
-/* What was added, from @off, gets its place in the file. A format writes a
- * sector of each cluster for its metadata; the rest of a new one is a hole. */
+/* What was added, from @off, gets its place in the file. */
 static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
                                       struct user *u, uint64_t off)
 {
-    uint64_t cluster = node_get_limits(n)->cluster_size;
+    unsigned place = node_get_limits(n)->can_place ? IO_PLACE : 0;
 
-    if (z->preallocation == PREALLOC_METADATA) {
-        return cluster ? data_co_write(u, off, n->size, cluster, SECTOR)
-                       : -ENOTSUP;
+    switch (z->preallocation) {
+    case PREALLOC_METADATA:
+        return user_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);
+    case PREALLOC_FALLOC:
+        return user_co_zero(u, off, n->size - off, place);
+    default:
+        return data_co_write(u, off, n->size);
     }
-    if (z->preallocation == PREALLOC_FALLOC && !cluster) {
-        return user_co_zero(u, off, n->size - off, 0);
-    }
-    return data_co_write(u, off, n->size, PASS_CHUNK, PASS_CHUNK);
 }
 
+/* On failure the image is as large as it was: scripts try again. */
 static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
                                        uint64_t old, GError **err)
 {
@@ -190,6 +193,9 @@ static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
     }
     r = added_co_preallocate(z, n, u, old);
     user_co_free(u);
+    if (r < 0) {
+        node_co_truncate(n, old, NULL);
+    }
     return r == 0 ? 0 : err_set_errno(err, -r, "Could not preallocate what was "
                                       "added to '%s'", z->image.name);
 }
@@ -197,12 +203,17 @@ static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
 static int preallocation_check(const struct resize *z, const struct node *n,
                                GError **err)
 {
-    if (z->preallocation == PREALLOC_METADATA &&
-        !node_get_limits(n)->cluster_size) {
-        return err_set(err, ENOTSUP, "Unsupported preallocation mode: "
-                       "metadata");
+    const struct node_limits *l = node_get_limits(n);
+
+    if (z->preallocation == PREALLOC_OFF || l->can_place ||
+        z->preallocation == PREALLOC_FULL ||
+        (z->preallocation == PREALLOC_FALLOC && !l->cluster_size)) {
+        return 0;
     }
-    return 0;
+    return err_set(err, ENOTSUP, l->cluster_size
+                   ? "Unsupported preallocation mode '%s'"
+                   : "Unsupported preallocation mode: %s",
+                   preallocation_names[z->preallocation]);
 }
 
 static CO_FN int resize_co_node(const struct resize *z, struct node *n,

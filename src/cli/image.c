@@ -16,6 +16,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "loop/co.h"
+#include "loop/io.h"
 #include "loop/loop.h"
 
 struct run {
@@ -328,6 +329,39 @@ char *image_backing_path(const char *filename, const char *backing)
     return g_build_filename(dir, backing, NULL);
 }
 
+struct node *image_data_file(const struct node *n)
+{
+    struct edge *e = node_child(n, "data-file");
+
+    return e ? e->child : NULL;
+}
+
+/* Is the storage under @n (NULL: none) file @a? */
+static CO_FN bool storage_co_is(struct node *n, const struct stat *a)
+{
+    const struct node *storage = node_storage(n);
+    struct stat b;
+
+    return storage && storage->filename &&
+        io_co_stat(storage->filename, &b) == 0 &&
+        a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+CO_FN bool image_co_is_part_of(struct node *n, const char *path)
+{
+    struct stat a;
+
+    if (io_co_stat(path, &a) < 0) {
+        return false;
+    }
+    for (; n; n = node_backing(n)) {
+        if (storage_co_is(n, &a) || storage_co_is(image_data_file(n), &a)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                                 const char *backing, const char *format,
                                 uint64_t *ret_size, GError **err)
@@ -340,10 +374,15 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
     int r = node_co_open(g, options, NODE_NO_IO, &n, err);
 
     json_decref(options);
-    if (r == 0) {
-        *ret_size = n->size;
-        node_co_unref(n);
+    if (r < 0) {
+        return r;
     }
+    if (image_co_is_part_of(n, filename)) {
+        r = err_set(err, ELOOP, "'%s' is part of the chain of '%s': the new "
+                    "image would overwrite it", filename, backing);
+    }
+    *ret_size = n->size;
+    node_co_unref(n);
     return r;
 }
 

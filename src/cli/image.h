@@ -66,8 +66,14 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
  * names begin in the folder of the image. Owned. */
 char *image_backing_path(const char *filename, const char *backing);
 
+/* What holds the data of @n, if that is not its file; borrowed, or NULL. */
+struct node *image_data_file(const struct node *n);
+/* Is file @path storage of @n or of what is below it? */
+CO_FN bool image_co_is_part_of(struct node *n, const char *path);
+
 /* The size of the image that a new one at @filename finds under backing name
- * @backing (relative to its folder), of format @format. */
+ * @backing (relative to its folder), of format @format. Refused where the new
+ * one would overwrite what is there. */
 CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                                 const char *backing, const char *format,
                                 uint64_t *ret_size, GError **err);

@@ -38,38 +38,12 @@ CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
     return r;
 }
 
-/* Is the storage under @n (NULL: none) file @a? */
-static CO_FN bool storage_co_is(struct node *n, const struct stat *a)
-{
-    const struct node *storage = node_storage(n);
-    struct stat b;
-
-    return storage && storage->filename &&
-        io_co_stat(storage->filename, &b) == 0 &&
-        a->st_dev == b.st_dev && a->st_ino == b.st_ino;
-}
-
-/* What holds the data of @n, if that is not its file. */
-static struct node *data_file_of(const struct node *n)
-{
-    struct edge *e = node_child(n, "data-file");
-
-    return e ? e->child : NULL;
-}
-
 /* Is file @path part of a source's chain? */
 static CO_FN bool target_co_is_source(const struct target *t, const char *path)
 {
-    struct stat a;
-
-    if (io_co_stat(path, &a) < 0) {
-        return false;
-    }
     for (unsigned i = 0; i < t->n_sources; i++) {
-        for (struct node *n = t->sources[i]; n; n = node_backing(n)) {
-            if (storage_co_is(n, &a) || storage_co_is(data_file_of(n), &a)) {
-                return true;
-            }
+        if (image_co_is_part_of(t->sources[i], path)) {
+            return true;
         }
     }
     return false;
@@ -120,7 +94,7 @@ static bool is_file(struct node *n)
  * that an image keeps there, too. */
 static bool is_zero_when_new(struct node *n)
 {
-    struct node *data = data_file_of(n);
+    struct node *data = image_data_file(n);
 
     return data ? is_file(data) : n->drv->supports_backing ||
         (strcmp(n->drv->name, "raw") == 0 && is_file(n));
@@ -130,7 +104,7 @@ static bool is_zero_when_new(struct node *n)
 static CO_FN int target_co_check_existing(const struct target *t,
                                           struct node *n, GError **err)
 {
-    struct node *parts[] = { n, data_file_of(n) };
+    struct node *parts[] = { n, image_data_file(n) };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
         const struct node *storage = node_storage(parts[i]);

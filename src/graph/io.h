@@ -34,6 +34,10 @@ enum io_flags {
     IO_COMPRESSED = 1 << 6, /* write: whole units of limits.compressed_unit (or to
                              * the end of the disk); -ENOTSUP where that is 0.
                              * What does not shrink is stored as it is. */
+    IO_PLACE      = 1 << 7, /* zero, where limits.can_place: whole clusters; those
+                             * without a place in the image get one, whose bytes
+                             * are a hole with IO_MAY_UNMAP. A file takes the
+                             * space past its end, too, without that. */
 };
 
 enum status_flags {

@@ -143,6 +143,15 @@ static CO_FN int file_co_punch(struct file_state *s, uint64_t off, uint64_t len)
     return file_co_fallocate(s, PUNCH_MODE, off, len, &s->no_punch);
 }
 
+/* Where the file system can. */
+static CO_FN int file_co_take_space(struct file_state *s, uint64_t off,
+                                    uint64_t len)
+{
+    int ret = io_co_fallocate(s->io, FALLOC_FL_KEEP_SIZE, off, len);
+
+    return ret == -ENOSPC ? ret : 0;
+}
+
 /* Zero what lies inside the file. */
 static CO_FN int file_co_zero_inside(struct file_state *s, uint64_t off,
                                      uint64_t len, unsigned flags)
@@ -160,11 +169,7 @@ static CO_FN int file_co_zero_inside(struct file_state *s, uint64_t off,
     }
     /* Without unmap the caller wants the space kept: take it again. */
     ret = file_co_punch(s, off, len);
-    if (ret == 0) {
-        ret = io_co_fallocate(s->io, FALLOC_FL_KEEP_SIZE, off, len);
-        ret = ret == -ENOSPC ? ret : 0;
-    }
-    return ret;
+    return ret == 0 ? file_co_take_space(s, off, len) : ret;
 }
 
 /* Zero [@off, @end), which lies past the end of the file: drop what a failed
@@ -205,6 +210,9 @@ static CO_FN int file_co_zero_file(struct node *n, uint64_t off, uint64_t len,
     }
     if (ret == 0) {
         ret = file_co_zero_past_end(s, MAX(off, size), end);
+    }
+    if (ret == 0 && (flags & IO_PLACE) && !(flags & IO_MAY_UNMAP)) {
+        ret = file_co_take_space(s, off, len);
     }
     return ret;
 }

@@ -289,6 +289,8 @@ create -f qcow2 -o compat=1.0 x.qcow2 1M
 ~create -f qcow2 -o cluster_size=4k,help
 create -f qcow2 -b '' -F raw x.qcow2 1M
 create -f qcow2 -b x1.qcow2 -F qcow2 x1.qcow2 1M
+create -f qcow2 -b p.qcow2 -F qcow2 p.qcow2
+info p.qcow2
 create -f qcow2 -u -b 'a,b=c' -F raw x.qcow2 1M
 info x.qcow2
 create -f qcow2 -u -o backing_file=a,,b,backing_fmt=raw x.qcow2 1M

@@ -93,6 +93,27 @@ def test_geometries(d):
         assert 'verification failed' not in text, (options, text)
 
 
+def test_what_is_below_is_not_overwritten(d):
+    """An image that is in the chain of the new one's backing file, by whatever
+    name, keeps its bytes."""
+    base, top = os.path.join(d, 'base.qcow2'), os.path.join(d, 'top.qcow2')
+    qemu_img('create', '-q', '-f', 'qcow2', base, '1M')
+    qemu_img('create', '-q', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2',
+             top)
+    os.symlink('base.qcow2', os.path.join(d, 'link'))
+    for victim, name in (base, './base.qcow2'), (base, 'top.qcow2'), (
+            base, 'link'), (top, top), (
+            d + '/./top.qcow2', 'top.qcow2'):
+        with open(victim, 'rb') as f:
+            before = f.read()
+        p = subprocess.run([SLUICE, 'create', '-f', 'qcow2', '-b', name, '-F',
+                            'qcow2', victim], capture_output=True, text=True,
+                           timeout=60, check=False)
+        assert p.returncode == 1 and p.stdout == '', (victim, name, p)
+        with open(victim, 'rb') as f:
+            assert f.read() == before, (victim, name)
+
+
 def test_falloc_takes_space(d):
     path = os.path.join(d, 'x')
     for how, least in (('metadata', 0), ('falloc', 8 << 20), ('full', 8 << 20)):

@@ -155,8 +155,6 @@ class Chain:
             self.shrunk = True
             words = ['--shrink']
             who = who if 'shrink' in self.able else 'qemu-img'
-            if self.snapshots:
-                return None
         tool(who, 'resize', '-q', *words, '-f', 'qcow2',
              self.path('top.qcow2'), str(size))
         self.top = (self.top + bytes(max(0, size - len(self.top))))[:size]

@@ -29,6 +29,8 @@ static void driver_limits(struct node *n, struct node_limits *l)
                          img->hdr.crypt_method != QCOW2_CRYPT_NONE
                          ? 0 : (uint32_t) qcow2_cluster_size(img);
     l->fast_zero = img->shape.version > 2 && !qcow2_data_is_raw(img);
+    l->can_place = img->shape.version > 2 ||
+                   img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
 static const char *driver_header_backing(const struct node *n,

@@ -228,10 +228,9 @@ static int size_validate(struct node *n, uint64_t size, GError **err)
         return err_set(err, EINVAL, "The new size must be a multiple of %d",
                        QCOW2_SECTOR);
     }
-    if (img->hdr.n_snapshots && (img->shape.version < 3 || size < n->size)) {
-        return err_set(err, ENOTSUP, size < n->size
-                       ? "Can't shrink an image that has snapshots"
-                       : "Can't resize a v2 image which has snapshots");
+    if (img->hdr.n_snapshots && img->shape.version < 3) {
+        return err_set(err, ENOTSUP, "Can't resize a v2 image which has "
+                       "snapshots");
     }
     if (entries > QCOW2_L1_BYTES_MAX / 8) {
         return err_set(err, EFBIG, "qcow2 image size must be at most %" PRIu64

@@ -199,11 +199,22 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
     return ret == 0 && off < end ? clusters_co_zero(img, off, end, unmap) : ret;
 }
 
-/* --- version 2 over a backing file --- */
+/* --- places --- */
 
-/* Clusters that have no place yet get one that reads as zeroes. */
+/* A new place at @host that reads as zeroes: its bytes do, unless they go
+ * through a cipher or count by subclusters. */
+static struct qcow2_delta place_delta(const struct qcow2_image *img,
+                                      uint64_t host)
+{
+    struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
+
+    return img->crypt || img->shape.extended ? zero_delta(img, host) : d;
+}
+
+/* Clusters that have no place yet get one that reads as zeroes. In a raw data
+ * file they do already. */
 static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
-                                 uint64_t len)
+                                 uint64_t len, unsigned flags)
 {
     uint64_t bytes = round_up(len, qcow2_cluster_size(img));
     uint64_t n = bytes >> img->cluster_bits;
@@ -215,9 +226,11 @@ static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
         group_data_done(img->group, gen);
         return ret;
     }
-    ret = node_co_zero(qcow2_file(img), host, bytes, IO_MAY_UNMAP);
+    ret = qcow2_data_is_raw(img) ? 0
+        : node_co_zero(qcow2_data(img), host, bytes,
+                       flags & (IO_MAY_UNMAP | IO_PLACE));
     if (ret == 0) {
-        struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
+        struct qcow2_delta d = place_delta(img, host);
 
         qcow2_pending_add_run(img, gen, off >> img->cluster_bits, n, &d);
     } else {
@@ -226,6 +239,38 @@ static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
     group_data_done(img->group, gen);
     return ret;
 }
+
+/* A place for each of the clusters in [@off, @to) that has none; what is a part
+ * of one stays as it is. */
+static CO_FN int clusters_co_place(struct qcow2_image *img, uint64_t off,
+                                   uint64_t to, unsigned flags)
+{
+    uint64_t cluster = qcow2_cluster_size(img);
+    uint64_t idx = round_up(off, cluster) >> img->cluster_bits;
+    uint64_t end = (to == img->node->size ? round_up(to, cluster) : to) >>
+        img->cluster_bits;
+    int ret = 0;
+
+    while (idx < end && ret == 0) {
+        struct qcow2_desc d;
+        uint64_t n = 0;
+
+        if (img->n_pending >= QCOW2_PENDING_MAX) {
+            ret = group_co_flush(img->group);
+        }
+        if (ret == 0) {
+            ret = same_co_count(img, idx, end, &d, &n);
+        }
+        if (ret == 0 && !qcow2_desc_has_host(&img->shape, d)) {
+            ret = absent_co_place(img, idx << img->cluster_bits,
+                                  n << img->cluster_bits, flags);
+        }
+        idx += n;
+    }
+    return ret;
+}
+
+/* --- version 2 over a backing file --- */
 
 /* -ENOTSUP for what is shared, compressed or encrypted: it is written.
  * @discard: only what has a place of its own. */
@@ -248,7 +293,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
         }
         run.len = min_u64(run.len, (uint64_t) QCOW2_MARKERS_AT_ONCE << img->cluster_bits);
         if (run.kind == QCOW2_ABSENT && !discard) {
-            ret = absent_co_place(img, off, run.len);
+            ret = absent_co_place(img, off, run.len, IO_MAY_UNMAP);
         } else if (run.kind == QCOW2_DATA && run.in_place) {
             ret = qcow2_co_check_overlap(img, QCOW2_META_DATA, run.host,
                                          run.len);
@@ -273,12 +318,28 @@ static bool is_whole(const struct node *n, uint64_t off, uint64_t end)
     return !(off & mask) && (!(end & mask) || end == n->size);
 }
 
+/* In what way depends on what the image can say. */
+static CO_FN int range_co_change(struct qcow2_image *img, uint64_t off,
+                                 uint64_t end, unsigned flags, bool discard)
+{
+    bool unmap = flags & IO_MAY_UNMAP;
+    bool v2 = img->shape.version < 3;
+
+    if (flags & IO_PLACE) {
+        return v2 && img->crypt ? -ENOTSUP
+            : clusters_co_place(img, off, end, flags);
+    }
+    if (v2 && (has_backing(img) || !unmap)) {
+        return old_co_zero(img, off, end - off, discard);
+    }
+    return qcow2_data_is_raw(img) ? qcow2_co_data_map(img, off, end)
+        : range_co_zero(img, off, end, unmap);
+}
+
 static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
                                  unsigned flags, bool discard)
 {
     struct qcow2_image *img = qcow2_image(n);
-    bool unmap = flags & IO_MAY_UNMAP;
-    bool old = img->shape.version < 3 && (has_backing(img) || !unmap);
     uint64_t epoch;
     int ret;
 
@@ -297,9 +358,7 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
     epoch = qcow2_access_begin(img);
     ret = qcow2_co_data_zero(img, off, len, discard ? flags | IO_FAST : flags);
     if (ret == 0) {
-        ret = old ? old_co_zero(img, off, len, discard)
-            : qcow2_data_is_raw(img) ? qcow2_co_data_map(img, off, off + len)
-            : range_co_zero(img, off, off + len, unmap);
+        ret = range_co_change(img, off, off + len, flags, discard);
     }
     qcow2_access_end(img, epoch);
     if (ret == 0 && (flags & IO_FUA)) {
