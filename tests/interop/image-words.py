@@ -392,7 +392,7 @@ bitmap -b bm.qcow2 -F qcow2 --merge b0 p.qcow2 y
 bitmap --add --disable p.qcow2 q
 bitmap --add -f qcow2 p.qcow2 w
 info p.qcow2
-check p.qcow2
+~check p.qcow2
 ''',
 }
 
