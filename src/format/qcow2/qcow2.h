@@ -340,7 +340,8 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
  * Takes an entry, so compressed ones are freed right. */
 int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
                     struct qcow2_desc d);
-/* Accesses to data in the file: a freed cluster waits for those before it. */
+/* Accesses to data and tables in the file; while others may write every lookup is
+ * inside one. A freed cluster waits for those before it. */
 uint64_t qcow2_access_begin(struct qcow2_image *img);
 void qcow2_access_end(struct qcow2_image *img, uint64_t epoch);
 

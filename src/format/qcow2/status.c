@@ -9,9 +9,12 @@ int qcow2_co_status(struct node *n, uint64_t off, uint64_t len,
                     struct extent *ext)
 {
     struct qcow2_image *img = qcow2_image(n);
+    /* The table that is read may be moved, and its place set free. */
+    uint64_t epoch = qcow2_access_begin(img);
     struct qcow2_run run;
     int ret = qcow2_co_lookup(img, off, len, &run);
 
+    qcow2_access_end(img, epoch);
     if (ret < 0) {
         return ret;
     }

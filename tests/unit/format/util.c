@@ -6,12 +6,13 @@
 #include <string.h>
 #include <sys/wait.h>
 #include "format/format.h"
+#include "hold-driver.h"
 #include "loop/io.h"
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
     &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver,
-    NULL
+    &hold_driver, NULL
 };
 
 struct run {
@@ -150,6 +151,20 @@ struct node *open_qcow2(struct graph *g, const char *path, unsigned flags)
 
     open_as(g, "qcow2", path, flags, &n, &err);
     g_assert_no_error(err);
+    return n;
+}
+
+struct node *open_qcow2_held(struct graph *g, const char *path, unsigned flags)
+{
+    json_t *o = json_pack("{s:s,s:{s:s,s:{s:s,s:s}}}", "driver", "qcow2",
+                          "file", "driver", "hold", "file", "driver", "file",
+                          "filename", path);
+    g_autoptr(GError) err = NULL;
+    struct node *n = NULL;
+
+    node_co_open(g, o, flags, &n, &err);
+    g_assert_no_error(err);
+    json_decref(o);
     return n;
 }
 

@@ -33,6 +33,10 @@ CO_FN int try_open_image(struct graph *g, const char *path, unsigned flags,
 CO_FN struct node *open_qcow2(struct graph *g, const char *path,
                               unsigned flags);
 
+/* Over a "hold" filter (lib/hold-driver.h). */
+CO_FN struct node *open_qcow2_held(struct graph *g, const char *path,
+                                   unsigned flags);
+
 CO_FN int do_write(struct node *n, uint64_t off, const void *buf, size_t len,
                    unsigned flags);
 CO_FN int do_read(struct node *n, uint64_t off, void *buf, size_t len);

@@ -6,12 +6,16 @@
  */
 #pragma once
 #include <stdbool.h>
+#include <stdint.h>
 
 struct node_driver;
 extern const struct node_driver hold_driver;
 
 /* Of all hold nodes of the process; loop thread. */
 void hold_set(bool on);
+/* One read alone: the next that touches [@off, @off+@len). It reads what is there
+ * when it is let go by hold_set(false). */
+void hold_next_read(uint64_t off, uint64_t len);
 /* 0: none. */
 void hold_fail(int errnum);
 /* Requests that wait now. */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "hold-driver.h"
+#include "base/math.h"
 #include "graph/driver.h"
 #include "loop/co.h"
 
 static bool held;
 static int failing;
+static uint64_t next_off, next_len;
 static unsigned waiting;
 static struct co_queue waiters;
 
@@ -14,6 +16,12 @@ void hold_set(bool on)
     if (!on) {
         co_queue_wake_all(&waiters);
     }
+}
+
+void hold_next_read(uint64_t off, uint64_t len)
+{
+    next_off = off;
+    next_len = len;
 }
 
 void hold_fail(int errnum)
@@ -36,6 +44,16 @@ static CO_FN int hold_co_gate(void)
     return -failing;
 }
 
+static CO_FN void hold_co_read_gate(uint64_t off, uint64_t len)
+{
+    if (ranges_overlap(off, len, next_off, next_len)) {
+        next_len = 0;
+        waiting++;
+        co_queue_co_wait(&waiters);
+        waiting--;
+    }
+}
+
 static CO_FN int hold_co_open(struct node *n, struct opts *o, unsigned flags,
                               GError **err)
 {
@@ -47,6 +65,7 @@ static CO_FN int hold_co_preadv(struct node *n, uint64_t off, struct iov iov,
 {
     int ret = hold_co_gate();
 
+    hold_co_read_gate(off, iov.len);
     return ret < 0 ? ret : node_co_preadv(node_file(n), off, iov, flags);
 }
 
