@@ -23,13 +23,6 @@
 /* Refcount blocks that are looked at for the last cluster in use. */
 #define EMPTY_BLOCKS_MAX 256
 
-static gint compare_numbers(gconstpointer a, gconstpointer b)
-{
-    uintptr_t x = (uintptr_t) a, y = (uintptr_t) b;
-
-    return x < y ? -1 : x > y;
-}
-
 /* --- the set of free runs --- */
 
 static void free_insert(struct qcow2_space *sp, uint64_t first, uint64_t n)
@@ -310,7 +303,7 @@ int qcow2_co_alloc_packed(struct qcow2_image *img, uint64_t gen, uint32_t len,
     do {
         ret = packed_co_extend(img, len, ret_host);
     } while (ret == 1);
-    if (ret == 0 || ret != -ENOSPC) {
+    if (ret != -ENOSPC) {
         return ret;
     }
     ret = qcow2_co_alloc(img, gen, cluster, ret_host, &fresh);
@@ -393,7 +386,7 @@ int qcow2_co_space_open(struct qcow2_image *img, unsigned flags, GError **err)
     int ret;
 
     img->space = sp;
-    sp->free = g_tree_new(compare_numbers);
+    sp->free = g_tree_new(qcow2_compare_numbers);
     sp->limit = (UINT64_C(1) << 56) / cluster;
     sp->virgin = round_up(size, cluster) / cluster;
     sp->scan_end = img->refcounts->used;

@@ -125,23 +125,6 @@ static bool is_moved(const struct qcow2_image *img, struct qcow2_desc d)
     return qcow2_desc_has_host(&img->shape, d) && (d.entry & QCOW2_COPIED);
 }
 
-/* In one cluster that was moved meanwhile. */
-static CO_FN int moved_co_write(struct qcow2_image *img, uint64_t off,
-                                struct iov iov)
-{
-    size_t done = 0;
-    int ret = 0;
-
-    while (done < iov.len && ret == 0) {
-        size_t now = 0;
-
-        ret = qcow2_co_write_part(img, off + done,
-                                  iov_slice(iov, done, iov.len - done), &now);
-        done += now;
-    }
-    return ret;
-}
-
 int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off, struct iov iov)
 {
     uint64_t idx = off >> img->cluster_bits;
@@ -157,5 +140,5 @@ int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off, struct iov iov)
         ret = moved ? 0 : move_co_run(&m);
     }
     qcow2_claim_put(img, c);
-    return ret == 0 && moved ? moved_co_write(img, off, iov) : ret;
+    return ret == 0 && moved ? qcow2_co_write_parts(img, off, iov) : ret;
 }

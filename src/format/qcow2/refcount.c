@@ -16,6 +16,13 @@
 
 G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
 
+gint qcow2_compare_numbers(gconstpointer a, gconstpointer b)
+{
+    uintptr_t x = (uintptr_t) a, y = (uintptr_t) b;
+
+    return x < y ? -1 : x > y;
+}
+
 /* --- values --- */
 
 static uint64_t small_get(unsigned order, const uint8_t *p, uint64_t i)
@@ -230,13 +237,6 @@ int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen, uint64_t host,
     return ret;
 }
 
-static gint compare_numbers(gconstpointer a, gconstpointer b)
-{
-    uintptr_t x = (uintptr_t) a, y = (uintptr_t) b;
-
-    return x < y ? -1 : x > y;
-}
-
 static CO_FN int table_co_load(struct qcow2_image *img, GError **err)
 {
     struct qcow2_refcounts *r = img->refcounts;
@@ -283,7 +283,7 @@ int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
                 img);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                      qcow2_dirty_free);
-    r->unlinked = g_tree_new(compare_numbers);
+    r->unlinked = g_tree_new(qcow2_compare_numbers);
     ret = table_co_load(img, err);
     if (ret < 0) {
         qcow2_refcounts_close(img);

@@ -161,13 +161,6 @@ struct rebuild {
     uint64_t table_clusters;
 };
 
-static gint compare_numbers(gconstpointer a, gconstpointer b)
-{
-    uintptr_t x = (uintptr_t) a, y = (uintptr_t) b;
-
-    return x < y ? -1 : x > y;
-}
-
 /* Count cluster @cluster, and have a block for it. */
 static int plan_cluster(struct rebuild *b, uint64_t cluster)
 {
@@ -289,7 +282,7 @@ static void old_uncount(struct qcow2_check *c)
 
 int qcow2_co_rebuild_refcounts(struct qcow2_check *c)
 {
-    struct rebuild b = { .c = c, .blocks = g_tree_new(compare_numbers) };
+    struct rebuild b = { .c = c, .blocks = g_tree_new(qcow2_compare_numbers) };
     struct qcow2_header h;
     int ret;
 

@@ -83,6 +83,9 @@ struct qcow2_space {
 
 /* --- refcount.c --- */
 
+/* Of keys of trees that are numbers. */
+gint qcow2_compare_numbers(gconstpointer a, gconstpointer b);
+
 /* Places that entries name may lie far beyond what a table can reach: numbers of
  * blocks take 64 bits until they were compared with `len`. */
 static inline uint64_t qcow2_block_of(const struct qcow2_refcounts *r,

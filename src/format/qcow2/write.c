@@ -189,9 +189,8 @@ int qcow2_co_write_part(struct qcow2_image *img, uint64_t off, struct iov iov,
         : qcow2_co_write_absent(img, off, iov);
 }
 
-int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off, struct iov iov)
+int qcow2_co_write_parts(struct qcow2_image *img, uint64_t off, struct iov iov)
 {
-    uint64_t epoch = qcow2_access_begin(img);
     size_t done = 0;
     int ret = 0;
 
@@ -199,9 +198,17 @@ int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off, struct iov iov)
         size_t now = 0;
 
         ret = qcow2_co_write_part(img, off + done,
-                            iov_slice(iov, done, iov.len - done), &now);
+                                  iov_slice(iov, done, iov.len - done), &now);
         done += now;
     }
+    return ret;
+}
+
+int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off, struct iov iov)
+{
+    uint64_t epoch = qcow2_access_begin(img);
+    int ret = qcow2_co_write_parts(img, off, iov);
+
     qcow2_access_end(img, epoch);
     return ret;
 }

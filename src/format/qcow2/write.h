@@ -63,7 +63,9 @@ CO_FN int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off,
 CO_FN int qcow2_co_write_part(struct qcow2_image *img, uint64_t off,
                               struct iov iov, size_t *ret_done);
 
-/* All of @iov, wherever it goes. */
+/* All of @iov, wherever it goes; inside an access / as one. */
+CO_FN int qcow2_co_write_parts(struct qcow2_image *img, uint64_t off,
+                               struct iov iov);
 CO_FN int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off,
                                struct iov iov);
 
