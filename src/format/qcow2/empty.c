@@ -13,39 +13,50 @@
 #include "format/qcow2/space.h"
 #include "format/qcow2/write.h"
 
+/* Clusters after which others may run. */
+#define RELAX_EVERY 4096
+
+/* Cluster @idx, which is @d. One that makes no sense is reported. */
+static CO_FN int cluster_co_drop(struct qcow2_image *img, uint64_t idx,
+                                 struct qcow2_desc d)
+{
+    const struct qcow2_delta none = { .whole = true };
+    struct qcow2_run run;
+    uint64_t gen;
+    int ret = qcow2_co_lookup(img, idx << img->cluster_bits, 1, &run);
+
+    if (ret == 0) {
+        gen = group_join(img->group, 0);
+        qcow2_pending_add(img, gen, idx, &none);
+        qcow2_free_desc(img, gen, d);
+        group_data_done(img->group, gen);
+    }
+    return ret;
+}
+
 int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from, uint64_t to)
 {
-    uint64_t cluster = qcow2_cluster_size(img);
-    uint64_t off = round_up(from, cluster), end = round_up(to, cluster);
+    uint64_t cluster = qcow2_cluster_size(img), n;
+    uint64_t end = round_up(to, cluster) >> img->cluster_bits;
     int ret = 0;
 
-    while (off < end && ret == 0) {
-        uint64_t idx = off >> img->cluster_bits;
-        struct qcow2_delta none = { .whole = true };
+    for (uint64_t idx = round_up(from, cluster) >> img->cluster_bits;
+         idx < end && ret == 0; idx += n) {
         struct qcow2_desc d;
-        struct qcow2_run run;
 
+        n = 1;
         if (img->n_pending >= QCOW2_PENDING_MAX) {
             ret = group_co_flush(img->group);
         }
         if (ret == 0) {
-            ret = qcow2_co_lookup(img, off, end - off, &run);
-        }
-        if (ret == 0 && run.kind == QCOW2_ABSENT && run.entry == 0 &&
-            !img->shape.extended) {
-            off += run.len;
-            continue;
-        }
-        if (ret == 0) {
-            ret = qcow2_co_desc(img, idx, &d);
+            ret = qcow2_co_descs(img, idx, end, &d, &n);
         }
         if (ret == 0 && (d.entry || d.bits)) {
-            uint64_t gen = group_join(img->group, 0);
-            qcow2_pending_add(img, gen, idx, &none);
-            qcow2_free_desc(img, gen, d);
-            group_data_done(img->group, gen);
+            ret = cluster_co_drop(img, idx, d);
         }
-        off += cluster;
+        if (idx % RELAX_EVERY == 0) {
+            co_co_relax();
+        }
     }
     return ret;
 }

@@ -253,24 +253,31 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
     return ret == -EUCLEAN ? entry_co_report(img, off, ret_run->entry) : ret;
 }
 
-int qcow2_co_desc(struct qcow2_image *img, uint64_t idx,
-                  struct qcow2_desc *ret_desc)
+int qcow2_co_descs(struct qcow2_image *img, uint64_t idx, uint64_t end,
+                   struct qcow2_desc *ret_desc, uint64_t *ret_n)
 {
     struct table *t;
     struct walk w;
-    uint64_t n;
     int ret;
 
-    walk_init(&w, img, idx, idx + 1);
-    ret = walk_get(&w, idx, ret_desc, &n);
+    walk_init(&w, img, idx, end);
+    ret = walk_get(&w, idx, ret_desc, ret_n);
     if (ret == -EAGAIN) {
         ret = tables_co_get(&img->slices, idx >> img->slice_bits, &t);
         if (ret < 0) {
             return ret;
         }
-        walk_init(&w, img, idx, idx + 1);
-        ret = walk_get(&w, idx, ret_desc, &n);
+        walk_init(&w, img, idx, end);
+        ret = walk_get(&w, idx, ret_desc, ret_n);
         tables_put(&img->slices, t);
     }
     return ret;
+}
+
+int qcow2_co_desc(struct qcow2_image *img, uint64_t idx,
+                  struct qcow2_desc *ret_desc)
+{
+    uint64_t n;
+
+    return qcow2_co_descs(img, idx, idx + 1, ret_desc, &n);
 }

@@ -191,6 +191,10 @@ struct qcow2_run {
  * (reported); -ENOMEM. */
 CO_FN int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
                           struct qcow2_run *ret_run);
+/* What cluster @idx is, with all that is pending; *@ret_n clusters from it, not
+ * past @end, are the same: more than one only where there is no table. */
+CO_FN int qcow2_co_descs(struct qcow2_image *img, uint64_t idx, uint64_t end,
+                         struct qcow2_desc *ret_desc, uint64_t *ret_n);
 /* The descriptor of cluster @idx with all that is pending. */
 CO_FN int qcow2_co_desc(struct qcow2_image *img, uint64_t idx,
                         struct qcow2_desc *ret_desc);
