@@ -347,14 +347,26 @@ def convert(ctx):
         remove(target)
         return Sample(size / MIB / took, cpu * GIB / size)
 
+    def cp(source):
+        target = ctx.path('converted')
+        os.sync()
+        took, cpu = timed('sh', '-c', 'cp --reflink=never "$1" "$2" && '
+                          'sync -d "$2"', 'cp', source, target)
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
     for src, dst, more in (('raw', 'qcow2', ()), ('qcow2', 'raw', ()),
                            ('raw', 'qcow2', ('-c',))):
         source = raw if src == 'raw' else ctx.converted(raw, src)
-        yield Case('%s to %s%s' % (src, dst, ', compressed' if more else ''),
-                   'MiB/s',
-                   {who: (lambda who=who, s=source, f=src, t=dst, m=more:
-                          measure(who, s, '-f', f, '-O', t, *m))
-                    for who in ('peer', 'sluiced')})
+        who = {who: (lambda who=who, s=source, f=src, t=dst, m=more:
+                     measure(who, s, '-f', f, '-O', t, *m))
+               for who in ('peer', 'sluiced')}
+        if more:    # the processor's work
+            yield Case('%s to %s, compressed' % (src, dst), 'MiB/s', who)
+        else:       # the goal is 1.5, or what the disk allows
+            who['cp+sync'] = lambda s=source: cp(s)
+            yield Case('%s to %s' % (src, dst), 'MiB/s', who, goal=1.5,
+                       yard=('cp+sync', 0.8))
 
 
 @row('guest-stream', 'a guest while a stream runs')

@@ -106,6 +106,13 @@ void qcow2_bitmap_merge(struct qcow2_bitmap *b,
     }
 }
 
+uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
+                           const struct qcow2_bitmap *b)
+{
+    return qcow2_bitmap_bytes(b, img->node->size) +
+        (uint64_t) b->table_size * 8;
+}
+
 /* One cluster of bits, as much of it as the disk has. */
 static CO_FN int load_co_cluster(struct qcow2_image *img,
                                  struct qcow2_bitmap *b, uint32_t i,

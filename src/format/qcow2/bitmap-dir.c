@@ -41,15 +41,26 @@ static void free_bitmap(gpointer b)
     qcow2_bitmap_free(b);
 }
 
+GHashTable *qcow2_bitmaps_set(const GPtrArray *list)
+{
+    GHashTable *set = g_hash_table_new(NULL, NULL);
+
+    for (guint i = 0; i < list->len; i++) {
+        g_hash_table_add(set, g_ptr_array_index(list, i));
+    }
+    return set;
+}
+
 void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list)
 {
     GPtrArray *old = bs->list;
+    g_autoptr(GHashTable) kept = qcow2_bitmaps_set(list);
 
     g_ptr_array_set_free_func(old, NULL);
     for (guint i = 0; i < old->len; i++) {
         struct qcow2_bitmap *b = g_ptr_array_index(old, i);
 
-        if (!g_ptr_array_find(list, b, NULL)) {
+        if (!g_hash_table_contains(kept, b)) {
             qcow2_bitmap_free(b);
         }
     }
@@ -119,7 +130,7 @@ static int entry_validate(struct qcow2_image *img, const uint8_t *p,
         return node_corrupt(img->node, err, at + 17, "a bitmap has a "
                             "granularity of %u bits", p[17]);
     }
-    if (n == 0 || n > QCOW2_BITMAP_TABLE_MAX || table == 0 ||
+    if (n == 0 || n > QCOW2_BITMAP_BYTES_MAX >> img->cluster_bits || !table ||
         table & (qcow2_cluster_size(img) - 1) || table >> 56) {
         return node_corrupt(img->node, err, at, "a bitmap has a table of %u "
                             "entries at %" PRIu64, n, table);

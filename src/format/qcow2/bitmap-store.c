@@ -56,9 +56,6 @@ static CO_FN int bitmap_co_store(struct qcow2_switch *sw,
     int ret = 0;
 
     s->table_size = (uint32_t) MAX(n, 1); /* a disk of 0 bytes has a table */
-    if (s->table_size > QCOW2_BITMAP_TABLE_MAX) {
-        return -EFBIG;
-    }
     table = g_try_new0(uint64_t, s->table_size);
     if (!table) {
         return -ENOMEM;
@@ -110,6 +107,7 @@ static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
                                struct stored *all)
 {
     const GPtrArray *old = sw->img->bitmaps->list;
+    g_autoptr(GHashTable) kept = qcow2_bitmaps_set(list);
     int ret = 0;
 
     for (guint i = 0; i < list->len && ret == 0; i++) {
@@ -123,7 +121,7 @@ static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
     for (guint i = 0; i < old->len && ret == 0; i++) {
         struct qcow2_bitmap *b = g_ptr_array_index(old, i);
 
-        if (b->bits || !g_ptr_array_find((GPtrArray *) list, b, NULL)) {
+        if (b->bits || !g_hash_table_contains(kept, b)) {
             ret = bitmap_co_drop(sw, b);
         }
     }

@@ -19,23 +19,41 @@ static bool is_stored(const struct qcow2_bitmap *b)
     return !b->bits && !(b->flags & QCOW2_BITMAP_IN_USE);
 }
 
-/* Read what is to be held. One that cannot be read is lost. */
+/* Read one that is to be held. When it cannot be, or *@cost, of all that are
+ * held, becomes too much, it is lost. */
+static CO_FN void bitmap_co_hold(struct qcow2_image *img,
+                                 struct qcow2_bitmap *b, uint64_t *cost)
+{
+    uint64_t more = qcow2_bitmap_cost(img, b);
+    g_autoptr(GError) err = NULL;
+
+    if (*cost + more > QCOW2_BITMAP_BYTES_MAX) {
+        trace_qcow2_bitmap_lost(img->node->name, b->name, "no room");
+    } else if (qcow2_co_bitmap_load(img, b, &err) < 0) {
+        trace_qcow2_bitmap_lost(img->node->name, b->name, err->message);
+    } else {
+        *cost += more;
+    }
+    b->flags |= QCOW2_BITMAP_IN_USE;
+}
+
+/* Hold those that record, or @all. Were there any? */
 static CO_FN bool list_co_load(struct qcow2_image *img, bool all)
 {
     const GPtrArray *list = img->bitmaps->list;
+    uint64_t cost = 0;
     bool any = false;
 
     for (guint i = 0; i < list->len; i++) {
         struct qcow2_bitmap *b = g_ptr_array_index(list, i);
 
-        if (is_stored(b) && (all || (b->flags & QCOW2_BITMAP_AUTO))) {
-            g_autoptr(GError) err = NULL;
+        cost += b->bits ? qcow2_bitmap_cost(img, b) : 0;
+    }
+    for (guint i = 0; i < list->len; i++) {
+        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
 
-            if (qcow2_co_bitmap_load(img, b, &err) < 0) {
-                trace_qcow2_bitmap_lost(img->node->name, b->name,
-                                        err->message);
-            }
-            b->flags |= QCOW2_BITMAP_IN_USE;
+        if (is_stored(b) && (all || (b->flags & QCOW2_BITMAP_AUTO))) {
+            bitmap_co_hold(img, b, &cost);
             any = true;
         }
     }

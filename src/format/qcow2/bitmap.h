@@ -26,9 +26,9 @@ enum {
     QCOW2_BITMAP_NAME_MAX = 1023,
     QCOW2_BITMAP_GRANULARITY_MIN = 9, QCOW2_BITMAP_GRANULARITY_MAX = 31,
 };
-/* Most that one may take: in memory and as entries of its table. */
+/* Most that one may take, in memory and in the file, and that all of an image
+ * that are held may take together, their tables included. */
 #define QCOW2_BITMAP_BYTES_MAX (UINT64_C(512) << 20)
-#define QCOW2_BITMAP_TABLE_MAX (UINT32_C(1) << 24)
 
 struct qcow2_bitmap {
     char *name;
@@ -53,6 +53,8 @@ void qcow2_bitmap_free(struct qcow2_bitmap *b);
 struct qcow2_bitmap *qcow2_bitmap_find(const struct qcow2_image *img,
                                        const char *name);
 bool qcow2_bitmap_is_broken(const struct qcow2_bitmap *b);
+/* The bitmaps of @list, to look them up; owned by the caller. */
+GHashTable *qcow2_bitmaps_set(const GPtrArray *list);
 /* @list, which owns nothing so far, becomes the list; bitmaps that are not in it
  * are freed. */
 void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list);
@@ -74,6 +76,9 @@ void qcow2_bitmap_set(struct qcow2_bitmap *b, uint64_t off, uint64_t len);
 /* Set in @b what is set in @from, which may have another granularity. */
 void qcow2_bitmap_merge(struct qcow2_bitmap *b,
                         const struct qcow2_bitmap *from, uint64_t size);
+/* What holding @b takes: its bits, and its table in the file. */
+uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
+                           const struct qcow2_bitmap *b);
 /* Read what the file holds of @b into memory. */
 CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img,
                                struct qcow2_bitmap *b, GError **err);
