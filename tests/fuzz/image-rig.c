@@ -12,10 +12,10 @@
 #include "storage/storage.h"
 
 enum {
-    FLAG_PATCHES = 1, FLAG_RDWR = 2, FLAG_REPAIR = 4, FLAG_BIG_OFFSETS = 8,
+    FLAG_PATCHES = IMAGE_RIG_PATCHES, FLAG_RDWR = 2, FLAG_REPAIR = 4, FLAG_BIG_OFFSETS = 8,
     FLAG_BASE = 16,
 };
-enum { OPS_MAX = 32, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
+enum { OPS_MAX = IMAGE_RIG_OPS_MAX, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
 /* Sizes up to this are set: a disk that grows over a base writes zeroes. */
 #define SIZE_MAX_TRUNCATE (UINT64_C(64) << 20)
 #define PATH "/image"
@@ -23,7 +23,7 @@ enum { OPS_MAX = 32, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
 #define DATA_FILE "/data"
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, NULL
+    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver, NULL
 };
 
 struct image {
@@ -272,6 +272,7 @@ static CO_FN void image_entry(void *arg)
 
         memset(junk, 0xd5, sizeof(junk));
         fuzz_put_file(DATA_FILE, junk, sizeof(junk), 40000);
+        fuzz_put_file(DATA_FILE ".partial", junk, sizeof(junk), 40000);
     }
     g = graph_new(loop_current(), drivers);
     check_co(g, img, 0, &res);

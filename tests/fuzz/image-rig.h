@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { IMAGE_RIG_PATCHES = 1, IMAGE_RIG_OPS_MAX = 32 };
+
 struct image_format {
     const char *name;
     uint8_t magic[4];
