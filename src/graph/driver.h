@@ -195,6 +195,9 @@ struct node_driver {
      * own; the file exists, is empty and is open for writing in @file.
      * Everything is durable on success. */
     CO_FN_PTR int (*co_create)(struct node *file, struct opts *o, GError **err);
+    /* A step after co_create() has failed: what it made besides @file goes. */
+    CO_FN_PTR void (*co_uncreate)(struct node *file);
+    bool creates_over;           /* ... except that it may hold something */
     /* What co_create() takes, as "name\0help" pairs for -o help. */
     const struct create_option {
         const char *name, *type, *help;

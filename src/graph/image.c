@@ -246,20 +246,25 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
 {
     CLEANUP(opts_freep) struct opts *o = opts_new(options);
     struct new_storage s;
+    bool made = false;
     int r = new_storage_co_open(g, filename, &s, err);
 
     if (r < 0) {
         return r;
     }
-    r = new_storage_co_empty(&s, err);
+    r = drv->creates_over ? 0 : new_storage_co_empty(&s, err);
     if (r == 0) {
         r = drv->co_create(s.node, o, err);
+        made = r == 0;
     }
     if (r == 0) {
         r = opts_finish(o, err);
     }
     if (r == 0) {
         r = new_storage_co_sync(&s, err);
+    }
+    if (r < 0 && made && drv->co_uncreate) {
+        drv->co_uncreate(s.node);
     }
     new_storage_co_close(&s, r == 0);
     return r;

@@ -63,8 +63,11 @@ static char *overlay_check_rules(const struct state *st)
     return NULL;
 }
 
-/* Of an image that is made where one was, the old header may be there: it names
- * another data file, and is refused. */
+/* The data file of the image before. */
+static uint64_t old_data;
+
+/* Of an image that is made where one was, the old one may be there, or its
+ * header, which names another data file and is refused. */
 static bool overlay_is_whole(const struct sim_image *img)
 {
     uint64_t id = sim_image_find(img, "/top");
@@ -76,21 +79,22 @@ static bool overlay_is_whole(const struct sim_image *img)
     }
     if (world.made_again) {
         return header_read(img, &h) &&
-            h.data_inode == sim_image_find(img, PARTIAL);
+            h.data_inode == sim_image_find(img, PARTIAL) &&
+            h.data_inode != old_data;
     }
     sim_image_read(img, id, 0, head, sizeof(head));
     return cow_probe(head, sizeof(head));
 }
 
-/* Somebody has removed the data file and makes the overlay anew. The sidecar
- * has one header, as when it was never opened over its base. */
+/* Somebody makes the overlay anew, over the old one. The sidecar has one header,
+ * as when it was never opened over its base. */
 static void overlay_abandon(struct sim_image *img)
 {
     static const uint8_t none[COW_SLOT_BYTES];
 
     sim_image_write(img, sim_image_find(img, "/top"), COW_SLOT_BYTES, none,
                     sizeof(none));
-    sim_image_link(img, PARTIAL, 0);
+    old_data = sim_image_find(img, PARTIAL);
 }
 
 /* What a crash has left: bits of groups that the summary does not know, and

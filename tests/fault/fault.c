@@ -110,6 +110,7 @@ static void show_peer(const struct kind *k, const struct sim_image *img)
         have_peer = system("qemu-img --version > /dev/null 2>&1") == 0;
     }
     if (!have_peer || !id || !strcmp(k->format, "raw") ||
+        !strcmp(k->format, "cow") ||
         shared->runs % PEER_EVERY) {
         return;
     }

@@ -96,6 +96,8 @@ struct rig;
 CO_FN void images_co_make(struct control *c, const struct kind *k);
 /* blockdev-add arguments of the whole chain; owned. */
 json_t *images_options(const struct rig *r);
+/* The top image: an overlay that has ended is a raw file. */
+const char *images_top(const struct rig *r, const char **ret_format);
 /* Where the data of @path is, if not in the image: into @options. */
 void images_add_data(const struct kind *k, const char *path, json_t *options);
 /* Make @path of kind @k's top format, without a base. */

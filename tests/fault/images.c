@@ -22,6 +22,9 @@ const struct kind kinds[] = {
     { "qcow2-data", "qcow2", "raw", false, .data_file = true },
     { "qcow2-data-raw", "qcow2", NULL, false, .data_file = true,
       .data_raw = true },
+    { "cow", "cow", NULL, false },
+    { "cow-raw", "cow", "raw", false },
+    { "cow-chain", "cow", "qed", true },
 };
 const unsigned n_kinds = G_N_ELEMENTS(kinds);
 
@@ -125,17 +128,29 @@ void images_add_data(const struct kind *k, const char *path, json_t *options)
     }
 }
 
+const char *images_top(const struct rig *r, const char **ret_format)
+{
+    struct sim_image *live = sim_live(r->sim);
+    bool ended = !strcmp(r->kind->format, "cow") &&
+        !sim_image_find(live, "/top") && sim_image_find(live, "/top.raw");
+
+    *ret_format = ended ? "raw" : r->kind->format;
+    return ended ? "/top.raw" : "/top";
+}
+
 json_t *images_options(const struct rig *r)
 {
     const struct kind *k = r->kind;
-    json_t *o = json_pack("{s:s,s:s,s:s,s:o}", "driver", k->format,
-                          "node-name", "top", "discard", "unmap", "file",
-                          file_options("/top"));
+    const char *format, *path = images_top(r, &format);
+    json_t *o = json_pack("{s:s,s:s,s:s,s:o}", "driver", format, "node-name",
+                          "top", "discard", "unmap", "file",
+                          file_options(path));
     json_t *b;
 
     images_add_data(k, "/top", o);
     /* What was streamed has outlived its base. */
-    if (!k->base || !sim_image_find(sim_live(r->sim), "/base")) {
+    if (!k->base || !sim_image_find(sim_live(r->sim), "/base") ||
+        !strcmp(format, "raw")) {
         return o;
     }
     b = json_pack("{s:s,s:s,s:o}", "driver", k->base, "node-name", "base",

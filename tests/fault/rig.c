@@ -396,8 +396,9 @@ static CO_FN void content_co_check(struct rig *r, struct node *n)
 
 static CO_FN struct node *top_co_open(struct rig *r, unsigned flags)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", r->kind->format,
-                          "file", "driver", "file", "filename", "/top");
+    const char *format, *path = images_top(r, &format);
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", format,
+                          "file", "driver", "file", "filename", path);
     g_autoptr(GError) err = NULL;
     struct node *n;
 

@@ -348,8 +348,9 @@ static CO_FN void stream_steps_run(struct rig *r)
 
 static CO_FN void drive_run(struct rig *r)
 {
-    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s}", "id", "d", "file", "/top",
-                          "format", r->kind->format, "copy-on-read", "on",
+    const char *format, *path = images_top(r, &format);
+    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s}", "id", "d", "file", path,
+                          "format", format, "copy-on-read", "on",
                           "stream", r->kind->base ? "on" : "off");
     g_autoptr(GError) err = NULL;
     int ret;

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/err.h"
 #include "format/cow/overlay.h"
 #include "format/trace.h"
@@ -197,6 +198,45 @@ static CO_FN int name_co_check_free(const char *path, GError **err)
         : err_set_errno(err, -ret, "Could not look at '%s'", path);
 }
 
+/* Is @partial the data file of the overlay, not complete, in @sidecar? */
+static CO_FN bool data_co_is_its(struct node *sidecar, const char *partial)
+{
+    g_autofree char *base = g_path_get_basename(partial);
+    g_autofree char *name = NULL;
+    struct cow_header old;
+    struct stat st;
+
+    if (sidecar->size == 0 || overlay_co_slots_read(sidecar, &old) < 0 ||
+        old.state != COW_FILLING || !(old.known & COW_KNOWS_DATA)) {
+        return false;
+    }
+    name = g_strconcat(old.data_name, COW_PARTIAL, NULL);
+    return g_str_equal(name, base) && io_co_stat(partial, &st) == 0 &&
+        st.st_ino == old.data_inode;
+}
+
+/* Whoever makes an overlay in the place of another does without that and its
+ * data file. The sidecar goes first. */
+static CO_FN int old_co_remove(struct node *sidecar, const char *partial,
+                               GError **err)
+{
+    int ret;
+
+    if (!data_co_is_its(sidecar, partial)) {
+        return 0;
+    }
+    ret = node_co_truncate(sidecar, 0, err);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = BARRIER(OVERLAY_CREATE, node_co_flush(sidecar));
+    if (ret == 0) {
+        ret = io_co_unlink(partial);
+    }
+    return ret == 0 ? 0
+        : err_set_errno(err, -ret, "Could not remove '%s'", partial);
+}
+
 static CO_FN int storage_co_fill(struct new_storage *s,
                                  const struct node_driver *drv, uint64_t size,
                                  uint64_t *ret_inode, GError **err)
@@ -222,6 +262,21 @@ static CO_FN int storage_co_fill(struct new_storage *s,
     return ret;
 }
 
+void overlay_co_uncreate(struct node *sidecar)
+{
+    g_autofree char *dir = NULL, *partial = NULL, *path = NULL;
+    struct cow_header h;
+
+    if (overlay_co_slots_read(sidecar, &h) == 0 &&
+        folder_co_find(sidecar, &dir, NULL) == 0) {
+        partial = g_strconcat(h.data_name, COW_PARTIAL, NULL);
+        path = g_build_filename(dir, partial, NULL);
+        if (data_co_is_its(sidecar, path)) {
+            io_co_unlink(path);
+        }
+    }
+}
+
 int overlay_co_data_create(struct node *sidecar, const struct cow_header *h,
                            uint64_t *ret_inode, char **ret_path, GError **err)
 {
@@ -242,6 +297,9 @@ int overlay_co_data_create(struct node *sidecar, const struct cow_header *h,
     path = g_build_filename(dir, h->data_name, NULL);
     partial = g_strconcat(path, COW_PARTIAL, NULL);
     ret = name_co_check_free(path, err);
+    if (ret == 0) {
+        ret = old_co_remove(sidecar, partial, err);
+    }
     if (ret == 0) {
         ret = name_co_check_free(partial, err);
     }

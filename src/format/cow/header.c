@@ -7,6 +7,22 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
+int overlay_co_slots_read(struct node *file, struct cow_header *ret_h)
+{
+    const size_t bytes = COW_SLOTS * COW_SLOT_BYTES;
+    uint8_t *buf = io_buf_get(bytes);
+    struct iovec v;
+    unsigned slot;
+    bool torn;
+    int ret = node_co_preadv(file, 0, iov_one(&v, buf, bytes), 0);
+
+    if (ret == 0) {
+        ret = cow_header_choose(buf, ret_h, &slot, &torn, NULL);
+    }
+    io_buf_put(buf, bytes);
+    return ret;
+}
+
 int overlay_co_header_read(struct overlay *o, GError **err)
 {
     const size_t bytes = COW_SLOTS * COW_SLOT_BYTES;

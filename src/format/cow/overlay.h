@@ -143,6 +143,8 @@ GArray *overlay_items_new(void);
 /* --- header.c --- */
 
 CO_FN int overlay_co_header_read(struct overlay *o, GError **err);
+/* The same of a file that is not open as an overlay; no words. */
+CO_FN int overlay_co_slots_read(struct node *file, struct cow_header *ret_h);
 /* @h, with the next generation, into the slot that is not in use, durably;
  * o->hdr follows. On failure the old header stands. */
 CO_FN int overlay_co_header_write(struct overlay *o,
@@ -155,12 +157,14 @@ CO_FN int overlay_co_data_open(struct overlay *o, struct opts *opts,
                                GError **err);
 /* Is it the one that the header means (W7)? */
 CO_FN int overlay_co_data_check(struct overlay *o, GError **err);
-/* Make it: empty, @size bytes, not durable. *@ret_path is owned; the file must
- * not be there. */
+/* Make it, zeroes, durable. *@ret_path is owned. The file must not be there; but
+ * when @sidecar holds an overlay that is being filled and it is that one's, both
+ * are given up. */
 CO_FN int overlay_co_data_create(struct node *sidecar,
                                  const struct cow_header *h,
                                  uint64_t *ret_inode, char **ret_path,
                                  GError **err);
+CO_FN void overlay_co_uncreate(struct node *sidecar);
 /* The steps after COMPLETE: the data file gets its name, the sidecar goes. May
  * be repeated, and does what is left. */
 CO_FN int overlay_co_finish(struct overlay *o, GError **err);

@@ -165,6 +165,8 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
 {
     struct overlay *o = arg;
 
+    /* First of all: should this fail, there is room for another generation. */
+    overlay_pending_merge(o, gen);
     return BARRIER(OVERLAY_DATA, node_co_flush(overlay_data(o)));
 }
 

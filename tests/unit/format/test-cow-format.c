@@ -446,6 +446,11 @@ static CO_FN void create_run(struct graph *g)
     g_autoptr(GError) err = NULL;
     struct node *n;
 
+    /* Over itself, as other images. */
+    make(g, path, json_pack("{s:i}", "size", 1 << 21));
+    n = open_cow(g, path, 0);
+    g_assert_cmpuint(n->size, ==, 1 << 21);
+    node_co_unref(n);
     /* Nobody's files are overwritten, nor written through a link (VA15). */
     remove_all((const char *const[]){ "p.cow", NULL });
     g_assert_cmpint(try_make(g, path, json_pack("{s:i}", "size", 1 << 20),
