@@ -103,6 +103,7 @@ static void sim_pick_fault(struct sim *s, struct sim_pending *p)
         }
         f->nth = f->sticky;     /* 1 goes on, 0 is spent */
         p->fault = f->err ? -f->err : p->fault;
+        p->lands = f->lands;
         p->short_len = f->short_len ? f->short_len : p->short_len;
         p->due_ns += f->delay_ns;
     }
@@ -138,8 +139,9 @@ static void sim_submit(struct loop *l, struct io_req *r)
 static void sim_finish(struct sim *s, unsigned i)
 {
     struct sim_pending *p = g_ptr_array_steal_index(s->pending, i);
-    int64_t result = p->fault ? p->fault : sim_apply(s, p);
+    int64_t result = p->fault && !p->lands ? p->fault : sim_apply(s, p);
 
+    result = p->fault ? p->fault : result;
     p->rec->completed = ++s->instant;
     p->rec->result = result;
     io_req_complete(p->req, result);

@@ -27,6 +27,7 @@ struct sim_pending {
     bool logged;                /* @rec belongs to the log */
     uint64_t due_ns;
     int64_t fault;              /* 0, else the result */
+    bool lands;                 /* it takes place all the same */
     size_t short_len;           /* 0, else the most to move */
 };
 

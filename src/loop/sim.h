@@ -135,6 +135,7 @@ struct sim_fault {
     const char *path;           /* only files opened by this name; NULL = any */
     bool sticky;                /* every later one, too */
     int err;                    /* fail with -@err; 0: */
+    bool lands;                 /* ... after it took place */
     size_t short_len;           /* move only so many bytes; 0: all */
     uint64_t delay_ns;          /* complete so much later */
 };

@@ -27,7 +27,7 @@ static char *arg_only, *arg_replay;
 static const struct mode {
     enum sim_op op;
     int err;
-    bool sticky;
+    bool sticky, lands;
 } modes[] = {
     { SIM_READ, EIO, false },      { SIM_READ, EIO, true },
     { SIM_READ, SHORT, false },    { SIM_READ, SHORT, true },
@@ -50,6 +50,9 @@ static const struct mode {
     { SIM_READ, EINTR, false },    { SIM_WRITE, EINTR, false },
     { SIM_TRUNCATE, EINTR, false }, { SIM_FDATASYNC, EINTR, false },
     { SIM_OPEN, EINTR, false },
+    /* It took place, and nobody knows. */
+    { SIM_WRITE, EIO, false, true }, { SIM_RENAME, EIO, false, true },
+    { SIM_FDATASYNC, EIO, false, true },
     { MEMORY, ENOMEM, false },     { MEMORY, ENOMEM, true },
 };
 
@@ -174,7 +177,7 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
 static void mode_sweep(const struct kind *k, const struct scenario *s,
                        const struct mode *m)
 {
-    struct sim_fault f = { .op = m->op, .err = m->err, .sticky = m->sticky,
+    struct sim_fault f = { .op = m->op, .err = m->err, .sticky = m->sticky, .lands = m->lands,
                            .short_len = m->err ? 0 : SECTOR };
     unsigned n = 0;
 

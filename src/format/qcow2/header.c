@@ -203,6 +203,15 @@ int qcow2_co_write_header(struct qcow2_image *img,
     return sector_co_write(img, h, img->sector);
 }
 
+void qcow2_co_restore_header(struct qcow2_image *img)
+{
+    struct qcow2_header h = img->hdr;
+
+    if (qcow2_co_write_header(img, &h) < 0 || group_co_sync(img->group) < 0) {
+        img->corrupt = true; /* either is whole: nothing may change any more */
+    }
+}
+
 /* Where the extensions must end in sector 0: the backing name may stand there. */
 static size_t exts_room(const struct qcow2_header *h)
 {

@@ -245,6 +245,10 @@ CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
                              const struct qcow2_header *h, uint32_t type,
                              const void *data, uint32_t len);
 
+/* A write of the header failed that leads to other tables: nobody knows which
+ * one the file has. It gets the old one again, or the image takes no more
+ * writes. The group is locked. */
+CO_FN void qcow2_co_restore_header(struct qcow2_image *img);
 /* What sector 0 becomes with @exts; false when there is no room in it. */
 bool qcow2_exts_put(const struct qcow2_image *img,
                     const struct qcow2_header *h, const GArray *exts,

@@ -34,6 +34,9 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
     h.l1_size = n;
     node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_ACTIVATE_TABLE);
     ret = qcow2_co_write_header(img, &h);
+    if (ret < 0) {
+        qcow2_co_restore_header(img);
+    }
     /* The old table waits for the next pass, and so for a flush. */
     if (ret == 0 && old_len) {
         qcow2_refcount_down(img, 0, old, old_len);

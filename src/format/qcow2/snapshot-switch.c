@@ -173,16 +173,6 @@ int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
     return ret;
 }
 
-/* The header's write failed: nobody knows which one the file has. */
-static CO_FN void header_co_restore(struct qcow2_image *img)
-{
-    struct qcow2_header h = img->hdr;
-
-    if (qcow2_co_write_header(img, &h) < 0 || group_co_sync(img->group) < 0) {
-        img->corrupt = true; /* either is whole, so nothing may change any more */
-    }
-}
-
 void qcow2_switch_co_undo(struct qcow2_switch *sw)
 {
     struct qcow2_image *img = sw->img;
@@ -224,7 +214,7 @@ int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
     }
     if (ret < 0) {
         if (written) {
-            header_co_restore(img);
+            qcow2_co_restore_header(img);
         }
         qcow2_switch_co_undo(sw);
         return ret;

@@ -11,6 +11,7 @@
 #include "format/qcow2/space.h"
 #include "graph/image.h"
 #include "hold-driver.h"
+#include "loop/sim.h"
 
 enum { CLUSTER = 65536 };
 
@@ -458,6 +459,58 @@ static void test_far(void)
     run_graph(far_run);
 }
 
+/* --- writes that take place and fail --- */
+
+/* The @k-th write of a resize that moves the L1 table. False: there was none. */
+static CO_FN bool landed_one(struct graph *g, unsigned k)
+{
+    struct sim *sim = loop_sim(graph_loop(g));
+    struct sim_fault f = { .op = SIM_WRITE, .nth = k, .err = EIO,
+                           .lands = true };
+    struct node *n = open_qcow2(g, "/i", NODE_RDWR);
+    uint64_t before = sim_count(sim, SIM_WRITE);
+    uint8_t data[512], got[512];
+    bool reached, flushed;
+
+    sim_inject(sim, &f);
+    node_co_truncate(n, 4 << 20, NULL);
+    reached = sim_count(sim, SIM_WRITE) - before >= k;
+    sim_faults_clear(sim);
+    /* A new L2 table: its L1 entry must reach the table that the file has. */
+    memset(data, (int) k, sizeof(data));
+    flushed = do_write(n, 512 << 10, data, sizeof(data), 0) == 0 &&
+        node_co_flush(n) == 0;
+    node_co_unref(n);
+    n = open_qcow2(g, "/i", 0);
+    g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
+    g_assert_cmpint(do_read(n, 512 << 10, got, sizeof(got)), ==, 0);
+    g_assert_true(!flushed || memcmp(got, data, sizeof(got)) == 0);
+    node_co_unref(n);
+    return reached;
+}
+
+static CO_FN void landed_run(struct graph *g)
+{
+    struct sim *sim = loop_sim(graph_loop(g));
+    struct sim_image *fresh;
+    unsigned k = 1;
+
+    make_qcow2(g, "/i", json_pack("{s:i,s:i}", "size", 1 << 20,
+                                  "cluster_size", 512));
+    fresh = sim_image_copy(sim_live(sim));
+    while (landed_one(g, k)) {
+        sim_restore(sim, fresh);
+        k++;
+    }
+    g_assert_cmpuint(k, >, 3);
+    sim_image_free(fresh);
+}
+
+static void test_landed(void)
+{
+    run_graph_on(IO_ENGINE_SIM, 1, landed_run);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -471,5 +524,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/overlap", test_overlap);
     g_test_add_func("/qcow2/uncounted", test_uncounted);
     g_test_add_func("/qcow2/far", test_far);
+    g_test_add_func("/qcow2/landed", test_landed);
     return g_test_run();
 }
