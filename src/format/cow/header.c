@@ -70,7 +70,8 @@ int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
                           iov_one(&v, buf, COW_SLOT_BYTES), 0);
     io_buf_put(buf, COW_SLOT_BYTES);
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_HEADER, node_co_flush(overlay_file(o)));
+        ret = BARRIER(OVERLAY_HEADER, o->group ? group_co_sync(o->group)
+                      : node_co_flush(overlay_file(o)));
     }
     if (ret == 0) {
         o->hdr = next;

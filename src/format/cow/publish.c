@@ -133,7 +133,7 @@ static CO_FN int fresh_co_link(struct overlay *o)
         any = any || g_array_index(o->items, struct item, i).fresh;
     }
     if (any) {
-        ret = BARRIER(OVERLAY_BLOCK, node_co_flush(overlay_file(o)));
+        ret = BARRIER(OVERLAY_BLOCK, group_co_sync(o->group));
     }
     for (unsigned i = 0; i < o->items->len && ret == 0; i++) {
         overlay_summary_set(o, g_array_index(o->items, struct item, i).group,
