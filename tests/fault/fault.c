@@ -150,7 +150,7 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
     bool hit;
 
     snprintf(shared->now, sizeof(shared->now), "%s/%s %s %u %s %d", k->name,
-             s->name, op_name(f->op), f->nth, f->sticky ? "sticky" : "once",
+             s->name, op_name(f->op), f->nth, f->lands ? "landed" : f->sticky ? "sticky" : "once",
              f->err);
     rig_init(&r, k, s);
     r.fault = *f;
@@ -256,6 +256,7 @@ static int replay(const char *text)
     }
     f.nth = (unsigned)atoi(word[2]);
     f.sticky = !strcmp(word[3], "sticky");
+    f.lands = !strcmp(word[3], "landed");
     f.err = atoi(word[4]);
     f.short_len = f.err ? 0 : SECTOR;
     for (unsigned i = 0; k && i < n_scenarios; i++) {
