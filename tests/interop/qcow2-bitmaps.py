@@ -221,6 +221,34 @@ def flags(path):
     return [b['flags'] for b in out['format-specific']['data']['bitmaps']]
 
 
+def test_bitmaps_beside_a_name(d):
+    """A backing name that stands where their extension must go makes room; one
+    that fills the sector stays, and nothing has changed."""
+    for tool in (SLUICE, 'qemu-img'):
+        for cluster in ('512', '4k', '64k'):
+            base, top = os.path.join(d, 'b' * 100), os.path.join(d, 'top')
+            qemu_img('create', '-q', '-f', 'raw', base, '1M')
+            run_tool('qemu-io', '-f', 'raw', '-c', 'write -P 3 0 1M', base)
+            run_tool(tool, 'create', '-q', '-f', 'qcow2', '-o',
+                     'cluster_size=' + cluster, '-b', base, '-F', 'raw', top)
+            before = info('qemu-img', top)
+            run_tool(SLUICE, 'bitmap', '--add', top, 'b0')
+            after = same_info(top)
+            assert after['format-specific']['data'].pop('bitmaps')
+            assert after == before
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 3 0 1M', top)
+            run_tool('qemu-img', 'check', '-q', top)
+    name = os.path.join(d, 'n' * 200, 'n' * 190)
+    os.mkdir(os.path.dirname(name))
+    qemu_img('create', '-q', '-f', 'raw', name, '1M')
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', '-b', name,
+             '-F', 'raw', top)
+    text = fails('bitmap', '--add', top, 'b0')
+    assert 'No space left' in text, text
+    assert bitmaps(top) == []
+    run_tool('qemu-img', 'check', '-q', top)
+
+
 def test_bitmaps_after_kill(d):
     """Who dies leaves them in use: nobody takes them for true."""
     path = image(d)

@@ -142,12 +142,23 @@ static void list_swap(GPtrArray *list, struct stored *all)
     }
 }
 
+/* The extension: @n bitmaps, whose directory is there. */
+static void ext_set(GArray *exts, guint n, uint64_t host, uint64_t bytes)
+{
+    uint8_t ext[24] = { 0 };
+
+    put_be32(ext, n);
+    put_be64(ext + 8, bytes);
+    put_be64(ext + 16, host);
+    qcow2_exts_set(exts, QCOW2_EXT_BITMAPS, n ? ext : NULL,
+                   n ? sizeof(ext) : 0);
+}
+
 /* The directory, and the extension that leads to it. */
 static CO_FN int dir_co_store(struct qcow2_switch *sw, GPtrArray *list,
                               struct stored *all, uint64_t *ret_host,
                               uint64_t *ret_bytes)
 {
-    uint8_t ext[24] = { 0 };
     uint8_t *dir;
     int ret;
 
@@ -159,11 +170,7 @@ static CO_FN int dir_co_store(struct qcow2_switch *sw, GPtrArray *list,
     ret = qcow2_switch_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
                                 ret_host);
     g_free(dir);
-    put_be32(ext, list->len);
-    put_be64(ext + 8, *ret_bytes);
-    put_be64(ext + 16, *ret_host);
-    qcow2_exts_set(sw->exts, QCOW2_EXT_BITMAPS, list->len ? ext : NULL,
-                   list->len ? sizeof(ext) : 0);
+    ext_set(sw->exts, list->len, *ret_host, *ret_bytes);
     return ret;
 }
 
@@ -173,8 +180,13 @@ static CO_FN int store_co_run(struct qcow2_switch *sw, GPtrArray *list,
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
     uint64_t host, bytes;
-    int ret = list_co_store(sw, list, all);
+    int ret;
 
+    ext_set(sw->exts, list->len, 0, 0);
+    if (!qcow2_exts_fit(img, &h, sw->exts)) {
+        return -ENOSPC; /* before anything is allocated */
+    }
+    ret = list_co_store(sw, list, all);
     h.autoclear &= ~QCOW2_A_BITMAPS;
     h.autoclear |= list->len ? QCOW2_A_BITMAPS : 0;
     if (ret == 0) {

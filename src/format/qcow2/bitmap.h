@@ -87,6 +87,6 @@ CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img,
 
 /* Store what is held, and let @list be the bitmaps from now on: some of those
  * there are and new ones, which are held. Everything is durable. On failure
- * nothing has changed. The image is drained, its group locked, all is
+ * nothing has changed; -ENOSPC also where the header has no room. The image is drained, its group locked, all is
  * published. Takes a reference to @list. */
 CO_FN int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list);

@@ -289,6 +289,38 @@ int qcow2_co_write_exts(struct qcow2_image *img, const struct qcow2_header *h,
     return ret;
 }
 
+/* The backing name may stand in the way: let *@h put it at the end of sector 0,
+ * if that is where it is. */
+static bool name_move(const struct qcow2_image *img, struct qcow2_header *h)
+{
+    if (!h->backing_offset || strlen(img->backing_name) != h->backing_len ||
+        !range_inside(h->backing_offset, h->backing_len, QCOW2_SECTOR)) {
+        return false;
+    }
+    h->backing_offset = QCOW2_SECTOR - h->backing_len;
+    return true;
+}
+
+bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
+                    const GArray *exts)
+{
+    struct qcow2_header to = *h;
+    uint8_t sector[QCOW2_SECTOR];
+
+    return qcow2_exts_put(img, h, exts, sector) ||
+        (name_move(img, &to) && qcow2_exts_put(img, &to, exts, sector));
+}
+
+int qcow2_co_write_exts_apart(struct qcow2_image *img,
+                              const struct qcow2_header *h, GArray *exts)
+{
+    struct qcow2_header to = *h;
+    int ret = qcow2_co_write_exts(img, h, exts, NULL);
+
+    return ret == -ENOSPC && name_move(img, &to)
+        ? qcow2_co_write_exts(img, &to, exts, img->backing_name) : ret;
+}
+
 int qcow2_co_write_ext(struct qcow2_image *img, const struct qcow2_header *h,
                        uint32_t type, const void *data, uint32_t len)
 {

@@ -245,6 +245,14 @@ CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
                              const struct qcow2_header *h, uint32_t type,
                              const void *data, uint32_t len);
 
+/* @exts for the extensions; a backing name that stands in their way in sector 0
+ * moves to the end of it by the same write. */
+CO_FN int qcow2_co_write_exts_apart(struct qcow2_image *img,
+                                    const struct qcow2_header *h,
+                                    GArray *exts);
+/* Would that find room? */
+bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
+                    const GArray *exts);
 /* A write of the header failed that leads to other tables: nobody knows which
  * one the file has. It gets the old one again, or the image takes no more
  * writes. The group is locked. */

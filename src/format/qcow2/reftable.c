@@ -589,7 +589,7 @@ int qcow2_co_refcounts_switch(struct qcow2_image *img,
         to.reftable_offset = img->hdr.reftable_offset;
         to.reftable_clusters = img->hdr.reftable_clusters;
         *ret_written = true;
-        ret = exts ? qcow2_co_write_exts(img, &to, exts, NULL)
+        ret = exts ? qcow2_co_write_exts_apart(img, &to, exts)
                    : qcow2_co_write_header(img, &to);
     }
     return ret;
