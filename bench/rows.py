@@ -507,7 +507,8 @@ def scale_chain(ctx):
         finally:
             remove(*files)
 
-    for depth in (1, 16) if ctx.quick else (1, 4, 16, 64):
+    # With its base the longest is a chain of 64 images, the limit.
+    for depth in (1, 16) if ctx.quick else (1, 4, 16, 63):
         yield Case('stream, %d deep' % depth, 'MiB/s',
                    both(measure, depth, 'stream'))
         yield Case('random reads, %d deep' % depth, 'IOPS',
