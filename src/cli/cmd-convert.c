@@ -281,7 +281,7 @@ static CO_FN void convert_co_make_zero(struct convert *c)
 }
 
 /* What the images themselves must support; after the target is open. */
-static int check_target(const struct convert *c, GError **err)
+CO_FN_LOOKS static int check_target(const struct convert *c, GError **err)
 {
     struct node *n = c->params.target;
 

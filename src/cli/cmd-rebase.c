@@ -384,7 +384,8 @@ static CO_FN int rebase_co_header(struct rebase *b, GError **err)
 }
 
 /* Before anything is copied: will the header be able to say it? */
-static int rebase_check(const struct rebase *b, struct graph *g, GError **err)
+CO_FN_LOOKS static int rebase_check(const struct rebase *b, struct graph *g,
+                                    GError **err)
 {
     if (b->backing_format && !graph_find_driver(g, b->backing_format)) {
         return err_set(err, EINVAL, "Invalid format name: '%s'",

@@ -203,6 +203,7 @@ static bool can_break(const struct crash_config *c)
 
 /* Sequences that begin in another way than with a sound image, or that found
  * something once. */
+CO_FN_LOOKS
 static char *special_try(const struct crash_config *c, const struct suite *s,
                          guint32 seed)
 {
@@ -305,6 +306,7 @@ static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
     *out = 0;
 }
 
+CO_FN_LOOKS
 char *random_try(const struct crash_config *c, const struct suite *s,
                  guint32 seed)
 {

@@ -542,7 +542,7 @@ static void place_random(struct guest *g, struct op *op, const struct window *w,
     }
 }
 
-static void place(struct guest *g, const struct letter *l, struct op *op)
+CO_FN_LOOKS static void place(struct guest *g, const struct letter *l, struct op *op)
 {
     const struct crash_config *c = g->o->config;
     uint64_t cluster = c->cluster / GRAIN, end = g->n->size / GRAIN;

@@ -164,7 +164,7 @@ CO_FN void guest_co_storm(struct rig *r, unsigned first, unsigned n,
 
 /* One whole run: @files as they are at the start, *@ret_files (owned) what they
  * are at the end; both may be NULL. */
-void rig_run(struct rig *r, CO_FN_PTR void (*fn)(struct rig *r),
+void rig_run(struct rig *r, void (*fn)(struct rig *r),
              const struct sim_image *files, struct sim_image **ret_files);
 /* The image as it lies there: no corruption, right content. */
 CO_FN void rig_co_aftermath(struct rig *r);
