@@ -6,10 +6,6 @@
 #include "base/math.h"
 #include "format/qcow2/bitmap.h"
 
-/* A table entry leads to a cluster of bits, or says what all of them are. */
-#define ENTRY_OFFSET UINT64_C(0x00fffffffffffe00)
-#define ENTRY_ALL_ONES UINT64_C(1)
-
 uint64_t qcow2_bitmap_bytes(const struct qcow2_bitmap *b, uint64_t size)
 {
     uint64_t n = size >> b->granularity_bits;
@@ -125,11 +121,11 @@ static CO_FN int load_co_cluster(struct qcow2_image *img,
         return 0;
     }
     len = min_u64(cluster, b->n_bytes - at);
-    if (entry & ENTRY_OFFSET) {
-        return node_co_preadv(qcow2_file(img), entry & ENTRY_OFFSET,
+    if (entry & QCOW2_BITMAP_OFFSET) {
+        return node_co_preadv(qcow2_file(img), entry & QCOW2_BITMAP_OFFSET,
                               iov_one(&v, b->bits + at, len), 0);
     }
-    memset(b->bits + at, entry & ENTRY_ALL_ONES ? 0xff : 0, len);
+    memset(b->bits + at, entry & QCOW2_BITMAP_ONES ? 0xff : 0, len);
     return 0;
 }
 

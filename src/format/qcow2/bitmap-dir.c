@@ -24,7 +24,6 @@ enum {
     DIR_MAX = 64 << 20,
     TYPE_DIRTY = 1,
 };
-#define TABLE_OFFSET UINT64_C(0x00fffffffffffe00)
 #define TABLE_RESERVED UINT64_C(0xff000000000001fe)
 
 void qcow2_bitmap_free(struct qcow2_bitmap *b)
@@ -126,7 +125,8 @@ static int entry_validate(struct qcow2_image *img, const uint8_t *p,
         return node_corrupt(img->node, err, at + ENTRY_BYTES, "the name of a "
                             "bitmap has a zero byte");
     }
-    if (p[17] < QCOW2_BITMAP_GRANULARITY_MIN || p[17] > QCOW2_BITMAP_GRANULARITY_MAX) {
+    if (p[17] < QCOW2_BITMAP_GRANULARITY_MIN ||
+        p[17] > QCOW2_BITMAP_GRANULARITY_MAX) {
         return node_corrupt(img->node, err, at + 17, "a bitmap has a "
                             "granularity of %u bits", p[17]);
     }
@@ -277,8 +277,8 @@ int qcow2_co_bitmap_table(struct qcow2_image *img,
     for (uint32_t i = 0; i < b->table_size && ret == 0; i++) {
         table[i] = be64toh(table[i]);
         if (table[i] & TABLE_RESERVED ||
-            (table[i] & TABLE_OFFSET && table[i] & 1) ||
-            table[i] & TABLE_OFFSET & (qcow2_cluster_size(img) - 1)) {
+            (table[i] & QCOW2_BITMAP_OFFSET && table[i] & 1) ||
+            table[i] & QCOW2_BITMAP_OFFSET & (qcow2_cluster_size(img) - 1)) {
             ret = node_corrupt(img->node, err, b->table_offset + i * 8ull,
                                "entry %u of the table of bitmap '%s' is 0x%"
                                PRIx64, i, b->name, table[i]);
@@ -306,8 +306,8 @@ static CO_FN int bitmap_co_visit(struct qcow2_image *img,
             return ret;
         }
         for (uint32_t i = 0; i < b->table_size && ret == 0; i++) {
-            if (table[i] & TABLE_OFFSET) {
-                ret = visit(arg, table[i] & TABLE_OFFSET,
+            if (table[i] & QCOW2_BITMAP_OFFSET) {
+                ret = visit(arg, table[i] & QCOW2_BITMAP_OFFSET,
                             qcow2_cluster_size(img));
             }
         }

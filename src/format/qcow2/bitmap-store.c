@@ -12,9 +12,6 @@
 #include "format/qcow2/snapshot.h"
 #include "format/qcow2/space.h"
 
-#define ENTRY_OFFSET UINT64_C(0x00fffffffffffe00)
-#define ENTRY_ALL_ONES UINT64_C(1)
-
 /* What one becomes in the file. */
 struct stored {
     uint64_t table_offset;
@@ -38,7 +35,7 @@ static CO_FN int bits_co_store(struct qcow2_switch *sw, const uint8_t *bits,
         return 0;
     }
     if (len == cluster && all_are(bits, len, 0xff)) {
-        *ret_entry = ENTRY_ALL_ONES;
+        *ret_entry = QCOW2_BITMAP_ONES;
         return 0;
     }
     memset(sw->other, 0, cluster);
@@ -92,8 +89,8 @@ static CO_FN int bitmap_co_drop(struct qcow2_switch *sw,
         return ret;
     }
     for (uint32_t i = 0; i < b->table_size; i++) {
-        if (table[i] & ENTRY_OFFSET) {
-            qcow2_switch_drop(sw, table[i] & ENTRY_OFFSET,
+        if (table[i] & QCOW2_BITMAP_OFFSET) {
+            qcow2_switch_drop(sw, table[i] & QCOW2_BITMAP_OFFSET,
                               qcow2_cluster_size(sw->img));
         }
     }

@@ -26,6 +26,9 @@ enum {
     QCOW2_BITMAP_NAME_MAX = 1023,
     QCOW2_BITMAP_GRANULARITY_MIN = 9, QCOW2_BITMAP_GRANULARITY_MAX = 31,
 };
+/* A table entry leads to a cluster of bits; or all of them are 1, or 0. */
+#define QCOW2_BITMAP_OFFSET UINT64_C(0x00fffffffffffe00)
+#define QCOW2_BITMAP_ONES   UINT64_C(1)
 /* Most that one may take, in memory and in the file, and that all of an image
  * that are held may take together, their tables included. */
 #define QCOW2_BITMAP_BYTES_MAX (UINT64_C(512) << 20)

@@ -320,15 +320,3 @@ int qcow2_co_write_exts_apart(struct qcow2_image *img,
     return ret == -ENOSPC && name_move(img, &to)
         ? qcow2_co_write_exts(img, &to, exts, img->backing_name) : ret;
 }
-
-int qcow2_co_write_ext(struct qcow2_image *img, const struct qcow2_header *h,
-                       uint32_t type, const void *data, uint32_t len)
-{
-    GArray *exts = qcow2_exts_copy(img->exts);
-    int ret;
-
-    qcow2_exts_set(exts, type, data, len);
-    ret = qcow2_co_write_exts(img, h, exts, NULL);
-    g_array_unref(exts);
-    return ret;
-}

@@ -238,14 +238,8 @@ CO_FN int qcow2_co_header_read(struct qcow2_image *img, GError **err);
 /* Write @h into sector 0; img->hdr follows on success. Not flushed. */
 CO_FN int qcow2_co_write_header(struct qcow2_image *img,
                                 const struct qcow2_header *h);
-/* The same, and extension @type becomes @data (NULL: none) by the same write.
- * Names of features are shortened when they stand in the way. -ENOSPC when the
- * extensions do not fit sector 0. */
-CO_FN int qcow2_co_write_ext(struct qcow2_image *img,
-                             const struct qcow2_header *h, uint32_t type,
-                             const void *data, uint32_t len);
-
-/* @exts for the extensions; a backing name that stands in their way in sector 0
+/* @exts for the extensions, names of features shortened when they stand in the
+ * way; a backing name that stands in their way in sector 0
  * moves to the end of it by the same write. */
 CO_FN int qcow2_co_write_exts_apart(struct qcow2_image *img,
                                     const struct qcow2_header *h,
