@@ -287,6 +287,11 @@ CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
         r = node_co_open(g, options, spec->flags, ret_node, err);
     }
     json_decref(options);
+    /* Options may say read-only=on where the command is to write. */
+    if (r == 0 && (spec->flags & NODE_RDWR) && !node_is_writable(*ret_node)) {
+        node_co_unref(*ret_node);
+        r = err_set(err, EACCES, "Block node is read-only");
+    }
     return r;
 }
 

@@ -118,6 +118,9 @@ void node_free(struct node *n);
 void node_refresh_limits(struct node *n);
 void node_refresh_filename(struct node *n);
 void backing_request_free(struct backing_request *r);
+/* May a node be open with @flags? One that takes no image locks is for reading:
+ * its writes would land beside those of the process that holds the locks. */
+int node_check_share(unsigned flags, GError **err);
 bool name_wellformed(const char *name);
 /* "discard" and "detect-zeroes" of an open node from @options; absent: the
  * default. */

@@ -28,6 +28,9 @@ CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
     if (!fix) {
         return n->drv->co_check(n, 0, res, err);
     }
+    if (!node_is_writable(n)) {
+        return err_set(err, EACCES, "Block node is read-only");
+    }
     /* What is being allocated looks like a leak. */
     node_co_drain_begin(n);
     ret = n->drv->co_check(n, fix, res, err);

@@ -129,6 +129,14 @@ static int common_take(struct opts *o, struct common_options *c, GError **err)
     return MIN(ret, 0);
 }
 
+int node_check_share(unsigned flags, GError **err)
+{
+    return (flags & NODE_FORCE_SHARE) && (flags & NODE_RDWR)
+        ? err_set(err, EINVAL,
+                  "force-share=on can only be used with read-only images")
+        : 0;
+}
+
 /* "driver", or what "filename" implies. *@ret_opts: the options to go on with,
  * without "driver". */
 static CO_FN int open_co_driver(struct graph *g, const json_t *options,
@@ -208,6 +216,9 @@ static CO_FN int open_co_node(struct graph *g, const json_t *options,
     }
     if (ret >= 0) {
         ret = common_take(o, &c, err);
+    }
+    if (ret >= 0) {
+        ret = node_check_share(c.flags, err);
     }
     if (ret < 0) {
         g_free(name);

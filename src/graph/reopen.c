@@ -80,7 +80,10 @@ static int rdonly_check(struct node *n, bool read_only, GError **err)
         !(n->flags & NODE_AUTO_RDONLY)) {
         return err_set(err, EACCES, "Block node is read-only");
     }
-    if (read_only && has_writers(n)) {
+    if (!read_only) {
+        return node_check_share(n->flags | NODE_RDWR, err);
+    }
+    if (has_writers(n)) {
         return err_set(err, EBUSY,
                        "Node '%s' is busy: it is in use for writing", n->name);
     }
@@ -280,6 +283,7 @@ static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
                                    GError **err)
 {
     struct opts *o = opts_new(options);
+    bool explicit_rdonly = n->priv->explicit_rdonly;
     bool read_only = !node_is_writable(n);
     int ret = opts_take_bool(o, "read-only", &read_only, err);
 
@@ -288,8 +292,11 @@ static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
         ret = reopen_co_own(n, options, err);
     }
     if (ret >= 0) {
-        n->priv->explicit_rdonly = n->priv->explicit_rdonly && read_only;
+        n->priv->explicit_rdonly = explicit_rdonly && read_only;
         ret = rdonly_co_tree(n, read_only, err);
+    }
+    if (ret < 0) {
+        n->priv->explicit_rdonly = explicit_rdonly;
     }
     if (ret >= 0) {
         ret = reopen_co_file(n, options, err);
