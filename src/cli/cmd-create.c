@@ -69,11 +69,17 @@ static int parse_args(int argc, char **argv, struct create *c)
 static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
                                      const char *backing, GError **err)
 {
+    g_autoptr(GError) why = NULL;
     const char *found;
+    int r = c->no_open_backing ? -ENOENT
+        : image_co_backing_format(g, c->filename, backing, &found, &why);
 
+    if (r == -ENOTSUP) { /* of a format that has no driver: says what to do */
+        g_propagate_error(err, g_steal_pointer(&why));
+        return r;
+    }
     err_set(err, EINVAL, "Backing file specified without backing format");
-    if (!c->no_open_backing &&
-        image_co_backing_format(g, c->filename, backing, &found) == 0) {
+    if (r == 0) {
         err_hint(err, "Detected format of %s.", found);
     } else {
         err_hint(err, "Say it with -F, for example -F raw.");

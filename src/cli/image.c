@@ -172,29 +172,12 @@ static CO_FN int format_co_find(struct graph *g, const json_t *options,
                                 GError **err)
 {
     const struct node_driver *drv = NULL;
-    json_t *file = json_object_get(options, "file");
-    json_t *name = json_object_get(options, "filename");
-    struct node *storage;
-    int r;
+    int r = image_co_probe(g, options, flags, "-f raw", &drv, err);
 
-    if (json_is_string(file) || (!file && !name)) {
-        return err_set(err, EINVAL, "Parameter 'driver' is missing");
+    if (r == 0) {
+        *ret_format = drv ? drv->name : "raw";
     }
-    file = file ? json_incref(file) : json_pack("{s:O}", "filename", name);
-    r = node_co_open(g, file, flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
-                     &storage, err);
-    json_decref(file);
-    if (r < 0) {
-        return r;
-    }
-    r = node_co_probe(storage, &drv);
-    node_co_unref(storage);
-    if (r < 0) {
-        return err_set_errno(err, -r, "Could not read image for determining "
-                             "its format");
-    }
-    *ret_format = drv ? drv->name : "raw";
-    return 0;
+    return r;
 }
 
 /* Does the image name other files: a backing file, a data file? */
@@ -392,13 +375,18 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
 }
 
 CO_FN int image_co_backing_format(struct graph *g, const char *filename,
-                                  const char *backing, const char **ret_format)
+                                  const char *backing, const char **ret_format,
+                                  GError **err)
 {
     g_autofree char *path = image_backing_path(filename, backing);
 
     json_t *options = json_pack("{s:s}", "filename", path);
-    int r = format_co_find(g, options, 0, ret_format, NULL);
+    const struct node_driver *drv = NULL;
+    int r = image_co_probe(g, options, 0, "-F raw", &drv, err);
 
     json_decref(options);
+    if (r == 0) {
+        *ret_format = drv ? drv->name : "raw";
+    }
     return r;
 }

@@ -80,5 +80,5 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
 
 /* The format that such a backing file seems to be of; static. */
 CO_FN int image_co_backing_format(struct graph *g, const char *filename,
-                                  const char *backing,
-                                  const char **ret_format);
+                                  const char *backing, const char **ret_format,
+                                  GError **err);

@@ -16,6 +16,7 @@
 #include "control/commands.h"
 #include "control/control-int.h"
 #include "graph/driver.h"
+#include "graph/image.h"
 
 /* The options that are about the device, not about the image. */
 struct drive {
@@ -125,18 +126,8 @@ static CO_FN int format_co_probe(struct control *c, const json_t *node,
                                  const char **ret_name, GError **err)
 {
     const struct node_driver *drv = NULL;
-    struct node *file;
-    int r = node_co_open(c->graph, json_object_get(node, "file"), 0, &file,
-                         err);
+    int r = image_co_probe(c->graph, node, 0, "format=raw", &drv, err);
 
-    if (r < 0) {
-        return r;
-    }
-    r = node_co_probe(file, &drv);
-    if (r < 0) {
-        err_set_errno(err, -r, "Could not read '%s'", file->filename);
-    }
-    node_co_unref(file);
     *ret_name = drv ? drv->name : "raw";
     return r;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "graph/graph-int.h"
+#include "graph/image.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 
@@ -354,24 +355,19 @@ CO_FN char *node_co_name_identity(struct node *n, const char *name)
 
 /* --- the format --- */
 
-/* Open the storage once to look at its first bytes. */
+/* Look at the first bytes of the storage. */
 static CO_FN int format_co_probe(struct node *n, const char *name,
                                  const json_t *storage, const char **ret_format,
                                  GError **err)
 {
     const struct node_driver *drv = NULL;
-    struct node *file = NULL;
-    int ret = node_co_open(n->graph, storage,
-                           n->flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
-                           &file, err);
+    int ret = storage_co_probe(n->graph, storage, n->flags & (NODE_FORCE_SHARE |
+                                                              NODE_CACHE_DIRECT),
+                               "backing.driver=raw here, or -F raw when the "
+                               "overlay is created", &drv, err);
 
     if (ret < 0) {
         return ret;
-    }
-    ret = node_co_probe(file, &drv);
-    node_co_unref(file);
-    if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not read '%s'", name);
     }
     if (!drv) {
         err_set(err, EINVAL, "The format of backing file '%s' is not recorded "

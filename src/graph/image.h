@@ -22,6 +22,16 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err);
 
+/* node_co_probe() of storage that is opened for it, read-only, with options
+ * @storage and @flags; or of that of an image, whose options (without "driver")
+ * are @options: "file" or "filename". */
+CO_FN int storage_co_probe(struct graph *g, const json_t *storage,
+                           unsigned flags, const char *say_raw,
+                           const struct node_driver **ret_drv, GError **err);
+CO_FN int image_co_probe(struct graph *g, const json_t *options,
+                         unsigned flags, const char *say_raw,
+                         const struct node_driver **ret_drv, GError **err);
+
 /* New storage, for an image or for data that one keeps elsewhere: open it, which
  * makes the file if there is none and locks it as a writer does who shares with
  * nobody; empty the file there is; write to it; make it durable with its

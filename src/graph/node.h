@@ -129,8 +129,11 @@ int node_check_deletable(struct node *n, GError **err);
 /* Reopen @n and the storage below it read-only or writable. -EACCES "Block
  * node is read-only" when it was opened with read-only=on, no auto-read-only. */
 CO_FN int node_co_set_read_only(struct node *n, bool read_only, GError **err);
-/* The format whose magic @file begins with; NULL in *@ret_drv: none known. */
-CO_FN int node_co_probe(struct node *file, const struct node_driver **ret_drv);
+/* The format whose magic @file begins with; NULL in *@ret_drv: nothing shows
+ * one, so that it may be raw. -ENOTSUP: it is of a format that has no driver;
+ * the hint names @say_raw, the way in which the user says that it is raw. */
+CO_FN int node_co_probe(struct node *file, const char *say_raw,
+                        const struct node_driver **ret_drv, GError **err);
 bool node_is_writable(const struct node *n);
 bool node_is_filter(const struct node *n);
 

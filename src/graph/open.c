@@ -13,7 +13,6 @@
 #include "graph/trace.h"
 #include "loop/io.h"
 
-#define PROBE_SIZE 4096
 /* What a child takes over from its parent. */
 #define FLAGS_INHERITED (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | \
                          NODE_NO_IO | \
@@ -623,27 +622,4 @@ int node_co_open_backing(struct node *n, struct opts *o,
 bool node_wants_backing(const struct node *n)
 {
     return n->priv->pending;
-}
-
-int node_co_probe(struct node *file, const struct node_driver **ret_drv)
-{
-    size_t len = MIN(file->size, PROBE_SIZE);
-    uint8_t *buf = io_buf_get(PROBE_SIZE);
-    struct iovec store;
-    int best = 0, ret;
-
-    *ret_drv = NULL;
-    ret = node_co_preadv(file, 0, iov_one(&store, buf, len), 0);
-    for (unsigned i = 0; ret == 0 && file->graph->drivers[i]; i++) {
-        const struct node_driver *drv = file->graph->drivers[i];
-        int score = drv->probe ? drv->probe(buf, len) : 0;
-
-        /* A score that anything gets (raw's) is a guess, not a magic. */
-        if (score > MAX(best, 1)) {
-            best = score;
-            *ret_drv = drv;
-        }
-    }
-    io_buf_put(buf, PROBE_SIZE);
-    return ret;
 }
