@@ -28,6 +28,11 @@ struct run {
 
 static json_t *objects;   /* what --object said; an array or NULL */
 
+static void print_notice(const char *text)
+{
+    fprintf(stderr, "sluice: note: %s\n", text);
+}
+
 static CO_FN void run_entry(void *arg)
 {
     struct run *r = arg;
@@ -36,6 +41,7 @@ static CO_FN void run_entry(void *arg)
     const json_t *props;
     size_t i;
 
+    graph_set_notice(g, print_notice);
     json_array_foreach(objects, i, props) {
         if (object_co_add(g, props, &err) < 0) {
             break;

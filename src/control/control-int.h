@@ -16,6 +16,7 @@ struct control {
     struct loop *loop, *data;
     enum backing_policy policy;
     char *beneath, *state_dir;
+    void (*notice)(const char *text);
     bool resume_jobs;
     void (*quit)(void *arg);
     void *quit_arg;

@@ -31,6 +31,7 @@ struct control *control_new(const struct control_params *p)
 
     c->loop = p->loop;
     c->data = p->data;
+    c->notice = p->notice;
     c->policy = p->policy;
     c->beneath = g_strdup(p->beneath);
     c->state_dir = g_strdup(p->state_dir);
@@ -228,6 +229,7 @@ static CO_FN void start_entry(void *arg)
     struct control *c = s->c;
 
     c->graph = graph_new(c->data, node_drivers);
+    graph_set_notice(c->graph, c->notice);
     graph_set_backing_policy(c->graph, c->policy, c->beneath);
     c->qemuio = qemuio_new(c->graph);
     c->jobs = jobs_new(c->data, on_event, c);

@@ -26,6 +26,11 @@ static void report(const GError *err)
     }
 }
 
+static void print_notice(const char *text)
+{
+    fprintf(stderr, "sluiced: note: %s\n", text);
+}
+
 /* --- the data loop's thread --- */
 
 struct data_thread {
@@ -133,7 +138,7 @@ static int daemon_run(struct daemon *d, GError **err)
     struct control_params p = {
         .policy = d->set.policy, .beneath = d->set.beneath,
         .state_dir = d->set.state_dir, .resume_jobs = d->set.resume_jobs,
-        .quit = on_quit, .quit_arg = d,
+        .notice = print_notice, .quit = on_quit, .quit_arg = d,
     };
     int r = loop_new(&options, &d->loop, err);
 

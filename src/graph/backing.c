@@ -297,6 +297,26 @@ static char *stat_identity(const struct stat *st)
                            (uint64_t)st->st_ino);
 }
 
+/* Of @path, or of what an image of that name has ended as. */
+static CO_FN int path_co_stat(struct graph *g, const char *path,
+                              struct stat *ret_st, GError **err)
+{
+    const struct node_driver *drv = NULL;
+    g_autofree char *successor = NULL;
+    int ret = io_co_stat(path, ret_st);
+
+    if (ret == -ENOENT) {
+        int found = successor_co_find(g, path, &successor, &drv, err);
+
+        if (found < 0) {
+            return found;
+        }
+        ret = found ? io_co_stat(successor, ret_st) : ret;
+    }
+    return ret == 0 ? 0
+        : err_set_errno(err, -ret, "Could not open '%s'", path);
+}
+
 static CO_FN int resolve_co_file(struct node *n, const char *name,
                                  json_t **ret_options, char **ret_identity,
                                  GError **err)
@@ -309,9 +329,9 @@ static CO_FN int resolve_co_file(struct node *n, const char *name,
     if (ret < 0) {
         return ret;
     }
-    ret = io_co_stat(path, &st);
+    ret = path_co_stat(n->graph, path, &st, err);
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not open '%s'", path);
+        return ret;
     }
     driver = file_driver_name(st.st_mode);
     if (!driver) {

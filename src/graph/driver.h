@@ -112,6 +112,12 @@ struct node_driver {
     /* Confidence 0..100 that the image beginning with @buf is of this format. */
     int (*probe)(const uint8_t *buf, size_t len);
 
+    /* Nothing is called @path. If it was an image of this format that has ended
+     * as another file: 1 and the name of that, owned. 0: not so. -ENOENT with a
+     * text: something of it is left that is no whole disk. Optional. */
+    CO_FN_PTR int (*co_successor)(const char *path, char **ret_path,
+                                  GError **err);
+
     /* Take options, open children (node_co_open_file, node_co_open_backing),
      * set node->size. Leftover options are refused by the caller. */
     CO_FN_PTR int (*co_open)(struct node *n, struct opts *o, unsigned flags,
@@ -250,6 +256,14 @@ CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
  * that must be other storage. No option of that name: 0, *@ret_edge is NULL. */
 CO_FN int node_co_open_child(struct node *n, struct opts *o, const char *name,
                              struct edge **ret_edge, GError **err);
+/* Nothing is called @path, which storage @n was to open. 1: it opens *@ret_path,
+ * owned, instead; an image of another name ended as that (co_successor). 0: there
+ * is no such file. Else -errno. */
+CO_FN int node_co_take_successor(struct node *n, const char *path,
+                                 char **ret_path, GError **err);
+/* Does @n, behind filters, stand for an image that has ended so: of which
+ * format? NULL: no. */
+const struct node_driver *node_ended(struct node *n);
 /* What tells the storage under @n from other storage; owned or NULL. */
 CO_FN char *node_co_identity(struct node *n);
 /* The same for what a header at @n means by the backing name @name. */

@@ -39,6 +39,8 @@ struct graph {
     enum backing_policy policy;
     char *beneath;
     GHashTable *secrets;    /* id -> GBytes; NULL: none yet; secret.c */
+    void (*notice)(const char *text); /* NULL: nobody listens */
+    char *last_notice;
 };
 
 /* What node_co_open_backing() asked for, until it is opened. */
@@ -79,6 +81,8 @@ struct node_int {
     uint64_t write_highest;
     unsigned perm, shared;  /* cumulative, as the driver last accepted */
     struct backing_request *pending;
+    const struct node_driver *ended; /* storage: open in the place of an image */
+    char *ended_name;                /* of this format that is gone */
 };
 
 struct user {
@@ -118,6 +122,12 @@ void node_free(struct node *n);
 void node_refresh_limits(struct node *n);
 void node_refresh_filename(struct node *n);
 void backing_request_free(struct backing_request *r);
+/* The file that the image @path, which is gone, has ended as: 1 and its name,
+ * owned, with the image's format. 0: there is none. Else -errno. */
+CO_FN int successor_co_find(struct graph *g, const char *path, char **ret_path,
+                            const struct node_driver **ret_drv, GError **err);
+/* @n just opened: tell the user when it stands for an image that is gone. */
+void successor_tell(const struct node *n);
 /* May a node be open with @flags? One that takes no image locks is for reading:
  * its writes would land beside those of the process that holds the locks. */
 int node_check_share(unsigned flags, GError **err);

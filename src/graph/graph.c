@@ -65,6 +65,7 @@ void graph_co_free(struct graph *g)
     g_hash_table_destroy(g->by_name);
     g_clear_pointer(&g->secrets, g_hash_table_destroy);
     g_free(g->beneath);
+    g_free(g->last_notice);
     g_free(g);
 }
 
@@ -234,6 +235,7 @@ void node_free(struct node *n)
     json_decref(n->options);
     g_free(n->filename);
     g_free(n->state);
+    g_free(n->priv->ended_name);
     g_free(n->priv);
     g_free(n->name);
     g_free(n);

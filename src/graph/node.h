@@ -100,6 +100,9 @@ void graph_interrupt(struct graph *g);
 void graph_set_max_depth(struct graph *g, unsigned depth);
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,
                               const char *beneath);
+/* @fn tells the user what is no error, but good to know. On the graph's thread;
+ * must not call back. */
+void graph_set_notice(struct graph *g, void (*fn)(const char *text));
 const struct node_driver *graph_find_driver(struct graph *g, const char *name);
 
 /* --- nodes --- */

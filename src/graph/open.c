@@ -195,6 +195,7 @@ static CO_FN void node_co_finish_open(struct node *n)
     n->priv->write_gen = 1;
     node_refresh_limits(n);
     node_refresh_filename(n);
+    successor_tell(n);
     trace_node_open(n->name, n->drv->name, n->size, n->flags);
 }
 

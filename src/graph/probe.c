@@ -115,7 +115,11 @@ int storage_co_probe(struct graph *g, const json_t *storage, unsigned flags,
     if (ret < 0) {
         return ret;
     }
-    ret = node_co_probe(file, say_raw, ret_drv, err);
+    if (node_ended(file)) {
+        *ret_drv = node_ended(file);
+    } else {
+        ret = node_co_probe(file, say_raw, ret_drv, err);
+    }
     node_co_unref(file);
     return ret;
 }

@@ -175,6 +175,24 @@ static CO_FN int file_co_adopt(struct node *n, const struct stat *st,
     return 0;
 }
 
+/* What has ended as another file is opened as that. */
+static CO_FN int file_co_follow(struct node *n, struct file_options *fo,
+                                GError **err)
+{
+    char *successor = NULL;
+    struct stat st;
+
+    if (n->drv != &file_driver || io_co_stat(fo->path, &st) != -ENOENT) {
+        return 0;
+    }
+    int ret = node_co_take_successor(n, fo->path, &successor, err);
+    if (ret > 0) {
+        g_free(fo->path);
+        fo->path = successor;
+    }
+    return MIN(ret, 0);
+}
+
 static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
                               GError **err)
 {
@@ -182,6 +200,9 @@ static CO_FN int file_co_open(struct node *n, struct opts *o, unsigned flags,
     struct stat st;
 
     int ret = file_options_take(o, flags, &s->opt, err);
+    if (ret == 0) {
+        ret = file_co_follow(n, &s->opt, err);
+    }
     if (ret < 0) {
         file_options_clear(&s->opt);
         return ret;

@@ -343,6 +343,9 @@ int overlay_co_finish(struct overlay *o, GError **err)
     g_autofree char *path = final_path(o);
     int ret = 0;
 
+    if (o->finished) {
+        return 0;
+    }
     if (!path && storage && storage->drv->co_rename) {
         path = g_strdup(storage->filename); /* has it; make that durable */
     }

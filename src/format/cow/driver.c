@@ -17,8 +17,7 @@ static int driver_probe(const uint8_t *buf, size_t len)
 
 static void driver_limits(struct node *n, struct node_limits *l)
 {
-    struct edge *e = node_child(n, "data-file");
-    struct node *data = e ? e->child : NULL;
+    struct node *data = overlay_data(overlay_of(n));
 
     l->cluster_size = (uint32_t)overlay_cluster(overlay_of(n));
     if (data && data->drv == &raw_driver) {
@@ -44,6 +43,7 @@ const struct node_driver cow_driver = {
     .handles_fua = true,
     .option_names = option_names,
     .probe = driver_probe,
+    .co_successor = overlay_co_successor,
     .co_open = overlay_co_open,
     .co_close = overlay_co_close,
     .co_reopen = overlay_co_reopen,

@@ -70,6 +70,9 @@ static CO_FN int files_co_open(struct overlay *o, struct opts *opts,
     struct node *n = o->node;
     int ret = node_co_open_file(n, opts, err);
 
+    if (ret == 0 && node_ended(overlay_file(o)) == n->drv) {
+        return overlay_co_open_finished(o, opts, err);
+    }
     if (ret == 0) {
         ret = overlay_co_header_read(o, err);
     }

@@ -3,7 +3,8 @@
  * The external copy-on-write overlay, private to format/cow/.
  *
  * The node's "file" is the sidecar (wire/cow.h), its "data-file" holds the bytes
- * of the disk, each at its own place.  A bit in the sidecar says whether a
+ * of the disk, each at its own place.  When it was finished before it was opened
+ * there is no sidecar: "file" is the disk then, and there is no "data-file".  A bit in the sidecar says whether a
  * cluster's bytes are those of the data file or of the backing file.  Where a
  * bit is, newest answer first:
  *   pending    runs of clusters in memory, by generation of their commit group:
@@ -93,7 +94,9 @@ static inline struct node *overlay_file(const struct overlay *o)
 
 static inline struct node *overlay_data(const struct overlay *o)
 {
-    return node_child(o->node, "data-file")->child;
+    struct edge *e = node_child(o->node, "data-file");
+
+    return e ? e->child : overlay_file(o); /* finished before it was opened */
 }
 
 static inline uint64_t overlay_cluster(const struct overlay *o)
@@ -170,6 +173,15 @@ CO_FN void overlay_co_uncreate(struct node *sidecar);
 CO_FN int overlay_co_finish(struct overlay *o, GError **err);
 /* May the data file get its name? -EEXIST. */
 CO_FN int overlay_co_name_is_free(struct overlay *o, GError **err);
+
+/* --- finished.c: overlays that end before they are opened --- */
+
+/* node_driver.co_successor. */
+CO_FN int overlay_co_successor(const char *path, char **ret_path,
+                               GError **err);
+/* "file" is open, and is the disk. */
+CO_FN int overlay_co_open_finished(struct overlay *o, struct opts *opts,
+                                   GError **err);
 
 /* --- base.c: the identity of the backing file --- */
 

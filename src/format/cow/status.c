@@ -51,7 +51,8 @@ static CO_FN void info_co_add_size(struct overlay *o, json_t *info)
     json_t *data = json_object();
     json_int_t bytes = json_integer_value(json_object_get(info, "actual-size"));
 
-    if (node_co_info(node_storage(overlay_data(o)), data, NULL) == 0) {
+    if (overlay_data(o) != overlay_file(o) &&
+        node_co_info(node_storage(overlay_data(o)), data, NULL) == 0) {
         bytes += json_integer_value(json_object_get(data, "actual-size"));
         json_object_set_new(info, "actual-size", json_integer(bytes));
     }
@@ -70,7 +71,8 @@ int overlay_co_info(struct node *n, json_t *info, GError **err)
     json_object_set_new(info, "format-specific", json_pack(
         "{s:s,s:{s:s,s:s,s:s}}", "type", "cow", "data",
         "data-file", storage && storage->filename ? storage->filename : "",
-        "data-format", overlay_data(o)->drv->name,
+        "data-format", overlay_data(o)->drv->kind == NODE_FORMAT
+        ? overlay_data(o)->drv->name : "raw",
         "state", state_name(o)));
     return 0;
 }
