@@ -281,13 +281,27 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     return 0;
 }
 
-/* New options of a node open with @now. */
-static int file_options_change(struct opts *o, unsigned flags,
-                               const struct file_options *now,
+/* Does @path name what @n is open on?  The file may have got another name since
+ * then, or an image that is gone have ended as it. */
+static bool is_same_name(const struct node *n, const char *path)
+{
+    const struct file_state *s = n->state;
+    const char *was = json_string_value(json_object_get(n->options,
+                                                        "filename"));
+
+    return g_str_equal(path, s->opt.path) || g_strcmp0(path, was) == 0;
+}
+
+/* New options of @n, which is open with @now. */
+static int file_options_change(const struct node *n, struct opts *o,
+                               unsigned flags, const struct file_options *now,
                                struct file_options *fo, GError **err)
 {
     int ret = file_options_take(o, flags, fo, err);
-    if (ret == 0 && !g_str_equal(fo->path, now->path)) {
+    if (ret == 0 && is_same_name(n, fo->path)) {
+        g_free(fo->path);
+        fo->path = g_strdup(now->path);
+    } else if (ret == 0) {
         ret = err_set(err, EINVAL, "Cannot change the option 'filename'");
     }
     if (ret == 0 && fo->locking != now->locking) {
@@ -309,7 +323,7 @@ static CO_FN int file_co_reopen(struct node *n, struct opts *o, unsigned flags,
         fo = s->opt;
         fo.path = g_strdup(s->opt.path);
     } else {
-        ret = file_options_change(o, flags, &s->opt, &fo, err);
+        ret = file_options_change(n, o, flags, &s->opt, &fo, err);
     }
     if (ret == 0 && (writable != s->writable || fo.direct != s->opt.direct)) {
         ret = file_co_swap(n, &fo, writable, err);

@@ -141,6 +141,32 @@ def test_recorded_job(d):
     assert names(d) == ['disk.img'], names(d)
 
 
+def test_reopen(d):
+    """With the same options, before and after a restart."""
+    make(d)
+    line = ('--blockdev', 'file,node-name=f,filename=disk.img.cow',
+            '--blockdev', 'file,node-name=g,filename=disk.img.partial',
+            '--blockdev', 'raw,node-name=r,file=g',
+            '--blockdev', 'cow,node-name=v,file=f,data-file=r')
+    sidecar = {'driver': 'file', 'node-name': 'f', 'filename': 'disk.img.cow'}
+    with Sluiced(d, *line) as s:
+        s.qmp.cmd('block-stream', {'job-id': 'j', 'device': 'v'})
+        s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j')
+        for name in ('disk.img.partial', 'disk.img'):
+            s.qmp.cmd('blockdev-reopen', {'options': [
+                {'driver': 'file', 'node-name': 'g', 'filename': name}]})
+        assert s.qmp.error('blockdev-reopen', {'options': [
+            {'driver': 'file', 'node-name': 'g', 'filename': 'base.raw'}]}) \
+            == "Cannot change the option 'filename'"
+    with Sluiced(d, *LINES['named']) as s:
+        s.qmp.cmd('blockdev-reopen', {'options': [sidecar]})
+        for read_only in (True, False):
+            s.qmp.cmd('blockdev-reopen', {'options': [
+                {'driver': 'cow', 'node-name': 'v', 'file': 'f',
+                 'read-only': read_only}]})
+        write(s, 0, 512, 1)
+
+
 def test_read_only(d):
     finish(d)
     os.chmod(d + '/disk.img', 0o444)
