@@ -55,9 +55,6 @@ def made_by_qemu(d):
         yield convert(sub + '.vhdx', 'vhdx', '-o', 'subformat=' + sub), 'VHDX'
     yield convert('a.qcow', 'qcow'), 'qcow (version 1)'
     yield convert('a.hds', 'parallels'), 'Parallels'
-    qemu_img('create', '-q', '--object', 'secret,id=s,data=x', '-f', 'luks',
-             '-o', 'key-secret=s,iter-time=10', d + '/a.luks', '1M')
-    yield 'a.luks', 'LUKS'
 
 
 def made_here(d):
@@ -72,6 +69,8 @@ def made_here(d):
             ('short.vmdk', b'# Disk DescriptorFile\n', 'VMDK'),
             ('v1.qcow', b'QFI\xfb\0\0\0\1' + fill, 'qcow (version 1)'),
             ('ext.hds', b'WithouFreSpacExt\2\0\0\0' + fill, 'Parallels'),
+            # QEMU measures how fast the machine is before it makes these.
+            ('luks1', b'LUKS\xba\xbe\0\1' + fill, 'LUKS'),
             ('luks2', b'LUKS\xba\xbe\0\2' + fill, 'LUKS'),
             ('bochs', b'Bochs Virtual HD Image'.ljust(32, b'\0') + fill,
              'Bochs'),
