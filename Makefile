@@ -5,13 +5,14 @@
 #   make bench    measure it against its peer
 #   make asan     all tests under ASan and UBSan     make tsan  under TSan
 #   make fuzz     all fuzzers, SECONDS=60 each
+#   make format   rewrite the C files as .clang-format says
 BUILD ?= build
 JOBS ?= $(shell nproc)
 SECONDS ?= 60
 MESON_SETUP = meson setup --prefix=/usr/local
 
 .PHONY: all deps demo-deps test-deps demo check check-quick soak fuzz asan tsan clang \
-	bench install clean
+	bench format install clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
 
@@ -64,6 +65,9 @@ clang: build-clang/build.ninja
 
 bench: test-deps all
 	@bench/run $(BUILD)
+
+format: test-deps
+	@tools/check-format --fix
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
