@@ -10,7 +10,8 @@ from sluiced import SLUICED, TOP, Skip, run
 
 BUILD = os.path.dirname(SLUICED)
 REFERENCE = BUILD + '/src/control/control-commands.rst'
-DOCUMENTS = [TOP + '/README.md', TOP + '/HACKING.md'] + \
+DOCUMENTS = [TOP + '/' + name for name in (
+    'README.md', 'HACKING.md', 'CONTRIBUTING.md', 'NEWS.md', 'SECURITY.md')] + \
     sorted(glob.glob(TOP + '/doc/*.rst'))
 PLACES = ['', 'src/', 'doc/', 'tests/']
 ID = r'\b([AGMSPND][1-9])\b'
