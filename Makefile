@@ -6,13 +6,16 @@
 #   make asan     all tests under ASan and UBSan     make tsan  under TSan
 #   make fuzz     all fuzzers, SECONDS=60 each
 #   make format   rewrite the C files as .clang-format says
+#   make lint     look for faults with clang-tidy and cppcheck
+#   make coverage which lines the tests run (TESTS=quick, all or soak)
 BUILD ?= build
 JOBS ?= $(shell nproc)
 SECONDS ?= 60
+TESTS ?= all
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps demo-deps test-deps demo check check-quick soak fuzz asan tsan clang \
-	bench format install clean
+.PHONY: all deps demo-deps test-deps lint-deps coverage-deps demo check check-quick soak fuzz asan tsan clang \
+	bench format lint coverage install clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
 
@@ -69,9 +72,28 @@ bench: test-deps all
 format: test-deps
 	@tools/check-format --fix
 
+lint-deps:
+	@scripts/install-packages build lint
+lint: lint-deps all
+	@tools/lint $(BUILD)
+
+coverage-deps:
+	@scripts/install-packages build test coverage
+build-coverage/build.ninja: | coverage-deps
+	$(MESON_SETUP) -Db_coverage=true --buildtype=debug build-coverage
+coverage: build-coverage/build.ninja
+	ninja -C build-coverage -j $(JOBS)
+	find build-coverage -name '*.gcda' -delete
+	scripts/run-tests build-coverage $(TESTS)
+	@mkdir -p build-coverage/report
+	@gcovr -j $(JOBS) --root . --filter src/ --sort-uncovered \
+	    --html-details build-coverage/report/index.html \
+	    --txt build-coverage/report/index.txt --print-summary build-coverage
+	@echo "Line by line: build-coverage/report/index.html"
+
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
 	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 
 clean:
-	rm -rf build build-asan build-tsan build-clang build-fuzz
+	rm -rf build build-asan build-tsan build-clang build-fuzz build-coverage
