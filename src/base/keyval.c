@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json-text.h"
 
 enum { DEPTH_MAX = 32 };
 
@@ -133,19 +134,6 @@ static int lists(json_t *obj, const char *where, json_t **ret, GError **err)
     return *ret ? 0 : -EINVAL;
 }
 
-static int parse_json(const char *text, json_t **ret, GError **err)
-{
-    json_error_t je;
-    json_t *v = json_loads(text, JSON_REJECT_DUPLICATES, &je);
-
-    if (!v) {
-        return err_set(err, EINVAL, "JSON parse error, %s at character %d",
-                       je.text, je.position);
-    }
-    *ret = v;   /* begins with "{", so it is an object */
-    return 0;
-}
-
 static int parse_pairs(const char *text, const char *implied_key,
                        json_t *root, GError **err)
 {
@@ -180,7 +168,7 @@ int keyval_parse(const char *text, const char *implied_key, json_t **ret,
     int r;
 
     if (*text == '{') {
-        return parse_json(text, ret, err);
+        return json_text_parse(text, ret, err);   /* an object, then */
     }
     root = json_object();
     r = parse_pairs(text, implied_key, root, err);

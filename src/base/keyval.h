@@ -8,8 +8,9 @@
  *   key    = name { "." name }     a.0, a.1 ... make a list
  *   value  = any text; ",," stands for a comma
  *
- * The later of two equal keys wins.  A name begins with a letter and goes on
- * with letters, digits, "-" and "_", or is a number.
+ * JSON is read by json_text_parse().  The later of two equal keys wins.  A name
+ * begins with a letter and goes on with letters, digits, "-" and "_", or is a
+ * number.
  */
 #pragma once
 #include <glib.h>

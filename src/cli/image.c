@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json-text.h"
 #include "base/keyval.h"
 #include "cli/cli.h"
 #include "control/drivers.h"
@@ -113,31 +114,6 @@ int image_parse_cache(const char *text, unsigned *flags)
     return -EINVAL;
 }
 
-/* "a.b": 1 into "a": {"b": 1}, as the peer's json: names may have it. */
-static json_t *unflatten(json_t *flat)
-{
-    json_t *ret = json_object(), *value;
-    const char *key;
-
-    json_object_foreach(flat, key, value) {
-        g_auto(GStrv) names = g_strsplit(key, ".", 0);
-        json_t *at = ret;
-        unsigned i = 0;
-
-        for (; names[i] && names[i + 1]; i++) {
-            json_t *sub = json_object_get(at, names[i]);
-            if (!json_is_object(sub)) {
-                sub = json_object();
-                json_object_set_new(at, names[i], sub);
-            }
-            at = sub;
-        }
-        json_object_set(at, names[i] ? names[i] : "", value);
-    }
-    json_decref(flat);
-    return ret;
-}
-
 /* The options that @spec stands for; "driver" only if it was said. */
 static int spec_to_options(const struct image_spec *spec, json_t **ret,
                            GError **err)
@@ -146,13 +122,11 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
         return keyval_parse(spec->name, NULL, ret, err);
     }
     if (g_str_has_prefix(spec->name, "json:")) {
-        json_t *o = json_loads(spec->name + strlen("json:"), 0, NULL);
+        int r = json_text_options(spec->name + strlen("json:"), ret, err);
 
-        if (!json_is_object(o)) {
-            json_decref(o);
-            return err_set(err, EINVAL, "Could not parse the JSON options");
+        if (r < 0) {
+            return r;
         }
-        *ret = unflatten(o);
     } else {
         *ret = json_pack("{s:s}", "filename", spec->name);
         if (!*ret) {
