@@ -24,6 +24,20 @@ static const char *const raw_option_names[] = {
     "file", "offset", "size", NULL
 };
 
+static const char *const raw_reference_options[] = { "offset", "size", NULL };
+
+static void raw_reference(const struct node *n, json_t *o)
+{
+    const struct raw_state *s = n->state;
+
+    if (s->offset > 0) {
+        json_object_set_new(o, "offset", json_integer((json_int_t)s->offset));
+    }
+    if (s->has_size) {
+        json_object_set_new(o, "size", json_integer((json_int_t)s->fixed_size));
+    }
+}
+
 /* Above nothing; see the head of this file. */
 static int raw_probe(const uint8_t *buf, size_t len)
 {
@@ -293,6 +307,8 @@ const struct node_driver raw_driver = {
     .state_size = sizeof(struct raw_state),
     .handles_fua = true,
     .option_names = raw_option_names,
+    .reference_options = raw_reference_options,
+    .reference = raw_reference,
     .probe = raw_probe,
     .co_open = raw_co_open,
     .co_reopen = raw_co_reopen,

@@ -109,6 +109,16 @@ struct node_driver {
      * address as "filename". NULL-terminated; NULL for none. */
     const char *const *name_prefixes;
 
+    /* Names of nodes in headers (graph/reference.h). What a "json:" name may
+     * say of such a node, beside its driver, "file" and "backing": options that
+     * decide what it shows and do no harm, whoever wrote them.  An object is
+     * another child of a format, a plain value of storage.  NULL-terminated;
+     * NULL: no header may name such a node. */
+    const char *const *reference_options;
+    /* Add those of them to @o that an open of @n's bytes needs; children are
+     * the caller's. Default: none. */
+    void (*reference)(const struct node *n, json_t *o);
+
     /* Confidence 0..100 that the image beginning with @buf is of this format. */
     int (*probe)(const uint8_t *buf, size_t len);
 
@@ -172,6 +182,10 @@ struct node_driver {
      * reference stands. */
     CO_FN_PTR int (*co_change_backing)(struct node *n, const char *name,
                                        const char *fmt, GError **err);
+    /* Would co_change_backing() find room for this (@name not NULL)?  Also on a
+     * read-only node. -ENOSPC, -EINVAL, -ENOTSUP. Optional. */
+    int (*check_backing)(struct node *n, const char *name, const char *fmt,
+                         GError **err);
     /* The chain below is open and attached: is it the one that the image was made
      * for (W7)? A failure fails the open. Optional. */
     CO_FN_PTR int (*co_chain_opened)(struct node *n, GError **err);

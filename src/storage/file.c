@@ -149,6 +149,15 @@ static CO_FN int file_co_open_checked(const struct node *n,
     return 0;
 }
 
+static const char *const file_reference_options[] = { "filename", NULL };
+
+static void file_reference(const struct node *n, json_t *o)
+{
+    const struct file_state *s = n->state;
+
+    json_object_set_new(o, "filename", json_string(s->opt.path));
+}
+
 static void file_describe(struct node *n)
 {
     const struct file_state *s = n->state;
@@ -458,6 +467,8 @@ static const struct create_option file_create_options[] = {
     .state_size = sizeof(struct file_state),                                \
     .handles_fua = true,                                                    \
     .option_names = file_option_names,                                      \
+    .reference_options = file_reference_options,                            \
+    .reference = file_reference,                                            \
     .co_open = file_co_open,                                                \
     .co_close = file_co_close,                                              \
     .co_reopen = file_co_reopen,                                            \

@@ -48,6 +48,23 @@ struct nbd_state {
 
 /* --- open and close --- */
 
+static const char *const nbd_reference_options[] = {
+    "server", "path", "host", "port", "export", NULL
+};
+
+static void nbd_reference(const struct node *n, json_t *o)
+{
+    const struct nbd_target *t = &((const struct nbd_state *)n->state)->target;
+
+    json_object_set_new(o, "server", t->path
+        ? json_pack("{s:s, s:s}", "type", "unix", "path", t->path)
+        : json_pack("{s:s, s:s, s:s}", "type", "inet", "host", t->host, "port",
+                    t->port));
+    if (*t->export_name) {
+        json_object_set_new(o, "export", json_string(t->export_name));
+    }
+}
+
 static void nbd_describe(struct node *n)
 {
     const struct nbd_state *s = n->state;
@@ -446,6 +463,8 @@ const struct node_driver nbd_driver = {
     .state_size = sizeof(struct nbd_state),
     .handles_fua = true,
     .option_names = nbd_option_names,
+    .reference_options = nbd_reference_options,
+    .reference = nbd_reference,
     .name_prefixes = nbd_name_prefixes,
     .co_open = nbd_co_open,
     .co_close = nbd_co_close,

@@ -9,6 +9,8 @@
 static const char *const option_names[] = {
     "file", "data-file", "backing", NULL
 };
+/* In "json:" names. */
+static const char *const reference_options[] = { NULL };
 
 static int driver_probe(const uint8_t *buf, size_t len)
 {
@@ -42,6 +44,7 @@ const struct node_driver cow_driver = {
     .supports_backing = true,
     .handles_fua = true,
     .option_names = option_names,
+    .reference_options = reference_options,
     .probe = driver_probe,
     .co_successor = overlay_co_successor,
     .co_open = overlay_co_open,

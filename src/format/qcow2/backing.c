@@ -75,10 +75,9 @@ static int validate(const struct qcow2_image *img, const char *name,
                     const char *fmt, GError **err)
 {
     size_t len = name ? strlen(name) : 0;
-    int ret = qcow2_check_writable(img, err);
 
-    if (ret < 0 || !name) {
-        return ret;
+    if (!name) {
+        return 0;
     }
     if (len == 0 || len > QCOW2_NAME_MAX) {
         return err_set(err, EINVAL, "Backing file name of %zu bytes: qcow2 "
@@ -157,13 +156,30 @@ static CO_FN int reference_co_write(struct qcow2_image *img,
     return ret;
 }
 
-int qcow2_co_change_backing(struct node *n, const char *name, const char *fmt,
-                            GError **err)
+int qcow2_check_backing_name(struct node *n, const char *name, const char *fmt,
+                             GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     struct reference r = { 0 };
     int ret = validate(img, name, fmt, err);
 
+    if (ret == 0) {
+        ret = reference_prepare(img, name, fmt, &r, err);
+        g_array_unref(r.exts);
+    }
+    return ret;
+}
+
+int qcow2_co_change_backing(struct node *n, const char *name, const char *fmt,
+                            GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    struct reference r = { 0 };
+    int ret = qcow2_check_writable(img, err);
+
+    if (ret == 0) {
+        ret = validate(img, name, fmt, err);
+    }
     if (ret < 0) {
         return ret;
     }

@@ -13,6 +13,8 @@ static const char *const option_names[] = {
     "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
     "refcount-cache-size", "cache-clean-interval", NULL
 };
+/* In "json:" names. */
+static const char *const reference_options[] = { "data-file", NULL };
 
 static int driver_probe(const uint8_t *buf, size_t len)
 {
@@ -49,6 +51,7 @@ const struct node_driver qcow2_driver = {
     .supports_backing = true,
     .handles_fua = true,
     .option_names = option_names,
+    .reference_options = reference_options,
     .probe = driver_probe,
     .co_open = qcow2_co_open,
     .co_close = qcow2_co_close,
@@ -58,6 +61,7 @@ const struct node_driver qcow2_driver = {
     .header_backing = driver_header_backing,
     .co_preadv = qcow2_co_preadv,
     .co_status = qcow2_co_status,
+    .check_backing = qcow2_check_backing_name,
     .co_change_backing = qcow2_co_change_backing,
     .co_create = qcow2_co_create,
     .create_options = qcow2_create_options,

@@ -289,6 +289,8 @@ CO_FN int qcow2_co_info(struct node *n, json_t *info, GError **err);
 
 /* --- backing.c, create.c --- */
 
+int qcow2_check_backing_name(struct node *n, const char *name, const char *fmt,
+                             GError **err);
 CO_FN int qcow2_co_change_backing(struct node *n, const char *name,
                                   const char *fmt, GError **err);
 enum qcow2_preallocation {

@@ -40,9 +40,6 @@ static int change_validate(const struct qed_image *img, const char *name,
 {
     size_t len = name ? strlen(name) : 0;
 
-    if (!img->group) {
-        return err_set(err, EPERM, "Block node is read-only");
-    }
     *ret_slot = 0;
     if (!name) {
         return 0;
@@ -117,6 +114,14 @@ static CO_FN int reference_co_write(struct qed_image *img, const char *name,
     return ret;
 }
 
+int qed_check_backing_name(struct node *n, const char *name, const char *fmt,
+                           GError **err)
+{
+    uint64_t slot;
+
+    return change_validate(qed_image(n), name, &slot, err);
+}
+
 int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
                           GError **err)
 {
@@ -124,6 +129,9 @@ int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
     uint64_t slot;
     int ret;
 
+    if (!img->group) {
+        return err_set(err, EPERM, "Block node is read-only");
+    }
     ret = change_validate(img, name, &slot, err);
     if (ret < 0) {
         return ret;

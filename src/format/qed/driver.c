@@ -7,6 +7,8 @@
 #include "format/format.h"
 
 static const char *const option_names[] = { "file", "backing", NULL };
+/* In "json:" names. */
+static const char *const reference_options[] = { NULL };
 
 static int driver_probe(const uint8_t *buf, size_t len)
 {
@@ -35,6 +37,7 @@ const struct node_driver qed_driver = {
     .supports_backing = true,
     .handles_fua = true,
     .option_names = option_names,
+    .reference_options = reference_options,
     .probe = driver_probe,
     .co_open = qed_co_open,
     .co_close = qed_co_close,
@@ -51,6 +54,7 @@ const struct node_driver qed_driver = {
     .co_flush = qed_co_flush,
     .co_status = qed_co_status,
     .co_truncate = qed_co_truncate,
+    .check_backing = qed_check_backing_name,
     .co_change_backing = qed_co_change_backing,
     .co_make_empty = qed_co_make_empty,
     .co_check = qed_co_check,

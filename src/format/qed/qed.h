@@ -212,6 +212,8 @@ CO_FN int qed_co_zero(struct node *n, uint64_t off, uint64_t len,
                       unsigned flags);
 CO_FN int qed_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int qed_co_truncate(struct node *n, uint64_t size, GError **err);
+int qed_check_backing_name(struct node *n, const char *name, const char *fmt,
+                           GError **err);
 CO_FN int qed_co_change_backing(struct node *n, const char *name,
                                 const char *fmt, GError **err);
 CO_FN int qed_co_make_empty(struct node *n, GError **err);
