@@ -286,10 +286,13 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
 
 char *image_backing_path(const char *filename, const char *backing)
 {
+    const char *path = g_str_has_prefix(backing, "file:")
+        ? backing + strlen("file:") : NULL;
     const char *colon = strchr(backing, ':');
     const char *slash = strchr(backing, '/');
-    bool address = colon && (!slash || colon < slash);
+    bool address = !path && colon && (!slash || colon < slash);
 
+    backing = path ? path : backing;
     if (address || g_path_is_absolute(backing) || !strchr(filename, '/')) {
         return g_strdup(backing);
     }
@@ -335,11 +338,15 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                                 uint64_t *ret_size, GError **err)
 {
     g_autofree char *path = image_backing_path(filename, backing);
-    json_t *options = json_pack("{s:s,s:s}", "driver", format, "filename",
-                                path);
+    struct image_spec spec = { .name = path, .format = format };
+    json_t *options = NULL;
     struct node *n;
-    /* No data is read: none that is elsewhere need be there. */
-    int r = node_co_open(g, options, NODE_NO_IO, &n, err);
+    int r = spec_to_options(&spec, &options, err);
+
+    if (r == 0) {
+        /* No data is read: none that is elsewhere need be there. */
+        r = node_co_open(g, options, NODE_NO_IO, &n, err);
+    }
 
     json_decref(options);
     if (r < 0) {
@@ -359,11 +366,14 @@ CO_FN int image_co_backing_format(struct graph *g, const char *filename,
                                   GError **err)
 {
     g_autofree char *path = image_backing_path(filename, backing);
-
-    json_t *options = json_pack("{s:s}", "filename", path);
+    struct image_spec spec = { .name = path };
     const struct node_driver *drv = NULL;
-    int r = image_co_probe(g, options, 0, "-F raw", &drv, err);
+    json_t *options = NULL;
+    int r = spec_to_options(&spec, &options, err);
 
+    if (r == 0) {
+        r = image_co_probe(g, options, 0, "-F raw", &drv, err);
+    }
     json_decref(options);
     if (r == 0) {
         *ret_format = drv ? drv->name : "raw";

@@ -4,9 +4,10 @@
  *
  * A header is written by whoever had the image, a guest included.  Its backing
  * name is a path (relative to the image's folder) of a regular file or block
- * device, or an address that a storage driver claims by its prefix; it is never
- * taken for options (json:) or a descriptor (fd:), and FIFOs, sockets and
- * character devices are not opened.  The graph's policy narrows that further.
+ * device, or an address that a storage driver claims by its prefix, or options
+ * (json:) within the limits of json-name.c; it is never taken for a descriptor
+ * (fd:), and FIFOs, sockets and character devices are not opened.  The graph's
+ * policy narrows that further.
  * A format that is not recorded is told by its magic and never guessed to be
  * raw.
  */
@@ -37,9 +38,13 @@ static size_t scheme_length(const char *name)
     return name[len] == ':' && len > 0 ? len + 1 : 0;
 }
 
-/* The driver that knows addresses of this kind, or NULL. */
-static const struct node_driver *scheme_driver(struct graph *g,
-                                               const char *name)
+bool backing_is_path(const char *name)
+{
+    return scheme_length(name) == 0;
+}
+
+const struct node_driver *backing_address_driver(struct graph *g,
+                                                 const char *name)
 {
     for (unsigned i = 0; g->drivers[i]; i++) {
         const char *const *p = g->drivers[i]->name_prefixes;
@@ -56,7 +61,7 @@ static const struct node_driver *scheme_driver(struct graph *g,
 /* Names of filters are for people: a header could reach any file with them. */
 static bool scheme_is_filter(struct graph *g, const char *name)
 {
-    const struct node_driver *drv = scheme_driver(g, name);
+    const struct node_driver *drv = backing_address_driver(g, name);
 
     return drv && drv->kind == NODE_FILTER;
 }
@@ -65,7 +70,7 @@ static bool scheme_is_filter(struct graph *g, const char *name)
 static int parse_scheme(struct graph *g, const char *name, json_t **ret_options,
                         GError **err)
 {
-    const struct node_driver *drv = scheme_driver(g, name);
+    const struct node_driver *drv = backing_address_driver(g, name);
 
     if (!drv) {
         return err_set(err, EPROTONOSUPPORT, "Unknown protocol '%.*s'",
@@ -101,6 +106,19 @@ static const char *file_type_name(mode_t mode)
     }
 }
 
+int backing_file_driver(const char *path, const struct stat *st,
+                        const char **ret_driver, GError **err)
+{
+    const char *driver = file_driver_name(st->st_mode);
+
+    if (!driver) {
+        return err_set(err, EINVAL, "Backing file '%s' is refused: it is %s",
+                       path, file_type_name(st->st_mode));
+    }
+    *ret_driver = driver;
+    return 0;
+}
+
 int backing_co_parse_address(struct graph *g, const char *address,
                              json_t **ret_options, GError **err)
 {
@@ -123,33 +141,48 @@ int backing_co_parse_address(struct graph *g, const char *address,
 
 /* --- the policy --- */
 
-static int name_check(const struct node *n, const char *name, GError **err)
+/* How error texts call the image of @n. */
+static const char *image_of(const struct node *n)
+{
+    return n->filename ? n->filename : n->name;
+}
+
+int backing_check_text(const struct node *n, const char *name, GError **err)
 {
     if (strlen(name) > NAME_MAX_LEN) {
         return err_set(err, ENAMETOOLONG, "Backing file name of '%s' is longer "
-                       "than %d bytes", n->name, NAME_MAX_LEN);
+                       "than %d bytes", image_of(n), NAME_MAX_LEN);
     }
     for (const char *p = name; *p; p++) {
         if ((unsigned char)*p < 0x20 || *p == 0x7f) {
             return err_set(err, EINVAL, "Backing file name of '%s' holds "
-                           "control characters (offset %zu)", n->name,
+                           "control characters (offset %zu)", image_of(n),
                            (size_t)(p - name));
         }
     }
-    if (g_str_has_prefix(name, "json:") || g_str_has_prefix(name, "fd:") ||
-        scheme_is_filter(n->graph, name)) {
-        err_set(err, EINVAL, "Backing file name '%s' of '%s' is refused: an "
-                "image's header may name files and addresses only", name,
-                n->name);
+    return g_utf8_validate(name, -1, NULL) ? 0
+        : err_set(err, EINVAL, "Backing file name of '%s' is not valid UTF-8",
+                  image_of(n));
+}
+
+int backing_check_kind(const struct node *n, const char *name, GError **err)
+{
+    if (!g_str_has_prefix(name, "fd:") && !scheme_is_filter(n->graph, name)) {
+        return 0;
+    }
+    return err_set(err, EINVAL, "Backing file name '%s' of '%s' is refused: an "
+                   "image's header may name files and addresses only", name,
+                   image_of(n));
+}
+
+/* How an image can be opened whose backing name is refused. */
+static int advise(int ret, GError **err)
+{
+    if (ret == -EINVAL && err && !err_get_hint(*err)) {
         err_hint(err, "Name the node to use: backing=NODE-NAME, or none: "
                  "backing=null.");
-        return -EINVAL;
     }
-    if (!g_utf8_validate(name, -1, NULL)) {
-        return err_set(err, EINVAL,
-                       "Backing file name of '%s' is not valid UTF-8", n->name);
-    }
-    return 0;
+    return ret;
 }
 
 static int policy_check(const struct node *n, const char *name, GError **err)
@@ -264,9 +297,8 @@ int backing_co_check_opened(const struct node *n, struct node *b, GError **err)
     return beneath_co_check(n, "Backing file", storage->filename, real, err);
 }
 
-/* Name @name in the folder of @n's image; owned. */
-static int path_beside(struct node *n, const char *name, char **ret_path,
-                       GError **err)
+int backing_path_beside(struct node *n, const char *name, char **ret_path,
+                        GError **err)
 {
     struct node *storage = node_storage(n);
     const char *image = storage ? storage->filename : NULL;
@@ -288,7 +320,7 @@ static int path_beside(struct node *n, const char *name, char **ret_path,
     return 0;
 }
 
-static char *stat_identity(const struct stat *st)
+char *backing_stat_identity(const struct stat *st)
 {
     if (S_ISBLK(st->st_mode)) {
         return g_strdup_printf("blk:%" PRIu64, (uint64_t)st->st_rdev);
@@ -317,6 +349,35 @@ static CO_FN int path_co_stat(struct graph *g, const char *path,
         : err_set_errno(err, -ret, "Could not open '%s'", path);
 }
 
+bool backing_co_same_file(const char *a, const char *b)
+{
+    struct stat st_a, st_b;
+
+    return !strcmp(a, b) ||
+        (io_co_stat(a, &st_a) == 0 && io_co_stat(b, &st_b) == 0 &&
+         st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino);
+}
+
+int backing_co_check_relative(struct node *n, const char *path, GError **err)
+{
+    g_autofree char *beside = NULL, *there = NULL, *here = NULL;
+    int ret;
+
+    if (g_path_is_absolute(path)) {
+        return 0;
+    }
+    ret = backing_path_beside(n, path, &beside, err);
+    if (ret < 0) {
+        return ret;
+    }
+    there = g_canonicalize_filename(beside, NULL);
+    here = g_canonicalize_filename(path, NULL);
+    return backing_co_same_file(there, here) ? 0
+        : err_set(err, EINVAL, "Backing file name of '%s' is refused: the "
+                  "relative file name '%s' in it means another file in the "
+                  "folder of the image than in this one", image_of(n), path);
+}
+
 static CO_FN int resolve_co_file(struct node *n, const char *name,
                                  json_t **ret_options, char **ret_identity,
                                  GError **err)
@@ -324,7 +385,7 @@ static CO_FN int resolve_co_file(struct node *n, const char *name,
     g_autofree char *path = NULL;
     const char *driver;
     struct stat st;
-    int ret = path_beside(n, name, &path, err);
+    int ret = backing_path_beside(n, name, &path, err);
 
     if (ret < 0) {
         return ret;
@@ -333,15 +394,14 @@ static CO_FN int resolve_co_file(struct node *n, const char *name,
     if (ret < 0) {
         return ret;
     }
-    driver = file_driver_name(st.st_mode);
-    if (!driver) {
-        return err_set(err, EINVAL, "Backing file '%s' is refused: it is %s",
-                       path, file_type_name(st.st_mode));
+    ret = backing_file_driver(path, &st, &driver, err);
+    if (ret < 0) {
+        return ret;
     }
     ret = policy_co_beneath(n, path, &st, err);
     if (ret == 0) {
         *ret_options = file_options(driver, path);
-        *ret_identity = stat_identity(&st);
+        *ret_identity = backing_stat_identity(&st);
     }
     return ret;
 }
@@ -356,7 +416,7 @@ CO_FN char *node_co_identity(struct node *n)
     }
     if (scheme_length(storage->filename) == 0 &&
         io_co_stat(storage->filename, &st) == 0) {
-        return stat_identity(&st);
+        return backing_stat_identity(&st);
     }
     return g_strdup(storage->filename);
 }
@@ -369,16 +429,15 @@ CO_FN char *node_co_name_identity(struct node *n, const char *name)
     if (scheme_length(name) > 0) {
         return g_strdup(name);
     }
-    return path_beside(n, name, &path, NULL) == 0 &&
-           io_co_stat(path, &st) == 0 ? stat_identity(&st) : NULL;
+    return backing_path_beside(n, name, &path, NULL) == 0 &&
+           io_co_stat(path, &st) == 0 ? backing_stat_identity(&st) : NULL;
 }
 
 /* --- the format --- */
 
 /* Look at the first bytes of the storage. */
-static CO_FN int format_co_probe(struct node *n, const char *name,
-                                 const json_t *storage, const char **ret_format,
-                                 GError **err)
+int backing_co_probe(struct node *n, const char *name, const json_t *storage,
+                     const char **ret_format, GError **err)
 {
     const struct node_driver *drv = NULL;
     int ret = storage_co_probe(n->graph, storage, n->flags & (NODE_FORCE_SHARE |
@@ -417,62 +476,112 @@ static int format_check(struct node *n, const char *name, const char **format,
     return 0;
 }
 
-/* @base: options that came with the request ({"driver": "raw"}), or NULL. */
-static json_t *combine(const json_t *base, const char *format, json_t *storage)
+/* @base: options that came with the request ({"driver": "raw"}), or NULL; they
+ * win over @o, which goes. */
+static json_t *combine(const json_t *base, json_t *o)
 {
-    json_t *o = base ? json_deep_copy(base) : json_object();
+    json_t *ret = base ? json_deep_copy(base) : json_object();
 
-    if (!json_object_get(o, "driver")) {
-        json_object_set_new(o, "driver", json_string(format));
+    json_object_update_missing(ret, o);
+    json_decref(o);
+    return ret;
+}
+
+/* A json: name: more than a file or an address, so the policy must be the
+ * widest. */
+static CO_FN int resolve_co_json(struct node *n, const char *name,
+                                 const char *format, json_t **ret_options,
+                                 char **ret_identity, GError **err)
+{
+    if (n->graph->policy != BACKING_FOLLOW) {
+        err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: it is no "
+                "regular file beneath '%s'", name, image_of(n),
+                n->graph->beneath);
+        err_hint(err, "Name the backing node (backing=NODE-NAME), or start "
+                 "with --backing-policy follow.");
+        return -EPERM;
     }
-    json_object_set_new(o, "file", storage);
-    return o;
+    return advise(json_name_co_parse(n, name, format, false, ret_options,
+                                     ret_identity, err), err);
+}
+
+/* A file or an address. */
+static CO_FN int resolve_co_storage(struct node *n, const char *name,
+                                    json_t **ret_storage, char **ret_identity,
+                                    GError **err)
+{
+    int ret;
+
+    if (g_str_has_prefix(name, "file:")) {
+        name += strlen("file:");
+        ret = advise(backing_co_check_relative(n, name, err), err);
+        return ret < 0 ? ret : resolve_co_file(n, name, ret_storage,
+                                               ret_identity, err);
+    }
+    if (backing_is_path(name)) {
+        return resolve_co_file(n, name, ret_storage, ret_identity, err);
+    }
+    if (n->graph->policy == BACKING_BENEATH) {
+        return err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: "
+                       "it is no regular file beneath '%s'", name, n->name,
+                       n->graph->beneath);
+    }
+    ret = parse_scheme(n->graph, name, ret_storage, err);
+    *ret_identity = ret == 0 ? g_strdup(name) : NULL;
+    return ret;
+}
+
+static CO_FN int resolve_co_plain(struct node *n, const char *name,
+                                  const char *format, json_t **ret_options,
+                                  char **ret_identity, GError **err)
+{
+    json_t *storage = NULL;
+    int ret = resolve_co_storage(n, name, &storage, ret_identity, err);
+
+    if (ret == 0) {
+        ret = format ? format_check(n, name, &format, err)
+                     : backing_co_probe(n, name, storage, &format, err);
+    }
+    if (ret < 0) {
+        json_decref(storage);
+        return ret;
+    }
+    *ret_options = json_pack("{s:s, s:o}", "driver", format, "file", storage);
+    return 0;
 }
 
 int backing_co_resolve(struct node *n, struct backing_request *r,
                        json_t **ret_options, char **ret_identity, GError **err)
 {
     const char *name = r->header_name, *format = r->format;
-    json_t *storage = NULL;
+    json_t *o = NULL;
     int ret;
 
     if (!name) {
         *ret_options = json_incref(r->options);
         return 0;
     }
-    ret = name_check(n, name, err);
+    ret = backing_check_text(n, name, err);
+    if (ret == 0) {
+        ret = advise(backing_check_kind(n, name, err), err);
+    }
     if (ret == 0) {
         ret = policy_check(n, name, err);
     }
     if (ret < 0) {
         return ret;
     }
-    if (g_str_has_prefix(name, "file:")) {
-        name += strlen("file:");
-    }
-    if (name == r->header_name && scheme_length(name) > 0) {
-        if (n->graph->policy == BACKING_BENEATH) {
-            return err_set(err, EPERM, "Backing file '%s' of '%s' is not "
-                           "opened: it is no regular file beneath '%s'", name,
-                           n->name, n->graph->beneath);
-        }
-        ret = parse_scheme(n->graph, name, &storage, err);
-        *ret_identity = ret == 0 ? g_strdup(name) : NULL;
-    } else {
-        ret = resolve_co_file(n, name, &storage, ret_identity, err);
-    }
-    if (ret == 0 && json_object_get(r->options, "driver")) {
+    if (json_object_get(r->options, "driver")) {
         format = json_string_value(json_object_get(r->options, "driver"));
     }
-    if (ret == 0) {
-        ret = format ? format_check(n, name, &format, err)
-                     : format_co_probe(n, name, storage, &format, err);
-    }
+    ret = json_name_is(name)
+        ? resolve_co_json(n, name, format, &o, ret_identity, err)
+        : resolve_co_plain(n, name, format, &o, ret_identity, err);
     if (ret < 0) {
-        json_decref(storage);
         return ret;
     }
-    trace_backing_follow(n->name, name, format);
-    *ret_options = combine(r->options, format, storage);
+    trace_backing_follow(n->name, name,
+                         json_string_value(json_object_get(o, "driver")));
+    *ret_options = combine(r->options, o);
     return 0;
 }

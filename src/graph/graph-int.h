@@ -69,6 +69,7 @@ struct node_int {
     bool open;              /* co_open succeeded */
     bool ready;             /* its chain, too: names find it */
     bool explicit_rdonly;   /* read-only=on was given */
+    char *followed;         /* the name in a header that led here, or NULL */
     enum detect_zeroes detect_zeroes;
     struct edge *file, *backing;
     struct track_set track;
@@ -144,6 +145,49 @@ CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,
  * may have led elsewhere between the look and the open. */
 CO_FN int backing_co_check_opened(const struct node *n, struct node *b,
                                   GError **err);
+/* Is @name a path, not an address or options? "a:b" can be given as "./a:b". */
+bool backing_is_path(const char *name);
+/* The driver that knows addresses that begin like @name, or NULL. */
+const struct node_driver *backing_address_driver(struct graph *g,
+                                                 const char *name);
+/* Does @name, of the header of @n, hold bytes that no name has? */
+int backing_check_text(const struct node *n, const char *name, GError **err);
+/* Is it of a kind that no header may use (fd:, filters)? */
+int backing_check_kind(const struct node *n, const char *name, GError **err);
+/* Path @name as the header of @n means it: in the image's folder; owned. */
+int backing_path_beside(struct node *n, const char *name, char **ret_path,
+                        GError **err);
+/* Do two paths lead to the same file? The same path does, there or not. */
+CO_FN bool backing_co_same_file(const char *a, const char *b);
+/* Relative @path, where it does not stand alone ("file:PATH", "json:"): QEMU
+ * takes it in the folder where it was started. -EINVAL unless that is the same
+ * file. */
+CO_FN int backing_co_check_relative(struct node *n, const char *path,
+                                    GError **err);
+/* What tells the file that @st describes from others; owned. */
+char *backing_stat_identity(const struct stat *st);
+/* The driver for file @path; -EINVAL where it is no file or block device. */
+int backing_file_driver(const char *path, const struct stat *st,
+                        const char **ret_driver, GError **err);
+/* The format that storage with options @storage seems to be of; static. */
+CO_FN int backing_co_probe(struct node *n, const char *name,
+                           const json_t *storage, const char **ret_format,
+                           GError **err);
+
+/* json-name.c: "json:{...}" as a backing name. */
+static inline bool json_name_is(const char *name)
+{
+    return g_str_has_prefix(name, "json:");
+}
+/* What such a name in the header of @n, beside format @fmt (or NULL), means:
+ * options for node_co_open(), owned.  *@ret_identity, owned: what tells the
+ * storage from others, or NULL where it can be named twice.  @may_be_gone: what
+ * it names need not be there (no format is looked for then).  A refusal says
+ * which part of it no header may have. */
+CO_FN int json_name_co_parse(struct node *n, const char *name, const char *fmt,
+                             bool may_be_gone, json_t **ret_options,
+                             char **ret_identity, GError **err);
+
 /* An address or path a person gave: options of a protocol node; owned. */
 CO_FN int backing_co_parse_address(struct graph *g, const char *address,
                                    json_t **ret_options, GError **err);

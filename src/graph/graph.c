@@ -233,6 +233,7 @@ void node_free(struct node *n)
     drain_forget_node(n);
     backing_request_free(n->priv->pending);
     json_decref(n->options);
+    g_free(n->priv->followed);
     g_free(n->filename);
     g_free(n->state);
     g_free(n->priv->ended_name);

@@ -344,6 +344,7 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     }
     json_decref(options);
     if (ret == 0 && r->header_name) {
+        (*ret_node)->priv->followed = g_strdup(r->header_name);
         ret = backing_co_check_opened(n, *ret_node, err);
         if (ret < 0) {
             node_co_unref(*ret_node);
