@@ -22,6 +22,7 @@
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
+#include "graph/reference.h"
 #include "job/copy.h"
 #include "loop/io.h"
 
@@ -296,7 +297,9 @@ static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
     if (b->new_base) {
         node_ref(b->new_base);
         b->in_chain = true;
-        return strcmp(b->new_base->drv->name, b->backing_format) == 0 ? 0
+        return strcmp(b->new_base->drv->name, b->backing_format) == 0
+            ? reference_co_check(b->top, b->backing, b->backing_format,
+                                 b->new_base, err)
             : err_set(err, EINVAL, "'%s' is part of the chain already, there "
                       "its format is %s, not %s", b->backing,
                       b->new_base->drv->name, b->backing_format);
@@ -384,8 +387,8 @@ static CO_FN int rebase_co_header(struct rebase *b, GError **err)
 }
 
 /* Before anything is copied: will the header be able to say it? */
-CO_FN_LOOKS static int rebase_check(const struct rebase *b, struct graph *g,
-                                    GError **err)
+static CO_FN int rebase_co_check(const struct rebase *b, struct graph *g,
+                                 GError **err)
 {
     if (b->backing_format && !graph_find_driver(g, b->backing_format)) {
         return err_set(err, EINVAL, "Invalid format name: '%s'",
@@ -400,7 +403,9 @@ CO_FN_LOOKS static int rebase_check(const struct rebase *b, struct graph *g,
         return err_set(err, EINVAL, "Could not change the backing file to "
                        "'%s': backing format must be specified", b->backing);
     }
-    return 0;
+    return has_backing(b) ? reference_co_check(b->top, b->backing,
+                                               b->backing_format, NULL, err)
+                          : 0;
 }
 
 static CO_FN int rebase_co_run(struct graph *g, void *arg)
@@ -417,7 +422,7 @@ static CO_FN int rebase_co_run(struct graph *g, void *arg)
         return 1;
     }
     percent_begin(&b->pass.percent, b->progress && !b->quiet);
-    r = rebase_check(b, g, &err);
+    r = rebase_co_check(b, g, &err);
     if (r == 0 && !b->unsafe) {
         r = rebase_co_fill(b, g, &err);
     }

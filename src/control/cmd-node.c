@@ -9,6 +9,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
+#include "graph/reference.h"
 
 CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
@@ -107,6 +108,12 @@ static CO_FN int backing_co_rewrite(struct node *image, const char *name,
 
     node_header_backing(image, &fmt);
     kept = g_strdup(fmt);
+    if (*name) {
+        r = reference_co_check(image, name, kept, node_backing(image), err);
+        if (r < 0) {
+            return r;
+        }
+    }
     if (was_read_only) {
         r = node_co_set_read_only(image, false, err);
         if (r < 0) {

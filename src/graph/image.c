@@ -14,6 +14,7 @@
 #include "graph/driver.h"
 #include "graph/graph-int.h"
 #include "graph/io.h"
+#include "graph/reference.h"
 #include "loop/io.h"
 
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
@@ -133,9 +134,13 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
         return err_set(err, ENOTSUP, "Image format driver '%s' does not "
                        "support changing the backing file", n->drv->name);
     }
-    /* What the new reference does without must be here, durably. */
-    int ret = BARRIER(PIVOT_DATA, node_co_flush(n));
+    int ret = name ? reference_co_check(n, name, fmt, NULL, err) : 0;
 
+    if (ret < 0) {
+        return ret;
+    }
+    /* What the new reference does without must be here, durably. */
+    ret = BARRIER(PIVOT_DATA, node_co_flush(n));
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not make the data of '%s' "
                              "durable", n->name);
@@ -243,6 +248,19 @@ void new_storage_co_close(struct new_storage *s, bool keep)
     *s = (struct new_storage) { 0 };
 }
 
+/* Before anything that is there is lost. The file is made by now: a name that
+ * leads to it, by whatever way, is seen. */
+static CO_FN int create_co_check_backing(struct node *storage,
+                                         const json_t *options, GError **err)
+{
+    const char *name =
+        json_string_value(json_object_get(options, "backing_file"));
+
+    return name && *name
+        ? reference_co_check(storage, name, json_string_value(
+              json_object_get(options, "backing_fmt")), NULL, err) : 0;
+}
+
 CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err)
@@ -255,7 +273,10 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
     if (r < 0) {
         return r;
     }
-    r = drv->creates_over ? 0 : new_storage_co_empty(&s, err);
+    r = create_co_check_backing(s.node, options, err);
+    if (r == 0 && !drv->creates_over) {
+        r = new_storage_co_empty(&s, err);
+    }
     if (r == 0) {
         r = drv->co_create(s.node, o, err);
         made = r == 0;

@@ -20,7 +20,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
-#include "job/backing-name.h"
+#include "graph/reference.h"
 #include "job/trace.h"
 #include "loop/co.h"
 #include "loop/loop.h"
@@ -353,20 +353,47 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
 
 /* --- pivot --- */
 
+/* What the header shall say of @base: @backing_file, if that was said. */
+static CO_FN int pull_co_find_name(struct node *top, struct node *bottom,
+                                   struct node *base, const char *backing_file,
+                                   char **ret_name, const char **ret_fmt,
+                                   GError **err)
+{
+    int ret;
+
+    if (!backing_file) {
+        return reference_co_make(top, bottom, base, ret_name, ret_fmt, err);
+    }
+    *ret_fmt = reference_format(base);
+    ret = reference_co_check(top, backing_file, *ret_fmt, base, err);
+    *ret_name = ret == 0 ? g_strdup(backing_file) : NULL;
+    return ret;
+}
+
+int pull_co_check_name(struct node *top, struct node *bottom,
+                       const char *backing_file, GError **err)
+{
+    struct node *base = node_skip_filters(node_backing(bottom));
+    g_autofree char *name = NULL;
+    const char *fmt;
+
+    return base ? pull_co_find_name(top, bottom, base, backing_file, &name,
+                                    &fmt, err) : 0;
+}
+
 static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
                                        const char *backing_file, GError **err)
 {
-    g_autofree char *worked_out = NULL;
-    const char *name = NULL, *fmt = NULL;
-    int ret;
+    g_autofree char *name = NULL;
+    const char *fmt = NULL;
+    int ret = 0;
 
     if (base) {
-        fmt = backing_format(base);
-        if (!backing_file) {
-            backing_file = worked_out = backing_co_name(p->top, p->bottom,
-                                                        base);
-        }
-        name = backing_file;
+        ret = pull_co_find_name(p->top, p->bottom, base, backing_file, &name,
+                                &fmt, err);
+    }
+    if (ret < 0) {
+        return ret;
     }
     user_co_enter(p->user);
     ret = node_co_change_backing(p->top, name, fmt, err);

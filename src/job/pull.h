@@ -33,6 +33,11 @@ struct node *pull_lowest(struct node *top);
 /* May the chain from @n (filters included) down to @bottom be pulled? -EBUSY */
 int pull_check(struct node *n, struct node *bottom, GError **err);
 
+/* Will @top's header be able to say what its backing file is, once it is filled
+ * down to @bottom? @backing_file: what it shall say; NULL: worked out. */
+CO_FN int pull_co_check_name(struct node *top, struct node *bottom,
+                             const char *backing_file, GError **err);
+
 /* Take hold of @top down to @bottom: writable, blocked, frozen. @by is copied.
  * On failure nothing is held. */
 CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,

@@ -225,8 +225,9 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
     return 0;
 }
 
-static int stream_check(const struct stream_params *p, struct node *top,
-                        struct node **ret_bottom, GError **err)
+static CO_FN int stream_co_check(const struct stream_params *p,
+                                 struct node *top, struct node **ret_bottom,
+                                 GError **err)
 {
     int ret = stream_find_bottom(p, top, ret_bottom, err);
 
@@ -245,7 +246,7 @@ static int stream_check(const struct stream_params *p, struct node *top,
         return err_set(err, ENOTSUP, "'%s' cannot be streamed: its driver '%s' "
                        "has no backing files", top->name, top->drv->name);
     }
-    return 0;
+    return pull_co_check_name(top, *ret_bottom, p->backing_file, err);
 }
 
 CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
@@ -257,7 +258,7 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
     struct job *j;
     int ret;
 
-    ret = stream_check(p, top, &bottom, err);
+    ret = stream_co_check(p, top, &bottom, err);
     if (ret < 0) {
         return ret;
     }

@@ -153,8 +153,12 @@ def test_relative_names_inside(d):
                               'raw', 'top.qcow2', 'base.raw'], cwd=d,
                              check=False)
         assert got.returncode == 0
-        text = refusal([SLUICE, 'map', '-f', 'qcow2', top])
-        assert 'relative file name' in text, text
+        for args in (('map', '-f', 'qcow2', top),
+                     ('rebase', '-u', '-b', name, '-F', 'raw', top),
+                     ('create', '-u', '-f', 'qcow2', '-b', name, '-F', 'raw',
+                      w.path('new'), '1M')):
+            text = refusal([SLUICE, *args])
+            assert 'relative file name' in text, text
 
 
 def refusal(argv):

@@ -12,7 +12,7 @@
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
-#include "job/backing-name.h"
+#include "graph/reference.h"
 #include "job/stream.h"
 #include "loop/co.h"
 #include "loop/io.h"

@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The words by which an image's header should name its backing file.
+ * File names in headers that are relative to the folder of the image.
  *
  * Names that were relative stay so: images that are moved together keep
  * working, and no name grows longer with each merge.  "a/../b" means something
  * else where a is a symbolic link, so a name that was worked out is only used
  * when the file it leads to is the file that is open.
  */
-#include "job/backing-name.h"
+#include "graph/reference.h"
 #include <string.h>
-#include "graph/driver.h"
-#include "graph/node.h"
-#include "loop/io.h"
+#include "graph/graph-int.h"
 
 /* Not "nbd://host" and the like: a colon before any slash. */
 static bool is_path(const char *name)
@@ -68,31 +66,30 @@ char *path_relative(const char *dir, const char *to)
     return g_string_free(s, FALSE);
 }
 
-static CO_FN bool same_co_file(const char *a, const char *b)
+static const char *file_name(struct node *n)
 {
-    struct stat st_a, st_b;
+    const struct node *storage = node_storage(n);
 
-    return io_co_stat(a, &st_a) == 0 && io_co_stat(b, &st_b) == 0
-        && st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino;
+    return storage ? storage->filename : NULL;
 }
 
-/* NULL: it was not relative, or no relative name can be trusted. */
-static CO_FN char *relative_co_name(const struct node *top,
-                                    const struct node *bottom,
-                                    const struct node *base)
+char *reference_co_relative(struct node *top, struct node *bottom,
+                            struct node *base)
 {
+    const char *top_name = file_name(top), *bottom_name = file_name(bottom);
+    const char *base_name = file_name(base);
     const char *old = node_header_backing(bottom, NULL);
     g_autofree char *old_path = NULL, *new_path = NULL, *name = NULL;
     g_autofree char *from = NULL, *to = NULL, *flat = NULL;
 
-    if (!is_path(old) || g_path_is_absolute(old) || !is_path(top->filename)
-        || !is_path(bottom->filename) || !is_path(base->filename)) {
+    if (!is_path(old) || g_path_is_absolute(old) || !is_path(top_name)
+        || !is_path(bottom_name) || !is_path(base_name)) {
         return NULL;
     }
-    from = folder_of(bottom->filename);
-    to = folder_of(top->filename);
+    from = folder_of(bottom_name);
+    to = folder_of(top_name);
     old_path = join(from, old);
-    if (!same_co_file(old_path, base->filename)) {
+    if (!backing_co_same_file(old_path, base_name)) {
         return NULL;                /* the header named another file */
     }
     if (strcmp(from, to) == 0) {
@@ -104,29 +101,8 @@ static CO_FN char *relative_co_name(const struct node *top,
         return NULL;
     }
     new_path = join(to, name);
-    if (!same_co_file(new_path, base->filename)) {
+    if (!backing_co_same_file(new_path, base_name)) {
         return NULL;
     }
     return g_steal_pointer(&name);
-}
-
-CO_FN char *backing_co_name(const struct node *top, const struct node *bottom,
-                            struct node *base)
-{
-    char *name = relative_co_name(top, bottom, base);
-
-    if (name) {
-        return name;
-    }
-    /* A path relative to our working folder would be read as relative to the
-     * folder of the image. */
-    if (is_path(base->filename) && !g_path_is_absolute(base->filename)) {
-        return g_canonicalize_filename(base->filename, NULL);
-    }
-    return g_strdup(base->filename ? base->filename : "");
-}
-
-const char *backing_format(const struct node *base)
-{
-    return base->drv->kind == NODE_PROTOCOL ? "raw" : base->drv->name;
 }
