@@ -306,6 +306,8 @@ bool node_file_can_copy_in(struct node *n, struct node *src);
 /* The smallest limits of @n, after defaults. */
 const struct node_limits *node_get_limits(const struct node *n);
 
+/* Tell whoever runs the program, with the name of the image. */
+void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Something is wrong with the image's bytes: records where, traces, returns
  * -EINVAL. Never asserts. */
 int node_corrupt(struct node *n, GError **err, uint64_t offset,
