@@ -65,9 +65,19 @@ const struct qcow2_ext *qcow2_exts_find(const GArray *exts, uint32_t type)
     return find(exts, type);
 }
 
+const struct qcow2_ext *qcow2_exts_doubled(const GArray *exts)
+{
+    for (guint i = 0; i < exts->len; i++) {
+        if (ext_at(exts, i)->doubled) {
+            return ext_at(exts, i);
+        }
+    }
+    return NULL;
+}
+
 static void append(GArray *exts, uint32_t type, const void *data, uint32_t len)
 {
-    struct qcow2_ext e = { type, len, g_memdup2(data, len) };
+    struct qcow2_ext e = { type, len, g_memdup2(data, len), false };
 
     g_array_append_val(exts, e);
 }
@@ -127,11 +137,11 @@ int qcow2_exts_decode(GArray *exts, const uint8_t *area, size_t len,
                            "does not fit the header", type, *ret_where, size);
         }
         if (is_known(type) && find(exts, type)) {
-            return err_set(err, EINVAL, "qcow2 header extension 0x%08" PRIx32
-                           " at offset %" PRIu64 " is there twice", type,
-                           *ret_where);
+            qcow2_exts_set(exts, type, area + pos, size);
+            find(exts, type)->doubled = true;
+        } else {
+            append(exts, type, area + pos, size);
         }
-        append(exts, type, area + pos, size);
         pos += min_u64(round_up(size, 8), len - pos);
     }
     return 0;

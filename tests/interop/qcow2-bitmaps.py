@@ -308,31 +308,6 @@ def test_bitmaps_are_copied(d):
         run_tool('qemu-img', 'check', copy)
 
 
-def test_bitmaps_hostile(d):
-    path = image(d)
-    qemu_img('bitmap', '--add', path, 'b0')
-    with open(path, 'rb') as f:
-        data = f.read()
-    ext = data.index(bytes.fromhex('2385287500000018')) + 8
-    at, = struct.unpack_from('>Q', data, ext + 16)
-    rows = [
-        (ext, b'\xff' * 4), (ext, b'\0' * 4), (ext, b'\0\0\0\2'),
-        (ext + 8, b'\xff' * 8), (ext + 8, b'\0' * 8), (ext + 15, b'\1'),
-        (ext + 16, b'\xff' * 8), (ext + 16, struct.pack('>Q', at + 512)),
-        (ext + 16, struct.pack('>Q', 1 << 40)),
-        (at, b'\xff' * 8), (at, b'\0' * 8), (at + 8, b'\xff' * 4),
-        (at + 8, b'\0' * 4), (at + 12, b'\x80'), (at + 16, b'\7'),
-        (at + 17, b'\xff'), (at + 17, b'\0'), (at + 18, b'\xff\xff'),
-        (at + 18, b'\0\0'), (at + 20, b'\xff' * 4),
-    ]
-    for off, value in rows:
-        was = patch(path, off, value)
-        text = fails('info', path)
-        assert 'bitmap' in text, (off, value, text)
-        patch(path, off, was)
-    same_info(path)
-
-
 def test_snapshots_are_seen(d):
     path = image(d)
     qemu_img('snapshot', '-c', 'one', path)
@@ -340,29 +315,6 @@ def test_snapshots_are_seen(d):
     qemu_img('snapshot', '-c', 'two \u00fc', path)
     same_info(path)
     run_tool(SLUICE, 'check', '-q', path)
-
-
-def test_snapshots_hostile(d):
-    path = image(d)
-    for name in ('one', 'two'):
-        qemu_img('snapshot', '-c', name, path)
-    with open(path, 'rb') as f:
-        at, = struct.unpack('>Q', f.read(72)[64:72])
-    rows = [
-        (60, b'\xff' * 4), (60, struct.pack('>I', 65536)),
-        (64, struct.pack('>Q', 1 << 40)), (64, struct.pack('>Q', at + 8)),
-        (at, b'\xff' * 8), (at, struct.pack('>Q', 77)), (at + 8, b'\xff' * 4),
-        (at + 8, struct.pack('>I', (32 << 20) // 8 + 1)),
-        (at + 36, b'\xff' * 4), (at + 36, struct.pack('>I', 1025)),
-    ]
-    for off, value in rows:
-        was = patch(path, off, value)
-        start = time.monotonic()
-        text = fails('info', path)
-        assert 'snapshot' in text, (off, value, text)
-        assert time.monotonic() - start < 10
-        patch(path, off, was)
-    same_info(path)
 
 
 if __name__ == '__main__':

@@ -152,5 +152,114 @@ def test_twin_tables(d):
     assert not run_tool('qemu-img', 'snapshot', '-l', path)
 
 
+def tool(*words, status=0, name=SLUICE):
+    p = subprocess.run([name, *words], capture_output=True, text=True,
+                       timeout=60, check=False)
+    assert p.returncode == status, (name, words, p.returncode, p.stdout,
+                                    p.stderr)
+    return p.stdout + p.stderr
+
+
+def number(path, at, n=8, value=None):
+    with open(path, 'r+b') as f:
+        f.seek(at)
+        if value is not None:
+            f.write(value.to_bytes(n, 'big'))
+            return value
+        return int.from_bytes(f.read(n), 'big')
+
+
+OFFSET = 0xfffffffffffe00
+
+
+def test_leaks_of_a_lost_snapshot(d):
+    """All that a snapshot shared becomes the disk's alone: so COPIED is right
+    again, and nothing is left to be found."""
+    path = os.path.join(d, 'i.qcow2')
+    for options in OPTIONS:
+        for words in (['write -P 1 0 300k'], ['write -P 1 0 300k',
+                                              'write -P 2 64k 64k']):
+            qemu_img('create', '-q', '-f', 'qcow2', '-o', options, path, '1M')
+            run_tool('qemu-io', '-f', 'qcow2', '-c', words[0], path)
+            qemu_img('snapshot', '-c', 'one', path)
+            for word in words[1:]:
+                run_tool('qemu-io', '-f', 'qcow2', '-c', word, path)
+            want = bytes_of(d, path)
+            number(path, 60, 4, 0)         # it is not in the list any more
+            number(path, 64, 8, 0)
+            tool('check', path, status=3)
+            tool('check', '-r', 'leaks', path)
+            tool('check', path)
+            tool('check', path, name='qemu-img')
+            assert bytes_of(d, path) == want, options
+
+
+def bytes_of(d, path):
+    run_tool(SLUICE, 'convert', '-O', 'raw', path, d + '/raw')
+    with open(d + '/raw', 'rb') as f:
+        return f.read()
+
+
+def own_table(d):
+    """The snapshot has an L2 table of its own: where it is."""
+    path = os.path.join(d, 'i.qcow2')
+    qemu_img('create', '-q', '-f', 'qcow2', path, '1M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 300k', path)
+    qemu_img('snapshot', '-c', 'one', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 2 64k 400k', path)
+    l1 = number(path, number(path, 64))
+    return path, number(path, l1) & OFFSET
+
+
+def failing(path, at):
+    """The image by options: reads of the sector at @at fail."""
+    return ['--image-opts', 'driver=qcow2,file.driver=blkdebug,file.image.'
+            'driver=file,file.image.filename=%s,file.inject-error.0.event='
+            'none,file.inject-error.0.iotype=read,file.inject-error.0.sector='
+            '%d' % (path, at // 512)]
+
+
+def test_what_cannot_be_freed_is_told(d):
+    """The snapshot is gone, or applied, but what it used stays counted: that is an
+    error with the words of QEMU, not silence; a check gives it back."""
+    for what in ('error', 'damage'):
+        path, table = own_table(d)
+        want = bytes_of(d, path)
+        if what == 'damage':
+            number(path, table, 8, number(path, table) + 512)
+            words = [path]
+        else:
+            words = failing(path, table)
+        text = tool('snapshot', '-d', 'one', *words, status=1)
+        assert 'Failed to free the cluster and L1 table' in text, text
+        assert 'deleted' in text and 'check -r leaks' in text, text
+        assert not tool('snapshot', '-l', path)
+        tool('check', '-r', 'all' if what == 'damage' else 'leaks', path)
+        tool('check', path, name='qemu-img')
+        assert bytes_of(d, path) == want
+    path = own_table(d)[0]
+    active = number(path, number(path, 40)) & OFFSET
+    text = tool('snapshot', '-a', 'one', *failing(path, active), status=1)
+    assert 'Failed to free' in text and 'applied' in text, text
+    tool('check', '-r', 'leaks', path)
+    assert bytes_of(d, path) == b'\1' * (300 << 10) + bytes((1 << 20) -
+                                                            (300 << 10))
+
+
+def test_other_leaks_are_told(d):
+    """A resize that cannot free what it cut off says so, once."""
+    path = os.path.join(d, 'i.qcow2')
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', path,
+             '1M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 1M', path)
+    block = number(path, number(path, 48) + 8 * 4)
+    text = tool('resize', '--shrink', *failing(path, block), '256k')
+    assert text.count('could not be freed') == 1, text
+    assert 'note: ' in text and 'check -r leaks' in text, text
+    tool('check', path, status=3)
+    tool('check', '-r', 'leaks', path)
+    tool('check', path, name='qemu-img')
+
+
 if __name__ == '__main__':
     run(globals())

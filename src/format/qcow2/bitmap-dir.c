@@ -10,6 +10,7 @@
  *   table:     one entry for each cluster of bits: its offset, or 0 with bit 0
  *              for what all bits of it are
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include "base/endian.h"
@@ -106,87 +107,130 @@ static uint64_t entry_bytes(const uint8_t *p)
                     get_be16(p + 18), 8);
 }
 
-static int entry_validate(struct qcow2_image *img, const uint8_t *p,
-                          uint64_t at, GError **err)
+/* NULL, or what is wrong with the entry in @p, all of which is in memory. */
+static char *entry_flaw(const struct qcow2_image *img, const uint8_t *p)
 {
     uint64_t table = get_be64(p);
     uint32_t n = get_be32(p + 8), flags = get_be32(p + 12);
 
     if (get_be32(p + 20) != 0 || p[16] != TYPE_DIRTY || flags & ~UINT32_C(7)) {
-        return node_corrupt(img->node, err, at, "a bitmap is of type %u with "
-                            "flags 0x%x and %u bytes of extra data: not one "
-                            "that is known", p[16], flags, get_be32(p + 20));
+        return g_strdup_printf("is of type %u with flags 0x%x and %u bytes of "
+                               "extra data: not one that is known", p[16],
+                               flags, get_be32(p + 20));
     }
     if (get_be16(p + 18) == 0 || get_be16(p + 18) > QCOW2_BITMAP_NAME_MAX) {
-        return node_corrupt(img->node, err, at + 18, "the name of a bitmap has "
-                            "%u bytes", get_be16(p + 18));
+        return g_strdup_printf("has a name of %u bytes", get_be16(p + 18));
     }
     if (memchr(p + ENTRY_BYTES, 0, get_be16(p + 18))) {
-        return node_corrupt(img->node, err, at + ENTRY_BYTES, "the name of a "
-                            "bitmap has a zero byte");
+        return g_strdup("has a zero byte in its name");
     }
     if (p[17] < QCOW2_BITMAP_GRANULARITY_MIN ||
         p[17] > QCOW2_BITMAP_GRANULARITY_MAX) {
-        return node_corrupt(img->node, err, at + 17, "a bitmap has a "
-                            "granularity of %u bits", p[17]);
+        return g_strdup_printf("has a granularity of %u bits", p[17]);
     }
     if (n == 0 || n > QCOW2_BITMAP_BYTES_MAX >> img->cluster_bits || !table ||
         table & (qcow2_cluster_size(img) - 1) || table >> 56) {
-        return node_corrupt(img->node, err, at, "a bitmap has a table of %u "
-                            "entries at %" PRIu64, n, table);
+        return g_strdup_printf("has a table of %u entries at offset %" PRIu64,
+                               n, table);
     }
-    return 0;
+    return NULL;
 }
 
-static int dir_decode(struct qcow2_image *img, const uint8_t *dir, uint32_t n,
-                      GError **err)
+static void PRINTF_LIKE(3, 4) flaw(qcow2_flaw_fn *tell, void *arg,
+                                   const char *fmt, ...)
 {
-    struct qcow2_bitmaps *bs = img->bitmaps;
-    uint64_t at = 0, end = bs->dir_bytes;
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    tell(arg, true, text);
+}
+
+static struct qcow2_bitmap *entry_decode(const uint8_t *p)
+{
+    struct qcow2_bitmap *b = g_new0(struct qcow2_bitmap, 1);
+
+    b->table_offset = get_be64(p);
+    b->table_size = get_be32(p + 8);
+    b->flags = get_be32(p + 12);
+    b->granularity_bits = p[17];
+    b->name = g_strndup((const char *) p + ENTRY_BYTES, get_be16(p + 18));
+    return b;
+}
+
+/* Directory @dir of @end bytes and @n entries: what makes sense of it goes to
+ * @list. */
+static void dir_decode(const struct qcow2_image *img, const uint8_t *dir,
+                       uint64_t end, uint32_t n, GPtrArray *list,
+                       qcow2_flaw_fn *tell, void *arg)
+{
+    uint64_t at = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         const uint8_t *p = dir + at;
-        struct qcow2_bitmap *b;
-        int ret;
+        g_autofree char *why = NULL;
 
         if (end - at < ENTRY_BYTES || end - at < entry_bytes(p)) {
-            return node_corrupt(img->node, err, bs->dir_offset + at,
-                                "the bitmap directory of %u entries ends in "
-                                "entry %u", n, i);
+            flaw(tell, arg, "the bitmap directory of %u entries ends in entry "
+                 "%u", n, i);
+            return;
         }
-        ret = entry_validate(img, p, bs->dir_offset + at, err);
-        if (ret < 0) {
-            return ret;
+        why = entry_flaw(img, p);
+        if (why) {
+            flaw(tell, arg, "bitmap directory entry %u %s", i, why);
+        } else {
+            g_ptr_array_add(list, entry_decode(p));
         }
-        b = g_new0(struct qcow2_bitmap, 1);
-        b->table_offset = get_be64(p);
-        b->table_size = get_be32(p + 8);
-        b->flags = get_be32(p + 12);
-        b->granularity_bits = p[17];
-        b->name = g_strndup((const char *) p + ENTRY_BYTES, get_be16(p + 18));
-        g_ptr_array_add(bs->list, b);
         at += entry_bytes(p);
     }
-    return 0;
 }
 
-static CO_FN int dir_co_read(struct qcow2_image *img, uint32_t n, GError **err)
+int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
+                          struct qcow2_bitmap_dir *ret, qcow2_flaw_fn *tell,
+                          void *arg)
 {
-    struct qcow2_bitmaps *bs = img->bitmaps;
-    uint8_t *dir = io_buf_get(bs->dir_bytes);
+    const struct qcow2_ext *e = qcow2_exts_find(img->exts, QCOW2_EXT_BITMAPS);
     struct iovec v;
-    int ret;
+    uint8_t *dir;
+    uint32_t n;
+    int r;
 
-    if (!dir) {
-        return err_set(err, ENOMEM, "Could not allocate %" PRIu64 " bytes for "
-                       "the bitmap directory", bs->dir_bytes);
+    *ret = (struct qcow2_bitmap_dir) { 0, 0 };
+    if (!e || !(img->hdr.autoclear & QCOW2_A_BITMAPS)) {
+        return 0; /* whoever wrote last did not know of them */
     }
-    ret = node_co_preadv(qcow2_file(img), bs->dir_offset,
-                         iov_one(&v, dir, bs->dir_bytes), 0);
-    ret = ret < 0 ? err_set_errno(err, -ret, "Could not read the bitmap "
-                                  "directory") : dir_decode(img, dir, n, err);
-    io_buf_put(dir, bs->dir_bytes);
-    return ret;
+    if (e->len != EXT_BYTES) {
+        flaw(tell, arg, "the header extension for bitmaps has %u bytes",
+             e->len);
+        return 0;
+    }
+    n = get_be32(e->data);
+    *ret = (struct qcow2_bitmap_dir) {
+        get_be64(e->data + 16), get_be64(e->data + 8)
+    };
+    if (n == 0 || n > QCOW2_BITMAPS_MAX || get_be32(e->data + 4) != 0 ||
+        ret->bytes == 0 || ret->bytes > DIR_MAX || ret->offset == 0 ||
+        ret->offset & (qcow2_cluster_size(img) - 1) ||
+        ret->offset >= qcow2_file(img)->size) {
+        flaw(tell, arg, "a bitmap directory of %u entries and %" PRIu64
+             " bytes cannot be at offset %" PRIu64, n, ret->bytes,
+             ret->offset);
+        *ret = (struct qcow2_bitmap_dir) { 0, 0 };
+        return 0;
+    }
+    dir = io_buf_get(ret->bytes);
+    if (!dir) {
+        return -ENOMEM;
+    }
+    r = node_co_preadv(qcow2_file(img), ret->offset,
+                       iov_one(&v, dir, ret->bytes), 0);
+    if (r == 0) {
+        dir_decode(img, dir, ret->bytes, n, list, tell, arg);
+    }
+    io_buf_put(dir, ret->bytes);
+    return r;
 }
 
 uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes)
@@ -216,39 +260,46 @@ uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes)
     return dir;
 }
 
+/* The first is kept for a message. */
+static void open_tell(void *arg, bool grave, const char *text)
+{
+    struct qcow2_image *img = arg;
+
+    node_corrupt(img->node, NULL, img->hdr.header_length, "%s", text);
+    if (!img->bitmaps->damage) {
+        img->bitmaps->damage = g_strdup(text);
+    }
+}
+
 int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
 {
-    const struct qcow2_ext *e = qcow2_exts_find(img->exts, QCOW2_EXT_BITMAPS);
     struct qcow2_bitmaps *bs = g_new0(struct qcow2_bitmaps, 1);
-    uint32_t n;
+    struct qcow2_bitmap_dir dir;
+    int ret;
 
     img->bitmaps = bs;
     bs->list = g_ptr_array_new_with_free_func(free_bitmap);
-    if (!e || !(img->hdr.autoclear & QCOW2_A_BITMAPS)) {
-        return 0; /* whoever wrote last did not know of them */
+    ret = qcow2_co_bitmaps_read(img, bs->list, &dir, open_tell, img);
+    if (ret == -ENOMEM) {
+        return err_set(err, ENOMEM, "Could not allocate memory for the bitmap "
+                       "directory");
     }
-    if (e->len != EXT_BYTES) {
-        return node_corrupt(img->node, err, img->hdr.header_length,
-                            "the extension for bitmaps has %u bytes", e->len);
+    if (ret < 0) {
+        g_autofree char *text = g_strdup_printf("the bitmap directory cannot "
+                                                "be read: %s",
+                                                g_strerror(-ret));
+        open_tell(img, true, text);
     }
-    n = get_be32(e->data);
-    bs->dir_bytes = get_be64(e->data + 8);
-    bs->dir_offset = get_be64(e->data + 16);
-    if (n == 0 || n > QCOW2_BITMAPS_MAX || get_be32(e->data + 4) != 0 ||
-        bs->dir_bytes == 0 || bs->dir_bytes > DIR_MAX || bs->dir_offset == 0 ||
-        bs->dir_offset & (qcow2_cluster_size(img) - 1) ||
-        bs->dir_offset >= qcow2_file(img)->size) {
-        return node_corrupt(img->node, err, bs->dir_offset, "a bitmap "
-                            "directory of %u entries and %" PRIu64 " bytes "
-                            "cannot be there", n, bs->dir_bytes);
-    }
-    return dir_co_read(img, n, err);
+    bs->dir_offset = dir.offset;
+    bs->dir_bytes = dir.bytes;
+    return 0;
 }
 
 void qcow2_bitmaps_close(struct qcow2_image *img)
 {
     if (img->bitmaps) {
         g_ptr_array_unref(img->bitmaps->list);
+        g_free(img->bitmaps->damage);
         g_clear_pointer(&img->bitmaps, g_free);
     }
 }
@@ -290,46 +341,6 @@ int qcow2_co_bitmap_table(struct qcow2_image *img,
     }
     *ret_table = table;
     return 0;
-}
-
-static CO_FN int bitmap_co_visit(struct qcow2_image *img,
-                                 const struct qcow2_bitmap *b,
-                                 int (*visit)(void *arg, uint64_t host,
-                                              uint64_t len), void *arg)
-{
-    uint64_t *table;
-    int ret = visit(arg, b->table_offset, (uint64_t) b->table_size * 8);
-
-    if (ret == 0) {
-        ret = qcow2_co_bitmap_table(img, b, &table, NULL);
-        if (ret < 0) {
-            return ret;
-        }
-        for (uint32_t i = 0; i < b->table_size && ret == 0; i++) {
-            if (table[i] & QCOW2_BITMAP_OFFSET) {
-                ret = visit(arg, table[i] & QCOW2_BITMAP_OFFSET,
-                            qcow2_cluster_size(img));
-            }
-        }
-        g_free(table);
-    }
-    return ret;
-}
-
-int qcow2_co_bitmaps_visit(struct qcow2_image *img,
-                           int (*visit)(void *arg, uint64_t host,
-                                        uint64_t len), void *arg)
-{
-    const struct qcow2_bitmaps *bs = img->bitmaps;
-    int ret = 0;
-
-    if (bs->list->len > 0) {
-        ret = visit(arg, bs->dir_offset, bs->dir_bytes);
-    }
-    for (unsigned i = 0; i < bs->list->len && ret == 0; i++) {
-        ret = bitmap_co_visit(img, g_ptr_array_index(bs->list, i), visit, arg);
-    }
-    return ret;
 }
 
 /* --- looking --- */

@@ -139,8 +139,8 @@ static void list_swap(GPtrArray *list, struct stored *all)
     }
 }
 
-/* The extension: @n bitmaps, whose directory is there. */
-static void ext_set(GArray *exts, guint n, uint64_t host, uint64_t bytes)
+void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host,
+                           uint64_t bytes)
 {
     uint8_t ext[24] = { 0 };
 
@@ -167,7 +167,7 @@ static CO_FN int dir_co_store(struct qcow2_switch *sw, GPtrArray *list,
     ret = qcow2_switch_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
                                 ret_host);
     g_free(dir);
-    ext_set(sw->exts, list->len, *ret_host, *ret_bytes);
+    qcow2_bitmaps_set_ext(sw->exts, list->len, *ret_host, *ret_bytes);
     return ret;
 }
 
@@ -179,7 +179,7 @@ static CO_FN int store_co_run(struct qcow2_switch *sw, GPtrArray *list,
     uint64_t host, bytes;
     int ret;
 
-    ext_set(sw->exts, list->len, 0, 0);
+    qcow2_bitmaps_set_ext(sw->exts, list->len, 0, 0);
     if (!qcow2_exts_fit(img, &h, sw->exts)) {
         return -ENOSPC; /* before anything is allocated */
     }

@@ -46,6 +46,7 @@ struct qcow2_bitmap {
 struct qcow2_bitmaps {
     GPtrArray *list;               /* struct qcow2_bitmap */
     uint64_t dir_offset, dir_bytes;
+    char *damage;                  /* of the directory, or NULL */
     bool recording;                /* those that record are held, or broken */
     struct co_mutex hold;          /* by who makes it so */
 };
@@ -61,9 +62,20 @@ GHashTable *qcow2_bitmaps_set(const GPtrArray *list);
 /* @list, which owns nothing so far, becomes the list; bitmaps that are not in it
  * are freed. */
 void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list);
+/* Where the directory is; 0, 0: nowhere. */
+struct qcow2_bitmap_dir {
+    uint64_t offset, bytes;
+};
+/* Read the directory as far as it makes sense: bitmaps that are known are added
+ * to @list, and @tell is called for each flaw, all of which are grave. 0, or the
+ * file could not be read. */
+CO_FN int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
+                                struct qcow2_bitmap_dir *ret,
+                                qcow2_flaw_fn *tell, void *arg);
 /* The directory of @list as it stands in a file; free with g_free(). */
 uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes);
-/* The table of @b, in host order: table_size entries. Free with g_free(). */
+/* The table of @b, in host order: table_size entries. Free with g_free().
+ * -EINVAL: it makes no sense. */
 CO_FN int qcow2_co_bitmap_table(struct qcow2_image *img,
                                 const struct qcow2_bitmap *b,
                                 uint64_t **ret_table, GError **err);
@@ -87,6 +99,11 @@ CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img,
                                struct qcow2_bitmap *b, GError **err);
 
 /* --- bitmap-store.c --- */
+
+/* Let @exts say that there are @n bitmaps, whose directory is at @host; none for
+ * 0. */
+void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host,
+                           uint64_t bytes);
 
 /* Store what is held, and let @list be the bitmaps from now on: some of those
  * there are and new ones, which are held. Everything is durable. On failure

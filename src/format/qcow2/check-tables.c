@@ -3,8 +3,8 @@
  * The check's walk over L1 and L2 tables, of the disk and of its snapshots.
  *
  * Entries that lead nowhere are repaired in the active tables and in those of
- * snapshots alike: to a zero cluster, which shows no other data (version 2: to
- * nothing).
+ * snapshots alike (check-entry.c).  A table that lies where something else is
+ * keeps what it says, or the repair would destroy that.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,18 +12,12 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/check.h"
+#include "format/qcow2/snapshot.h"
 #include "loop/io.h"
 
-/* An L2 table in c->table. */
-struct table_at {
-    uint32_t l1_idx;
-    uint64_t host;
-    bool active;
-    uint64_t next;                /* offset that would be contiguous */
-    uint32_t first, end;          /* changed descriptors */
-};
+/* --- one L2 table --- */
 
-static CO_FN int table_co_read(struct qcow2_check *c, uint64_t host)
+int qcow2_co_check_table_read(struct qcow2_check *c, uint64_t host)
 {
     uint64_t len = qcow2_cluster_size(c->img);
     struct iovec v;
@@ -37,8 +31,7 @@ static CO_FN int table_co_read(struct qcow2_check *c, uint64_t host)
                           0);
 }
 
-/* A hole has no entries; saves reading tables of a sparse file. */
-static CO_FN bool table_co_is_hole(struct qcow2_check *c, uint64_t host)
+bool qcow2_co_check_table_is_hole(struct qcow2_check *c, uint64_t host)
 {
     uint64_t len = qcow2_cluster_size(c->img);
     struct extent ext;
@@ -47,9 +40,8 @@ static CO_FN bool table_co_is_hole(struct qcow2_check *c, uint64_t host)
         (ext.flags & STATUS_ZERO) && ext.len == len;
 }
 
-/* Descriptor @i becomes @d, in memory wherever it is. */
-static void desc_set(struct qcow2_check *c, struct table_at *t, uint32_t i,
-                     struct qcow2_desc d)
+void qcow2_check_desc_set(struct qcow2_check *c, struct qcow2_table_at *t,
+                          uint32_t i, struct qcow2_desc d)
 {
     struct qcow2_image *img = c->img;
     uint64_t idx = ((uint64_t) t->l1_idx << img->l2_bits) + i;
@@ -67,8 +59,8 @@ static void desc_set(struct qcow2_check *c, struct table_at *t, uint32_t i,
     t->end = i + 1;
 }
 
-static CO_FN int table_co_store(struct qcow2_check *c,
-                                const struct table_at *t)
+int qcow2_co_check_table_store(struct qcow2_check *c,
+                               const struct qcow2_table_at *t)
 {
     uint32_t size = c->img->shape.extended ? 16 : 8;
     uint64_t a = round_down((uint64_t) t->first * size, QCOW2_SECTOR);
@@ -90,52 +82,8 @@ static CO_FN int table_co_store(struct qcow2_check *c,
 
 /* --- counting --- */
 
-/* What takes the place of a descriptor that leads nowhere: of a raw data file
- * the data that is there. */
-static struct qcow2_desc zero_desc(const struct qcow2_image *img,
-                                   uint64_t guest)
-{
-    if (qcow2_data_is_raw(img)) {
-        return (struct qcow2_desc) {
-            guest | QCOW2_COPIED, img->shape.extended ? UINT32_MAX : 0
-        };
-    }
-    if (img->shape.extended) {
-        return (struct qcow2_desc) { 0, (uint64_t) UINT32_MAX << 32 };
-    }
-    return (struct qcow2_desc) {
-        img->shape.version >= 3 ? QCOW2_ZERO_FLAG : 0, 0
-    };
-}
-
-/* What is wrong with a descriptor, before its place is counted. */
-static const char *desc_fault(const struct qcow2_image *img,
-                              struct qcow2_desc d)
-{
-    uint64_t at = d.entry & QCOW2_OFFSET_MASK;
-
-    if (d.entry & QCOW2_COMPRESSED) {
-        return img->shape.data_file
-            ? "compressed cluster with data file" : NULL;
-    }
-    if (at & (qcow2_cluster_size(img) - 1)) {
-        return "Cluster is not properly aligned; L2 entry corrupted";
-    }
-    return qcow2_desc_kind(&img->shape, d, 0) == QCOW2_INVALID
-        ? "L2 entry corrupted" : NULL;
-}
-
-/* In a data file every cluster is at its guest offset. */
-static const char *place_fault(const struct qcow2_image *img,
-                               struct qcow2_desc d, uint64_t guest)
-{
-    return img->shape.data_file && qcow2_desc_has_host(&img->shape, d) &&
-        (d.entry & QCOW2_OFFSET_MASK) != guest
-        ? "Cluster is not at its guest offset in the data file" : NULL;
-}
-
 /* Statistics are those of the disk, not of its snapshots. */
-static void note_allocated(struct qcow2_check *c, struct table_at *t,
+static void note_allocated(struct qcow2_check *c, struct qcow2_table_at *t,
                            struct qcow2_desc d)
 {
     uint64_t at = d.entry & QCOW2_OFFSET_MASK;
@@ -155,7 +103,8 @@ static void note_allocated(struct qcow2_check *c, struct table_at *t,
     t->next = at + qcow2_cluster_size(c->img);
 }
 
-static int desc_count(struct qcow2_check *c, struct table_at *t,
+/* Count what @d refers to. -ERANGE: it is beyond the end of the file. */
+static int desc_count(struct qcow2_check *c, struct qcow2_table_at *t,
                       struct qcow2_desc d)
 {
     struct qcow2_image *img = c->img;
@@ -169,10 +118,57 @@ static int desc_count(struct qcow2_check *c, struct table_at *t,
     }
     note_allocated(c, t, d);
     /* Of the last sector of a stream only a part may exist. */
-    return img->shape.data_file ? 0 : qcow2_check_count(c, host, len);
+    return img->shape.data_file ? 0 : qcow2_check_count_data(c, host, len);
 }
 
-static int desc_check(struct qcow2_check *c, struct table_at *t, uint32_t i)
+/* A stream that claims more than there is in the file: what it holds may be
+ * there all the same. -ERANGE: it is not. */
+static CO_FN int desc_co_shorten(struct qcow2_check *c,
+                                 struct qcow2_table_at *t, uint32_t i,
+                                 uint64_t guest, struct qcow2_desc d)
+{
+    struct qcow2_desc to;
+    uint64_t host;
+    uint32_t len;
+
+    if (!(d.entry & QCOW2_COMPRESSED) ||
+        !qcow2_co_check_shorten(c, d, guest, &to)) {
+        return -ERANGE;
+    }
+    if (qcow2_check_bad(c, "coffset=0x%" PRIx64 ": compressed data passes the "
+                        "end of the file", d.entry)) {
+        qcow2_check_desc_set(c, t, i, to);
+    }
+    qcow2_packed_get(&c->img->shape, to.entry, &host, &len);
+    return qcow2_check_count_data(c, host, len);
+}
+
+/* Descriptor @i, *@d, of cluster @guest cannot be what was meant. */
+static CO_FN int desc_co_replace(struct qcow2_check *c,
+                                 struct qcow2_table_at *t, uint32_t i,
+                                 uint64_t guest, struct qcow2_desc *d,
+                                 const char *why, bool lost)
+{
+    bool hold = c->hold;
+    int ret = 0;
+
+    c->hold = hold || !qcow2_check_can_replace(c->img);
+    if (qcow2_check_bad(c, "offset=%" PRIx64 ": %s; what cannot be read of "
+                        "guest offset %" PRIu64 " %s zeroes",
+                        d->entry & QCOW2_OFFSET_MASK, why, guest,
+                        c->fix & CHECK_FIX_ERRORS && !c->hold
+                        ? "now reads as" : "would read as")) {
+        ret = qcow2_co_check_replace(c, *d, guest, lost, d);
+        if (ret == 0) {
+            qcow2_check_desc_set(c, t, i, *d);
+        }
+    }
+    c->hold = hold;
+    return ret;
+}
+
+static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
+                               uint32_t i)
 {
     struct qcow2_image *img = c->img;
     struct qcow2_desc d = qcow2_desc_get(&img->shape, c->table, i);
@@ -184,36 +180,34 @@ static int desc_check(struct qcow2_check *c, struct table_at *t, uint32_t i)
     if (!d.entry && !d.bits) {
         return 0;
     }
-    why = desc_fault(img, d);
-    if (!why) {
-        why = place_fault(img, d, guest);
-    }
-    if (!why) {
-        ret = desc_count(c, t, d);
-        why = ret == -ERANGE ? "counting reference for region exceeding the "
-                               "end of the file by one cluster or more" : NULL;
-    }
+    why = qcow2_check_entry_fault(img, d, guest);
     if (why) {
-        ret = 0;
-        if (qcow2_check_bad(c, "offset=%" PRIx64 ": %s; guest offset %" PRIu64
-                            " %s zeroes", d.entry & QCOW2_OFFSET_MASK, why,
-                            guest, c->fix & CHECK_FIX_ERRORS
-                            ? "now reads as" : "would read as")) {
-            desc_set(c, t, i, zero_desc(img, guest));
-        }
-    } else if ((d.entry & QCOW2_COMPRESSED) && (d.entry & QCOW2_COPIED) &&
+        ret = desc_co_replace(c, t, i, guest, &d, why, false);
+    }
+    if (ret == 0 && (!why || (qcow2_check_has_place(img, d, guest) &&
+                              !qcow2_check_is_zeroes(c, d)))) {
+        ret = desc_count(c, t, d);
+    }
+    if (ret == -ERANGE) {
+        ret = desc_co_shorten(c, t, i, guest, d);
+        ret = ret != -ERANGE ? ret
+            : desc_co_replace(c, t, i, guest, &d, "counting reference for "
+                              "region exceeding the end of the file by one "
+                              "cluster or more", true);
+    } else if (ret == 0 && !why && (d.entry & QCOW2_COMPRESSED) &&
+               (d.entry & QCOW2_COPIED) &&
                qcow2_check_bad(c, "coffset=0x%" PRIx64 ": copied flag must "
                                "never be set for compressed clusters",
                                d.entry)) {
         d.entry &= ~QCOW2_COPIED;
-        desc_set(c, t, i, d);
+        qcow2_check_desc_set(c, t, i, d);
     }
     return ret;
 }
 
 /* Bits that no version of the format has a meaning for. */
-static void desc_check_reserved(struct qcow2_check *c, struct table_at *t,
-                                uint32_t i)
+static void desc_check_reserved(struct qcow2_check *c,
+                                struct qcow2_table_at *t, uint32_t i)
 {
     struct qcow2_desc d = qcow2_desc_get(&c->img->shape, c->table, i);
 
@@ -221,20 +215,23 @@ static void desc_check_reserved(struct qcow2_check *c, struct table_at *t,
         qcow2_check_bad(c, "found l2 entry with reserved bits set: %" PRIx64,
                         d.entry)) {
         d.entry &= ~QCOW2_L2_RESERVED;
-        desc_set(c, t, i, d);
+        qcow2_check_desc_set(c, t, i, d);
     }
 }
 
 static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
                                 uint64_t host, bool active)
 {
-    struct table_at t = { .l1_idx = l1_idx, .host = host, .active = active };
+    struct qcow2_table_at t = {
+        .l1_idx = l1_idx, .host = host, .active = active,
+    };
+    bool hold = c->hold;
     int ret;
 
-    if (table_co_is_hole(c, host)) {
+    if (qcow2_co_check_table_is_hole(c, host)) {
         return 0;
     }
-    ret = table_co_read(c, host);
+    ret = qcow2_co_check_table_read(c, host);
     if (ret == -EFBIG) {
         return ret;
     }
@@ -244,18 +241,19 @@ static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
                            "read: %s", host, g_strerror(-ret));
         return 0;
     }
+    c->hold = hold || qcow2_check_is_other(c, host, 1);
     for (uint32_t i = 0; i >> c->img->l2_bits == 0 && ret == 0; i++) {
         desc_check_reserved(c, &t, i);
-        ret = desc_check(c, &t, i);
+        ret = desc_co_check(c, &t, i);
     }
-    return ret < 0 ? ret : table_co_store(c, &t);
+    c->hold = hold;
+    return ret < 0 ? ret : qcow2_co_check_table_store(c, &t);
 }
 
 /* --- L1 --- */
 
-/* An L1 table of @n entries at @at. */
-static CO_FN int l1_co_store(struct qcow2_check *c, enum qcow2_meta what,
-                             uint64_t at, const uint64_t *l1, uint32_t n)
+int qcow2_co_check_l1_store(struct qcow2_check *c, enum qcow2_meta what,
+                            uint64_t at, const uint64_t *l1, uint32_t n)
 {
     int ret = qcow2_co_write_meta(c->img, what, at, l1, (uint64_t) n * 8);
 
@@ -267,10 +265,40 @@ static CO_FN int l1_co_store(struct qcow2_check *c, enum qcow2_meta what,
     return ret;
 }
 
+/* Entry @i, which leads to a table. *@changed: it was repaired. */
+static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
+                                   uint32_t i, bool active, bool *changed)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    uint64_t entry = get_be64(&l1[i]), host = entry & QCOW2_OFFSET_MASK;
+    const char *why = NULL;
+    int ret = 0;
+
+    if ((entry & QCOW2_L1_RESERVED) &&
+        qcow2_check_bad(c, "found L1 entry with reserved bits set: %" PRIx64,
+                        entry)) {
+        put_be64(&l1[i], entry & ~QCOW2_L1_RESERVED);
+        *changed = true;
+    }
+    if (host & (cluster - 1)) {
+        why = "Table is not cluster aligned; L1 entry corrupted";
+    } else {
+        ret = qcow2_check_count(c, host, cluster);
+        why = ret == -ERANGE ? "table is outside image" : NULL;
+    }
+    if (!why) {
+        return ret < 0 ? ret : table_co_check(c, i, host, active);
+    }
+    if (qcow2_check_bad(c, "l2_offset=%" PRIx64 ": %s", host, why)) {
+        put_be64(&l1[i], 0);
+        *changed = true;
+    }
+    return 0;
+}
+
 static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
                              uint64_t at, bool active)
 {
-    uint64_t cluster = qcow2_cluster_size(c->img);
     bool changed = false;
     int ret = qcow2_check_count(c, at, (uint64_t) n * 8);
 
@@ -280,42 +308,20 @@ static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
                            "the end of the file", at);
         ret = 0;
     }
+    c->hold = qcow2_check_is_other(c, at, (uint64_t) n * 8);
     for (uint32_t i = 0; i < n && ret == 0; i++) {
-        uint64_t entry = get_be64(&l1[i]), host = entry & QCOW2_OFFSET_MASK;
-        const char *why = NULL;
-
-        if (host == 0) {
-            continue;
-        }
-        if ((entry & QCOW2_L1_RESERVED) &&
-            qcow2_check_bad(c, "found L1 entry with reserved bits set: %"
-                            PRIx64, entry)) {
-            put_be64(&l1[i], entry & ~QCOW2_L1_RESERVED);
-            changed = true;
-        }
-        if (host & (cluster - 1)) {
-            why = "Table is not cluster aligned; L1 entry corrupted";
-        } else {
-            ret = qcow2_check_count(c, host, cluster);
-            why = ret == -ERANGE ? "table is outside image" : NULL;
-        }
-        if (ret == 0 && !why) {
-            ret = table_co_check(c, i, host, active);
-        } else if (why) {
-            ret = 0;
-            if (qcow2_check_bad(c, "l2_offset=%" PRIx64 ": %s", host, why)) {
-                put_be64(&l1[i], 0);
-                changed = true;
-            }
+        if (get_be64(&l1[i]) & QCOW2_OFFSET_MASK) {
+            ret = l1_entry_co_check(c, l1, i, active, &changed);
         }
     }
+    c->hold = false;
     return ret == 0 && changed
-        ? l1_co_store(c, active ? QCOW2_META_L1 : QCOW2_META_SNAPSHOT_L1, at,
-                      l1, n) : ret;
+        ? qcow2_co_check_l1_store(c, active ? QCOW2_META_L1
+                                  : QCOW2_META_SNAPSHOT_L1, at, l1, n) : ret;
 }
 
 static CO_FN int snapshot_co_check(struct qcow2_check *c,
-                                   const struct qcow2_snapshot *s)
+                                   struct qcow2_snapshot *s)
 {
     size_t bytes = (size_t) s->l1_size * 8;
     int ret = qcow2_check_spend(c, "snapshots", ROOT_WEIGHT * bytes);
@@ -324,6 +330,10 @@ static CO_FN int snapshot_co_check(struct qcow2_check *c,
 
     if (ret < 0) {
         return ret;
+    }
+    if (qcow2_check_is_used(c, s->l1_offset, bytes)) {
+        qcow2_check_drop_snapshot(c, s);
+        return 0;
     }
     co_co_relax();
     l1 = g_try_malloc0(MAX(bytes, 8));
@@ -351,88 +361,8 @@ int qcow2_co_check_tables(struct qcow2_check *c)
                           true);
 
     for (unsigned i = 0; i < qcow2_n_snapshots(img) && ret == 0; i++) {
-        ret = snapshot_co_check(c, qcow2_snapshot_at(img, i));
+        ret = snapshot_co_check(c, g_ptr_array_index(img->snapshots->list,
+                                                     i));
     }
     return ret;
-}
-
-/* --- COPIED --- */
-
-/* What COPIED says of @host, if it is wrong. */
-static CO_FN int copied_co_is_wrong(struct qcow2_check *c, uint64_t host,
-                                    bool copied, uint64_t *ret_count)
-{
-    int ret = 0;
-
-    if (c->rebuild) { /* the blocks are not what they will be */
-        *ret_count = qcow2_counts_get(c->counts, host >> c->img->cluster_bits);
-    } else {
-        ret = qcow2_co_refcount_get(c->img, host, ret_count);
-    }
-    return ret < 0 ? ret : copied != (*ret_count == 1);
-}
-
-static CO_FN int table_co_check_copied(struct qcow2_check *c, uint32_t l1_idx,
-                                       uint64_t host)
-{
-    const struct qcow2_shape *s = &c->img->shape;
-    struct table_at t = { .l1_idx = l1_idx, .host = host, .active = true };
-    int ret = table_co_is_hole(c, host) ? 1 : table_co_read(c, host);
-
-    if (ret != 0) {
-        return ret == 1 ? 0 : ret;
-    }
-    for (uint32_t i = 0; i >> c->img->l2_bits == 0 && ret == 0; i++) {
-        struct qcow2_desc d = qcow2_desc_get(s, c->table, i);
-        uint64_t count;
-
-        if ((d.entry & QCOW2_COMPRESSED) || s->data_file ||
-            !qcow2_desc_has_host(s, d) || desc_fault(c->img, d)) {
-            continue;
-        }
-        ret = copied_co_is_wrong(c, d.entry & QCOW2_OFFSET_MASK,
-                                 d.entry & QCOW2_COPIED, &count);
-        if (ret == 1) {
-            ret = 0;
-            if (qcow2_check_bad(c, "OFLAG_COPIED data cluster: l2_entry=%"
-                                PRIx64 " refcount=%" PRIu64, d.entry, count)) {
-                d.entry ^= QCOW2_COPIED;
-                desc_set(c, &t, i, d);
-            }
-        }
-    }
-    return ret < 0 ? ret : table_co_store(c, &t);
-}
-
-int qcow2_co_check_copied(struct qcow2_check *c)
-{
-    struct qcow2_image *img = c->img;
-    bool changed = false;
-    int ret = 0;
-
-    for (uint32_t i = 0; i < img->hdr.l1_size && ret == 0; i++) {
-        uint64_t entry = get_be64(&img->l1[i]), count;
-        uint64_t host = entry & QCOW2_OFFSET_MASK;
-
-        if (host == 0 || host & (qcow2_cluster_size(img) - 1) ||
-            host >> img->cluster_bits >= c->file_clusters) {
-            continue;
-        }
-        ret = copied_co_is_wrong(c, host, entry & QCOW2_COPIED, &count);
-        if (ret == 1) {
-            ret = 0;
-            if (qcow2_check_bad(c, "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32
-                                " l1_entry=%" PRIx64 " refcount=%" PRIu64, i,
-                                entry, count)) {
-                put_be64(&img->l1[i], entry ^ QCOW2_COPIED);
-                changed = true;
-            }
-        }
-        if (ret == 0) {
-            ret = table_co_check_copied(c, i, host);
-        }
-    }
-    return ret == 0 && changed
-        ? l1_co_store(c, QCOW2_META_L1, img->hdr.l1_offset, img->l1,
-                      img->hdr.l1_size) : ret;
 }

@@ -6,10 +6,12 @@
  * refcounts of the file are compared.  One that is too low is a corruption: the
  * cluster might be handed out twice.  One that is too high is a leak.
  *
- * Repairs: entries that lead nowhere become zero clusters; refcounts become what
- * was counted, in place, or, when the blocks themselves cannot be used, in a new
- * structure that the header leads to by one write.  What was repaired is durable
- * before the dirty and corrupt bits go.
+ * Repairs: of entries that lead nowhere what cannot be read becomes zeroes
+ * (check-entry.c); lists of snapshots and bitmaps are written anew without what
+ * is damaged (check-lists.c); refcounts become what was counted, in place, or,
+ * when the blocks themselves cannot be used, in a new structure that the header
+ * leads to by one write.  What was repaired is durable before the dirty and
+ * corrupt bits go.
  *
  * A hostile image costs bounded memory (counts.c) and bounded reads (a budget of
  * table bytes).  Passes of the commit group are held off meanwhile.
@@ -52,7 +54,7 @@ void qcow2_check_report(struct qcow2_check *c, const char *fmt, ...)
 
 bool qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...)
 {
-    bool fix = c->fix & CHECK_FIX_ERRORS;
+    bool fix = c->fix & CHECK_FIX_ERRORS && !c->hold;
     va_list ap;
 
     va_start(ap, fmt);
@@ -93,6 +95,56 @@ int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
     return qcow2_counts_add(c->counts, first, last - first + 1);
 }
 
+int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    int ret = qcow2_check_count(c, host, len);
+    uint64_t first = host >> c->img->cluster_bits;
+
+    if (ret == 0 && c->looking && len) {
+        ret = qcow2_counts_add(c->others, first, ((host + len - 1) >>
+                               c->img->cluster_bits) - first + 1);
+    }
+    return ret;
+}
+
+static bool is_counted(struct qcow2_counts *counts, unsigned bits,
+                       uint64_t host, uint64_t len)
+{
+    return counts && len && qcow2_counts_next(counts, host >> bits) <=
+                            (host + len - 1) >> bits;
+}
+
+bool qcow2_check_is_other(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    return !c->looking &&
+        is_counted(c->others, c->img->cluster_bits, host, len);
+}
+
+bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    return is_counted(c->counts, c->img->cluster_bits, host, len) ||
+        qcow2_check_is_other(c, host, len);
+}
+
+int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
+                          uint64_t len, uint64_t *ret_host)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    uint64_t n = round_up(len, cluster) / cluster;
+    uint64_t host = c->file_clusters << c->img->cluster_bits;
+    struct iovec v;
+    int ret = node_co_pwritev(qcow2_file(c->img), host, iov_one(
+                              &v, (void *) (uintptr_t) buf, len), 0);
+
+    if (ret == 0) {
+        c->changed = true;
+        c->file_clusters += n;
+        *ret_host = host;
+        ret = qcow2_counts_add(c->counts, host >> c->img->cluster_bits, n);
+    }
+    return ret;
+}
+
 /* --- everything but the mapping --- */
 
 /* A structure that no repair can do without. */
@@ -110,32 +162,17 @@ static int count_fixed(struct qcow2_check *c, const char *what, uint64_t host,
     return ret;
 }
 
-static int bitmap_range(void *arg, uint64_t host, uint64_t len)
-{
-    struct qcow2_check *c = arg;
-    /* Tables are read; the bits themselves, cluster by cluster, are not. */
-    bool is_table = len > qcow2_cluster_size(c->img);
-    int ret = qcow2_check_spend(c, "bitmaps", is_table ? ROOT_WEIGHT * len
-                                                       : len);
-
-    return ret < 0 ? ret : count_fixed(arg, "bitmap", host, len);
-}
-
 static CO_FN int fixed_co_count(struct qcow2_check *c)
 {
     struct qcow2_image *img = c->img;
     uint64_t host, len;
     int ret = qcow2_counts_add(c->counts, 0, 1); /* the header */
 
-    if (ret == 0 && img->hdr.n_snapshots) {
-        ret = count_fixed(c, "snapshot table", img->hdr.snapshots_offset,
-                          qcow2_snapshots_bytes(img));
-    }
     qcow2_crypt_place(img, &host, &len);
     if (ret == 0 && len) {
         ret = count_fixed(c, "encryption header", host, len);
     }
-    return ret < 0 ? ret : qcow2_co_bitmaps_visit(img, bitmap_range, c);
+    return ret < 0 ? ret : qcow2_co_check_lists(c);
 }
 
 /* --- the refcount structure --- */
@@ -227,6 +264,9 @@ static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
     if (ret == 0) {
         ret = BARRIER(QCOW2_REPAIR, node_co_flush(qcow2_file(img)));
     }
+    if (ret == 0) {
+        ret = qcow2_co_check_lists_switch(c);
+    }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not write the repairs");
     }
@@ -235,19 +275,67 @@ static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
     return ret;
 }
 
-static CO_FN int check_co_steps(struct qcow2_check *c)
+/* All that refers to clusters, but for the refcount structure. */
+static CO_FN int references_co_count(struct qcow2_check *c)
 {
     int ret = fixed_co_count(c);
 
+    return ret < 0 ? ret : qcow2_co_check_tables(c);
+}
+
+static int refcounts_note(struct qcow2_check *c)
+{
+    const struct qcow2_refcounts *r = c->img->refcounts;
+    unsigned bits = c->img->cluster_bits;
+    int ret = qcow2_counts_add(c->others, c->img->hdr.reftable_offset >> bits,
+                               c->img->hdr.reftable_clusters);
+
+    for (uint32_t i = 0; i < r->used && ret == 0; i++) {
+        if (r->table[i] >> bits < c->file_clusters && r->table[i]) {
+            ret = qcow2_counts_add(c->others, r->table[i] >> bits, 1);
+        }
+    }
+    return ret;
+}
+
+/* Before entries are repaired: a table that lies on guest data, or on refcounts,
+ * may not be written to, and which ones do shows in the end. *@ret_sound: there
+ * is nothing to be repaired, and all was counted. */
+static CO_FN int references_co_look(struct qcow2_check *c, bool *ret_sound)
+{
+    struct check_result was = *c->res;
+    unsigned fix = c->fix;
+    int ret;
+
+    c->others = qcow2_counts_new();
+    c->looking = true;
+    c->fix = 0;
+    c->res->report = NULL;
+    ret = references_co_count(c);
     if (ret == 0) {
-        ret = qcow2_co_check_tables(c);
+        ret = refcounts_note(c);
     }
-    if (ret == 0 && c->res->check_errors) {
-        /* What a table leads to would look free, and be given away. */
-        qcow2_check_report(c, "Refcounts are not looked at: not all that "
-                           "refers to clusters could be read");
-        return 0;
+    c->res->report = was.report;
+    c->fix = fix;
+    c->looking = false;
+    *ret_sound = ret == 0 && c->res->corruptions == was.corruptions &&
+                 c->res->check_errors == was.check_errors;
+    if (!*ret_sound) {
+        *c->res = was;
+        qcow2_counts_free(c->counts);
+        c->counts = qcow2_counts_new();
+        qcow2_check_lists_reset(c);
+        c->budget = BUDGET_BYTES;
     }
+    /* What was too much will be so again, and is reported then. */
+    return ret == -EFBIG ? 0 : ret;
+}
+
+/* Refcounts, and new lists, which need some. */
+static CO_FN int refcounts_co_steps(struct qcow2_check *c)
+{
+    int ret = qcow2_co_check_lists_store(c);
+
     if (ret == 0) {
         ret = structure_co_count(c);
     }
@@ -258,6 +346,24 @@ static CO_FN int check_co_steps(struct qcow2_check *c)
         ret = qcow2_co_rebuild_refcounts(c);
     }
     return ret < 0 ? ret : qcow2_co_check_copied(c);
+}
+
+static CO_FN int check_co_steps(struct qcow2_check *c)
+{
+    bool sound = false;
+    int ret = c->fix ? references_co_look(c, &sound) : 0;
+
+    if (ret == 0 && !sound) {
+        ret = references_co_count(c);
+    }
+    if (ret == 0 && (c->res->check_errors || c->unknown)) {
+        /* What a table leads to would look free, and be given away. */
+        qcow2_check_report(c, "Refcounts are not looked at: not all that "
+                           "refers to clusters could be read");
+        qcow2_check_lists_give_up(c);
+        return 0;
+    }
+    return ret < 0 ? ret : refcounts_co_steps(c);
 }
 
 static CO_FN int check_co_run(struct qcow2_check *c, GError **err)
@@ -276,11 +382,12 @@ static CO_FN int check_co_run(struct qcow2_check *c, GError **err)
         io_buf_put(c->table, cluster);
     }
     qcow2_counts_free(c->counts);
+    qcow2_counts_free(c->others);
     g_free(c->bad_blocks);
-    if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not check the qcow2 image");
-    }
-    ret = repairs_co_finish(c, err);
+    ret = ret < 0
+        ? err_set_errno(err, -ret, "Could not check the qcow2 image")
+        : repairs_co_finish(c, err);
+    qcow2_check_lists_reset(c);
     if (ret == 0) {
         ret = bits_co_clear(c);
         if (ret < 0) {
@@ -300,10 +407,6 @@ int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
 
     if (fix && !img->group) {
         return err_set(err, EPERM, "Cannot repair a read-only image");
-    }
-    if (img->hdr.n_snapshots != qcow2_n_snapshots(img)) {
-        return err_set(err, ENOTSUP, "Cannot check an image with internal "
-                       "snapshots");
     }
     if (img->group) {
         ret = qcow2_co_settle(img);

@@ -311,6 +311,15 @@ bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
         (name_move(img, &to) && qcow2_exts_put(img, &to, exts, sector));
 }
 
+bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts)
+{
+    struct qcow2_header to = img->hdr;
+    uint8_t buf[QCOW2_SECTOR];
+
+    return qcow2_exts_encode(exts, buf, exts_room(&img->hdr)) ||
+        (name_move(img, &to) && qcow2_exts_encode(exts, buf, exts_room(&to)));
+}
+
 int qcow2_co_write_exts_apart(struct qcow2_image *img,
                               const struct qcow2_header *h, GArray *exts)
 {

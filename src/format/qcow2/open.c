@@ -12,6 +12,8 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
+#include "format/qcow2/bitmap.h"
+#include "format/qcow2/snapshot.h"
 #include "format/qcow2/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
@@ -174,11 +176,35 @@ static CO_FN int autoclear_co_apply(struct qcow2_image *img)
     return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_flush(qcow2_file(img)));
 }
 
+const char *qcow2_lists_damage(const struct qcow2_image *img)
+{
+    const char *damage = img->snapshots->damage ? img->snapshots->damage
+                                                : img->bitmaps->damage;
+
+    return damage || !qcow2_exts_doubled(img->exts) ? damage
+        : "a header extension is there twice";
+}
+
+/* What is damaged beside the disk would be lost or made worse by a writer. */
+static int lists_validate(const struct qcow2_image *img, GError **err)
+{
+    const char *damage = qcow2_lists_damage(img);
+
+    if (!damage) {
+        return 0;
+    }
+    return err_set(err, EACCES, "qcow2: Image cannot be opened read/write: %s "
+                   "(repair a copy of it with 'check -r all')", damage);
+}
+
 static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
                                        GError **err)
 {
-    int ret;
+    int ret = flags & NODE_CHECK ? 0 : lists_validate(img, err);
 
+    if (ret < 0) {
+        return ret;
+    }
     if ((img->hdr.incompat & QCOW2_I_CORRUPT) && !(flags & NODE_CHECK)) {
         err_set(err, EACCES, "qcow2: Image is corrupt; cannot be opened "
                 "read/write");
@@ -259,6 +285,16 @@ static CO_FN int image_co_end_writes(struct qcow2_image *img)
     return ret;
 }
 
+static void leaks_tell(struct qcow2_image *img)
+{
+    if (img->leaked) {
+        node_notice(img->node, "%" PRIu64 " clusters are in use no more, but "
+                    "could not be freed: %s (run 'check -r leaks')",
+                    img->leaked, g_strerror(-img->leak_error));
+    }
+    img->leaked = 0;
+}
+
 void qcow2_co_close(struct node *n)
 {
     struct qcow2_image *img = qcow2_image(n);
@@ -267,6 +303,11 @@ void qcow2_co_close(struct node *n)
     if (img->n_pending) {
         trace_qcow2_lost(n->name, img->n_pending, ret);
     }
+    if (ret < 0) {
+        node_notice(n, "Could not write its metadata when it was closed: %s",
+                    g_strerror(-ret));
+    }
+    leaks_tell(img);
     image_release(img);
 }
 
@@ -288,6 +329,7 @@ int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
     if (ret == 0) {
         ret = image_co_end_writes(img);
         img->corrupt = img->corrupt || ret < 0; /* it can take no write now */
+        leaks_tell(img);
     }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush the qcow2 image");

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include "base/endian.h"
 #include "base/math.h"
+#include "format/qcow2/snapshot.h"
 #include "format/qcow2/space.h"
 
 /* L2 tables that are remembered, and clusters of the L1 tables of snapshots:
@@ -73,11 +74,13 @@ static void add_snapshots(struct qcow2_image *img)
 {
     uint64_t clusters = 0;
 
-    if (!img->hdr.n_snapshots) {
-        return;
+    if (img->snapshots->damage) {
+        return; /* what a check may find there is something else */
     }
-    qcow2_meta_add(img, QCOW2_META_SNAPSHOTS, img->hdr.snapshots_offset,
-                   qcow2_snapshots_bytes(img));
+    if (img->hdr.n_snapshots) {
+        qcow2_meta_add(img, QCOW2_META_SNAPSHOTS, img->hdr.snapshots_offset,
+                       qcow2_snapshots_bytes(img));
+    }
     for (unsigned i = 0; i < qcow2_n_snapshots(img); i++) {
         const struct qcow2_snapshot *s = qcow2_snapshot_at(img, i);
         uint64_t len = (uint64_t) s->l1_size * 8;

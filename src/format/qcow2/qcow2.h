@@ -109,6 +109,9 @@ struct qcow2_image {
     struct qcow2_crypt *crypt;         /* luks.c; NULL: not encrypted */
     struct qcow2_codec *codec;         /* compress.c */
 
+    uint64_t leaked;               /* clusters that could not be freed and that
+                                    * nobody was told of */
+    int leak_error;                /* why, of the last; -errno */
     struct co_latch background;
     unsigned quiesced;
     bool corrupt;                  /* found at run time: no more writes */
@@ -247,6 +250,8 @@ CO_FN int qcow2_co_write_exts_apart(struct qcow2_image *img,
 /* Would that find room? */
 bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
                     const GArray *exts);
+/* ... as the whole list in sector 0, so that nothing of the old one stays? */
+bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts);
 /* A write of the header failed that leads to other tables: nobody knows which
  * one the file has. It gets the old one again, or the image takes no more
  * writes. The group is locked. */
@@ -352,6 +357,10 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
  * Takes an entry, so compressed ones are freed right. */
 int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
                     struct qcow2_desc d);
+/* Clusters [@first, @first+@n) are in use no more, but stay counted: told when the
+ * image is closed, unless who freed them says so before. */
+void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n,
+                int error);
 /* Accesses to data and tables in the file; while others may write every lookup is
  * inside one. A freed cluster waits for those before it. */
 uint64_t qcow2_access_begin(struct qcow2_image *img);
@@ -445,7 +454,10 @@ CO_FN int qcow2_co_snapshot(struct node *n, enum snapshot_op op,
 /* SNAPSHOT_LOAD. */
 CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
                                  GError **err);
-/* Load the table (checked, L1 tables not read); free it. */
+/* A flaw of the snapshot table or the bitmap directory; the text says what it
+ * is. @grave: what is there may not be written to. */
+typedef void qcow2_flaw_fn(void *arg, bool grave, const char *text);
+/* Load the table, as far as it makes sense (L1 tables are not read); free it. */
 CO_FN int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err);
 void qcow2_snapshots_close(struct qcow2_image *img);
 unsigned qcow2_n_snapshots(const struct qcow2_image *img);
@@ -454,8 +466,13 @@ const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
 /* Bytes of the table in the file. */
 uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img);
 
+/* What is wrong with snapshots or bitmaps so that nothing may be written to the
+ * image before a repair; NULL: nothing. */
+const char *qcow2_lists_damage(const struct qcow2_image *img);
+
 /* --- bitmap.c, bitmap-*.c --- */
 
+/* Load the directory, as far as it makes sense. */
 CO_FN int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err);
 /* Writes are over, all else is published: store what was recorded. What cannot
  * be stored stays marked as not true. */
@@ -478,11 +495,6 @@ void qcow2_bitmaps_place(const struct qcow2_image *img, uint64_t *ret_host,
 /* node_driver.co_bitmap */
 CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                           const struct bitmap_args *args, GError **err);
-/* Call @visit for every range of the file that bitmaps take. */
-CO_FN int qcow2_co_bitmaps_visit(struct qcow2_image *img,
-                                 int (*visit)(void *arg, uint64_t host,
-                                              uint64_t len), void *arg);
-
 /* --- luks.c --- */
 
 /* Take the options "encrypt.*" and unlock; crypt_method says which. */

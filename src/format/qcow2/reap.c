@@ -139,6 +139,13 @@ static CO_FN int part_co_reap(struct qcow2_image *img, struct qcow2_down *d)
     return ret;
 }
 
+void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n, int error)
+{
+    trace_qcow2_leak(img->node->name, first, n, error);
+    img->leaked += n;
+    img->leak_error = error;
+}
+
 static CO_FN void reap_co_all(struct qcow2_image *img)
 {
     struct qcow2_space *sp = img->space;
@@ -150,7 +157,7 @@ static CO_FN void reap_co_all(struct qcow2_image *img)
         while (d.n > 0) {
             int ret = part_co_reap(img, &d);
             if (ret < 0) { /* the rest leaks */
-                trace_qcow2_leak(img->node->name, d.first, d.n, ret);
+                qcow2_leak(img, d.first, d.n, ret);
                 break;
             }
         }

@@ -14,7 +14,6 @@
 #include "base/math.h"
 #include "format/qcow2/snapshot.h"
 #include "format/qcow2/space.h"
-#include "format/trace.h"
 #include "loop/io.h"
 
 /* Runs that wait to be freed before somebody waits for them. */
@@ -202,9 +201,13 @@ static CO_FN void data_co_free(struct qcow2_switch *sw, uint64_t host,
         struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
         uint64_t at, len;
 
-        if (desc_co_place(img, host, d, &at, &len) == 0 && len > 0 &&
-            !(active && is_common(img, d, qcow2_desc_get(
-                &img->shape, sw->other, i)))) {
+        int ret = desc_co_place(img, host, d, &at, &len);
+
+        if (ret < 0) {
+            qcow2_leak(img, (d.entry & QCOW2_OFFSET_MASK) >> img->cluster_bits,
+                       1, ret);
+        } else if (len > 0 && !(active && is_common(img, d, qcow2_desc_get(
+                       &img->shape, sw->other, i)))) {
             run_co_free(img, &run, at, len);
         }
     }
@@ -229,8 +232,7 @@ void qcow2_refs_co_free(struct qcow2_switch *sw, const uint64_t *l1,
             ret = table_co_read(img, active, sw->other);
         }
         if (ret < 0) {
-            trace_qcow2_leak(img->node->name, host >> img->cluster_bits, 1,
-                             ret);
+            qcow2_leak(img, host >> img->cluster_bits, 1, ret);
             continue;
         }
         data_co_free(sw, host, active != 0);

@@ -14,7 +14,8 @@
  *            which needs no space; a second switch takes the references to what
  *            the disk uses, too
  *
- * What fails behind that leaks clusters, which a check gives back.
+ * What fails behind that leaks clusters, which a check gives back; it is an error
+ * that says so.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,10 +26,8 @@
 #include "base/math.h"
 #include "format/qcow2/snapshot.h"
 #include "format/qcow2/space.h"
-#include "format/trace.h"
 #include "loop/io.h"
 
-#define NO_ICOUNT UINT64_MAX
 /* An entry says their length in 16 bits; the peer reads no more. */
 #define NAME_MAX_BYTES 255
 
@@ -124,7 +123,7 @@ static struct qcow2_snapshot *snapshot_new(const struct qcow2_image *img,
     s->date_nsec = (uint32_t) (now % 1000000000);
     s->disk_size = img->hdr.size;
     s->l1_size = img->hdr.l1_size;
-    s->icount = NO_ICOUNT;
+    s->icount = QCOW2_NO_ICOUNT;
     return s;
 }
 
@@ -268,8 +267,7 @@ static CO_FN void delete_co_free(struct qcow2_image *img,
         ret = delete_co_unshare(&sw, s, l1);
     }
     if (ret < 0) {
-        trace_qcow2_leak(img->node->name, s->l1_offset >> img->cluster_bits,
-                         1, ret);
+        qcow2_leak(img, s->l1_offset >> img->cluster_bits, 1, ret);
     }
     qcow2_switch_end(&sw);
 }
@@ -334,9 +332,13 @@ static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
 {
     struct qcow2_switch sw;
 
-    if (qcow2_switch_begin(&sw, img) == 0) {
+    int ret = qcow2_switch_begin(&sw, img);
+
+    if (ret == 0) {
         qcow2_co_reap(img);
         qcow2_refs_co_free(&sw, l1, n, true);
+    } else {
+        qcow2_leak(img, img->hdr.l1_offset >> img->cluster_bits, 1, ret);
     }
     qcow2_switch_end(&sw);
 }
@@ -442,10 +444,26 @@ static CO_FN int snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
     return ret;
 }
 
+/* It was done, and the rest leaks: whoever asked for it is told. */
+static int freed_validate(struct qcow2_image *img, enum snapshot_op op,
+                          uint64_t leaked, int ret, GError **err)
+{
+    if (op == SNAPSHOT_CREATE || (img->leaked == leaked && ret == 0)) {
+        return 0; /* of a new one there is next to nothing to be freed */
+    }
+    ret = ret < 0 ? ret : img->leak_error;
+    img->leaked = leaked;
+    return err_set(err, -ret, "Failed to free the cluster and L1 table: %s; "
+                   "the snapshot is %s (run 'check -r leaks')",
+                   g_strerror(-ret), op == SNAPSHOT_DELETE ? "deleted"
+                                                           : "applied");
+}
+
 int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
                       GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
+    uint64_t leaked = img->leaked;
     int ret;
 
     if (op == SNAPSHOT_LOAD) {
@@ -472,7 +490,7 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
     qcow2_co_reap(img);
     group_unlock(img->group);
     if (ret == 0) { /* what was given back; it leaks if that is lost */
-        qcow2_co_settle(img);
+        ret = freed_validate(img, op, leaked, qcow2_co_settle(img), err);
     }
     return ret;
 }

@@ -4,9 +4,18 @@
 #include "format/qcow2/qcow2.h"
 
 struct qcow2_snapshots {
-    GPtrArray *list;               /* struct qcow2_snapshot, in order */
+    GPtrArray *list;               /* struct qcow2_snapshot that can be used, in
+                                    * order */
     uint64_t bytes;                /* of the table in the file */
+    bool flawed;                   /* a check has something to say about it */
+    char *damage;                  /* what keeps it from being changed, or NULL */
 };
+
+enum {
+    QCOW2_SNAPSHOT_BYTES = 40,     /* of an entry, its fixed part */
+    QCOW2_SNAPSHOT_EXTRA = 24,     /* of its extra data, what we know */
+};
+#define QCOW2_NO_ICOUNT UINT64_MAX
 
 /* --- snapshot-table.c --- */
 
@@ -17,6 +26,15 @@ struct qcow2_snapshot *qcow2_snapshot_find(const struct qcow2_image *img,
 /* The table of @list as it stands in a file; NULL when memory is short. Free
  * with g_free(). */
 uint8_t *qcow2_snapshots_encode(const GPtrArray *list, uint64_t *ret_bytes);
+
+/* --- snapshot-read.c --- */
+
+/* Read the table as far as it makes sense: the snapshots that can be used are
+ * added to @list, and @tell is called for each flaw. *@ret_bytes: of the table in
+ * the file as far as it was read. 0, or the file could not be read. */
+CO_FN int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
+                                  uint64_t *ret_bytes, qcow2_flaw_fn *tell,
+                                  void *arg);
 
 /* --- snapshot-load.c --- */
 
