@@ -261,5 +261,31 @@ def test_other_leaks_are_told(d):
     tool('check', path, name='qemu-img')
 
 
+def test_state_of_the_machine(d):
+    """It lies behind the disk and is applied with the snapshot; a larger disk
+    shows nothing of it."""
+    path = os.path.join(d, 'i.qcow2')
+    for name in (SLUICE, 'qemu-img'):
+        for options in OPTIONS[:1] + OPTIONS[2:5]:
+            qemu_img('create', '-q', '-f', 'qcow2', '-o', options, path, '1M')
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 1M', '-c',
+                     'write -b -P 5 0 64k', path)
+            run_tool(name, 'snapshot', '-c', 'one', path)
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 2 0 1M', '-c',
+                     'write -b -P 6 0 128k', path)
+            tool('snapshot', '-a', 'one', path)
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 1 0 1M', '-c',
+                     'read -b -P 5 0 64k', '-c', 'read -b -P 0 64k 64k', path)
+            tool('check', path)
+            tool('check', path, name='qemu-img')
+            if 'compat=0.10' in options:
+                tool('snapshot', '-d', 'one', path)
+            run_tool(SLUICE, 'resize', path, '1G')
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 1 0 1M', '-c',
+                     'read -P 0 1M 1023M', path)
+            tool('check', path)
+            tool('check', path, name='qemu-img')
+
+
 if __name__ == '__main__':
     run(globals())

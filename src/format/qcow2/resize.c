@@ -2,10 +2,11 @@
 /*
  * Another size of the disk.
  *
- * Growing: a larger L1 table if it takes one (written whole, durable with its
- * refcounts, then one write of the header leads to it); then whatever the new
- * part would show (bytes of the last cluster past the old end, a backing file
- * that is longer than the disk was) becomes zero, durably; then the size.
+ * Growing: what lies behind the disk is given up; a larger L1 table if it takes
+ * one (written whole, durable with its refcounts, then one write of the header
+ * leads to it); then whatever the new part would show (bytes of the last cluster
+ * past the old end, a backing file that is longer than the disk was) becomes
+ * zero, durably; then the size.
  *
  * Shrinking: clusters past the new end are given up, durably; then the size.
  */
@@ -142,6 +143,17 @@ static CO_FN int data_co_clear(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
+/* Behind the disk the state of a machine may lie, as a snapshot left it: nothing
+ * of it becomes part of the disk. */
+static CO_FN int state_co_drop(struct qcow2_image *img, uint64_t old)
+{
+    uint64_t n = qcow2_l1_entries(old, img->cluster_bits, img->shape.extended);
+    unsigned bits = img->l2_bits + img->cluster_bits;
+
+    return img->hdr.l1_size <= n ? 0
+        : qcow2_co_drop_clusters(img, old, (uint64_t) img->hdr.l1_size << bits);
+}
+
 /* Version 2 has no zero clusters: over a longer base zeroes are data. Nobody
  * else writes behind the end of the disk. */
 static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
@@ -275,7 +287,10 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
         return err_set_errno(err, -ret, "Could not update the qcow2 bitmaps");
     }
     if (size > old) {
-        ret = l1_co_reach(img, size);
+        ret = state_co_drop(img, old);
+        if (ret == 0) {
+            ret = l1_co_reach(img, size);
+        }
         if (ret == 0) {
             ret = data_file_co_grow(img, old, size);
         }

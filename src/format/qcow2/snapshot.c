@@ -360,8 +360,9 @@ static CO_FN int apply_co_switch(struct qcow2_switch *sw, const uint64_t *l1,
     return qcow2_switch_co_run(sw, h);
 }
 
+/* @l1, of @n entries, is for a disk of @size bytes, and more. */
 static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
-                              uint64_t size)
+                              uint32_t n, uint64_t size)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
@@ -369,11 +370,10 @@ static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
     uint64_t *active, *old = l1_new(old_n);
     int ret = -ENOMEM;
 
-    /* The state of a machine lies behind the disk: nobody here goes on with
-     * it. */
+    /* The state of a machine lies behind the disk: whoever starts the machine
+     * from the snapshot reads it there. */
     h.size = size;
-    h.l1_size = (uint32_t) qcow2_l1_entries(size, img->cluster_bits,
-                                            img->shape.extended);
+    h.l1_size = n;
     active = l1_new(h.l1_size);
     if (active && old) {
         memcpy(old, img->l1, (size_t) old_n * 8);
@@ -414,7 +414,7 @@ static CO_FN int snapshot_co_apply(struct qcow2_switch *sw,
         io_buf_put(l1, room);
         return ret;
     }
-    ret = apply_co_run(sw, l1, size);
+    ret = apply_co_run(sw, l1, s->l1_size, size);
     io_buf_put(l1, room);
     return ret < 0 ? err_set(err, -ret, "Failed to load snapshot: %s",
                              g_strerror(-ret)) : 0;
