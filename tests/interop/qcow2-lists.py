@@ -72,13 +72,14 @@ def make(d, options):
                   view(d, path, '-l', 'two')]
 
 
-def reads(d, path, disk):
-    """Every reader, and no byte of the image changes."""
+def reads(d, path, disk, damaged=True):
+    """Every reader says what is wrong, and no byte of the image changes."""
     before = bytes_of(path)
     for args in (('info',), ('map',), ('snapshot', '-l'),
                  ('measure', '-O', 'raw')):
-        tool(args[0], *(() if args[0] == 'snapshot' else ('-f', 'qcow2')),
-             *args[1:], path)
+        text = tool(args[0], *(() if args[0] == 'snapshot' else
+                               ('-f', 'qcow2')), *args[1:], path)
+        assert ('note: ' in text and 'check -r all' in text) == damaged, text
     assert view(d, path) == disk
     with Sluiced(d, '--nbd-server', 'addr.type=unix,addr.path=%s/n' % d,
                  '--drive', 'id=v,format=qcow2,file=%s,readonly=on' % path,
@@ -237,7 +238,7 @@ def test_extra_data(d):
     writes(path, disk)
     for extra in (b'', u64(0)):
         with_extra(good, path, second, extra)
-        reads(d, path, disk)
+        reads(d, path, disk, False)
         repaired(d, path, disk, 'incomplete', False)
         assert view(d, path, '-l', 'two') == two
         with_extra(good, path, second, extra)
@@ -282,7 +283,7 @@ def test_bitmaps(d):
     for row in ((at, u64(1 << 40)), (table, u64(0x1ff)), (table, u64(1 << 40))):
         shutil.copy(good, path)
         store(path, row)
-        reads(d, path, disk)
+        reads(d, path, disk, False)
         repaired(d, path, disk, 'bitmap', False)
         assert 'b1' in tool('info', path)
 

@@ -197,6 +197,17 @@ static int lists_validate(const struct qcow2_image *img, GError **err)
                    "(repair a copy of it with 'check -r all')", damage);
 }
 
+/* Who reads on is told once what is not shown. */
+static void lists_tell(struct qcow2_image *img, unsigned flags)
+{
+    const char *damage = qcow2_lists_damage(img);
+
+    if (damage && !(flags & NODE_CHECK)) {
+        node_notice(img->node, "%s (repair a copy of it with 'check -r all')",
+                    damage);
+    }
+}
+
 static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
                                        GError **err)
 {
@@ -253,6 +264,8 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
         qcow2_slices_init(img);
         if (n->flags & NODE_RDWR) {
             ret = image_co_set_writable(img, flags, err);
+        } else {
+            lists_tell(img, flags);
         }
     }
     if (ret == 0) {
