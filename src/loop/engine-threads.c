@@ -3,8 +3,10 @@
  * The engine for hosts that refuse io_uring: requests run on the thread pool,
  * readiness and wake-ups come from one epoll descriptor.
  *
- * A read that the page cache can answer is answered on the loop's thread
- * (RWF_NOWAIT never waits for the disk); only the others pay for a thread.
+ * A read that the page cache can answer is answered on the loop's thread; only
+ * the others pay for a thread.  RWF_NOWAIT makes sure of that for reads through
+ * the page cache alone: a direct read that it can start is also waited for, so
+ * direct reads go to the pool at once.
  *
  * epoll knows a descriptor once, while any number of coroutines may wait for
  * it: struct watch holds them, armed one-shot for the union of their events.
@@ -172,7 +174,7 @@ static void threads_submit(struct loop *l, struct io_req *r)
         threads_poll(l->engine_state, r);
         return;
     }
-    if (r->op == IO_OP_READ && r->len <= NOWAIT_MAX) {
+    if (r->op == IO_OP_READ && !r->direct && r->len <= NOWAIT_MAX) {
         ssize_t n = preadv2(r->fd, r->iov, (int)r->n_iov, (off_t)r->off,
                             RWF_NOWAIT);
 

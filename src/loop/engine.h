@@ -60,6 +60,7 @@ struct io_req {
     int flags;
     mode_t mode;
     enum io_tag tag;
+    bool direct;                /* READ, WRITE: past the page cache */
     uint64_t off, off2, len;
     const struct iovec *iov;
     unsigned n_iov;

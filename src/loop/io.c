@@ -43,6 +43,7 @@ CO_FN static int64_t io_co_piece(struct io_req *r, struct io_file *f,
         r->n_iov = iov_export(iov, vecs, max_vecs, &len);
         r->iov = vecs;
         r->fd = f->fd;
+        r->direct = f->direct;
         r->off = off;
         r->len = len;
         n = io_req_co_run(r);

@@ -27,7 +27,7 @@ enum io_engine_kind {
 
 struct loop_options {
     enum io_engine_kind engine;
-    unsigned workers;        /* threads of the pool; 0 = default (16) */
+    unsigned workers;        /* threads of the pool at most; 0 = default */
     uint64_t sim_seed;       /* IO_ENGINE_SIM only */
 };
 
