@@ -184,8 +184,6 @@ CO_FN int cmd_co_block_resize(struct control *c, const json_t *args,
 {
     int64_t size = arg_int(args, "size", 0);
     struct node *n = find_resized(c, args, err);
-    struct user *u;
-    int r;
 
     if (!n) {
         return -ENOENT;
@@ -193,20 +191,5 @@ CO_FN int cmd_co_block_resize(struct control *c, const json_t *args,
     if (size < 0) {
         return err_set(err, EINVAL, "Parameter 'size' expects a >0 size");
     }
-    r = node_check_op(n, BLOCK_OP_RESIZE, err);
-    if (r < 0) {
-        return r;
-    }
-    r = user_co_new(n, "block_resize", PERM_RESIZE, PERM_ALL, NULL, NULL, &u,
-                    err);
-    if (r < 0) {
-        return r;
-    }
-    /* A write on its way could bring back what is cut off, a read see a longer
-     * base before it is covered. */
-    node_co_drain_requests_begin(n);
-    r = node_co_truncate(n, (uint64_t)size, err);
-    node_drain_end(n);
-    user_co_free(u);
-    return r;
+    return node_co_resize(n, "block_resize", (uint64_t)size, err);
 }

@@ -119,22 +119,13 @@ static CO_FN void truncate_co_run(struct qemuio_run *run,
                                   const struct qemuio_args *a)
 {
     g_autoptr(GError) err = NULL;
-    struct user *u = NULL;
     uint64_t size;
     int r;
 
     if (a->n != 1 || !qemuio_parse_size(a->word[0], &size, run->out)) {
         return;
     }
-    r = node_check_op(run->node, BLOCK_OP_RESIZE, &err);
-    if (r == 0) {
-        r = user_co_new(run->node, "qemu-io", PERM_RESIZE, PERM_ALL, NULL, NULL,
-                        &u, &err);
-    }
-    if (r == 0) {
-        r = node_co_truncate(run->node, size, &err);
-    }
-    user_co_free(u);
+    r = node_co_resize(run->node, "qemu-io", size, &err);
     if (r < 0) {
         g_autofree char *text = err ? err_dup_message(err)
                                     : g_strdup(g_strerror(-r));

@@ -104,6 +104,10 @@ CO_FN int node_co_copy_range(struct node *src, uint64_t src_off,
                              struct node *dst, uint64_t dst_off, uint64_t len,
                              uint64_t *ret_done);
 CO_FN int node_co_truncate(struct node *n, uint64_t size, GError **err);
+/* The same for a disk in use, whose requests are held off meanwhile. -EBUSY when
+ * a job has it. @by: for error texts. */
+CO_FN int node_co_resize(struct node *n, const char *by, uint64_t size,
+                         GError **err);
 /* Re-read the size of growing storage. */
 CO_FN int node_co_refresh_size(struct node *n);
 

@@ -134,6 +134,8 @@ static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
 int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
                     uint64_t src_off, uint64_t len, unsigned flags)
 {
+    bool own_range = n->priv->tracked && !(flags & IO_POPULATE);
+    struct tracked t;
     int ret = -ENOTSUP;
 
     g_assert(n->drv->kind == NODE_PROTOCOL || (flags & IO_POPULATE) ||
@@ -143,8 +145,15 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
         if (ret < 0 || len == 0) {
             return ret;
         }
+        /* Of a file: like any other write, so that nobody cuts it off. */
+        if (own_range) {
+            track_co_begin(&t, n, off, len, TRACK_WRITE);
+        }
         ret = n->drv->co_copy_in(n, off, src, src_off, len, flags);
         write_done(n, off, len, ret);
+        if (own_range) {
+            track_end(&t);
+        }
     }
     trace_node_copy_in(n->name, off, len, src->name, src_off, ret);
     return ret == -ENOTSUP

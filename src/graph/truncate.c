@@ -70,17 +70,11 @@ static CO_FN int truncate_co_driver(struct node *n, uint64_t size, GError **err)
     return ret;
 }
 
-int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
+static CO_FN int truncate_co_apply(struct node *n, uint64_t size, GError **err)
 {
     uint64_t old_size = n->size;
     int ret;
 
-    if (size > INT64_MAX) {
-        return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
-    }
-    if (!node_is_writable(n)) {
-        return err_set(err, EACCES, "Image is read-only");
-    }
     ret = n->drv->supports_backing ? truncate_co_take_tail(n, size, err) : 0;
     if (ret < 0) {
         return ret;
@@ -95,6 +89,54 @@ int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
         ret = truncate_co_cover_base(n, old_size, err);
     }
     node_notify_changed(n);
+    return ret;
+}
+
+/* The file below a format: what is at work behind its old or new end ends
+ * first (write_co_tail() puts the end back where it was), what comes waits. */
+static CO_FN int truncate_co_tracked(struct node *n, uint64_t size,
+                                     GError **err)
+{
+    uint64_t start = MIN(size, n->size);
+    struct tracked t;
+    int ret;
+
+    track_co_begin(&t, n, start, INT64_MAX - start, TRACK_ALLOC);
+    ret = truncate_co_apply(n, size, err);
+    track_end(&t);
+    return ret;
+}
+
+int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
+{
+    if (size > INT64_MAX) {
+        return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
+    }
+    if (!node_is_writable(n)) {
+        return err_set(err, EACCES, "Image is read-only");
+    }
+    return n->drv->kind == NODE_PROTOCOL && n->priv->tracked
+           ? truncate_co_tracked(n, size, err)
+           : truncate_co_apply(n, size, err);
+}
+
+int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
+{
+    struct user *u;
+    int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
+
+    if (ret == 0) {
+        ret = user_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    /* A write on its way could bring back what is cut off, a read see a longer
+     * base before it is covered. */
+    node_co_drain_requests_begin(n);
+    ret = node_co_truncate(n, size, err);
+    node_drain_end(n);
+    user_co_free(u);
     return ret;
 }
 

@@ -189,6 +189,27 @@ def test_requests_on_a_device(d):
             assert stats[name] == n, (name, stats)
 
 
+def test_truncate_waits_for_requests(d):
+    """A write on its way does not bring back what is cut off."""
+    top = d + '/disk.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', top, '16M')
+    with open(d + '/b.conf', 'w', encoding='ascii'):
+        pass
+    with Sluiced(d, '--drive', 'id=v,format=qcow2,file=blkdebug:%s/b.conf:%s'
+                 % (d, top)) as s:
+        def io(line):
+            return s.qmp.hmp('qemu-io v "%s"' % line)
+        assert io('break write_aio A') == ''
+        io('aio_write -P 7 8M 64k')
+        assert io('wait_break A') == ''
+        assert io('truncate 4M') == ''
+        text = io('length')
+        assert good(text) and text.endswith('4 MiB\n'), text
+        assert io('truncate 16M') == ''
+        assert good(io('read -P 0 4M 12M'))
+    qemu_img('check', top)
+
+
 def test_header_must_not_name_it(d):
     top = d + '/t.qed'
     qemu_img('create', '-q', '-f', 'qed', '-u', '-b', 'blkdebug::/etc/passwd',

@@ -97,7 +97,7 @@ static CO_FN void grow_entry(void *arg)
 }
 
 struct far {
-    struct node *n;
+    struct node *n, *src;    /* @src: clone from there */
     bool done;
 };
 
@@ -108,9 +108,11 @@ static CO_FN void far_entry(void *arg)
     struct iovec store;
 
     memset(buf, 9, sizeof(buf));
-    g_assert_cmpint(node_co_pwritev(f->n, 8192,
-                                    iov_one(&store, buf, sizeof(buf)), 0), ==,
-                    0);
+    g_assert_cmpint(f->src ? node_co_copy_in(f->n, 8192, f->src, 0,
+                                             sizeof(buf), 0)
+                    : node_co_pwritev(f->n, 8192,
+                                      iov_one(&store, buf, sizeof(buf)), 0),
+                    ==, 0);
     f->done = true;
 }
 
@@ -121,20 +123,23 @@ static CO_FN void tail_entry(void *arg)
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096, "
                                   "'size': 5000}");
+    struct node *src = fake_co_open(g, "{'driver': 'ram', 'align': 4096}");
     struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
 
+    memset(ram_of(src)->bytes, 9, 4096);
     fake_co_write(u, 4500, 500, 1);
     g_assert_cmpuint(n->size, ==, 5000);
     g_assert_cmpint(user_co_zero(u, 4900, 100, 0), ==, 0);
     g_assert_cmpuint(n->size, ==, 5000);
     fake_co_expect(u, 4500, 400, 1);
     fake_co_expect(u, 4900, 100, 0);
-    for (unsigned turns = 0; turns < 8; turns++) {
-        struct far f = { .n = n };
+    for (unsigned i = 0; i < 16; i++) {
+        struct far f = { .n = n, .src = i % 2 ? src : NULL };
+        unsigned turns = i / 2;
 
         g_assert_cmpint(node_co_truncate(n, 5000, NULL), ==, 0);
         co_start(g->loop, far_entry, &f);
-        for (unsigned i = 0; i < turns; i++) {
+        for (unsigned t = 0; t < turns; t++) {
             co_co_relax();
         }
         fake_co_write(u, 4000, 1000, 2);
@@ -145,6 +150,7 @@ static CO_FN void tail_entry(void *arg)
         fake_co_expect(u, 8192, 4096, 9);
     }
     user_co_free(u);
+    node_co_unref(src);
     node_co_unref(n);
     graph_co_free(g);
 }
