@@ -126,17 +126,15 @@ CO_FN int cmd_co_block_stream(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
     g_autofree char *id = g_strdup(job_id_of(c, args));
-    bool recorded = false;
-    int r = journal_co_record(c->journal, id, "block-stream", args, &recorded,
-                              err);
+    struct journal_start start;
+    int r = journal_co_begin_start(c->journal, id, "block-stream", args, &start,
+                                   err);
 
     if (r < 0) {
         return r;
     }
     r = stream_co_command(c, args, err);
-    if (r < 0 && recorded) {
-        journal_co_erase(c->journal, id);
-    }
+    journal_co_end_start(c->journal, &start, r == 0);
     return r;
 }
 

@@ -3,6 +3,11 @@
  * The journal's table is the JSON that is written: an object by job id, each
  * {command, arguments}.  `state` stands beside it and is not written: what is
  * read from the file is waiting, what is recorded now is active.
+ *
+ * One start of an id is under way at a time (journal_co_begin_start()), be it a
+ * command's or our own.  A command whose id waits to be resumed replaces the
+ * entry only once its job has started: one that is refused, or that a power cut
+ * ends before it was answered, leaves the entry as it was.
  */
 #include "control/journal.h"
 
@@ -29,8 +34,10 @@ struct journal {
     struct co_mutex writing;
     json_t *entries;        /* id -> {command, arguments} */
     GHashTable *waiting;    /* ids */
+    GHashTable *starting;   /* id -> struct journal_start, borrowed */
+    struct co_queue start_ended;
     bool resuming;          /* start-up is over */
-    bool retrying;          /* journal_co_retry() is under way */
+    uint64_t n_retries;     /* calls of journal_co_retry() */
 };
 
 /* --- the file --- */
@@ -153,6 +160,7 @@ static void journal_free(struct journal *j)
 {
     json_decref(j->entries);
     g_hash_table_destroy(j->waiting);
+    g_hash_table_destroy(j->starting);
     g_free(j->path);
     g_free(j->tmp);
     g_free(j);
@@ -164,6 +172,11 @@ static CO_FN void journal_co_settle(struct job *job, bool by_shutdown,
 {
     struct journal *j = arg;
 
+    struct journal_start *s = g_hash_table_lookup(j->starting, job->id);
+
+    if (s) {
+        s->settled = true;
+    }
     if (!by_shutdown) {
         journal_co_erase(j, job->id);
     }
@@ -182,6 +195,7 @@ int journal_co_open(struct control *c, const char *dir,
     j->tmp = g_build_filename(dir, "jobs.json.tmp", NULL);
     j->entries = json_object();
     j->waiting = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    j->starting = g_hash_table_new(g_str_hash, g_str_equal);
     r = io_co_open(lock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600, &j->lock);
     if (r < 0) {
         err_set_errno(err, -r, "Could not use state directory '%s'", dir);
@@ -234,27 +248,90 @@ static bool id_possible(const char *id)
     return true;
 }
 
-int journal_co_record(struct journal *j, const char *id, const char *command,
-                      const json_t *args, bool *ret_recorded, GError **err)
+/* --- starts --- */
+
+static json_t *entry_new(const char *command, const json_t *args)
+{
+    return json_pack("{s:s,s:o}", "command", command, "arguments",
+                     json_deep_copy(args));
+}
+
+/* Nobody else may be starting @s->id, which is borrowed. */
+static void start_enter(struct journal *j, struct journal_start *s)
+{
+    s->was_waiting = g_hash_table_remove(j->waiting, s->id);
+    g_hash_table_insert(j->starting, s->id, s);
+}
+
+static void start_leave(struct journal *j, struct journal_start *s)
+{
+    g_hash_table_remove(j->starting, s->id);
+    co_queue_wake_all(&j->start_ended);
+}
+
+int journal_co_begin_start(struct journal *j, const char *id,
+                           const char *command, const json_t *args,
+                           struct journal_start *s, GError **err)
 {
     int r;
 
-    *ret_recorded = false;
-    if (!j || !id_possible(id) || jobs_find(j->c->jobs, id)) {
+    *s = (struct journal_start) { 0 };
+    if (!j || !id_possible(id)) {
         return 0;
     }
-    json_object_set_new(j->entries, id,
-                        json_pack("{s:s,s:o}", "command", command, "arguments",
-                                  json_deep_copy(args)));
-    g_hash_table_remove(j->waiting, id);
+    while (g_hash_table_contains(j->starting, id)) {
+        co_queue_co_wait(&j->start_ended);
+    }
+    if (jobs_find(j->c->jobs, id)) {
+        return 0;
+    }
+    s->id = g_strdup(id);
+    s->entry = entry_new(command, args);
+    start_enter(j, s);
+    if (s->was_waiting) {
+        return 0;
+    }
+    json_object_set(j->entries, id, s->entry);
     r = journal_co_write(j, err);
     if (r < 0) {
         json_object_del(j->entries, id);
-        return r;
+        start_leave(j, s);
+        g_clear_pointer(&s->id, g_free);
+        g_clear_pointer(&s->entry, json_decref);
     }
-    *ret_recorded = true;
-    return 0;
+    return r;
 }
+
+/* The job that replaces a waiting entry has started. */
+static CO_FN void start_co_replace(struct journal *j, struct journal_start *s)
+{
+    g_autoptr(GError) err = NULL;
+
+    json_object_set(j->entries, s->id, s->entry);
+    if (journal_co_write(j, &err) < 0) {
+        fprintf(stderr, "sluiced: %s\n", err->message);
+    }
+}
+
+void journal_co_end_start(struct journal *j, struct journal_start *s,
+                          bool started)
+{
+    if (!s->id) {
+        return;
+    }
+    if (started && s->was_waiting && !s->settled) {
+        start_co_replace(j, s);
+    } else if (!started && s->was_waiting) {
+        g_hash_table_add(j->waiting, g_strdup(s->id));
+    } else if (!started) {
+        journal_co_erase(j, s->id);
+    }
+    start_leave(j, s);
+    g_clear_pointer(&s->id, g_free);
+    g_clear_pointer(&s->entry, json_decref);
+}
+
+/* --- changes --- */
 
 void journal_co_set_speed(struct journal *j, const char *id, int64_t speed)
 {
@@ -316,36 +393,57 @@ json_t *journal_describe(const struct journal *j)
 
 /* --- going on --- */
 
-/* Start entry @id when its device is there. */
-static CO_FN void resume_co_one(struct journal *j, const char *id)
+/* Start entry @id when its device is there. 0, or -errno: it goes on waiting. */
+static CO_FN int resume_co_try(struct journal *j, const char *id)
 {
     json_t *args = json_object_get(json_object_get(j->entries, id),
                                    "arguments");
     const char *device = arg_str(args, "device");
+    g_autofree char *own_id = g_strdup(id);
+    struct journal_start s = { .id = own_id };
     g_autoptr(GError) err = NULL;
+    int r;
 
     if (!device || !node_find_any(j->c->graph, device, NULL)) {
-        return;
+        return -ENOENT;
     }
     json_incref(args);
-    g_hash_table_remove(j->waiting, id);
-    if (stream_co_command(j->c, args, &err) < 0) {
+    start_enter(j, &s);
+    r = stream_co_command(j->c, args, &err);
+    json_decref(args);
+    if (r < 0) {
         fprintf(stderr, "sluiced: job '%s' of the journal cannot go on: %s\n",
                 id, err->message);
         g_hash_table_add(j->waiting, g_strdup(id));
     }
-    json_decref(args);
+    start_leave(j, &s);
+    return r;
 }
 
+/* Nodes that came while it was tried may be what it lacked. */
+static CO_FN void resume_co_one(struct journal *j, const char *id)
+{
+    uint64_t n;
+    int r;
+
+    do {
+        n = j->n_retries;
+        r = resume_co_try(j, id);
+    } while (r < 0 && n != j->n_retries &&
+             g_hash_table_contains(j->waiting, id));
+}
+
+/* Several may be under way: each takes what still waits, so that a job whose
+ * start hangs keeps nobody waiting but its own caller. */
 void journal_co_retry(struct journal *j)
 {
     g_autoptr(GList) keys = NULL;
     g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
 
-    if (!j || !j->resuming || j->retrying || !j->c->resume_jobs) {
+    if (!j || !j->resuming || !j->c->resume_jobs) {
         return;
     }
-    j->retrying = true;
+    j->n_retries++;
     keys = g_hash_table_get_keys(j->waiting);
     for (GList *k = keys; k; k = k->next) {
         g_ptr_array_add(ids, g_strdup(k->data));
@@ -355,7 +453,6 @@ void journal_co_retry(struct journal *j)
             resume_co_one(j, ids->pdata[i]);
         }
     }
-    j->retrying = false;
 }
 
 void journal_co_resume(struct journal *j)

@@ -24,11 +24,25 @@ CO_FN int journal_co_open(struct control *c, const char *dir,
                           struct journal **ret_journal, GError **err);
 CO_FN void journal_co_close(struct journal *j);
 
-/* Make the intent durable. An @id that a running job has, or no job could
- * have, is left to whoever starts the job to refuse: *@ret_recorded false. */
-CO_FN int journal_co_record(struct journal *j, const char *id,
-                            const char *command, const json_t *args,
-                            bool *ret_recorded, GError **err);
+/* A job's start by a command; on the caller's stack. */
+struct journal_start {
+    /* journal.c's */
+    char *id;               /* NULL: the journal has nothing to do with it */
+    json_t *entry;          /* what it is to say */
+    bool was_waiting;       /* an entry of that id waited to be resumed */
+    bool settled;           /* the job has ended already */
+};
+/* Make the intent durable, before the job is started. Waits for another start of
+ * the same @id. An @id that a running job has, or no job could have, is left to
+ * whoever starts the job to refuse; where an entry of that id waits to be
+ * resumed, it stays until the job has started. On failure the job must not be
+ * started; else journal_co_end_start() follows. */
+CO_FN int journal_co_begin_start(struct journal *j, const char *id,
+                                 const char *command, const json_t *args,
+                                 struct journal_start *s, GError **err);
+/* @started: the job runs, and its entry with it; else all is as it was. */
+CO_FN void journal_co_end_start(struct journal *j, struct journal_start *s,
+                                bool started);
 /* Go on with that speed after a restart. */
 CO_FN void journal_co_set_speed(struct journal *j, const char *id,
                                 int64_t speed);
@@ -38,7 +52,8 @@ CO_FN int journal_co_forget(struct journal *j, const char *id, GError **err);
 
 /* Start-up is over; start waiting entries where their device exists. */
 CO_FN void journal_co_resume(struct journal *j);
-/* Devices have appeared: the same, once journal_co_resume() was called. */
+/* Devices have appeared: the same, once journal_co_resume() was called. Any
+ * number may be under way. */
 CO_FN void journal_co_retry(struct journal *j);
 
 /* [JournalEntry], caller owns. */

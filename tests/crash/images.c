@@ -118,7 +118,7 @@ const struct crash_config crash_configs[] = {
     { "file", &format_raw, 4096, 2, 5 * MIB, .co_run = file_co_play,
       .co_verify = file_co_verify, .alphabet = "n" },
     { "journal", &format_raw, 4096, 2, 5 * MIB, .co_run = journal_co_play,
-      .co_verify = journal_co_verify, .alphabet = "123456" },
+      .co_verify = journal_co_verify, .alphabet = "12345678" },
 };
 const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
 

@@ -2,8 +2,9 @@
 /*
  * Two that have no image.
  *
- * The job journal (D1): digits record and erase two jobs; after a crash it can
- * be read, and holds each job that was recorded and none that was erased.
+ * The job journal (D1): digits record and erase two jobs, or start one that is
+ * refused, by a daemon that has found the journal; after a crash it can be read,
+ * and holds each job that was recorded and none that was erased.
  *
  * A new file: once it was made it is there, with its size.
  */
@@ -30,27 +31,37 @@ static CO_FN struct journal *journal_co_get(struct control *c)
     return journal_co_open(c, "/state", &j, &err) < 0 ? NULL : j;
 }
 
-/* 1 and 2 record, 3 and 4 erase, 5 and 6 set a speed. */
+static CO_FN void journal_co_start(struct journal *j, unsigned i,
+                                   const json_t *args, bool started)
+{
+    g_autoptr(GError) err = NULL;
+    struct journal_start s;
+
+    if (journal_co_begin_start(j, ids[i], "block-stream", args, &s, &err) < 0) {
+        g_error("record: %s", err->message);
+    }
+    journal_co_end_start(j, &s, started);
+}
+
+/* 1 and 2 record, 3 and 4 erase, 5 and 6 set a speed, 7 and 8 are refused. */
 static CO_FN void journal_co_do(struct journal *j, struct op *op, char letter)
 {
     unsigned i = (unsigned) (letter - '1') % N_IDS;
-    g_autoptr(GError) err = NULL;
     json_t *args = json_pack("{s:s}", "device", ids[i]);
-    bool recorded;
 
     op->first = i;
     if (letter <= '2') {
         op->kind = OP_RECORD;
-        if (journal_co_record(j, ids[i], "block-stream", args, &recorded,
-                              &err) < 0) {
-            g_error("record: %s", err->message);
-        }
+        journal_co_start(j, i, args, true);
     } else if (letter <= '4') {
         op->kind = OP_ERASE;
         journal_co_erase(j, ids[i]);
-    } else {
+    } else if (letter <= '6') {
         op->kind = OP_WAIT;
         journal_co_set_speed(j, ids[i], 4096);
+    } else {
+        op->kind = OP_REFUSE;
+        journal_co_start(j, i, args, false);
     }
     json_decref(args);
 }
@@ -64,6 +75,11 @@ CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o)
     for (const char *p = sequence; *p; p++) {
         struct op *op = oracle_add(o, &(struct op) { 0 });
 
+        if (*p >= '7') {
+            journal_co_close(j);
+            j = journal_co_get(&c);     /* what it holds waits */
+            g_assert(j);
+        }
         op->begun = sim_mark(world.sim, "begin", o->n_ops);
         journal_co_do(j, op, *p);
         op->ended = sim_mark(world.sim, "end", o->n_ops);
@@ -72,7 +88,8 @@ CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o)
     oracle_index(o);
 }
 
-/* May the journal hold job @i at the crash, and must it? */
+/* May the journal hold job @i at the crash, and must it? A refused start changes
+ * nothing; while it is under way the job may be there. */
 static void journal_expect(const struct oracle *o, unsigned i, bool *ret_may,
                            bool *ret_must)
 {
@@ -81,11 +98,13 @@ static void journal_expect(const struct oracle *o, unsigned i, bool *ret_may,
         const struct op *op = &o->ops[k];
         bool is_record = op->kind == OP_RECORD;
 
-        if ((!is_record && op->kind != OP_ERASE) || op->first != i ||
-            op->begun > o->at) {
+        if ((!is_record && op->kind != OP_ERASE && op->kind != OP_REFUSE) ||
+            op->first != i || op->begun > o->at) {
             continue;
         }
-        if (op->ended <= o->at) {
+        if (op->kind == OP_REFUSE) {
+            *ret_may = *ret_may || op->ended > o->at;
+        } else if (op->ended <= o->at) {
             *ret_may = *ret_must = is_record;
         } else {
             *ret_may = *ret_may || is_record;

@@ -175,7 +175,8 @@ static bool is_promised(const struct oracle *o, const struct op *op)
     if (!op->ended || op->ended > o->at || op->result < 0) {
         return false;
     }
-    if (op->fua || op->kind == OP_RECORD || op->kind == OP_ERASE) {
+    if (op->fua || op->kind == OP_RECORD || op->kind == OP_ERASE ||
+        op->kind == OP_REFUSE) {
         return true;
     }
     for (unsigned i = 0; i < o->n_ops; i++) {

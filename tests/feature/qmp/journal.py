@@ -98,6 +98,81 @@ def test_cancelled_jobs_are_forgotten(d):
     assert entries(d) == {}
 
 
+def test_refused_start_leaves_a_waiting_job(d):
+    """A command that fails with the id of a job that waits changes nothing."""
+    base, top = make_chain(d, SIZE)
+    with start(d, top) as s:
+        begin(s)
+    before = entries(d)
+    with start(d, top, '--resume-jobs', 'off') as s:
+        q = s.qmp
+        for args in ({'device': 'nothing'}, {'device': 'top', 'base': 'x'},
+                     {'device': 'top', 'speed': -1}):
+            q.error('block-stream', job_id='j', **args)
+            entry, = q.cmd('query-job-journal')
+            assert entry['state'] == 'waiting', entry
+            assert entries(d) == before
+    with start(d, top, '--resume-jobs', 'off') as s:
+        # One that starts takes its place.
+        s.qmp.cmd('block-stream', device='top', job_id='j', speed=2 * MIB)
+        entry, = s.qmp.cmd('query-job-journal')
+        assert entry['state'] == 'active', entry
+        assert entries(d)['j']['arguments']['speed'] == 2 * MIB
+    with start(d, top) as s:
+        assert s.qmp.cmd('query-block-jobs')[0]['speed'] == 2 * MIB
+        finish(s)
+    assert entries(d) == {}
+    check(base, top)
+
+
+def test_one_id_for_two(d):
+    """Of two starts with one id at once one is recorded, and stays so."""
+    _, top = make_chain(d, SIZE)
+    with start(d, top) as s:
+        other = s.connect()
+        for q in (s.qmp, other):
+            q.send_raw(json.dumps({
+                'execute': 'block-stream', 'id': 'a', 'arguments': {
+                    'device': 'top', 'job-id': 'j', 'speed': MIB}}) + '\n')
+        answers = [q.answer() for q in (s.qmp, other)]
+        assert sorted('error' in a for a in answers) == [False, True], answers
+        assert list(entries(d)) == ['j']
+        assert [e['state'] for e in s.qmp.cmd('query-job-journal')] == [
+            'active']
+        other.close()
+
+
+def test_nodes_come_over_many_monitors(d):
+    """Every job goes on whose node is added, however many are at once."""
+    many = 8
+    names = ['n%d' % i for i in range(many)]
+    nodes = []
+    for name in names:
+        os.mkdir(os.path.join(d, name))
+        nodes.append({'driver': 'qed', 'node-name': name, 'file': {
+            'driver': 'file',
+            'filename': make_chain(os.path.join(d, name), SIZE)[1]}})
+    os.mkdir(d + '/state')
+    with Sluiced(d, '--state-dir', d + '/state') as s:
+        for node in nodes:
+            s.qmp.cmd('blockdev-add', node)
+            s.qmp.cmd('block-stream', device=node['node-name'],
+                      job_id=node['node-name'], speed=MIB)
+    assert sorted(entries(d)) == names
+    with Sluiced(d, '--state-dir', d + '/state') as s:
+        monitors = [s.connect() for _ in names]
+        for q, node in zip(monitors, nodes):
+            q.send_raw(json.dumps({'execute': 'blockdev-add',
+                                   'arguments': node}) + '\n')
+        for q in monitors:
+            assert 'error' not in q.answer()
+        assert sorted(j['id'] for j in s.qmp.cmd('query-jobs')) == names
+        assert {e['state'] for e in s.qmp.cmd('query-job-journal')} == {
+            'active'}
+        for q in monitors:
+            q.close()
+
+
 def test_one_daemon_only(d):
     _, top = make_chain(d, MIB)
     with start(d, top):
