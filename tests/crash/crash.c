@@ -273,7 +273,9 @@ char *short_try(const struct crash_config *c, const struct suite *s,
     char *story = special_try(c, s, seed);
 
     for (unsigned len = 1; len <= s->length && !story; len++) {
-        unsigned step = len == s->length ? s->stride * (is_large(c) ? 16 : 1)
+        /* Those of the journal cost nothing. */
+        unsigned step = c->co_run ? 1
+            : len == s->length ? s->stride * (is_large(c) ? 16 : 1)
             : len == 2 ? s->pairs * (c->fill > 1000 ? 32 : 1) : 1;
         /* Other ones on each image. */
         unsigned first = (seed + (unsigned) (c - crash_configs)) % step;

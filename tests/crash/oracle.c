@@ -358,7 +358,8 @@ static const char *const kind_names[] = {
     "write", "zero", "empty", "trim", "flush", "read", "stream-step", "stream",
     "stream in the background", "stream to the base", "cancel", "resize",
     "wait", "drain", "reopen", "repair", "snapshot",
-    "forget a snapshot", "close", "record", "erase",
+    "forget a snapshot", "restore a snapshot", "close", "record", "erase",
+    "refused start",
 };
 
 char *op_describe(const struct op *op, unsigned i)
