@@ -25,6 +25,7 @@
 #include "graph/io.h"
 #include "graph/node.h"
 #include "job/copy.h"
+#include "job/snapshot-check.h"
 #include "loop/io.h"
 
 struct commit {
@@ -212,6 +213,9 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
 {
     int r = commit_co_find_base(m, err);
 
+    if (r == 0) {
+        r = snapshots_co_check_merge(m->top, m->base, "committed", err);
+    }
     if (r == 0) {
         r = commit_co_take_base(m, g, err);
     }

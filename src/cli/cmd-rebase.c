@@ -24,6 +24,7 @@
 #include "graph/node.h"
 #include "graph/reference.h"
 #include "job/copy.h"
+#include "job/snapshot-check.h"
 #include "loop/io.h"
 
 #define SECTOR 512
@@ -325,6 +326,37 @@ static CO_FN int rebase_co_attach(struct rebase *b, GError **err)
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err);
 }
 
+/* --- internal snapshots --- */
+
+/* Two chains, where nothing is known but what reads as zeroes. */
+static CO_FN int replace_co_changes(void *arg, uint64_t off, uint64_t max,
+                                    bool *ret_changes, uint64_t *ret_len)
+{
+    const struct rebase *b = arg;
+    bool old_zero, new_zero = false;
+    uint64_t len;
+    int r = scan_co_zero(b->has_old ? node_backing(b->top) : NULL, off, max,
+                         &old_zero, &len);
+
+    if (r == 0) {
+        r = scan_co_zero(b->new_base, off, len, &new_zero, ret_len);
+    }
+    *ret_changes = !(old_zero && new_zero);
+    return r;
+}
+
+/* What is copied is copied for the disk alone. */
+static CO_FN int rebase_co_check_snapshots(struct rebase *b, GError **err)
+{
+    static const char verb[] = "rebased";
+    const struct chain_change change = { verb, replace_co_changes, b };
+
+    if (b->new_base && !b->in_chain) {
+        return snapshots_co_check(b->top, &change, err);
+    }
+    return snapshots_co_check_cut(b->top, b->new_base, verb, err);
+}
+
 static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
 {
     int r = has_backing(b) ? rebase_co_open_new(b, g, err) : 0;
@@ -332,7 +364,9 @@ static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
     if (r == 0) {
         r = rebase_co_attach(b, err);
     }
-
+    if (r == 0) {
+        r = rebase_co_check_snapshots(b, err);
+    }
     if (r == 0) {
         r = user_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
                         PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);

@@ -105,12 +105,16 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
     const char *device = arg_str(args, "device");
     const char *name = arg_str(args, "name");
     struct node *n = find_image(c, device, err);
+    struct blocker *making;
     int r;
 
     if (!n) {
         return -EINVAL;
     }
-    node_ref(n);
+    /* Whoever changes the chain has asked the snapshots that there are. */
+    making = node_block(node_ref(n), 1u << BLOCK_OP_STREAM |
+                        1u << BLOCK_OP_COMMIT,
+                        "an internal snapshot of it is being made");
     r = create_co_check(n, device, name, err);
     if (r == 0) {
         r = node_co_snapshot(n, SNAPSHOT_CREATE, name, err);
@@ -119,6 +123,7 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
                        name, device);
         }
     }
+    node_unblock(making);
     node_co_unref(n);
     return r;
 }
@@ -154,6 +159,7 @@ CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(
     struct control *c, const json_t *args, json_t **ret, GError **err)
 {
     struct node *n = find_image(c, arg_str(args, "device"), err);
+    struct blocker *deleting;
     int r;
 
     if (!n) {
@@ -162,8 +168,11 @@ CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(
     if (!arg_str(args, "id") && !arg_str(args, "name")) {
         return err_set(err, EINVAL, "Name or id must be provided");
     }
-    node_ref(n);
+    deleting = node_block(node_ref(n), 1u << BLOCK_OP_STREAM |
+                          1u << BLOCK_OP_COMMIT,
+                          "an internal snapshot of it is being deleted");
     r = snapshot_co_delete(n, args, ret, err);
+    node_unblock(deleting);
     node_co_unref(n);
     return r;
 }

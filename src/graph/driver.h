@@ -90,6 +90,14 @@ struct image_measure {
     uint64_t data;          /* of those that a source holds; by the caller */
 };
 
+/* Who is told what a snapshot shows of the backing chain. */
+struct snapshot_gaps {
+    const char *name;        /* of the snapshot; set and kept by the driver */
+    /* In order of @off; > 0: that is enough; -errno with a text of its own. */
+    CO_FN_PTR int (*co_gap)(struct snapshot_gaps *g, uint64_t off,
+                            uint64_t len);
+};
+
 struct node_driver {
     const char *name;            /* "qed" */
     enum node_kind kind;
@@ -229,6 +237,12 @@ struct node_driver {
      * and LOAD may change node->size. What there is co_info tells ("snapshots", "bitmaps"). */
     CO_FN_PTR int (*co_snapshot)(struct node *n, enum snapshot_op op,
                                  const char *name, GError **err);
+    /* Tell @g of each run that internal snapshot number @i shows of the backing
+     * chain, until it has enough. The result of the last call; 0: all were told;
+     * -ENOENT, and no text: no such number. Reads the image; no snapshot is made or deleted
+     * meanwhile. Optional. */
+    CO_FN_PTR int (*co_snapshot_gaps)(struct node *n, unsigned i,
+                                      struct snapshot_gaps *g, GError **err);
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
                                const char *name,
                                const struct bitmap_args *args, GError **err);

@@ -21,6 +21,7 @@
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/reference.h"
+#include "job/snapshot-check.h"
 #include "job/trace.h"
 #include "loop/co.h"
 #include "loop/loop.h"
@@ -153,6 +154,10 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
         ret = user_co_new(top, p->by, PERM_CONSISTENT_READ | write,
                           PERM_ALL & ~PERM_RESIZE, &top_user_ops, p, &p->user,
                           err);
+    }
+    if (ret == 0 && bottom != top) {
+        /* From here on nobody makes or deletes one (pull_block()). */
+        ret = snapshots_co_check_cut(top, node_backing(bottom), "streamed", err);
     }
     if (ret < 0) {
         pull_co_release(p);

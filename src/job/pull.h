@@ -39,7 +39,8 @@ CO_FN int pull_co_check_name(struct node *top, struct node *bottom,
                              const char *backing_file, GError **err);
 
 /* Take hold of @top down to @bottom: writable, blocked, frozen. @by is copied.
- * On failure nothing is held. */
+ * On failure nothing is held: -EBUSY, too, when internal snapshots of @top would
+ * show something else at the end. */
 CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
                        const char *by, GError **err);
 /* Put a copy-on-read filter above the overlay. @name NULL: an implicit one. */

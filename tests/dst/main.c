@@ -23,6 +23,7 @@ static const uint64_t old_failures[] = {
     301909,        /* a read at the end of a growing file */
     309852,        /* the end while a query looks at files */
     30247,         /* a snapshot that fails while nothing can be read */
+    48,            /* a stream that took the base from a snapshot */
 };
 
 static gint64 arg_seed = -1, arg_first = 1, arg_count = 50;

@@ -3,7 +3,8 @@
  * Internal snapshots of the top image.  What one holds is decided at some
  * instant between its command and the answer; from the answer on it is there,
  * whatever happens, until the command to delete it.  It shows the image over the
- * base that the image had then: later the disk may need none any more.
+ * base that the header names at any time: when the disk needs none any more, the
+ * snapshot needs none.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -19,7 +20,6 @@ enum { MOST = 6 };
 struct snapshot {
     unsigned refs;
     char *name;
-    char *backing;              /* of the header; NULL: none */
     uint64_t size;
     struct model_cut *shows;
 };
@@ -34,7 +34,6 @@ void snapshot_unref(struct snapshot *s)
 {
     if (--s->refs == 0) {
         g_free(s->name);
-        g_free(s->backing);
         model_cut_free(s->shows);
         g_free(s);
     }
@@ -79,7 +78,6 @@ static CO_FN void make_co(struct world *w)
 
         s->refs = 1;
         s->name = g_strdup(name);
-        s->backing = g_strdup(node_header_backing(top, NULL));
         s->size = top->size;
         s->shows = model_view_new(w->model, since);
         g_ptr_array_add(w->snapshots, s);
@@ -123,28 +121,12 @@ void snapshots_co_ask(struct world *w)
 
 /* --- what they hold --- */
 
-static json_t *backing_options(const struct config *c, const char *name)
-{
-    json_t *base = json_pack("{s:s,s:{s:s,s:s}}", "driver",
-                             config_driver(c, L_BASE), "file", "driver",
-                             "file", "filename", "/base.img");
-
-    if (g_strcmp0(name, "/mid.img")) {
-        return base;
-    }
-    return json_pack("{s:s,s:{s:s,s:s},s:o}", "driver",
-                     config_driver(c, L_MID), "file", "driver", "file",
-                     "filename", "/mid.img", "backing", base);
-}
-
 static CO_FN struct node *snapshot_co_open(struct world *w, struct graph *g,
                                            const struct snapshot *s,
                                            const char *what)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s},s:o}", "driver", "qcow2", "file",
-                          "driver", "file", "filename", "/top.img", "backing",
-                          s->backing ? backing_options(&w->cfg, s->backing)
-                                     : json_null());
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", "qcow2", "file",
+                          "driver", "file", "filename", "/top.img");
     g_autoptr(GError) err = NULL;
     struct node *n;
 

@@ -76,6 +76,7 @@ const struct node_driver qcow2_driver = {
     .co_make_empty = qcow2_co_make_empty,
     .co_check = qcow2_co_check,
     .co_snapshot = qcow2_co_snapshot,
+    .co_snapshot_gaps = qcow2_co_snapshot_gaps,
     .co_bitmap = qcow2_co_bitmap,
     .co_quiesce = qcow2_co_quiesce,
     .resume = qcow2_resume,

@@ -454,6 +454,9 @@ CO_FN int qcow2_co_snapshot(struct node *n, enum snapshot_op op,
 /* SNAPSHOT_LOAD. */
 CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
                                  GError **err);
+/* node_driver.co_snapshot_gaps */
+CO_FN int qcow2_co_snapshot_gaps(struct node *n, unsigned i,
+                                 struct snapshot_gaps *g, GError **err);
 /* A flaw of the snapshot table or the bitmap directory; the text says what it
  * is. @grave: what is there may not be written to. */
 typedef void qcow2_flaw_fn(void *arg, bool grave, const char *text);
