@@ -4,9 +4,10 @@
  * the overlay.
  *
  * The filter only decides where populate (graph/populate.h) works: on the
- * format node under it, down to "bottom", the lowest node whose data is to be
+ * overlay under it, down to "bottom", the lowest node whose data is to be
  * copied.  Both are looked up for each request, so they follow changes of the
- * graph.  Everything but reads and prefetch passes through.
+ * graph.  Everything but reads and prefetch passes through; a read, too, where
+ * other filters or a raw node stand between, once its range is populated.
  */
 #include "filter/filter.h"
 #include <glib.h>
@@ -26,7 +27,7 @@ static int cor_find_bottom(struct node *n, struct opts *o, GError **err)
 {
     struct cor_state *s = n->state;
     g_autofree char *name = NULL;
-    struct node *bottom, *top = node_skip_filters(n);
+    struct node *bottom, *top = node_image(n, NULL);
     int r = opts_take_str(o, "bottom", &name, err);
 
     if (r <= 0) {
@@ -80,18 +81,25 @@ static struct node *cor_base(struct node *n)
 static CO_FN int cor_co_preadv(struct node *n, uint64_t off, struct iov iov,
                                unsigned flags)
 {
-    struct node *top = node_skip_filters(n);
+    uint64_t at;
+    struct node *top = node_image(n, &at);
 
-    if (!node_backing(top)) {
-        return node_co_preadv(node_file(n), off, iov, flags);
+    if (node_backing(top) && node_file(n) == top) {
+        return node_co_read_populate(top, cor_base(n), off, iov);
     }
-    return node_co_read_populate(top, cor_base(n), off, iov);
+    if (node_backing(top)) {
+        /* Whether it could be kept or not, the read says what there is. */
+        (void)node_co_populate(top, cor_base(n), at + off, iov.len, 0, NULL);
+    }
+    return node_co_preadv(node_file(n), off, iov, flags);
 }
 
 static CO_FN int cor_co_cache(struct node *n, uint64_t off, uint64_t len)
 {
-    return node_co_populate(node_skip_filters(n), cor_base(n), off, len, 0,
-                            NULL);
+    uint64_t at;
+    struct node *top = node_image(n, &at);
+
+    return node_co_populate(top, cor_base(n), at + off, len, 0, NULL);
 }
 
 const struct node_driver copy_on_read_driver = {

@@ -44,6 +44,13 @@ static int raw_probe(const uint8_t *buf, size_t len)
     return 1;
 }
 
+static uint64_t raw_view_offset(const struct node *n)
+{
+    const struct raw_state *s = n->state;
+
+    return s->offset;
+}
+
 /* Set node->size from the file's and the window. */
 static int raw_apply_window(struct node *n, GError **err)
 {
@@ -310,6 +317,7 @@ const struct node_driver raw_driver = {
     .reference_options = raw_reference_options,
     .reference = raw_reference,
     .probe = raw_probe,
+    .view_offset = raw_view_offset,
     .co_open = raw_co_open,
     .co_reopen = raw_co_reopen,
     .co_preadv = raw_co_preadv,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Walking chains: from an overlay through its backing files down to the base,
- * with filters anywhere in between.
+ * with filters anywhere in between.  Raw over an overlay is a view of it: nodes
+ * that ask about the chain see the overlay, at an offset.
  */
 #include <string.h>
 #include "base/err.h"
@@ -30,27 +31,67 @@ struct node *node_skip_filters(struct node *n)
     return n;
 }
 
+/* One step through what holds nothing of its own; *@off moves along. */
+static struct node *transparent_step(const struct node *n, uint64_t *off)
+{
+    if (node_is_filter(n)) {
+        return node_file(n);
+    }
+    if (!n->drv->view_offset) {
+        return NULL;
+    }
+    *off += n->drv->view_offset(n);
+    return node_file(n);
+}
+
+struct node *node_image(struct node *n, uint64_t *ret_offset)
+{
+    struct node *image = n;
+    uint64_t off = 0;
+
+    while (image && !image->drv->supports_backing) {
+        image = transparent_step(image, &off);
+    }
+    if (ret_offset) {
+        *ret_offset = image ? off : 0;
+    }
+    return image ? image : node_skip_filters(n);
+}
+
+struct node *view_step(struct node *n, uint64_t *off)
+{
+    if (node_is_filter(n) || !n->drv->view_offset ||
+        !node_image(n, NULL)->drv->supports_backing) {
+        return NULL;
+    }
+    return transparent_step(n, off);
+}
+
 struct node *node_backing(struct node *n)
 {
     n = node_skip_filters(n);
     return n && n->priv->backing ? n->priv->backing->child : NULL;
 }
 
-/* One step down, filters included. */
-static struct node *chain_next(struct node *n)
-{
-    return node_is_filter(n) ? node_file(n) : node_backing(n);
-}
-
 static struct edge *chain_edge(struct node *n)
 {
-    return node_is_filter(n) ? n->priv->file : n->priv->backing;
+    uint64_t off = 0;
+
+    return node_is_filter(n) || view_step(n, &off) ? n->priv->file
+                                                   : n->priv->backing;
+}
+
+struct node *node_chain_next(struct node *n)
+{
+    struct edge *e = chain_edge(n);
+
+    return e ? e->child : NULL;
 }
 
 bool node_chain_contains(struct node *top, struct node *n)
 {
     while (top && top != n) {
-        top = chain_next(top);
+        top = node_chain_next(top);
     }
     return top != NULL;
 }
@@ -59,7 +100,7 @@ struct node *node_overlay_of(struct node *top, struct node *n)
 {
     struct node *wanted = node_skip_filters(n);
 
-    for (top = node_skip_filters(top); top; ) {
+    for (top = node_image(top, NULL); top; ) {
         struct node *below = node_skip_filters(node_backing(top));
 
         if (below && below == wanted) {
@@ -114,7 +155,7 @@ static bool chain_name_matches(struct node *overlay, struct node *n,
 
 struct node *node_chain_find_file(struct node *top, const char *filename)
 {
-    struct node *overlay = node_skip_filters(top);
+    struct node *overlay = node_image(top, NULL);
 
     while (overlay) {
         struct node *n = node_skip_filters(node_backing(overlay));
@@ -156,7 +197,7 @@ const char *node_header_backing(const struct node *n, const char **ret_format)
 int chain_freeze(struct node *top, struct node *bottom, const char *by,
                  GError **err)
 {
-    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+    for (struct node *n = top; n && n != bottom; n = node_chain_next(n)) {
         struct edge *e = chain_edge(n);
 
         if (e && e->frozen) {
@@ -168,7 +209,7 @@ int chain_freeze(struct node *top, struct node *bottom, const char *by,
             return -EPERM;
         }
     }
-    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+    for (struct node *n = top; n && n != bottom; n = node_chain_next(n)) {
         struct edge *e = chain_edge(n);
 
         if (e) {
@@ -181,7 +222,7 @@ int chain_freeze(struct node *top, struct node *bottom, const char *by,
 
 void chain_unfreeze(struct node *top, struct node *bottom)
 {
-    for (struct node *n = top; n && n != bottom; n = chain_next(n)) {
+    for (struct node *n = top; n && n != bottom; n = node_chain_next(n)) {
         struct edge *e = chain_edge(n);
 
         if (e) {

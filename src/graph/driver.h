@@ -127,6 +127,11 @@ struct node_driver {
      * the caller's. Default: none. */
     void (*reference)(const struct node *n, json_t *o);
 
+    /* No filter, but no more than a view of "file", whose byte @ret_offset + x is
+     * the disk's byte x: whoever asks what an image lacks looks through it.
+     * Optional. */
+    uint64_t (*view_offset)(const struct node *n);
+
     /* Confidence 0..100 that the image beginning with @buf is of this format. */
     int (*probe)(const uint8_t *buf, size_t len);
 

@@ -112,6 +112,10 @@ static inline uint64_t round_up(uint64_t v, uint64_t to)
     return round_down(v + to - 1, to);
 }
 
+/* Is @n a view (raw) of an overlay? Then the node below it, and @off, a place in
+ * @n, becomes the place there; else NULL. chain.c */
+struct node *view_step(struct node *n, uint64_t *off);
+
 CO_FN void graph_co_lock(struct graph *g);
 void graph_unlock(struct graph *g);
 

@@ -145,13 +145,19 @@ struct edge *node_child(const struct node *n, const char *name);
 struct node *node_filtered(const struct node *n);
 /* @n itself when it is no filter, else what it filters, down to a non-filter. */
 struct node *node_skip_filters(struct node *n);
+/* The node that decides what an overlay lacks: looks through filters and through
+ * views of a part of the disk (raw). *@ret_offset (or NULL): where byte 0 of @n
+ * is in it. Where no such node is below, node_skip_filters(@n), at 0. */
+struct node *node_image(struct node *n, uint64_t *ret_offset);
+/* One step down the chain, filters and views of overlays included. */
+struct node *node_chain_next(struct node *n);
 /* The next node of the chain: through filters to the format node, then its
  * backing edge's child (which may be a filter). NULL at the base. */
 struct node *node_backing(struct node *n);
-/* The format node of @top's chain whose backing edge leads (through filters) to
+/* The format node of @top's chain (of the image under it) whose backing edge leads (through filters) to
  * @n; NULL: none. */
 struct node *node_overlay_of(struct node *top, struct node *n);
-/* Is @n in the chain from @top down, filters included? */
+/* Is @n in the chain from @top down, filters and views included? */
 bool node_chain_contains(struct node *top, struct node *n);
 /* Resolve a file name as base= does: exact, then along resolved paths. */
 struct node *node_chain_find_file(struct node *top, const char *filename);

@@ -90,14 +90,36 @@ static CO_FN int status_co_pass_filters(struct node **n, uint64_t off,
     return ret;
 }
 
+/* From *@n, which may be @base, to the node that knows: *@off and *@len become
+ * those of the range there. */
+static CO_FN int status_co_pass(struct node **n, const struct node *base,
+                                uint64_t *off, uint64_t *len)
+{
+    int ret = status_co_pass_filters(n, *off, *len);
+    struct node *view = *n;
+
+    while (ret == 0 && view && view != base && *off < view->size) {
+        uint64_t size = view->size - *off;
+
+        view = view_step(view, off);
+        if (view) {
+            *len = MIN(*len, size);
+            ret = status_co_pass_filters(&view, *off, *len);
+            *n = view;
+        }
+    }
+    return ret;
+}
+
 /* The first node from @n down (not @base) that decides @off. */
 static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
                                 uint64_t len, struct extent *ext)
 {
     unsigned depth = 1;
-    int ret = status_co_pass_filters(&n, off, len);
+    int ret;
 
     base = node_skip_filters(base);
+    ret = status_co_pass(&n, base, &off, &len);
     for (; ret == 0 && n && n != base; depth++) {
         if (off >= n->size) {
             *ext = (struct extent) { .flags = STATUS_ZERO, .len = len };
@@ -120,7 +142,7 @@ static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
             return 0;
         }
         n = node_backing(n);
-        ret = status_co_pass_filters(&n, off, len);
+        ret = status_co_pass(&n, base, &off, &len);
     }
     *ext = (struct extent) { .len = len, .flags = n ? 0 : STATUS_ZERO };
     return ret;
@@ -141,7 +163,7 @@ int node_co_status_above(struct node *n, struct node *base, uint64_t off,
          ret_ext->depth <= 1; i++) {
         struct extent next;
 
-        if (!node_skip_filters(n)->drv->supports_backing ||
+        if (!node_image(n, NULL)->drv->supports_backing ||
             status_co_walk(n, base, off + ret_ext->len, len - ret_ext->len,
                            &next) < 0 ||
             !extent_continues(ret_ext, &next)) {

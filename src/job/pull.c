@@ -37,12 +37,6 @@
 
 static const char reason[] = "block device is in use by block job: stream";
 
-/* One node down, filters included. */
-static struct node *chain_next(struct node *n)
-{
-    return node_is_filter(n) ? node_filtered(n) : node_backing(n);
-}
-
 struct node *pull_lowest(struct node *top)
 {
     struct node *n = top, *below;
@@ -57,7 +51,7 @@ int pull_check(struct node *n, struct node *bottom, GError **err)
 {
     struct node *end = node_backing(bottom);
 
-    for (; n && n != end; n = chain_next(n)) {
+    for (; n && n != end; n = node_chain_next(n)) {
         int ret = node_check_op(n, BLOCK_OP_STREAM, err);
 
         if (ret < 0) {
@@ -99,7 +93,7 @@ static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
     struct user *u;
     int ret;
 
-    while ((n = chain_next(n)) && n != end) {
+    while ((n = node_chain_next(n)) && n != end) {
         ret = user_co_new(n, p->by, 0,
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
                           &mid_user_ops, p, &u, err);
@@ -110,6 +104,47 @@ static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
         pull_block(p, n);
     }
     return 0;
+}
+
+/* Views of the image (raw) have it resized for whoever uses them: nobody may ask
+ * them to. Those above @n are blocked, at once; the topmost are listed. */
+static bool pull_block_views(struct pull *p, struct node *n)
+{
+    bool any = false;
+
+    for (struct edge *e = n->parents; e; e = e->next_in_child) {
+        struct node *above = e->parent;
+        bool is_view = above && above->drv->view_offset, more;
+
+        if (!is_view && (!above || !node_is_filter(above))) {
+            continue;
+        }
+        more = pull_block_views(p, above);
+        if (is_view) {
+            pull_block(p, above);
+        }
+        if (is_view && !more) {
+            g_ptr_array_add(p->views, above);
+        }
+        any = any || is_view || more;
+    }
+    return any;
+}
+
+static CO_FN int pull_co_hold_views(struct pull *p, GError **err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < p->views->len && ret == 0; i++) {
+        struct user *u;
+
+        ret = user_co_new(g_ptr_array_index(p->views, i), p->by, 0,
+                          PERM_ALL & ~PERM_RESIZE, &top_user_ops, p, &u, err);
+        if (ret == 0) {
+            g_ptr_array_add(p->mid_users, u);
+        }
+    }
+    return ret;
 }
 
 static CO_FN int pull_co_take(struct pull *p, GError **err)
@@ -144,16 +179,21 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
         .mid_users = g_ptr_array_new(),
         .blockers = g_ptr_array_new(),
         .blocked = g_ptr_array_new(),
+        .views = g_ptr_array_new(),
     };
     /* At once, before anything yields: nobody else may begin here. */
     pull_block(p, top);
+    (void)pull_block_views(p, top);
     ret = pull_co_take(p, err);
+    if (ret == 0) {
+        ret = pull_co_hold_views(p, err);
+    }
     if (ret == 0) {
         unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
 
         ret = user_co_new(top, p->by, PERM_CONSISTENT_READ | write,
-                          PERM_ALL & ~PERM_RESIZE, &top_user_ops, p, &p->user,
-                          err);
+                          p->views->len ? PERM_ALL : PERM_ALL & ~PERM_RESIZE,
+                          &top_user_ops, p, &p->user, err);
     }
     if (ret == 0 && bottom != top) {
         /* From here on nobody makes or deletes one (pull_block()). */
@@ -240,6 +280,7 @@ CO_FN void pull_co_release(struct pull *p)
     node_co_unref(p->bottom);
     node_co_unref(p->top);
     g_ptr_array_free(p->mid_users, TRUE);
+    g_ptr_array_free(p->views, TRUE);
     g_free(p->by);
     *p = (struct pull){ 0 };
 }
@@ -289,7 +330,7 @@ CO_FN int pull_co_check_sources(struct pull *p, GError **err)
     struct node *n = p->top, *end = node_backing(p->bottom);
     int ret = 0;
 
-    while (ret == 0 && (n = chain_next(n)) && n != end) {
+    while (ret == 0 && (n = node_chain_next(n)) && n != end) {
         if (!node_is_filter(n)) {
             ret = node_co_check_identity(n, err);
         }

@@ -17,11 +17,13 @@
 #include "graph/populate.h"
 
 struct pull {
-    struct node *top;          /* the overlay; no filter */
+    struct node *top;          /* the overlay; no filter, no view */
     struct node *bottom;       /* lowest node to copy; == @top: nothing to do */
     struct node *filter;       /* copy-on-read above @top, or NULL; owned */
     struct user *user;         /* on @top: enters for each piece of work */
-    GPtrArray *mid_users;      /* on each node between, @bottom included */
+    GPtrArray *mid_users;      /* on each node between, @bottom included, and
+                                * on each of @views */
+    GPtrArray *views;          /* the topmost raw nodes over @top */
     GPtrArray *blockers, *blocked;
     bool frozen, made_writable;
     uint64_t next_look_ns;     /* at the identity of the sources */

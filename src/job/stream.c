@@ -252,7 +252,7 @@ static CO_FN int stream_co_check(const struct stream_params *p,
 CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
                           struct job **ret_job, GError **err)
 {
-    struct node *top = node_skip_filters(p->node), *bottom = NULL;
+    struct node *top = node_image(p->node, NULL), *bottom = NULL;
     g_autofree char *by = NULL;
     struct stream_job *s;
     struct job *j;
@@ -367,7 +367,7 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top,
                          const char *device, uint64_t *cursor,
                          uint64_t *ret_len, uint64_t *ret_offset, GError **err)
 {
-    struct node *image = node_skip_filters(top), *bottom = pull_lowest(image);
+    struct node *image = node_image(top, NULL), *bottom = pull_lowest(image);
     uint64_t len = image->size;
     struct pull pull;
     bool done = false;
