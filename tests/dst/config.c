@@ -68,6 +68,14 @@ static void make_qcow2(struct config *c, uint64_t seed)
         ? 10 + rng_below(&r, 40) : 0;
 }
 
+static void make_view(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0xda942042e4dd58b5u + 3 };
+
+    /* Raw does not follow when the image below it is resized by its name. */
+    c->view = !c->is_drive && !c->resize && rng_percent(&r, 20);
+}
+
 const char *config_driver(const struct config *c, enum layer l)
 {
     static const char *const names[] = { "raw", "qed", "qcow2" };
@@ -121,6 +129,7 @@ void config_make(struct config *c, uint64_t seed)
     c->journal = rng_percent(&r, 20);
     c->slow_speed = rng_percent(&r, 60);
     make_qcow2(c, seed);
+    make_view(c, seed);
 }
 
 char *config_describe(const struct config *c)
@@ -157,6 +166,9 @@ char *config_describe(const struct config *c)
                            c->slow_speed ? " slow-speed" : "", c->shuffle);
     g_string_append_printf(s, " guests %u ops %u window %u commands %u cuts %u",
                            c->guests, c->ops, c->window, c->commands, c->cuts);
+    if (c->view) {
+        g_string_append(s, " view");
+    }
     if (c->snapshots) {
         g_string_append_printf(s, " snapshots %u%%", c->snapshots);
     }

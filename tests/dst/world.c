@@ -227,6 +227,13 @@ static json_t *chain_options(const struct config *c)
 static CO_FN void filters_co_open(struct world *w)
 {
     w->root = "top";
+    if (w->cfg.view) {
+        command_co(w, "blockdev-add",
+                   json_pack("{s:s,s:s,s:s,s:s}", "driver", "raw",
+                             "node-name", "view", "file", w->root,
+                             "discard", w->cfg.discard ? "unmap" : "ignore"));
+        w->root = "view";
+    }
     if (w->cfg.copy_on_read) {
         command_co(w, "blockdev-add",
                    json_pack("{s:s,s:s,s:s}", "driver", "copy-on-read",
