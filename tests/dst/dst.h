@@ -236,6 +236,8 @@ GPtrArray *snapshots_copy(struct world *w);
 
 /* Remember this instant as one where power may be cut. */
 void power_mark(struct world *w);
+/* Does the daemon use the top image without any base? */
+bool power_is_independent(struct world *w);
 /* Build and check the states that the marked instants may leave. */
 void power_check(struct world *w);
 /* Open the chain of w's images from @img, check it, compare every sector.

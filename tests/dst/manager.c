@@ -21,6 +21,7 @@ struct manager {
     bool reading, lost;
     uint64_t size;              /* that was last asked for */
     GPtrArray *jobs;            /* ids of those that are alive */
+    GHashTable *whole;          /* ids of streams of the disk, all of its chain */
 };
 
 /* --- messages --- */
@@ -40,6 +41,20 @@ static void follow_job(struct manager *m, const json_t *data)
     }
 }
 
+/* P2: what is said to be complete is. */
+static void check_completed(struct manager *m, const json_t *data)
+{
+    const char *id = json_string_value(json_object_get(data, "device"));
+
+    if (g_hash_table_remove(m->whole, id) && !json_object_get(data, "error") &&
+        !power_is_independent(m->w)) {
+        fail(m->w, "stream %s is complete, the disk has its base", id);
+    }
+    if (m->w->cfg.cuts && m->w->cuts->len < MOST_CUTS) {
+        power_mark(m->w);
+    }
+}
+
 static void take_message(struct manager *m, json_t *msg)
 {
     g_autofree char *text = NULL;
@@ -51,11 +66,9 @@ static void take_message(struct manager *m, json_t *msg)
                    "JOB_STATUS_CHANGE")) {
         follow_job(m, json_object_get(msg, "data"));
     }
-    /* P2: what is said to be complete is. */
     if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
-                   "BLOCK_JOB_COMPLETED") && m->w->cfg.cuts &&
-        m->w->cuts->len < MOST_CUTS) {
-        power_mark(m->w);
+                   "BLOCK_JOB_COMPLETED")) {
+        check_completed(m, json_object_get(msg, "data"));
     }
     if (json_object_get(msg, "event") || json_object_get(msg, "QMP")) {
         json_decref(msg);
@@ -150,6 +163,7 @@ static CO_FN void call_co(struct manager *m)
 static CO_FN void hang_up_co(struct manager *m)
 {
     channel_shutdown(m->ch);
+    g_hash_table_remove_all(m->whole);
     while (m->reading) {
         co_queue_co_wait(&m->answered);
     }
@@ -166,6 +180,7 @@ void manager_co_connect(struct world *w)
     m->w = w;
     m->in = g_string_new(NULL);
     m->jobs = g_ptr_array_new_with_free_func(g_free);
+    m->whole = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     m->size = w->cfg.size[L_TOP];
     w->manager = m;
     call_co(m);
@@ -178,6 +193,7 @@ void manager_co_disconnect(struct world *w)
     hang_up_co(m);
     g_string_free(m->in, TRUE);
     g_ptr_array_unref(m->jobs);
+    g_hash_table_destroy(m->whole);
     g_free(m);
 }
 
@@ -229,6 +245,32 @@ static void add_end(struct manager *m, json_t *args)
     }
 }
 
+/* Start one, and know whether the base must be gone when it completes. Of an id
+ * that may be in use it is not known whose end is told. */
+static CO_FN void whole_stream_co(struct manager *m, json_t *args)
+{
+    g_autofree char *id = g_strdup(json_string_value(
+        json_object_get(args, "job-id")));
+    bool in_use = g_ptr_array_find_with_equal_func(m->jobs, id, g_str_equal,
+                                                   NULL);
+    bool whole = !in_use && !json_object_get(args, "base") &&
+                 !json_object_get(args, "base-node") &&
+                 !json_object_get(args, "bottom") &&
+                 strcmp(json_string_value(json_object_get(args, "device")),
+                        "mid");
+    json_t *answer;
+
+    g_hash_table_remove(m->whole, id);
+    if (whole) {
+        g_hash_table_add(m->whole, g_strdup(id));
+    }
+    answer = command_co(m, "block-stream", args);
+    if (!json_object_get(answer, "return")) {
+        g_hash_table_remove(m->whole, id);
+    }
+    json_decref(answer);
+}
+
 static CO_FN void stream_co(struct manager *m)
 {
     static const char *const policies[] = { "report", "stop", "ignore",
@@ -246,7 +288,7 @@ static CO_FN void stream_co(struct manager *m)
                             json_integer(1 << (19 + rng_below(r, 7))));
     }
     add_end(m, args);
-    tell_co(m, "block-stream", args);
+    whole_stream_co(m, args);
 }
 
 static CO_FN void old_stream_co(struct manager *m)

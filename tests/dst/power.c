@@ -36,7 +36,7 @@ struct cut {
     GPtrArray *snapshots;
 };
 
-static bool is_independent(struct world *w)
+bool power_is_independent(struct world *w)
 {
     struct graph *g = w->control->graph;
     struct device *dev = device_find(g, "drive0");
@@ -52,7 +52,7 @@ void power_mark(struct world *w)
 
     cut->instant = sim_instant(w->sim);
     cut->ns = loop_clock_ns(w->loop);
-    cut->independent = is_independent(w);
+    cut->independent = power_is_independent(w);
     cut->promised = model_cut_new(w->model);
     cut->snapshots = snapshots_copy(w);
     g_ptr_array_add(w->cuts, cut);
