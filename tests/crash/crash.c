@@ -265,6 +265,7 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     return story;
 }
 
+CO_FN_LOOKS
 char *short_try(const struct crash_config *c, const struct suite *s,
                 guint32 seed)
 {
