@@ -32,6 +32,7 @@
 struct group {
     /* set at creation */
     struct loop *loop;
+    struct node *node;      /* keeps the error of a flush */
     struct node *file;
     const struct group_ops *ops;
     void *arg;
@@ -49,7 +50,6 @@ struct group {
     bool busy;              /* one runs, or group_co_lock() */
     uint64_t started, done;
     int result;             /* of the last one done */
-    int error;              /* sticky */
     struct co_queue passes; /* waits for !busy */
 
     /* background */
@@ -68,18 +68,19 @@ static void timer_expired(void *arg)
 
 static void timer_arm(struct group *g)
 {
-    if (!g->quiesced && !g->error) {
+    if (!g->quiesced && !group_error(g)) {
         loop_timer_arm(&g->timer, loop_clock_ns(g->loop) + g->max_age_ns);
     }
 }
 
-struct group *group_new(struct loop *l, struct node *file,
+struct group *group_new(struct loop *l, struct node *node, struct node *file,
                         const struct group_ops *ops, void *arg,
                         uint64_t max_bytes, uint64_t max_age_ns)
 {
     struct group *g = g_new0(struct group, 1);
 
     g->loop = l;
+    g->node = node;
     g->file = file;
     g->ops = ops;
     g->arg = arg;
@@ -133,17 +134,12 @@ bool group_pending(const struct group *g)
 
 int group_error(const struct group *g)
 {
-    return g->error;
+    return node_failure(g->node);
 }
 
 int group_co_sync(struct group *g)
 {
-    int ret = g->error ? g->error : node_co_flush(g->file);
-
-    if (ret < 0) {
-        g->error = ret;
-    }
-    return ret;
+    return node_co_sync(g->node, g->file);
 }
 
 /* The flush that whoever asked for one means. */
@@ -210,8 +206,8 @@ int group_co_flush(struct group *g)
     uint64_t want = g->started + 1;
 
     for (;;) {
-        if (g->error) {
-            return g->error;
+        if (group_error(g)) {
+            return group_error(g);
         }
         if (g->done >= want) {
             return g->result;
@@ -247,14 +243,14 @@ static CO_FN void kick_entry(void *arg)
         g->kick_again = false;
         /* The error is kept for the flush that somebody asks for. */
         group_co_flush(g);
-    } while (g->kick_again && g->joined && !g->error);
+    } while (g->kick_again && g->joined && !group_error(g));
     g->kicked = false;
     co_latch_done(&g->background);
 }
 
 void group_kick(struct group *g)
 {
-    if (g->error || g->quiesced || !group_pending(g)) {
+    if (group_error(g) || g->quiesced || !group_pending(g)) {
         return;
     }
     g->kick_again = true;

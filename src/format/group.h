@@ -40,8 +40,9 @@ struct group_ops {
     /* After step 5 succeeded (same for a flush with nothing pending). No yield. */
     void (*published)(void *arg, uint64_t gen);
 };
-/* @file: the node that is flushed. @max_bytes, @max_age_ns: 0 = defaults. */
-struct group *group_new(struct loop *l, struct node *file,
+/* @file: what is flushed, for @node, which keeps the error. @max_bytes,
+ * @max_age_ns: 0 = defaults. */
+struct group *group_new(struct loop *l, struct node *node, struct node *file,
                         const struct group_ops *ops, void *arg,
                         uint64_t max_bytes, uint64_t max_age_ns);
 /* Nothing may be in flight; what is pending is lost unless it was published
@@ -62,8 +63,8 @@ CO_FN int group_co_sync(struct group *g);
 void group_kick(struct group *g);
 /* Is anything waiting to be published? */
 bool group_pending(const struct group *g);
-/* 0, or the error of the flush that failed. A failure of an operation of the
- * driver is not kept: the pass fails, its pointers wait for the next. */
+/* 0, or -EIO after a flush has failed (node_failure()). A failure of an operation
+ * of the driver is not kept: the pass fails, its pointers wait for the next. */
 int group_error(const struct group *g);
 /* Wait for a pass under way and let none begin (header changes) / let them. Do
  * not flush in between. */

@@ -5,8 +5,11 @@
  * do the rest.  No one else calls a driver's I/O operations.
  *
  * A flush of storage is left out when nothing has changed since the last one
- * that succeeded (the first is not: somebody else wrote before us); one that failed is asked for again every time, so that a
- * sticky error (G6) is never hidden.
+ * that succeeded (the first is not: somebody else wrote before us).  One that
+ * failed is never asked for again: whatever the storage says the second time, it
+ * may have dropped what the first was to keep (G6).  The failure stays with the
+ * storage, and with the driver that flushed it for its own sake: a filter between
+ * the two may have failed the flush alone.
  */
 #include "base/barrier.h"
 #include "graph/graph-int.h"
@@ -143,30 +146,74 @@ int node_co_discard(struct node *n, uint64_t off, uint64_t len)
     return dispatch_result(n, "discard", off, len, ret);
 }
 
+void node_fail(struct node *n)
+{
+    if (!node_is_filter(n) && !n->priv->failure) {
+        n->priv->failure = -EIO;
+        trace_node_failed(n->name);
+    }
+}
+
+int node_failure(const struct node *n)
+{
+    return n->priv->failure;
+}
+
+/* Nothing to flush? */
+static bool is_flushed(const struct node *n)
+{
+    return n->drv->kind == NODE_PROTOCOL &&
+        ((n->flags & NODE_NO_FLUSH) || !node_is_writable(n) ||
+         (!n->priv->failure && n->priv->write_gen == n->priv->flushed_gen));
+}
+
+static CO_FN int flush_co_driver(struct node *n)
+{
+    struct edge *file = n->priv->file;
+    int ret = 0;
+
+    if (file) {
+        node_co_debug_event(file->child, DEBUG_FLUSH_TO_OS);
+    }
+    if (n->drv->co_flush) {
+        ret = n->drv->co_flush(n);
+        if (ret < 0 && n->drv->kind == NODE_PROTOCOL) {
+            node_fail(n);
+        }
+    } else if (file) {
+        node_co_debug_event(file->child, DEBUG_FLUSH_TO_DISK);
+        ret = node_co_flush(file->child);
+    }
+    return ret;
+}
+
 int node_co_flush(struct node *n)
 {
     struct node_int *p = n->priv;
     uint64_t gen = p->write_gen;
-    int ret = 0;
+    int ret;
 
-    if (n->drv->kind == NODE_PROTOCOL &&
-        ((n->flags & NODE_NO_FLUSH) || !node_is_writable(n) ||
-         gen == p->flushed_gen)) {
+    if (is_flushed(n)) {
         return 0;
     }
-    if (p->file) {
-        node_co_debug_event(p->file->child, DEBUG_FLUSH_TO_OS);
-    }
-    if (n->drv->co_flush) {
-        ret = n->drv->co_flush(n);
-    } else if (p->file) {
-        node_co_debug_event(p->file->child, DEBUG_FLUSH_TO_DISK);
-        ret = node_co_flush(p->file->child);
+    ret = p->failure ? p->failure : flush_co_driver(n);
+    if (ret == 0 && p->failure) { /* another one failed meanwhile */
+        ret = p->failure;
     }
     if (ret == 0) {
         p->flushed_gen = MAX(p->flushed_gen, gen);
     }
     return dispatch_result(n, "flush", 0, 0, ret);
+}
+
+int node_co_sync(struct node *n, struct node *child)
+{
+    int ret = n->priv->failure ? n->priv->failure : node_co_flush(child);
+
+    if (ret < 0) {
+        node_fail(n);
+    }
+    return ret;
 }
 
 int fua_co_finish(struct node *n, unsigned flags, int ret)

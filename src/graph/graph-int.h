@@ -79,6 +79,7 @@ struct node_int {
     struct co_queue quieted;
     uint64_t write_gen;     /* completed changes ... */
     uint64_t flushed_gen;   /* ... and how many a flush has covered */
+    int failure;            /* 0, or what every flush gets (G6) */
     uint64_t write_highest;
     unsigned perm, shared;  /* cumulative, as the driver last accepted */
     struct backing_request *pending;

@@ -63,7 +63,16 @@ CO_FN int node_co_zero(struct node *n, uint64_t off, uint64_t len,
                        unsigned flags);
 /* Reads as zeroes or old data afterwards, never as the base (G8). */
 CO_FN int node_co_discard(struct node *n, uint64_t off, uint64_t len);
+/* Once it has failed for storage it fails until the node is opened anew. */
 CO_FN int node_co_flush(struct node *n);
+/* Flush @child in an operation of its parent @n. A failure is kept: every later
+ * flush of @n fails (G6). Every flush of a driver's own file goes this way. */
+CO_FN int node_co_sync(struct node *n, struct node *child);
+/* Nobody knows what storage holds of what @n wrote: all flushes of @n fail from
+ * now on with -EIO. Of a filter nothing is kept. */
+void node_fail(struct node *n);
+/* 0, or -EIO once it has failed. */
+int node_failure(const struct node *n);
 /* One extent from @off, of this node alone. @len caps the answer. */
 CO_FN int node_co_status(struct node *n, uint64_t off, uint64_t len,
                          struct extent *ret_ext);

@@ -40,7 +40,6 @@ struct file_state {
     bool no_zero_range, no_punch, no_blk_zero, no_blk_discard;
     bool shared, no_share;            /* has taken over extents; cannot */
     bool unlinked;                    /* has no name any more */
-    bool flush_failed;                /* sticky, survives a reopen (G6) */
 };
 
 /* file-name.c */

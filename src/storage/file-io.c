@@ -46,12 +46,12 @@ int file_io_co_flush(struct node *n)
     if (s->opt.no_flush || !s->writable) {
         return 0;
     }
-    if (s->flush_failed) {
-        return -EIO;
+    int ret = node_failure(n);
+    if (ret == 0) {
+        ret = io_co_fdatasync(s->io);
     }
-    int ret = io_co_fdatasync(s->io);
     if (ret < 0) {
-        s->flush_failed = true;
+        node_fail(n);
         trace_file_io_error(n->filename, "flush", 0, 0, ret);
     }
     return ret;

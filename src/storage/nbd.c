@@ -246,6 +246,17 @@ static CO_FN int nbd_co_flush(struct node *n)
     return nbd_client_co_request(s->client, &r);
 }
 
+/* A server may obey FUA by a flush, and may have dropped what was written before
+ * when that failed: G6. It does not say which part failed; lack of space, of
+ * which a write has its own, and what it refuses are no flush. */
+static void fua_result(struct node *n, int ret)
+{
+    if (ret < 0 && ret != -ENOSPC && ret != -EINVAL && ret != -EPERM &&
+        ret != -ENOTSUP && ret != -ENOMEM && ret != -EOVERFLOW) {
+        node_fail(n);
+    }
+}
+
 /* A change of [off, off+len): FUA by flag where the server has it, else by a
  * flush behind. */
 static CO_FN int nbd_co_change(struct node *n, struct nbd_request request,
@@ -261,8 +272,11 @@ static CO_FN int nbd_co_change(struct node *n, struct nbd_request request,
     nbd_extents_wrote(&s->extents, request.off, request.len);
     int ret = nbd_co_split(s, request, iov, piece);
     nbd_extents_wrote(&s->extents, request.off, request.len);
-    if (ret == 0 && fua && !s->offer.fua) {
+    if (fua && s->offer.fua) {
+        fua_result(n, ret);
+    } else if (ret == 0 && fua) {
         ret = nbd_co_flush(n);
+        fua_result(n, ret);
     }
     return ret;
 }

@@ -167,7 +167,7 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
 
     /* First of all: should this fail, there is room for another generation. */
     overlay_pending_merge(o, gen);
-    return BARRIER(OVERLAY_DATA, node_co_flush(overlay_data(o)));
+    return BARRIER(OVERLAY_DATA, node_co_sync(o->node, overlay_data(o)));
 }
 
 static CO_FN int publish_co_bits(void *arg, uint64_t gen)

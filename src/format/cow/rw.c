@@ -195,5 +195,5 @@ int overlay_co_flush(struct node *n)
     }
     /* And what was written in place: a flush of nothing costs nothing. */
     return ret < 0 ? ret
-        : BARRIER(OVERLAY_FLUSH, node_co_flush(overlay_data(o)));
+        : BARRIER(OVERLAY_FLUSH, node_co_sync(o->node, overlay_data(o)));
 }

@@ -173,7 +173,8 @@ static CO_FN int autoclear_co_apply(struct qcow2_image *img)
     }
     h.autoclear &= QCOW2_A_KNOWN;
     ret = qcow2_co_write_header(img, &h);
-    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_flush(qcow2_file(img)));
+    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_sync(img->node,
+                                                            qcow2_file(img)));
 }
 
 const char *qcow2_lists_damage(const struct qcow2_image *img)

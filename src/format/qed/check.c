@@ -284,7 +284,7 @@ static CO_FN int check_co_run(struct check *c)
         round_up(img->hdr.image_size, UINT64_C(1) << bits) >> bits;
     ret = tables_co_check(c);
     if (ret == 0 && (c->fix & CHECK_FIX_ERRORS)) {
-        ret = BARRIER(REPAIR_ENTRIES, node_co_flush(qed_file(img)));
+        ret = BARRIER(REPAIR_ENTRIES, node_co_sync(img->node, qed_file(img)));
     }
     if (ret == 0) {
         ret = leaks_co_check(c);

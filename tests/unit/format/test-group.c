@@ -110,7 +110,7 @@ static CO_FN void run_entry(void *arg)
     f.g = graph_new(l, drivers);
     g_assert_cmpint(node_co_open(f.g, o, NODE_RDWR, &f.disk, NULL), ==, 0);
     json_decref(o);
-    f.group = group_new(l, f.disk, &ops, &f, 1 << 20, 50000000);
+    f.group = group_new(l, f.disk, f.disk, &ops, &f, 1 << 20, 50000000);
     touch(&f);
     body(&f);
     co_latch_co_wait(&f.tasks);
