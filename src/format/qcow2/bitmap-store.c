@@ -209,7 +209,7 @@ static void list_take(struct qcow2_bitmaps *bs, GPtrArray *list)
         struct qcow2_bitmap *b = g_ptr_array_index(list, i);
         g_clear_pointer(&b->bits, g_free);
     }
-    bs->recording = false;
+    bs->recording = bs->untold = false;
     if (bs->list != list) {
         qcow2_bitmaps_replace(bs, list);
     }

@@ -37,27 +37,25 @@ static CO_FN void bitmap_co_hold(struct qcow2_image *img,
     b->flags |= QCOW2_BITMAP_IN_USE;
 }
 
-/* Hold those that record, or @all. Were there any? */
-static CO_FN bool list_co_load(struct qcow2_image *img, bool all)
+/* Hold those that record, or @all. Flags that change are to be told. */
+static CO_FN void list_co_load(struct qcow2_image *img, bool all)
 {
-    const GPtrArray *list = img->bitmaps->list;
+    struct qcow2_bitmaps *bs = img->bitmaps;
     uint64_t cost = 0;
-    bool any = false;
 
-    for (guint i = 0; i < list->len; i++) {
-        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+    for (guint i = 0; i < bs->list->len; i++) {
+        struct qcow2_bitmap *b = g_ptr_array_index(bs->list, i);
 
         cost += b->bits ? qcow2_bitmap_cost(img, b) : 0;
     }
-    for (guint i = 0; i < list->len; i++) {
-        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+    for (guint i = 0; i < bs->list->len; i++) {
+        struct qcow2_bitmap *b = g_ptr_array_index(bs->list, i);
 
         if (is_stored(b) && (all || (b->flags & QCOW2_BITMAP_AUTO))) {
             bitmap_co_hold(img, b, &cost);
-            any = true;
+            bs->untold = true;
         }
     }
-    return any;
 }
 
 /* The directory with its flags, where it stands: a sector of it is old or new,
@@ -82,20 +80,7 @@ static CO_FN int dir_co_rewrite(struct qcow2_image *img)
                               room);
     io_buf_put(buf, room);
     return ret < 0 ? ret
-        : BARRIER(QCOW2_BITMAPS, node_co_flush(qcow2_file(img)));
-}
-
-/* The file could not be told: they are not held. */
-static void list_release(GPtrArray *list)
-{
-    for (guint i = 0; i < list->len; i++) {
-        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
-
-        if (b->bits) {
-            g_clear_pointer(&b->bits, g_free);
-            b->flags &= ~QCOW2_BITMAP_IN_USE;
-        }
-    }
+        : BARRIER(QCOW2_BITMAPS, node_co_sync(img->node, qcow2_file(img)));
 }
 
 /* One at a time: the others find it done. */
@@ -105,14 +90,14 @@ static CO_FN int list_co_hold(struct qcow2_image *img, bool all)
     int ret = 0;
 
     co_mutex_co_lock(&bs->hold);
-    if (all || !bs->recording) {
-        if (list_co_load(img, all)) {
+    if (all || !bs->recording || bs->untold) {
+        list_co_load(img, all);
+        if (bs->untold) { /* by an earlier try, too, that failed */
             ret = dir_co_rewrite(img);
         }
         if (ret == 0) {
+            bs->untold = false;
             bs->recording = true;
-        } else if (!bs->recording) {
-            list_release(bs->list);
         }
     }
     co_mutex_unlock(&bs->hold);
@@ -127,7 +112,7 @@ int qcow2_co_bitmaps_mark(struct qcow2_image *img, uint64_t off, uint64_t len)
     if (bs->list->len == 0) {
         return 0;
     }
-    if (!bs->recording) {
+    if (!bs->recording || bs->untold) {
         ret = list_co_hold(img, false);
     }
     for (guint i = 0; i < bs->list->len && ret == 0; i++) {
@@ -168,7 +153,7 @@ void qcow2_co_bitmaps_end_writes(struct qcow2_image *img)
     struct qcow2_bitmaps *bs = img->bitmaps;
     int ret;
 
-    if (!bs->recording || img->corrupt) {
+    if ((!bs->recording && !bs->untold) || img->corrupt) {
         return;
     }
     /* Bits say what is in the file, not what is about to be. */

@@ -6,7 +6,8 @@
  *
  *   stored    bits == NULL, not in use: what the file holds counts
  *   held      bits != NULL: what memory holds counts, and the file says
- *             durably that its own is in use, that is, not true
+ *             durably that its own is in use, that is, not true; while it could
+ *             not be told, nothing that the bitmap records is written
  *   broken    bits == NULL, in use: whoever held it did not store it; it can only
  *             be removed
  *
@@ -48,6 +49,7 @@ struct qcow2_bitmaps {
     uint64_t dir_offset, dir_bytes;
     char *damage;                  /* of the directory, or NULL */
     bool recording;                /* those that record are held, or broken */
+    bool untold;                   /* flags in memory that the file may lack */
     struct co_mutex hold;          /* by who makes it so */
 };
 
