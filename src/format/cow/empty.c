@@ -21,7 +21,10 @@ static CO_FN int maps_co_clear(struct overlay *o)
                            IO_MAY_UNMAP);
     }
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_EMPTY, node_co_flush(file));
+        ret = BARRIER(OVERLAY_EMPTY, node_co_sync(o->node, file));
+    }
+    if (ret < 0) { /* the bits may be gone from the file, those here are not */
+        node_fail(o->node);
     }
     if (ret == 0) {
         memset(o->summary, 0, o->summary_bytes);

@@ -52,7 +52,9 @@ int overlay_co_header_read(struct overlay *o, GError **err)
     return ret;
 }
 
-int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
+/* @h to the other slot, @later generations after the one in use; flushed. */
+static CO_FN int slot_co_write(struct overlay *o, const struct cow_header *h,
+                               unsigned later)
 {
     unsigned slot = (o->slot + 1) % COW_SLOTS;
     struct cow_header next = *h;
@@ -60,10 +62,10 @@ int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
     uint8_t *buf;
     int ret;
 
-    if (o->hdr.generation == UINT64_MAX) {
+    if (o->hdr.generation > UINT64_MAX - later) {
         return -EOVERFLOW;
     }
-    next.generation = o->hdr.generation + 1;
+    next.generation = o->hdr.generation + later;
     buf = io_buf_get(COW_SLOT_BYTES);
     cow_header_encode(&next, buf);
     ret = node_co_pwritev(overlay_file(o), slot * COW_SLOT_BYTES,
@@ -71,7 +73,7 @@ int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
     io_buf_put(buf, COW_SLOT_BYTES);
     if (ret == 0) {
         ret = BARRIER(OVERLAY_HEADER, o->group ? group_co_sync(o->group)
-                      : node_co_flush(overlay_file(o)));
+                      : node_co_sync(o->node, overlay_file(o)));
     }
     if (ret == 0) {
         o->hdr = next;
@@ -80,5 +82,19 @@ int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
     }
     trace_overlay_header(o->node->name, next.generation, next.state, next.size,
                          ret);
+    return ret;
+}
+
+/* A write that fails may have taken place: then the same slot gets the old header
+ * again, as the newer one. Should that fail too, either may count, with which the
+ * maps are right as they are; the next write is newer than both. */
+int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
+{
+    struct cow_header old = o->hdr;
+    int ret = slot_co_write(o, h, 1);
+
+    if (ret < 0 && ret != -EOVERFLOW && slot_co_write(o, &old, 2) < 0) {
+        o->hdr.generation += 2;
+    }
     return ret;
 }

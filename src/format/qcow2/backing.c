@@ -133,7 +133,7 @@ static CO_FN int reference_co_write(struct qcow2_image *img,
                               iov_one(&v, (char *) (uintptr_t) r->name,
                                       r->len), 0);
         if (ret == 0) {
-            ret = BARRIER(PIVOT_NAME, node_co_flush(file));
+            ret = BARRIER(PIVOT_NAME, node_co_sync(img->node, file));
         }
         if (ret < 0) {
             return ret;
@@ -142,9 +142,10 @@ static CO_FN int reference_co_write(struct qcow2_image *img,
     g_array_ref(old.exts);
     ret = qcow2_co_write_exts(img, &r->hdr, r->exts, apart ? NULL : r->name);
     if (ret == 0) {
-        ret = BARRIER(PIVOT_HEADER, node_co_flush(file));
+        ret = BARRIER(PIVOT_HEADER, node_co_sync(img->node, file));
         if (ret < 0) {
-            /* The file may hold either; prefer the old one, as memory does. */
+            /* It may hold either for good; prefer the old one, as memory
+             * does. */
             qcow2_co_write_exts(img, &old.hdr, old.exts,
                                 old.hdr.backing_offset &&
                                 old.hdr.backing_offset < QCOW2_SECTOR

@@ -15,6 +15,7 @@ bool qcow2_can_copy_in(struct node *n, struct node *src)
     struct qcow2_image *img = qcow2_image(n);
 
     return !img->crypt && !img->shape.extended && !img->corrupt &&
+        !img->header_unknown &&
            node_can_copy_in(qcow2_data(img), src);
 }
 
@@ -94,9 +95,7 @@ int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
     if (!qcow2_can_copy_in(n, src) || ((off | len) & mask)) {
         return -ENOTSUP;
     }
-    if (img->n_pending >= QCOW2_PENDING_MAX) {
-        ret = group_co_flush(img->group);
-    }
+    ret = qcow2_co_pending_room(img);
     if (ret == 0) { /* a populate changes nothing, but who knows that here */
         ret = qcow2_co_bitmaps_mark(img, off, len);
     }

@@ -160,8 +160,7 @@ static CO_FN int raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
         struct qcow2_delta d = { .entry = at | QCOW2_COPIED, .whole = true };
         struct qcow2_run run;
 
-        ret = img->n_pending >= QCOW2_PENDING_MAX
-            ? group_co_flush(img->group) : 0;
+        ret = qcow2_co_pending_room(img);
         if (ret == 0) {
             ret = qcow2_co_lookup(img, off, end - off, &run);
         }

@@ -26,7 +26,7 @@ static CO_FN void corrupt_entry(void *arg)
     h.incompat |= QCOW2_I_CORRUPT;
     /* If that fails nothing else can be done. */
     if (qcow2_co_write_header(img, &h) == 0) {
-        node_co_flush(qcow2_file(img));
+        node_co_sync(img->node, qcow2_file(img));
     }
     group_unlock(img->group);
     co_latch_done(&img->background);
@@ -51,6 +51,19 @@ int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
     return -EIO;
 }
 
+int qcow2_co_ready(struct qcow2_image *img)
+{
+    int ret;
+
+    if (img->corrupt || !img->header_unknown) {
+        return img->corrupt ? -EIO : 0;
+    }
+    group_co_lock(img->group);
+    ret = qcow2_co_header_settle(img);
+    group_unlock(img->group);
+    return ret;
+}
+
 int qcow2_check_writable(const struct qcow2_image *img, GError **err)
 {
     if (!img->group) {
@@ -64,8 +77,11 @@ int qcow2_check_writable(const struct qcow2_image *img, GError **err)
 
 int qcow2_co_settle(struct qcow2_image *img)
 {
-    int ret = BARRIER(QCOW2_SETTLE, group_co_flush(img->group));
+    int ret = qcow2_co_ready(img);
 
+    if (ret == 0 || img->corrupt) {
+        ret = BARRIER(QCOW2_SETTLE, group_co_flush(img->group));
+    }
     if (!img->space) { /* lost by a repair that failed */
         return ret < 0 ? ret : -EIO;
     }

@@ -45,9 +45,7 @@ int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from, uint64_t to)
         struct qcow2_desc d;
 
         n = 1;
-        if (img->n_pending >= QCOW2_PENDING_MAX) {
-            ret = group_co_flush(img->group);
-        }
+        ret = qcow2_co_pending_room(img);
         if (ret == 0) {
             ret = qcow2_co_descs(img, idx, end, &d, &n);
         }

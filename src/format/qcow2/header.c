@@ -172,9 +172,10 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
 
 /* --- changing it --- */
 
-static CO_FN int sector_co_write(struct qcow2_image *img,
-                                 const struct qcow2_header *h,
-                                 const uint8_t sector[QCOW2_SECTOR])
+/* One aligned write of sector 0, which becomes @h and otherwise @sector. */
+static CO_FN int sector_co_put(struct qcow2_image *img,
+                               const struct qcow2_header *h,
+                               const uint8_t sector[QCOW2_SECTOR])
 {
     uint8_t *buf = io_buf_get(QCOW2_SECTOR);
     struct qcow2_header now = *h;
@@ -197,19 +198,45 @@ static CO_FN int sector_co_write(struct qcow2_image *img,
     return ret;
 }
 
+/* The way back: sector 0 as memory has it, durably. */
+static CO_FN int sector_co_restore(struct qcow2_image *img)
+{
+    struct qcow2_header h = img->hdr;
+    int ret = sector_co_put(img, &h, img->sector);
+
+    if (ret == 0) {
+        ret = node_co_sync(img->node, qcow2_file(img));
+    }
+    img->header_unknown = ret < 0;
+    return ret;
+}
+
+int qcow2_co_header_settle(struct qcow2_image *img)
+{
+    return img->header_unknown ? sector_co_restore(img) : 0;
+}
+
+/* Every change of the header comes by here. One that failed may be in the file
+ * all the same (M11). */
+static CO_FN int sector_co_write(struct qcow2_image *img,
+                                 const struct qcow2_header *h,
+                                 const uint8_t sector[QCOW2_SECTOR])
+{
+    int ret = qcow2_co_header_settle(img);
+
+    if (ret == 0) {
+        ret = sector_co_put(img, h, sector);
+        if (ret < 0) {
+            (void)sector_co_restore(img);
+        }
+    }
+    return ret;
+}
+
 int qcow2_co_write_header(struct qcow2_image *img,
                           const struct qcow2_header *h)
 {
     return sector_co_write(img, h, img->sector);
-}
-
-void qcow2_co_restore_header(struct qcow2_image *img)
-{
-    struct qcow2_header h = img->hdr;
-
-    if (qcow2_co_write_header(img, &h) < 0 || group_co_sync(img->group) < 0) {
-        img->corrupt = true; /* either is whole: nothing may change any more */
-    }
 }
 
 /* Where the extensions must end in sector 0: the backing name may stand there. */

@@ -19,6 +19,11 @@ static gint compare_keys(gconstpointer a, gconstpointer b, gpointer unused)
     return x < y ? -1 : x > y;
 }
 
+int qcow2_co_pending_room(struct qcow2_image *img)
+{
+    return img->n_pending >= QCOW2_PENDING_MAX ? group_co_flush(img->group) : 0;
+}
+
 static struct qcow2_pending *pending_of(struct qcow2_image *img, uint64_t gen)
 {
     unsigned n = img->n_pending_gens;

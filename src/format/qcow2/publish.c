@@ -276,15 +276,16 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
     struct qcow2_pending *p = qcow2_pending_merge(img, gen);
-    int ret = 0;
+    int ret = img->corrupt ? -EIO : qcow2_co_header_settle(img);
 
-    if (img->corrupt) {
-        return -EIO;
+    if (ret < 0) {
+        return ret;
     }
     g_array_set_size(img->publish->items, 0);
     g_array_set_size(img->publish->l1, 0);
     if (img->data) {
-        ret = BARRIER(QCOW2_DATA_FILE, node_co_flush(qcow2_data(img)));
+        ret = BARRIER(QCOW2_DATA_FILE,
+                      node_co_sync(img->node, qcow2_data(img)));
     }
     if (p && ret == 0) {
         collect_items(img, p->map);

@@ -21,7 +21,7 @@
  *   - L2 tables and l1[] change in publish.c (one pass at a time), and in
  *     check.c, resize.c and snapshot.c with passes held off; nowhere else.
  *   - Only sector 0 of the header changes, by one aligned write, with the group
- *     locked or by its pass.
+ *     locked or by its pass.  A failed one is taken back (header.c).
  *   - Writes of metadata go through qcow2_co_write_meta(), which lets none hit
  *     another structure.
  *
@@ -115,6 +115,7 @@ struct qcow2_image {
     struct co_latch background;
     unsigned quiesced;
     bool corrupt;                  /* found at run time: no more writes */
+    bool header_unknown;           /* in the file: header.c */
 };
 
 static inline struct qcow2_image *qcow2_image(const struct node *n)
@@ -220,6 +221,9 @@ void qcow2_slices_init(struct qcow2_image *img);
  * also the first one into an absent cluster, as two may be first at once.
  * Replacing a compressed cluster, or moving to another host, is whole. */
 
+/* Wait for a pass where QCOW2_PENDING_MAX changes wait already; its error when it
+ * fails. Before every change, outside of group_join(); no cluster is locked. */
+CO_FN int qcow2_co_pending_room(struct qcow2_image *img);
 /* Cluster @idx. Between group_join() and group_data_done(). */
 void qcow2_pending_add(struct qcow2_image *img, uint64_t gen, uint64_t idx,
                        const struct qcow2_delta *delta);
@@ -252,10 +256,15 @@ bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
                     const GArray *exts);
 /* ... as the whole list in sector 0, so that nothing of the old one stays? */
 bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts);
-/* A write of the header failed that leads to other tables: nobody knows which
- * one the file has. It gets the old one again, or the image takes no more
- * writes. The group is locked. */
-CO_FN void qcow2_co_restore_header(struct qcow2_image *img);
+/* A write of the header that fails may have taken place: the old one is written
+ * again and flushed, then the failure is told. Where that fails too nobody knows
+ * which one the file has. Until it is settled nothing is allocated, freed or
+ * published, so that both lead to what they led to. Settle it, if need be; the
+ * group is locked, or its pass runs. */
+CO_FN int qcow2_co_header_settle(struct qcow2_image *img);
+/* May the image be written to? Settles the header. The group is not locked. 0 or
+ * -errno. */
+CO_FN int qcow2_co_ready(struct qcow2_image *img);
 /* What sector 0 becomes with @exts; false when there is no room in it. */
 bool qcow2_exts_put(const struct qcow2_image *img,
                     const struct qcow2_header *h, const GArray *exts,

@@ -104,11 +104,11 @@ static CO_FN int part_co_reap(struct qcow2_image *img, struct qcow2_down *d)
     uint64_t end = min_u64(d->first + d->n, qcow2_block_first(
                            r, qcow2_block_of(r, d->first) + 1));
     uint64_t n = 1, count;
-    int ret;
+    int ret = img->header_unknown ? -EIO : 1; /* it may lead here */
 
-    do {
+    while (ret == 1) {
         ret = qcow2_co_blocks_ready(img, d->first, 1, false);
-    } while (ret == 1);
+    }
     if (ret < 0) {
         return ret;
     }

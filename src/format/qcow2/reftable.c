@@ -95,6 +95,9 @@ static CO_FN int block_co_place(struct qcow2_image *img, uint64_t *ret_cluster,
         if (at >= sp->limit) {
             return -ENOSPC;
         }
+        if (img->header_unknown) {
+            return -EIO;
+        }
         ret = qcow2_co_blocks_ready(img, at, 1, false);
         if (ret < 0) {
             return ret;
@@ -145,6 +148,18 @@ static CO_FN int block_co_make(struct qcow2_image *img, uint32_t block,
     return 0;
 }
 
+/* No block came of it. */
+static void block_unplace(struct qcow2_image *img, uint64_t at, bool own)
+{
+    struct qcow2_space *sp = img->space;
+
+    if (!own) {
+        qcow2_reap_now(img, at, 1);
+    } else if (sp->end == at + 1) { /* it was not counted */
+        sp->end = at;
+    }
+}
+
 static CO_FN int block_co_add_locked(struct qcow2_image *img, uint64_t block)
 {
     struct qcow2_refcounts *r = img->refcounts;
@@ -167,6 +182,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint64_t block)
             ret = block_co_make(img, (uint32_t) made, at);
         }
         if (ret < 0) {
+            block_unplace(img, at, own);
             return ret;
         }
         if (own) {
@@ -437,7 +453,7 @@ static CO_FN int blocks_co_link(struct qcow2_image *img, const GArray *numbers)
     if (numbers->len == 0 && !move) {
         return 0;
     }
-    ret = BARRIER(QCOW2_REFBLOCK, node_co_flush(qcow2_file(img)));
+    ret = BARRIER(QCOW2_REFBLOCK, node_co_sync(img->node, qcow2_file(img)));
     if (ret == 0) {
         ret = move ? move_co_switch(img, img->hdr)
                    : links_co_write(img, numbers);
@@ -517,8 +533,7 @@ int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen)
 /* Blocks may have moved: a table of their places, and then @h, which leads to
  * it. `writing` is held. */
 static CO_FN int apart_co_write(struct qcow2_image *img,
-                                const struct qcow2_header *h,
-                                bool *ret_written)
+                                const struct qcow2_header *h)
 {
     GArray *numbers = links_begin(img->refcounts);
     int ret = move_co_write(img);
@@ -530,7 +545,6 @@ static CO_FN int apart_co_write(struct qcow2_image *img,
         ret = BARRIER(QCOW2_SNAPSHOT, group_co_sync(img->group));
     }
     if (ret == 0) {
-        *ret_written = true;
         ret = move_co_switch(img, *h);
     }
     if (ret == 0) {
@@ -565,7 +579,7 @@ void qcow2_blocks_drop_new(struct qcow2_image *img)
 
 int qcow2_co_refcounts_switch(struct qcow2_image *img,
                               const struct qcow2_header *h, GArray *exts,
-                              bool moved, bool *ret_written)
+                              bool moved)
 {
     int ret;
 
@@ -574,7 +588,7 @@ int qcow2_co_refcounts_switch(struct qcow2_image *img,
         ret = move_co_prepare(img);
         if (ret == 0) {
             co_mutex_co_lock(&img->refcounts->writing);
-            ret = apart_co_write(img, h, ret_written);
+            ret = apart_co_write(img, h);
             co_mutex_unlock(&img->refcounts->writing);
         }
         return ret;
@@ -588,7 +602,6 @@ int qcow2_co_refcounts_switch(struct qcow2_image *img,
 
         to.reftable_offset = img->hdr.reftable_offset;
         to.reftable_clusters = img->hdr.reftable_clusters;
-        *ret_written = true;
         ret = exts ? qcow2_co_write_exts_apart(img, &to, exts)
                    : qcow2_co_write_header(img, &to);
     }

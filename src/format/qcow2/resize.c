@@ -35,9 +35,6 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
     h.l1_size = n;
     node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_ACTIVATE_TABLE);
     ret = qcow2_co_write_header(img, &h);
-    if (ret < 0) {
-        qcow2_co_restore_header(img);
-    }
     /* The old table waits for the next pass, and so for a flush. */
     if (ret == 0 && old_len) {
         qcow2_refcount_down(img, 0, old, old_len);
@@ -73,19 +70,21 @@ static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
         ret = qcow2_co_refcounts_write(img, 0);
     }
     if (ret == 0) {
-        ret = BARRIER(QCOW2_L1_TABLE, node_co_flush(qcow2_file(img)));
+        ret = BARRIER(QCOW2_L1_TABLE, node_co_sync(img->node, qcow2_file(img)));
     }
     if (ret == 0) {
         img->l1 = l1; /* before the size says that it is longer */
         img->l1_bytes = bytes;
         ret = l1_co_switch(img, host, n);
         l1 = old;
-        bytes = old_bytes;
     } else {
+        old_bytes = bytes;
+    }
+    if (ret < 0) {
         qcow2_unalloc(img, 0, host, bytes);
     }
     if (l1) {
-        io_buf_put(l1, bytes);
+        io_buf_put(l1, old_bytes);
     }
     return ret;
 }
@@ -203,6 +202,15 @@ static CO_FN int data_file_co_grow(struct qcow2_image *img, uint64_t old,
     return ret;
 }
 
+/* The disk keeps its size: so does the data file, as far as it can be told. */
+static CO_FN void data_file_co_keep(struct qcow2_image *img, uint64_t size)
+{
+    if (img->data) {
+        img->data_end = size;
+        (void)qcow2_co_data_file_reach(img, size, NULL);
+    }
+}
+
 static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
 {
     struct qcow2_image *img = qcow2_image(n);
@@ -225,6 +233,19 @@ static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
         }
     }
     return ret;
+}
+
+/* --- shrinking --- */
+
+/* What is cut off is given up before the size is written. Clusters of a raw data
+ * file become zeroes but stay mapped, as others read it: their places are of no
+ * use to anything else. */
+static CO_FN int cut_part_co_drop(struct qcow2_image *img, uint64_t size,
+                                  uint64_t old)
+{
+    return qcow2_data_is_raw(img)
+        ? qcow2_co_data_zero(img, size, old - size, IO_MAY_UNMAP)
+        : qcow2_co_drop_clusters(img, size, old);
 }
 
 /* --- both --- */
@@ -265,9 +286,13 @@ static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
     group_co_lock(img->group);
     h = img->hdr;
     h.size = size;
-    ret = qcow2_co_write_header(img, &h);
+    ret = group_error(img->group);
     if (ret == 0) {
-        ret = BARRIER(QCOW2_RESIZE_HEADER, node_co_flush(qcow2_file(img)));
+        ret = qcow2_co_write_header(img, &h);
+    }
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_RESIZE_HEADER,
+                      node_co_sync(img->node, qcow2_file(img)));
     }
     group_unlock(img->group);
     return ret;
@@ -282,7 +307,10 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     if (ret < 0 || size == old) {
         return ret;
     }
-    ret = qcow2_co_bitmaps_hold(img);
+    ret = qcow2_co_ready(img);
+    if (ret == 0) {
+        ret = qcow2_co_bitmaps_hold(img);
+    }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not update the qcow2 bitmaps");
     }
@@ -298,7 +326,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
             ret = new_part_co_clear(n, old, size);
         }
     } else {
-        ret = qcow2_co_drop_clusters(img, size, old);
+        ret = cut_part_co_drop(img, size, old);
     }
     if (ret == 0) {
         ret = BARRIER(QCOW2_RESIZE_CLEAR, qcow2_co_flush(n));
@@ -310,7 +338,14 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
         ret = size_co_write(img, size);
     }
     if (ret < 0) {
+        data_file_co_keep(img, old);
+        if (size < old) { /* clusters may be gone that nobody changed */
+            qcow2_bitmaps_changed(img, old, size, old - size);
+        }
         return err_set_errno(err, -ret, "Could not resize the qcow2 image");
+    }
+    if (size < old && qcow2_data_is_raw(img)) { /* no harm if they stay */
+        (void)qcow2_co_drop_clusters(img, size, old);
     }
     n->size = size;
     qcow2_bitmaps_changed(img, size, min_u64(old, size),

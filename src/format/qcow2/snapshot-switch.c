@@ -201,7 +201,6 @@ void qcow2_switch_co_undo(struct qcow2_switch *sw)
 int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
 {
     struct qcow2_image *img = sw->img;
-    bool written = false;
     int ret = group_error(img->group);
 
     if (ret == 0 && img->corrupt) {
@@ -209,13 +208,9 @@ int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
     }
     if (ret == 0) {
         ret = qcow2_co_refcounts_switch(img, h, sw->exts,
-                                        g_hash_table_size(sw->moved) > 0,
-                                        &written);
+                                        g_hash_table_size(sw->moved) > 0);
     }
     if (ret < 0) {
-        if (written) {
-            qcow2_co_restore_header(img);
-        }
         qcow2_switch_co_undo(sw);
         return ret;
     }

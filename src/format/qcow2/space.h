@@ -138,11 +138,10 @@ CO_FN int qcow2_co_blocks_trim(struct qcow2_image *img);
 /* Everything to the file, then the header becomes @h, with a place for the table
  * that is its own; not flushed. With @moved blocks have new places, and nothing
  * leads there before that write; else only what is counted too often may have
- * changed, and @exts, if any, become the header's extensions by that write. *@ret_written: the header's write was begun. */
+ * changed, and @exts, if any, become the header's extensions by that write. */
 CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
                                     const struct qcow2_header *h,
-                                    GArray *exts, bool moved,
-                                    bool *ret_written);
+                                    GArray *exts, bool moved);
 
 /* --- alloc.c --- */
 

@@ -217,10 +217,10 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                      unsigned flags)
 {
     struct qcow2_image *img = qcow2_image(n);
-    int ret = img->corrupt ? -EIO : 0;
+    int ret = qcow2_co_ready(img);
 
-    if (ret == 0 && img->n_pending >= QCOW2_PENDING_MAX) {
-        ret = group_co_flush(img->group);
+    if (ret == 0) {
+        ret = qcow2_co_pending_room(img);
     }
     if (ret == 0 && !(flags & IO_POPULATE)) {
         ret = qcow2_co_bitmaps_mark(img, off, iov.len);
@@ -245,7 +245,8 @@ int qcow2_co_flush(struct node *n)
         return img->corrupt ? -EIO : 0;
     }
     if (img->data) { /* also what was written in place */
-        ret = BARRIER(QCOW2_DATA_FILE, node_co_flush(qcow2_data(img)));
+        ret = BARRIER(QCOW2_DATA_FILE,
+                      node_co_sync(img->node, qcow2_data(img)));
     }
     return ret < 0 ? ret : group_co_flush(img->group);
 }

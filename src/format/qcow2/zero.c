@@ -116,9 +116,7 @@ static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
         struct qcow2_desc d;
         uint64_t n = 0;
 
-        if (img->n_pending >= QCOW2_PENDING_MAX) {
-            ret = group_co_flush(img->group);
-        }
+        ret = qcow2_co_pending_room(img);
         if (ret == 0) {
             ret = same_co_count(img, idx, end, &d, &n);
         }
@@ -160,10 +158,15 @@ static CO_FN int subs_co_zero(struct qcow2_image *img, uint64_t off,
                               uint64_t len)
 {
     uint64_t idx = off >> img->cluster_bits, gen;
-    struct qcow2_claim *c = qcow2_claim_co_get(img, idx, false);
+    struct qcow2_claim *c;
     struct qcow2_desc d;
-    int ret = qcow2_co_desc(img, idx, &d);
+    int ret = qcow2_co_pending_room(img);
 
+    if (ret < 0) {
+        return ret;
+    }
+    c = qcow2_claim_co_get(img, idx, false);
+    ret = qcow2_co_desc(img, idx, &d);
     if (ret == 0 && d.entry & QCOW2_COMPRESSED) {
         ret = -ENOTSUP; /* written as data */
     }
@@ -255,9 +258,7 @@ static CO_FN int clusters_co_place(struct qcow2_image *img, uint64_t off,
         struct qcow2_desc d;
         uint64_t n = 0;
 
-        if (img->n_pending >= QCOW2_PENDING_MAX) {
-            ret = group_co_flush(img->group);
-        }
+        ret = qcow2_co_pending_room(img);
         if (ret == 0) {
             ret = same_co_count(img, idx, end, &d, &n);
         }
@@ -283,8 +284,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
     while (off < end && ret == 0) {
         struct qcow2_run run;
 
-        ret = img->n_pending >= QCOW2_PENDING_MAX
-            ? group_co_flush(img->group) : 0;
+        ret = qcow2_co_pending_room(img);
         if (ret == 0) {
             ret = qcow2_co_lookup(img, off, end - off, &run);
         }
@@ -343,8 +343,9 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
     uint64_t epoch;
     int ret;
 
-    if (img->corrupt) {
-        return -EIO;
+    ret = qcow2_co_ready(img);
+    if (ret < 0) {
+        return ret;
     }
     if (!is_whole(n, off, off + len)) {
         return -ENOTSUP;

@@ -95,7 +95,7 @@ static CO_FN int reference_co_write(struct qed_image *img, const char *name,
                               iov_one(&v, (char *) (uintptr_t) name,
                                       strlen(name)), 0);
         if (ret == 0) {
-            ret = BARRIER(PIVOT_NAME, node_co_flush(file));
+            ret = BARRIER(PIVOT_NAME, node_co_sync(img->node, file));
         }
         if (ret < 0) {
             return ret;
@@ -103,11 +103,12 @@ static CO_FN int reference_co_write(struct qed_image *img, const char *name,
     }
     h = changed_header(img, name, fmt, slot);
     ret = qed_co_write_header(img, &h);
-    if (ret == 0) {
-        ret = BARRIER(PIVOT_HEADER, node_co_flush(file));
-    }
     if (ret < 0) {
-        /* The file may hold either; prefer the old one, as memory does. */
+        return ret;
+    }
+    ret = BARRIER(PIVOT_HEADER, node_co_sync(img->node, file));
+    if (ret < 0) {
+        /* It may hold either for good; prefer the old one, as memory does. */
         qed_co_write_header(img, &old);
         img->hdr = old;
     }

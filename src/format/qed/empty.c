@@ -21,9 +21,12 @@ static CO_FN int empty_co_tables(struct qed_image *img)
                            img->table_bytes, 0);
 
     if (ret == 0) {
-        ret = BARRIER(EMPTY_TABLES, node_co_flush(qed_file(img)));
+        ret = BARRIER(EMPTY_TABLES, node_co_sync(img->node, qed_file(img)));
     }
     if (ret < 0) {
+        /* The table in the file may be empty, the one in memory is not: what a
+         * guest writes now through it could be lost. */
+        node_fail(img->node);
         return ret;
     }
     memset(img->l1, 0, img->table_bytes);

@@ -31,7 +31,9 @@ static void image_release(struct qed_image *img)
     g_clear_pointer(&img->backing_name, g_free);
 }
 
-int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
+/* One aligned write of sector 0, which becomes @h. */
+static CO_FN int sector_co_put(struct qed_image *img,
+                               const struct qed_header *h)
 {
     uint8_t *buf = io_buf_get(QED_SECTOR);
     struct iovec v;
@@ -46,6 +48,37 @@ int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
     }
     io_buf_put(buf, QED_SECTOR);
     trace_qed_header(img->node->name, h->features, h->image_size, ret);
+    return ret;
+}
+
+/* The way back: sector 0 as memory has it, durably. */
+static CO_FN int sector_co_restore(struct qed_image *img)
+{
+    struct qed_header h = img->hdr;
+    int ret = sector_co_put(img, &h);
+
+    if (ret == 0) {
+        ret = node_co_sync(img->node, qed_file(img));
+    }
+    img->header_unknown = ret < 0;
+    return ret;
+}
+
+int qed_co_header_settle(struct qed_image *img)
+{
+    return img->header_unknown ? sector_co_restore(img) : 0;
+}
+
+int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
+{
+    int ret = qed_co_header_settle(img);
+
+    if (ret == 0) {
+        ret = sector_co_put(img, h);
+        if (ret < 0) { /* it may be in the file all the same (M11) */
+            (void)sector_co_restore(img);
+        }
+    }
     return ret;
 }
 
@@ -152,7 +185,8 @@ static CO_FN int autoclear_co_apply(struct qed_image *img)
     }
     h.autoclear_features = 0;
     ret = qed_co_write_header(img, &h);
-    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_flush(qed_file(img)));
+    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_sync(img->node,
+                                                            qed_file(img)));
 }
 
 /* Look at every table, and repair if the image was not closed properly. */

@@ -202,7 +202,7 @@ static CO_FN int need_check_co_set(struct qed_image *img)
     struct qed_header h = img->hdr;
 
     if (h.features & (QED_F_BACKING_FILE | QED_F_NEED_CHECK)) {
-        return 0;
+        return qed_co_header_settle(img);
     }
     h.features |= QED_F_NEED_CHECK;
     return qed_co_write_header(img, &h);

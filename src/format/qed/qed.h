@@ -74,6 +74,7 @@ struct qed_image {
     /* header: hdr mirrors sector */
     struct qed_header hdr;
     uint8_t sector[QED_SECTOR];   /* sector 0 as it is in the file */
+    bool header_unknown;          /* or as it shall be again: open.c */
     char *backing_name;           /* or NULL */
 
     /* allocation */
@@ -179,7 +180,12 @@ CO_FN int qed_co_open(struct node *n, struct opts *o, unsigned flags,
 CO_FN void qed_co_close(struct node *n);
 CO_FN int qed_co_reopen(struct node *n, struct opts *o, unsigned flags,
                         GError **err);
-/* Write @h into sector 0; img->hdr follows on success. Not flushed. */
+/* Write @h into sector 0; img->hdr follows on success. Not flushed. After a
+ * failure the old header is written again and flushed, as the new one may be in
+ * the file. Where that fails too nobody knows which one is, and nothing is
+ * published before qed_co_header_settle() has put it right: with the group locked
+ * or by its pass. */
+CO_FN int qed_co_header_settle(struct qed_image *img);
 CO_FN int qed_co_write_header(struct qed_image *img,
                               const struct qed_header *h);
 

@@ -88,9 +88,13 @@ int qed_co_truncate(struct node *n, uint64_t size, GError **err)
         group_co_lock(img->group);
         h = img->hdr;
         h.image_size = size;
-        ret = qed_co_write_header(img, &h);
+        ret = group_error(img->group);
         if (ret == 0) {
-            ret = BARRIER(RESIZE_HEADER, node_co_flush(qed_file(img)));
+            ret = qed_co_write_header(img, &h);
+        }
+        if (ret == 0) {
+            ret = BARRIER(RESIZE_HEADER,
+                          node_co_sync(img->node, qed_file(img)));
         }
         group_unlock(img->group);
     }

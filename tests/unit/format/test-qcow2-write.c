@@ -511,6 +511,68 @@ static void test_landed(void)
     run_graph_on(IO_ENGINE_SIM, 1, landed_run);
 }
 
+/* --- what fails late --- */
+
+/* No refcount block can be so far out: the cluster for it goes back. */
+static CO_FN void block_run(struct graph *g)
+{
+    struct qcow2_image *img;
+    uint64_t count = 1, end;
+    struct node *n;
+
+    make_qcow2(g, "/i", json_pack("{s:i}", "size", 1 << 20));
+    n = open_qcow2(g, "/i", NODE_RDWR);
+    img = qcow2_image(n);
+    end = img->space->end;
+    g_assert_cmpint(qcow2_co_block_add(img, QCOW2_REFTABLE_BYTES_MAX / 8), ==,
+                    -EFBIG);
+    settle(n);
+    g_assert_cmpint(qcow2_co_refcount_get(img, end << img->cluster_bits,
+                                          &count), ==, 0);
+    g_assert_cmpuint(count, ==, 0);
+    g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
+    node_co_unref(n);
+}
+
+static void test_block(void)
+{
+    run_graph_on(IO_ENGINE_SIM, 1, block_run);
+}
+
+/* Zeroes smaller than a cluster, while nothing can be published: as many wait as
+ * may, the others fail; afterwards all goes on. */
+static CO_FN void pending_run(struct graph *g)
+{
+    const uint64_t cluster = 16384, many = QCOW2_PENDING_MAX + 10;
+    struct sim *sim = loop_sim(graph_loop(g));
+    struct sim_fault f = { .op = SIM_WRITE, .nth = 1, .err = ENOSPC,
+                           .sticky = true };
+    uint64_t failed = 0;
+    struct node *n;
+
+    make_qcow2(g, "/i", json_pack("{s:I,s:i,s:b}", "size",
+                                  (json_int_t) (many * cluster),
+                                  "cluster_size", (int) cluster,
+                                  "extended_l2", 1));
+    n = open_qcow2(g, "/i", NODE_RDWR);
+    sim_inject(sim, &f);
+    for (uint64_t i = 0; i < many; i++) {
+        failed += node_co_zero(n, i * cluster, 512, 0) < 0;
+    }
+    g_assert_cmpuint(qcow2_image(n)->n_pending, <=, QCOW2_PENDING_MAX);
+    g_assert_cmpuint(failed, >=, 10);
+    sim_faults_clear(sim);
+    g_assert_cmpint(node_co_zero(n, 0, 512, 0), ==, 0);
+    g_assert_cmpint(node_co_flush(n), ==, 0);
+    g_assert_cmpuint(qcow2_image(n)->n_pending, ==, 0);
+    node_co_unref(n);
+}
+
+static void test_pending(void)
+{
+    run_graph_on(IO_ENGINE_SIM, 1, pending_run);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -525,5 +587,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/uncounted", test_uncounted);
     g_test_add_func("/qcow2/far", test_far);
     g_test_add_func("/qcow2/landed", test_landed);
+    g_test_add_func("/qcow2/block", test_block);
+    g_test_add_func("/qcow2/pending", test_pending);
     return g_test_run();
 }
