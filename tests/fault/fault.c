@@ -53,15 +53,24 @@ static const struct mode {
     /* It took place, and nobody knows. */
     { SIM_WRITE, EIO, false, true }, { SIM_RENAME, EIO, false, true },
     { SIM_FDATASYNC, EIO, false, true },
+    { SIM_WRITE, EIO, true, true },
+    /* It failed, and nobody remembers. */
+    { FORGET, EIO, false },
     { MEMORY, ENOMEM, false },     { MEMORY, ENOMEM, true },
 };
 
 static const char *op_name(enum sim_op op)
 {
-    return op == MEMORY ? "memory" : sim_op_name(op);
+    return op == MEMORY ? "memory" : op == FORGET ? "forget" : sim_op_name(op);
 }
 
-static struct sim_image *files[16];
+static const char *way_name(const struct sim_fault *f)
+{
+    return f->lands ? (f->sticky ? "landed-sticky" : "landed")
+                    : f->sticky ? "sticky" : "once";
+}
+
+static struct sim_image *files[20];
 /* Of the process of a scenario, seen by its parent. */
 static struct shared {
     unsigned runs, failed, shown;
@@ -150,8 +159,7 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
     bool hit;
 
     snprintf(shared->now, sizeof(shared->now), "%s/%s %s %u %s %d", k->name,
-             s->name, op_name(f->op), f->nth, f->lands ? "landed" : f->sticky ? "sticky" : "once",
-             f->err);
+             s->name, op_name(f->op), f->nth, way_name(f), f->err);
     rig_init(&r, k, s);
     r.fault = *f;
     rig_run(&r, scenario_run, files_of(k), &left);
@@ -201,7 +209,8 @@ static bool suits(const struct kind *k, const struct scenario *s)
 {
     return (!(s->needs & NEEDS_BASE) || k->base) &&
         (!(s->needs & NEEDS_MID) || k->mid) &&
-        (!(s->needs & NEEDS_FORMAT) || strcmp(k->format, "raw"));
+        (!(s->needs & NEEDS_FORMAT) || strcmp(k->format, "raw")) &&
+        (!(s->needs & NEEDS_BITMAPS) || k->bitmaps);
 }
 
 static bool scenario_judge(const struct kind *k, const struct scenario *s,
@@ -253,10 +262,12 @@ static int replay(const char *text)
     }
     if (!strcmp(word[1], op_name(MEMORY))) {
         f.op = MEMORY;
+    } else if (!strcmp(word[1], op_name(FORGET))) {
+        f.op = FORGET;
     }
     f.nth = (unsigned)atoi(word[2]);
-    f.sticky = !strcmp(word[3], "sticky");
-    f.lands = !strcmp(word[3], "landed");
+    f.sticky = g_str_has_suffix(word[3], "sticky");
+    f.lands = g_str_has_prefix(word[3], "landed");
     f.err = atoi(word[4]);
     f.short_len = f.err ? 0 : SECTOR;
     for (unsigned i = 0; k && i < n_scenarios; i++) {

@@ -6,6 +6,8 @@
  *   rig.c        one run: the simulated machine, the daemon's control plane,
  *                commands, the guest
  *   memory.c     allocations that fail, like calls
+ *   forget.c     storage that fails a flush and forgets it
+ *   header.c     what the header in the file says
  *   disk.c       what every sector may hold
  *   images.c     the kinds of images
  *   scenarios.c  what is done to them
@@ -54,6 +56,24 @@ struct disk {
 void memory_inject(unsigned nth, bool sticky);
 uint64_t memory_count(void);
 
+/* --- forget.c --- */
+
+/* As a kind of call: a flush of a file fails, and its driver knows nothing of it:
+ * it would succeed the next time, as that of a server does. */
+#define FORGET ((enum sim_op)(SIM_OP_COUNT + 2))
+/* The @nth flush of a file from now on fails; 0: none. */
+void forget_inject(unsigned nth);
+uint64_t forget_count(void);
+
+/* --- header.c --- */
+
+struct rig;
+/* While nothing is under way the header in the file is the one that the driver
+ * knows, whatever a write of it reported. */
+void header_check(struct rig *r);
+/* qcow2: is there a bitmap in the file that counts? */
+bool header_bitmap_counts(struct rig *r);
+
 /* --- disk.c --- */
 
 uint64_t disk_offset(unsigned sector);
@@ -86,6 +106,8 @@ struct kind {
     const char *base;        /* format of the base; NULL: none */
     bool mid;                /* another overlay between them */
     bool data_file, data_raw; /* of qcow2: data is in /top.data, which is raw */
+    bool full_table;         /* of qcow2: its refcount table is nearly full */
+    bool bitmaps;            /* of qcow2: one that records, one that does not */
 };
 extern const struct kind kinds[];
 extern const unsigned n_kinds;
@@ -116,6 +138,7 @@ struct rig {
     bool hit;                    /* the fault came, at the end of a run */
     bool strict;                 /* nothing may fail */
     bool independent;            /* the base was said to be dispensable */
+    uint64_t size;               /* the disk has at least so much */
     unsigned failed;             /* operations and commands that did */
     unsigned flushes_failed;
     int value;                   /* last one given out */
@@ -156,7 +179,7 @@ CO_FN void guest_co_zero(struct rig *r, unsigned first, unsigned n,
                          unsigned flags);
 CO_FN void guest_co_trim(struct rig *r, unsigned first, unsigned n);
 CO_FN void guest_co_read(struct rig *r, unsigned first, unsigned n);
-CO_FN void guest_co_flush(struct rig *r);
+CO_FN bool guest_co_flush(struct rig *r); /* did it succeed? */
 CO_FN void guest_co_status(struct rig *r);
 /* @n writes at once, from @first on, each of @len sectors. */
 CO_FN void guest_co_storm(struct rig *r, unsigned first, unsigned n,
@@ -176,6 +199,6 @@ struct scenario {
     CO_FN_PTR void (*co_run)(struct rig *r);
     unsigned needs;              /* NEEDS_... of the kind */
 };
-enum { NEEDS_BASE = 1, NEEDS_MID = 2, NEEDS_FORMAT = 4 };
+enum { NEEDS_BASE = 1, NEEDS_MID = 2, NEEDS_FORMAT = 4, NEEDS_BITMAPS = 8 };
 extern const struct scenario scenarios[];
 extern const unsigned n_scenarios;

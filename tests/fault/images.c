@@ -9,6 +9,8 @@
 #include "graph/io.h"
 #include "loop/io.h"
 
+#define TABLE_FILL ((size_t)1990 << 10)
+
 const struct kind kinds[] = {
     { "qed", "qed", NULL, false },
     { "qed-raw", "qed", "raw", false },
@@ -22,6 +24,8 @@ const struct kind kinds[] = {
     { "qcow2-data", "qcow2", "raw", false, .data_file = true },
     { "qcow2-data-raw", "qcow2", NULL, false, .data_file = true,
       .data_raw = true },
+    { "qcow2-small", "qcow2", NULL, false, .full_table = true },
+    { "qcow2-bitmaps", "qcow2", "raw", false, .bitmaps = true },
     { "cow", "cow", NULL, false },
     { "cow-raw", "cow", "raw", false },
     { "cow-chain", "cow", "qed", true },
@@ -55,6 +59,10 @@ static CO_FN int image_co_make(struct control *c, const char *format,
         /* One table for an area, or a little more. */
         if (drv->supports_backing) {
             json_object_set_new(o, "cluster_size", json_integer(4096));
+        }
+        if (data && data->full_table) {
+            json_object_set_new(o, "cluster_size", json_integer(SECTOR));
+            json_object_set_new(o, "refcount_bits", json_integer(64));
         }
         if (!strcmp(format, "qed")) {
             json_object_set_new(o, "table_size", json_integer(2));
@@ -99,6 +107,44 @@ static CO_FN void image_co_fill(struct control *c, const char *format,
     json_decref(o);
 }
 
+/* Where the guest never looks, so much that few more clusters make the refcount
+ * table too small: it has one cluster, blocks for 2 MiB. */
+static CO_FN void table_co_fill(struct control *c)
+{
+    json_t *o = json_pack("{s:s,s:o}", "driver", "qcow2", "file",
+                          file_options("/top"));
+    g_autofree uint8_t *buf = g_malloc0(TABLE_FILL);
+    struct node *node;
+    struct iovec v;
+    int r = node_co_open(c->graph, o, NODE_RDWR, &node, NULL);
+
+    g_assert(r == 0);
+    memset(buf, 1, TABLE_FILL);
+    r = node_co_pwritev(node, AREA_SECTORS * SECTOR,
+                        iov_one(&v, buf, TABLE_FILL), 0);
+    g_assert(r == 0);
+    node_co_unref(node);
+    json_decref(o);
+}
+
+static CO_FN void bitmaps_co_add(struct control *c)
+{
+    json_t *o = json_pack("{s:s,s:o,s:n}", "driver", "qcow2", "file",
+                          file_options("/top"), "backing");
+    struct bitmap_args args = { .granularity = SECTOR };
+    struct node *node;
+    int r = node_co_open(c->graph, o, NODE_RDWR, &node, NULL);
+
+    g_assert(r == 0);
+    r = node_co_bitmap(node, BITMAP_ADD, "records", &args, NULL);
+    g_assert(r == 0);
+    args.disabled = true;
+    r = node_co_bitmap(node, BITMAP_ADD, "rests", &args, NULL);
+    g_assert(r == 0);
+    node_co_unref(node);
+    json_decref(o);
+}
+
 void images_co_make(struct control *c, const struct kind *k)
 {
     const char *below = "/base", *below_format = k->base;
@@ -117,6 +163,12 @@ void images_co_make(struct control *c, const struct kind *k)
     }
     g_assert(image_co_make(c, k->format, "/top", k->base ? below : NULL,
                            below_format, k, NULL) == 0);
+    if (k->full_table) {
+        table_co_fill(c);
+    }
+    if (k->bitmaps) {
+        bitmaps_co_add(c);
+    }
 }
 
 void images_add_data(const struct kind *k, const char *path, json_t *options)

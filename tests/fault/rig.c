@@ -18,6 +18,7 @@ uint64_t rig_calls(struct rig *r)
 {
     return r->fault.op == SIM_OP_COUNT ? 0
         : r->fault.op == MEMORY ? memory_count()
+        : r->fault.op == FORGET ? forget_count()
         : sim_count(r->sim, r->fault.op);
 }
 
@@ -97,6 +98,7 @@ static CO_FN int command_co(struct rig *r, const char *name, json_t *args,
 
     json_decref(answer);
     json_decref(args);
+    header_check(r);
     return command_result(r, name, ret, err, judged);
 }
 
@@ -117,7 +119,7 @@ bool rig_co_open_as(struct rig *r, json_t *options, const char *root)
     g_autoptr(GError) err = NULL;
     struct node *n;
 
-    r->at_open = sim_count(r->sim, SIM_FDATASYNC) - r->before;
+    r->at_open = rig_calls(r) - r->before;
     if (options && rig_co_command(r, "blockdev-add", options) < 0) {
         return false;
     }
@@ -274,20 +276,20 @@ void guest_co_read(struct rig *r, unsigned first, unsigned n)
 /* G6: has a sync of this opening of the image failed? */
 static bool sync_failed(struct rig *r)
 {
-    return r->fault.op == SIM_FDATASYNC && !rig_harmless(r) && rig_hit(r) &&
+    return (r->fault.op == SIM_FDATASYNC || r->fault.op == FORGET) && !rig_harmless(r) && rig_hit(r) &&
         r->fault.nth > r->at_open;
 }
 
-void guest_co_flush(struct rig *r)
+bool guest_co_flush(struct rig *r)
 {
     int ret;
 
     if (!r->user) {
-        return;
+        return false;
     }
     ret = user_co_flush(r->user);
     judge(r, "flush", ret);
-    if (ret < 0 && r->fault.op != SIM_FDATASYNC && !r->fault.sticky &&
+    if (ret < 0 && r->fault.op != SIM_FDATASYNC && r->fault.op != FORGET && !r->fault.sticky &&
         r->flushes_failed++) {
         die(r, "a fault that is over fails a second flush");
     }
@@ -297,6 +299,8 @@ void guest_co_flush(struct rig *r)
         }
         disk_flushed(&r->disk);
     }
+    header_check(r);
+    return ret == 0;
 }
 
 void guest_co_status(struct rig *r)
@@ -373,6 +377,10 @@ static CO_FN void content_co_check(struct rig *r, struct node *n)
 {
     uint8_t buf[AREA_SECTORS * SECTOR];
 
+    if (n->size < r->size) {
+        die(r, "the disk has %" PRIu64 " bytes, not %" PRIu64, n->size,
+            r->size);
+    }
     for (unsigned a = 0; a < AREAS; a++) {
         g_autofree char *why = NULL;
         uint64_t off = disk_offset(a * AREA_SECTORS);
@@ -457,6 +465,8 @@ static CO_FN void run_entry(void *arg)
     r->before = rig_calls(r);
     if (r->fault.op == MEMORY) {
         memory_inject(r->fault.nth, r->fault.sticky);
+    } else if (r->fault.op == FORGET) {
+        forget_inject(r->fault.nth);
     } else if (r->fault.op != SIM_OP_COUNT) {
         sim_inject(r->sim, &r->fault);
     }
@@ -469,6 +479,7 @@ static CO_FN void run_entry(void *arg)
     r->hit = rig_hit(r);
     sim_faults_clear(r->sim);
     memory_inject(0, false);
+    forget_inject(0);
     loop_stop(r->loop);
 }
 

@@ -134,6 +134,7 @@ static CO_FN void age_run(struct rig *r)
     guest_co_flush(r);
     guest_co_read(r, 0, 24);
     co_co_sleep(7 * SEC);
+    header_check(r);
     guest_co_write(r, 260, 8, 0);
     rig_co_close(r);
 }
@@ -390,6 +391,74 @@ static CO_FN void resize_run(struct rig *r)
     rig_co_close(r);
 }
 
+static CO_FN int disk_co_resize(struct rig *r, uint64_t size)
+{
+    return rig_co_try(r, "block_resize", json_pack(
+        "{s:s,s:I}", "node-name", "top", "size", (json_int_t)size));
+}
+
+/* The last area goes and comes back as zeroes; where the disk cannot shrink, or
+ * has failed to, it stays and is written to. */
+static CO_FN void shrink_run(struct rig *r)
+{
+    const unsigned last = (AREAS - 1) * AREA_SECTORS;
+
+    rig_co_open(r);
+    if (r->user && disk_co_resize(r, DISK_BYTES) == 0) {
+        guest_co_write(r, last, 8, 0);
+        guest_co_flush(r);
+        disk_trimmed(&r->disk, last, AREA_SECTORS);
+        if (r->kind->base) { /* what is given up shows it, if the size stays */
+            disk_begin(&r->disk, last, AREA_SECTORS, V_BASE);
+        }
+        if (disk_co_resize(r, disk_offset(last)) == 0) {
+            r->size = 0;
+            disk_co_resize(r, DISK_BYTES);
+        }
+    }
+    guest_co_write(r, 0, 8, 0);
+    if (r->user && node_find(r->control->graph, "top", NULL)->size >=
+        DISK_BYTES) {
+        guest_co_write(r, last + 8, 8, 0);
+        if (guest_co_flush(r)) {
+            r->size = DISK_BYTES;
+        }
+        guest_co_read(r, last, 32);
+    }
+    rig_co_close(r);
+}
+
+/* What a killed process leaves says nothing of a disk that has changed: a bitmap
+ * that records, and one that does not, of a disk of another size. */
+static CO_FN void bitmap_run(struct rig *r)
+{
+    bool was_open = rig_co_open(r);
+    struct sim_image *left;
+    uint64_t size;
+
+    guest_co_write(r, 0, 8, 0);
+    guest_co_write(r, 0, 8, 0);
+    guest_co_flush(r);
+    size = was_open ? node_find(r->control->graph, "top", NULL)->size : 0;
+    if (r->user && (disk_co_resize(r, size + 8 * 4096) == 0 ||
+                    disk_co_resize(r, size + 8 * 4096) == 0) &&
+        header_bitmap_counts(r)) {
+        die(r, "a bitmap of the disk as it was before counts");
+    }
+    guest_co_flush(r);
+    left = sim_image_copy(sim_live(r->sim));
+    rig_co_close(r);
+    if (was_open) {
+        sim_restore(r->sim, left);
+        disk_doubt(&r->disk);
+    }
+    sim_image_free(left);
+    rig_co_open(r);
+    guest_co_write(r, 16, 8, 0);
+    guest_co_flush(r);
+    rig_co_close(r);
+}
+
 static CO_FN void create_run(struct rig *r)
 {
     g_autoptr(GError) err = NULL;
@@ -508,6 +577,8 @@ const struct scenario scenarios[] = {
     { "stream-steps", stream_steps_run, NEEDS_BASE },
     { "drive", drive_run, 0 },
     { "resize", resize_run, 0 },
+    { "shrink", shrink_run, 0 },
+    { "bitmap", bitmap_run, NEEDS_BITMAPS },
     { "create", create_run, NEEDS_FORMAT },
     { "check", check_run, NEEDS_FORMAT },
     { "rebase", rebase_run, NEEDS_BASE },
