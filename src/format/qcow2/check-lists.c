@@ -377,7 +377,8 @@ int qcow2_co_check_lists_switch(struct qcow2_check *c)
         : qcow2_co_write_header(c->img, &h);
     g_array_unref(exts);
     if (ret == 0) {
-        ret = BARRIER(QCOW2_REPAIR, node_co_flush(qcow2_file(c->img)));
+        ret = BARRIER(QCOW2_REPAIR, node_co_sync(c->img->node,
+                                                 qcow2_file(c->img)));
     }
     if (ret == 0 && c->new_snapshots) {
         snapshots_take(c);

@@ -262,7 +262,7 @@ static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
         ret = qcow2_co_refcounts_write(img, 0);
     }
     if (ret == 0) {
-        ret = BARRIER(QCOW2_REPAIR, node_co_flush(qcow2_file(img)));
+        ret = BARRIER(QCOW2_REPAIR, node_co_sync(img->node, qcow2_file(img)));
     }
     if (ret == 0) {
         ret = qcow2_co_check_lists_switch(c);

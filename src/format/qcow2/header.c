@@ -217,7 +217,7 @@ int qcow2_co_header_settle(struct qcow2_image *img)
 }
 
 /* Every change of the header comes by here. One that failed may be in the file
- * all the same (M11). */
+ * all the same (M12). */
 static CO_FN int sector_co_write(struct qcow2_image *img,
                                  const struct qcow2_header *h,
                                  const uint8_t sector[QCOW2_SECTOR])

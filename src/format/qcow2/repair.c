@@ -258,7 +258,7 @@ static CO_FN int plan_co_write(struct rebuild *b)
     }
     g_free(table);
     return ret < 0 ? ret : BARRIER(QCOW2_REBUILD,
-                                   node_co_flush(qcow2_file(img)));
+                                   node_co_sync(img->node, qcow2_file(img)));
 }
 
 /* The old structure is no longer referred to. */

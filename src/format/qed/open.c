@@ -75,7 +75,7 @@ int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
 
     if (ret == 0) {
         ret = sector_co_put(img, h);
-        if (ret < 0) { /* it may be in the file all the same (M11) */
+        if (ret < 0) { /* it may be in the file all the same (M12) */
             (void)sector_co_restore(img);
         }
     }
