@@ -16,6 +16,8 @@ struct channel_ops {
                                  uint64_t timeout_ns);
     /* Wake whoever is inside; they look at ->shut. */
     void (*shutdown)(struct channel *c);
+    void (*shutdown_write)(struct channel *c);
+    bool (*peer_has_ended)(const struct channel *c);
     void (*free)(struct channel *c);
 };
 

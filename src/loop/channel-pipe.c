@@ -120,6 +120,21 @@ static void pipe_shutdown(struct channel *c)
     }
 }
 
+static void pipe_shutdown_write(struct channel *c)
+{
+    struct channel_pipe *peer = ((struct channel_pipe *)c)->peer;
+
+    if (peer) {
+        peer->ended = true;
+        co_queue_wake_all(&peer->readable);
+    }
+}
+
+static bool pipe_peer_has_ended(const struct channel *c)
+{
+    return ((const struct channel_pipe *)c)->ended;
+}
+
 static void pipe_free(struct channel *c)
 {
     struct channel_pipe *p = (struct channel_pipe *)c;
@@ -137,6 +152,8 @@ static const struct channel_ops pipe_ops = {
     .co_recv = pipe_co_recv,
     .co_send = pipe_co_send,
     .shutdown = pipe_shutdown,
+    .shutdown_write = pipe_shutdown_write,
+    .peer_has_ended = pipe_peer_has_ended,
     .free = pipe_free,
 };
 

@@ -111,6 +111,17 @@ void channel_shutdown(struct channel *c)
     }
 }
 
+void channel_shutdown_write(struct channel *c)
+{
+    g_assert(!c->writing);
+    c->ops->shutdown_write(c);
+}
+
+bool channel_peer_has_ended(const struct channel *c)
+{
+    return c->shut || c->ops->peer_has_ended(c);
+}
+
 int channel_peer_uid(const struct channel *c)
 {
     return c->peer_uid;
@@ -186,6 +197,19 @@ static void sock_shutdown(struct channel *c)
     shutdown(((struct channel_sock *)c)->fd, SHUT_RDWR);
 }
 
+static void sock_shutdown_write(struct channel *c)
+{
+    shutdown(((struct channel_sock *)c)->fd, SHUT_WR);
+}
+
+static bool sock_peer_has_ended(const struct channel *c)
+{
+    struct pollfd p = { .fd = ((const struct channel_sock *)c)->fd,
+                        .events = POLLRDHUP };
+
+    return poll(&p, 1, 0) > 0;
+}
+
 static void sock_free(struct channel *c)
 {
     struct channel_sock *s = (struct channel_sock *)c;
@@ -198,6 +222,8 @@ static const struct channel_ops sock_ops = {
     .co_recv = sock_co_recv,
     .co_send = sock_co_send,
     .shutdown = sock_shutdown,
+    .shutdown_write = sock_shutdown_write,
+    .peer_has_ended = sock_peer_has_ended,
     .free = sock_free,
 };
 

@@ -113,6 +113,23 @@ static void make_trouble(struct config *c, struct rng *r)
     c->cuts = rng_percent(r, 35) ? 1 + rng_below(r, 3) : 0;
 }
 
+/* Clients that go while the server has more of theirs than it takes at once. */
+static void make_crowd(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0xaf251af3b0f025b5u + 5 };
+
+    if (!rng_percent(&r, 15)) {
+        return;
+    }
+    c->guests = 2 + rng_below(&r, 3);
+    c->ops = 400 + rng_below(&r, 400);
+    c->window = 66 + rng_below(&r, 64);
+    c->leave = 1 + rng_below(&r, 3);
+    c->hot = 60 + rng_below(&r, 40);
+    c->fault[F_BASE_HANG] = c->fault[F_BASE_SLOW] = true;
+    c->crowd = true;
+}
+
 void config_make(struct config *c, uint64_t seed)
 {
     struct rng r = { .state = seed * 0x9e3779b97f4a7c15u + 1 };
@@ -130,6 +147,7 @@ void config_make(struct config *c, uint64_t seed)
     c->slow_speed = rng_percent(&r, 60);
     make_qcow2(c, seed);
     make_view(c, seed);
+    make_crowd(c, seed);
 }
 
 char *config_describe(const struct config *c)
@@ -164,6 +182,7 @@ char *config_describe(const struct config *c)
                            c->direct ? " direct" : "");
     g_string_append_printf(s, "%s%s shuffle %u", c->journal ? " journal" : "",
                            c->slow_speed ? " slow-speed" : "", c->shuffle);
+    g_string_append(s, c->crowd ? " crowd" : "");
     g_string_append_printf(s, " guests %u ops %u window %u commands %u cuts %u",
                            c->guests, c->ops, c->window, c->commands, c->cuts);
     if (c->view) {

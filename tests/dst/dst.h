@@ -63,6 +63,7 @@ struct change {
     uint64_t id;                /* of the pattern; 0: zeroes */
     bool trim;                  /* may leave what was there */
     uint64_t off, len;          /* bytes */
+    uint64_t begun, lost;       /* instants; the model's */
 };
 
 /* @sectors of zeroes. */
@@ -83,6 +84,9 @@ void model_begin(struct model *m, struct change *c);
 /* @ok: it took place (a trim may have); else it may have, and never will.
  * @durable: if it did, it survives a crash. */
 void model_end(struct model *m, struct change *c, bool ok, bool durable);
+/* Whoever asked for @c is gone: what is begun from now on stays on top of it
+ * where they overlap (G9). */
+void model_lost(struct model *m, struct change *c);
 /* A flush that was sent at instant @since has succeeded. */
 void model_flushed(struct model *m, uint64_t since);
 /* Could a read that was sent at @since have returned @data? False: *@ret_why
@@ -134,6 +138,7 @@ struct config {
     unsigned commands, jobs, resize, exports, snapshots; /* percent but the
                                                           * first */
     bool slow_speed;
+    bool crowd;                         /* more in flight than is allowed */
     /* trouble */
     bool fault[F_KINDS];
     unsigned fault_gap_ms;

@@ -173,9 +173,19 @@ struct guest_conn *guest_co_connect(struct world *w, unsigned i,
     return NULL;
 }
 
+void guest_fall_silent(struct guest_conn *c)
+{
+    channel_shutdown_write(c->ch);
+    c->silent = true;
+    guest_lose(c);
+}
+
 void guest_co_close(struct guest_conn *c)
 {
     channel_shutdown(c->ch);
+    if (!c->silent) {
+        guest_lose(c);
+    }
     while (c->reading) {
         co_queue_co_wait(&c->changed);
     }

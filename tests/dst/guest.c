@@ -45,7 +45,7 @@ static void judge_error(struct request *r)
     struct world *w = r->conn->w;
     bool trouble = r->phase == 1 || w->broken;
 
-    if (r->error == NBD_ESHUTDOWN && w->cfg.exports) {
+    if (r->error == NBD_ESHUTDOWN && (w->cfg.exports || r->conn->silent)) {
         return;
     }
     if ((r->error == NBD_EIO || r->error == NBD_ENOSPC) && trouble) {
@@ -138,6 +138,17 @@ void request_answered(struct request *r, const uint8_t *extents, size_t len)
                   (r->h.flags & NBD_CMD_FLAG_FUA) || w->cfg.writethrough);
     }
     g_ptr_array_remove(c->requests, r);
+}
+
+void guest_lose(struct guest_conn *c)
+{
+    for (unsigned k = 0; k < c->requests->len; k++) {
+        struct request *r = c->requests->pdata[k];
+
+        if (op_changes(r->op)) {
+            model_lost(c->w->model, &r->change);
+        }
+    }
 }
 
 static bool is_served(const struct guest_conn *c)
@@ -374,7 +385,11 @@ static CO_FN void leave_co(struct guest *g, struct guest_conn *c)
 {
     bool vanish = rng_percent(&g->rng, 40) && g->w->cfg.leave;
 
-    if (!vanish) {
+    if (vanish && g->w->cfg.crowd && rng_percent(&g->rng, 60)) {
+        /* The server finds nobody gone until it looks. */
+        guest_fall_silent(c);
+        co_co_sleep(rng_below(&g->rng, SEC));
+    } else if (!vanish) {
         if (rng_percent(&g->rng, 70)) {
             wait_co(c);
         }

@@ -38,6 +38,7 @@ struct guest_conn {
     uint64_t last_cookie;
     uint32_t last_error;        /* of the last answer */
     bool reading, lost, closed;
+    bool silent;                /* it sends no more, and is as good as gone */
     struct co_queue changed;
 };
 
@@ -51,6 +52,8 @@ void guest_read_start(struct guest_conn *c);
 /* Send @r with the payload of a write. 0 or -errno: the connection is lost. */
 CO_FN int guest_co_send(struct guest_conn *c, struct request *r);
 CO_FN void guest_co_disconnect(struct guest_conn *c);
+/* Send no more; what is unanswered lands before what comes now. */
+void guest_fall_silent(struct guest_conn *c);
 /* Drop the connection; what is unanswered waits for guests_reap(). */
 CO_FN void guest_co_close(struct guest_conn *c);
 
@@ -59,3 +62,4 @@ CO_FN void guest_co_close(struct guest_conn *c);
 /* @r has been answered in full; frees it. @extents: of a block status. */
 void request_answered(struct request *r, const uint8_t *extents, size_t len);
 void request_free(void *r);
+void guest_lose(struct guest_conn *c);

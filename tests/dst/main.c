@@ -22,6 +22,7 @@ static const uint64_t old_failures[] = {
     1,
     301909,        /* a read at the end of a growing file */
     309852,        /* the end while a query looks at files */
+    142,           /* a write of a client that is gone over a newer one */
     30247,         /* a snapshot that fails while nothing can be read */
     48,            /* a stream that took the base from a snapshot */
 };

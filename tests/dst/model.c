@@ -37,6 +37,7 @@ struct sector {
     struct state *states;
     unsigned n_states, max_states;
     struct change *pending[MAX_PENDING];
+    uint32_t late;              /* slots whose time is over; see model_lost() */
     struct past *past;
     unsigned n_past, max_past;
     uint64_t changed;           /* instant of the last begin or end */
@@ -208,6 +209,31 @@ static struct content change_apply(struct model *m, const struct change *c,
     return (struct content){ .bytes = bytes };
 }
 
+/* Must @old, whose client is gone, stay below @newer? */
+static bool is_overtaken(const struct change *old, const struct change *newer)
+{
+    return old->lost && old->lost < newer->begun &&
+           old->off < newer->off + newer->len &&
+           newer->off < old->off + old->len;
+}
+
+/* May the change in @slot take place in a state with @applied? */
+static bool may_happen(const struct sector *s, unsigned slot, uint32_t applied)
+{
+    uint32_t bit = 1u << slot;
+
+    if (!s->pending[slot] || ((applied | s->late) & bit)) {
+        return false;
+    }
+    for (unsigned i = 0; i < MAX_PENDING; i++) {
+        if (s->pending[i] && (applied & 1u << i) &&
+            is_overtaken(s->pending[slot], s->pending[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Let every change in flight take place in every state. */
 static void sector_close(struct model *m, struct sector *s, uint64_t i)
 {
@@ -215,7 +241,7 @@ static void sector_close(struct model *m, struct sector *s, uint64_t i)
         for (unsigned slot = 0; slot < MAX_PENDING; slot++) {
             struct state from = s->states[k];
 
-            if (s->pending[slot] && !(from.applied & 1u << slot)) {
+            if (may_happen(s, slot, from.applied)) {
                 state_add(s, change_apply(m, s->pending[slot], i, from.c),
                           from.applied | 1u << slot);
             }
@@ -255,15 +281,26 @@ bool model_has_room(const struct model *m, uint64_t off, uint64_t len)
 
 void model_begin(struct model *m, struct change *c)
 {
-    m->now++;
+    c->begun = ++m->now;
     for (uint64_t i = first_of(c->off); i < end_of(c->off, c->len); i++) {
         struct sector *s = &m->sectors[i];
         int slot = slot_of(s, NULL);
 
         g_assert(slot >= 0);
         s->pending[slot] = c;
+        s->late &= ~(1u << slot);
         s->changed = m->now;
         sector_close(m, s, i);
+    }
+}
+
+/* @c has taken place: what it stays on top of never will. */
+static void sector_bar(struct sector *s, const struct change *c)
+{
+    for (unsigned i = 0; i < MAX_PENDING; i++) {
+        if (s->pending[i] && is_overtaken(s->pending[i], c)) {
+            s->late |= 1u << i;
+        }
     }
 }
 
@@ -278,6 +315,9 @@ static void sector_end(struct model *m, struct sector *s, struct change *c,
     s->pending[slot] = NULL;
     s->changed = m->now;
     s->n_states = 0;
+    if (certain) {
+        sector_bar(s, c);
+    }
     for (unsigned k = 0; k < n; k++) {
         struct state st = s->states[k];
 
@@ -313,6 +353,11 @@ void model_end(struct model *m, struct change *c, bool ok, bool durable)
         sector_end(m, s, c, ok && !c->trim);
         past_end(s, slot, ok && durable && !c->trim);
     }
+}
+
+void model_lost(struct model *m, struct change *c)
+{
+    c->lost = ++m->now;
 }
 
 void model_flushed(struct model *m, uint64_t since)

@@ -10,7 +10,7 @@
  *   options.c       table of option handlers;  meta.c: the two on contexts
  *   transmission.c  reader coroutine: requests from the socket into flight
  *   request.c       table of commands, one coroutine for each request
- *   left.c          writes that outlive their connection
+ *   orphan.c        writes whose client is gone
  *   status.c        block status
  *   reply.c         replies and the writer coroutine
  *
@@ -38,9 +38,6 @@ struct nbd_export {
     char *description;      /* or NULL */
     bool allocation_depth;
     unsigned n_conns;
-    GQueue left;            /* struct nbd_request: writes, see left.c */
-    struct co_queue left_done;
-    uint64_t next_serial;
 };
 extern const struct export_driver nbd_export_driver;
 
@@ -55,6 +52,9 @@ struct nbd_server {
     uint64_t share;         /* bytes a connection owns of the budget ... */
     uint64_t excess;        /* ... and what all took beyond theirs */
     uint64_t max_excess;
+    GQueue orphans;         /* struct nbd_request, see orphan.c */
+    struct co_queue orphan_done;
+    uint64_t next_serial;   /* of writes */
     struct co_queue slot;   /* connections that wait for a slot */
     struct co_queue room;   /* readers that wait for the budget */
     struct co_queue empty;  /* who waits for the last connection */
@@ -94,7 +94,9 @@ struct nbd_conn {
     struct co_queue room;   /* the reader, until less is in flight */
     struct nbd_request *spare;
     GQueue writes;          /* struct nbd_request: those that write */
-    bool reading_ended;
+    bool looked;            /* for clients that are gone, since the last recv */
+    bool orphaned;          /* no more is read, or the client is gone */
+    bool barred;            /* gone, and others have written: writes nothing */
 
     /* replies, in order of completion */
     struct nbd_request *tx_head, **tx_tail;
@@ -118,8 +120,8 @@ struct nbd_request {
     const struct nbd_command *cmd;
     struct nbd_request_header h;
     uint64_t cost;               /* bytes of the budget */
-    uint64_t serial;             /* of a write, in its export */
-    GQueue *queue;               /* that has @link: of its connection, or left */
+    uint64_t serial;             /* of a write: older or newer */
+    GQueue *queue;               /* that has @link: conn's or server's */
     GList link;
     struct co *part_sent;        /* wake it, the request goes on */
     struct iovec one;            /* payload: @bufs is it or allocated */
@@ -188,12 +190,15 @@ void nbd_meta_forget(struct nbd_conn *c);
 /* Until the client or the server ends it; nothing is in flight afterwards. */
 CO_FN void nbd_transmission_co_run(struct nbd_conn *c);
 
-/* --- left.c --- */
-/* Wait until nothing is left that would land behind @r. */
-CO_FN void nbd_left_co_begin(struct nbd_request *r);
-void nbd_left_end(struct nbd_request *r);
-/* Nothing more comes from @c: its writes under way are left. */
-void nbd_left_by(struct nbd_conn *c);
+/* --- orphan.c --- */
+/* @r is going to write: give it its place among the writes, and bar clients that
+ * are gone and whose requests it must not be overtaken by. */
+void nbd_write_register(struct nbd_request *r);
+/* Wait until no orphan is under way that would land behind @r. */
+CO_FN void nbd_write_co_begin(struct nbd_request *r);
+void nbd_write_end(struct nbd_request *r);
+/* Nothing more comes from @c: its writes under way are orphans. */
+void nbd_orphans_add(struct nbd_conn *c);
 
 /* --- request.c --- */
 /* NULL for a number that is no command. */

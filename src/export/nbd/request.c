@@ -305,6 +305,10 @@ static int request_check(const struct nbd_request *r, const char **ret_text)
         *ret_text = "export is read-only";
         return EPERM;
     }
+    if (r->cmd->writes && r->conn->barred) {
+        *ret_text = "others have written since this client left";
+        return ESHUTDOWN;
+    }
     if (r->cmd->ranged && (h->offset > size || h->len > size - h->offset)) {
         *ret_text = "past the end of the export";
         return r->cmd->beyond;
@@ -405,11 +409,11 @@ static CO_FN void request_entry(void *arg)
     int ret;
 
     if (r->cmd->writes) {
-        nbd_left_co_begin(r);
+        nbd_write_co_begin(r);
     }
     ret = r->cmd->co_run(r);
     if (r->cmd->writes) {
-        nbd_left_end(r);
+        nbd_write_end(r);
     }
     if (ret < 0) {
         nbd_reply_error(r, -ret, NULL);
@@ -428,6 +432,9 @@ void nbd_request_submit(struct nbd_request *r)
         nbd_reply_error(r, errnum, text);
         nbd_reply_queue(r);
     } else {
+        if (r->cmd->writes) {
+            nbd_write_register(r);
+        }
         co_start(r->conn->server->loop, request_entry, r);
     }
 }

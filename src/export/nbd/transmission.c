@@ -33,6 +33,7 @@ static CO_FN int reader_co_need(struct nbd_conn *c, size_t n,
         if (got <= 0) {
             return got < 0 ? (int)got : -EPIPE;
         }
+        c->looked = false;
         c->rx_end += (size_t)got;
     }
     return 0;
@@ -75,6 +76,7 @@ static CO_FN int reader_co_payload(struct nbd_request *r)
         size_t n = reader_take(c, buf, len);
         if (n < len) {
             ret = channel_co_read_full(c->ch, buf + n, len - n, NBD_STALL_NS);
+            c->looked = false;
         }
     }
     return ret;
@@ -134,7 +136,7 @@ void nbd_transmission_co_run(struct nbd_conn *c)
     while (ret == 0) {
         ret = reader_co_request(c);
     }
-    nbd_left_by(c);
+    nbd_orphans_add(c);
     /* A client that sends no more may still read: what it asked for is
      * answered.  One that breaks the protocol or stalls is dropped. */
     if (ret < 0 && ret != -EPIPE && ret != -ECONNRESET) {

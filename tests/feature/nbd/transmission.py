@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Transmission with simple replies: rows X1-X24 of the conformance list."""
+import socket
 import sys
 import time
 
@@ -354,6 +355,58 @@ def x25(s):
             shadow[off:off + n] = bytes(n)
         else:
             assert c.req(FLUSH).error == 0
+
+
+def old_and_new(s, in_flight, newer_waits):
+    """A client with 64 requests in flight, of which the last is @in_flight,
+    writes once more and sends no more; another writes to the same place through
+    a second export of the disk, around the hold node."""
+    off = 24 * MIB
+    s('add', type='nbd', id='rw2', name='rw2', node_name='rw-raw',
+      writable=True)
+    try:
+        old, new = s.go('rw'), s.go('rw2')
+        s('hold', on=True)
+        for _ in range(63):
+            old.send_req(READ, 0, 512)
+        in_flight(old, off)
+        s.wait_held(64)
+        old.send_req(WRITE, off, 4096, data=b'\x0a' * 4096)
+        # Not closed: over TCP, too, the server finds out late that nobody
+        # reads its replies.
+        old.sock.shutdown(socket.SHUT_WR)
+        mine = new.send_req(WRITE, off, 4096, data=b'\x0b' * 4096)
+        beside = new.send_req(WRITE, off + MIB, 512, data=b'\x0c' * 512)
+        # Replies come in the order of completion.
+        cookie, reply = new.reply()
+        assert reply.error == 0
+        assert cookie == (beside if newer_waits else mine)
+        s('hold', on=False)
+        assert new.reply()[1].error == 0
+        gone(s, 'rw')
+        assert new.read(off, 4096) == b'\x0b' * 4096
+        new.close()
+    finally:
+        s.calm()
+        s('del', id='rw2', hard=True)
+
+
+def gone(s, export):
+    """Until nobody is connected to @export."""
+    while s.error('del', id=export):
+        pass
+    s('add', type='nbd', **next(e for e in rig.EXPORTS if e['id'] == export))
+
+
+@row('X26', 'a write that nobody has read does not land after its client')
+def x26(s):
+    old_and_new(s, lambda c, off: c.send_req(READ, 0, 512), False)
+
+
+@row('X27', 'a newer write waits for that of a client that is lost')
+def x27(s):
+    old_and_new(s, lambda c, off:
+                c.send_req(WRITE, off, 4096, data=b'\x0d' * 4096), True)
 
 
 if __name__ == '__main__':
