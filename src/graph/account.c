@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Accounting of users' requests, and the latency that guests see. */
+#include <errno.h>
 #include "graph/graph-int.h"
 #include "loop/loop.h"
 
@@ -14,6 +15,9 @@ void account_done(struct user *u, enum acct_kind kind, uint64_t off,
     uint64_t now = loop_clock_ns(u->graph->loop);
     uint64_t took = now - start_ns;
 
+    if (ret == -ERESTART) {
+        return;                     /* it is not over */
+    }
     s->last_access_ns = now;
     s->time_ns[kind] += took;
     if (ret < 0) {

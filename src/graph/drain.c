@@ -14,6 +14,7 @@
 #include "graph/fetch.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
+#include "loop/loop.h"
 
 struct drain {
     struct node *node;
@@ -84,13 +85,30 @@ static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
     }
 }
 
+/* Storage that does not answer must not keep a drain from its end. */
+static void drain_let_go(struct drain *d)
+{
+    for (unsigned i = 0; i < d->users->len; i++) {
+        struct user *u = g_ptr_array_index(d->users, i);
+
+        if (u->stats.in_flight > 0) {
+            node_let_go(u->edge->child);
+        }
+    }
+}
+
 static CO_FN void drain_co_wait_users(struct drain *d)
 {
     for (unsigned i = 0; i < d->users->len; ) {
         struct user *u = g_ptr_array_index(d->users, i);
 
         if (u->stats.in_flight > 0) {
-            co_queue_co_wait(&u->idle);
+            struct graph *g = d->node->graph;
+            uint64_t until = loop_clock_ns(g->loop) + LET_GO_NS;
+
+            if (!co_queue_co_wait_until(&u->idle, until)) {
+                drain_let_go(d);
+            }
             /* Users may have gone while this waited: look again from the
              * start, it is only a list of counters. */
             i = 0;

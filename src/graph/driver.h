@@ -272,6 +272,18 @@ struct node_driver {
      * now, and so does all that comes later: the daemon wants to end. Also while
      * it opens or closes. Optional. */
     void (*interrupt)(struct node *n);
+    /* Requests that change nothing and wait for somebody else fail with @error
+     * now; later ones are served.  -ERESTART: whoever made them makes them again
+     * (graph/user.c), so nothing is lost but time. Optional. */
+    void (*end_requests)(struct node *n, int error);
+    /* Somebody has had enough of a server that does not answer: all requests
+     * that wait fail with -ECONNABORTED, those that write, too; the connections
+     * are made anew. Optional. */
+    void (*yank)(struct node *n);
+    /* What to do about storage that does not answer for @timeout_ns (0: for
+     * ever): BLOCK_NODE_HANG, then wait on or, @fail, fail what changes nothing.
+     * Optional. */
+    void (*set_hang)(struct node *n, uint64_t timeout_ns, bool fail);
 
     /* For fault filters: hear of an event, and control breakpoints (@event and
      * @tag as the question needs them; IS_SUSPENDED: 1 or 0). */
@@ -327,6 +339,9 @@ const struct node_limits *node_get_limits(const struct node *n);
 
 /* Tell whoever runs the program, with the name of the image. */
 void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Tell the control plane: @name is a QMP event, @data its members (borrowed). No
+ * yield. */
+void node_event(const struct node *n, const char *name, json_t *data);
 /* Something is wrong with the image's bytes: records where, traces, returns
  * -EINVAL. Never asserts. */
 int node_corrupt(struct node *n, GError **err, uint64_t offset,

@@ -12,6 +12,7 @@
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 
 struct fetch_table {
     GTree *tree;           /* &fetch->off -> fetch, the listed ones */
@@ -229,7 +230,11 @@ void fetch_co_wait_idle(struct node *n)
     }
     t->users++;
     while (t->count > 0) {
-        co_queue_co_wait(&t->room);
+        uint64_t until = loop_clock_ns(graph_loop(n->graph)) + LET_GO_NS;
+
+        if (!co_queue_co_wait_until(&t->room, until) && t->count > 0) {
+            node_let_go(n);
+        }
     }
     t->users--;
     table_release(n);
@@ -260,7 +265,7 @@ int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
             r = fetch_co_wait_ready(f);
             if (r == 0) {
                 iov_from_buf(iov, done, f->buf + (pos - f->off), len);
-            } else {
+            } else if (!has_given_up(r)) {
                 r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
             }
             fetch_unref(f);

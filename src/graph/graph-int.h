@@ -38,6 +38,8 @@ struct graph {
     unsigned debuggers;     /* nodes that hear debug events */
     enum backing_policy policy;
     char *beneath;
+    void (*event_fn)(const char *name, json_t *data, void *arg);
+    void *event_arg;
     GHashTable *secrets;    /* id -> GBytes; NULL: none yet; secret.c */
     void (*notice)(const char *text); /* NULL: nobody listens */
     char *last_notice;

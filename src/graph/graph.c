@@ -5,6 +5,7 @@
  * A node is in the registry from node_new() until its last reference goes;
  * from then on no name finds it, although its driver may still be closing.
  */
+#include <errno.h>
 #include <string.h>
 #include "base/err.h"
 #include "graph/fetch.h"
@@ -83,6 +84,43 @@ void graph_interrupt(struct graph *g)
             trace_node_interrupt(n->name);
             n->drv->interrupt(n);
         }
+    }
+}
+
+void graph_interrupt_bases(struct graph *g)
+{
+    for (unsigned i = 0; i < g->nodes->len; i++) {
+        struct node *n = g_ptr_array_index(g->nodes, i);
+
+        if (n->drv->interrupt && !(n->flags & NODE_RDWR)) {
+            trace_node_interrupt(n->name);
+            n->drv->interrupt(n);
+        }
+    }
+}
+
+void node_let_go(struct node *n)
+{
+    if (n->drv->end_requests) {
+        trace_node_let_go(n->name);
+        n->drv->end_requests(n, -ERESTART);
+    }
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        node_let_go(e->child);
+    }
+}
+
+void graph_set_events(struct graph *g, void (*fn)(const char *name, json_t *data,
+                                                  void *arg), void *arg)
+{
+    g->event_fn = fn;
+    g->event_arg = arg;
+}
+
+void node_event(const struct node *n, const char *name, json_t *data)
+{
+    if (n->graph->event_fn) {
+        n->graph->event_fn(name, data, n->graph->event_arg);
     }
 }
 

@@ -13,6 +13,7 @@
  * the end of a protocol node gives zeroes, a write past it makes it grow.
  */
 #pragma once
+#include <errno.h>
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -54,6 +55,13 @@ struct extent {
     struct node *map_node;   /* borrowed */
     unsigned depth;          /* chain status only: 1 = top, 0 = nobody has it */
 };
+
+/* Has a request that failed with @ret waited for storage that did not answer?
+ * To ask for the same in another way would be to wait once more. */
+static inline bool has_given_up(int ret)
+{
+    return ret == -ERESTART || ret == -ETIMEDOUT || ret == -ECONNABORTED;
+}
 
 CO_FN int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);

@@ -96,6 +96,18 @@ struct loop *graph_loop(struct graph *g);
 /* For the end of the daemon: requests that wait for a server fail, now and
  * later, so that nothing waits for ever. */
 void graph_interrupt(struct graph *g);
+/* The same for nodes that are not written to: whoever lets go of a base loses
+ * nothing. */
+void graph_interrupt_bases(struct graph *g);
+/* Who hears the events of nodes. */
+void graph_set_events(struct graph *g, void (*fn)(const char *name, json_t *data,
+                                                  void *arg), void *arg);
+/* Requests at and below @n that wait for storage that does not answer, and that
+ * change nothing, come back to where they entered the graph and are made again
+ * from there.  So a drain need not wait for a server. */
+void node_let_go(struct node *n);
+/* How long whoever waits for requests to end waits before he does that. ns */
+#define LET_GO_NS UINT64_C(200000000)
 /* Longest chain that opens; default 64, at most 256. */
 void graph_set_max_depth(struct graph *g, unsigned depth);
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,

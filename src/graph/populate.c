@@ -598,7 +598,7 @@ static CO_FN int read_co_join(struct work *w, struct fetch *f, uint64_t pos,
     if (r == 0) {
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - f->off),
                      end - pos);
-    } else {
+    } else if (!has_given_up(r)) {
         r = read_co_fetch(w, pos, end); /* a try of our own */
     }
     fetch_unref(f);

@@ -3,7 +3,12 @@
  * Users: the roots of the graph.  Every request of a guest or a job comes in
  * here: it waits at the door while its user is drained, is checked against the
  * size and the permissions, counted, and handed to the dispatcher.
+ *
+ * One that comes back with -ERESTART (node_let_go()) leaves and comes in again:
+ * whoever drains finds it at the door.  To make a write again is harmless, for
+ * it has not been answered.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/graph-int.h"
@@ -119,6 +124,13 @@ void user_leave(struct user *u)
     }
 }
 
+/* Must the request be made again? */
+static bool user_leaves_to_restart(struct user *u, int ret)
+{
+    user_leave(u);
+    return ret == -ERESTART;
+}
+
 /* 0, or what a request that asks too much gets. */
 static int user_check(struct user *u, uint64_t off, uint64_t len, unsigned perm,
                       enum acct_kind kind)
@@ -147,13 +159,14 @@ int user_co_preadv(struct user *u, uint64_t off, struct iov iov,
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, iov.len, 0, ACCT_READ);
-    if (ret == 0) {
-        ret = node_co_preadv(u->edge->child, off, iov, flags);
-        account_done(u, ACCT_READ, off, iov.len, flags, start, ret);
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, iov.len, 0, ACCT_READ);
+        if (ret == 0) {
+            ret = node_co_preadv(u->edge->child, off, iov, flags);
+            account_done(u, ACCT_READ, off, iov.len, flags, start, ret);
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -163,13 +176,14 @@ int user_co_pwritev(struct user *u, uint64_t off, struct iov iov,
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
-    if (ret == 0) {
-        ret = node_co_pwritev(u->edge->child, off, iov, flags);
-        account_done(u, ACCT_WRITE, off, iov.len, flags, start, ret);
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
+        if (ret == 0) {
+            ret = node_co_pwritev(u->edge->child, off, iov, flags);
+            account_done(u, ACCT_WRITE, off, iov.len, flags, start, ret);
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -178,14 +192,15 @@ int user_co_zero(struct user *u, uint64_t off, uint64_t len, unsigned flags)
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, len, PERM_WRITE, ACCT_WRITE);
-    if (ret == 0) {
-        ret = node_co_zero(u->edge->child, off, len, flags);
-        account_done(u, ACCT_WRITE, off, len, flags | IO_BACKGROUND, start,
-                     ret);
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, len, PERM_WRITE, ACCT_WRITE);
+        if (ret == 0) {
+            ret = node_co_zero(u->edge->child, off, len, flags);
+            account_done(u, ACCT_WRITE, off, len, flags | IO_BACKGROUND, start,
+                         ret);
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -194,13 +209,14 @@ int user_co_discard(struct user *u, uint64_t off, uint64_t len)
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, len, PERM_WRITE, ACCT_UNMAP);
-    if (ret == 0) {
-        ret = node_co_discard(u->edge->child, off, len);
-        account_done(u, ACCT_UNMAP, off, len, 0, start, ret);
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, len, PERM_WRITE, ACCT_UNMAP);
+        if (ret == 0) {
+            ret = node_co_discard(u->edge->child, off, len);
+            account_done(u, ACCT_UNMAP, off, len, 0, start, ret);
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -209,10 +225,11 @@ int user_co_flush(struct user *u)
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
-    user_co_enter(u);
-    ret = node_co_flush(u->edge->child);
-    account_done(u, ACCT_FLUSH, 0, 0, 0, start, ret);
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = node_co_flush(u->edge->child);
+        account_done(u, ACCT_FLUSH, 0, 0, 0, start, ret);
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -221,14 +238,15 @@ int user_co_status(struct user *u, uint64_t off, uint64_t len,
 {
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, len, 0, ACCT_READ);
-    if (ret == 0) {
-        ret = len ? node_co_status_above(u->edge->child, NULL, off, len,
-                                         ret_ext)
-                  : -EINVAL;
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, len, 0, ACCT_READ);
+        if (ret == 0) {
+            ret = len ? node_co_status_above(u->edge->child, NULL, off, len,
+                                             ret_ext)
+                      : -EINVAL;
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
@@ -236,12 +254,13 @@ int user_co_cache(struct user *u, uint64_t off, uint64_t len)
 {
     int ret;
 
-    user_co_enter(u);
-    ret = user_check(u, off, len, 0, ACCT_READ);
-    if (ret == 0 && len > 0) {
-        ret = node_co_cache(u->edge->child, off, len);
-    }
-    user_leave(u);
+    do {
+        user_co_enter(u);
+        ret = user_check(u, off, len, 0, ACCT_READ);
+        if (ret == 0 && len > 0) {
+            ret = node_co_cache(u->edge->child, off, len);
+        }
+    } while (user_leaves_to_restart(u, ret));
     return ret;
 }
 
