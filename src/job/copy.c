@@ -134,7 +134,7 @@ static CO_FN int chunk_co_narrow(struct chunk *ch, int ret)
     struct copy_result res;
 
     ch->piece = ch->len;
-    if (ch->len <= piece) {
+    if (ch->len <= piece || ret == -ERESTART) {
         return ret;
     }
     while (ch->len > 0) {

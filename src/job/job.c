@@ -30,6 +30,7 @@ struct job_int {
     bool listed;
     bool finalize;              /* the verb came */
     bool started, by_shutdown;
+    struct loop_timer let_go;   /* runs from cancel to the end */
     struct co_queue wake;       /* the job's coroutine waits for a verb */
     struct co_queue concluded;
 };
@@ -138,6 +139,7 @@ static void job_unref(struct job *j)
     if (--j->priv->refs) {
         return;
     }
+    loop_timer_cancel(&j->priv->let_go);
     g_free(j->id);
     g_free(j->device);
     g_clear_error(&j->error);
@@ -171,6 +173,14 @@ static bool id_well_formed(const char *id)
     return true;
 }
 
+static void job_let_go(void *arg)
+{
+    struct job *j = arg;
+
+    j->drv->let_go(j);
+    loop_timer_arm(&j->priv->let_go, loop_clock_ns(j->jobs->loop) + LET_GO_NS);
+}
+
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err)
 {
@@ -191,6 +201,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     j->priv = g_new0(struct job_int, 1);
     j->priv->refs = 1;
     j->priv->listed = true;
+    loop_timer_init(&j->priv->let_go, js->loop, job_let_go, j);
     j->id = g_strdup(p->id);
     j->device = g_strdup(p->id);
     j->drv = drv;
@@ -288,6 +299,7 @@ static CO_FN void job_co_conclude(struct job *j)
     if (j->drv->co_clean) {
         j->drv->co_clean(j);
     }
+    loop_timer_cancel(&j->priv->let_go);
     j->busy = false;
     cancelled = j->result == -ECANCELED && j->cancelled;
     if (js->settle.co_settle) {
@@ -396,6 +408,10 @@ static void job_cancel(struct job *j, bool force)
     j->force_cancel |= force;
     j->user_paused = false;
     job_kick(j);
+    if (j->drv->let_go && j->priv->started) {
+        loop_timer_arm(&j->priv->let_go,
+                       loop_clock_ns(j->jobs->loop) + LET_GO_NS);
+    }
 }
 
 int job_user_cancel(struct job *j, bool force, GError **err)

@@ -50,6 +50,10 @@ struct job_driver {
     void (*set_speed)(struct job *j, uint64_t speed);
     /* A verb arrived (pause, cancel): reach the pause point soon. */
     void (*kick)(struct job *j);
+    /* Cancelled, and not over within LET_GO_NS; called again and again until it
+     * is: whatever of it waits for storage that does not answer is to end. No
+     * yield. May be left out. */
+    void (*let_go)(struct job *j);
     CO_FN_PTR int (*co_complete)(struct job *j, GError **err);
 };
 

@@ -15,6 +15,7 @@
  * that readers see anyway, and after step 1 there is nothing left to add.
  */
 #include "job/pull.h"
+#include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/driver.h"
@@ -277,12 +278,15 @@ CO_FN void pull_co_release(struct pull *p)
     if (p->made_writable) {
         (void)node_co_set_read_only(p->top, true, NULL);
     }
-    node_co_unref(p->bottom);
-    node_co_unref(p->top);
+    struct node *top = p->top, *bottom = p->bottom;
+
     g_ptr_array_free(p->mid_users, TRUE);
     g_ptr_array_free(p->views, TRUE);
     g_free(p->by);
+    /* First: pull_let_go() may come while a node closes. */
     *p = (struct pull){ 0 };
+    node_co_unref(bottom);
+    node_co_unref(top);
 }
 
 /* --- work --- */
@@ -295,17 +299,33 @@ static bool extent_needs_copy(const struct extent *ext, bool have_base)
     return ext->depth >= 2 && (have_base || !(ext->flags & STATUS_ZERO));
 }
 
+void pull_let_go(struct pull *p)
+{
+    p->ending = true;
+    if (p->top) {
+        node_let_go(p->top);
+    }
+}
+
+/* Has @ret come because of node_let_go(), and is the work to go on? */
+static bool pull_restarts(const struct pull *p, int ret)
+{
+    return ret == -ERESTART && !p->ending;
+}
+
 static CO_FN int pull_co_status(struct pull *p, uint64_t off, uint64_t max,
                                 struct extent *ext, bool *ret_have_base)
 {
     struct node *base;
     int ret;
 
-    user_co_enter(p->user);
-    base = node_backing(p->bottom);
-    *ret_have_base = base != NULL;
-    ret = node_co_status_above(p->top, base, off, max, ext);
-    user_leave(p->user);
+    do {
+        user_co_enter(p->user);
+        base = node_backing(p->bottom);
+        *ret_have_base = base != NULL;
+        ret = node_co_status_above(p->top, base, off, max, ext);
+        user_leave(p->user);
+    } while (pull_restarts(p, ret));
     return ret;
 }
 
@@ -359,18 +379,20 @@ static CO_FN int pull_co_glance_at_sources(struct pull *p)
 CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
                        struct populate_result *ret_res)
 {
+    unsigned flags = IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA);
     int ret;
 
-    user_co_enter(p->user);
-    ret = pull_co_glance_at_sources(p);
-    if (ret < 0) {
+    do {
+        user_co_enter(p->user);
+        ret = pull_co_glance_at_sources(p);
+        if (ret == 0) {
+            ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
+                                   flags, ret_res);
+        } else {
+            ret_res->read_error = ret;
+        }
         user_leave(p->user);
-        ret_res->read_error = ret;
-        return ret;
-    }
-    ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
-                           IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA), ret_res);
-    user_leave(p->user);
+    } while (pull_restarts(p, ret));
     return ret;
 }
 

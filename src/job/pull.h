@@ -26,6 +26,7 @@ struct pull {
     GPtrArray *views;          /* the topmost raw nodes over @top */
     GPtrArray *blockers, *blocked;
     bool frozen, made_writable;
+    bool ending;               /* requests that were let go are not repeated */
     uint64_t next_look_ns;     /* at the identity of the sources */
     char *by;                  /* "stream job 'j'", for error texts */
 };
@@ -50,6 +51,9 @@ CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err);
 /* Let go of everything; fine on one that holds nothing. */
 CO_FN void pull_co_release(struct pull *p);
 
+/* Whatever of the work waits for storage that does not answer comes back with
+ * -ERESTART. No yield. */
+void pull_let_go(struct pull *p);
 /* What is to be done at @off? @ret_need: populate it; @ret_zero: it is zeroes.
  * 0 < *ret_len <= @max. */
 CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,

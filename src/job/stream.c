@@ -138,8 +138,9 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         return err_set(err, EIO, "'%s' still needs its backing file at offset "
                        "%" PRIu64, s->pull.top->name, missing);
     }
-    if (ret == -ESTALE) {
-        (void)pull_co_check_sources(&s->pull, err);   /* in words */
+    if (ret < 0 && ret != -ECANCELED) {
+        /* If a source is not what it was, say so in words. */
+        (void)pull_co_check_sources(&s->pull, err);
     }
     return ret;
 }
@@ -177,6 +178,13 @@ static void stream_kick(struct job *j)
     }
 }
 
+static void stream_let_go(struct job *j)
+{
+    struct stream_job *s = (struct stream_job *)j;
+
+    pull_let_go(&s->pull);
+}
+
 static const struct job_driver stream_driver = {
     .type = "stream",
     .job_size = sizeof(struct stream_job),
@@ -185,6 +193,7 @@ static const struct job_driver stream_driver = {
     .co_clean = stream_co_clean,
     .set_speed = stream_set_speed,
     .kick = stream_kick,
+    .let_go = stream_let_go,
 };
 
 /* --- start --- */
