@@ -22,8 +22,10 @@
 
 /* How long connections get to take their last answers, and to end. */
 #define LAST_WORDS_NS 1000000000ull
-/* How long requests may go on before servers that do not answer are let go. */
-#define PATIENCE_NS 10000000000ull
+/* How long requests may go on before servers that do not answer are let go: those
+ * of bases, whose requests lose nothing, and those that are written to. */
+#define BASES_TIMEOUT_NS 1000000000ull
+#define WRITES_TIMEOUT_NS 10000000000ull
 
 struct control *control_new(const struct control_params *p)
 {
@@ -234,6 +236,7 @@ static CO_FN void start_entry(void *arg)
     c->qemuio = qemuio_new(c->graph);
     c->jobs = jobs_new(c->data, on_event, c);
     c->exports = exports_new(c->graph, on_event, c);
+    graph_set_events(c->graph, on_event, c);
     if (c->state_dir) {
         s->result = journal_co_open(c, c->state_dir, &c->journal, s->err);
     }
@@ -287,7 +290,12 @@ static void collect_owned(struct node *n, void *arg)
     }
 }
 
-static void patience_ended(void *arg)
+static void bases_timed_out(void *arg)
+{
+    graph_interrupt_bases(arg);
+}
+
+static void writes_timed_out(void *arg)
 {
     graph_interrupt(arg);
 }
@@ -295,7 +303,7 @@ static void patience_ended(void *arg)
 static CO_FN void stop_entry(void *arg)
 {
     struct control *c = arg;
-    struct loop_timer patience;
+    struct loop_timer bases, writes;
     g_autoptr(GPtrArray) devices = g_ptr_array_new();
     g_autoptr(GPtrArray) nodes = g_ptr_array_new();
 
@@ -303,8 +311,10 @@ static CO_FN void stop_entry(void *arg)
         return;
     }
     c->stopping = true;
-    loop_timer_init(&patience, c->data, patience_ended, c->graph);
-    loop_timer_arm(&patience, loop_clock_ns(c->data) + PATIENCE_NS);
+    loop_timer_init(&bases, c->data, bases_timed_out, c->graph);
+    loop_timer_arm(&bases, loop_clock_ns(c->data) + BASES_TIMEOUT_NS);
+    loop_timer_init(&writes, c->data, writes_timed_out, c->graph);
+    loop_timer_arm(&writes, loop_clock_ns(c->data) + WRITES_TIMEOUT_NS);
     /* First: nothing ends while a breakpoint holds requests. */
     qemuio_co_free(c->qemuio);
     c->qemuio = NULL;
@@ -328,7 +338,8 @@ static CO_FN void stop_entry(void *arg)
     exports_free(c->exports);
     jobs_free(c->jobs);
     graph_co_free(c->graph);
-    loop_timer_cancel(&patience);
+    loop_timer_cancel(&bases);
+    loop_timer_cancel(&writes);
     journal_co_close(c->journal);
     c->journal = NULL;
     c->graph = NULL;

@@ -4,7 +4,8 @@
  * emulator's syntax.
  *
  *   id= file= format= if= cache= aio= readonly= copy-on-read= stream=
- *   discard= detect-zeroes=, and file.*= backing.*= for the nodes below
+ *   discard= detect-zeroes= on-base-hang= hang-timeout=, and file.*=
+ *   backing.*= for the nodes below
  *
  * What is not taken here goes to the format's driver, which refuses what it
  * does not know.  file=blkstream:IMAGE is the historical way to say stream=on.
@@ -22,7 +23,15 @@
 struct drive {
     char *id, *interface;
     bool copy_on_read, stream, read_only;
+    bool set_hang;              /* one of the next two was given */
+    int on_hang;                /* 1: error */
+    int64_t hang_timeout;       /* s */
 };
+
+/* As for the driver nbd. */
+#define HANG_TIMEOUT_DEFAULT_S 10
+#define HANG_TIMEOUT_MAX_S (24 * 3600)
+#define NS_PER_S UINT64_C(1000000000)
 
 static void drive_clear(struct drive *d)
 {
@@ -79,6 +88,38 @@ static int take_accepted(struct opts *o, GError **err)
     return r < 0 ? r : 0;
 }
 
+/* What is done about servers that do not answer, of all nodes of the drive: also
+ * of those that headers name, which have no options of their own. */
+static int take_hang(struct opts *o, struct drive *d, GError **err)
+{
+    static const char *const policies[] = { "wait", "error", NULL };
+    int r;
+
+    d->set_hang = opts_has(o, "on-base-hang") || opts_has(o, "hang-timeout");
+    d->hang_timeout = HANG_TIMEOUT_DEFAULT_S;
+    r = opts_take_enum(o, "on-base-hang", policies, &d->on_hang, err);
+    if (r >= 0) {
+        r = opts_take_int(o, "hang-timeout", &d->hang_timeout, err);
+    }
+    if (r >= 0 && (d->hang_timeout < 0 ||
+                   d->hang_timeout > HANG_TIMEOUT_MAX_S)) {
+        r = err_set(err, EINVAL, "Parameter 'hang-timeout' expects 0 to %d "
+                    "seconds", HANG_TIMEOUT_MAX_S);
+    }
+    return r;
+}
+
+static void set_hang(const struct drive *d, struct node *n)
+{
+    if (n->drv->set_hang) {
+        n->drv->set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S,
+                         d->on_hang == 1);
+    }
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        set_hang(d, e->child);
+    }
+}
+
 static int take_device(struct opts *o, struct drive *d, GError **err)
 {
     static const char *const ro[] = { "readonly", "read-only" };
@@ -95,6 +136,9 @@ static int take_device(struct opts *o, struct drive *d, GError **err)
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(ro) && r >= 0; i++) {
         r = opts_take_bool(o, ro[i], &d->read_only, err);
+    }
+    if (r >= 0) {
+        r = take_hang(o, d, err);
     }
     return r < 0 ? r : take_accepted(o, err);
 }
@@ -215,6 +259,9 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
 
     if (r < 0) {
         return r;
+    }
+    if (d->set_hang) {
+        set_hang(d, n);
     }
     if (d->copy_on_read) {
         r = node_co_add_filter(c, &n, err);

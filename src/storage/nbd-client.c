@@ -3,6 +3,15 @@
  * One coroutine per slot connects, reads replies until the connection is lost,
  * and connects again.  Slots after the first only exist where the server says
  * that several connections see each other's writes and flushes.
+ *
+ * Every request stands in ->requests while it waits, in order of arrival, for
+ * whatever reason it waits.  So one timer on the first tells that the server
+ * hangs, and requests can be ended before it answers: they get a verdict, and
+ * the connections that they are on are cut, for the memory that a reply would
+ * fill is the caller's.  Requests that were cut off without being meant are
+ * sent again.  Only what changes nothing is ended like that, and no connection is
+ * cut while the server holds writes that are not flushed: it would be the loss
+ * of them, as far as anybody could tell.
  */
 #include "storage/nbd-client.h"
 
@@ -21,6 +30,22 @@
 #define BACKOFF_MAX_NS (8000 * NS_PER_MS)
 #define SHUTTING_DOWN_NS (50 * NS_PER_MS)
 #define IN_FLIGHT_MAX 64u
+/* How long a request waits for the one attempt to reconnect that it is due after
+ * the reconnect delay. */
+#define LAST_ATTEMPT_NS (2000 * NS_PER_MS)
+
+/* Between two looks at a server that hangs. */
+#define HANG_LOOK_NS (1000 * NS_PER_MS)
+
+/* A request that waits; on the stack of who made it. */
+struct pending {
+    GList link;                    /* in client->requests */
+    enum nbd_op op;
+    uint64_t since_ns;
+    struct nbd_conn *conn;         /* that it is on, or NULL */
+    int verdict;                   /* how it is to end, -errno; 0: open */
+    bool cut;                      /* its connection was cut for others' sake */
+};
 
 struct nbd_slot {
     struct nbd_client *client;
@@ -40,6 +65,12 @@ struct nbd_client {
     struct co_queue sleepers;      /* slots between two attempts */
     struct co_latch tasks;
     uint64_t lost_ns;              /* when the last connection went */
+    uint64_t attempts;             /* to connect again: begun so far ... */
+    uint64_t failed_attempt;       /* ... and the latest that failed */
+    GQueue requests;               /* struct pending, oldest first */
+    unsigned changing;             /* of them, those that write or flush */
+    struct loop_timer hang_timer;
+    bool hanging;
     uint64_t written, flushed;     /* changes acknowledged / of them durable */
     bool flush_broken, closing;
     char *failure;
@@ -67,6 +98,147 @@ unsigned nbd_client_connected(const struct nbd_client *cl)
 static bool client_is_over(const struct nbd_client *cl)
 {
     return cl->closing || cl->failure;
+}
+
+/* --- requests that wait --- */
+
+static bool op_changes(enum nbd_op op)
+{
+    return op == NBD_OP_WRITE || op == NBD_OP_TRIM || op == NBD_OP_ZERO;
+}
+
+static bool is_safe_to_end(const struct pending *p)
+{
+    return p->op == NBD_OP_READ || p->op == NBD_OP_STATUS ||
+           p->op == NBD_OP_CACHE;
+}
+
+/* Cut @conn; whoever else is on it is to send again. */
+static void client_cut(struct nbd_client *cl, struct nbd_conn *conn)
+{
+    for (GList *l = cl->requests.head; l; l = l->next) {
+        struct pending *p = l->data;
+
+        p->cut = p->cut || p->conn == conn;
+    }
+    nbd_conn_shutdown(conn);
+}
+
+/* @conn is about to be freed: requests on it end in a moment. */
+static void client_forget_conn(struct nbd_client *cl,
+                               const struct nbd_conn *conn)
+{
+    for (GList *l = cl->requests.head; l; l = l->next) {
+        struct pending *p = l->data;
+
+        p->conn = p->conn == conn ? NULL : p->conn;
+    }
+}
+
+/* End with @verdict what has waited since @until_ns or longer; with @all what
+ * writes, too, whatever is lost by it. */
+static void client_end_requests(struct nbd_client *cl, uint64_t until_ns,
+                                int verdict, bool all)
+{
+    bool may_cut = all || (cl->changing == 0 && cl->written == cl->flushed);
+
+    for (GList *l = cl->requests.head; l; l = l->next) {
+        struct pending *p = l->data;
+
+        if (p->since_ns > until_ns || p->verdict ||
+            !(all || is_safe_to_end(p)) || (p->conn && !may_cut)) {
+            continue;
+        }
+        trace_nbd_end_request(cl->name, nbd_op_name(p->op), verdict);
+        p->verdict = verdict;
+        if (p->conn && nbd_conn_is_usable(p->conn)) {
+            client_cut(cl, p->conn);
+        }
+    }
+    co_queue_wake_all(&cl->waiters);
+}
+
+void nbd_client_end_requests(struct nbd_client *cl, int verdict)
+{
+    client_end_requests(cl, UINT64_MAX, verdict, false);
+}
+
+void nbd_client_yank(struct nbd_client *cl)
+{
+    client_end_requests(cl, UINT64_MAX, -ECONNABORTED, true);
+}
+
+static struct pending *client_oldest(struct nbd_client *cl)
+{
+    return g_queue_peek_head(&cl->requests);
+}
+
+static void client_set_hanging(struct nbd_client *cl, bool hanging)
+{
+    if (cl->hanging != hanging) {
+        cl->hanging = hanging;
+        trace_nbd_hang(cl->name, hanging, cl->requests.length);
+        if (cl->opts.hang_event) {
+            cl->opts.hang_event(hanging, cl->requests.length,
+                                cl->opts.hang_arg);
+        }
+    }
+}
+
+/* Look at the oldest request: does it hang, and when will it? */
+static void client_hang_timer(void *arg)
+{
+    struct nbd_client *cl = arg;
+    uint64_t timeout = cl->opts.hang_timeout_ns;
+    uint64_t now = loop_clock_ns(loop_current());
+    struct pending *p = client_oldest(cl);
+
+    if (!p || !timeout || client_is_over(cl)) {
+        return;
+    }
+    if (now - p->since_ns < timeout) {
+        loop_timer_arm(&cl->hang_timer, p->since_ns + timeout);
+        return;
+    }
+    client_set_hanging(cl, true);
+    if (cl->opts.fail_on_hang) {
+        client_end_requests(cl, now - timeout, -ETIMEDOUT, false);
+    }
+    loop_timer_arm(&cl->hang_timer, now + MIN(timeout, HANG_LOOK_NS));
+}
+
+static void pending_begin(struct nbd_client *cl, struct pending *p)
+{
+    p->link.data = p;
+    p->since_ns = loop_clock_ns(loop_current());
+    g_queue_push_tail_link(&cl->requests, &p->link);
+    cl->changing += !is_safe_to_end(p);
+    if (cl->opts.hang_timeout_ns && cl->requests.length == 1) {
+        loop_timer_arm(&cl->hang_timer, p->since_ns + cl->opts.hang_timeout_ns);
+    }
+}
+
+static void pending_end(struct nbd_client *cl, struct pending *p)
+{
+    uint64_t now = loop_clock_ns(loop_current());
+    struct pending *oldest;
+
+    g_queue_unlink(&cl->requests, &p->link);
+    cl->changing -= !is_safe_to_end(p);
+    oldest = client_oldest(cl);
+    if (!oldest || now - oldest->since_ns < cl->opts.hang_timeout_ns) {
+        client_set_hanging(cl, false);
+    }
+}
+
+void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns,
+                         bool fail)
+{
+    cl->opts.hang_timeout_ns = timeout_ns;
+    cl->opts.fail_on_hang = fail;
+    client_set_hanging(cl, false);
+    loop_timer_cancel(&cl->hang_timer);
+    client_hang_timer(cl);
 }
 
 /* --- connections --- */
@@ -97,6 +269,12 @@ static const char *offer_mismatch(const struct nbd_offer *was,
 {
     if (was->size != is->size) {
         return "the size of the export changed";
+    }
+    if (!g_str_equal(was->name_sum, is->name_sum)) {
+        return "the name of the export changed";
+    }
+    if (!g_str_equal(was->description_sum, is->description_sum)) {
+        return "the description of the export changed";
     }
     if (is->min_block > was->min_block || is->max_block < was->max_block) {
         return "the block sizes of the export changed";
@@ -153,6 +331,7 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
     while (!client_is_over(cl) && !slot->up) {
         g_autoptr(GError) why = NULL;
         struct nbd_offer offer;
+        uint64_t attempt = ++cl->attempts;
         if (slot_co_connect(slot, &offer, &why) == 0) {
             const char *mismatch = offer_mismatch(&cl->offer, &offer);
             if (mismatch) {
@@ -164,6 +343,8 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
             return;
         }
         trace_nbd_connect_failed(cl->name, slot->idx, why->message);
+        cl->failed_attempt = MAX(cl->failed_attempt, attempt);
+        co_queue_wake_all(&cl->waiters);
         slot_co_pause(slot, backoff);
         backoff = MIN(backoff * 2, BACKOFF_MAX_NS);
     }
@@ -200,6 +381,7 @@ static CO_FN void nbd_slot_entry(void *arg)
         struct nbd_conn *conn = slot->conn;
         slot_went_down(slot, why);
         slot->conn = NULL;
+        client_forget_conn(cl, conn);
         nbd_conn_co_free(conn);
         co_queue_wake_all(&cl->waiters);
         /* A server that takes connections only to drop them is not asked as
@@ -212,6 +394,7 @@ static CO_FN void nbd_slot_entry(void *arg)
         struct nbd_conn *conn = slot->conn;
         slot->up = false;
         slot->conn = NULL;
+        client_forget_conn(cl, conn);
         nbd_conn_co_free(conn);
     }
     co_latch_done(&cl->tasks);
@@ -259,6 +442,8 @@ static CO_FN int client_co_connect_first(struct nbd_client *cl, GError **err)
 
 static void client_free(struct nbd_client *cl)
 {
+    g_assert(cl->requests.length == 0);
+    loop_timer_cancel(&cl->hang_timer);
     nbd_target_clear(&cl->target);
     g_free(cl->name);
     g_free(cl->failure);
@@ -281,6 +466,7 @@ int nbd_client_co_open(const struct nbd_target *t,
     cl->opts.connections = CLAMP(opts->connections, 1, NBD_CONNECTIONS_MAX);
     cl->name = nbd_uri_format(t);
     cl->nslots = 1;
+    loop_timer_init(&cl->hang_timer, loop_current(), client_hang_timer, cl);
     *ret = cl; /* may be interrupted from here on */
     int r = client_co_connect_first(cl, err);
     if (r < 0) {
@@ -327,18 +513,43 @@ static struct nbd_slot *client_pick(struct nbd_client *cl)
     return best;
 }
 
+/* After the reconnect delay a request still gets one attempt of its own, so that
+ * a server that has come back is found whatever the pause between two attempts.
+ * @asked: attempts that had begun when the request came. */
+static bool client_gives_up(struct nbd_client *cl, const struct pending *p,
+                            uint64_t asked, uint64_t *ret_deadline_ns)
+{
+    uint64_t now = loop_clock_ns(loop_current());
+    uint64_t deadline = cl->lost_ns + cl->opts.reconnect_delay_ns;
+
+    if (now >= deadline) {
+        deadline = p->since_ns + LAST_ATTEMPT_NS;
+        co_queue_wake_all(&cl->sleepers);
+        if (cl->failed_attempt > asked || now >= deadline) {
+            return true;
+        }
+    }
+    *ret_deadline_ns = deadline;
+    return false;
+}
+
 /* Wait for a connection with room. -EIO when none comes back in time;
  * @first_lost_ns is when this request was first lost, 0: never. */
-static CO_FN int client_co_wait(struct nbd_client *cl, uint64_t first_lost_ns,
+static CO_FN int client_co_wait(struct nbd_client *cl, const struct pending *p,
+                                uint64_t first_lost_ns,
                                 struct nbd_slot **ret_slot)
 {
+    uint64_t asked = cl->attempts, deadline;
+
     for (;;) {
+        if (p->verdict) {
+            return p->verdict;
+        }
         if (client_is_over(cl)) {
             return -EIO;
         }
-        uint64_t now = loop_clock_ns(loop_current());
-        if (first_lost_ns &&
-            now >= first_lost_ns + cl->opts.reconnect_delay_ns) {
+        if (first_lost_ns && loop_clock_ns(loop_current()) >=
+            first_lost_ns + cl->opts.reconnect_delay_ns) {
             return -EIO;
         }
         *ret_slot = client_pick(cl);
@@ -350,17 +561,11 @@ static CO_FN int client_co_wait(struct nbd_client *cl, uint64_t first_lost_ns,
             co_queue_co_wait(&cl->waiters);
             continue;
         }
-        uint64_t deadline = cl->lost_ns + cl->opts.reconnect_delay_ns;
-        if (now >= deadline) {
+        if (client_gives_up(cl, p, asked, &deadline)) {
             return -EIO;
         }
         co_queue_co_wait_until(&cl->waiters, deadline);
     }
-}
-
-static bool op_changes(enum nbd_op op)
-{
-    return op == NBD_OP_WRITE || op == NBD_OP_TRIM || op == NBD_OP_ZERO;
 }
 
 /* Book what is durable. @written is the count when the request was sent. */
@@ -381,25 +586,28 @@ static int client_account(struct nbd_client *cl, const struct nbd_request *r,
     return 0;
 }
 
-int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r)
+/* Send @r, again and again if need be. */
+static CO_FN int client_co_send(struct nbd_client *cl, struct nbd_request *r,
+                                struct pending *p)
 {
     uint64_t first_lost_ns = 0;
-    int ret;
 
     for (;;) {
-        struct nbd_slot *slot;
-        ret = client_co_wait(cl, first_lost_ns, &slot);
+        struct nbd_slot *slot = NULL;
+        int ret = client_co_wait(cl, p, first_lost_ns, &slot);
         if (ret < 0) {
-            break;
+            return ret;
         }
         uint64_t written = cl->written;
+        p->cut = false;
+        p->conn = slot->conn;
         ret = nbd_conn_co_request(slot->conn, r);
+        p->conn = NULL;
         co_queue_wake_one(&cl->waiters);
         if (ret != -ENOTCONN && ret != -ESHUTDOWN) {
-            ret = client_account(cl, r, written, ret);
-            break;
+            return client_account(cl, r, written, ret);
         }
-        if (!first_lost_ns) {
+        if (!first_lost_ns && !p->cut) {
             first_lost_ns = loop_clock_ns(loop_current());
         }
         if (ret == -ESHUTDOWN) {
@@ -407,6 +615,16 @@ int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r)
             co_co_sleep(SHUTTING_DOWN_NS);
         }
     }
+}
+
+int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r)
+{
+    struct pending p = { .op = r->op };
+    int ret;
+
+    pending_begin(cl, &p);
+    ret = client_co_send(cl, r, &p);
+    pending_end(cl, &p);
     if (ret < 0) {
         trace_nbd_io_error(cl->name, nbd_op_name(r->op), r->off, r->len, ret);
     }

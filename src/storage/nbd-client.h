@@ -5,7 +5,11 @@
  * Requests go to the connection with the fewest in flight.  When a connection
  * is lost its requests are sent again, over another one or once it is back;
  * they fail with -EIO when that takes longer than the reconnect delay.
- * Attempts to come back go on for ever, further and further apart.
+ * Attempts to come back go on for ever, further and further apart; a request
+ * that comes after the delay has one made at once.
+ *
+ * A server that is there and does not answer hangs: after a time there is an
+ * event, and what only reads fails, or goes on to wait.
  *
  * The export must come back as it was: another size, or less ability, means
  * that it is not the same disk, and everything fails from then on (S6).  So do
@@ -27,6 +31,11 @@ struct nbd_client_options {
     unsigned connections;         /* at most, where the server allows it */
     uint64_t reconnect_delay_ns;
     uint64_t open_timeout_ns;     /* 0: one attempt */
+    uint64_t hang_timeout_ns;     /* that a request waits; 0: never hangs */
+    bool fail_on_hang;            /* then it fails, if it changes nothing */
+    /* It begins and ends to hang, with so many requests. No yield. */
+    void (*hang_event)(bool hanging, unsigned requests, void *arg);
+    void *hang_arg;
 };
 
 /* Connect; @t is copied. *@ret is there from the first attempt on, to be
@@ -38,6 +47,14 @@ CO_FN int nbd_client_co_open(const struct nbd_target *t,
 CO_FN void nbd_client_co_close(struct nbd_client *cl);
 /* Fail all requests, now and later. */
 void nbd_client_interrupt(struct nbd_client *cl);
+/* Requests that wait and that change nothing end with @verdict (-errno), now;
+ * connections that they were on are made anew. */
+void nbd_client_end_requests(struct nbd_client *cl, int verdict);
+/* All requests that wait fail with -ECONNABORTED, those that write, too. */
+void nbd_client_yank(struct nbd_client *cl);
+/* What is done about a server that hangs, from now on. */
+void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns,
+                         bool fail);
 const struct nbd_offer *nbd_client_offer(const struct nbd_client *cl);
 /* As nbd_conn_co_request(), with retries; never -ENOTCONN. */
 CO_FN int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r);

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -112,6 +113,7 @@ static int conn_setup_handle(struct nbd_conn *c, GError **err)
     nbd_set_debug(c->h, false);
     if (nbd_set_tls(c->h, LIBNBD_TLS_DISABLE) < 0 ||
         nbd_set_export_name(c->h, c->target->export_name) < 0 ||
+        nbd_set_full_info(c->h, true) < 0 ||
         nbd_add_meta_context(c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0) {
         return set_nbd_error(err, EINVAL);
     }
@@ -203,6 +205,16 @@ static bool is_block_size(int64_t size)
     return size > 0 && size <= 65536 && !(size & (size - 1));
 }
 
+/* @text is libnbd's and NULL where the server said nothing. */
+static void take_sum(char *text, char sum[NBD_SUM_LEN + 1])
+{
+    g_autofree char *hex = text
+        ? g_compute_checksum_for_string(G_CHECKSUM_SHA256, text, -1) : NULL;
+
+    g_strlcpy(sum, hex ? hex : "", NBD_SUM_LEN + 1);
+    free(text);
+}
+
 static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
                            GError **err)
 {
@@ -234,6 +246,8 @@ static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
         .status = nbd_can_meta_context(h,
                                        LIBNBD_CONTEXT_BASE_ALLOCATION) == 1,
     };
+    take_sum(nbd_get_canonical_export_name(h), offer->name_sum);
+    take_sum(nbd_get_export_description(h), offer->description_sum);
     return 0;
 }
 

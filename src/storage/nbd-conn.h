@@ -20,6 +20,8 @@
 struct nbd_conn;
 struct nbd_target;
 
+#define NBD_SUM_LEN 64
+
 /* What the server offers. */
 struct nbd_offer {
     uint64_t size;
@@ -27,6 +29,9 @@ struct nbd_offer {
     uint32_t max_block;      /* of payload; at least 64 KiB */
     bool read_only, multi_conn, status;
     bool flush, fua, trim, zero, fast_zero, cache;
+    /* Checksums of what the server calls the export, empty where it does not
+     * say: its own name for it, and the description. */
+    char name_sum[NBD_SUM_LEN + 1], description_sum[NBD_SUM_LEN + 1];
 };
 
 enum nbd_op {

@@ -16,11 +16,15 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 #define CONNECTIONS_DEFAULT 4
+/* A server that is restarted is back by then, and a guest has not given up. */
+#define RECONNECT_DELAY_DEFAULT_S 10
+#define HANG_TIMEOUT_DEFAULT_S 10
 #define DELAY_MAX_S (24 * 3600)
 
 const char *const nbd_option_names[] = {
     "server", "path", "host", "port", "export", "filename", "tls-creds",
-    "tls-hostname", "reconnect-delay", "open-timeout", "connections", NULL
+    "tls-hostname", "reconnect-delay", "open-timeout", "connections",
+    "on-base-hang", "hang-timeout", NULL
 };
 
 /* Members of @o, each with @prefix before its name, into @t. */
@@ -146,11 +150,10 @@ static int refuse_tls(struct opts *o, const struct nbd_target *t, GError **err)
     return 0;
 }
 
-/* @name in seconds. */
-static int take_delay(struct opts *o, const char *name, uint64_t *ret_ns,
-                      GError **err)
+/* @name in seconds; @seconds is the default. */
+static int take_delay(struct opts *o, const char *name, int64_t seconds,
+                      uint64_t *ret_ns, GError **err)
 {
-    int64_t seconds = 0;
     int ret = opts_take_int(o, name, &seconds, err);
     if (ret >= 0 && (seconds < 0 || seconds > DELAY_MAX_S)) {
         ret = err_set(err, EINVAL, "Parameter '%s' expects 0 to %d seconds",
@@ -160,13 +163,34 @@ static int take_delay(struct opts *o, const char *name, uint64_t *ret_ns,
     return MIN(ret, 0);
 }
 
+static int take_on_hang(struct opts *o, bool *ret_fail, GError **err)
+{
+    g_autofree char *policy = NULL;
+    int ret = opts_take_str(o, "on-base-hang", &policy, err);
+
+    *ret_fail = policy && g_str_equal(policy, "error");
+    if (policy && !*ret_fail && !g_str_equal(policy, "wait")) {
+        return err_set(err, EINVAL, "Parameter 'on-base-hang' does not accept "
+                       "value '%s'", policy);
+    }
+    return MIN(ret, 0);
+}
+
 static int take_client_options(struct opts *o, struct nbd_client_options *co,
                                GError **err)
 {
     int64_t connections = CONNECTIONS_DEFAULT;
-    int ret = take_delay(o, "reconnect-delay", &co->reconnect_delay_ns, err);
+    int ret = take_delay(o, "reconnect-delay", RECONNECT_DELAY_DEFAULT_S,
+                         &co->reconnect_delay_ns, err);
     if (ret == 0) {
-        ret = take_delay(o, "open-timeout", &co->open_timeout_ns, err);
+        ret = take_delay(o, "open-timeout", 0, &co->open_timeout_ns, err);
+    }
+    if (ret == 0) {
+        ret = take_delay(o, "hang-timeout", HANG_TIMEOUT_DEFAULT_S,
+                         &co->hang_timeout_ns, err);
+    }
+    if (ret == 0) {
+        ret = take_on_hang(o, &co->fail_on_hang, err);
     }
     if (ret == 0) {
         ret = opts_take_int(o, "connections", &connections, err);

@@ -103,6 +103,19 @@ static CO_FN void nbd_co_close(struct node *n)
     nbd_target_clear(&s->target);
 }
 
+static void nbd_hang_event(bool hanging, unsigned requests, void *arg)
+{
+    struct node *n = arg;
+    const struct nbd_state *s = n->state;
+    json_t *data = json_pack("{s:s,s:b,s:s,s:I}", "node-name", n->name,
+                             "hanging", hanging, "action",
+                             s->client_opts.fail_on_hang ? "error" : "wait",
+                             "requests", (json_int_t)requests);
+
+    node_event(n, "BLOCK_NODE_HANG", data);
+    json_decref(data);
+}
+
 static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
                              GError **err)
 {
@@ -113,6 +126,8 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
     int ret = nbd_options_take(o, &s->target, &s->client_opts, err);
     if (ret == 0) {
         nbd_describe(n);
+        s->client_opts.hang_event = nbd_hang_event;
+        s->client_opts.hang_arg = n;
         ret = nbd_client_co_open(&s->target, &s->client_opts, &s->client, err);
         if (ret < 0) {
             err_prefix(err, "Could not open '%s'", n->filename);
@@ -127,6 +142,15 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
         nbd_co_close(n);
     }
     return ret;
+}
+
+static void nbd_set_hang(struct node *n, uint64_t timeout_ns, bool fail)
+{
+    struct nbd_state *s = n->state;
+
+    s->client_opts.hang_timeout_ns = timeout_ns;
+    s->client_opts.fail_on_hang = fail;
+    nbd_client_set_hang(s->client, timeout_ns, fail);
 }
 
 static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
@@ -148,7 +172,11 @@ static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
         }
     }
     nbd_target_clear(&t);
-    return ret < 0 ? ret : check_offer(n, flags, err);
+    ret = ret < 0 ? ret : check_offer(n, flags, err);
+    if (ret == 0) {
+        nbd_set_hang(n, co.hang_timeout_ns, co.fail_on_hang);
+    }
+    return ret;
 }
 
 static void nbd_limits(struct node *n, struct node_limits *l)
@@ -406,23 +434,25 @@ static CO_FN int nbd_co_ask(struct node *n, uint64_t off,
     return 0;
 }
 
-/* The run that holds @off. */
-static CO_FN struct nbd_run nbd_co_find_run(struct node *n, uint64_t off,
-                                            uint64_t len)
+/* The run that holds @off. It fails only when it has_given_up(). */
+static CO_FN int nbd_co_find_run(struct node *n, uint64_t off, uint64_t len,
+                                 struct nbd_run *ret_run)
 {
     struct nbd_state *s = n->state;
     struct nbd_run unknown = { off, off + len, false }, run = unknown;
     const struct nbd_run *known = nbd_extents_find(&s->extents, off);
+    int ret = 0;
 
     if (known || s->no_status || !s->offer.status) {
-        return known ? *known : unknown;
+        *ret_run = known ? *known : unknown;
+        return 0;
     }
     co_mutex_co_lock(&s->status_lock);
     known = nbd_extents_find(&s->extents, off);
     if (known) {
         run = *known;
     } else {
-        int ret = nbd_co_ask(n, off, &run);
+        ret = nbd_co_ask(n, off, &run);
         /* A server that cannot answer is asked no more; "data" is always
          * right, and a lost connection shows itself at the read. */
         if (ret == -EINVAL || ret == -ENOTSUP || ret == -EPROTO) {
@@ -433,14 +463,19 @@ static CO_FN struct nbd_run nbd_co_find_run(struct node *n, uint64_t off,
         }
     }
     co_mutex_unlock(&s->status_lock);
-    return run;
+    *ret_run = run;
+    return has_given_up(ret) ? ret : 0;
 }
 
 static CO_FN int nbd_co_status(struct node *n, uint64_t off, uint64_t len,
                                struct extent *ext)
 {
-    struct nbd_run run = nbd_co_find_run(n, off, len);
+    struct nbd_run run;
+    int ret = nbd_co_find_run(n, off, len, &run);
 
+    if (ret < 0) {
+        return ret;
+    }
     *ext = (struct extent){
         .flags = STATUS_ALLOCATED | STATUS_OFFSET_VALID |
                  (run.zero ? STATUS_ZERO : STATUS_DATA),
@@ -464,6 +499,22 @@ static void nbd_interrupt(struct node *n)
     struct nbd_state *s = n->state;
     if (s->client) { /* NULL before it opens, and after it closed */
         nbd_client_interrupt(s->client);
+    }
+}
+
+static void nbd_end_requests(struct node *n, int error)
+{
+    struct nbd_state *s = n->state;
+    if (s->client) {
+        nbd_client_end_requests(s->client, error);
+    }
+}
+
+static void nbd_yank(struct node *n)
+{
+    struct nbd_state *s = n->state;
+    if (s->client) {
+        nbd_client_yank(s->client);
     }
 }
 
@@ -494,4 +545,7 @@ const struct node_driver nbd_driver = {
     .co_status = nbd_co_status,
     .co_cache = nbd_co_cache,
     .interrupt = nbd_interrupt,
+    .end_requests = nbd_end_requests,
+    .yank = nbd_yank,
+    .set_hang = nbd_set_hang,
 };

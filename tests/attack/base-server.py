@@ -197,7 +197,8 @@ class Server(threading.Thread):
 
 
 def base_options(server, **more):
-    return dict({'driver': 'nbd', 'server': server.address()}, **more)
+    return dict({'driver': 'nbd', 'server': server.address(),
+                 'reconnect-delay': 0}, **more)
 
 
 def attempt(s, d, server, **options):
@@ -426,7 +427,7 @@ def test_VB5_a_size_that_changes_on_reconnect(d):
 
 
 def test_VB3_the_daemon_ends_while_a_server_is_silent(d):
-    # Ten seconds of patience, then it lets go.
+    # A second, then it lets go.
     with socket.socket(socket.AF_UNIX) as silent, Sluiced(d) as s:
         silent.bind(d + '/silent')
         silent.listen(5)

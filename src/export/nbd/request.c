@@ -54,9 +54,9 @@ static void parts_add(struct read_part *parts, unsigned *n, size_t off,
 
 /* Split a read into zeroes that are known without reading, and the rest.  The
  * last part takes whatever is left when there are enough of them. */
-static CO_FN unsigned read_co_plan(struct nbd_request *r, uint64_t off,
-                                   size_t len,
-                                   struct read_part parts[NBD_MAX_READ_CHUNKS])
+static CO_FN int read_co_plan(struct nbd_request *r, uint64_t off, size_t len,
+                              struct read_part parts[NBD_MAX_READ_CHUNKS],
+                              unsigned *ret_n)
 {
     unsigned n = 0;
     size_t done = 0;
@@ -65,15 +65,19 @@ static CO_FN unsigned read_co_plan(struct nbd_request *r, uint64_t off,
         struct extent ext = { 0 };
         bool zero = false;
         size_t part = len - done;
-        if (n < NBD_MAX_READ_CHUNKS - 1 && len >= NBD_HOLE_QUERY_LEN &&
-            user_co_status(request_user(r), off + done, part, &ext) == 0) {
-            zero = ext.flags & STATUS_ZERO;
-            part = (size_t)MIN(ext.len, part);
+        if (n < NBD_MAX_READ_CHUNKS - 1 && len >= NBD_HOLE_QUERY_LEN) {
+            int ret = user_co_status(request_user(r), off + done, part, &ext);
+            if (has_given_up(ret)) {
+                return ret;
+            }
+            zero = ret == 0 && (ext.flags & STATUS_ZERO);
+            part = ret == 0 ? (size_t)MIN(ext.len, part) : part;
         }
         parts_add(parts, &n, done, part, zero);
         done += part;
     }
-    return n;
+    *ret_n = n;
+    return 0;
 }
 
 /* Read @len bytes at @off into the request's buffers and add the chunks. */
@@ -82,10 +86,14 @@ static CO_FN int read_co_piece(struct nbd_request *r, uint64_t off, size_t len,
 {
     struct read_part parts[NBD_MAX_READ_CHUNKS];
     bool may_split = !(r->h.flags & NBD_CMD_FLAG_DF);
-    unsigned n = may_split ? read_co_plan(r, off, len, parts) : 1;
+    unsigned n = 1;
 
-    if (!may_split) {
-        parts[0] = (struct read_part){ 0, len, false };
+    parts[0] = (struct read_part){ 0, len, false };
+    if (may_split) {
+        int ret = read_co_plan(r, off, len, parts, &n);
+        if (ret < 0) {
+            return ret;
+        }
     }
     nbd_reply_begin(r, n);
     for (unsigned i = 0; i < n; i++) {

@@ -78,7 +78,7 @@ def until(what):
 
 
 def test_base_that_hangs(d):
-    """A server that does not answer: cancel is accepted, the end comes."""
+    """A server that does not answer: cancel ends the job, and the end comes."""
     if shutil.which('nbdkit') is None:
         raise Skip('nbdkit is not installed')
     kit = subprocess.Popen(['nbdkit', '-f', '-U', d + '/base', 'pattern',
@@ -93,12 +93,11 @@ def test_base_that_hangs(d):
             kit.send_signal(signal.SIGSTOP)
             time.sleep(0.6)     # longer than between two reads at this speed
             s.qmp.cmd('block-job-cancel', device='v')
-            assert len(s.qmp.cmd('query-block-jobs')) == 1
+            s.qmp.wait_event('BLOCK_JOB_CANCELLED', device='v')
+            s.qmp.cmd('block-stream', device='v')
             s.proc.send_signal(signal.SIGTERM)
-            start = time.monotonic()
             s.qmp.wait_event('BLOCK_JOB_CANCELLED', device='v')
             assert s.wait(40) == 0
-            assert time.monotonic() - start < 30
         # Without its base: the server may have died of its clients' going.
         qemu_img('check', 'json:{"driver": "qed", "backing": null, "file": '
                  '{"driver": "file", "filename": "%s/top"}}' % d)

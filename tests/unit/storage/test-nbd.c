@@ -351,7 +351,8 @@ static CO_FN void test_killed_entry(void *arg)
         return;
     }
     server_start(&s, "killed", "--filter=delay memory 16M rdelay=10");
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
+                                  ", \"reconnect-delay\": 0}", s.socket);
     struct user *u = test_co_user(n);
     for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
         reads[i] = (struct one_read){ u, &latch, 1 };
@@ -409,6 +410,75 @@ static CO_FN void test_reconnect_entry(void *arg)
     g_assert_cmpint(test_co_write(u, 9, 0, 512), ==, 0);
     g_assert_cmpint(user_co_flush(u), ==, -EIO);
     g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* Long after the loss, with long pauses between attempts, a request has one made
+ * at once. */
+static CO_FN void test_back_late_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    uint8_t buf[512];
+    struct iovec v;
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "late", "memory 1M");
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
+                                  ", \"reconnect-delay\": 0}", s.socket);
+    struct user *u = test_co_user(n);
+    server_kill(&s);
+    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    /* 50 ms, doubled each time: nobody is about to try. */
+    co_co_sleep(UINT64_C(2000000000));
+    server_start(&s, "late", "memory 1M");
+    test_co_expect_zero(u, 0, 512);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
+/* A server that does not answer: what waits is ended, and made again. */
+static CO_FN void test_let_go_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    struct one_read r;
+    struct co_latch latch = {};
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "hangs", "memory 16M");
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct user *u = test_co_user(n);
+    kill(s.pid, SIGSTOP);
+    r = (struct one_read){ u, &latch, 1 };
+    co_latch_add(&latch);
+    co_start(loop_current(), one_read_entry, &r);
+    /* The drain is over although the read is not. */
+    node_co_drain_begin(n);
+    g_assert_cmpint(r.ret, ==, 1);
+    g_assert_cmpuint(user_get_stats(u)->in_flight, ==, 0);
+    node_drain_end(n);
+    kill(s.pid, SIGCONT);
+    co_latch_co_wait(&latch);
+    g_assert_cmpint(r.ret, ==, 0);
+    g_assert_cmpuint(user_get_stats(u)->failed[ACCT_READ], ==, 0);
+    g_assert_cmpuint(user_get_stats(u)->ops[ACCT_READ], ==, 1);
+
+    /* Given up for good. */
+    kill(s.pid, SIGSTOP);
+    co_latch_add(&latch);
+    co_start(loop_current(), one_read_entry, &r);
+    co_co_relax();
+    n->drv->yank(n);
+    co_latch_co_wait(&latch);
+    g_assert_cmpint(r.ret, ==, -ECONNABORTED);
     end_co(g, u, n);
     server_kill(&s);
 }
@@ -493,9 +563,9 @@ static CO_FN void test_cut_entry(void *arg)
         g_assert_no_error(err);
         g_assert_cmpint(read(out, &c, 1), ==, 1);
         close(out);
-        json_t *o = json_pack("{s:s, s:{s:s, s:s}, s:i}", "driver", "nbd",
+        json_t *o = json_pack("{s:s, s:{s:s, s:s}, s:i, s:i}", "driver", "nbd",
                               "server", "type", "unix", "path", path,
-                              "connections", 1);
+                              "connections", 1, "reconnect-delay", 0);
         int ret = node_co_open(g, o, 0, &n, &err);
         json_decref(o);
         if (ret < 0) {
@@ -524,8 +594,7 @@ static CO_FN void test_cut_entry(void *arg)
 
 /* --- servers that lie --- */
 
-/* STATUS_DROPS: the connection is dropped, reads fail until it is back. */
-enum expect { OPEN_FAILS, READ_FAILS, STATUS_SAFE, STATUS_DROPS };
+enum expect { OPEN_FAILS, READ_FAILS, STATUS_SAFE };
 static const struct {
     const char *name;
     enum expect expect;
@@ -541,7 +610,7 @@ static const struct {
     { "extent-zero-length", STATUS_SAFE },
     { "extent-past-end", STATUS_SAFE },
     { "extent-sum", STATUS_SAFE },
-    { "extent-none", STATUS_DROPS },
+    { "extent-none", STATUS_SAFE },   /* dropped, and connected to again */
     { "extent-later-zero", STATUS_SAFE },
 };
 
@@ -556,7 +625,8 @@ static CO_FN void check_co_lie(struct graph *g, const char *path,
         g_error_free(err);
         return;
     }
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", path);
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
+                                  ", \"reconnect-delay\": 0}", path);
     struct user *u = test_co_user(n);
     /* Guards around what is read into. */
     g_autofree uint8_t *buf = g_malloc0(3 * 8192);
@@ -573,7 +643,7 @@ static CO_FN void check_co_lie(struct graph *g, const char *path,
             off += e.len;
         }
         ret = user_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
-        g_assert_cmpint(ret, ==, expect == STATUS_DROPS ? -EIO : 0);
+        g_assert_cmpint(ret, ==, 0);
     }
     for (unsigned i = 0; i < 8192; i++) {
         g_assert_cmpuint(buf[i], ==, 0);
@@ -702,6 +772,8 @@ int main(int argc, char **argv)
         { "server-errors", test_server_errors_entry },
         { "killed", test_killed_entry },
         { "reconnect", test_reconnect_entry },
+        { "back-late", test_back_late_entry },
+        { "let-go", test_let_go_entry },
         { "changed", test_changed_entry },
         { "abilities", test_abilities_entry },
         { "lies", test_lies_entry },
