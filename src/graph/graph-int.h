@@ -97,6 +97,7 @@ struct user {
     void *arg;
     unsigned quiesced;
     unsigned at_door;
+    bool ending;            /* requests that are let go are not made again */
     struct co_queue door;   /* waiting for the drain to end */
     struct co_queue idle;   /* waiting for in_flight == 0 */
     struct user_stats stats;

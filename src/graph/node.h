@@ -227,6 +227,9 @@ struct user_ops {
 CO_FN int user_co_new(struct node *n, const char *name, unsigned perm,
                       unsigned shared, const struct user_ops *ops, void *arg,
                       struct user **ret_user, GError **err);
+/* Nobody wants the answers any more: requests that node_let_go() can end fail,
+ * now and whenever this is called again. */
+void user_let_go(struct user *u);
 /* Waits for its requests. NULL is fine. */
 CO_FN void user_co_free(struct user *u);
 struct node *user_node(const struct user *u);

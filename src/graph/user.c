@@ -128,7 +128,13 @@ void user_leave(struct user *u)
 static bool user_leaves_to_restart(struct user *u, int ret)
 {
     user_leave(u);
-    return ret == -ERESTART;
+    return ret == -ERESTART && !u->ending;
+}
+
+void user_let_go(struct user *u)
+{
+    u->ending = true;
+    node_let_go(user_node(u));
 }
 
 /* 0, or what a request that asks too much gets. */

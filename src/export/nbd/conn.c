@@ -11,6 +11,8 @@
  * in flight are answered, later ones get ESHUTDOWN, and the timer closes the
  * connection once it is idle, or in a second at the latest.  ->broken: the
  * stream is lost or its peer not worth waiting for; everybody wakes and goes.
+ * What a base that does not answer still holds of a connection that was stopped
+ * is let go, so that a server or an export ends whatever its storage does.
  */
 #include <errno.h>
 #include "export/nbd/nbd-int.h"
@@ -35,10 +37,15 @@ static void conn_timer(void *arg)
     struct nbd_conn *c = arg;
     uint64_t now = loop_clock_ns(c->server->loop);
 
+    if (c->broken && c->in_flight > 0) {
+        user_let_go(c->exp->e.user);
+    }
     if (!c->stopping || c->in_flight == 0 || now >= c->stop_deadline_ns) {
         nbd_conn_break(c);
-    } else {
-        loop_timer_arm(&c->timer, now + NBD_STOP_TICK_NS);
+    }
+    if (c->stopping && (!c->broken || c->in_flight > 0)) {
+        loop_timer_arm(&c->timer, now + (c->broken ? LET_GO_NS
+                                                   : NBD_STOP_TICK_NS));
     }
 }
 

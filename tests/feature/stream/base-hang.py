@@ -244,6 +244,28 @@ def test_graph_changes_go_on(d):
         assert r.end() == b'\x5a' * 65536
 
 
+def test_exports_end(d):
+    """A server that stops and an export that is deleted do not wait."""
+    with Server(d, data()) as server, \
+            daemon(d, server, **{'hang-timeout': 1}) as s:
+        r = hang_reads(s, server, d)
+        s.qmp.cmd('block-export-del', id='e', mode='hard')
+        s.qmp.wait_event('BLOCK_EXPORT_DELETED', id='e')
+        r.end()
+        assert r.error
+        add = {'type': 'nbd', 'id': 'e', 'node-name': 'top', 'name': 'disk'}
+        s.qmp.cmd('block-export-add', add)
+        r = Request(client(d).pread, 65536, 8 * MIB)
+        s.qmp.cmd('nbd-server-stop')
+        r.end()
+        assert r.error
+        server.go_on()
+        s.qmp.cmd('nbd-server-start', addr={
+            'type': 'unix', 'data': {'path': d + '/nbd'}})
+        s.qmp.cmd('block-export-add', add)
+        assert client(d).pread(65536, 8 * MIB) == b'\x5a' * 65536
+
+
 def ends(d, how):
     with Server(d, data()) as server, \
             daemon(d, server, **{'hang-timeout': 1}) as s:
