@@ -65,6 +65,7 @@ struct nbd_client {
     struct co_queue sleepers;      /* slots between two attempts */
     struct co_latch tasks;
     uint64_t lost_ns;              /* when the last connection went */
+    uint64_t attempt_ns;           /* when the last attempt to connect began */
     uint64_t attempts;             /* to connect again: begun so far ... */
     uint64_t failed_attempt;       /* ... and the latest that failed */
     GQueue requests;               /* struct pending, oldest first */
@@ -332,6 +333,7 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
         g_autoptr(GError) why = NULL;
         struct nbd_offer offer;
         uint64_t attempt = ++cl->attempts;
+        cl->attempt_ns = loop_clock_ns(loop_current());
         if (slot_co_connect(slot, &offer, &why) == 0) {
             const char *mismatch = offer_mismatch(&cl->offer, &offer);
             if (mismatch) {
@@ -513,8 +515,9 @@ static struct nbd_slot *client_pick(struct nbd_client *cl)
     return best;
 }
 
-/* After the reconnect delay a request still gets one attempt of its own, so that
- * a server that has come back is found whatever the pause between two attempts.
+/* A request does not wait for the end of a pause between two attempts, however
+ * long it has become.  After the reconnect delay it still gets one attempt of its
+ * own, so that a server that has come back is found.
  * @asked: attempts that had begun when the request came. */
 static bool client_gives_up(struct nbd_client *cl, const struct pending *p,
                             uint64_t asked, uint64_t *ret_deadline_ns)
@@ -528,6 +531,8 @@ static bool client_gives_up(struct nbd_client *cl, const struct pending *p,
         if (cl->failed_attempt > asked || now >= deadline) {
             return true;
         }
+    } else if (now - cl->attempt_ns >= BACKOFF_MIN_NS) {
+        co_queue_wake_all(&cl->sleepers);
     }
     *ret_deadline_ns = deadline;
     return false;

@@ -246,8 +246,9 @@ static CO_FN void client_entry(void *arg)
 {
     struct client *cl = arg;
     struct graph *g = graph_new(cl->loop, drivers);
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", "nbd", "server",
-                          "type", "unix", "path", "/nowhere");
+    json_t *o = json_pack("{s:s,s:{s:s,s:s},s:i}", "driver", "nbd", "server",
+                          "type", "unix", "path", "/nowhere",
+                          "reconnect-delay", 0);
     g_autoptr(GError) err = NULL;
     struct node *n = NULL;
 
