@@ -14,11 +14,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "fault.h"
 
-enum { PATIENCE_S = 300, SHORT = 0, PEER_EVERY = 60, LEAKS = 3 };
+/* A scenario that is swept this long, in seconds of the processor, hangs. */
+enum { PATIENCE_S = 300 };
+
+enum { SHORT = 0, PEER_EVERY = 60, LEAKS = 3 };
 
 static int arg_most = 24;
 static char *arg_only, *arg_replay;
@@ -199,7 +203,9 @@ static void mode_sweep(const struct kind *k, const struct scenario *s,
 
 static void scenario_sweep(const struct kind *k, const struct scenario *s)
 {
-    alarm(PATIENCE_S);
+    const struct itimerval limit = { .it_value.tv_sec = PATIENCE_S };
+
+    setitimer(ITIMER_PROF, &limit, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {
         mode_sweep(k, s, &modes[i]);
     }

@@ -380,7 +380,7 @@ static void test_seeds(gconstpointer arg)
     if (env) {
         first = atoi(env);
     } else if (first == 0) {
-        first = g_random_int();
+        first = (unsigned)g_test_rand_int() | 1;
     } else {
         count = 25;
     }
