@@ -10,12 +10,12 @@ import hashlib
 import os
 import struct
 import subprocess
-import time
 
 import nbd
 
 from bounded import RSS_MAX, bounded
 from sluiced import SANITIZED, SLUICE, SLUICED, Sluiced, qemu_img, run
+from waiting import rest, until
 
 MIB = 1 << 20
 SECRET = b'the secret of the host\n' * 100
@@ -109,8 +109,7 @@ def test_VA1_guest_writes_a_header_and_the_daemon_restarts(d):
         still_raw(d, disk, data)
         # Nor is it probed when nobody says the format.
         p = subprocess.run([SLUICED, '--drive', 'id=v,file=' + disk],
-                           capture_output=True, text=True, timeout=60,
-                           check=False)
+                           capture_output=True, text=True, check=False)
         assert p.returncode == 1 and "'format' is missing" in p.stderr, p.stderr
 
 
@@ -159,7 +158,7 @@ def test_VA3_policy_explicit_and_deny_open_nothing(d):
     for policy in ('explicit', 'deny'):
         p = subprocess.run([SLUICED, '--backing-policy', policy, '--blockdev',
                             'qed,node-name=q,file.driver=file,file.filename='
-                            + top], capture_output=True, text=True, timeout=60,
+                            + top], capture_output=True, text=True,
                            check=False)
         assert p.returncode == 1, (policy, p)
         assert "'%s'" % policy in p.stderr and secret in p.stderr, p.stderr
@@ -355,7 +354,7 @@ def test_VA16_tables_without_end(d):
                                                for i in range(512))))
             f.truncate(cluster + 2 * size + n * step)
         for command in ('info', 'check', 'map'):
-            r = bounded(command, '-f', 'qed', path, cpu=10, took=60,
+            r = bounded(command, '-f', 'qed', path, cpu=10,
                         ends=(0, 1, 2, 3))
             assert len(r.out) < 4 * MIB, (step, command, len(r.out))
 
@@ -365,12 +364,11 @@ def test_VA13_a_chain_of_2500(d):
     for i in range(1, 2500):
         overlay('%s/%d' % (d, i), str(i - 1), fmt_raw=i == 1)
     top = d + '/2499'
-    start = time.monotonic()
+    start = rest()
     p = subprocess.run([SLUICED, '--drive', 'id=v,format=qed,file=' + top],
-                       capture_output=True, text=True, timeout=60, check=False)
-    took = time.monotonic() - start
-    assert p.returncode == 1 and 'deep' in p.stderr.lower() + 'deep' * (
-        'long' in p.stderr), p.stderr
+                       capture_output=True, text=True, check=False)
+    took = rest() - start
+    assert p.returncode == 1 and 'deeper than 64 images' in p.stderr, p.stderr
     assert SANITIZED or took < 1, took
     bounded('map', '-f', 'qed', top, ends=(1,))
     bounded('info', '-f', 'qed', top, ends=(0,))
@@ -386,11 +384,10 @@ def test_VA13_loops(d):
     linked = overlay(d + '/linked.qed', 'x')
     os.symlink('linked.qed', d + '/x')
     for path in (a, b, self, d + '/other-name.qed', linked):
-        start = time.monotonic()
+        start = rest()
         p = subprocess.run([SLUICED, '--drive', 'id=v,format=qed,file=' + path],
-                           capture_output=True, text=True, timeout=60,
-                           check=False)
-        took = time.monotonic() - start
+                           capture_output=True, text=True, check=False)
+        took = rest() - start
         assert p.returncode == 1 and p.stderr.startswith('sluiced: '), p
         assert SANITIZED or took < 1, took
         for args in (('info', '--backing-chain'), ('map',)):
@@ -414,11 +411,10 @@ def test_VA15_links_where_the_daemon_makes_files(d):
         p = subprocess.Popen([SLUICED] + args, stderr=subprocess.PIPE,
                              stdin=subprocess.DEVNULL)
         try:
-            _, err = p.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
+            until(lambda: p.poll() is not None, 'a refusal of %r' % args)
+        finally:
             p.kill()
-            p.communicate()
-            raise AssertionError('%r was accepted' % args) from None
+            _, err = p.communicate()
         assert p.returncode == 1, (args, err)
         with open(victim, 'rb') as f:
             assert f.read() == SECRET, args

@@ -11,6 +11,7 @@ import time
 from peer import Qsd
 from qmp import QmpError
 from sluiced import Sluiced, qemu_img, run
+from waiting import Patience
 
 MIB = 1 << 20
 STATES = """\
@@ -72,10 +73,10 @@ def play(cls, d, fmt, policy, errno, once):
             s.qmp.cmd('blockdev-add', node)
         s.qmp.cmd('block-stream', {'device': 'top', 'job-id': 'j',
                                    'on-error': policy, 'auto-dismiss': False})
-        deadline = time.monotonic() + 20
+        patience = Patience()
         resumed = 0
         while job_of(s.qmp) != 'concluded':
-            assert time.monotonic() < deadline, (cls, policy)
+            assert not patience.over(), (cls, policy)
             if job_of(s.qmp) == 'paused':
                 paused = True
                 shown = s.qmp.cmd('query-block-jobs')[0]['io-status']

@@ -221,7 +221,7 @@ def fails(d, program, row):
     line, words = row
     before = snapshot(d)
     p = subprocess.run([program] + line.split(), cwd=d, capture_output=True,
-                       text=True, timeout=60, check=False,
+                       text=True, check=False,
                        stdin=subprocess.DEVNULL,
                        env={k: v for k, v in os.environ.items()
                             if k != 'SLUICE_SOCKET'})
@@ -291,14 +291,14 @@ def test_other_programs_beside_a_running_daemon(d):
                      ['resize', '-f', 'qed', 'top', '2M'],
                      ['check', '-r', 'all', '-f', 'qed', 'top']):
             p = subprocess.run([SLUICE] + args, cwd=d, capture_output=True,
-                               text=True, timeout=60, check=False)
+                               text=True, check=False)
             assert p.returncode == 1 and 'lock' in p.stderr, (args, p)
         for args in (['--drive', 'id=w,file=top,format=qed'],
                      ['--nbd-server', 'addr.type=unix,addr.path=n'],
                      ['--chardev', 'socket,id=c,path=qmp.sock,server=on,'
                       'wait=off', '--monitor', 'c']):
             p = subprocess.run([SLUICED] + args, cwd=d, capture_output=True,
-                               text=True, timeout=60, check=False)
+                               text=True, check=False)
             assert p.returncode == 1, (args, p)
         assert snapshot_files(d) == files
         assert s.qmp.cmd('query-block')[0]['device'] == 'v'

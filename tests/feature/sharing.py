@@ -18,7 +18,7 @@ READ_ONLY = 'Block node is read-only'
 
 def sluice(d, *args):
     p = subprocess.run([SLUICE, *args], capture_output=True, text=True,
-                       timeout=120, check=False, cwd=d)
+                       check=False, cwd=d)
     return p.returncode, p.stdout + p.stderr
 
 
@@ -126,7 +126,7 @@ def test_read_only_options(d):
 
 def refused_start(d, *args):
     p = subprocess.run([SLUICED, *args], capture_output=True, text=True,
-                       timeout=60, check=False, cwd=d)
+                       check=False, cwd=d)
     assert p.returncode == 1 and WORDS in p.stderr, (args, p)
 
 

@@ -35,7 +35,7 @@ def run_on(fs, program, work):
     try:
         done = subprocess.run([program], env=dict(os.environ, TMPDIR=mnt),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, timeout=100, check=False)
+                              text=True, check=False)
     finally:
         subprocess.run(['umount', mnt], check=True)
     if done.returncode:

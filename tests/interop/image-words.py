@@ -438,7 +438,7 @@ def normal(text):
 
 
 def run(tool, words, folder):
-    p = subprocess.run([tool] + words, cwd=folder, text=True, timeout=60,
+    p = subprocess.run([tool] + words, cwd=folder, text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return p.returncode, normal(p.stdout), normal(p.stderr)
 

@@ -5,14 +5,13 @@ import hashlib
 import json
 import os
 import random
-import struct
 import subprocess
-import time
 
+from seed import SEED
 from sluiced import SLUICE, Sluiced, qemu_img, run, run_tool
+from waiting import listens, until
 
 MIB = 1 << 20
-SEED = int(os.environ.get('SEED', '0')) or int(time.time())
 
 
 def info(tool, path):
@@ -40,7 +39,7 @@ def image(d, name='i.qcow2', options='cluster_size=64k', size='8M'):
 
 def fails(*words):
     p = subprocess.run([SLUICE, *words], capture_output=True, text=True,
-                       timeout=60, check=False)
+                       check=False)
     assert p.returncode != 0, p.stdout
     return p.stderr
 
@@ -75,9 +74,9 @@ def dirty(d, path, name):
     server = subprocess.Popen(['qemu-nbd', '-r', '-k', sock, '-f', 'qcow2',
                                '-B', name, path])
     try:
-        while not os.path.exists(sock):
-            assert server.poll() is None, server.returncode
-            time.sleep(0.01)
+        until(lambda: server.poll() is not None or listens(sock),
+              'the server')
+        assert server.poll() is None, server.returncode
         out = json.loads(run_tool('nbdinfo', '--json', '--map=qemu:dirty-'
                                   'bitmap:' + name,
                                   'nbd+unix:///?socket=' + sock))

@@ -8,12 +8,11 @@ import json
 import os
 import random
 import struct
-import time
 
+from seed import SEED
 from sluiced import SLUICE, Sluiced, qemu_img, run, run_tool
 
 MIB = 1 << 20
-SEED = int(os.environ.get('SEED', '0')) or int(time.time())
 EIO = 'Input/output error'
 
 
@@ -55,7 +54,6 @@ def compressed(d, name, options='cluster_size=64k', size=6 * MIB + 512, *args):
 
 
 def test_contents(d):
-    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
     for i, options in enumerate((
             'cluster_size=64k', 'cluster_size=4k', 'cluster_size=512',
             'cluster_size=2M', 'cluster_size=64k,compat=0.10',

@@ -44,7 +44,7 @@ def both(d, words):
             qemu_img('create', '-q', '-f', 'raw', base, '2M')
         p = subprocess.run([tool, 'create', '-f', 'qcow2', *words.split()],
                            cwd=folder, capture_output=True, text=True,
-                           timeout=60, check=False)
+                           check=False)
         text = (p.stdout + p.stderr).replace(os.path.basename(tool) + ':', '')
         image, info = os.path.join(folder, 'x'), None
         if os.path.exists(image) and p.returncode == 0:
@@ -108,7 +108,7 @@ def test_what_is_below_is_not_overwritten(d):
             before = f.read()
         p = subprocess.run([SLUICE, 'create', '-f', 'qcow2', '-b', name, '-F',
                             'qcow2', victim], capture_output=True, text=True,
-                           timeout=60, check=False)
+                           check=False)
         assert p.returncode == 1 and p.stdout == '', (victim, name, p)
         with open(victim, 'rb') as f:
             assert f.read() == before, (victim, name)

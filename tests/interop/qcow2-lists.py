@@ -48,7 +48,7 @@ def store(path, *rows):
 
 def tool(*args, status=0, name=SLUICE):
     p = subprocess.run([name, *args], capture_output=True, text=True,
-                       timeout=60, check=False)
+                       check=False)
     assert p.returncode == status, (args, p.returncode, p.stdout, p.stderr)
     return p.stdout + p.stderr
 

@@ -7,8 +7,8 @@ import itertools
 import os
 import random
 import subprocess
-import time
 
+from seed import SEED
 from sluiced import SLUICE, Skip, Sluiced, qemu_img, run, run_tool, \
     write_pattern
 
@@ -20,7 +20,6 @@ except ImportError:
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 5 * MIB + 3 * 512      # no multiple of any cluster
 BASE_SIZE = 4 * MIB + 1024    # shorter than the overlay
-SEED = int(os.environ.get('SEED', '0')) or int(time.time())
 ROUNDS = int(os.environ.get('ROUNDS', '2'))
 ONLY = os.environ.get('ONLY', '')
 
@@ -79,10 +78,8 @@ def ours(h, rng, model, unit, batches=6):
                 model.data[off:off + length] = bytes(length)
         trims = [c[2] for c in cookies if len(c) > 2]
         for c in cookies:
-            deadline = time.monotonic() + 60
             while not h.aio_command_completed(c[0]):
-                assert time.monotonic() < deadline, 'no reply'
-                h.poll(1000)
+                h.poll(-1)
         for off, length in trims:
             # Each sector is old or zero (G8).
             now = h.pread(length, off)
@@ -121,7 +118,7 @@ def read_all(h):
 
 def check(name, path):
     p = subprocess.run(['qemu-img', 'check', '-f', 'qcow2', path],
-                       capture_output=True, text=True, timeout=60, check=False)
+                       capture_output=True, text=True, check=False)
     assert p.returncode == 0, (name, p.stdout, p.stderr)
 
 
@@ -215,7 +212,6 @@ def combinations():
 def test_combinations(d):
     """Every cluster size, refcount width, kind of entry, with a base and
     without; with the data in the image or in another file."""
-    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
     base_path = os.path.join(d, 'base.raw')
     write_pattern(base_path, BASE_SIZE, seed=SEED, block=512)
     with open(base_path, 'rb') as f:
@@ -266,7 +262,6 @@ def test_shared(d):
     """Clusters that are shared with a snapshot or compressed move when they
     are written to; the snapshot stays as it was."""
     path, raw = os.path.join(d, 'i.qcow2'), os.path.join(d, 'view.raw')
-    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
     with Sluiced(d) as s:
         sock = start_server(s, d)
         for name, unit in (('cluster_size=64k', 65536),
@@ -304,7 +299,6 @@ def test_resize(d):
     write_pattern(base, 4 * MIB, seed=SEED, block=512)
     with open(base, 'rb') as f:
         base_data = f.read()
-    print('# seed %d: run again with SEED=%d' % (SEED, SEED))
     for name in ('cluster_size=512', 'cluster_size=64k', 'cluster_size=4k',
                  'cluster_size=64k,extended_l2=on'):
         rng = random.Random('%d %s' % (SEED, name))

@@ -19,6 +19,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), 'lib'))
+from seed import SEED  # noqa: E402
 from sluiced import Skip, Sluiced, run_tool  # noqa: E402
 
 MIB = 1 << 20
@@ -57,7 +58,7 @@ def shared_bytes(path):
 
 def make_base(path, size, holes=()):
     """Random bytes but for @holes, (offset, length)."""
-    rng = random.Random(11)
+    rng = random.Random(SEED)
     with open(path, 'wb') as f:
         f.truncate(size)
         for off in range(0, size, MIB):
@@ -105,7 +106,7 @@ def stream(d, top, backing, direct=False, kind='qed'):
         with Sluiced(run_dir, '--object', 'throttle-group,id=g',
                      '--blockdev', json.dumps(node)) as s:
             s.qmp.cmd('block-stream', device='top', job_id='j')
-            end = s.qmp.wait_event('BLOCK_JOB_COMPLETED', 60, device='j')
+            end = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j')
             assert 'error' not in end['data'], end
             assert end['data']['offset'] == end['data']['len'], end
     run_tool('qemu-img', 'check', '-q', '-f', kind, top)

@@ -91,7 +91,7 @@ class Reply:
 
 
 class Client:
-    def __init__(self, address, timeout=10.0):
+    def __init__(self, address, timeout=None):
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
         else:

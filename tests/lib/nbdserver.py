@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import threading
 import traceback
 
 import nbdraw
+from waiting import until
 
 
 class Server:
@@ -75,11 +75,10 @@ class Server:
                              .encode() + b'\n')
         return i
 
-    def finish(self, i, timeout=10):
+    def finish(self, i):
         with self.lock:
-            ok = self.lock.wait_for(lambda: i in self.answers or self.ended,
-                                    timeout)
-            assert ok and i in self.answers, 'no answer from the server'
+            self.lock.wait_for(lambda: i in self.answers or self.ended)
+            assert i in self.answers, 'no answer from the server'
             return self.answers.pop(i)
 
     def __call__(self, cmd, **args):
@@ -93,10 +92,7 @@ class Server:
 
     def wait_held(self, n):
         """Until @n requests wait in hold nodes."""
-        for _ in range(2000):
-            if self('query')['held'] == n:
-                return
-        raise AssertionError('requests did not arrive')
+        until(lambda: self('query')['held'] == n, '%d requests' % n)
 
     def calm(self):
         """Whatever a row left in force is over."""
@@ -133,11 +129,10 @@ class Server:
         except OSError:
             pass
         try:
-            status = self.proc.wait(10)
-        except subprocess.TimeoutExpired:
+            until(lambda: self.proc.poll() is not None, 'the end')
+        except AssertionError:
             self.proc.kill()
-            self.proc.wait()
-            status = 'hang at exit'
+        status = self.proc.wait()
         self.control.close()
         shutil.rmtree(self.dir, ignore_errors=True)
         assert status == 0, 'server ended with %s' % status
@@ -159,22 +154,16 @@ class Skip(Exception):
     pass
 
 
-def _expired(*_):
-    raise AssertionError('row took too long')
-
-
-def run_rows(make_server, timeout=30):
+def run_rows(make_server):
     """Run all rows of the program on one server; it must live through each."""
     only = sys.argv[1:]
     rows = [r for r in ROWS if not only or r[0] in only]
     print('1..%d' % (len(rows) + 1), flush=True)
-    signal.signal(signal.SIGALRM, _expired)
     failed = 0
     server = make_server()
     try:
         for i, (name, text, fn) in enumerate(rows, 1):
             line = '%d %s %s' % (i, name, text)
-            signal.alarm(timeout)
             try:
                 fn(server)
                 assert server.proc.poll() is None, 'the server died'
@@ -187,7 +176,6 @@ def run_rows(make_server, timeout=30):
                 for text in traceback.format_exc().splitlines():
                     print('# ' + text)
                 sys.stdout.flush()
-            signal.alarm(0)
             server.calm()
             if server.proc.poll() is not None:
                 server = make_server()

@@ -6,13 +6,12 @@
     q.wait_event('BLOCK_JOB_COMPLETED', device='j')
 
 An error answer is raised as QmpError.  Events are kept until someone asks
-for them.  Everything is bounded in time.
+for them.  No wait is for ever: waiting.py.
 """
 import json
 import socket
-import time
 
-TIMEOUT = 30
+from waiting import LIMIT, Patience
 
 
 class QmpError(Exception):
@@ -36,24 +35,27 @@ class Qmp:
             self.cmd('qmp_capabilities')
 
     @classmethod
-    def connect(cls, path, negotiate=True, timeout=TIMEOUT):
+    def connect(cls, path, negotiate=True):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(timeout)
         sock.connect(path)
         return cls(sock, negotiate)
 
     def close(self):
         self.sock.close()
 
-    def read_line(self, timeout=TIMEOUT):
+    def read_line(self, patience=None):
         """One line without its end; it must end in CR LF."""
-        deadline = time.monotonic() + timeout
+        patience = patience or Patience()
         while b'\n' not in self.buf:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError('nothing came within %g s' % timeout)
-            self.sock.settimeout(left)
-            data = self.sock.recv(65536)
+            if patience.over():
+                raise TimeoutError('nothing came')
+            self.sock.settimeout(patience.left())
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                continue
+            finally:
+                self.sock.settimeout(None)
             if not data:
                 raise QmpClosed()
             self.buf += data
@@ -61,17 +63,17 @@ class Qmp:
         assert line.endswith(b'\r'), line
         return line[:-1].decode()
 
-    def read_message(self, timeout=TIMEOUT):
-        return json.loads(self.read_line(timeout))
+    def read_message(self, patience=None):
+        return json.loads(self.read_line(patience))
 
     def send_raw(self, data):
         self.sock.sendall(data if isinstance(data, bytes) else data.encode())
 
-    def answer(self, timeout=TIMEOUT):
+    def answer(self):
         """The next message that is no event."""
-        deadline = time.monotonic() + timeout
+        patience = Patience()
         while True:
-            msg = self.read_message(max(0.01, deadline - time.monotonic()))
+            msg = self.read_message(patience)
             if 'event' not in msg:
                 return msg
             self.events.append(msg)
@@ -111,21 +113,21 @@ class Qmp:
             event.get('data', {}).get(k.replace('_', '-')) == v
             for k, v in data.items())
 
-    def wait_event(self, name, timeout=TIMEOUT, **data):
+    def wait_event(self, name, timeout=LIMIT, **data):
         """The first event of that name whose data has these members; it is
-        taken out, what came before it stays."""
-        deadline = time.monotonic() + timeout
+        taken out, what came before it stays. @timeout: seconds of rest."""
+        patience = Patience(timeout)
         seen = 0
         while True:
             for i in range(seen, len(self.events)):
                 if self._matches(self.events[i], name, data):
                     return self.events.pop(i)
             seen = len(self.events)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError('no event %s %r within %g s; came: %r'
-                                   % (name, data, timeout, self.events))
-            msg = self.read_message(left)
+            try:
+                msg = self.read_message(patience)
+            except TimeoutError:
+                raise TimeoutError('no event %s %r; came: %r' % (
+                    name, data, self.events)) from None
             assert 'event' in msg, msg
             self.events.append(msg)
 

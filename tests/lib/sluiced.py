@@ -17,10 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 
+from killed import kill_and_wait
 from qmp import Qmp, QmpClosed
+from waiting import LIMIT, Patience, until
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
@@ -28,9 +29,6 @@ SLUICED = os.environ.get('SLUICED', TOP + '/build/sluiced')
 SLUICE = os.environ.get('SLUICE', TOP + '/build/sluice')
 # A build under a sanitizer: uses more memory, cannot be loaded by Python.
 SANITIZED = 'san' in os.path.basename(os.path.dirname(SLUICED))
-# Sanitizers and loaded machines are slow.
-START_TIMEOUT = 30
-STOP_TIMEOUT = 60
 
 BAD_WORDS = ('Sanitizer', 'runtime error:', 'Assertion', 'ERROR:',
              'does not fit its schema', 'terminate called')
@@ -68,19 +66,16 @@ class Sluiced:
 
     def connect(self, negotiate=True):
         """Another connection to the monitor."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
+        def attempt():
             try:
                 return Qmp.connect(self.socket, negotiate)
             except (FileNotFoundError, ConnectionRefusedError,
                     ConnectionResetError, BrokenPipeError, QmpClosed):
-                if self.proc.poll() is not None:
-                    raise AssertionError(
-                        'sluiced ended with status %d: %s'
-                        % (self.proc.returncode, self.errors())) from None
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+                assert self.proc.poll() is None, \
+                    'sluiced ended with status %d: %s' % (
+                        self.proc.returncode, self.errors())
+                return None
+        return until(attempt, 'the monitor')
 
     def __enter__(self):
         return self
@@ -96,14 +91,19 @@ class Sluiced:
         with open(self.log, encoding='utf-8', errors='replace') as f:
             return f.read()
 
-    def wait(self, timeout=STOP_TIMEOUT):
-        """Wait for an end that the test has caused. Returns the status."""
-        try:
-            self.proc.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError('sluiced does not end: %s'
-                                 % self.errors()) from None
+    def wait(self, timeout=LIMIT):
+        """Wait for an end that the test has caused. Returns the status.
+        @timeout: seconds of rest."""
+        patience = Patience(timeout)
+        while True:
+            try:
+                self.proc.communicate(timeout=patience.left())
+                break
+            except subprocess.TimeoutExpired:
+                if patience.over():
+                    self.kill()
+                    raise AssertionError('sluiced does not end: %s'
+                                         % self.errors()) from None
         self.status = self.proc.returncode
         if self.qmp:
             self.qmp.close()
@@ -123,9 +123,7 @@ class Sluiced:
 
     def kill(self):
         """The power cut: SIGKILL."""
-        if self.proc.poll() is None:
-            self.proc.kill()
-        self.proc.communicate()
+        kill_and_wait(self.proc)
         self.status = self.proc.returncode
         if self.qmp:
             self.qmp.close()
@@ -135,8 +133,7 @@ def run_tool(*cmd):
     """Run a program that must succeed; its output. Skips when it is missing."""
     if shutil.which(cmd[0]) is None:
         raise Skip('%s is not installed' % cmd[0])
-    p = subprocess.run(cmd, capture_output=True, text=True, timeout=120,
-                       check=False)
+    p = subprocess.run(cmd, capture_output=True, text=True, check=False)
     assert p.returncode == 0, '%s: %s%s' % (' '.join(cmd), p.stdout, p.stderr)
     return p.stdout
 
@@ -180,10 +177,12 @@ def run(names):
         except Skip as e:
             skipped += 1
             print('ok %d %s # SKIP %s' % (i, name, e), flush=True)
-        except Exception:  # pylint: disable=broad-except
+        except (Exception, KeyboardInterrupt) as e:
             failed += 1
             traceback.print_exc(file=sys.stdout)
             print('not ok %d %s' % (i, name), flush=True)
+            if isinstance(e, KeyboardInterrupt):    # watch.py, or a person
+                break
         finally:
             shutil.rmtree(directory, ignore_errors=True)
     sys.exit(1 if failed else 77 if skipped == len(tests) else 0)

@@ -15,7 +15,7 @@ NOTE = "'%s' is finished: '%s' is the disk now"
 
 def sluice(d, *args, status=0):
     p = subprocess.run([SLUICE, *args], capture_output=True, text=True,
-                       timeout=120, check=False, cwd=d)
+                       check=False, cwd=d)
     assert p.returncode == status, '%s: %d %s%s' % (args, p.returncode,
                                                     p.stdout, p.stderr)
     return p.stdout + p.stderr
@@ -47,7 +47,7 @@ def same(d, name='disk.img'):
 def refused(d, *args):
     """A daemon that does not start: what it says."""
     p = subprocess.run([SLUICED, *args], capture_output=True, text=True,
-                       timeout=60, check=False, cwd=d)
+                       check=False, cwd=d)
     assert p.returncode == 1, (args, p)
     return p.stderr
 

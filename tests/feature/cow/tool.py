@@ -14,7 +14,7 @@ SIZE = 12 * MIB
 
 def sluice(d, *args, status=0):
     p = subprocess.run([SLUICE, *args], capture_output=True, text=True,
-                       timeout=120, check=False, cwd=d)
+                       check=False, cwd=d)
     assert p.returncode == status, '%s: %d %s%s' % (args, p.returncode,
                                                     p.stdout, p.stderr)
     return p.stdout + p.stderr

@@ -154,4 +154,4 @@ def many(s):
 
 
 if __name__ == '__main__':
-    sys.exit(run_rows(rig.make_server, timeout=100))
+    sys.exit(run_rows(rig.make_server))

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Handshake and options: rows H1-H24 of the conformance list, TL1, TL3 of a
 server without TLS, and what past servers fell to (VC2-VC9)."""
+import random
 import struct
 import sys
 
 import rig
 from nbdserver import row, run_rows
+from seed import SEED
 import nbdraw
 from nbdraw import (ABORT, ACK, ERR_INVALID, ERR_POLICY, ERR_SHUTDOWN,
                     ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP, EXPORT_NAME, GO, INFO,
@@ -353,8 +355,7 @@ def vc2(s):
 
 @row('VC9', 'options in any order, GO refused and again, and none twice')
 def vc9(s):
-    import random
-    rnd = random.Random(20261120)
+    rnd = random.Random(SEED)
     for _ in range(60):
         c = s.client()
         for _ in range(20):

@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Transmission with simple replies: rows X1-X24 of the conformance list."""
+import random
 import socket
 import sys
-import time
 
 import rig
 from nbdserver import row, run_rows
+from seed import SEED
+from waiting import let_pass
 import nbdraw
 from nbdraw import (CACHE, DISC, EINVAL, EIO, ENOSPC, EOVERFLOW, EPERM,
                     ESHUTDOWN, FAST_ZERO, FLUSH, FUA, NO_HOLE, READ, REQ_ONE,
@@ -313,7 +315,7 @@ def x23(s):
         c = s.go('rw')
         c.send_req(WRITE, 16 * MIB, length, data=b'\xee' * sent)
         c.close()
-        time.sleep(0.05)
+        let_pass(0.05)
         assert a.read(16 * MIB, length) == before
 
 
@@ -330,9 +332,7 @@ def x24(s):
 
 @row('X25', 'a random mix of writes, zeroes, trims and reads keeps its word')
 def x25(s):
-    import random
-    seed = 20261120
-    rnd = random.Random(seed)
+    rnd = random.Random(SEED)
     base, size = 20 * MIB, 256 * 1024
     clients = [s.go('rw', sr=bool(i % 2)) for i in range(4)]
     shadow = bytearray(size)
@@ -344,7 +344,7 @@ def x25(s):
         what = rnd.choice(['read', 'write', 'zero', 'flush'])
         if what == 'read':
             got = c.read(base + off, n)
-            assert got == shadow[off:off + n], 'seed %d step %d' % (seed, step)
+            assert got == shadow[off:off + n], 'step %d' % step
         elif what == 'write':
             data = rnd.randbytes(n)
             assert c.write(base + off, data, rnd.choice([0, 0, FUA])) == 0

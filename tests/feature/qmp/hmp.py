@@ -79,7 +79,6 @@ def test_readline_monitor(d):
                  'socket,id=h,path=%s/h.sock,server=on,wait=off' % d,
                  '--monitor', 'chardev=h,mode=readline') as s:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(20)
         sock.connect(d + '/h.sock')
         assert 'monitor' in read_until(sock, '(sluice) ')
         sock.sendall(b'info block-jobs\ninfo')

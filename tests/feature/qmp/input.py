@@ -3,9 +3,9 @@
 """What a client may send to a control socket, right and wrong."""
 import json
 import socket
-import time
 
 from sluiced import Sluiced, run
+from waiting import rest
 
 READY = {'return': {}}
 
@@ -156,10 +156,10 @@ def test_client_that_does_not_read(d):
                 '{"execute": "query-jobs", "id": "%s"}' % name
                 for _ in range(1)))
         s.qmp.cmd('blockdev-add', driver='null-co', node_name='n')
-        start = time.monotonic()
+        start = rest()
         for i in range(200):
             assert s.qmp.cmd('query-jobs') == []
-        assert time.monotonic() - start < 20
+        assert rest() - start < 20
         for _ in range(40):
             assert deaf.answer() == {'return': [], 'id': name}
         deaf.close()
@@ -170,7 +170,6 @@ def test_pretty(d):
                  'socket,id=p,path=%s/p.sock,server=on,wait=off' % d,
                  '--monitor', 'chardev=p,mode=control,pretty=on') as s:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(20)
         sock.connect(d + '/p.sock')
         f = sock.makefile('rw', newline='')
         text = ''

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Streaming and jobs by QMP: life cycles, verbs, errors, the old forms."""
-import time
 from sluiced import Sluiced, make_chain, qemu_img, run
+from waiting import until
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -171,13 +171,8 @@ def test_drive_stream_on(d):
         with Sluiced(d, '--drive',
                      'id=virtio0,format=qed,copy-on-read=on,' + name) as s:
             q = s.qmp
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                info = q.cmd('query-block')[0]['inserted']
-                if 'backing_file' not in info and not q.cmd('query-jobs'):
-                    break
-                time.sleep(0.02)
-            assert 'backing_file' not in info, info
+            until(lambda: 'backing_file' not in q.cmd('query-block')[0][
+                'inserted'] and not q.cmd('query-jobs'), 'the stream')
     qemu_img('compare', '-f', 'qed', '-F', 'raw', top, base)
 
 

@@ -178,8 +178,7 @@ def test_one_daemon_only(d):
     with start(d, top):
         import subprocess
         p = subprocess.run([SLUICED, '--state-dir', d + '/state'], cwd=d,
-                           capture_output=True, text=True, timeout=30,
-                           check=False)
+                           capture_output=True, text=True, check=False)
         assert p.returncode == 1 and 'in use' in p.stderr, p.stderr
 
 
@@ -189,7 +188,7 @@ def test_bad_journal(d):
         f.write('{"version": 1, "jobs": {"j"')
     import subprocess
     p = subprocess.run([SLUICED, '--state-dir', d + '/state'], cwd=d,
-                       capture_output=True, text=True, timeout=30, check=False)
+                       capture_output=True, text=True, check=False)
     assert p.returncode == 1 and 'jobs.json' in p.stderr, p.stderr
 
 

@@ -5,16 +5,16 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 from qmp import Qmp
 from sluiced import SLUICED, TOP, Sluiced, make_chain, run
+from waiting import listens, until
 
 MIB = 1 << 20
 
 
 def sluiced(d, *args):
-    p = subprocess.run([SLUICED] + list(args), cwd=d, text=True, timeout=30,
+    p = subprocess.run([SLUICED] + list(args), cwd=d, text=True,
                        stdin=subprocess.DEVNULL, capture_output=True,
                        check=False)
     return p.returncode, p.stdout, p.stderr
@@ -114,6 +114,16 @@ def test_backing_policy(d):
         pass
 
 
+def runs(pid):
+    """@pid is a daemon of ours, and no zombie."""
+    try:
+        with open('/proc/%d/stat' % pid, encoding='ascii') as f:
+            text = f.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return '(sluiced)' in text and ') Z ' not in text
+
+
 def test_daemonize_and_pidfile(d):
     sock, pidfile = d + '/s', d + '/pid'
     args = ['--daemonize', '--pidfile', pidfile, '--chardev',
@@ -131,13 +141,11 @@ def test_daemonize_and_pidfile(d):
         assert status == 1 and 'zork' in err, (status, err)
         q.send_raw('{"execute": "quit"}')
     finally:
-        deadline = time.monotonic() + 30
-        while os.path.exists('/proc/%d' % pid) and \
-                'sluiced' in open('/proc/%d/comm' % pid).read():
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                raise AssertionError('the daemon does not end')
-            time.sleep(0.02)
+        try:
+            until(lambda: not runs(pid), 'the end of the daemon')
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise
     assert not os.path.exists(pidfile)
     assert not os.path.exists(sock)
 
@@ -146,8 +154,8 @@ def test_stdio_monitor(d):
     text = ('{"execute": "qmp_capabilities"}\n'
             '{"execute": "query-jobs", "id": 1}\n{"execute": "quit"}\n')
     p = subprocess.run([SLUICED, '--chardev', 'stdio,id=m', '--monitor', 'm'],
-                       input=text, cwd=d, text=True, timeout=30,
-                       capture_output=True, check=False)
+                       input=text, cwd=d, text=True, capture_output=True,
+                       check=False)
     assert p.returncode == 0, p.stderr
     lines = p.stdout.splitlines()
     assert '"QMP"' in lines[0] and '{"return": [], "id": 1}' in lines, lines
@@ -159,11 +167,9 @@ def test_client_monitor(d):
     ls = socket.socket(socket.AF_UNIX)
     ls.bind(d + '/ls')
     ls.listen(1)
-    ls.settimeout(30)
     with Sluiced(d, '--chardev', 'socket,id=c,path=%s/ls' % d,
                  '--monitor', 'c') as s:
         conn, _ = ls.accept()
-        conn.settimeout(30)
         q = Qmp(conn)
         assert q.cmd('query-jobs') == s.qmp.cmd('query-jobs') == []
         q.close()
@@ -174,10 +180,7 @@ def test_wait_for_client(d):
     with Sluiced(d, '--chardev', 'socket,id=w,path=%s/w,server=on' % d,
                  '--monitor', 'w', '--blockdev', 'null-co,node-name=n',
                  connect=False) as s:
-        deadline = time.monotonic() + 30
-        while not os.path.exists(d + '/w'):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: listens(d + '/w'), 'the socket')
         q = Qmp.connect(d + '/w')
         assert len(q.cmd('query-named-block-nodes')) == 1
         s.qmp = q

@@ -11,7 +11,9 @@ import threading
 import time
 
 from qmp import Qmp
+from seed import SEED
 from sluiced import SLUICE, Skip, Sluiced, qemu_img, run, run_tool
+from waiting import listens, until
 
 try:
     import nbd
@@ -20,7 +22,6 @@ except ImportError:
     sys.exit(77)
 
 MIB = 1 << 20
-SEED = int(os.environ.get('SEED', '0')) or int(time.time())
 MAKE = 'blockdev-snapshot-internal-sync'
 DELETE = 'blockdev-snapshot-delete-internal-sync'
 
@@ -135,9 +136,7 @@ def test_words(d):
                           'socket,id=c,server=on,wait=off,path=' + sock,
                           '--monitor', 'c'])
     try:
-        deadline = time.monotonic() + 30
-        while not os.path.exists(sock) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: listens(sock), 'the socket')
         theirs = ask(Qmp.connect(sock))
     finally:
         p.kill()
@@ -174,7 +173,6 @@ def test_busy(d):
 def test_contents(d):
     """Each shows the disk as it was; made and deleted in any order."""
     rnd = random.Random(SEED)
-    print('# SEED=%d' % SEED)
     for options in ('cluster_size=64k', 'cluster_size=4k',
                     'cluster_size=16k,extended_l2=on', 'compat=0.10'):
         place = os.path.join(d, options.replace(',', '-'))
@@ -250,7 +248,8 @@ def test_consistent_point(d):
         w = Writer(disk.client())
         w.start()
         for i in range(12):
-            time.sleep(0.05)
+            passes = w.passes
+            until(lambda: w.passes > passes, 'a pass of the guest')
             disk.make('p%d' % i)
         w.halt = True
         w.join()

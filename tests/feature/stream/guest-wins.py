@@ -15,6 +15,7 @@ import nbd
 
 import rig
 from rig import Base, KIB, MIB, SECTOR, Stage
+from waiting import Patience, rest
 
 CLUSTER = 64 * KIB
 
@@ -24,8 +25,8 @@ class Request:
 
     def __init__(self, scene, conn, kind, off, length, data=None):
         self.error = None
-        self.began = time.monotonic()
-        self.took = None
+        self.began = rest()
+        self.took = None        # seconds of rest
         h = scene.handles[conn]
         if kind == 'read':
             self.buf = nbd.Buffer(length)
@@ -40,7 +41,7 @@ class Request:
 
     def complete(self, error):
         self.error = error.value
-        self.took = time.monotonic() - self.began
+        self.took = rest() - self.began
         return 1
 
     def bytes(self):
@@ -82,11 +83,10 @@ class Scene:
         entry[2] = what
         return True
 
-    def run(self, timeout=120):
-        deadline = time.monotonic() + timeout
+    def run(self):
+        patience = Patience(120)
         while self.waiting:
-            assert time.monotonic() < deadline, \
-                '%d races hang' % len(self.waiting)
+            assert not patience.over(), '%d races hang' % len(self.waiting)
             for h in self.handles:
                 h.poll(0)
             ready = [e for e in self.waiting if self.ready(e)]

@@ -13,6 +13,7 @@ import time
 
 import rig
 from rig import Base, KIB, MIB, Skip, Stage
+from waiting import Patience, let_pass, rest
 
 SIZE = 16 * MIB
 STARTED = ['created', 'running']
@@ -39,9 +40,14 @@ def behind(d, *filters, size=SIZE):
     return base, rig.make_overlay(os.path.join(d, 'top'), base.uri), data
 
 
+def read(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read()
+
+
 def story(s, job='virtio0'):
     """All events up to the end of the job, in order; states by themselves."""
-    s.qmp.wait_event('JOB_STATUS_CHANGE', 120, id=job, status='null')
+    s.qmp.wait_event('JOB_STATUS_CHANGE', id=job, status='null')
     res = []
     for e in s.qmp.take_events():
         data = e['data']
@@ -56,8 +62,15 @@ def job(s):
     return info
 
 
+def local_bytes(top):
+    """What the overlay holds itself."""
+    extents = json.loads(rig.qemu_img('map', '-U', '--output=json', '-f',
+                                      rig.FORMAT, top))
+    return sum(e['length'] for e in extents if e['depth'] == 0)
+
+
 def wait_status(s, status):
-    return rig.until(lambda: job(s)['status'] == status, status, 60)
+    return rig.until(lambda: job(s)['status'] == status, status)
 
 
 def check_result(top, data, backing=None):
@@ -69,11 +82,13 @@ def check_result(top, data, backing=None):
 # --- speed ---
 
 def rate(s, seconds):
-    """Bytes per second that the job makes."""
-    t0, o0 = time.monotonic(), job(s)['offset']
+    """Bytes per second that the job makes: by the clock, which is also that of
+    the job, and by seconds of rest. Under load the first falls, and the second
+    rises."""
+    t0, o0, r0 = time.monotonic(), job(s)['offset'], rest()
     time.sleep(seconds)
-    t1, o1 = time.monotonic(), job(s)['offset']
-    return (o1 - o0) / (t1 - t0)
+    r1, o1, t1 = rest(), job(s)['offset'], time.monotonic()
+    return (o1 - o0) / (t1 - t0), (o1 - o0) / (r1 - r0)
 
 
 def measured(d, speed, seconds, size, cluster=64 * KIB):
@@ -81,17 +96,18 @@ def measured(d, speed, seconds, size, cluster=64 * KIB):
     with Stage(d, top) as s:
         s.stream(speed=speed)
         assert job(s)['speed'] == speed
-        rig.until(lambda: job(s)['offset'] > 0, 'the first bytes', 30)
-        got = rate(s, seconds)
+        rig.until(lambda: job(s)['offset'] > 0, 'the first bytes')
+        got, at_rest = rate(s, seconds)
         rig.note('asked for %.2f MiB/s, got %.2f' % (speed / MIB, got / MIB))
-        assert abs(got - speed) < 0.15 * speed, (got, speed)
+        assert got < 1.15 * speed and at_rest > 0.85 * speed, \
+            (got, at_rest, speed)
         s.qmp.cmd('block-job-set-speed', device='virtio0', speed=0)
         s.wait_completed()
     check_result(top, data)
 
 
 def test_speed(d):
-    measured(d, 6 * MIB, 2.5, 24 * MIB)
+    measured(d, 6 * MIB, 2.5, 48 * MIB)
 
 
 def test_low_speed(d):
@@ -100,21 +116,22 @@ def test_low_speed(d):
 
 
 def test_high_speed(d):
-    measured(d, 30 * MIB, 2.2, 96 * MIB)
+    measured(d, 30 * MIB, 2.2, 160 * MIB)
 
 
 def test_set_speed_takes_effect_at_once(d):
     _, top, data = make_images(d, 48 * MIB)
     with Stage(d, top) as s:
         s.stream(speed=64 * KIB)             # would take 12 minutes
-        rig.until(lambda: job(s)['offset'] > 0, 'the first bytes', 30)
-        s.qmp.cmd('block-job-set-speed', device='virtio0', speed=16 * MIB)
+        rig.until(lambda: job(s)['offset'] > 0, 'the first bytes')
+        s.qmp.cmd('block-job-set-speed', device='virtio0', speed=8 * MIB)
         before = job(s)['offset']
-        rig.until(lambda: job(s)['offset'] > before + 4 * MIB, 'speed', 10)
+        rig.until(lambda: job(s)['offset'] > before + 4 * MIB, 'speed')
         s.qmp.cmd('block_job_set_speed', device='virtio0', speed=MIB)
-        before = job(s)['offset']
+        before, began = job(s)['offset'], time.monotonic()
         time.sleep(1)
-        assert job(s)['offset'] - before < 4 * MIB, job(s)
+        done = job(s)['offset'] - before
+        assert done < (3 + time.monotonic() - began) * MIB, done
         assert job(s)['status'] == 'running'
         s.qmp.cmd('block-job-set-speed', device='virtio0', speed=0)
         began = time.monotonic()
@@ -139,21 +156,21 @@ def test_success(d):
 def test_pause_and_resume(d):
     _, top, data = make_images(d)
     with Stage(d, top) as s:
-        s.stream(speed=8 * MIB)
-        rig.until(lambda: job(s)['offset'] > MIB, 'a MiB', 30)
+        s.stream(speed=MIB)
+        rig.until(lambda: job(s)['offset'] > MIB // 2, 'half a MiB')
         s.qmp.cmd('block-job-pause', device='virtio0')
         wait_status(s, 'paused')
         offset = job(s)['offset']
-        blocks = os.stat(top).st_blocks
         h = s.client()                       # guests do not notice
         h.pwrite(b'x' * 512, SIZE - 512)
         h.flush()
-        rig.assert_same(bytes(h.pread(MIB, 0)), data[:MIB])
-        time.sleep(0.4)
+        rig.assert_same(bytes(h.pread(MIB // 2, 0)), data[:MIB // 2])
+        copied = local_bytes(top)
+        let_pass(0.4)
         info = job(s)
         assert (info['offset'], info['paused'], info['busy']) == \
             (offset, True, False), (offset, info)
-        assert os.stat(top).st_blocks <= blocks + 4 * 128, 'it copies on'
+        assert local_bytes(top) == copied, 'it copies on'
         s.qmp.cmd('block-job-set-speed', device='virtio0', speed=0)
         s.qmp.cmd('block-job-resume', device='virtio0')
         assert story(s) == STARTED + ['paused', 'running'] + SUCCEEDED[2:]
@@ -165,8 +182,8 @@ def test_cancel_and_restart(d):
     log = os.path.join(d, 'log')
     base, top, data = behind(d, 'log,logfile=' + log)
     with base, Stage(d, top) as s:
-        s.stream(speed=8 * MIB)
-        rig.until(lambda: job(s)['offset'] > 4 * MIB, '4 MiB', 30)
+        s.stream(speed=2 * MIB)
+        rig.until(lambda: job(s)['offset'] > 4 * MIB, '4 MiB')
         s.qmp.cmd('block-job-cancel', device='virtio0')
         assert story(s) == STARTED + CANCELLED
         assert rig.image_info(top)['backing-filename'] == base.uri
@@ -188,7 +205,7 @@ def test_cancel_and_restart(d):
 def test_cancel_while_paused(d):
     _, top, data = make_images(d)
     with Stage(d, top) as s:
-        s.stream(speed=4 * MIB)
+        s.stream(speed=MIB)
         s.qmp.cmd('job-pause', id='virtio0')
         wait_status(s, 'paused')
         assert 'currently paused' in s.qmp.error('block-job-cancel',
@@ -204,15 +221,16 @@ def test_cancel_while_paused(d):
 
 def test_cancel_over_a_hanging_base(d):
     """A base that answers after 2 s holds up the cancel, not the guest."""
-    base, top, data = behind(d, 'delay,rdelay=2')
+    log = os.path.join(d, 'log')
+    base, top, data = behind(d, 'log,logfile=' + log, 'delay,rdelay=2')
     with base, Stage(d, top) as s:
         s.stream()
-        time.sleep(0.2)
+        rig.until(lambda: ' Read ' in read(log), 'a read of the base')
         h = s.client()
         s.qmp.cmd('block-job-cancel', device='virtio0')
-        began = time.monotonic()
+        began = rest()
         h.pwrite(b'y' * 65536, 0)
-        took = time.monotonic() - began
+        took = rest() - began
         rig.note('write during the cancel: %.1f ms' % (1000 * took))
         assert took < 1, took
         assert story(s)[-4:] == CANCELLED
@@ -232,7 +250,7 @@ def test_finalize_and_dismiss_by_hand(d):
         h.pwrite(b'z' * 512, 0)              # guests go on
         s.qmp.cmd('job-finalize', id='job0')
         s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='job0')
-        rig.until(lambda: job(s)['status'] == 'concluded', 'concluded', 30)
+        rig.until(lambda: job(s)['status'] == 'concluded', 'concluded')
         os.unlink(base)
         s.qmp.cmd('job-dismiss', id='job0')
         assert s.qmp.cmd('query-jobs') == []
@@ -262,7 +280,7 @@ def test_filter_node_name(d):
                 for n in s.qmp.cmd('query-named-block-nodes')}
 
     with Stage(d, top) as s:
-        s.stream(**{'filter-node-name': 'filler', 'speed': MIB})
+        s.stream(**{'filter-node-name': 'filler', 'speed': 256 * KIB})
         assert names(s).get('filler') == 'copy-on-read', names(s)
         assert 'in use' in s.qmp.error('block-stream', {
             'device': 'virtio0', 'job-id': 'k'})
@@ -288,8 +306,8 @@ ERRORS = 'error,error=EIO,error-pread-rate=100%'
 
 def run_into_errors(s, base, **args):
     """Start it slowly, make the base fail after a MiB, then full speed."""
-    s.stream(speed=8 * MIB, **args)
-    rig.until(lambda: job(s)['offset'] >= MIB, 'a MiB', 30)
+    s.stream(speed=2 * MIB, **args)
+    rig.until(lambda: job(s)['offset'] >= MIB, 'a MiB')
     base.errors(True)
 
 
@@ -332,7 +350,7 @@ def test_on_error_stop(d):
         base.errors(False)
         s.qmp.cmd('block-job-resume', device='virtio0')
         rig.until(lambda: not s.qmp.cmd('query-block-jobs') or
-                  job(s)['io-status'] == 'ok', 'io-status', 30)
+                  job(s)['io-status'] == 'ok', 'io-status')
         s.wait_completed()
     check_result(top, data[:8 * MIB] + b'w' * 65536 + data[8 * MIB + 65536:])
 
@@ -369,9 +387,9 @@ def test_sporadic_errors(d):
         base.errors(True)
         s.stream(**{'on-error': 'stop', 'auto-dismiss': False})
         stops = 0
-        deadline = time.monotonic() + 60
+        patience = Patience()
         while job(s)['status'] != 'concluded':
-            assert time.monotonic() < deadline, job(s)
+            assert not patience.over(), job(s)
             if job(s)['status'] == 'paused':
                 stops += 1
                 if stops == 30:

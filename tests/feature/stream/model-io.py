@@ -10,7 +10,7 @@ that time; status must not call zero what cannot be; in the end, or after a
 kill, a reader that shares no code finds what the model says, also in every
 snapshot.
 
-One seed again: SEED=N SECONDS=0.
+One seed again: SEED=N ROUNDS=1.
 """
 import json
 import os
@@ -29,9 +29,9 @@ import nbd
 
 GRAIN = 128
 MIB = 1 << 20
-GRACE = 2.0 if not SANITIZED else 20.0      # M9, on a machine with other work
-SECONDS = float(os.environ.get('SECONDS', '30'))
-ROUND = float(os.environ.get('ROUND', '3'))
+GRACE = 2.0 if not SANITIZED else 20.0      # M9; seconds of rig.PACE
+ROUNDS = int(os.environ.get('ROUNDS', '8'))
+ROUND = float(os.environ.get('ROUND', '3'))     # seconds
 FORMATS = [
     ('qcow2', 'cluster_size=64k'), ('qcow2', 'cluster_size=4k'),
     ('qcow2', 'cluster_size=64k,extended_l2=on'), ('qed', 'cluster_size=64k'),
@@ -84,21 +84,22 @@ class Model:
         with self.lock:
             c = Change(ident, self.begin(key), trim)
             oldest = min(self.under_way.values())
+            old = rig.PACE.before(oldest, GRACE)
             for g in self.grains[first:first + n]:
                 if len(g) > 4:
-                    g[:] = self.needed(g, oldest)
+                    g[:] = self.needed(g, oldest, old)
                 g.append(c)
         return c
 
-    def is_durable(self, c, when):
+    def is_durable(self, c, old):
         return c.acked is not None and (c.fua or c.acked < self.flushed or
-                                        c.acked < when - GRACE)
+                                        c.acked < old)
 
-    def needed(self, changes, oldest):
+    def needed(self, changes, oldest, old):
         """Without those that nobody can see any more, a crash included."""
         sure = max((c.begun for c in changes if c.acked is not None and
                     not c.trim and c.acked < oldest and
-                    self.is_durable(c, oldest)), default=-2.0)
+                    self.is_durable(c, old)), default=-2.0)
         return [c for c in changes if c.acked is None or c.acked >= sure]
 
     def ack(self, c, fua=False):
@@ -131,8 +132,9 @@ class Model:
             return [self.visible(g, since) for g in self.grains]
 
     def crash_view(self, when):
+        old = rig.PACE.before(when, GRACE)
         with self.lock:
-            return [self.visible(g, when, lambda c: self.is_durable(c, when))
+            return [self.visible(g, when, lambda c: self.is_durable(c, old))
                     for g in self.grains]
 
     def check(self, since, first, data, what):
@@ -473,8 +475,7 @@ class Round:
         out = os.path.join(self.dir, 'out.raw')
         for tool in ('qemu-img', SLUICE):
             p = subprocess.run([tool, 'check', '-f', self.format, self.top],
-                               capture_output=True, text=True, timeout=60,
-                               check=False)
+                               capture_output=True, text=True, check=False)
             assert p.returncode in (0, 3), (what, tool, p.stdout, p.stderr)
         qemu_img('convert', '-f', self.format, '-O', 'raw', self.top, out)
         with open(out, 'rb') as f:
@@ -513,8 +514,7 @@ class Round:
         finally:
             self.halt = True
             for c in clients:
-                c.join(60)
-                assert not c.is_alive(), 'a request hangs'
+                c.join()
         for c in clients:
             if c.error:
                 raise c.error
@@ -539,29 +539,24 @@ class Round:
 
 
 def test_model(d):
-    """Seeds until the time is up; each has two lives of the daemon."""
-    seed, end = rig.SEED % (1 << 20), time.monotonic() + SECONDS
-    counts, requests, rounds = {}, 0, 0
-    while True:
+    """Some seeds; each has two lives of the daemon."""
+    counts, requests = {}, 0
+    for seed in range(rig.SEED, rig.SEED + ROUNDS):
         place = os.path.join(d, str(seed))
         os.mkdir(place)
         r = Round(place, seed)
         try:
             requests += r.run()
         except BaseException:
-            note('SEED=%d SECONDS=0 fails: %s %s%s' % (
+            note('SEED=%d ROUNDS=1 fails: %s %s%s' % (
                 seed, r.format, r.options, ' over mid' if r.mid else ''))
             if r.daemon:
                 r.daemon.kill()
             raise
         for k, v in r.counts.items():
             counts[k] = counts.get(k, 0) + v
-        rounds += 1
         run_tool('rm', '-rf', place)
-        seed += 1
-        if time.monotonic() > end:
-            break
-    note('%d rounds, %d requests' % (rounds, requests))
+    note('%d rounds, %d requests' % (ROUNDS, requests))
     note(', '.join('%s %d' % kv for kv in sorted(counts.items())))
 
 

@@ -6,8 +6,8 @@
   Guest    threads that write, zero, trim and flush by a Ledger
   Base     nbdkit in front of a file, with delay or errors
 
-ENGINE in the environment chooses the I/O engine of the daemon, SEED the seed,
-FORMAT and OPTIONS the format of overlays and what they are created with.
+ENGINE in the environment chooses the I/O engine of the daemon, FORMAT
+and OPTIONS the format of overlays and what they are created with.
 """
 import json
 import os
@@ -18,7 +18,9 @@ import threading
 import time
 
 import sluiced
+from seed import SEED  # noqa: F401
 from sluiced import Sluiced, Skip, qemu_img, run_tool
+from waiting import Pace, listens, until
 
 try:
     import nbd
@@ -32,13 +34,11 @@ SECTOR = 512
 ENGINE = os.environ.get('ENGINE', 'auto')
 FORMAT = os.environ.get('FORMAT', 'qed')
 OPTIONS = os.environ.get('OPTIONS', '')
-SEED = int(os.environ.get('SEED', '0')) or random.SystemRandom().getrandbits(32)
-JOB_TIMEOUT = 120
+PACE = Pace()
 
 
 def announce():
-    print('# seed %d, engine %s, %s %s' % (SEED, ENGINE, FORMAT, OPTIONS),
-          flush=True)
+    print('# engine %s, %s %s' % (ENGINE, FORMAT, OPTIONS), flush=True)
 
 
 def run(names):
@@ -56,17 +56,6 @@ def need(*programs):
         if subprocess.run(['which', p], stdout=subprocess.DEVNULL,
                           check=False).returncode:
             raise Skip('%s is not installed' % p)
-
-
-def until(condition, what, timeout=JOB_TIMEOUT):
-    """Wait until @condition() is true; its value."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, 'in vain waited for ' + what
-        time.sleep(0.005)
 
 
 def make_file(path, data):
@@ -113,7 +102,7 @@ def check_no_corruption(path, tools=(sluiced.SLUICE, 'qemu-img')):
     """As after a crash: leaks are allowed, corruption is not."""
     for tool in tools:
         p = subprocess.run([tool, 'check', '-f', FORMAT, path], check=False,
-                           capture_output=True, text=True, timeout=120)
+                           capture_output=True, text=True)
         assert p.returncode in (0, 3), (tool, p.returncode, p.stdout, p.stderr)
 
 
@@ -168,9 +157,8 @@ class Stage:
         jobs = self.qmp.cmd('query-block-jobs')
         return jobs[0]['offset'] if jobs else None
 
-    def wait_completed(self, error=None, timeout=JOB_TIMEOUT, job='virtio0'):
-        data = self.qmp.wait_event('BLOCK_JOB_COMPLETED', timeout,
-                                   device=job)['data']
+    def wait_completed(self, error=None, job='virtio0'):
+        data = self.qmp.wait_event('BLOCK_JOB_COMPLETED', device=job)['data']
         assert data.get('error') == error, data
         if error is None:
             assert data['offset'] == data['len'], data
@@ -206,7 +194,8 @@ class Ledger:
 
     After a crash a sector holds the newest change that a flush covered, or
     a later one (G1), never anything else (G2).  When only the process died
-    a change acknowledged more than @grace ago is there too (M9).
+    a change acknowledged more than @grace seconds of PACE ago is there, too
+    (M9).
     """
 
     def __init__(self, content):
@@ -238,12 +227,12 @@ class Ledger:
                     if op.acked is not None and op.acked <= began:
                         op.flushed = True
 
-    def allowed(self, n, killed, grace):
-        """What sector @n may hold after a kill at @killed."""
+    def allowed(self, n, old):
+        """What sector @n may hold after a kill; what was acknowledged before
+        @old is not lost."""
         res = [self.settled[n * SECTOR:(n + 1) * SECTOR]]
         for op in self.ops[n]:
-            sure = op.flushed or (op.acked is not None and grace is not None
-                                  and op.acked < killed - grace)
+            sure = op.flushed or (op.acked is not None and op.acked < old)
             if sure and not op.trim:
                 res = [op.sector(n)]
             else:
@@ -255,11 +244,12 @@ class Ledger:
     def check(self, got, killed=0.0, grace=None):
         """Compare with a disk read after a crash; go on from there."""
         assert len(got) == len(self.settled)
+        old = float('-inf') if grace is None else PACE.before(killed, grace)
         lost = 0
         want = bytearray(self.settled)
         for n, ops in self.ops.items():
             have = got[n * SECTOR:(n + 1) * SECTOR]
-            allowed = self.allowed(n, killed, grace)
+            allowed = self.allowed(n, old)
             if have not in allowed:
                 raise AssertionError(self.describe(n, have, killed))
             lost += have != ops[-1].sector(n)
@@ -381,8 +371,7 @@ class Guest:
 
     def join(self):
         for w in self.workers:
-            w.join(60)
-            assert not w.is_alive(), 'a guest request hangs'
+            w.join()
         assert self.error is None or self.cut, self.error
         return self
 
@@ -412,8 +401,8 @@ class Base:
         self.proc = subprocess.Popen(argv + ['file', path] + words,
                                      stdout=subprocess.DEVNULL,
                                      stderr=subprocess.DEVNULL)
-        until(lambda: os.path.exists(self.sock) or
-              self.proc.poll() is not None, 'nbdkit', 30)
+        until(lambda: listens(self.sock) or
+              self.proc.poll() is not None, 'nbdkit')
         assert self.proc.poll() is None, argv
 
     @property
