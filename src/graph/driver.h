@@ -190,9 +190,9 @@ struct node_driver {
     CO_FN_PTR int (*co_refresh_size)(struct node *n);
     CO_FN_PTR int (*co_cache)(struct node *n, uint64_t off, uint64_t len);
 
-    /* Rewrite the backing reference durably (reliability.md 2.6 steps 3 to 6):
-     * flush data and metadata, then flip; @name NULL = none. On failure the old
-     * reference stands. */
+    /* Rewrite the backing reference durably; @name NULL = none. The caller has
+     * flushed the node: all that the new reference does without is durable. On
+     * failure the old reference stands. */
     CO_FN_PTR int (*co_change_backing)(struct node *n, const char *name,
                                        const char *fmt, GError **err);
     /* Would co_change_backing() find room for this (@name not NULL)?  Also on a

@@ -183,7 +183,8 @@ def test_VA3_policy_beneath_keeps_to_its_folder(d):
                'dir/secret', other, '/dev/null', '/dev/zero', 'fifo',
                '/proc/self/environ', 'nbd://127.0.0.1:1/x',
                'nbd+unix:///x?socket=%s/s' % d, 'json:{"driver":"null-co"}',
-               'fd:3', 'file:' + secret, 'base\n', 'http://127.0.0.1/', '..']
+               'fd:3', 'file:' + secret, 'base\n', 'http://127.0.0.1/', '..',
+               'file:base']
     with Sluiced(d, '--backing-policy', 'beneath=' + root) as s:
         for name in refused:
             top = overlay(root + '/top.qed', name, fmt_raw=True)
@@ -195,7 +196,7 @@ def test_VA3_policy_beneath_keeps_to_its_folder(d):
             assert s.qmp.cmd('query-named-block-nodes') == [], name
             assert sha(top) == before, name
         for name in ('base', root + '/base', root + '/./base', 'dir/images/base',
-                     'file:base'):
+                     'file:%s/base' % root):
             top = overlay(root + '/top.qed', name, fmt_raw=True)
             s.qmp.cmd('blockdev-add', {
                 'driver': 'qed', 'node-name': 'q',

@@ -97,8 +97,7 @@ class Request(threading.Thread):
             self.error = e
 
     def end(self):
-        self.join(rig.JOB_TIMEOUT)
-        assert not self.is_alive(), 'a request hangs'
+        self.join()
         return self.result
 
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/endian.h"
+#include "graph/image.h"
 #include "graph/populate.h"
 #include "loop/io.h"
 #include "loop/sim.h"
@@ -365,8 +366,7 @@ static CO_FN void pivot_entry(void *arg)
     struct populate_result res;
 
     g_assert_cmpint(node_co_populate(t->n, NULL, 0, DISK, 0, &res), ==, 0);
-    g_assert_cmpint(t->n->drv->co_change_backing(t->n, NULL, NULL, NULL), ==,
-                    0);
+    g_assert_cmpint(node_co_change_backing(t->n, NULL, NULL, NULL), ==, 0);
     pivot_ended = sim_mark(t->sim, "pivot", 0);
     co_latch_done(t->latch);
 }
