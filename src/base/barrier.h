@@ -32,7 +32,6 @@
     X(QCOW2_SETTLE,   "a drained or closed image's changes are in the file") \
     X(QCOW2_REPAIR,   "what a repair changed is durable before the mark goes") \
     X(QCOW2_DATA_FILE, "the data file is flushed with the tables") \
-    X(QCOW2_FUA,      "a write with FUA publishes its changes") \
     X(QCOW2_REBUILD,  "new refcounts are durable before the header") \
     X(QCOW2_L1_TABLE, "a larger L1 table is durable before the header") \
     X(QCOW2_RESIZE_CLEAR, "the new part is durably zero before the disk " \
@@ -59,17 +58,15 @@
     X(OVERLAY_DATA,   "the data file is durable before the bits of its clusters") \
     X(OVERLAY_BLOCK,  "a block of the map is durable before the summary knows") \
     X(OVERLAY_FLUSH,  "a flush covers what is written in place") \
-    X(OVERLAY_FUA,    "a write with FUA to a cluster that is there") \
     X(OVERLAY_SETTLE, "a drained or closed image's bits are in the file") \
     X(OVERLAY_HEADER, "a header slot is durable before it is relied on") \
     X(OVERLAY_FILLED, "what nobody wrote is durably zero before COMPLETE") \
     X(OVERLAY_CLEAR,  "the new part is durably zero before the disk grows") \
     X(OVERLAY_EMPTY,  "bits are durably gone before data is freed") \
     X(OVERLAY_CREATE, "data file and maps are durable before the header") \
-    X(QED_FUA,        "a write with FUA to a cluster that is there") \
     X(QED_DRAIN,      "a drained image's pointers are in the file") \
     X(QED_CLOSE,      "a closed image's pointers are in the file") \
-    X(COW_FUA,        "a write with FUA that allocates") \
+    X(COW_FUA,        "a write with FUA to an image that allocates") \
     X(ZERO_FUA,       "zeroes with FUA") \
     X(TAIL_FUA,       "a write with FUA past the last whole block") \
     X(DRIVER_FUA,     "a write with FUA to a driver that knows none") \

@@ -472,12 +472,10 @@ static CO_FN int blkdebug_co_flush(struct node *n)
     return r < 0 ? r : node_co_flush(node_file(n));
 }
 
-static CO_FN int blkdebug_co_status(struct node *n, uint64_t off, uint64_t len,
-                                    struct extent *ext)
+static CO_FN int blkdebug_co_map(struct node *n, uint64_t off, uint64_t len,
+                                 unsigned flags, struct mapping *ret_map)
 {
-    int r = rule_co_check(n, BLKDEBUG_BLOCK_STATUS, off, len);
-
-    return r < 0 ? r : node_co_status(node_file(n), off, len, ext);
+    return rule_co_check(n, BLKDEBUG_BLOCK_STATUS, off, len);
 }
 
 const struct node_driver blkdebug_driver = {
@@ -497,7 +495,7 @@ const struct node_driver blkdebug_driver = {
     .co_zero = blkdebug_co_zero,
     .co_discard = blkdebug_co_discard,
     .co_flush = blkdebug_co_flush,
-    .co_status = blkdebug_co_status,
+    .co_map = blkdebug_co_map,
     .co_quiesce = blkdebug_co_quiesce,
     .resume = blkdebug_resume,
     .co_debug_event = blkdebug_co_debug_event,

@@ -113,81 +113,31 @@ static CO_FN int raw_co_reopen(struct node *n, struct opts *o, unsigned flags,
     return ret;
 }
 
-/* A write into the file behind the window would be somebody else's. */
-static int raw_check(const struct node *n, uint64_t off, uint64_t len)
-{
-    const struct raw_state *s = n->state;
-    if (s->has_size && (off > s->fixed_size || len > s->fixed_size - off)) {
-        return -ENOSPC;
-    }
-    return len > UINT64_MAX - s->offset || off > UINT64_MAX - s->offset - len
-        ? -EINVAL : 0;
-}
-
-static CO_FN int raw_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                               unsigned flags)
+/* The disk's bytes are the file's, all of them. */
+static CO_FN int raw_co_map(struct node *n, uint64_t off, uint64_t len,
+                            unsigned flags, struct mapping *ret_map)
 {
     const struct raw_state *s = n->state;
 
-    node_co_debug_event(node_file(n), DEBUG_READ_AIO);
-    return node_co_preadv(node_file(n), s->offset + off, iov, flags);
-}
-
-static CO_FN int raw_co_pwritev(struct node *n, uint64_t off, struct iov iov,
-                                unsigned flags)
-{
-    const struct raw_state *s = n->state;
-    int ret = raw_check(n, off, iov.len);
-
-    if (ret < 0) {
-        return ret;
-    }
-    node_co_debug_event(node_file(n), DEBUG_WRITE_AIO);
-    return node_co_pwritev(node_file(n), s->offset + off, iov, flags);
-}
-
-static CO_FN int raw_co_copy_in(struct node *n, uint64_t off, struct node *src,
-                                uint64_t src_off, uint64_t len, unsigned flags)
-{
-    const struct raw_state *s = n->state;
-    int ret = raw_check(n, off, len);
-
-    return ret < 0 ? ret : node_co_copy_in(node_file(n), s->offset + off, src,
-                                           src_off, len,
-                                           flags & ~(unsigned)IO_POPULATE);
+    ret_map->child = node_file(n);
+    ret_map->host = s->offset + off;
+    ret_map->in_place = ret_map->like_child = true;
+    return 0;
 }
 
 static CO_FN int raw_co_zero(struct node *n, uint64_t off, uint64_t len,
                              unsigned flags)
 {
     const struct raw_state *s = n->state;
-    int ret = raw_check(n, off, len);
-    return ret < 0 ? ret : node_co_zero(node_file(n), s->offset + off, len,
-                                        flags);
+
+    return node_co_zero(node_file(n), s->offset + off, len, flags);
 }
 
 static CO_FN int raw_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
     const struct raw_state *s = n->state;
-    int ret = raw_check(n, off, len);
-    return ret < 0 ? ret : node_co_discard(node_file(n), s->offset + off, len);
-}
 
-static CO_FN int raw_co_status(struct node *n, uint64_t off, uint64_t len,
-                               struct extent *ext)
-{
-    const struct raw_state *s = n->state;
-    struct node *file = node_file(n);
-    int ret = node_co_status(file, s->offset + off, len, ext);
-    if (ret < 0) {
-        return ret;
-    }
-    /* The disk's bytes are the file's: there is nobody else to ask. */
-    ext->flags &= ~(unsigned)STATUS_EOF;
-    ext->flags |= STATUS_ALLOCATED | STATUS_OFFSET_VALID;
-    ext->map_offset = s->offset + off;
-    ext->map_node = file;
-    return 0;
+    return node_co_discard(node_file(n), s->offset + off, len);
 }
 
 static CO_FN int raw_co_truncate(struct node *n, uint64_t size, GError **err)
@@ -320,13 +270,10 @@ const struct node_driver raw_driver = {
     .view_offset = raw_view_offset,
     .co_open = raw_co_open,
     .co_reopen = raw_co_reopen,
-    .co_preadv = raw_co_preadv,
-    .co_pwritev = raw_co_pwritev,
-    .co_copy_in = raw_co_copy_in,
     .can_copy_in = node_file_can_copy_in,
     .co_zero = raw_co_zero,
     .co_discard = raw_co_discard,
-    .co_status = raw_co_status,
+    .co_map = raw_co_map,
     .co_truncate = raw_co_truncate,
     .co_refresh_size = raw_co_refresh_size,
     .co_cache = raw_co_cache,

@@ -50,11 +50,6 @@ struct cow {
     struct fill head, tail; /* the same cluster: head is used */
 };
 
-static bool extent_is_data(const struct extent *ext)
-{
-    return (ext->flags & (STATUS_ALLOCATED | STATUS_ZERO)) == STATUS_ALLOCATED;
-}
-
 /* From a fetch in flight if there is one, else from the chain below. */
 static CO_FN int fill_co_read(struct node *n, struct fill *f,
                               uint64_t from, uint64_t to)
@@ -134,13 +129,13 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
                                uint64_t to)
 {
     struct node *backing = node_backing(n);
-    struct extent ext;
-    int ret = status_co_node(n, f->start, f->end - f->start, &ext);
+    struct mapping m;
+    int ret = node_co_map(n, f->start, f->end - f->start, &m);
 
     if (ret < 0) {
         return ret;
     }
-    if (ext.flags & STATUS_ALLOCATED) {
+    if (m.kind != MAP_ABSENT) {
         f->state = FILL_NONE;
         return 0;
     }
@@ -272,17 +267,17 @@ static CO_FN int cow_co_write_held(struct cow *c)
     int ret = 0;
 
     while (pos < c->end && ret == 0) {
-        struct extent ext;
+        struct mapping m;
         uint64_t end;
 
-        ret = status_co_node(c->n, pos, c->end - pos, &ext);
+        ret = node_co_map(c->n, pos, c->end - pos, &m);
         if (ret < 0) {
             return ret;
         }
-        end = pos + ext.len;
-        if (ext.flags & STATUS_ALLOCATED) {
+        end = pos + m.len;
+        if (m.kind != MAP_ABSENT) {
             ret = write_co_driver(c->n, pos,
-                                  iov_slice(c->iov, pos - c->off, ext.len),
+                                  iov_slice(c->iov, pos - c->off, m.len),
                                   c->flags);
         } else {
             ret = cow_co_allocate(c, pos, end);
@@ -309,30 +304,43 @@ static CO_FN int cow_co_allocating(struct cow *c)
     return ret;
 }
 
+/* A write that stays within data; else *@ret_done is false and nothing was
+ * written. */
+static CO_FN int cow_co_write_data(struct cow *c, bool *ret_done)
+{
+    struct mapping m;
+    struct tracked t;
+    bool all_data;
+    int ret;
+
+    track_co_begin(&t, c->n, c->off, c->iov.len, TRACK_WRITE);
+    ret = node_co_map_begin(c->n, c->off, c->iov.len, MAP_WRITE, &m);
+    all_data = ret == 0 && m.kind == MAP_DATA && m.len == c->iov.len;
+    if (all_data && m.in_place && !(c->flags & IO_COMPRESSED)) {
+        ret = write_co_in_place(c->n, &m, c->off, c->iov, c->flags);
+        node_map_end(c->n, &m);
+    } else if (ret == 0) {
+        node_map_end(c->n, &m);
+        ret = all_data ? write_co_driver(c->n, c->off, c->iov, c->flags) : 0;
+    }
+    track_end(&t);
+    *ret_done = ret < 0 || all_data;
+    return ret;
+}
+
 int cow_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
     struct cow c = {
         .n = n, .off = off, .end = off + iov.len, .iov = iov,
         .flags = flags & ~(unsigned)IO_FUA,
     };
-    struct tracked t;
-    struct extent ext;
-    int ret;
+    bool done;
+    int ret = cow_co_write_data(&c, &done);
 
-    track_co_begin(&t, n, off, iov.len, TRACK_WRITE);
-    ret = status_co_node(n, off, iov.len, &ext);
-    if (ret == 0 && extent_is_data(&ext) && ext.len == iov.len) {
-        ret = write_co_driver(n, off, iov, flags);
-        track_end(&t);
-        return ret;
-    }
-    track_end(&t);
-    if (ret < 0) {
-        return ret;
-    }
-    do {
+    while (!done) {
         ret = cow_co_allocating(&c);
-    } while (ret == COW_AGAIN);
+        done = ret != COW_AGAIN;
+    }
     if (ret == 0 && (flags & IO_FUA)) {
         ret = BARRIER(COW_FUA, node_co_flush(n));
     }

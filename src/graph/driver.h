@@ -30,6 +30,7 @@
 #include "base/options.h"
 #include "graph/debug.h"
 #include "graph/io.h"
+#include "graph/map.h"
 #include "graph/node.h"
 
 struct node_limits {
@@ -160,20 +161,34 @@ struct node_driver {
     /* Backing name and format of the header. Optional. */
     const char *(*header_backing)(const struct node *n, const char **ret_fmt);
 
-    /* Filters may leave each out: it passes through. */
+    /* Where the bytes of [@off, @off+@len) are, the longest run that can be told
+     * from memory: graph/map.h. @ret_map comes filled with the default (all of
+     * the range is data). A filter's own answer is ignored, its failure is
+     * not. Default: data of this node; a filter is like its file. */
+    CO_FN_PTR int (*co_map)(struct node *n, uint64_t off, uint64_t len,
+                            unsigned flags, struct mapping *ret_map);
+    /* Comes with a co_map that keeps what it named in its place until here. */
+    void (*map_end)(struct node *n, const struct mapping *m);
+    /* Make the bytes of a MAP_DATA without a child, inside its begin and end.
+     * Default: co_preadv. */
+    CO_FN_PTR int (*co_decode)(struct node *n, uint64_t off, struct iov iov,
+                               const struct mapping *m, unsigned flags);
+
+    /* Filters may leave each out: it passes through. A format whose co_map tells
+     * where all of its data is needs no co_preadv, and, when all of it may be
+     * written in place, no co_pwritev and no co_copy_in. */
     CO_FN_PTR int (*co_preadv)(struct node *n, uint64_t off, struct iov iov,
                                unsigned flags);
     CO_FN_PTR int (*co_pwritev)(struct node *n, uint64_t off, struct iov iov,
                                 unsigned flags);
     /* A write like co_pwritev, in the same shapes, of the bytes at @src_off of
      * storage @src: a format passes them on with node_co_copy_in() to its file.
-     * -ENOTSUP before anything was done: they are read and written. A driver
-     * that has this op, or whose data others take over, answers co_status with
-     * OFFSET_VALID only where the file holds the disk's bytes as they are
-     * (neither compressed nor encrypted). Optional. */
+     * -ENOTSUP before anything was done: they are read and written.
+     * Optional. */
     CO_FN_PTR int (*co_copy_in)(struct node *n, uint64_t off, struct node *src,
                                 uint64_t src_off, uint64_t len, unsigned flags);
-    /* Comes with co_copy_in: may @n take over bytes of storage @src? A format
+    /* Comes with co_copy_in, or with a map by which all of the data may be written
+     * in place: may @n take over bytes of storage @src? A format
      * with nothing to say uses node_file_can_copy_in(). */
     bool (*can_copy_in)(struct node *n, struct node *src);
     /* Whole clusters when cluster_size is set. -ENOTSUP: the dispatcher writes
@@ -183,9 +198,6 @@ struct node_driver {
     /* Whole clusters. Default: success without effect. */
     CO_FN_PTR int (*co_discard)(struct node *n, uint64_t off, uint64_t len);
     CO_FN_PTR int (*co_flush)(struct node *n);
-    /* The longest run it can answer from memory. Default: allocated data. */
-    CO_FN_PTR int (*co_status)(struct node *n, uint64_t off, uint64_t len,
-                               struct extent *ext);
     CO_FN_PTR int (*co_truncate)(struct node *n, uint64_t size, GError **err);
     CO_FN_PTR int (*co_refresh_size)(struct node *n);
     CO_FN_PTR int (*co_cache)(struct node *n, uint64_t off, uint64_t len);

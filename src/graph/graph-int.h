@@ -235,6 +235,9 @@ CO_FN int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
 /* The driver's own write: split and aligned; tracking is the caller's. */
 CO_FN int write_co_driver(struct node *n, uint64_t off, struct iov iov,
                           unsigned flags);
+/* To where @m, of @n at @off, says that it may go. */
+CO_FN int write_co_in_place(struct node *n, const struct mapping *m,
+                            uint64_t off, struct iov iov, unsigned flags);
 CO_FN int read_co_driver(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);
 CO_FN int cow_co_write(struct node *n, uint64_t off, struct iov iov,

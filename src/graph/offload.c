@@ -58,15 +58,12 @@ static CO_FN int locate_co_step(struct place *at, const struct node *base)
     at->len = ext.len;
     if (!(ext.flags & STATUS_ALLOCATED) && n->drv->supports_backing) {
         at->node = n->priv->backing ? n->priv->backing->child : NULL;
-        return at->node ? 0 : 1;
-    }
-    if ((ext.flags & (STATUS_ZERO | STATUS_OFFSET_VALID)) ==
-        STATUS_OFFSET_VALID) {
+    } else if ((ext.flags & (STATUS_ZERO | STATUS_OFFSET_VALID)) ==
+               STATUS_OFFSET_VALID) {
         at->node = ext.map_node;
         at->off = ext.map_offset;
-        return 0;
     }
-    return 1;
+    return at->node ? 0 : 1;
 }
 
 int node_co_locate(struct node *n, struct node *base, uint64_t off,
@@ -131,6 +128,24 @@ static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
     return ret;
 }
 
+/* A format that writes all in place. */
+static CO_FN int copy_co_in_place(struct node *n, uint64_t off,
+                                  struct node *src, uint64_t src_off,
+                                  uint64_t len, unsigned flags)
+{
+    struct mapping m;
+    int ret = node_co_map_begin(n, off, len, MAP_WRITE, &m);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = m.in_place && m.len == len
+        ? node_co_copy_in(m.child, m.host, src, src_off, len,
+                          flags & ~(unsigned)IO_POPULATE) : -ENOTSUP;
+    node_map_end(n, &m);
+    return ret;
+}
+
 int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
                     uint64_t src_off, uint64_t len, unsigned flags)
 {
@@ -140,7 +155,7 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
 
     g_assert(n->drv->kind == NODE_PROTOCOL || (flags & IO_POPULATE) ||
              !n->drv->supports_backing);
-    if (n->drv->co_copy_in) {
+    if (n->drv->can_copy_in) {
         ret = write_check(n, off, len);
         if (ret < 0 || len == 0) {
             return ret;
@@ -149,7 +164,9 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
         if (own_range) {
             track_co_begin(&t, n, off, len, TRACK_WRITE);
         }
-        ret = n->drv->co_copy_in(n, off, src, src_off, len, flags);
+        ret = n->drv->co_copy_in
+            ? n->drv->co_copy_in(n, off, src, src_off, len, flags)
+            : copy_co_in_place(n, off, src, src_off, len, flags);
         write_done(n, off, len, ret);
         if (own_range) {
             track_end(&t);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reading.  A chain is read without recursion: for each run the walk goes down
- * to the node that decides it, and only that node's driver is asked.
+ * to the node that answers for it, asking each for its map once, and reads the
+ * bytes from where that map says they are.
  */
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
+#include "loop/parallel.h"
 
 #define BOUNCE_MAX (1u << 20)
 
@@ -86,63 +88,163 @@ int read_co_driver(struct node *n, uint64_t off, struct iov iov,
     return ret;
 }
 
-/* The run at @off: find who decides it, down from @n, and read it from there.
- * *@ret_len: how much of @iov is done. */
-static CO_FN int read_co_run(struct node *n, uint64_t off, struct iov iov,
-                             unsigned flags, size_t *ret_len)
-{
-    uint64_t len = iov.len;
+/* --- chains --- */
 
+/* Runs of one request that are read at once. */
+#define RUNS_AT_ONCE 16
+
+/* A part of a request that one node answers in one way. */
+struct run {
+    struct node *n;      /* NULL: zeroes */
+    uint64_t off, len;
+    bool mapped;         /* @map is to be ended; else @n is read as a whole */
+    struct mapping map;
+};
+
+static void run_end(struct run *r)
+{
+    if (r->mapped) {
+        node_map_end(r->n, &r->map);
+        r->mapped = false;
+    }
+}
+
+/* Does the map of @n say who answers? Filters read in their own way, and so does
+ * storage. */
+static bool reads_by_map(const struct node *n)
+{
+    return n->drv->kind == NODE_FORMAT && n->drv->co_map;
+}
+
+/* The run at @off: who answers for it, down from @n. Each node is asked once. */
+static CO_FN int run_co_find(struct node *n, uint64_t off, uint64_t len,
+                             struct run *r)
+{
+    const struct node *top = n;
+
+    *r = (struct run) { .off = off, .len = len };
     while (n && off < n->size) {
-        struct extent ext;
         int ret;
 
-        len = MIN(len, n->size - off);
-        if (!n->drv->supports_backing) {
-            *ret_len = len;
-            return node_co_preadv(n, off, iov_slice(iov, 0, len), flags);
+        r->len = MIN(r->len, n->size - off);
+        if (n != top && !n->drv->supports_backing) {
+            r->n = n;
+            return 0;
         }
-        ret = status_co_node(n, off, len, &ext);
+        ret = node_co_map_begin(n, off, r->len, 0, &r->map);
         if (ret < 0) {
             return ret;
         }
-        len = ext.len;
-        if (ext.flags & STATUS_ALLOCATED) {
-            *ret_len = len;
-            if (ext.flags & STATUS_ZERO) {
-                iov_memset(iov, 0, 0, len);
-                return 0;
-            }
-            return read_co_driver(n, off, iov_slice(iov, 0, len), flags);
+        r->len = r->map.len;
+        if (r->map.kind != MAP_ABSENT) {
+            r->n = n;
+            r->mapped = true;
+            return 0;
         }
+        node_map_end(n, &r->map);
         if (n->priv->backing) {
             node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
         }
         n = n->priv->backing ? n->priv->backing->child : NULL;
     }
     /* Nobody has it: past the end of a short backing file, or no backing. */
-    iov_memset(iov, 0, 0, len);
-    *ret_len = len;
     return 0;
+}
+
+static bool run_is_zero(const struct run *r)
+{
+    return !r->n || (r->mapped && r->map.kind == MAP_ZERO);
+}
+
+/* @iov is as long as the run. Ends it. */
+static CO_FN int run_co_read(struct run *r, struct iov iov, unsigned flags)
+{
+    struct node *n = r->n;
+    int ret = 0;
+
+    if (run_is_zero(r)) {
+        iov_memset(iov, 0, 0, iov.len);
+    } else if (!r->mapped) {
+        return node_co_preadv(n, r->off, iov, flags);
+    } else if (r->map.child) {
+        node_co_debug_event(node_file(n), DEBUG_READ_AIO);
+        ret = node_co_preadv(r->map.child, r->map.host, iov, flags);
+    } else if (n->drv->co_decode) {
+        ret = n->drv->co_decode(n, r->off, iov, &r->map, flags);
+    } else {
+        ret = read_co_driver(n, r->off, iov, flags);
+    }
+    run_end(r);
+    return ret;
+}
+
+/* Several runs: fragments of clusters, compressed clusters on several
+ * processors. */
+struct batch {
+    uint64_t off;                  /* of the request */
+    struct iov iov;
+    unsigned flags, n;
+    struct run runs[RUNS_AT_ONCE];
+};
+
+static CO_FN int batch_co_read(void *arg, unsigned i)
+{
+    struct batch *b = arg;
+    struct run *r = &b->runs[i];
+
+    return run_co_read(r, iov_slice(b->iov, r->off - b->off, r->len), b->flags);
+}
+
+/* Find the runs from @pos on, up to as many as are read at once. */
+static CO_FN int batch_co_find(struct batch *b, struct node *n, size_t *pos)
+{
+    int ret = 0;
+
+    while (b->n < RUNS_AT_ONCE && *pos < b->iov.len && ret == 0) {
+        struct run *r = &b->runs[b->n];
+
+        ret = run_co_find(n, b->off + *pos, b->iov.len - *pos, r);
+        b->n += ret == 0;
+        *pos += ret == 0 ? r->len : 0;
+    }
+    return ret;
+}
+
+/* @iov in several runs, of which @first is found. */
+static CO_FN int read_co_runs(struct node *n, uint64_t off, struct iov iov,
+                              unsigned flags, const struct run *first)
+{
+    struct batch b = { .off = off, .iov = iov, .flags = flags, .n = 1 };
+    size_t pos = first->len;
+    int ret;
+
+    b.runs[0] = *first;
+    do {
+        ret = batch_co_find(&b, n, &pos);
+        if (ret == 0) {
+            ret = parallel_co_for(graph_loop(n->graph), b.n, b.n,
+                                  batch_co_read, &b);
+        }
+        while (b.n > 0) { /* after a failure, those that were not read */
+            run_end(&b.runs[--b.n]);
+        }
+    } while (ret == 0 && pos < iov.len);
+    return ret;
 }
 
 int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                      unsigned flags)
 {
-    size_t pos = 0;
+    struct run first;
+    int ret;
 
-    if (!n->drv->supports_backing) {
+    if (!reads_by_map(n)) {
         return read_co_driver(n, off, iov, flags);
     }
-    while (pos < iov.len) {
-        size_t len;
-        int ret = read_co_run(n, off + pos, iov_slice(iov, pos, iov.len - pos),
-                              flags, &len);
-
-        if (ret < 0) {
-            return ret;
-        }
-        pos += len;
+    ret = run_co_find(n, off, iov.len, &first);
+    if (ret < 0) {
+        return ret;
     }
-    return 0;
+    return first.len == iov.len ? run_co_read(&first, iov, flags)
+                                : read_co_runs(n, off, iov, flags, &first);
 }

@@ -6,32 +6,58 @@
 /* Answers joined into one, at most. */
 #define MERGE_MAX 16
 
+/* What the child says of data that is there just as the node has it. */
+static CO_FN int status_co_child(struct node *n, const struct mapping *m,
+                                 struct extent *ext)
+{
+    int ret = node_co_status(m->child, m->host, m->len, ext);
+
+    if (ret < 0 || node_is_filter(n)) {
+        return ret;
+    }
+    ext->flags &= ~(unsigned)STATUS_EOF;
+    /* There is nobody else to ask. */
+    ext->flags |= STATUS_ALLOCATED | STATUS_OFFSET_VALID;
+    ext->map_node = m->child;
+    ext->map_offset = m->host;
+    return 0;
+}
+
+static void status_of_map(struct node *n, uint64_t off,
+                          const struct mapping *m, struct extent *ext)
+{
+    static const unsigned flags[] = {
+        [MAP_ABSENT] = 0,
+        [MAP_ZERO] = STATUS_ALLOCATED | STATUS_ZERO,
+        [MAP_DATA] = STATUS_ALLOCATED | STATUS_DATA,
+    };
+
+    *ext = (struct extent) { .flags = flags[m->kind], .len = m->len };
+    if (m->child || n->drv->kind == NODE_PROTOCOL) {
+        ext->flags |= STATUS_OFFSET_VALID;
+        ext->map_node = m->child ? m->child : n;
+        ext->map_offset = m->child ? m->host : off;
+    }
+}
+
 int status_co_node(struct node *n, uint64_t off, uint64_t len,
                    struct extent *ext)
 {
-    int ret = 0;
+    struct mapping m;
+    int ret;
 
     g_assert(len > 0);
-    *ext = (struct extent) {
-        .flags = STATUS_ALLOCATED | STATUS_DATA, .len = len,
-    };
     if (off >= n->size) {
-        ext->flags = STATUS_ALLOCATED | STATUS_ZERO | STATUS_EOF;
+        *ext = (struct extent) {
+            .flags = STATUS_ALLOCATED | STATUS_ZERO | STATUS_EOF, .len = len,
+        };
         return 0;
     }
-    len = ext->len = MIN(len, n->size - off);
-    if (n->drv->co_status) {
-        ret = n->drv->co_status(n, off, len, ext);
-        if (ret < 0) {
-            return ret;
-        }
-        g_assert(ext->len > 0);
-        ext->len = MIN(ext->len, len);
-        if (n->drv->kind == NODE_PROTOCOL) {
-            ext->flags |= STATUS_ALLOCATED;
-        }
-    } else if (node_is_filter(n)) {
-        ret = node_co_status(node_file(n), off, len, ext);
+    ret = node_co_map(n, off, len, &m);
+    if (ret == 0 && m.kind == MAP_DATA && m.like_child) {
+        ret = status_co_child(n, &m, ext);
+    } else if (ret == 0) {
+        status_of_map(n, off, &m, ext);
     }
     return ret;
 }
@@ -77,13 +103,13 @@ int node_co_status(struct node *n, uint64_t off, uint64_t len,
 static CO_FN int status_co_pass_filters(struct node **n, uint64_t off,
                                         uint64_t len)
 {
-    struct extent ext;
+    struct mapping m;
     int ret = 0;
 
     for (struct node *f = *n; f && *f->debuggers && node_is_filter(f) &&
          ret == 0; f = node_file(f)) {
-        if (f->drv->co_status && off < f->size) {
-            ret = f->drv->co_status(f, off, MIN(len, f->size - off), &ext);
+        if (off < f->size) {
+            ret = node_co_map(f, off, len, &m);
         }
     }
     *n = node_skip_filters(*n);

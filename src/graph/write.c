@@ -93,6 +93,35 @@ static CO_FN int write_co_bounced(struct node *n, uint64_t off, struct iov iov,
     return ret;
 }
 
+int write_co_in_place(struct node *n, const struct mapping *m, uint64_t off,
+                      struct iov iov, unsigned flags)
+{
+    int ret;
+
+    node_co_debug_event(n, DEBUG_PWRITEV);
+    node_co_debug_event(node_file(n), DEBUG_WRITE_AIO);
+    ret = node_co_pwritev(m->child, m->host, iov, flags);
+    node_co_debug_event(n, DEBUG_PWRITEV_DONE);
+    write_done(n, off, iov.len, ret);
+    return ret;
+}
+
+/* A format that has no write of its own: all of it may be written in place, and
+ * what is durable there is durable here. */
+static CO_FN int write_co_by_map(struct node *n, uint64_t off, struct iov iov,
+                                 unsigned flags)
+{
+    struct mapping m;
+    int ret = node_co_map_begin(n, off, iov.len, MAP_WRITE, &m);
+
+    if (ret == 0) {
+        g_assert(m.in_place && m.len == iov.len);
+        ret = write_co_in_place(n, &m, off, iov, flags);
+        node_map_end(n, &m);
+    }
+    return ret;
+}
+
 int write_co_driver(struct node *n, uint64_t off, struct iov iov,
                     unsigned flags)
 {
@@ -107,7 +136,8 @@ int write_co_driver(struct node *n, uint64_t off, struct iov iov,
 
     if (!n->drv->co_pwritev) {
         return node_is_filter(n)
-               ? node_co_pwritev(node_file(n), off, iov, flags) : -EPERM;
+            ? node_co_pwritev(node_file(n), off, iov, flags)
+            : n->drv->co_map ? write_co_by_map(n, off, iov, flags) : -EPERM;
     }
     if (n->flags & NODE_NO_FLUSH && n->drv->kind == NODE_PROTOCOL) {
         flags &= ~(unsigned)IO_FUA;

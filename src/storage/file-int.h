@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include "base/annot.h"
 #include "base/iov.h"
+#include "graph/map.h"
 #include "storage/file-holes.h"
 #include "storage/file-lock.h"
 
@@ -57,7 +58,7 @@ CO_FN int file_io_co_zero(struct node *n, uint64_t off, uint64_t len,
                           unsigned flags);
 CO_FN int file_io_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int file_io_co_flush(struct node *n);
-CO_FN int file_io_co_status(struct node *n, uint64_t off, uint64_t len,
-                            struct extent *ext);
+CO_FN int file_io_co_map(struct node *n, uint64_t off, uint64_t len,
+                         unsigned flags, struct mapping *ret_map);
 CO_FN int file_io_co_truncate(struct node *n, uint64_t size, GError **err);
 CO_FN int file_io_co_refresh_size(struct node *n);

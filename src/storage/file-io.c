@@ -271,8 +271,8 @@ int file_io_co_discard(struct node *n, uint64_t off, uint64_t len)
     return ret;
 }
 
-int file_io_co_status(struct node *n, uint64_t off, uint64_t len,
-                      struct extent *ext)
+int file_io_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+                   struct mapping *ret_map)
 {
     struct file_state *s = n->state;
     const struct file_run *run = file_holes_find(&s->holes, off);
@@ -297,13 +297,8 @@ int file_io_co_status(struct node *n, uint64_t off, uint64_t len,
             file_holes_add(&s->holes, generation, off, end, data);
         }
     }
-    *ext = (struct extent){
-        .flags = STATUS_ALLOCATED | STATUS_OFFSET_VALID |
-                 (data ? STATUS_DATA : STATUS_ZERO),
-        .len = MIN(end - off, len),
-        .map_offset = off,
-        .map_node = n,
-    };
+    ret_map->kind = data ? MAP_DATA : MAP_ZERO;
+    ret_map->len = MIN(end - off, len);
     return 0;
 }
 

@@ -486,7 +486,7 @@ static const struct create_option file_create_options[] = {
     .co_zero = file_io_co_zero,                                             \
     .co_discard = file_io_co_discard,                                       \
     .co_flush = file_io_co_flush,                                           \
-    .co_status = file_io_co_status,                                         \
+    .co_map = file_io_co_map,                                               \
     .co_truncate = file_io_co_truncate,                                     \
     .co_refresh_size = file_io_co_refresh_size
 

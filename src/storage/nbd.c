@@ -467,8 +467,8 @@ static CO_FN int nbd_co_find_run(struct node *n, uint64_t off, uint64_t len,
     return has_given_up(ret) ? ret : 0;
 }
 
-static CO_FN int nbd_co_status(struct node *n, uint64_t off, uint64_t len,
-                               struct extent *ext)
+static CO_FN int nbd_co_map(struct node *n, uint64_t off, uint64_t len,
+                            unsigned flags, struct mapping *ret_map)
 {
     struct nbd_run run;
     int ret = nbd_co_find_run(n, off, len, &run);
@@ -476,13 +476,8 @@ static CO_FN int nbd_co_status(struct node *n, uint64_t off, uint64_t len,
     if (ret < 0) {
         return ret;
     }
-    *ext = (struct extent){
-        .flags = STATUS_ALLOCATED | STATUS_OFFSET_VALID |
-                 (run.zero ? STATUS_ZERO : STATUS_DATA),
-        .len = MIN(run.end - off, len),
-        .map_offset = off,
-        .map_node = n,
-    };
+    ret_map->kind = run.zero ? MAP_ZERO : MAP_DATA;
+    ret_map->len = MIN(run.end - off, len);
     return 0;
 }
 
@@ -542,7 +537,7 @@ const struct node_driver nbd_driver = {
     .co_zero = nbd_co_zero,
     .co_discard = nbd_co_discard,
     .co_flush = nbd_co_flush,
-    .co_status = nbd_co_status,
+    .co_map = nbd_co_map,
     .co_cache = nbd_co_cache,
     .interrupt = nbd_interrupt,
     .end_requests = nbd_end_requests,

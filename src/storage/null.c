@@ -82,18 +82,12 @@ static CO_FN int null_co_flush(struct node *n)
     return 0;
 }
 
-static CO_FN int null_co_status(struct node *n, uint64_t off, uint64_t len,
-                                struct extent *ext)
+static CO_FN int null_co_map(struct node *n, uint64_t off, uint64_t len,
+                             unsigned flags, struct mapping *ret_map)
 {
     const struct null_state *s = n->state;
 
-    *ext = (struct extent) {
-        .flags = STATUS_ALLOCATED | STATUS_OFFSET_VALID |
-                 (s->read_zeroes ? STATUS_ZERO : STATUS_DATA),
-        .len = len,
-        .map_offset = off,
-        .map_node = n,
-    };
+    ret_map->kind = s->read_zeroes ? MAP_ZERO : MAP_DATA;
     return 0;
 }
 
@@ -140,7 +134,7 @@ static void null_reference(const struct node *n, json_t *o)
     .co_pwritev = null_co_pwritev,           \
     .co_zero = null_co_zero,                 \
     .co_flush = null_co_flush,               \
-    .co_status = null_co_status
+    .co_map = null_co_map
 
 const struct node_driver null_co_driver = { NULL_DRIVER("null-co") };
 const struct node_driver null_aio_driver = { NULL_DRIVER("null-aio") };

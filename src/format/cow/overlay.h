@@ -197,8 +197,6 @@ CO_FN int overlay_co_reopen(struct node *n, struct opts *o, unsigned flags,
                             GError **err);
 void overlay_describe(struct node *n);
 CO_FN int overlay_co_info(struct node *n, json_t *info, GError **err);
-CO_FN int overlay_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                            unsigned flags);
 CO_FN int overlay_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                              unsigned flags);
 CO_FN int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
@@ -211,8 +209,8 @@ CO_FN int overlay_co_zero_missing(struct overlay *o, uint64_t off,
                                   uint64_t len);
 CO_FN int overlay_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int overlay_co_flush(struct node *n);
-CO_FN int overlay_co_status(struct node *n, uint64_t off, uint64_t len,
-                            struct extent *ext);
+CO_FN int overlay_co_map(struct node *n, uint64_t off, uint64_t len,
+                         unsigned flags, struct mapping *ret_map);
 CO_FN int overlay_co_truncate(struct node *n, uint64_t size, GError **err);
 CO_FN int overlay_co_change_backing(struct node *n, const char *name,
                                     const char *fmt, GError **err);

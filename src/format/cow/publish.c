@@ -14,7 +14,7 @@
 #include "base/barrier.h"
 #include "base/math.h"
 #include "format/cow/overlay.h"
-#include "format/each.h"
+#include "loop/parallel.h"
 #include "format/trace.h"
 
 /* A block to be written. */
@@ -186,7 +186,7 @@ static CO_FN int publish_co_bits(void *arg, uint64_t gen)
     }
     trace_overlay_publish(o->node->name, gen, g_tree_nnodes(p->runs),
                           o->items->len);
-    ret = each_co_run(o->loop, o->items->len, OVERLAY_WORKERS, item_co_write,
+    ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS, item_co_write,
                       o);
     if (ret == 0) {
         ret = fresh_co_link(o);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads, writes, flushes.
+ * Writes and flushes.  (The map in status.c says where to read, and where a
+ * write may go in place.)
  *
  * Every byte of the disk has its place in the data file, so a write goes there
  * whether the cluster is here or not.  Where it is not, the write covers it whole
@@ -8,38 +9,10 @@
  */
 #include "base/barrier.h"
 #include "base/math.h"
-#include "format/backing.h"
 #include "format/cow/overlay.h"
 #include "format/trace.h"
 
 static uint8_t zeroes[65536] __attribute__((aligned(4096)));
-
-int overlay_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                      unsigned flags)
-{
-    struct overlay *o = overlay_of(n);
-    uint64_t done = 0, len = 0;
-    int ret = 0;
-
-    while (done < iov.len && ret == 0) {
-        struct iov part;
-        bool here = false;
-
-        ret = overlay_co_lookup(o, off + done, iov.len - done, &here, &len);
-        if (ret < 0) {
-            break;
-        }
-        part = iov_slice(iov, done, len);
-        if (here) {
-            node_co_debug_event(overlay_file(o), DEBUG_READ_AIO);
-            ret = node_co_preadv(overlay_data(o), off + done, part, flags);
-        } else {
-            ret = format_co_read_backing(n, off + done, part, flags);
-        }
-        done += len;
-    }
-    return ret;
-}
 
 /* What is written: bytes in memory, or of storage that may be shared. */
 struct source {
@@ -135,8 +108,7 @@ static CO_FN int write_co_new(struct overlay *o, uint64_t off,
 }
 
 static CO_FN int write_co_source(struct overlay *o, uint64_t off,
-                                 const struct source *s, uint64_t len,
-                                 unsigned flags)
+                                 const struct source *s, uint64_t len)
 {
     uint64_t done = 0, part = 0;
     int ret = 0;
@@ -155,9 +127,6 @@ static CO_FN int write_co_source(struct overlay *o, uint64_t off,
                    : write_co_new(o, off + done, s, done, part);
         done += part;
     }
-    if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(OVERLAY_FUA, overlay_co_flush(o->node));
-    }
     return ret;
 }
 
@@ -166,7 +135,7 @@ int overlay_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     struct source s = { .iov = iov };
 
-    return write_co_source(overlay_of(n), off, &s, iov.len, flags);
+    return write_co_source(overlay_of(n), off, &s, iov.len);
 }
 
 int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
@@ -174,7 +143,7 @@ int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
 {
     struct source s = { .node = src, .off = src_off };
 
-    return write_co_source(overlay_of(n), off, &s, len, flags);
+    return write_co_source(overlay_of(n), off, &s, len);
 }
 
 CO_FN_LOOKS bool overlay_can_copy_in(struct node *n, struct node *src)

@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the overlay holds, told from the maps, and of that what the data file
- * knows to be holes.
+ * What the overlay holds, told from the maps; which of that are holes, the data
+ * file knows.
  */
 #include "format/cow/overlay.h"
 #include "graph/image.h"
 
-/* Shorter questions come with writes, which ask for each request whether its
- * clusters are here: "data" is right for them, and costs no system call. */
-#define ASK_DATA_MIN 65536
-
-int overlay_co_status(struct node *n, uint64_t off, uint64_t len,
-                      struct extent *ext)
+int overlay_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+                   struct mapping *ret_map)
 {
     struct overlay *o = overlay_of(n);
-    struct extent below;
     bool here = false;
     uint64_t run = 0;
     int ret = overlay_co_lookup(o, off, len, &here, &run);
@@ -22,21 +17,13 @@ int overlay_co_status(struct node *n, uint64_t off, uint64_t len,
     if (ret < 0) {
         return ret;
     }
-    *ext = (struct extent) { .len = run };
-    if (!here) {
-        return 0;
+    *ret_map = (struct mapping) { .kind = MAP_ABSENT, .len = run };
+    if (here) {
+        ret_map->kind = MAP_DATA;
+        ret_map->child = overlay_data(o);
+        ret_map->host = off;
+        ret_map->in_place = ret_map->like_child = true;
     }
-    if (len >= ASK_DATA_MIN || overlay_data(o)->drv->kind != NODE_FORMAT) {
-        ret = node_co_status(overlay_data(o), off, run, &below);
-        if (ret < 0) {
-            return ret;
-        }
-        *ext = below;
-        ext->flags &= ~(unsigned)STATUS_EOF;
-    } else {
-        ext->flags = STATUS_DATA;
-    }
-    ext->flags |= STATUS_ALLOCATED;
     return 0;
 }
 

@@ -4,7 +4,6 @@
  * extents.  What is not simple is refused before anything is done, and then
  * copied as an ordinary write.
  */
-#include "base/barrier.h"
 #include "base/math.h"
 #include "format/qcow2/write.h"
 #include "format/trace.h"
@@ -105,6 +104,5 @@ int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
     epoch = qcow2_access_begin(img);
     ret = request_co_copy_in(img, off, src, src_off, len);
     qcow2_access_end(img, epoch);
-    return ret == 0 && (flags & IO_FUA) ? BARRIER(QCOW2_FUA, qcow2_co_flush(n))
-                                        : ret;
+    return ret;
 }

@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/math.h"
-#include "format/each.h"
+#include "loop/parallel.h"
 #include "format/qcow2/compress.h"
 #include "format/qcow2/space.h"
 #include "format/qcow2/write.h"
@@ -143,7 +143,7 @@ int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
     if (off & mask || (end & mask && end != img->node->size)) {
         return qcow2_co_write_plain(img, off, iov);
     }
-    return each_co_run(img->loop, (unsigned) ((iov.len + mask) >>
+    return parallel_co_for(img->loop, (unsigned) ((iov.len + mask) >>
                                               img->cluster_bits),
                        PACK_AT_ONCE, cluster_co_pack, &p);
 }

@@ -21,7 +21,7 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
-#include "format/each.h"
+#include "loop/parallel.h"
 #include "format/qcow2/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
@@ -264,11 +264,11 @@ static CO_FN int existing_co_publish(void *arg, unsigned i)
 
 static CO_FN int fresh_co_write(struct qcow2_image *img)
 {
-    int ret = each_co_run(img->loop, img->publish->l1->len, PUBLISH_WORKERS,
+    int ret = parallel_co_for(img->loop, img->publish->l1->len, PUBLISH_WORKERS,
                           table_co_place, img);
 
     return ret < 0 ? ret
-        : each_co_run(img->loop, img->publish->items->len, PUBLISH_WORKERS,
+        : parallel_co_for(img->loop, img->publish->items->len, PUBLISH_WORKERS,
                       fresh_co_publish, img);
 }
 
@@ -352,7 +352,7 @@ static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
         ret = BARRIER_LATE(QCOW2_TABLE_FIRST, fresh_co_write(img));
     }
     if (ret == 0) {
-        ret = each_co_run(img->loop, img->publish->items->len,
+        ret = parallel_co_for(img->loop, img->publish->items->len,
                           PUBLISH_WORKERS, existing_co_publish, img);
     }
     return ret < 0 ? ret : fresh_co_link(img, gen);

@@ -285,8 +285,8 @@ CO_FN int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
 
 /* --- read.c --- */
 
-CO_FN int qcow2_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                          unsigned flags);
+CO_FN int qcow2_co_decode(struct node *n, uint64_t off, struct iov iov,
+                          const struct mapping *m, unsigned flags);
 /* Guest bytes from their place, decrypted; @off is the guest offset. */
 CO_FN int qcow2_co_read_data(struct qcow2_image *img, uint64_t off,
                              uint64_t host, struct iov iov, unsigned flags);
@@ -297,8 +297,9 @@ CO_FN int qcow2_co_read_run(struct qcow2_image *img,
 
 /* --- info.c, status.c --- */
 
-CO_FN int qcow2_co_status(struct node *n, uint64_t off, uint64_t len,
-                          struct extent *ext);
+CO_FN int qcow2_co_map(struct node *n, uint64_t off, uint64_t len,
+                       unsigned flags, struct mapping *ret_map);
+void qcow2_map_end(struct node *n, const struct mapping *m);
 CO_FN int qcow2_co_info(struct node *n, json_t *info, GError **err);
 
 /* --- backing.c, create.c --- */

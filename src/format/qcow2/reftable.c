@@ -19,7 +19,7 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
-#include "format/each.h"
+#include "loop/parallel.h"
 #include "format/qcow2/space.h"
 #include "loop/io.h"
 
@@ -273,7 +273,7 @@ static CO_FN int blocks_co_write(struct qcow2_image *img)
         g_array_append_val(w.numbers, number);
     }
     g_array_sort(w.numbers, compare_values);
-    ret = each_co_run(img->loop, w.numbers->len, QCOW2_SPACE_WORKERS,
+    ret = parallel_co_for(img->loop, w.numbers->len, QCOW2_SPACE_WORKERS,
                       block_co_write, &w);
     g_array_unref(w.numbers);
     return ret;

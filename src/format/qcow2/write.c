@@ -230,9 +230,6 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     }
     ret = flags & IO_COMPRESSED ? qcow2_co_write_packed(img, off, iov, flags)
                                 : qcow2_co_write_plain(img, off, iov);
-    if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(QCOW2_FUA, qcow2_co_flush(n));
-    }
     return ret;
 }
 

@@ -362,9 +362,6 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
         ret = range_co_change(img, off, off + len, flags, discard);
     }
     qcow2_access_end(img, epoch);
-    if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(QCOW2_FUA, qcow2_co_flush(n));
-    }
     return ret;
 }
 

@@ -19,7 +19,7 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
-#include "format/each.h"
+#include "loop/parallel.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
 
@@ -180,7 +180,7 @@ static unsigned workers_for(const struct qed_image *img)
 
 static CO_FN int fresh_co_write(struct qed_image *img)
 {
-    return each_co_run(img->loop, img->items->len, workers_for(img),
+    return parallel_co_for(img->loop, img->items->len, workers_for(img),
                        write_fresh_entry, img);
 }
 
@@ -274,7 +274,7 @@ static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
         ret = BARRIER_LATE(TABLE_FIRST, qed_co_extend(img, fresh_end(img)));
     }
     if (ret == 0) {
-        ret = each_co_run(img->loop, img->items->len, workers_for(img),
+        ret = parallel_co_for(img->loop, img->items->len, workers_for(img),
                           write_existing_entry, img);
     }
     return ret < 0 ? ret : fresh_co_link(img);

@@ -191,8 +191,8 @@ CO_FN int qed_co_write_header(struct qed_image *img,
 
 /* --- status.c --- */
 
-CO_FN int qed_co_status(struct node *n, uint64_t off, uint64_t len,
-                        struct extent *ext);
+CO_FN int qed_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+                     struct mapping *ret_map);
 CO_FN int qed_co_info(struct node *n, json_t *info, GError **err);
 
 /* --- dirty.c: NEED_CHECK, drain --- */
@@ -207,8 +207,6 @@ void qed_resume(struct node *n);
 
 /* --- the rest --- */
 
-CO_FN int qed_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                        unsigned flags);
 CO_FN int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);
 CO_FN int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,

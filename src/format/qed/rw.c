@@ -1,46 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads, writes, flushes.
+ * Writes and flushes.  (The map in status.c says where to read, and where a
+ * write may go in place.)
  *
- * A write goes in place where the cluster has a place; else clusters are
- * reserved at the end of the file, the data is written there at once, and the
- * pointer waits in memory for its commit group.  Any number run in parallel;
- * the dispatcher keeps two allocating writes off one cluster.
+ * Clusters are reserved at the end of the file, the data is written there at
+ * once, and the pointer waits in memory for its commit group.  Any number run in
+ * parallel; the dispatcher keeps two allocating writes off one cluster.
  */
 #include <string.h>
-#include "base/barrier.h"
 #include "base/math.h"
-#include "format/backing.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
-
-int qed_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
-{
-    struct qed_image *img = qed_image(n);
-    size_t done = 0;
-    int ret = 0;
-
-    while (done < iov.len && ret == 0) {
-        struct qed_run run;
-        struct iov part;
-
-        ret = qed_co_lookup(img, off + done, iov.len - done, &run);
-        if (ret < 0) {
-            break;
-        }
-        part = iov_slice(iov, done, run.len);
-        if (run.kind == QED_DATA) {
-            node_co_debug_event(qed_file(img), DEBUG_READ_AIO);
-            ret = node_co_preadv(qed_file(img), run.host, part, flags);
-        } else if (run.kind == QED_ZERO) {
-            iov_memset(part, 0, 0, run.len);
-        } else {
-            ret = format_co_read_backing(n, off + done, part, flags);
-        }
-        done += run.len;
-    }
-    return ret;
-}
 
 /* What is written: bytes in memory, or of storage that may be shared. */
 struct source {
@@ -109,7 +79,7 @@ static CO_FN int write_co_alloc(struct qed_image *img, uint64_t off,
 }
 
 static CO_FN int write_co_source(struct qed_image *img, uint64_t off,
-                                 const struct source *s, unsigned flags)
+                                 const struct source *s)
 {
     uint64_t done = 0;
     int ret = 0;
@@ -131,9 +101,6 @@ static CO_FN int write_co_source(struct qed_image *img, uint64_t off,
             : write_co_alloc(img, off + done, &part);
         done += run.len;
     }
-    if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(QED_FUA, group_co_flush(img->group));
-    }
     return ret;
 }
 
@@ -142,7 +109,7 @@ int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     struct source s = { .len = iov.len, .iov = iov };
 
-    return write_co_source(qed_image(n), off, &s, flags);
+    return write_co_source(qed_image(n), off, &s);
 }
 
 int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,
@@ -150,7 +117,7 @@ int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,
 {
     struct source s = { .len = len, .node = src, .off = src_off };
 
-    return write_co_source(qed_image(n), off, &s, flags);
+    return write_co_source(qed_image(n), off, &s);
 }
 
 int qed_co_flush(struct node *n)

@@ -5,8 +5,8 @@
  */
 #include "format/qed/qed.h"
 
-int qed_co_status(struct node *n, uint64_t off, uint64_t len,
-                  struct extent *ext)
+int qed_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+               struct mapping *ret_map)
 {
     struct qed_image *img = qed_image(n);
     struct qed_run run;
@@ -15,13 +15,15 @@ int qed_co_status(struct node *n, uint64_t off, uint64_t len,
     if (ret < 0) {
         return ret;
     }
-    *ext = (struct extent) { .len = run.len };
-    if (run.kind == QED_ZERO) {
-        ext->flags = STATUS_ALLOCATED | STATUS_ZERO;
-    } else if (run.kind == QED_DATA) {
-        ext->flags = STATUS_ALLOCATED | STATUS_DATA | STATUS_OFFSET_VALID;
-        ext->map_offset = run.host;
-        ext->map_node = qed_file(img);
+    *ret_map = (struct mapping) {
+        .kind = run.kind == QED_ABSENT ? MAP_ABSENT
+            : run.kind == QED_ZERO ? MAP_ZERO : MAP_DATA,
+        .len = run.len,
+    };
+    if (run.kind == QED_DATA) { /* clusters never move */
+        ret_map->child = qed_file(img);
+        ret_map->host = run.host;
+        ret_map->in_place = true;
     }
     return 0;
 }

@@ -197,8 +197,8 @@ static CO_FN int fake_co_flush(struct node *n)
     return s->fail_flush;
 }
 
-static CO_FN int fake_co_status(struct node *n, uint64_t off, uint64_t len,
-                                struct extent *ext)
+static CO_FN int fake_co_map(struct node *n, uint64_t off, uint64_t len,
+                             unsigned flags, struct mapping *ret_map)
 {
     struct fake_state *s = n->state;
     uint64_t c = off / s->cluster, end = c;
@@ -207,11 +207,9 @@ static CO_FN int fake_co_status(struct node *n, uint64_t off, uint64_t len,
     while (end * s->cluster < off + len && s->map[end] == s->map[c]) {
         end++;
     }
-    ext->flags = s->map[c] == FAKE_NONE ? 0
-                 : s->map[c] == FAKE_ZERO
-                 ? STATUS_ALLOCATED | STATUS_ZERO
-                 : STATUS_ALLOCATED | STATUS_DATA;
-    ext->len = end * s->cluster - off;
+    ret_map->kind = s->map[c] == FAKE_NONE ? MAP_ABSENT
+        : s->map[c] == FAKE_ZERO ? MAP_ZERO : MAP_DATA;
+    ret_map->len = end * s->cluster - off;
     return 0;
 }
 
@@ -269,7 +267,7 @@ const struct node_driver fake_driver = {
     .co_pwritev = fake_co_pwritev,
     .co_zero = fake_co_zero,
     .co_flush = fake_co_flush,
-    .co_status = fake_co_status,
+    .co_map = fake_co_map,
     .co_truncate = fake_co_truncate,
     .co_set_perms = fake_co_set_perms,
     .co_quiesce = fake_co_quiesce,

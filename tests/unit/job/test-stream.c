@@ -90,17 +90,16 @@ static struct node_driver moody_driver; /* raw, unsure about its holes */
 static bool moody_hole;
 
 /* While it says so, the second MiB is a hole. */
-static CO_FN int moody_co_status(struct node *n, uint64_t off, uint64_t len,
-                                 struct extent *ext)
+static CO_FN int moody_co_map(struct node *n, uint64_t off, uint64_t len,
+                              unsigned flags, struct mapping *ret_map)
 {
-    int ret = raw_driver.co_status(n, off, len, ext);
+    int ret = raw_driver.co_map(n, off, len, flags, ret_map);
     uint64_t edge = off < MIB ? MIB : 2 * MIB;
 
     if (ret == 0 && off < 2 * MIB) {
-        ext->len = MIN(ext->len, edge - off);
+        ret_map->len = MIN(len, edge - off);
         if (moody_hole && off >= MIB) {
-            ext->flags &= ~(unsigned)STATUS_DATA;
-            ext->flags |= STATUS_ZERO;
+            ret_map->kind = MAP_ZERO;
         }
     }
     return ret;
@@ -868,7 +867,7 @@ static CO_FN void world_entry(void *arg)
     stuck_driver.co_change_backing = stuck_co_change;
     moody_driver = raw_driver;
     moody_driver.name = "moody";
-    moody_driver.co_status = moody_co_status;
+    moody_driver.co_map = moody_co_map;
     w->test();
     jobs_co_cancel_all(jobs);
     jobs_free(jobs);

@@ -244,13 +244,13 @@ static CO_FN int ram_co_discard(struct node *n, uint64_t off, uint64_t len)
     return r < 0 ? r : ram_co_hook(d, RAM_DISCARD, off, len, true);
 }
 
-static CO_FN int ram_co_status(struct node *n, uint64_t off, uint64_t len,
-                               struct extent *ext)
+static CO_FN int ram_co_map(struct node *n, uint64_t off, uint64_t len,
+                            unsigned flags, struct mapping *ret_map)
 {
-    static const unsigned flags_of[] = {
-        [RAM_ABSENT] = 0,
-        [RAM_DATA] = STATUS_ALLOCATED | STATUS_DATA,
-        [RAM_ZEROES] = STATUS_ALLOCATED | STATUS_ZERO,
+    static const enum map_kind kind_of[] = {
+        [RAM_ABSENT] = MAP_ABSENT,
+        [RAM_DATA] = MAP_DATA,
+        [RAM_ZEROES] = MAP_ZERO,
     };
     struct ram_disk *d = disk_of(n);
     enum ram_state state;
@@ -265,8 +265,8 @@ static CO_FN int ram_co_status(struct node *n, uint64_t off, uint64_t len,
     do {
         at += d->unit;
     } while (at < off + len && ram_disk_state(d, at) == state);
-    ext->flags = flags_of[state];
-    ext->len = MIN(at, off + len) - off;
+    ret_map->kind = kind_of[state];
+    ret_map->len = MIN(at, off + len) - off;
     return 0;
 }
 
@@ -285,5 +285,5 @@ const struct node_driver ram_driver = {
     .co_pwritev = ram_co_pwritev,
     .co_zero = ram_co_zero,
     .co_discard = ram_co_discard,
-    .co_status = ram_co_status,
+    .co_map = ram_co_map,
 };
