@@ -230,6 +230,9 @@ void account_done(struct user *u, enum acct_kind kind, uint64_t off,
 /* The dispatcher's parts. Ranges are checked, lengths > 0. */
 CO_FN int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                            unsigned flags);
+/* Read what @m, which it ends, says of all of @iov at @off; not MAP_ABSENT. */
+CO_FN int read_co_mapped(struct node *n, uint64_t off, struct iov iov,
+                         const struct mapping *m, unsigned flags);
 CO_FN int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                             unsigned flags);
 /* The driver's own write: split and aligned; tracking is the caller's. */

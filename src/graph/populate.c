@@ -51,8 +51,9 @@ struct work {
     const struct iov *iov;     /* a read's; NULL: populate only */
     bool know_data;            /* what the overlay lacks is PIECE_COPY */
 
-    struct co_mutex plan_lock; /* @next, @below_* */
+    struct co_mutex plan_lock; /* @next, @first, @below_* */
     uint64_t next;
+    struct mapping first;      /* what the overlay said of @off; len 0: not asked */
     struct extent below;       /* last answer about the chain below */
     uint64_t below_off;
 
@@ -197,16 +198,16 @@ static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
         r = -EPERM;
     }
     while (pos < end && r == 0) {
-        struct extent ext;
+        struct mapping m;
 
-        r = node_co_status(w->n, pos, end - pos, &ext);
+        r = node_co_map(w->n, pos, end - pos, &m);
         if (r < 0) {
             break;
         }
-        if (!(ext.flags & STATUS_ALLOCATED)) {
-            r = map_co_run(w, pos, ext.len, buf ? buf + (pos - off) : NULL);
+        if (m.kind == MAP_ABSENT) {
+            r = map_co_run(w, pos, m.len, buf ? buf + (pos - off) : NULL);
         }
-        pos += ext.len;
+        pos += m.len;
     }
     track_end(&t);
     trace_populate_map(w->n->name, off, len, r);
@@ -338,22 +339,33 @@ static CO_FN int plan_co_missing(struct work *w, uint64_t pos, uint64_t end,
     return 0;
 }
 
+/* What the overlay says of @next. */
+static CO_FN int plan_co_ask_overlay(struct work *w, struct mapping *ret_map)
+{
+    if (w->first.len > 0) {
+        *ret_map = w->first;
+        w->first.len = 0;
+        return 0;
+    }
+    return node_co_map(w->n, w->next, w->end - w->next, ret_map);
+}
+
 /* Take the next piece; PIECE_NONE at the end. */
 static CO_FN int plan_co_next(struct work *w, struct piece *p)
 {
-    struct extent ext;
+    struct mapping m;
     int r = 0;
 
     *p = (struct piece) { PIECE_NONE };
     co_mutex_co_lock(&w->plan_lock);
     if (w->next < w->end && w->result == 0) {
-        r = node_co_status(w->n, w->next, w->end - w->next, &ext);
+        r = plan_co_ask_overlay(w, &m);
         if (r < 0) {
             w->res.write_error = r;
-        } else if ((ext.flags & STATUS_ALLOCATED)) {
-            *p = (struct piece) { PIECE_LOCAL, w->next, ext.len };
+        } else if (m.kind != MAP_ABSENT) {
+            *p = (struct piece) { PIECE_LOCAL, w->next, m.len };
         } else {
-            r = plan_co_missing(w, w->next, w->next + ext.len, p);
+            r = plan_co_missing(w, w->next, w->next + m.len, p);
         }
         w->next += p->len;
     }
@@ -429,18 +441,18 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
     int r = 0;
 
     while (pos < end && r == 0) {
-        struct extent ext;
+        struct mapping m;
         struct fetch *f;
         uint64_t to;
 
-        r = node_co_status(w->n, pos, end - pos, &ext);
+        r = node_co_map(w->n, pos, end - pos, &m);
         if (r < 0) {
             w->res.write_error = r;
             break;
         }
-        to = pos + ext.len;
+        to = pos + m.len;
         f = pos < joined ? NULL : fetch_find(w->n, pos);
-        if (ext.flags & STATUS_ALLOCATED) {
+        if (m.kind != MAP_ABSENT) {
             pos = to;
         } else if (f) {
             joined = f->off + f->len;
@@ -514,16 +526,16 @@ static CO_FN void work_co_share(struct work *w)
 
     track_co_begin(&t, w->n, w->off, w->end - w->off, TRACK_ALLOC);
     while (pos < w->end && r == 0) {
-        struct extent ext;
+        struct mapping m;
 
-        r = node_co_status(w->n, pos, w->end - pos, &ext);
-        if (r == 0 && !(ext.flags & STATUS_ALLOCATED)) {
+        r = node_co_map(w->n, pos, w->end - pos, &m);
+        if (r == 0 && m.kind == MAP_ABSENT) {
             uint64_t shared = w->res.shared;
 
-            r = share_co_run(w, pos, pos + ext.len, &ext.len);
+            r = share_co_run(w, pos, pos + m.len, &m.len);
             left += shared == w->res.shared;
         }
-        pos += ext.len;
+        pos += m.len;
     }
     track_end(&t);
     trace_populate_share(w->n->name, w->off, w->end - w->off, w->res.shared, r);
@@ -741,15 +753,26 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
                           struct iov iov)
 {
     uint64_t have = off < n->size ? MIN(iov.len, n->size - off) : 0;
+    struct mapping m;
     struct work w;
+    int r;
 
-    if (!anything_above(n, base) || !node_is_writable(n)) {
+    if (have == 0 || !anything_above(n, base) || !node_is_writable(n)) {
         return node_co_preadv(n, off, iov, 0);
     }
     if (have < iov.len) {
         iov_memset(iov, have, 0, iov.len - have);
     }
+    r = node_co_map_begin(n, off, have, 0, &m);
+    if (r < 0) {
+        return r;
+    }
+    if (m.kind != MAP_ABSENT && m.len == have) {
+        return read_co_mapped(n, off, iov_slice(iov, 0, have), &m, 0);
+    }
+    node_map_end(n, &m);
     work_init(&w, n, base, off, off + have, 0);
+    w.first = m;
     w.iov = &iov;
     /* Without a base to stop at all of the chain is copied: a question to a
      * base far away would cost as much as the answer. */

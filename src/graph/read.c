@@ -178,6 +178,16 @@ static CO_FN int run_co_read(struct run *r, struct iov iov, unsigned flags)
     return ret;
 }
 
+int read_co_mapped(struct node *n, uint64_t off, struct iov iov,
+                   const struct mapping *m, unsigned flags)
+{
+    struct run r = {
+        .n = n, .off = off, .len = iov.len, .mapped = true, .map = *m,
+    };
+
+    return run_co_read(&r, iov, flags);
+}
+
 /* Several runs: fragments of clusters, compressed clusters on several
  * processors. */
 struct batch {
