@@ -23,7 +23,8 @@ int qed_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
     if (run.kind == QED_DATA) { /* clusters never move */
         ret_map->child = qed_file(img);
         ret_map->host = run.host;
-        ret_map->in_place = true;
+        /* What makes the file longer is noted by our own write. */
+        ret_map->in_place = run.host + run.len <= img->file_end;
     }
     return 0;
 }
