@@ -18,7 +18,7 @@ from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
 
 ROWS = []
 # The peer copies every hole as zeroes into QED, 512 KiB at a time.
-PEER_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
+QEMU_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
 
 
 class Case:
@@ -236,7 +236,7 @@ def stream_clone(ctx):
 @row('stream-sparse', 'stream 16 MiB of data in a disk of any size')
 def stream_sparse(ctx):
     def measure(who, virtual):
-        if who == 'peer' and virtual > PEER_SPARSE_MAX[ctx.quick]:
+        if who == 'peer' and virtual > QEMU_SPARSE_MAX[ctx.quick]:
             raise Missing('takes minutes to hours')
         base = ctx.sparse(virtual, 16 * MIB)
         top = ctx.overlay(base, virtual)

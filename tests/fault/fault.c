@@ -22,7 +22,7 @@
 /* A scenario that is swept this long, in seconds of the processor, hangs. */
 enum { PATIENCE_S = 300 };
 
-enum { SHORT = 0, PEER_EVERY = 60, LEAKS = 3 };
+enum { SHORT = 0, QEMU_EVERY = 60, LEAKS = 3 };
 
 static int arg_most = 24;
 static char *arg_only, *arg_replay;
@@ -114,20 +114,20 @@ static void rig_init(struct rig *r, const struct kind *k,
 
 /* The other program's opinion of /top, now and then: it takes much longer than
  * the run itself. */
-static void show_peer(const struct kind *k, const struct sim_image *img)
+static void show_qemu(const struct kind *k, const struct sim_image *img)
 {
-    static int have_peer = -1;
+    static int have_qemu = -1;
     g_autofree char *path = NULL;
     uint64_t id = sim_image_find(img, "/top"), size;
     g_autofree char *bytes = NULL, *cmd = NULL;
     int status, fd;
 
-    if (have_peer < 0) {
-        have_peer = system("qemu-img --version > /dev/null 2>&1") == 0;
+    if (have_qemu < 0) {
+        have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     }
-    if (!have_peer || !id || !strcmp(k->format, "raw") ||
+    if (!have_qemu || !id || !strcmp(k->format, "raw") ||
         !strcmp(k->format, "cow") ||
-        shared->runs % PEER_EVERY) {
+        shared->runs % QEMU_EVERY) {
         return;
     }
     fd = g_file_open_tmp("fault-sweep-XXXXXX", &path, NULL);
@@ -170,7 +170,7 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
     hit = r.hit;
     shared->runs += hit;
     shared->failed += r.failed > 0;
-    show_peer(k, left);
+    show_qemu(k, left);
     r.fault.op = SIM_OP_COUNT;
     r.strict = true;
     rig_run(&r, rig_co_aftermath, left, &again);

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from peer import Qsd
+from qemu_tools import Qsd
 from qmp import QmpError
 from sluiced import Sluiced, qemu_img, run
 from waiting import Patience
@@ -36,7 +36,7 @@ ERRORS = {5: 'Input/output error', 28: 'No space left on device'}
 
 def nodes(d, fmt, errno, once):
     """A base that breaks in the middle, and an overlay. @once may be a config
-    file of the peer's test of streams, whose states go to and fro."""
+    file of the qemu_tools's test of streams, whose states go to and fro."""
     rule = {'event': 'read_aio', 'errno': errno, 'sector': MIB // 2 // 512,
             'once': once is True}
     rules = {'inject-error': [rule]}
@@ -106,8 +106,8 @@ def play(cls, d, fmt, policy, errno, once):
 
 
 def both(d, *args):
-    ours, peer = play(Sluiced, d, *args), play(Qsd, d, *args)
-    assert ours == peer, (args, ours, peer)
+    ours, qemu_tools = play(Sluiced, d, *args), play(Qsd, d, *args)
+    assert ours == qemu_tools, (args, ours, qemu_tools)
     return ours
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Recipes for blkdebug on qcow2: the configurations and the qemu-io lines that
-the peer's own tests of qcow2 use, on "blkdebug:CONFIG:IMAGE" as they are, once
+the qemu_tools's own tests of qcow2 use, on "blkdebug:CONFIG:IMAGE" as they are, once
 by qemu-io and once by the daemon's monitor command of that name.  What both
 print is compared word by word, but for the times.
 
@@ -26,7 +26,7 @@ def plain(text):
     return '\n'.join(re.sub(r'^qemu-io: ', '', l) for l in lines)
 
 
-def play_peer(name, lines, fmt):
+def play_qemu(name, lines, fmt):
     cmd = ['qemu-io', '-f', fmt]
     for l in lines:
         cmd += ['-c', l]
@@ -93,10 +93,10 @@ class Kitchen:
     def both(self, lines, *rules):
         """The same words by both; at least one of them is of an error."""
         ours = self.ours(lines, rules)
-        path = self.make('peer')
+        path = self.make('qemu_tools')
         conf = self.conf if rules else ''
-        peer = play_peer('blkdebug:%s:%s' % (conf, path), lines, self.fmt)
-        assert ours == peer, (rules, ours, peer)
+        qemu_tools = play_qemu('blkdebug:%s:%s' % (conf, path), lines, self.fmt)
+        assert ours == qemu_tools, (rules, ours, qemu_tools)
         assert check(path)
         qemu_img('compare', '-q', path, '%s/ours.%s' % (self.d, self.fmt))
         return ours
@@ -202,7 +202,7 @@ def test_events_of_compressed_clusters(d):
     k = Kitchen(d)
     lines = ('write -c -P 5 0 64k', 'write -c -P 5 0 64k', 'flush',
              'read -P 5 0 64k', 'read -P 5 0 64k')
-    # (The peer's cluster is lost then.)
+    # (The qemu_tools's cluster is lost then.)
     for event in ('write_compressed', 'l2_update_compressed',
                   'cluster_alloc_bytes'):
         out = k.ours(lines, [inject(event, 28, 'on')])
@@ -268,8 +268,8 @@ def test_writes_that_meet_in_a_cluster(d):
         assert len(reads) > 5
         out = k.ours(lines + ['flush'] + reads)
         assert out == '', (create, out)
-        path = k.make('peer')
-        assert play_peer('blkdebug::' + path, lines + reads, fmt) == out
+        path = k.make('qemu_tools')
+        assert play_qemu('blkdebug::' + path, lines + reads, fmt) == out
 
 
 def test_forms_of_options(d):
@@ -285,10 +285,10 @@ def test_forms_of_options(d):
             'file.inject-error.1.state=2,file.set-state.0.event=read_aio,' \
             'file.set-state.0.new_state=2' % path
         lines = ['read -P 42 0x38000 512'] * 3
-        peer = ['qemu-io', '--image-opts', 'driver=%s,%s' % (fmt, options)]
+        qemu_tools = ['qemu-io', '--image-opts', 'driver=%s,%s' % (fmt, options)]
         for line in lines:
-            peer += ['-c', line]
-        theirs = subprocess.run(peer, stdout=subprocess.PIPE, text=True,
+            qemu_tools += ['-c', line]
+        theirs = subprocess.run(qemu_tools, stdout=subprocess.PIPE, text=True,
                                 stderr=subprocess.STDOUT, check=False).stdout
         with Sluiced(d, '--drive', 'id=n,format=%s,%s' % (fmt, options)) as s:
             ours = ''.join(s.qmp.hmp('qemu-io n "%s"' % l) for l in lines)

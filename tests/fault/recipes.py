@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Recipes for blkdebug, as users of the peer keep them, by both programs: the
+"""Recipes for blkdebug, as users of the qemu_tools keep them, by both programs: the
 same config files, the same nodes, the same requests over NBD; every request
 must end the same way.
 
@@ -14,7 +14,7 @@ import shutil
 
 import nbd
 
-from peer import Qsd
+from qemu_tools import Qsd
 from qmp import QmpError
 from sluiced import Skip, Sluiced, qemu_img, run
 
@@ -92,7 +92,7 @@ def requests(cls, d, layout, rules, ops):
         res = []
         h = connect(sock)
         for op in ops:
-            # Errors of reads differ: the peer drops a client that way.
+            # Errors of reads differ: the qemu_tools drops a client that way.
             end = one(h, *op)
             res.append('read fails' if end and op[0] == 'r' else end)
             if not h.aio_is_ready():
@@ -122,8 +122,8 @@ def both(d, layout, rules, ops, ours=None):
     if ours is not None:
         assert mine == ours, (layout, rules, mine, ours)
         return
-    peer = requests(Qsd, d, layout, rules, ops)
-    assert mine == peer, (layout, rules, ops, mine, peer)
+    qemu_tools = requests(Qsd, d, layout, rules, ops)
+    assert mine == qemu_tools, (layout, rules, ops, mine, qemu_tools)
     assert any(mine) or not rules, 'the recipe does nothing: %r' % (rules,)
 
 
@@ -139,11 +139,11 @@ def test_rules_that_hold_from_the_start(d):
             for layout in ('top', 'raw', 'double'):
                 if layout == 'raw':
                     continue    # what raw asks its file is its own business
-                # The peer leaves out a flush of what nobody wrote to.
+                # The qemu_tools leaves out a flush of what nobody wrote to.
                 first = [W] if op == F else []
                 ops = [W, R, F, ('z', 0, 64 * K), ('t', 0, 64 * K)]
                 if iotype == 'block-status':
-                    ops.remove(R)   # the peer asks before it reads
+                    ops.remove(R)   # the qemu_tools asks before it reads
                 both(d, layout, inject(event='none', iotype=iotype, errno=28,
                                        once=once), first + [op, op] + ops)
 
@@ -258,7 +258,7 @@ def test_qed_data(d):
 
 
 def test_qed_pointers(d):
-    # The peer fails the write; here it is the flush that needs the pointers,
+    # The qemu_tools fails the write; here it is the flush that needs the pointers,
     # and nothing is lost.
     for event in ('l2_update', 'l1_update'):
         for layout in ('qed', 'qed-backed'):

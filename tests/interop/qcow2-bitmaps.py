@@ -69,7 +69,7 @@ def test_bitmaps_are_seen(d):
 
 
 def dirty(d, path, name):
-    """What the peer reads of a bitmap: [(offset, length)], merged."""
+    """What the qemu_tools reads of a bitmap: [(offset, length)], merged."""
     sock = os.path.join(d, 'dirty.sock')
     server = subprocess.Popen(['qemu-nbd', '-r', '-k', sock, '-f', 'qcow2',
                                '-B', name, path])

@@ -22,7 +22,7 @@ def sha(path):
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def peer_create(path, size, *options, base=None):
+def qemu_create(path, size, *options, base=None):
     """They measure their processor, and sometimes find that no time passed."""
     words = ['qemu-img', 'create', '-q', '-f', 'qcow2', *SECRET, '-o',
              ','.join(('encrypt.format=luks', 'encrypt.key-secret=s',
@@ -53,7 +53,7 @@ def write_random(path, size):
             f.write(rng.choice([bytes(n), rng.randbytes(n)]))
 
 
-def fill_by_peer(raw, path):
+def fill_by_qemu(raw, path):
     qemu_img('convert', '-n', *SECRET, '-f', 'raw', raw,
              '--target-image-opts', opts(path))
 
@@ -73,8 +73,8 @@ def test_read(d):
             ('encrypt.cipher-mode=cbc', 'encrypt.ivgen-alg=essiv',
              'encrypt.ivgen-hash-alg=sha256', 'cluster_size=512'))):
         path = d + '/e%d.qcow2' % i
-        peer_create(path, 3 * MIB, *options)
-        fill_by_peer(raw, path)
+        qemu_create(path, 3 * MIB, *options)
+        fill_by_qemu(raw, path)
         assert to_raw(d, path) == sha(raw), options
         # The facts need no passphrase.
         ours = json.loads(run_tool(SLUICE, 'info', '--output=json', path))
@@ -93,8 +93,8 @@ def test_odd_reads(d):
     raw, path = d + '/p.raw', d + '/e.qcow2'
     with open(raw, 'wb') as f:
         f.write(b''.join(struct.pack('<I', i) for i in range(MIB // 4)))
-    peer_create(path, MIB, 'cluster_size=4k')
-    fill_by_peer(raw, path)
+    qemu_create(path, MIB, 'cluster_size=4k')
+    fill_by_qemu(raw, path)
     with Sluiced(d, *SECRET, '--blockdev', opts(path) +
                  ',file.driver=file,node-name=n,read-only=on') as s:
         rng = random.Random(SEED)
@@ -127,7 +127,7 @@ def test_create(d):
         info = json.loads(qemu_img('info', '--output=json', path))
         assert info['encrypted'], info
         qemu_img('check', '-q', *SECRET, '--image-opts', opts(path))
-        fill_by_peer(raw, path)
+        fill_by_qemu(raw, path)
         qemu_img('convert', *SECRET, '--image-opts', '-O', 'raw', opts(path),
                  d + '/back.raw')
         assert sha(d + '/back.raw') == sha(raw)
@@ -230,7 +230,7 @@ def test_write(d):
 
 def test_passphrases(d):
     path = d + '/e.qcow2'
-    peer_create(path, MIB)
+    qemu_create(path, MIB)
     text = fails('map', '--object', 'secret,id=s,data=tunafish', '--image-opts',
                  opts(path))
     assert 'Invalid password, cannot unlock any keyslot' in text, text
@@ -259,7 +259,7 @@ def patch(path, at, data):
 
 def test_hostile(d):
     path = d + '/e.qcow2'
-    peer_create(path, MIB)
+    qemu_create(path, MIB)
     with open(path, 'rb') as f:
         head = f.read(4096)
     ext = head.index(bytes.fromhex('0537be7700000010'))

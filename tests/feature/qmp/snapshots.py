@@ -79,7 +79,7 @@ class Disk:
 
 
 def test_words(d):
-    """What the peer's daemon says to the same."""
+    """What the qemu_tools's daemon says to the same."""
     if not shutil.which('qemu-storage-daemon'):
         raise Skip('qemu-storage-daemon is not installed')
     rows = [

@@ -83,18 +83,18 @@ def test_our_tools_respect_the_daemon(d):
 
 def test_we_respect_qemu(d):
     _, (top,), _ = make_images(d)
-    sock = os.path.join(d, 'peer.sock')
+    sock = os.path.join(d, 'qemu_tools.sock')
     rig.need('qemu-storage-daemon')
-    peer = subprocess.Popen(
+    qemu_tools = subprocess.Popen(
         ['qemu-storage-daemon',
          '--blockdev', 'driver=qed,node-name=n,file.driver=file,'
          'file.filename=' + top,
          '--nbd-server', 'addr.type=unix,addr.path=' + sock,
          '--export', 'nbd,id=e,node-name=n,name=e,writable=on'])
     try:
-        rig.until(lambda: rig.listens(sock), 'the peer')
+        rig.until(lambda: rig.listens(sock), 'the qemu_tools')
         rig.until(lambda: attempt('nbdinfo', '--size', 'nbd+unix:///e?socket='
-                                  + sock)[0] == 0, 'the peer')
+                                  + sock)[0] == 0, 'the qemu_tools')
         status, text = second_daemon(top)
         assert status == 1, (status, text)
         assert 'Failed to get "' in text, text
@@ -102,15 +102,15 @@ def test_we_respect_qemu(d):
         status, text = attempt(SLUICE, 'check', '-f', 'qed', top)
         assert status == 1 and 'lock' in text, (status, text)
     finally:
-        peer.terminate()
-        peer.wait()
+        qemu_tools.terminate()
+        qemu_tools.wait()
     with Stage(d, top) as s:
         s.stream()
         s.wait_completed()
 
 
 def test_base_is_shared(d):
-    """Three overlays of one base in three daemons, the peer's tools reading
+    """Three overlays of one base in three daemons, the qemu_tools's tools reading
     it meanwhile; all three stream."""
     base, tops, data = make_images(d, ('one', 'two', 'three'))
     stages = []

@@ -91,7 +91,7 @@ def image_info(path):
 
 
 def check_image(path):
-    """Nothing is wrong, and no cluster leaks. On leaks ours decides: the peer
+    """Nothing is wrong, and no cluster leaks. On leaks ours decides: the qemu_tools
     counts one in some sound images with zero clusters, also in images that it
     made alone (4 KiB clusters, all but one of 4096 with data)."""
     run_tool(sluiced.SLUICE, 'check', '-q', '-f', FORMAT, path)

@@ -318,7 +318,7 @@ static void check_ours(const struct kind *k, const char *dir)
     g_free(material);
 }
 
-static void test_peer(void)
+static void test_qemu(void)
 {
     g_autofree char *qemu_img = g_find_program_in_path("qemu-img");
     g_autofree char *dir = NULL;
@@ -344,6 +344,6 @@ int main(int argc, char **argv)
     g_test_add_func("/luks/hostile-fields", test_hostile_fields);
     g_test_add_func("/luks/hostile-random", test_hostile_random);
     g_test_add_func("/luks/create-refuses", test_create_refuses);
-    g_test_add_func("/luks/peer", test_peer);
+    g_test_add_func("/luks/peer", test_qemu);
     return g_test_run();
 }

@@ -15,7 +15,7 @@
 
 enum { CLUSTER = 65536 };
 
-static void peer_check(const char *path)
+static void qemu_check(const char *path)
 {
     if (have_tool("qemu-img")) {
         g_free(must_run("qemu-img check -f qcow2 '%s'", path));
@@ -168,7 +168,7 @@ static CO_FN void quarantine_run(struct graph *g)
     g_assert_cmpuint(buf[511], ==, 0xee);
     g_assert_true(buf_is_zero(buf + 512, CLUSTER - 512));
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_quarantine(void)
@@ -225,7 +225,7 @@ static CO_FN void late_read_run(struct graph *g)
     g_assert_cmpuint(buf[0], ==, 0x11);
     g_assert_cmpuint(buf[LARGE - 1], ==, 0x11);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_late_read(void)
@@ -264,7 +264,7 @@ static CO_FN void reuse_run(struct graph *g)
     g_assert_cmpuint(node_file(n)->size, ==, size);
     g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_reuse(void)
@@ -319,7 +319,7 @@ static CO_FN void subclusters_run(struct graph *g)
     g_assert_cmpuint(own_check(n, 0).allocated_clusters, ==, 1);
     g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_subclusters(void)
@@ -354,7 +354,7 @@ static CO_FN void empty_run(struct graph *g)
         g_assert_true(buf_is_zero(buf, sizeof(buf)));
     }
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_empty(void)

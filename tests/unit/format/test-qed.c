@@ -21,7 +21,7 @@ static void fill(uint8_t *buf, size_t len, unsigned stamp)
 
 /* --- the peer agrees --- */
 
-static void peer_check(const char *path)
+static void qemu_check(const char *path)
 {
     if (have_tool("qemu-img")) {
         g_free(must_run("qemu-img check -f qed '%s'", path));
@@ -29,7 +29,7 @@ static void peer_check(const char *path)
 }
 
 /* The disk of @path as the peer reads it is @want. */
-static void peer_compare(const char *path, const uint8_t *want, size_t len)
+static void qemu_compare(const char *path, const uint8_t *want, size_t len)
 {
     g_autofree char *raw = scratch("want.raw");
 
@@ -60,7 +60,7 @@ static CO_FN void basic_run(struct graph *g)
     struct node *n;
 
     make_image(g, path, json_pack("{s:i}", "size", 10 << 20));
-    peer_check(path);
+    qemu_check(path);
     n = open_image(g, path, NODE_RDWR);
     g_assert_cmpuint(n->size, ==, 10 << 20);
     g_assert_cmpint(do_read(n, 5000, got, sizeof(got)), ==, 0);
@@ -74,7 +74,7 @@ static CO_FN void basic_run(struct graph *g)
     g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
     g_assert_cmpuint(own_check(n, 0).allocated_clusters, ==, 1);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
     n = open_image(g, path, 0);
     g_assert_cmpint(do_read(n, 100000, got, sizeof(got)), ==, 0);
     g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
@@ -169,8 +169,8 @@ static CO_FN void model_run(struct graph *g)
         g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
         node_co_unref(n);
         if (model->table_size > 1) { /* the peer cannot open those */
-            peer_check(path);
-            peer_compare(path, shadow, DISK);
+            qemu_check(path);
+            qemu_compare(path, shadow, DISK);
         }
         n = open_image(g, path, 0);
         g_assert_cmpint(do_read(n, 0, buf, DISK), ==, 0);
@@ -251,7 +251,7 @@ static CO_FN void parallel_run(struct graph *g)
     g_assert_cmpuint(own_check(n, 0).allocated_clusters, ==,
                      WRITERS * PER_WRITER);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_parallel(void)
@@ -289,7 +289,7 @@ static CO_FN void unclosed_run(struct graph *g)
     copy_file(path, copy);
     /* No backing file: dirty until it is closed (M6). */
     g_assert_cmpuint(features_of(copy), ==, QED_F_NEED_CHECK);
-    peer_check(copy);
+    qemu_check(copy);
     c = open_image(g, copy, 0);
     g_assert_cmpint(do_read(c, 70000, got, sizeof(got)), ==, 0);
     g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
@@ -349,7 +349,7 @@ static CO_FN void backing_run(struct graph *g)
         node_co_unref(n);
         g_assert_cmpuint(features_of(path), ==,
                          QED_F_BACKING_FILE | QED_F_NO_PROBE);
-        peer_check(path);
+        qemu_check(path);
     }
     n = open_image(g, path, NODE_RDWR);
     g_assert_cmpint(n->drv->co_change_backing(n, long_name, NULL, &err), ==,
@@ -369,7 +369,7 @@ static CO_FN void backing_run(struct graph *g)
     g_assert_cmpuint(features_of(path), ==, QED_F_NEED_CHECK);
     node_co_unref(n);
     g_assert_cmpuint(features_of(path), ==, 0);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_backing(void)
@@ -407,7 +407,7 @@ static CO_FN void status_run(struct graph *g)
     g_assert_cmpint(node_co_truncate(n, size, NULL), ==, -ENOTSUP);
     g_assert_cmpint(node_co_truncate(n, UINT64_C(1) << 62, NULL), <, 0);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
     n = open_image(g, path, 0);
     g_assert_cmpuint(n->size, ==, size + (1 << 20));
     node_co_unref(n);
@@ -483,7 +483,7 @@ static CO_FN void damage_one(struct graph *g, const struct damage *d)
     g_assert_cmpuint(res.leaks + res.corruptions, ==, 0);
     g_assert_cmpint(do_write(n, 0, buf, 512, IO_FUA), ==, 0);
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static CO_FN void damage_run(struct graph *g)
@@ -610,7 +610,7 @@ static CO_FN void reopen_run(struct graph *g)
         node_co_set_read_only(n, true, &err);
         g_assert_no_error(err);
         g_assert_cmpuint(features_of(path), ==, 0);
-        peer_check(path);
+        qemu_check(path);
         g_assert_cmpint(do_write(n, 0, buf, sizeof(buf), 0), <, 0);
         g_assert_cmpint(do_read(n, i * 1000000, got, sizeof(got)), ==, 0);
         g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
@@ -618,7 +618,7 @@ static CO_FN void reopen_run(struct graph *g)
         g_assert_no_error(err);
     }
     node_co_unref(n);
-    peer_check(path);
+    qemu_check(path);
 }
 
 static void test_reopen(void)
@@ -677,10 +677,10 @@ static CO_FN void grow_run(struct graph *g)
             n = open_image(g, path, NODE_RDWR);
         }
         node_co_unref(n);
-        peer_check(path);
+        qemu_check(path);
         memset(got, 0, 1 << 20);
         memcpy(got, data, old);
-        peer_compare(path, got, 1 << 20);
+        qemu_compare(path, got, 1 << 20);
     }
 }
 
@@ -693,14 +693,14 @@ static void test_grow(void)
 
 static const struct {
     unsigned cluster_k, table;
-} peers[] = { { 4, 2 }, { 4, 16 }, { 64, 4 }, { 1024, 2 }, { 64, 16 } };
+} qemu_programs[] = { { 4, 2 }, { 4, 16 }, { 64, 4 }, { 1024, 2 }, { 64, 16 } };
 
-static CO_FN void peer_run(struct graph *g)
+static CO_FN void qemu_run(struct graph *g)
 {
     g_autofree char *path = scratch("peer.qed"), *raw = scratch("peer.raw");
     g_autofree char *base = scratch("peerbase.qed");
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(peers); i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(qemu_programs); i++) {
         g_autofree char *want = NULL;
         g_autofree uint8_t *got = g_malloc(9 << 20);
         struct node *n;
@@ -710,7 +710,7 @@ static CO_FN void peer_run(struct graph *g)
         g_free(must_run("qemu-io -f qed -c 'write -P 3 0 9M' '%s'", base));
         g_free(must_run("qemu-img create -q -f qed -b '%s' -F qed -o "
                         "cluster_size=%uk,table_size=%u '%s' 9M", base,
-                        peers[i].cluster_k, peers[i].table, path));
+                        qemu_programs[i].cluster_k, qemu_programs[i].table, path));
         g_free(must_run("qemu-io -f qed -c 'write -P 5 12345 70000' -c "
                         "'write -z 1M 1M' -c 'write -P 6 7000k 100k' '%s'",
                         path));
@@ -724,18 +724,18 @@ static CO_FN void peer_run(struct graph *g)
         memcpy(want + 3000000, got, 200000);
         g_assert_cmpint(do_write(n, 3000000, got, 200000, 0), ==, 0);
         node_co_unref(n);
-        peer_check(path);
-        peer_compare(path, (uint8_t *) want, len);
+        qemu_check(path);
+        qemu_compare(path, (uint8_t *) want, len);
     }
 }
 
-static void test_peer(void)
+static void test_qemu(void)
 {
     if (!have_tool("qemu-img") || !have_tool("qemu-io")) {
         g_test_skip("qemu-img, qemu-io");
         return;
     }
-    run_graph(peer_run);
+    run_graph(qemu_run);
 }
 
 int main(int argc, char **argv)
@@ -763,6 +763,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qed/bomb", test_bomb);
     g_test_add_func("/qed/reopen", test_reopen);
     g_test_add_func("/qed/grow", test_grow);
-    g_test_add_func("/qed/peer", test_peer);
+    g_test_add_func("/qed/peer", test_qemu);
     return g_test_run();
 }

@@ -13,7 +13,7 @@
 #include "graph/driver.h"
 #include "util.h"
 
-#define PEER_WRITES "qemu-io -f raw -c 'write 512 512'"
+#define QEMU_IO_WRITES "qemu-io -f raw -c 'write 512 512'"
 
 #define KIB 1024u
 #define MIB (1024u * 1024)
@@ -417,7 +417,7 @@ static CO_FN void test_reopen_entry(void *arg)
     test_co_expect(u, 11, 0, 4096);
     if (test_have("qemu-io")) {
         /* The locks went along. */
-        g_free(test_shell(&status, PEER_WRITES " %s", path));
+        g_free(test_shell(&status, QEMU_IO_WRITES " %s", path));
         g_assert_cmpint(status, !=, 0);
     }
     end_co_graph(g, u, n);
@@ -446,7 +446,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
     g_assert_nonnull(strstr(out, "Failed to get shared \"write\" lock"));
     g_free(test_shell(&status, "qemu-img info -U %s", path));
     g_assert_cmpint(status, ==, 0);
-    g_autofree char *io = test_shell(&status, PEER_WRITES " %s", path);
+    g_autofree char *io = test_shell(&status, QEMU_IO_WRITES " %s", path);
     g_assert_nonnull(strstr(io, "Failed to get \"write\" lock"));
     user_co_free(u);
 
@@ -460,7 +460,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
     u = test_co_user(r);
     g_free(test_shell(&status, "qemu-img info %s", path));
     g_assert_cmpint(status, ==, 0);
-    g_autofree char *io2 = test_shell(&status, PEER_WRITES " %s", path);
+    g_autofree char *io2 = test_shell(&status, QEMU_IO_WRITES " %s", path);
     g_assert_nonnull(strstr(io2, "Failed to get \"write\" lock"));
     node_co_unref(n);
     end_co_graph(g, u, r);

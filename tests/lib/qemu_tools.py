@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The peer's daemon, run in the same frame: it takes the same commands."""
+"""The qemu_tools's daemon, run in the same frame: it takes the same commands."""
 import sluiced
 from sluiced import Sluiced
 
