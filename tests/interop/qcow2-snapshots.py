@@ -128,7 +128,7 @@ def test_too_many_references(d):
     run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 1 0 200k', path)
 
 
-def test_twin_tables(d):
+def test_duplicate_l1_entries(d):
     """Two L1 entries lead to one table: refused, or the work would not end."""
     path = os.path.join(d, 'i.qcow2')
     qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', path,

@@ -233,11 +233,11 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
 
     ret = scan(img, off, off + len, ret_run);
     if (ret == -EAGAIN) {
-        uint64_t hollow = qcow2_co_hollow(img, off, off + len);
+        uint64_t sparse = qcow2_co_sparse_tables(img, off, off + len);
 
-        if (hollow) {
+        if (sparse) {
             *ret_run = (struct qcow2_run) {
-                .kind = QCOW2_ABSENT, .len = hollow,
+                .kind = QCOW2_ABSENT, .len = sparse,
             };
             return 0;
         }

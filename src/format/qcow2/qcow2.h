@@ -166,13 +166,13 @@ static inline uint32_t qcow2_slice_bytes(const struct qcow2_image *img)
 /* Guest bytes from @off that have no cluster because their tables, none of which
  * is in memory, lie in a hole of the file; 0: not known to be so. Of images that
  * nobody writes to. */
-CO_FN uint64_t qcow2_co_hollow(struct qcow2_image *img, uint64_t off,
+CO_FN uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off,
                                uint64_t end);
 /* Do two of @n entries lead to one table, or can that not be told? */
-bool qcow2_l1_has_twins(const uint64_t *l1, uint32_t n);
+bool qcow2_l1_has_duplicates(const uint64_t *l1, uint32_t n);
 /* Another entry of the active L1 table of such an image leads to the same table:
  * the image is corrupt. UINT32_MAX: none. */
-uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx);
+uint32_t qcow2_l1_duplicate(struct qcow2_image *img, uint32_t l1_idx);
 
 /* --- map.c: what is where --- */
 

@@ -33,7 +33,7 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
     uint64_t entry = qcow2_l2_entry(img, l1_idx);
     bool is_new = g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx));
     struct iovec v;
-    uint32_t twin;
+    uint32_t duplicate;
 
     if (!is_new && !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
         return qcow2_co_corrupt(img, img->hdr.l1_offset +
@@ -41,12 +41,12 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
                                 PRIx64 ": no L2 table of this file (run a "
                                 "check)", l1_idx, entry);
     }
-    twin = qcow2_l1_twin(img, l1_idx);
-    if (twin != UINT32_MAX) {
+    duplicate = qcow2_l1_duplicate(img, l1_idx);
+    if (duplicate != UINT32_MAX) {
         return qcow2_co_corrupt(img, img->hdr.l1_offset +
                                 (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
                                 PRIx64 ": the table of entry %u, too (run a "
-                                "check)", l1_idx, entry, twin);
+                                "check)", l1_idx, entry, duplicate);
     }
     /* A new table is known to be empty, or was a moment ago. */
     if (!is_new) {

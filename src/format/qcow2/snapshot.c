@@ -188,7 +188,7 @@ static CO_FN int create_co_run(struct qcow2_switch *sw, const char *name)
 static int l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
                        uint64_t at, GError **err)
 {
-    return qcow2_l1_has_twins(l1, n)
+    return qcow2_l1_has_duplicates(l1, n)
         ? node_corrupt(img->node, err, at, "Two entries of an L1 table lead "
                        "to one L2 table (run a check)") : 0;
 }

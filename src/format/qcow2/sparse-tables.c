@@ -25,7 +25,7 @@ static bool is_over_file(const struct qcow2_image *img)
     return storage && !strcmp(storage->drv->name, "file");
 }
 
-uint64_t qcow2_co_hollow(struct qcow2_image *img, uint64_t off, uint64_t end)
+uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off, uint64_t end)
 {
     uint64_t cluster = qcow2_cluster_size(img);
     unsigned span = img->l2_bits + img->cluster_bits;
@@ -56,7 +56,7 @@ static int compare_offsets(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-bool qcow2_l1_has_twins(const uint64_t *l1, uint32_t n)
+bool qcow2_l1_has_duplicates(const uint64_t *l1, uint32_t n)
 {
     uint64_t *all = g_try_new(uint64_t, MAX(n, 1));
     bool shared = !all; /* then look the slow way */
@@ -74,7 +74,7 @@ bool qcow2_l1_has_twins(const uint64_t *l1, uint32_t n)
     return shared;
 }
 
-uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx)
+uint32_t qcow2_l1_duplicate(struct qcow2_image *img, uint32_t l1_idx)
 {
     uint64_t host = table_at(img, l1_idx);
 
@@ -82,7 +82,7 @@ uint32_t qcow2_l1_twin(struct qcow2_image *img, uint32_t l1_idx)
         return UINT32_MAX;
     }
     if (img->l1_tables == L1_UNKNOWN) {
-        img->l1_tables = qcow2_l1_has_twins(img->l1, img->hdr.l1_size)
+        img->l1_tables = qcow2_l1_has_duplicates(img->l1, img->hdr.l1_size)
             ? L1_SHARED : L1_DISTINCT;
     }
     for (uint32_t i = 0; i < img->hdr.l1_size &&
