@@ -199,7 +199,7 @@ void guest_start(struct world *w, unsigned i);
  * or minus the error of the flush (NBD's number). */
 CO_FN int guest_co_sweep(struct world *w, bool flush_only);
 /* Requests of connections that the server has let go end now, unknown. */
-void guests_reap(struct world *w);
+void guests_collect(struct world *w);
 /* The oldest request under way: its age in ns and what it is (owned). */
 uint64_t guests_oldest(struct world *w, char **ret_text);
 void guests_free(struct world *w);

@@ -152,7 +152,7 @@ struct guest_conn *guest_co_connect(struct world *w, unsigned i,
     struct guest_conn *c = g_new0(struct guest_conn, 1);
     struct channel *ends[2];
 
-    guests_reap(w);
+    guests_collect(w);
     c->w = w;
     c->i = i;
     c->rng.state = rng_next(&w->rng);

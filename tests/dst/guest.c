@@ -157,7 +157,7 @@ static bool is_served(const struct guest_conn *c)
         g_queue_find(&c->w->server->conns, c->served_by);
 }
 
-void guests_reap(struct world *w)
+void guests_collect(struct world *w)
 {
     for (unsigned i = 0; i < w->guests->len; i++) {
         struct guest_conn *c = w->guests->pdata[i];
@@ -433,7 +433,7 @@ static CO_FN void guest_entry(void *arg)
         guest_read_start(c);
         work_co(g, c, 5 + rng_below(&g->rng, 200));
         leave_co(g, c);
-        guests_reap(w);
+        guests_collect(w);
     }
     co_latch_done(&w->busy);
     g_free(g);
@@ -497,7 +497,7 @@ int guest_co_sweep(struct world *w, bool flush_only)
 
 void guests_free(struct world *w)
 {
-    guests_reap(w);
+    guests_collect(w);
     if (w->guests->len > 0) {
         fail(w, "the server holds %u connections of guests that left",
              w->guests->len);

@@ -54,7 +54,7 @@ CO_FN int guest_co_send(struct guest_conn *c, struct request *r);
 CO_FN void guest_co_disconnect(struct guest_conn *c);
 /* Send no more; what is unanswered lands before what comes now. */
 void guest_fall_silent(struct guest_conn *c);
-/* Drop the connection; what is unanswered waits for guests_reap(). */
+/* Drop the connection; what is unanswered waits for guests_collect(). */
 CO_FN void guest_co_close(struct guest_conn *c);
 
 /* --- guest.c --- */

@@ -311,7 +311,7 @@ static CO_FN void watchdog_entry(void *arg)
         uint64_t limit = (w->phase == 1 ? LIMIT_1_S : LIMIT_2_S) * SEC;
         g_autofree char *text = NULL;
 
-        guests_reap(w);
+        guests_collect(w);
         if (guests_oldest(w, &text) > limit) {
             fail(w, "a request is stuck: %s", text);
         }

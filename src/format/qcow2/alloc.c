@@ -256,7 +256,7 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
     uint64_t first = host >> img->cluster_bits;
     uint64_t last = (host + len - 1) >> img->cluster_bits;
 
-    qcow2_reap_now(img, first, last - first + 1);
+    qcow2_reclaim_now(img, first, last - first + 1);
 }
 
 /* --- compressed data: byte by byte --- */
@@ -321,12 +321,12 @@ int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
 
     if (d.entry & QCOW2_COMPRESSED) {
         qcow2_packed_get(&img->shape, d.entry, &host, &len);
-        return qcow2_refcount_down(img, gen, host, len);
+        return qcow2_refcount_decrement(img, gen, host, len);
     }
     if (img->shape.data_file || !qcow2_desc_has_host(&img->shape, d)) {
         return 0;
     }
-    return qcow2_refcount_down(img, gen, d.entry & QCOW2_OFFSET_MASK,
+    return qcow2_refcount_decrement(img, gen, d.entry & QCOW2_OFFSET_MASK,
                                qcow2_cluster_size(img));
 }
 
@@ -390,7 +390,7 @@ int qcow2_co_space_open(struct qcow2_image *img, unsigned flags, GError **err)
     sp->limit = (UINT64_C(1) << 56) / cluster;
     sp->virgin = round_up(size, cluster) / cluster;
     sp->scan_end = img->refcounts->used;
-    qcow2_reap_init(img);
+    qcow2_reclaim_init(img);
     ret = end_co_find(img);
     if (ret < 0 && (flags & NODE_CHECK)) {
         sp->end = sp->virgin;
@@ -407,7 +407,7 @@ void qcow2_space_close(struct qcow2_image *img)
     struct qcow2_space *sp = img->space;
 
     if (sp) {
-        qcow2_reap_done(img);
+        qcow2_reclaim_done(img);
         g_tree_destroy(sp->free);
         g_clear_pointer(&img->space, g_free);
     }

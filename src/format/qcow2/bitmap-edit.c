@@ -218,9 +218,9 @@ static CO_FN int edit_co_run(struct edit *e, enum bitmap_op op, GError **err)
         ret = qcow2_co_settle(img);
         if (ret == 0) {
             group_co_lock(img->group);
-            qcow2_co_reap(img);
+            qcow2_co_reclaim(img);
             ret = qcow2_co_bitmaps_store(img, e->list);
-            qcow2_co_reap(img);
+            qcow2_co_reclaim(img);
             group_unlock(img->group);
         }
         if (ret < 0) {

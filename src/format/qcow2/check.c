@@ -414,7 +414,7 @@ int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
             return err_set_errno(err, -ret, "Could not flush the qcow2 image");
         }
         group_co_lock(img->group);
-        qcow2_co_reap(img);
+        qcow2_co_reclaim(img);
     } else if (own) {
         ret = qcow2_co_refcounts_open(img, err);
     }

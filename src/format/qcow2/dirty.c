@@ -85,7 +85,7 @@ int qcow2_co_settle(struct qcow2_image *img)
     if (!img->space) { /* lost by a repair that failed */
         return ret < 0 ? ret : -EIO;
     }
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     if (ret < 0 || g_hash_table_size(img->refcounts->dirty) == 0) {
         return ret;
     }
@@ -113,7 +113,7 @@ void qcow2_co_quiesce(struct node *n)
         qcow2_co_settle(img);
     }
     group_co_quiesce(img->group);
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     co_latch_co_wait(&img->background);
 }
 

@@ -306,7 +306,7 @@ static void l1_entry_set(struct qcow2_image *img, uint64_t gen, uint32_t i)
     uint64_t entry = qcow2_l2_entry(img, i);
 
     if (was && was != (entry & QCOW2_OFFSET_MASK)) {
-        qcow2_refcount_down(img, gen, was, qcow2_cluster_size(img));
+        qcow2_refcount_decrement(img, gen, was, qcow2_cluster_size(img));
     }
     put_be64(&img->l1[i], entry);
 }

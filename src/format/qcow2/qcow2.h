@@ -341,7 +341,7 @@ CO_FN int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen,
                                uint64_t host, uint64_t len, uint64_t by);
 /* Take one away once the pointers of @gen are durable; those that reach 0 are
  * free then (quarantine). */
-int qcow2_refcount_down(struct qcow2_image *img, uint64_t gen, uint64_t host,
+int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen, uint64_t host,
                         uint64_t len);
 /* Write what changed up to @gen; durable needs a flush. */
 CO_FN int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen);

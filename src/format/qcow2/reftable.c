@@ -154,7 +154,7 @@ static void block_unplace(struct qcow2_image *img, uint64_t at, bool own)
     struct qcow2_space *sp = img->space;
 
     if (!own) {
-        qcow2_reap_now(img, at, 1);
+        qcow2_reclaim_now(img, at, 1);
     } else if (sp->end == at + 1) { /* it was not counted */
         sp->end = at;
     }
@@ -402,7 +402,7 @@ static CO_FN int move_co_switch(struct qcow2_image *img, struct qcow2_header h)
     r->moved_to = 0;
     r->moved_clusters = 0;
     qcow2_meta_remove(img, old, old_len);
-    return qcow2_refcount_down(img, 0, old, old_len);
+    return qcow2_refcount_decrement(img, 0, old, old_len);
 }
 
 /* --- all of it --- */

@@ -37,7 +37,7 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
     ret = qcow2_co_write_header(img, &h);
     /* The old table waits for the next pass, and so for a flush. */
     if (ret == 0 && old_len) {
-        qcow2_refcount_down(img, 0, old, old_len);
+        qcow2_refcount_decrement(img, 0, old, old_len);
     }
     return ret;
 }

@@ -158,7 +158,7 @@ static uint64_t active_host(const struct qcow2_image *img, uint32_t i)
 }
 
 /* Clusters to be freed one after the other are freed at once. */
-static CO_FN void run_co_free(struct qcow2_image *img, struct qcow2_down *run,
+static CO_FN void run_co_free(struct qcow2_image *img, struct qcow2_decrement *run,
                               uint64_t host, uint64_t len)
 {
     uint64_t first = host >> img->cluster_bits, n = 0;
@@ -171,12 +171,12 @@ static CO_FN void run_co_free(struct qcow2_image *img, struct qcow2_down *run,
         return;
     }
     if (run->n) {
-        qcow2_reap_now(img, run->first, run->n);
-        if (img->space->ripe->len > FREE_MAX) {
-            qcow2_co_reap(img);
+        qcow2_reclaim_now(img, run->first, run->n);
+        if (img->space->reclaimable->len > FREE_MAX) {
+            qcow2_co_reclaim(img);
         }
     }
-    *run = (struct qcow2_down) { 0, first, n };
+    *run = (struct qcow2_decrement) { 0, first, n };
 }
 
 /* Both tables lead to one cluster, and it can be written in place some day. */
@@ -195,7 +195,7 @@ static CO_FN void data_co_free(struct qcow2_switch *sw, uint64_t host,
                                bool active)
 {
     struct qcow2_image *img = sw->img;
-    struct qcow2_down run = { 0 };
+    struct qcow2_decrement run = { 0 };
 
     for (uint32_t i = 0; i < n_descs(img); i++) {
         struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
@@ -237,10 +237,10 @@ void qcow2_refs_co_free(struct qcow2_switch *sw, const uint64_t *l1,
         }
         data_co_free(sw, host, active != 0);
         if (all) {
-            qcow2_reap_now(img, host >> img->cluster_bits, 1);
+            qcow2_reclaim_now(img, host >> img->cluster_bits, 1);
         }
     }
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
 }
 
 /* --- once less, of what the disk uses --- */

@@ -17,9 +17,9 @@ int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img)
         .img = img,
         .moved = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                        g_free),
-        .taken = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down)),
+        .taken = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement)),
         .end = img->space->end,
-        .old = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down)),
+        .old = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement)),
         .table = io_buf_get(cluster),
         .other = io_buf_get(cluster),
     };
@@ -41,20 +41,20 @@ void qcow2_switch_end(struct qcow2_switch *sw)
     }
 }
 
-static struct qcow2_down clusters_of(const struct qcow2_image *img,
+static struct qcow2_decrement clusters_of(const struct qcow2_image *img,
                                      uint64_t host, uint64_t len)
 {
     unsigned bits = img->cluster_bits;
     uint64_t first = host >> bits;
 
-    return (struct qcow2_down) { 0, first, ((host + len - 1) >> bits) - first +
+    return (struct qcow2_decrement) { 0, first, ((host + len - 1) >> bits) - first +
                                            1 };
 }
 
 void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
 {
     if (len) {
-        struct qcow2_down d = clusters_of(sw->img, host, len);
+        struct qcow2_decrement d = clusters_of(sw->img, host, len);
 
         g_array_append_val(sw->old, d);
     }
@@ -63,7 +63,7 @@ void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
 static CO_FN int place_co_take(struct qcow2_switch *sw, enum qcow2_meta what,
                                uint64_t len, uint64_t *ret_host)
 {
-    struct qcow2_down d;
+    struct qcow2_decrement d;
     bool fresh;
     int ret = qcow2_co_alloc(sw->img, 0, len, ret_host, &fresh);
 
@@ -84,7 +84,7 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     uint64_t len = qcow2_cluster_size(img), host;
     uint64_t block = qcow2_block_of(r, cluster);
     gpointer key = GSIZE_TO_POINTER(block);
-    struct qcow2_down *was;
+    struct qcow2_decrement *was;
     int ret;
 
     if (g_hash_table_contains(sw->moved, key) ||
@@ -104,7 +104,7 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     if (ret < 0) {
         return ret;
     }
-    was = g_new(struct qcow2_down, 1);
+    was = g_new(struct qcow2_decrement, 1);
     *was = clusters_of(img, r->table[block], len);
     g_hash_table_insert(sw->moved, key, was);
     qcow2_switch_drop(sw, r->table[block], len);
@@ -179,16 +179,16 @@ void qcow2_switch_co_undo(struct qcow2_switch *sw)
     GHashTableIter iter;
     gpointer key, value;
 
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     for (guint i = 0; i < sw->taken->len; i++) {
-        struct qcow2_down d = g_array_index(sw->taken, struct qcow2_down, i);
+        struct qcow2_decrement d = g_array_index(sw->taken, struct qcow2_decrement, i);
 
         qcow2_meta_remove(img, d.first << img->cluster_bits,
                           d.n << img->cluster_bits);
     }
     g_hash_table_iter_init(&iter, sw->moved);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
-        const struct qcow2_down *was = value;
+        const struct qcow2_decrement *was = value;
 
         img->refcounts->table[GPOINTER_TO_SIZE(key)] = was->first <<
                                                        img->cluster_bits;
@@ -217,9 +217,9 @@ int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
     sw->done = true;
     ret = BARRIER(QCOW2_SNAPSHOT_HEADER, group_co_sync(img->group));
     for (guint i = 0; i < sw->old->len && ret == 0; i++) {
-        struct qcow2_down d = g_array_index(sw->old, struct qcow2_down, i);
+        struct qcow2_decrement d = g_array_index(sw->old, struct qcow2_decrement, i);
 
-        qcow2_refcount_down(img, 0, d.first << img->cluster_bits,
+        qcow2_refcount_decrement(img, 0, d.first << img->cluster_bits,
                             d.n << img->cluster_bits);
     }
     if (ret == 0) {

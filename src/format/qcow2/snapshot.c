@@ -262,7 +262,7 @@ static CO_FN void delete_co_free(struct qcow2_image *img,
     int ret = qcow2_switch_begin(&sw, img);
 
     if (ret == 0) {
-        qcow2_co_reap(img);
+        qcow2_co_reclaim(img);
         qcow2_refs_co_free(&sw, l1, s->l1_size, false);
         ret = delete_co_unshare(&sw, s, l1);
     }
@@ -335,7 +335,7 @@ static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
     int ret = qcow2_switch_begin(&sw, img);
 
     if (ret == 0) {
-        qcow2_co_reap(img);
+        qcow2_co_reclaim(img);
         qcow2_refs_co_free(&sw, l1, n, true);
     } else {
         qcow2_leak(img, img->hdr.l1_offset >> img->cluster_bits, 1, ret);
@@ -485,9 +485,9 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
         return err_set_errno(err, -ret, "Could not flush the qcow2 image");
     }
     group_co_lock(img->group);
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     ret = snapshot_co_act(img, op, name, err);
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     group_unlock(img->group);
     if (ret == 0) { /* what was given back; it leaks if that is lost */
         ret = freed_validate(img, op, leaked, qcow2_co_settle(img), err);

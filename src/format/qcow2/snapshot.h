@@ -60,10 +60,10 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
 struct qcow2_switch {
     struct qcow2_image *img;
     GHashTable *moved;             /* number of a block that has a new place ->
-                                    * struct qcow2_down: the old one */
-    GArray *taken;                 /* struct qcow2_down: allocated for it */
+                                    * struct qcow2_decrement: the old one */
+    GArray *taken;                 /* struct qcow2_decrement: allocated for it */
     uint64_t end;                  /* of the file before, in clusters */
-    GArray *old;                   /* struct qcow2_down: one reference each goes
+    GArray *old;                   /* struct qcow2_decrement: one reference each goes
                                     * when the switch is durable */
     GArray *exts;                  /* NULL: the header's extensions stay; else
                                     * no count may change. Borrowed */

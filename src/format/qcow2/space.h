@@ -50,7 +50,7 @@ struct qcow2_refcounts {
 };
 
 /* A run of clusters whose refcounts go down. */
-struct qcow2_down {
+struct qcow2_decrement {
     uint64_t gen;
     uint64_t first, n;            /* clusters */
 };
@@ -59,7 +59,7 @@ struct qcow2_down {
 struct qcow2_epoch {
     uint64_t number;
     unsigned running;
-    GArray *downs;                /* struct qcow2_down */
+    GArray *decrements;                /* struct qcow2_decrement */
 };
 
 struct qcow2_space {
@@ -74,10 +74,10 @@ struct qcow2_space {
     uint64_t packed;              /* next byte for compressed data, or 0 */
 
     /* reap.c */
-    GArray *downs;                /* wait for their generation */
+    GArray *decrements;                /* wait for their generation */
     GQueue epochs;                /* struct qcow2_epoch, oldest first */
-    GArray *ripe;                 /* nothing holds them back */
-    bool reaping;
+    GArray *reclaimable;                 /* nothing holds them back */
+    bool reclaiming;
     struct co_latch background;
 };
 
@@ -171,11 +171,11 @@ void qcow2_claims_close(struct qcow2_image *img);
 
 /* --- reap.c --- */
 
-void qcow2_reap_init(struct qcow2_image *img);
-void qcow2_reap_done(struct qcow2_image *img);
+void qcow2_reclaim_init(struct qcow2_image *img);
+void qcow2_reclaim_done(struct qcow2_image *img);
 /* The pointers of @gen and before are durable. */
 void qcow2_space_published(struct qcow2_image *img, uint64_t gen);
 /* Nothing ever pointed to clusters [@first, @first+@n). */
-void qcow2_reap_now(struct qcow2_image *img, uint64_t first, uint64_t n);
+void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n);
 /* Wait until all that is ripe has been taken; nothing runs on the image. */
-CO_FN void qcow2_co_reap(struct qcow2_image *img);
+CO_FN void qcow2_co_reclaim(struct qcow2_image *img);

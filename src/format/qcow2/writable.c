@@ -93,7 +93,7 @@ int qcow2_co_end_writes(struct qcow2_image *img)
     ret = qcow2_co_settle(img);
     co_latch_co_wait(&img->background);
     group_co_free(img->group);
-    qcow2_co_reap(img);
+    qcow2_co_reclaim(img);
     img->group = NULL;
     state_close(img);
     return ret;

@@ -56,7 +56,7 @@ static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
 
     qcow2_pending_add_run(img, gen, idx, n, &delta);
     if (host && !keep && !img->shape.data_file) {
-        qcow2_refcount_down(img, gen, d.entry & QCOW2_OFFSET_MASK,
+        qcow2_refcount_decrement(img, gen, d.entry & QCOW2_OFFSET_MASK,
                             n << img->cluster_bits);
     } else if (!host) {
         qcow2_free_desc(img, gen, d);

@@ -123,7 +123,7 @@ static CO_FN uint64_t place_of(struct node *n, uint64_t off)
 static CO_FN void settle(struct node *n)
 {
     g_assert_cmpint(node_co_flush(n), ==, 0);
-    qcow2_co_reap(qcow2_image(n));
+    qcow2_co_reclaim(qcow2_image(n));
 }
 
 static CO_FN void quarantine_run(struct graph *g)

@@ -23,38 +23,38 @@ static struct qcow2_epoch *epoch_new(struct qcow2_space *sp)
     struct qcow2_epoch *e = g_new0(struct qcow2_epoch, 1);
 
     e->number = last ? last->number + 1 : 1;
-    e->downs = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down));
+    e->decrements = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement));
     g_queue_push_tail(&sp->epochs, e);
     return e;
 }
 
 static void epoch_free(struct qcow2_epoch *e)
 {
-    g_array_unref(e->downs);
+    g_array_unref(e->decrements);
     g_free(e);
 }
 
-void qcow2_reap_init(struct qcow2_image *img)
+void qcow2_reclaim_init(struct qcow2_image *img)
 {
     struct qcow2_space *sp = img->space;
 
-    sp->downs = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down));
-    sp->ripe = g_array_new(FALSE, FALSE, sizeof(struct qcow2_down));
+    sp->decrements = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement));
+    sp->reclaimable = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement));
     g_queue_init(&sp->epochs);
     epoch_new(sp);
 }
 
-void qcow2_reap_done(struct qcow2_image *img)
+void qcow2_reclaim_done(struct qcow2_image *img)
 {
     struct qcow2_space *sp = img->space;
     struct qcow2_epoch *e;
 
-    g_assert(!sp->reaping);
+    g_assert(!sp->reclaiming);
     while ((e = g_queue_pop_head(&sp->epochs))) {
         epoch_free(e);
     }
-    g_array_unref(sp->downs);
-    g_array_unref(sp->ripe);
+    g_array_unref(sp->decrements);
+    g_array_unref(sp->reclaimable);
 }
 
 /* --- one run --- */
@@ -98,7 +98,7 @@ static void packed_forget(struct qcow2_image *img, uint64_t first, uint64_t n)
 }
 
 /* The first part of @d that is alike. */
-static CO_FN int part_co_reap(struct qcow2_image *img, struct qcow2_down *d)
+static CO_FN int part_co_reclaim(struct qcow2_image *img, struct qcow2_decrement *d)
 {
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t end = min_u64(d->first + d->n, qcow2_block_first(
@@ -146,16 +146,16 @@ void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n, int error)
     img->leak_error = error;
 }
 
-static CO_FN void reap_co_all(struct qcow2_image *img)
+static CO_FN void reclaim_co_all(struct qcow2_image *img)
 {
     struct qcow2_space *sp = img->space;
 
-    while (sp->ripe->len > 0) {
-        struct qcow2_down d = g_array_index(sp->ripe, struct qcow2_down, 0);
+    while (sp->reclaimable->len > 0) {
+        struct qcow2_decrement d = g_array_index(sp->reclaimable, struct qcow2_decrement, 0);
 
-        g_array_remove_index_fast(sp->ripe, 0);
+        g_array_remove_index_fast(sp->reclaimable, 0);
         while (d.n > 0) {
-            int ret = part_co_reap(img, &d);
+            int ret = part_co_reclaim(img, &d);
             if (ret < 0) { /* the rest leaks */
                 qcow2_leak(img, d.first, d.n, ret);
                 break;
@@ -164,24 +164,24 @@ static CO_FN void reap_co_all(struct qcow2_image *img)
     }
 }
 
-static CO_FN void reap_entry(void *arg)
+static CO_FN void reclaim_entry(void *arg)
 {
     struct qcow2_image *img = arg;
     struct qcow2_space *sp = img->space;
 
-    reap_co_all(img);
-    sp->reaping = false;
+    reclaim_co_all(img);
+    sp->reclaiming = false;
     co_latch_done(&sp->background);
 }
 
-static void reap_kick(struct qcow2_image *img)
+static void reclaim_kick(struct qcow2_image *img)
 {
     struct qcow2_space *sp = img->space;
 
-    if (sp->ripe->len > 0 && !sp->reaping) {
-        sp->reaping = true;
+    if (sp->reclaimable->len > 0 && !sp->reclaiming) {
+        sp->reclaiming = true;
         co_latch_add(&sp->background);
-        co_start(img->loop, reap_entry, img);
+        co_start(img->loop, reclaim_entry, img);
     }
 }
 
@@ -195,16 +195,16 @@ static void epochs_check(struct qcow2_image *img)
     for (GList *l = BARRIER_OFF(QCOW2_ACCESS) ? sp->epochs.head : NULL; l;
          l = l->next) {
         e = l->data;
-        g_array_append_vals(sp->ripe, e->downs->data, e->downs->len);
-        g_array_set_size(e->downs, 0);
+        g_array_append_vals(sp->reclaimable, e->decrements->data, e->decrements->len);
+        g_array_set_size(e->decrements, 0);
     }
     while ((e = g_queue_peek_head(&sp->epochs)) && e->running == 0 &&
            g_queue_get_length(&sp->epochs) > 1) {
         g_queue_pop_head(&sp->epochs);
-        g_array_append_vals(sp->ripe, e->downs->data, e->downs->len);
+        g_array_append_vals(sp->reclaimable, e->decrements->data, e->decrements->len);
         epoch_free(e);
     }
-    reap_kick(img);
+    reclaim_kick(img);
 }
 
 uint64_t qcow2_access_begin(struct qcow2_image *img)
@@ -239,35 +239,35 @@ void qcow2_access_end(struct qcow2_image *img, uint64_t epoch)
     }
 }
 
-void qcow2_reap_now(struct qcow2_image *img, uint64_t first, uint64_t n)
+void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n)
 {
-    struct qcow2_down d = { 0, first, n };
+    struct qcow2_decrement d = { 0, first, n };
 
-    g_array_append_val(img->space->ripe, d);
-    reap_kick(img);
+    g_array_append_val(img->space->reclaimable, d);
+    reclaim_kick(img);
 }
 
-int qcow2_refcount_down(struct qcow2_image *img, uint64_t gen, uint64_t host,
+int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen, uint64_t host,
                         uint64_t len)
 {
     uint64_t first = host >> img->cluster_bits;
     uint64_t n = ((host + len - 1) >> img->cluster_bits) - first + 1;
-    GArray *downs = img->space->downs;
-    struct qcow2_down d = { gen, first, n };
+    GArray *decrements = img->space->decrements;
+    struct qcow2_decrement d = { gen, first, n };
 
     if (BARRIER_OFF(QCOW2_QUARANTINE)) {
-        qcow2_reap_now(img, first, n);
+        qcow2_reclaim_now(img, first, n);
         return 0;
     }
-    if (downs->len > 0) {
-        struct qcow2_down *last = &g_array_index(downs, struct qcow2_down,
-                                                 downs->len - 1);
+    if (decrements->len > 0) {
+        struct qcow2_decrement *last = &g_array_index(decrements, struct qcow2_decrement,
+                                                 decrements->len - 1);
         if (last->gen == gen && last->first + last->n == first) {
             last->n += n;
             return 0;
         }
     }
-    g_array_append_val(downs, d);
+    g_array_append_val(decrements, d);
     return 0;
 }
 
@@ -277,23 +277,23 @@ void qcow2_space_published(struct qcow2_image *img, uint64_t gen)
     struct qcow2_epoch *e = g_queue_peek_tail(&sp->epochs);
     unsigned keep = 0;
 
-    for (unsigned i = 0; i < sp->downs->len; i++) {
-        struct qcow2_down d = g_array_index(sp->downs, struct qcow2_down, i);
+    for (unsigned i = 0; i < sp->decrements->len; i++) {
+        struct qcow2_decrement d = g_array_index(sp->decrements, struct qcow2_decrement, i);
 
         if (d.gen <= gen) {
-            g_array_append_val(e->downs, d);
+            g_array_append_val(e->decrements, d);
         } else {
-            g_array_index(sp->downs, struct qcow2_down, keep++) = d;
+            g_array_index(sp->decrements, struct qcow2_decrement, keep++) = d;
         }
     }
-    g_array_set_size(sp->downs, keep);
-    if (e->downs->len > 0) {
+    g_array_set_size(sp->decrements, keep);
+    if (e->decrements->len > 0) {
         epoch_new(sp);
         epochs_check(img);
     }
 }
 
-void qcow2_co_reap(struct qcow2_image *img)
+void qcow2_co_reclaim(struct qcow2_image *img)
 {
     if (img->space) {
         co_latch_co_wait(&img->space->background);
