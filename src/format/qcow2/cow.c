@@ -128,7 +128,7 @@ static bool is_moved(const struct qcow2_image *img, struct qcow2_desc d)
 int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off, struct iov iov)
 {
     uint64_t idx = off >> img->cluster_bits;
-    struct qcow2_claim *c = qcow2_claim_co_get(img, idx, true);
+    struct qcow2_cluster_lock *c = qcow2_cluster_lock_co_get(img, idx, true);
     struct move m = {
         .img = img, .start = idx << img->cluster_bits, .off = off, .iov = iov,
     };
@@ -139,6 +139,6 @@ int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off, struct iov iov)
         moved = is_moved(img, m.old);
         ret = moved ? 0 : move_co_run(&m);
     }
-    qcow2_claim_put(img, c);
+    qcow2_cluster_lock_put(img, c);
     return ret == 0 && moved ? qcow2_co_write_parts(img, off, iov) : ret;
 }

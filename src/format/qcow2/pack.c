@@ -76,10 +76,10 @@ static CO_FN int stream_co_write(struct qcow2_image *img, uint64_t off,
 {
     uint64_t idx = off >> img->cluster_bits;
     uint64_t epoch = qcow2_access_begin(img);
-    struct qcow2_claim *c = qcow2_claim_co_get(img, idx, true);
+    struct qcow2_cluster_lock *c = qcow2_cluster_lock_co_get(img, idx, true);
     int ret = stream_co_store(img, idx, buf, len);
 
-    qcow2_claim_put(img, c);
+    qcow2_cluster_lock_put(img, c);
     qcow2_access_end(img, epoch);
     return ret;
 }

@@ -166,8 +166,8 @@ void qcow2_overlap_open(struct qcow2_image *img, const uint64_t *reftable,
 void qcow2_overlap_close(struct qcow2_image *img);
 /* Is the cluster at @host known to hold metadata? */
 bool qcow2_meta_is_at(const struct qcow2_image *img, uint64_t host);
-void qcow2_claims_open(struct qcow2_image *img);
-void qcow2_claims_close(struct qcow2_image *img);
+void qcow2_cluster_locks_open(struct qcow2_image *img);
+void qcow2_cluster_locks_close(struct qcow2_image *img);
 
 /* --- reap.c --- */
 

@@ -25,7 +25,7 @@ uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
 
 /* The cluster's place: that of its entry, or of somebody who is writing to it,
  * or a new one. The claim is shared. */
-static CO_FN int place_co_get(struct qcow2_image *img, struct qcow2_claim *c,
+static CO_FN int place_co_get(struct qcow2_image *img, struct qcow2_cluster_lock *c,
                               uint64_t gen, struct qcow2_desc d,
                               uint64_t *ret_host)
 {
@@ -55,7 +55,7 @@ static CO_FN int place_co_get(struct qcow2_image *img, struct qcow2_claim *c,
 }
 
 /* @iov lies in one cluster. The claim is shared, @d was looked up under it. */
-static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_claim *c,
+static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock *c,
                               struct qcow2_desc d, uint64_t off,
                               struct iov iov)
 {
@@ -80,33 +80,33 @@ static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_claim *c,
 }
 
 /* Give back a place that none of its users came to need. */
-static void claim_end(struct qcow2_image *img, struct qcow2_claim *c)
+static void cluster_lock_end(struct qcow2_image *img, struct qcow2_cluster_lock *c)
 {
     if (c->shared == 1 && c->host && !c->linked) {
         qcow2_unplace(img, 0, c->host, qcow2_cluster_size(img));
         c->host = 0;
     }
-    qcow2_claim_put(img, c);
+    qcow2_cluster_lock_put(img, c);
 }
 
 static CO_FN int cluster_co_write(struct qcow2_image *img, uint64_t off,
                                   struct iov iov)
 {
     uint64_t idx = off >> img->cluster_bits;
-    struct qcow2_claim *c = qcow2_claim_co_get(img, idx, false);
+    struct qcow2_cluster_lock *c = qcow2_cluster_lock_co_get(img, idx, false);
     struct qcow2_desc d;
     int ret = qcow2_co_desc(img, idx, &d);
 
     if (ret == 0 && ((d.entry & QCOW2_COMPRESSED) ||
                      (qcow2_desc_has_host(&img->shape, d) &&
                       !(d.entry & QCOW2_COPIED)))) {
-        claim_end(img, c);
+        cluster_lock_end(img, c);
         return qcow2_co_write_copy(img, off, iov);
     }
     if (ret == 0) {
         ret = sub_co_write(img, c, d, off, iov);
     }
-    claim_end(img, c);
+    cluster_lock_end(img, c);
     return ret;
 }
 
@@ -123,7 +123,7 @@ static CO_FN int free_co_count(struct qcow2_image *img, uint64_t off,
         ret = qcow2_co_desc(img, idx + *ret_n, &d);
         if (ret < 0 || (d.entry & QCOW2_COMPRESSED) ||
             qcow2_desc_has_host(&img->shape, d) ||
-            qcow2_claim_find(img, idx + *ret_n)) {
+            qcow2_cluster_lock_find(img, idx + *ret_n)) {
             break;
         }
     }

@@ -33,7 +33,7 @@ static void state_close(struct qcow2_image *img)
     qcow2_space_close(img);
     qcow2_refcounts_close(img);
     qcow2_publish_close(img);
-    qcow2_claims_close(img);
+    qcow2_cluster_locks_close(img);
 }
 
 static CO_FN int state_co_open(struct qcow2_image *img, unsigned flags,
@@ -50,7 +50,7 @@ static CO_FN int state_co_open(struct qcow2_image *img, unsigned flags,
     }
     qcow2_overlap_open(img, img->refcounts->table, img->refcounts->used);
     qcow2_publish_open(img);
-    qcow2_claims_open(img);
+    qcow2_cluster_locks_open(img);
     return 0;
 }
 

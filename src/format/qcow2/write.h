@@ -23,7 +23,7 @@ enum {
     QCOW2_MARKER_COST = 256,
 };
 
-struct qcow2_claim {
+struct qcow2_cluster_lock {
     uint64_t idx;                 /* guest cluster */
     unsigned users;               /* those that wait included */
     unsigned shared;
@@ -35,10 +35,10 @@ struct qcow2_claim {
     struct co_queue waiters;
 };
 
-struct qcow2_claim *qcow2_claim_find(struct qcow2_image *img, uint64_t idx);
-CO_FN struct qcow2_claim *qcow2_claim_co_get(struct qcow2_image *img,
+struct qcow2_cluster_lock *qcow2_cluster_lock_find(struct qcow2_image *img, uint64_t idx);
+CO_FN struct qcow2_cluster_lock *qcow2_cluster_lock_co_get(struct qcow2_image *img,
                                              uint64_t idx, bool exclusive);
-void qcow2_claim_put(struct qcow2_image *img, struct qcow2_claim *c);
+void qcow2_cluster_lock_put(struct qcow2_image *img, struct qcow2_cluster_lock *c);
 
 /* --- write.c --- */
 

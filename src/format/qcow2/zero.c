@@ -158,14 +158,14 @@ static CO_FN int subs_co_zero(struct qcow2_image *img, uint64_t off,
                               uint64_t len)
 {
     uint64_t idx = off >> img->cluster_bits, gen;
-    struct qcow2_claim *c;
+    struct qcow2_cluster_lock *c;
     struct qcow2_desc d;
     int ret = qcow2_co_pending_room(img);
 
     if (ret < 0) {
         return ret;
     }
-    c = qcow2_claim_co_get(img, idx, false);
+    c = qcow2_cluster_lock_co_get(img, idx, false);
     ret = qcow2_co_desc(img, idx, &d);
     if (ret == 0 && d.entry & QCOW2_COMPRESSED) {
         ret = -ENOTSUP; /* written as data */
@@ -177,7 +177,7 @@ static CO_FN int subs_co_zero(struct qcow2_image *img, uint64_t off,
         qcow2_pending_add(img, gen, idx, &delta);
         group_data_done(img->group, gen);
     }
-    qcow2_claim_put(img, c);
+    qcow2_cluster_lock_put(img, c);
     return ret;
 }
 

@@ -52,7 +52,7 @@ static const char *reads_as(const struct check *c)
 }
 
 /* Take @len bytes at @offset. NULL, or what is wrong with that. */
-static const char *claim(struct check *c, uint64_t offset, uint64_t len)
+static const char *mark_used(struct check *c, uint64_t offset, uint64_t len)
 {
     const struct qed_image *img = c->img;
     uint64_t bits = img->cluster_bits;
@@ -123,7 +123,7 @@ static bool check_data_entry(struct check *c, uint32_t l1_idx, uint32_t i,
     if (value == QED_ENTRY_NONE || value == QED_ENTRY_ZERO) {
         return false;
     }
-    why = claim(c, value, cluster);
+    why = mark_used(c, value, cluster);
     if (!why) {
         c->res->allocated_clusters++;
         if (c->last_offset && value != c->last_offset + cluster) {
@@ -195,7 +195,7 @@ static CO_FN int tables_co_check(struct check *c)
         if (table == 0) {
             continue;
         }
-        why = claim(c, table, img->table_bytes);
+        why = mark_used(c, table, img->table_bytes);
         if (!why) {
             ret = table_co_check(c, i, table);
         } else if (bad_entry(c, "L1", at + (uint64_t) i * 8, table, why,
