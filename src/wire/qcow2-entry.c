@@ -56,7 +56,7 @@ enum qcow2_kind qcow2_desc_kind(const struct qcow2_shape *s,
                                 struct qcow2_desc d, unsigned sub)
 {
     if (d.entry & QCOW2_COMPRESSED) {
-        return s->data_file ? QCOW2_INVALID : QCOW2_PACKED;
+        return s->data_file ? QCOW2_INVALID : QCOW2_RUN_COMPRESSED;
     }
     if (!host_aligned(s, d)) {
         return QCOW2_INVALID;
@@ -93,7 +93,7 @@ static unsigned offset_bits(const struct qcow2_shape *s)
     return 62u - (s->cluster_bits - 8u);
 }
 
-void qcow2_packed_get(const struct qcow2_shape *s, uint64_t entry,
+void qcow2_compressed_get(const struct qcow2_shape *s, uint64_t entry,
                       uint64_t *ret_offset, uint32_t *ret_len)
 {
     unsigned x = offset_bits(s);
@@ -104,7 +104,7 @@ void qcow2_packed_get(const struct qcow2_shape *s, uint64_t entry,
                            (*ret_offset & (QCOW2_SECTOR - 1)));
 }
 
-uint64_t qcow2_packed_entry(const struct qcow2_shape *s, uint64_t offset,
+uint64_t qcow2_compressed_entry(const struct qcow2_shape *s, uint64_t offset,
                             uint32_t len)
 {
     unsigned x = offset_bits(s);

@@ -175,7 +175,7 @@ enum qcow2_kind {
     QCOW2_ABSENT,                  /* ask the backing file */
     QCOW2_ZERO,                    /* reads as zeroes; may have a place */
     QCOW2_DATA,
-    QCOW2_PACKED,                  /* compressed */
+    QCOW2_RUN_COMPRESSED,                  /* compressed */
     QCOW2_INVALID,
 };
 
@@ -193,12 +193,12 @@ unsigned qcow2_desc_run(const struct qcow2_shape *s, struct qcow2_desc d,
 /* Has the cluster a place of its own in the file (zero ones may)? Its offset is
  * entry & QCOW2_OFFSET_MASK. */
 bool qcow2_desc_has_host(const struct qcow2_shape *s, struct qcow2_desc d);
-/* QCOW2_PACKED: where the stream begins and the most bytes it can have (to the
+/* QCOW2_RUN_COMPRESSED: where the stream begins and the most bytes it can have (to the
  * end of its last sector). */
-void qcow2_packed_get(const struct qcow2_shape *s, uint64_t entry,
+void qcow2_compressed_get(const struct qcow2_shape *s, uint64_t entry,
                       uint64_t *ret_offset, uint32_t *ret_len);
 /* The entry of a stream; 0 when @offset is too large for the field. */
-uint64_t qcow2_packed_entry(const struct qcow2_shape *s, uint64_t offset,
+uint64_t qcow2_compressed_entry(const struct qcow2_shape *s, uint64_t offset,
                             uint32_t len);
 
 /*

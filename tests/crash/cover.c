@@ -24,7 +24,7 @@ static bool is_needed(enum cover c, const char *group)
     if (cow && (c > COVER_EMPTY || c == COVER_AUTOCLEAR)) {
         return false;
     }
-    return c != COVER_PACKED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
+    return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
         c != COVER_RESTORE && c != COVER_BITMAP;
 }
 

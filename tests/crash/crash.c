@@ -48,7 +48,7 @@ struct prelude {
     bool again;                 /* '*': the creation of one where one was */
     bool broken, worse;         /* '@', '&': the image is broken first */
     bool autoclear;             /* '^': it has a bit that nobody knows */
-    bool packed;                /* '%': some of it is compressed */
+    bool compressed;                /* '%': some of it is compressed */
 };
 
 static const char *prelude_take(const char *sequence, struct prelude *p)
@@ -68,7 +68,7 @@ static const char *prelude_take(const char *sequence, struct prelude *p)
         } else if (*sequence == '^') {
             p->autoclear = true;
         } else if (*sequence == '%') {
-            p->packed = true;
+            p->compressed = true;
         } else {
             return sequence;
         }
@@ -123,8 +123,8 @@ static CO_FN void one_prepare(const struct prelude *p, struct oracle *o,
     if (p->broken) {
         world_co_damage(o, p->worse);
     }
-    if (p->packed) {
-        world_co_pack(o);
+    if (p->compressed) {
+        world_co_compress(o);
     }
     if (p->autoclear) {
         world_set_autoclear();

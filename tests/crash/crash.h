@@ -113,7 +113,7 @@ extern const unsigned crash_n_configs;
     X(CANCEL,         "streams that were cancelled on the way") \
     X(RESIZE,         "disks that grew") \
     X(REOPEN,         "images that became read-only and writable again") \
-    X(PACKED,         "images with compressed clusters") \
+    X(COMPRESSED,         "images with compressed clusters") \
     X(SNAPSHOT, "snapshots that were made") \
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
@@ -164,7 +164,7 @@ CO_FN void world_co_make_image(void);
 /* Write to the image and close it, then break it; or set an autoclear bit. */
 CO_FN void world_co_damage(struct oracle *o, bool worse);
 /* The same, and compress some of it. */
-CO_FN void world_co_pack(struct oracle *o);
+CO_FN void world_co_compress(struct oracle *o);
 void world_set_autoclear(void);
 /* Write to the image and close it, and leave it for another. */
 CO_FN void world_co_abandon(void);

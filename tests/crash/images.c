@@ -208,7 +208,7 @@ static CO_FN void cluster_co_put(struct node *n, unsigned w, uint64_t i,
 
 /* The same as a raw one, in a format: parts of it compressed, and the hole a
  * zero cluster. */
-static CO_FN void base_co_make_packed(void)
+static CO_FN void base_co_make_compressed(void)
 {
     const struct crash_config *c = world.config;
     struct window w[N_WINDOWS];
@@ -247,7 +247,7 @@ void world_co_make_base(void)
         return;
     }
     if (c->base_format) {
-        base_co_make_packed();
+        base_co_make_compressed();
         return;
     }
     g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
@@ -386,14 +386,14 @@ static CO_FN void image_co_fill(struct oracle *o, bool lose)
     node_co_unref(n);
 }
 
-void world_co_pack(struct oracle *o)
+void world_co_compress(struct oracle *o)
 {
     image_co_fill(o, false);
     if (world.config->data_file) { /* never compressed */
         return;
     }
     world.config->format->pack(sim_live(world.sim), "/top", 0, 3);
-    cover(COVER_PACKED);
+    cover(COVER_COMPRESSED);
 }
 
 void world_co_damage(struct oracle *o, bool worse)

@@ -12,7 +12,7 @@
 
 #define OFFSET UINT64_C(0x00fffffffffffe00)
 #define COPIED (UINT64_C(1) << 63)
-#define PACKED (UINT64_C(1) << 62)
+#define COMPRESSED (UINT64_C(1) << 62)
 #define I_DIRTY 1
 #define I_DATA_FILE 4
 #define I_EXTENDED 16
@@ -151,10 +151,10 @@ static void walk_l2(struct walk *w, uint64_t table, uint64_t guest, bool active)
     for (uint64_t i = 0; i < w->cluster && !w->bad; i += w->entry) {
         uint64_t e = get_be64(buf + i);
 
-        if (e & PACKED) {
+        if (e & COMPRESSED) {
             unsigned shift = 62 - (w->bits - 8);
             uint64_t off = e & ((UINT64_C(1) << shift) - 1);
-            uint64_t sectors = (e & ~(COPIED | PACKED)) >> shift;
+            uint64_t sectors = (e & ~(COPIED | COMPRESSED)) >> shift;
 
             refer(w, off & ~UINT64_C(511), (sectors + 1) * 512, CLASS_DATA);
         } else if (w->data_file) {
@@ -402,7 +402,7 @@ static uint32_t deflate_into(uint8_t *out, uint32_t room, uint8_t *data,
 }
 
 /* Streams of several clusters share one at the end of the file. */
-static void qcow2_pack(struct sim_image *img, const char *path, uint64_t first,
+static void qcow2_compress(struct sim_image *img, const char *path, uint64_t first,
                        unsigned n)
 {
     uint64_t at;
@@ -424,7 +424,7 @@ static void qcow2_pack(struct sim_image *img, const char *path, uint64_t first,
         len = deflate_into(out, (uint32_t) w.cluster / n, data,
                            (uint32_t) w.cluster);
         sim_image_write(img, w.file, at, out, len);
-        put_be64(e, PACKED | at | ((at % 512 + len - 1) / 512) <<
+        put_be64(e, COMPRESSED | at | ((at % 512 + len - 1) / 512) <<
                  (62 - (w.bits - 8)));
         sim_image_write(img, w.file, where, e, 8);
         at += len;
@@ -442,5 +442,5 @@ const struct crash_format format_qcow2 = {
     .name = "qcow2", .drv = &qcow2_driver,
     .classify = qcow2_classify, .check_rules = qcow2_check_rules,
     .set_autoclear = qcow2_set_autoclear, .is_whole = qcow2_is_whole,
-    .pack = qcow2_pack, .damage = qcow2_damage,
+    .pack = qcow2_compress, .damage = qcow2_damage,
 };

@@ -63,7 +63,7 @@ static void make_qcow2(struct config *c, uint64_t seed)
         c->extended[l] = !c->v2[l] && c->cluster[l] >= 16384 &&
                          rng_percent(&r, 50);
     }
-    c->packed = c->format[L_BASE] == IMG_QCOW2 && rng_percent(&r, 50);
+    c->compressed = c->format[L_BASE] == IMG_QCOW2 && rng_percent(&r, 50);
     c->snapshots = c->format[L_TOP] == IMG_QCOW2 && rng_percent(&r, 50)
         ? 10 + rng_below(&r, 40) : 0;
 }
@@ -171,7 +171,7 @@ char *config_describe(const struct config *c)
         }
     }
     g_string_append_printf(s, "%s%s%s%s%s%s%s%s%s",
-                           c->packed ? " packed" : "",
+                           c->compressed ? " packed" : "",
                            c->is_drive ? " drive" : "",
                            c->copy_on_read ? " copy-on-read" : "",
                            c->stream_at_start ? " stream" : "",

@@ -124,7 +124,7 @@ struct config {
     /* images */
     enum image_format format[L_COUNT];
     bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT];    /* of qcow2 */
-    bool packed;                        /* some of the base is compressed */
+    bool compressed;                        /* some of the base is compressed */
     bool view;             /* a raw node over the top image */
     bool has_mid, is_drive, copy_on_read, stream_at_start, throttle,
         writethrough, discard, detect_zeroes, direct;

@@ -121,7 +121,7 @@ static CO_FN void image_co_make(struct world *w, enum layer l,
 }
 
 /* Compress some clusters that nobody has written to yet. */
-static CO_FN void layer_co_pack(struct world *w, struct node *n, GArray *view,
+static CO_FN void layer_co_compress(struct world *w, struct node *n, GArray *view,
                                 enum layer l)
 {
     uint64_t sectors = w->cfg.cluster[l] / SECTOR;
@@ -166,8 +166,8 @@ static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
     if (node_co_open(w->control->graph, o, NODE_RDWR, &n, &err) < 0) {
         fail(w, "%s: %s", path, err->message);
     }
-    if (l == L_BASE && w->cfg.packed) {
-        layer_co_pack(w, n, view, l);
+    if (l == L_BASE && w->cfg.compressed) {
+        layer_co_compress(w, n, view, l);
     }
     layer_co_fill(w, n, view, l);
     node_co_unref(n);

@@ -263,13 +263,13 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
 
 /* The rest of the cluster that was begun, which gets one more reference unless
  * that would be too many. -ENOSPC: no; 1: others had a turn. */
-static CO_FN int packed_co_extend(struct qcow2_image *img, uint32_t len,
+static CO_FN int compressed_co_extend(struct qcow2_image *img, uint32_t len,
                                   uint64_t *ret_host)
 {
     struct qcow2_space *sp = img->space;
     uint64_t cluster = qcow2_cluster_size(img);
-    uint64_t begun = sp->packed & (cluster - 1), count;
-    uint64_t at = sp->packed >> img->cluster_bits;
+    uint64_t begun = sp->compressed & (cluster - 1), count;
+    uint64_t at = sp->compressed >> img->cluster_bits;
     int ret;
 
     if (begun == 0 || len > cluster - begun) {
@@ -281,16 +281,16 @@ static CO_FN int packed_co_extend(struct qcow2_image *img, uint32_t len,
     }
     count = qcow2_count_at(img, at);
     if (count == 0 || count == img->refcounts->max) {
-        sp->packed = 0;
+        sp->compressed = 0;
         return -ENOSPC;
     }
     qcow2_count_set(img, at, count + 1);
-    *ret_host = sp->packed;
-    sp->packed += len;
+    *ret_host = sp->compressed;
+    sp->compressed += len;
     return 0;
 }
 
-int qcow2_co_alloc_packed(struct qcow2_image *img, uint64_t gen, uint32_t len,
+int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen, uint32_t len,
                           uint64_t *ret_host)
 {
     struct qcow2_space *sp = img->space;
@@ -301,14 +301,14 @@ int qcow2_co_alloc_packed(struct qcow2_image *img, uint64_t gen, uint32_t len,
     g_assert(len > 0 && len <= cluster);
     node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_ALLOC_BYTES);
     do {
-        ret = packed_co_extend(img, len, ret_host);
+        ret = compressed_co_extend(img, len, ret_host);
     } while (ret == 1);
     if (ret != -ENOSPC) {
         return ret;
     }
     ret = qcow2_co_alloc(img, gen, cluster, ret_host, &fresh);
     if (ret == 0) {
-        sp->packed = *ret_host + len;
+        sp->compressed = *ret_host + len;
     }
     return ret;
 }
@@ -320,7 +320,7 @@ int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
     uint32_t len;
 
     if (d.entry & QCOW2_COMPRESSED) {
-        qcow2_packed_get(&img->shape, d.entry, &host, &len);
+        qcow2_compressed_get(&img->shape, d.entry, &host, &len);
         return qcow2_refcount_decrement(img, gen, host, len);
     }
     if (img->shape.data_file || !qcow2_desc_has_host(&img->shape, d)) {

@@ -161,24 +161,24 @@ CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
 {
     struct qcow2_image *img = c->img;
     uint64_t end = qcow2_file(img)->size, len;
-    struct qcow2_run run = { .kind = QCOW2_PACKED, .entry = d.entry };
+    struct qcow2_run run = { .kind = QCOW2_RUN_COMPRESSED, .entry = d.entry };
     struct iovec v;
     uint8_t *buf;
     int r;
 
-    qcow2_packed_get(&img->shape, d.entry, &run.host, &run.packed_len);
+    qcow2_compressed_get(&img->shape, d.entry, &run.host, &run.compressed_len);
     if (run.host >= end || qcow2_check_spend(c, "tables",
                                              qcow2_cluster_size(img)) < 0) {
         return false;
     }
-    len = min_u64(run.packed_len, end - run.host);
-    run.entry = qcow2_packed_entry(&img->shape, run.host, (uint32_t) len);
+    len = min_u64(run.compressed_len, end - run.host);
+    run.entry = qcow2_compressed_entry(&img->shape, run.host, (uint32_t) len);
     buf = io_buf_get(qcow2_cluster_size(img));
     if (!buf) {
         return false;
     }
-    run.packed_len = (uint32_t) len;
-    r = qcow2_co_read_packed(img, &run, guest,
+    run.compressed_len = (uint32_t) len;
+    r = qcow2_co_read_compressed(img, &run, guest,
                              iov_one(&v, buf, qcow2_cluster_size(img)), 0);
     io_buf_put(buf, qcow2_cluster_size(img));
     *ret = (struct qcow2_desc) { run.entry, 0 };

@@ -112,7 +112,7 @@ static int desc_count(struct qcow2_check *c, struct qcow2_table_at *t,
     uint32_t len = (uint32_t) qcow2_cluster_size(img);
 
     if (d.entry & QCOW2_COMPRESSED) {
-        qcow2_packed_get(&img->shape, d.entry, &host, &len);
+        qcow2_compressed_get(&img->shape, d.entry, &host, &len);
     } else if (!qcow2_desc_has_host(&img->shape, d)) {
         return 0;
     }
@@ -139,7 +139,7 @@ static CO_FN int desc_co_shorten(struct qcow2_check *c,
                         "end of the file", d.entry)) {
         qcow2_check_desc_set(c, t, i, to);
     }
-    qcow2_packed_get(&c->img->shape, to.entry, &host, &len);
+    qcow2_compressed_get(&c->img->shape, to.entry, &host, &len);
     return qcow2_check_count_data(c, host, len);
 }
 

@@ -1,104 +1,149 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Compressed clusters: reading.
+ * Compressed clusters: writing.
  *
- * A stream is decompressed off the loop (format/codec.h).  A request for a
- * whole cluster gets it straight into its buffer; smaller ones go by a cache of
- * clusters, keyed by the L2 entry, so that a sequence of small reads, or many
- * at once, decompress a cluster once.  An entry means the same bytes for as
- * long as anything points to it; whoever writes a stream drops its key.
- *
- * The length of a stream is bounded by its entry: two clusters at most.
+ * Whole clusters are compressed off the loop, several at once; streams stand one
+ * behind another in clusters that they share, each with a reference to every
+ * cluster that it touches.  Nothing is ever written over a stream: a later write
+ * to the guest cluster gives it a place of its own.
  */
-#include <inttypes.h>
+#include <errno.h>
+#include <string.h>
 #include "base/math.h"
-#include "format/codec.h"
+#include "loop/parallel.h"
 #include "format/qcow2/compress.h"
+#include "format/qcow2/space.h"
+#include "format/qcow2/write.h"
 #include "loop/io.h"
 
-enum { CACHE_BYTES = 4 << 20, CACHE_CLUSTERS_MIN = 4 };
+enum { COMPRESS_AT_ONCE = 16 };
 
-/* Fill @dst, one cluster, from the stream of @entry. */
-static CO_FN int entry_co_unpack(struct qcow2_image *img, uint64_t entry,
-                                 void *dst)
+struct compress_write {
+    struct qcow2_image *img;
+    uint64_t off;                  /* a cluster boundary */
+    struct iov iov;
+};
+
+/* Another stream stood at the same place, once. */
+static void cache_forget(struct qcow2_image *img, uint64_t entry)
 {
-    struct qcow2_codec *c = img->codec;
-    struct node *file = qcow2_file(img);
-    struct iovec v;
-    uint64_t host;
-    uint32_t len;
-    uint8_t *buf;
-    int ret;
+    struct tables *cache = &img->codec->clusters;
+    struct table *t = tables_peek(cache, entry);
 
-    qcow2_packed_get(&img->shape, entry, &host, &len);
-    if (host >= file->size) {
-        return qcow2_co_corrupt(img, host, "compressed data of %u bytes begins "
-                                "behind the end of the file (run a check)",
-                                len);
+    if (t && t->refs == 0) {
+        tables_forget(cache, entry);
     }
-    buf = io_buf_get(len);
-    if (!buf) {
-        return -ENOMEM;
-    }
-    node_co_debug_event(file, DEBUG_READ_COMPRESSED);
-    ret = node_co_preadv(file, host, iov_one(&v, buf, len), 0);
+}
+
+/* Put the stream of @len bytes somewhere and let cluster @idx be it. */
+static CO_FN int stream_co_store(struct qcow2_image *img, uint64_t idx,
+                                 void *buf, uint32_t len)
+{
+    uint64_t gen = group_join(img->group, len), host;
+    struct qcow2_delta d = { .whole = true };
+    struct qcow2_desc old;
+    struct iovec v;
+    int ret = qcow2_co_desc(img, idx, &old);
+
     if (ret == 0) {
-        ret = codec_co_decompress(&c->offload, c->codec, buf, len, dst,
-                                  qcow2_cluster_size(img));
-        if (ret == -EIO) {
-            node_corrupt(img->node, NULL, host, "compressed data of at most %u "
-                         "bytes cannot be decompressed", len);
-        }
+        ret = qcow2_co_alloc_compressed(img, gen, len, &host);
     }
-    io_buf_put(buf, len);
+    if (ret < 0) {
+        group_data_done(img->group, gen);
+        return ret;
+    }
+    d.entry = qcow2_compressed_entry(&img->shape, host, len);
+    ret = d.entry ? qcow2_co_check_overlap(img, QCOW2_META_DATA, host, len)
+                  : -EFBIG;
+    if (ret == 0) {
+        node_co_debug_event(qcow2_file(img), DEBUG_L2_UPDATE_COMPRESSED);
+        node_co_debug_event(qcow2_file(img), DEBUG_WRITE_COMPRESSED);
+        ret = node_co_pwritev(qcow2_file(img), host, iov_one(&v, buf, len), 0);
+    }
+    if (ret == 0) {
+        cache_forget(img, d.entry);
+        qcow2_pending_add(img, gen, idx, &d);
+        qcow2_free_desc(img, gen, old);
+    } else {
+        qcow2_unalloc(img, gen, host, len);
+    }
+    group_data_done(img->group, gen);
     return ret;
 }
 
-static CO_FN int cluster_co_load(void *arg, struct table *t)
+static CO_FN int stream_co_write(struct qcow2_image *img, uint64_t off,
+                                 void *buf, uint32_t len)
 {
-    return entry_co_unpack(arg, t->key, t->data);
+    uint64_t idx = off >> img->cluster_bits;
+    uint64_t epoch = qcow2_access_begin(img);
+    struct qcow2_cluster_lock *c = qcow2_cluster_lock_co_get(img, idx, true);
+    int ret = stream_co_store(img, idx, buf, len);
+
+    qcow2_cluster_lock_put(img, c);
+    qcow2_access_end(img, epoch);
+    return ret;
 }
 
-struct qcow2_codec *qcow2_codec_get(struct qcow2_image *img)
-{
-    uint64_t cluster = qcow2_cluster_size(img);
-
-    if (!img->codec) {
-        img->codec = g_new0(struct qcow2_codec, 1);
-        img->codec->codec = img->hdr.compression_type == QCOW2_ZSTD
-                            ? CODEC_ZSTD : CODEC_DEFLATE;
-        tables_init(&img->codec->clusters, cluster,
-                    max_u64(CACHE_BYTES, CACHE_CLUSTERS_MIN * cluster),
-                    cluster_co_load, img);
-    }
-    return img->codec;
-}
-
-void qcow2_codec_close(struct qcow2_image *img)
-{
-    if (img->codec) {
-        tables_done(&img->codec->clusters);
-        g_clear_pointer(&img->codec, g_free);
-    }
-}
-
-int qcow2_co_read_packed(struct qcow2_image *img, const struct qcow2_run *run,
-                         uint64_t off, struct iov iov, unsigned flags)
+/* -ENOSPC: it does not shrink. */
+static CO_FN int cluster_co_compress(struct qcow2_image *img, struct iov part,
+                                     void *out, size_t *ret_len)
 {
     struct qcow2_codec *c = qcow2_codec_get(img);
-    uint64_t cluster = qcow2_cluster_size(img);
-    void *whole = iov.len == cluster ? iov_contiguous(iov) : NULL;
-    struct table *t;
+    size_t cluster = qcow2_cluster_size(img);
+    void *plain = part.len == cluster ? iov_contiguous(part) : NULL;
+    uint8_t *copy = NULL;
     int ret;
 
-    if (whole && !tables_peek(&c->clusters, run->entry)) {
-        return entry_co_unpack(img, run->entry, whole);
+    if (!plain) { /* the disk may end in the middle of a cluster */
+        plain = copy = io_buf_get(cluster);
+        if (!copy) {
+            return -ENOMEM;
+        }
+        iov_to_buf(part, 0, copy, part.len);
+        memset(copy + part.len, 0, cluster - part.len);
     }
-    ret = tables_co_get(&c->clusters, run->entry, &t);
-    if (ret == 0) {
-        iov_from_buf(iov, 0, (uint8_t *) t->data + (off & (cluster - 1)),
-                     iov.len);
-        tables_put(&c->clusters, t);
+    ret = codec_co_compress(&c->offload, c->codec, plain, cluster, out,
+                            cluster - 1, ret_len);
+    if (copy) {
+        io_buf_put(copy, cluster);
     }
     return ret;
+}
+
+static CO_FN int cluster_co_write_compressed(void *arg, unsigned i)
+{
+    struct compress_write *p = arg;
+    struct qcow2_image *img = p->img;
+    size_t cluster = qcow2_cluster_size(img), at = i * cluster, len = 0;
+    struct iov part = iov_slice(p->iov, at, min_u64(cluster,
+                                                    p->iov.len - at));
+    uint8_t *out = io_buf_get(cluster);
+    int ret;
+
+    if (!out) {
+        return -ENOMEM;
+    }
+    ret = cluster_co_compress(img, part, out, &len);
+    if (ret == 0) {
+        ret = stream_co_write(img, p->off + at, out, (uint32_t) len);
+    } else if (ret == -ENOSPC) {
+        ret = qcow2_co_write_plain(img, p->off + at, part);
+    }
+    io_buf_put(out, cluster);
+    return ret;
+}
+
+int qcow2_co_write_compressed(struct qcow2_image *img, uint64_t off,
+                          struct iov iov, unsigned flags)
+{
+    uint64_t mask = qcow2_cluster_size(img) - 1, end = off + iov.len;
+    struct compress_write p = { img, off, iov };
+
+    /* The dispatcher may have cut a request at parts that are allocated. */
+    if (off & mask || (end & mask && end != img->node->size)) {
+        return qcow2_co_write_plain(img, off, iov);
+    }
+    return parallel_co_for(img->loop, (unsigned) ((iov.len + mask) >>
+                                              img->cluster_bits),
+                       COMPRESS_AT_ONCE, cluster_co_write_compressed, &p);
 }

@@ -39,7 +39,7 @@ static CO_FN int old_co_read(struct move *m)
         if (ret < 0) {
             break;
         }
-        if (run.kind == QCOW2_DATA || run.kind == QCOW2_PACKED) {
+        if (run.kind == QCOW2_DATA || run.kind == QCOW2_RUN_COMPRESSED) {
             ret = qcow2_co_read_run(img, &run, pos,
                                     iov_one(&v, m->buf + (pos - m->start),
                                             run.len), 0);
@@ -56,12 +56,12 @@ static struct qcow2_delta move_delta(const struct move *m, uint64_t host)
     uint32_t written = qcow2_sub_mask(img, m->off, m->iov.len);
     uint32_t data = (uint32_t) m->old.bits;
     uint32_t zero = (uint32_t) (m->old.bits >> 32);
-    bool packed = m->old.entry & QCOW2_COMPRESSED;
+    bool compressed = m->old.entry & QCOW2_COMPRESSED;
     struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
 
     if (img->shape.extended) {
-        d.data = packed ? UINT32_MAX : data | written;
-        d.zero = packed ? 0 : zero & ~written;
+        d.data = compressed ? UINT32_MAX : data | written;
+        d.zero = compressed ? 0 : zero & ~written;
     }
     return d;
 }

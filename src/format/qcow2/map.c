@@ -146,8 +146,8 @@ static void run_of_cluster(const struct qcow2_image *img, struct qcow2_desc d,
                 << img->sub_bits) - at,
         .entry = d.entry,
     };
-    if (ret->kind == QCOW2_PACKED) {
-        qcow2_packed_get(&img->shape, d.entry, &ret->host, &ret->packed_len);
+    if (ret->kind == QCOW2_RUN_COMPRESSED) {
+        qcow2_compressed_get(&img->shape, d.entry, &ret->host, &ret->compressed_len);
     } else if ((ret->kind == QCOW2_DATA || ret->kind == QCOW2_ZERO) &&
                qcow2_desc_has_host(&img->shape, d)) {
         ret->host = (d.entry & QCOW2_OFFSET_MASK) + at;
@@ -160,7 +160,7 @@ static void run_of_cluster(const struct qcow2_image *img, struct qcow2_desc d,
 
 static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
 {
-    if (a->kind != b->kind || a->kind == QCOW2_PACKED ||
+    if (a->kind != b->kind || a->kind == QCOW2_RUN_COMPRESSED ||
         a->in_place != b->in_place) {
         return false;
     }

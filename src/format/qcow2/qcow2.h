@@ -184,7 +184,7 @@ struct qcow2_run {
                                     * the same, or 0 = no place (with @in_place
                                     * that of a data file); PACKED: where the
                                     * stream begins */
-    uint32_t packed_len;           /* PACKED: bytes to read at most; such a run
+    uint32_t compressed_len;           /* PACKED: bytes to read at most; such a run
                                     * lies within one cluster */
     uint64_t entry;                /* of the first cluster, as it stands */
 };
@@ -358,7 +358,7 @@ CO_FN int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
                          uint64_t *ret_host, bool *ret_fresh);
 /* Room for @len bytes (at most a cluster) of compressed data anywhere; may share
  * a cluster with others. */
-CO_FN int qcow2_co_alloc_packed(struct qcow2_image *img, uint64_t gen,
+CO_FN int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen,
                                 uint32_t len, uint64_t *ret_host);
 /* Nothing ever pointed to it: give it back. */
 void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
@@ -437,12 +437,12 @@ CO_FN int qcow2_co_end_writes(struct qcow2_image *img);
 /* --- compress.c --- */
 
 /* Read @iov at guest offset @off, inside one compressed cluster. */
-CO_FN int qcow2_co_read_packed(struct qcow2_image *img,
+CO_FN int qcow2_co_read_compressed(struct qcow2_image *img,
                                const struct qcow2_run *run, uint64_t off,
                                struct iov iov, unsigned flags);
 /* Write whole clusters compressed (IO_COMPRESSED); those that do not shrink are
  * written as they are. */
-CO_FN int qcow2_co_write_packed(struct qcow2_image *img, uint64_t off,
+CO_FN int qcow2_co_write_compressed(struct qcow2_image *img, uint64_t off,
                                 struct iov iov, unsigned flags);
 void qcow2_codec_close(struct qcow2_image *img);
 

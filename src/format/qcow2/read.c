@@ -21,8 +21,8 @@ int qcow2_co_read_run(struct qcow2_image *img, const struct qcow2_run *run,
     switch (run->kind) {
     case QCOW2_DATA:
         return qcow2_co_read_data(img, off, run->host, iov, flags);
-    case QCOW2_PACKED:
-        return qcow2_co_read_packed(img, run, off, iov, flags);
+    case QCOW2_RUN_COMPRESSED:
+        return qcow2_co_read_compressed(img, run, off, iov, flags);
     case QCOW2_ZERO:
         iov_memset(iov, 0, 0, iov.len);
         return 0;
@@ -35,7 +35,7 @@ int qcow2_co_decode(struct node *n, uint64_t off, struct iov iov,
                     const struct mapping *m, unsigned flags)
 {
     struct qcow2_run run = {
-        .kind = m->info ? QCOW2_PACKED : QCOW2_DATA,
+        .kind = m->info ? QCOW2_RUN_COMPRESSED : QCOW2_DATA,
         .len = iov.len, .host = m->host, .entry = m->info,
     };
 

@@ -88,12 +88,12 @@ static void counts_lower(struct qcow2_image *img, uint64_t first, uint64_t n)
 }
 
 /* Nobody begins to share a cluster that is being freed. */
-static void packed_forget(struct qcow2_image *img, uint64_t first, uint64_t n)
+static void compressed_forget(struct qcow2_image *img, uint64_t first, uint64_t n)
 {
-    uint64_t at = img->space->packed >> img->cluster_bits;
+    uint64_t at = img->space->compressed >> img->cluster_bits;
 
     if (at >= first && at < first + n) {
-        img->space->packed = 0;
+        img->space->compressed = 0;
     }
 }
 
@@ -119,7 +119,7 @@ static CO_FN int part_co_reclaim(struct qcow2_image *img, struct qcow2_decrement
                                "the refcount of cluster %" PRIu64
                                " is 0, but it was in use", d->first);
     } else if (count == 1) {
-        packed_forget(img, d->first, n);
+        compressed_forget(img, d->first, n);
         node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_FREE);
         if (BARRIER_OFF(QCOW2_DISCARD)) {
             counts_lower(img, d->first, n);

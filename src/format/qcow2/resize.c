@@ -130,7 +130,7 @@ static CO_FN int data_co_clear(struct qcow2_image *img, uint64_t off,
             break;
         }
         now = run.len;
-        if (run.kind == QCOW2_DATA || run.kind == QCOW2_PACKED) {
+        if (run.kind == QCOW2_DATA || run.kind == QCOW2_RUN_COMPRESSED) {
             ret = qcow2_co_write_part(img, off + done,
                                       iov_one(&v, buf + done, run.len), &now);
         }

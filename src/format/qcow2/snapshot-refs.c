@@ -54,7 +54,7 @@ static CO_FN int desc_co_place(struct qcow2_image *img, uint64_t table,
 
     *ret_len = 0;
     if (d.entry & QCOW2_COMPRESSED) {
-        qcow2_packed_get(&img->shape, d.entry, ret_host, &len);
+        qcow2_compressed_get(&img->shape, d.entry, ret_host, &len);
         *ret_len = len;
         return 0;
     }

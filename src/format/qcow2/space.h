@@ -71,7 +71,7 @@ struct qcow2_space {
     uint64_t n_free;
     uint32_t scan, scan_end;      /* blocks not looked at yet for free ones */
     bool scanning;
-    uint64_t packed;              /* next byte for compressed data, or 0 */
+    uint64_t compressed;              /* next byte for compressed data, or 0 */
 
     /* reap.c */
     GArray *decrements;                /* wait for their generation */

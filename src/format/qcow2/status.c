@@ -24,7 +24,7 @@ static void map_of_run(struct qcow2_image *img, const struct qcow2_run *run,
     m->len = run->len;
     m->kind = run->kind == QCOW2_ABSENT ? MAP_ABSENT
         : run->kind == QCOW2_ZERO ? MAP_ZERO : MAP_DATA;
-    if (run->kind == QCOW2_PACKED) {
+    if (run->kind == QCOW2_RUN_COMPRESSED) {
         m->info = run->entry;
         return;
     }

@@ -175,7 +175,7 @@ int qcow2_co_write_part(struct qcow2_image *img, uint64_t off, struct iov iov,
         return qcow2_co_write_data(img, off, run.host,
                                    iov_slice(iov, 0, run.len), 0);
     }
-    if (run.kind == QCOW2_PACKED || (has_place && !run.in_place)) {
+    if (run.kind == QCOW2_RUN_COMPRESSED || (has_place && !run.in_place)) {
         *ret_done = min_u64(run.len, cluster_left(img, off));
         return qcow2_co_write_copy(img, off, iov_slice(iov, 0, *ret_done));
     }
@@ -228,7 +228,7 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     if (ret < 0) {
         return ret;
     }
-    ret = flags & IO_COMPRESSED ? qcow2_co_write_packed(img, off, iov, flags)
+    ret = flags & IO_COMPRESSED ? qcow2_co_write_compressed(img, off, iov, flags)
                                 : qcow2_co_write_plain(img, off, iov);
     return ret;
 }

@@ -323,7 +323,7 @@ static void test_standard(void)
     d.entry = QCOW2_COMPRESSED | 1000;
     g_assert_cmpint(qcow2_desc_kind(&s, d, 0), ==, QCOW2_INVALID);
     s.data_file = false;
-    g_assert_cmpint(qcow2_desc_kind(&s, d, 0), ==, QCOW2_PACKED);
+    g_assert_cmpint(qcow2_desc_kind(&s, d, 0), ==, QCOW2_RUN_COMPRESSED);
 }
 
 static void test_extended(void)
@@ -351,7 +351,7 @@ static void test_extended(void)
     g_assert_cmpint(qcow2_desc_kind(&s, d, 31), ==, QCOW2_ZERO);
 }
 
-static void test_packed(void)
+static void test_compressed(void)
 {
     for (uint8_t bits = 9; bits <= 21; bits++) {
         struct qcow2_shape s = { 3, bits, false, false };
@@ -363,22 +363,22 @@ static void test_packed(void)
         for (uint32_t want = 1; want <= 1u << bits; want += 1 + want / 7) {
             static const uint64_t ats[] = { 513, 65535, 1 << 20 };
             for (size_t i = 0; i < G_N_ELEMENTS(ats); i++) {
-                uint64_t e = qcow2_packed_entry(&s, ats[i], want);
+                uint64_t e = qcow2_compressed_entry(&s, ats[i], want);
 
                 g_assert_cmpuint(e, !=, 0);
                 g_assert_cmpint(qcow2_desc_kind(&s, (struct qcow2_desc)
-                                                { e, 0 }, 0), ==, QCOW2_PACKED);
-                qcow2_packed_get(&s, e, &off, &len);
+                                                { e, 0 }, 0), ==, QCOW2_RUN_COMPRESSED);
+                qcow2_compressed_get(&s, e, &off, &len);
                 g_assert_cmpuint(off, ==, ats[i]);
                 g_assert_cmpuint(len, >=, want);
                 g_assert_cmpuint(len, <, want + 512);
                 g_assert_cmpuint((off + len) % 512, ==, 0);
             }
         }
-        g_assert_cmpuint(qcow2_packed_entry(&s, most, 1), ==, 0);
-        g_assert_cmpuint(qcow2_packed_entry(&s, most - 1, 1), !=, 0);
-        g_assert_cmpuint(qcow2_packed_entry(&s, 512, 0), ==, 0);
-        g_assert_cmpuint(qcow2_packed_entry(&s, 512, (2u << bits) + 512), ==,
+        g_assert_cmpuint(qcow2_compressed_entry(&s, most, 1), ==, 0);
+        g_assert_cmpuint(qcow2_compressed_entry(&s, most - 1, 1), !=, 0);
+        g_assert_cmpuint(qcow2_compressed_entry(&s, 512, 0), ==, 0);
+        g_assert_cmpuint(qcow2_compressed_entry(&s, 512, (2u << bits) + 512), ==,
                          0);
     }
 }
@@ -426,7 +426,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/extensions/names", test_names);
     g_test_add_func("/qcow2/entries/standard", test_standard);
     g_test_add_func("/qcow2/entries/extended", test_extended);
-    g_test_add_func("/qcow2/entries/compressed", test_packed);
+    g_test_add_func("/qcow2/entries/compressed", test_compressed);
     g_test_add_func("/qcow2/entries/deltas", test_deltas);
     return g_test_run();
 }
