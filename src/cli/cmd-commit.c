@@ -19,7 +19,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
-#include "cli/pass.h"
+#include "cli/copy-run.h"
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
@@ -29,7 +29,7 @@
 #include "loop/io.h"
 
 struct commit {
-    struct pass pass;          /* first */
+    struct copy_run copy_run;          /* first */
     struct image_spec image;
     const char *base_name;        /* NULL: the next one */
     bool keep, progress, quiet;   /* keep: do not empty the overlay */
@@ -65,7 +65,7 @@ static int parse_args(int argc, char **argv, struct commit *m)
         case 'q': m->quiet = true; break;
         case 'r':
             r = cli_parse_size("rate limit", optarg, 0, INT64_MAX,
-                               &m->pass.speed);
+                               &m->copy_run.speed);
             break;
         case OPT_IMAGE_OPTS: m->image.is_opts = true; break;
         case OPT_OBJECT: r = image_add_object("commit", optarg); break;
@@ -106,10 +106,10 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
         return user_co_zero(m->base_user, off, len, IO_MAY_UNMAP);
     }
     buf = io_buf_get(len);
-    r = pass_co_read(m->top_user, off, buf, len);
+    r = copy_run_co_read(m->top_user, off, buf, len);
     res->is_read = r < 0;
     if (r == 0) {
-        r = pass_co_write(m->base_user, off, buf, len);
+        r = copy_run_co_write(m->base_user, off, buf, len);
         res->copied = len;
     }
     io_buf_put(buf, len);
@@ -119,9 +119,9 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
 static const struct copy_ops commit_copy_ops = {
     .co_scan = commit_co_scan,
     .co_copy = commit_co_copy,
-    .progress = pass_progress,
-    .co_error = pass_co_error,
-    .co_pause_point = pass_co_pause_point,
+    .progress = copy_run_progress,
+    .co_error = copy_run_co_error,
+    .co_pause_point = copy_run_co_pause_point,
 };
 
 /* --- the graph --- */
@@ -223,9 +223,9 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
         r = commit_co_grow_base(m, err);
     }
     if (r == 0) {
-        m->pass.total = m->top->size;
-        m->pass.cluster = node_get_limits(m->base)->cluster_size;
-        r = pass_co_run(&m->pass, &commit_copy_ops, g, err);
+        m->copy_run.total = m->top->size;
+        m->copy_run.cluster = node_get_limits(m->base)->cluster_size;
+        r = copy_run_co_run(&m->copy_run, &commit_copy_ops, g, err);
     }
     if (r == 0) {
         r = commit_co_flush_base(m, err);
@@ -251,12 +251,12 @@ static CO_FN int commit_co_run(struct graph *g, void *arg)
         cli_gerror(err);
         return 1;
     }
-    percent_begin(&m->pass.percent, m->progress && !m->quiet);
+    percent_begin(&m->copy_run.percent, m->progress && !m->quiet);
     r = commit_co_merge(m, g, &err);
     if (r == 0) {
-        percent_update(&m->pass.percent, 1, 1);
+        percent_update(&m->copy_run.percent, 1, 1);
     }
-    percent_end(&m->pass.percent);
+    percent_end(&m->copy_run.percent);
     if (m->base) {
         node_co_unref(m->base);
     }

@@ -17,7 +17,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
-#include "cli/pass.h"
+#include "cli/copy-run.h"
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
@@ -30,7 +30,7 @@
 #define SECTOR 512
 
 struct rebase {
-    struct pass pass;          /* first */
+    struct copy_run copy_run;          /* first */
     struct image_spec image;
     const char *backing;          /* NULL or "": none */
     const char *backing_format;
@@ -193,7 +193,7 @@ static CO_FN int rebase_co_read_new(struct rebase *b, uint64_t off, char *buf,
     uint64_t have = off < size ? MIN(len, size - off) : 0;
 
     memset(buf + have, 0, len - have);
-    return have ? pass_co_read(b->new_user, off, buf, have) : 0;
+    return have ? copy_run_co_read(b->new_user, off, buf, have) : 0;
 }
 
 /* Keep [@off, @off+@len), which only the old chain has as @buf says. Zeroing a
@@ -207,12 +207,12 @@ static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
     if (whole && buf_is_zero(buf, len)) {
         return user_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
     }
-    return pass_co_write(b->top_user, off, buf, len);
+    return copy_run_co_write(b->top_user, off, buf, len);
 }
 
 static uint64_t unit_length(const struct rebase *b, uint64_t off, uint64_t max)
 {
-    return MIN(max, b->pass.cluster - off % b->pass.cluster);
+    return MIN(max, b->copy_run.cluster - off % b->copy_run.cluster);
 }
 
 static CO_FN int rebase_co_differences(struct rebase *b, uint64_t off,
@@ -252,7 +252,7 @@ static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
     old = io_buf_get(len);
     fresh = io_buf_get(len);
     res->is_read = true;
-    r = pass_co_read(b->top_user, off, old, len);
+    r = copy_run_co_read(b->top_user, off, old, len);
     if (r == 0) {
         r = rebase_co_read_new(b, off, fresh, len);
     }
@@ -268,9 +268,9 @@ static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
 static const struct copy_ops rebase_copy_ops = {
     .co_scan = rebase_co_scan,
     .co_copy = rebase_co_copy,
-    .progress = pass_progress,
-    .co_error = pass_co_error,
-    .co_pause_point = pass_co_pause_point,
+    .progress = copy_run_progress,
+    .co_error = copy_run_co_error,
+    .co_pause_point = copy_run_co_pause_point,
 };
 
 /* --- the new backing file --- */
@@ -385,10 +385,10 @@ static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
     int r = rebase_co_take(b, g, err);
 
     if (r == 0) {
-        b->pass.total = b->top->size;
+        b->copy_run.total = b->top->size;
         b->cluster = MAX(node_get_limits(b->top)->cluster_size, SECTOR);
-        b->pass.cluster = (uint32_t)MIN(b->cluster, PASS_CHUNK);
-        r = pass_co_run(&b->pass, &rebase_copy_ops, g, err);
+        b->copy_run.cluster = (uint32_t)MIN(b->cluster, COPY_RUN_CHUNK);
+        r = copy_run_co_run(&b->copy_run, &rebase_copy_ops, g, err);
     }
     if (r == 0) {
         r = user_co_flush(b->top_user);
@@ -455,7 +455,7 @@ static CO_FN int rebase_co_run(struct graph *g, void *arg)
         cli_gerror(err);
         return 1;
     }
-    percent_begin(&b->pass.percent, b->progress && !b->quiet);
+    percent_begin(&b->copy_run.percent, b->progress && !b->quiet);
     r = rebase_co_check(b, g, &err);
     if (r == 0 && !b->unsafe) {
         r = rebase_co_fill(b, g, &err);
@@ -464,9 +464,9 @@ static CO_FN int rebase_co_run(struct graph *g, void *arg)
         r = rebase_co_header(b, &err);
     }
     if (r == 0) {
-        percent_update(&b->pass.percent, 1, 1);
+        percent_update(&b->copy_run.percent, 1, 1);
     }
-    percent_end(&b->pass.percent);
+    percent_end(&b->copy_run.percent);
     if (b->new_base) {
         node_co_unref(b->new_base);
     }

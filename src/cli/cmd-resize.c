@@ -10,7 +10,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
-#include "cli/pass.h"
+#include "cli/copy-run.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -142,20 +142,20 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 /* Zeroes as data. */
 static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end)
 {
-    void *buf = io_buf_get(PASS_CHUNK);
+    void *buf = io_buf_get(COPY_RUN_CHUNK);
     int r = buf ? 0 : -ENOMEM;
 
     if (buf) {
-        memset(buf, 0, PASS_CHUNK);
+        memset(buf, 0, COPY_RUN_CHUNK);
     }
     while (r == 0 && off < end) {
-        uint64_t len = MIN(PASS_CHUNK, end - off);
+        uint64_t len = MIN(COPY_RUN_CHUNK, end - off);
 
-        r = pass_co_write(u, off, buf, len);
+        r = copy_run_co_write(u, off, buf, len);
         off += len;
     }
     if (buf) {
-        io_buf_put(buf, PASS_CHUNK);
+        io_buf_put(buf, COPY_RUN_CHUNK);
     }
     return r;
 }

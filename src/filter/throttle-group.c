@@ -23,7 +23,7 @@
 struct throttle_wait {
     struct co *co;
     uint64_t bytes;
-    bool passed;
+    bool admitted;
     struct throttle_wait *next;
 };
 
@@ -59,7 +59,7 @@ static void member_push(struct throttle_member *m, bool is_write,
 }
 
 /* Count the first request of a queue and send it on its way. */
-static void member_pass_first(struct throttle_member *m, bool is_write)
+static void member_admit_first(struct throttle_member *m, bool is_write)
 {
     struct throttle_group *g = m->group;
     struct throttle_wait *w = m->head[is_write];
@@ -70,7 +70,7 @@ static void member_pass_first(struct throttle_member *m, bool is_write)
     }
     g->waiting[is_write]--;
     throttle_levels_pour(&g->levels, &g->limits, is_write, w->bytes);
-    w->passed = true;
+    w->admitted = true;
     co_wake(w->co);
 }
 
@@ -94,7 +94,7 @@ static struct throttle_member *group_next_member(struct throttle_group *g,
 
 /* Let one request of @is_write pass if the buckets allow; else lower
  * *@wait_ns to when they will. */
-static bool group_pass_one(struct throttle_group *g, bool is_write,
+static bool group_admit_one(struct throttle_group *g, bool is_write,
                            uint64_t *wait_ns)
 {
     uint64_t wait;
@@ -107,7 +107,7 @@ static bool group_pass_one(struct throttle_group *g, bool is_write,
         *wait_ns = MIN(*wait_ns, wait);
         return false;
     }
-    member_pass_first(group_next_member(g, is_write), is_write);
+    member_admit_first(group_next_member(g, is_write), is_write);
     return true;
 }
 
@@ -115,18 +115,18 @@ static void group_schedule(struct throttle_group *g)
 {
     uint64_t now = loop_clock_ns(g->loop);
     uint64_t wait_ns;
-    bool passed;
+    bool admitted;
 
     throttle_levels_leak(&g->levels, &g->limits, now);
     do {
         wait_ns = UINT64_MAX;
-        passed = group_pass_one(g, g->first, &wait_ns);
-        if (passed) {
+        admitted = group_admit_one(g, g->first, &wait_ns);
+        if (admitted) {
             g->first = !g->first;
         } else {
-            passed = group_pass_one(g, !g->first, &wait_ns);
+            admitted = group_admit_one(g, !g->first, &wait_ns);
         }
-    } while (passed);
+    } while (admitted);
     if (wait_ns == UINT64_MAX) {
         loop_timer_cancel(&g->timer);
     } else {
@@ -155,7 +155,7 @@ void throttle_member_co_wait(struct throttle_member *m, bool is_write,
     }
     member_push(m, is_write, &w);
     group_schedule(g);
-    while (!w.passed) {
+    while (!w.admitted) {
         co_co_yield();
     }
 }
@@ -168,7 +168,7 @@ void throttle_member_drain_begin(struct throttle_member *m)
     }
     for (unsigned dir = 0; dir < 2; dir++) {
         while (m->head[dir]) {
-            member_pass_first(m, dir);
+            member_admit_first(m, dir);
         }
     }
     group_schedule(m->group);

@@ -50,7 +50,7 @@ struct group {
     bool busy;              /* one runs, or group_co_lock() */
     uint64_t started, done;
     int result;             /* of the last one done */
-    struct co_queue passes; /* waits for !busy */
+    struct co_queue commits; /* waits for !busy */
 
     /* background */
     struct loop_timer timer;
@@ -98,7 +98,7 @@ void group_co_free(struct group *g)
     }
     group_co_quiesce(g);
     g_assert(!g->writing[0] && !g->writing[1]);
-    g_assert(co_queue_empty(&g->passes) && co_queue_empty(&g->data));
+    g_assert(co_queue_empty(&g->commits) && co_queue_empty(&g->data));
     g_free(g);
 }
 
@@ -176,7 +176,7 @@ static CO_FN int generations_co_publish(struct group *g, uint64_t gen)
     return ret;
 }
 
-static CO_FN void pass_co_run(struct group *g)
+static CO_FN void group_co_commit_all(struct group *g)
 {
     uint64_t gen;
 
@@ -213,9 +213,9 @@ int group_co_flush(struct group *g)
             return g->result;
         }
         if (g->busy) {
-            co_queue_co_wait(&g->passes);
+            co_queue_co_wait(&g->commits);
         } else {
-            pass_co_run(g);
+            group_co_commit_all(g);
         }
     }
 }
@@ -223,7 +223,7 @@ int group_co_flush(struct group *g)
 void group_co_lock(struct group *g)
 {
     while (g->busy) {
-        co_queue_co_wait(&g->passes);
+        co_queue_co_wait(&g->commits);
     }
     g->busy = true;
 }
@@ -232,7 +232,7 @@ void group_unlock(struct group *g)
 {
     g_assert(g->busy);
     g->busy = false;
-    co_queue_wake_all(&g->passes);
+    co_queue_wake_all(&g->commits);
 }
 
 static CO_FN void kick_entry(void *arg)
@@ -267,7 +267,7 @@ void group_co_quiesce(struct group *g)
     loop_timer_cancel(&g->timer);
     co_latch_co_wait(&g->background);
     while (g->busy) {
-        co_queue_co_wait(&g->passes);
+        co_queue_co_wait(&g->commits);
     }
 }
 

@@ -99,7 +99,7 @@ int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
 }
 
 /* Pass what the parents of filter @n want on to its children. */
-static CO_FN int perm_co_pass_on(struct node *n, GError **err)
+static CO_FN int perm_co_propagate(struct node *n, GError **err)
 {
     for (struct edge *e = n->children; e; e = e->next_in_parent) {
         unsigned perm = e->own_perm | n->priv->perm;
@@ -141,7 +141,7 @@ int perm_co_refresh(struct node *n, GError **err)
     }
     p->perm = perm;
     p->shared = shared;
-    return node_is_filter(n) ? perm_co_pass_on(n, err) : 0;
+    return node_is_filter(n) ? perm_co_propagate(n, err) : 0;
 }
 
 static CO_FN int child_co_set_perm(struct edge *e, unsigned perm, GError **err)

@@ -33,7 +33,7 @@ enum piece_kind {
     PIECE_LOCAL,   /* the overlay has it */
     PIECE_ZERO,    /* the chain below reads as zeroes */
     PIECE_COPY,    /* the chain above base has some of it */
-    PIECE_PASS,    /* only base or deeper has it */
+    PIECE_SKIP,    /* only base or deeper has it */
 };
 
 struct piece {
@@ -221,7 +221,7 @@ static enum piece_kind kind_of_below(const struct extent *ext)
     if (ext->flags & STATUS_ZERO) {
         return PIECE_ZERO;
     }
-    return ext->depth == 0 ? PIECE_PASS : PIECE_COPY;
+    return ext->depth == 0 ? PIECE_SKIP : PIECE_COPY;
 }
 
 /* What the chain between the overlay and base says of @pos. The last answer is

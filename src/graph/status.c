@@ -100,7 +100,7 @@ int node_co_status(struct node *n, uint64_t off, uint64_t len,
 
 /* What stands above the format says nothing of its own, but filters that inject
  * faults may refuse. */
-static CO_FN int status_co_pass_filters(struct node **n, uint64_t off,
+static CO_FN int status_co_skip_filters(struct node **n, uint64_t off,
                                         uint64_t len)
 {
     struct mapping m;
@@ -121,7 +121,7 @@ static CO_FN int status_co_pass_filters(struct node **n, uint64_t off,
 static CO_FN int status_co_pass(struct node **n, const struct node *base,
                                 uint64_t *off, uint64_t *len)
 {
-    int ret = status_co_pass_filters(n, *off, *len);
+    int ret = status_co_skip_filters(n, *off, *len);
     struct node *view = *n;
 
     while (ret == 0 && view && view != base && *off < view->size) {
@@ -130,7 +130,7 @@ static CO_FN int status_co_pass(struct node **n, const struct node *base,
         view = view_step(view, off);
         if (view) {
             *len = MIN(*len, size);
-            ret = status_co_pass_filters(&view, *off, *len);
+            ret = status_co_skip_filters(&view, *off, *len);
             *n = view;
         }
     }

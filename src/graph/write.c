@@ -162,7 +162,7 @@ int write_co_driver(struct node *n, uint64_t off, struct iov iov,
 }
 
 /* Is [.., @end) inside storage that whole blocks would make longer? */
-static bool write_passes_end(const struct node *n, uint64_t end)
+static bool write_extends(const struct node *n, uint64_t end)
 {
     return n->priv->growable && end <= n->size &&
            round_up(end, n->priv->limits.request_alignment) > n->size;
@@ -179,7 +179,7 @@ static CO_FN int write_co_tail(struct node *n, uint64_t off, struct iov iov,
     int ret;
 
     track_co_begin(&t, n, start, INT64_MAX - start, TRACK_ALLOC);
-    n->priv->end_held = write_passes_end(n, off + iov.len);
+    n->priv->end_held = write_extends(n, off + iov.len);
     ret = write_co_driver(n, off, iov, flags & ~(unsigned)IO_FUA);
     if (n->priv->end_held) {
         int cut = n->drv->co_truncate(n, n->size, NULL);
@@ -207,7 +207,7 @@ static CO_FN int write_co_plain(struct node *n, uint64_t off, struct iov iov,
     if (!n->priv->tracked) {
         return write_co_driver(n, off, iov, flags);
     }
-    if (write_passes_end(n, off + iov.len)) {
+    if (write_extends(n, off + iov.len)) {
         return write_co_tail(n, off, iov, flags);
     }
     track_co_begin(&t, n, start, end - start, whole ? TRACK_WRITE : TRACK_ALLOC);

@@ -17,7 +17,7 @@
 #include "loop/co.h"
 
 /* Passes over the image. The second finds nothing unless somebody meddles. */
-#define PASSES 3
+#define ATTEMPTS 3
 /* What one step copies, at least a cluster. */
 #define STEP (UINT64_C(512) << 10)
 
@@ -105,7 +105,7 @@ static const struct copy_ops stream_copy_ops = {
 
 /* --- the job --- */
 
-static CO_FN int stream_co_pass(struct stream_job *s)
+static CO_FN int stream_co_attempt(struct stream_job *s)
 {
     struct copy_params params = {
         .end = s->job.len,
@@ -127,8 +127,8 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
     uint64_t missing = 0;
     int ret = s->noop ? job_co_pause_point(j) : -EAGAIN;
 
-    for (unsigned i = 0; i < PASSES && ret == -EAGAIN; i++) {
-        ret = stream_co_pass(s);
+    for (unsigned i = 0; i < ATTEMPTS && ret == -EAGAIN; i++) {
+        ret = stream_co_attempt(s);
         if (ret == 0) {
             /* What was passed over must never lose its base (S7). */
             ret = s->ignored ? s->ignored : pull_co_verify(&s->pull, &missing);

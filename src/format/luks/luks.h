@@ -101,7 +101,7 @@ int luks_decrypt(const struct luks_key *k, uint64_t sector, void *buf,
 /* Try @pass on slot @i with its @material, which is overwritten. 0 with a key;
  * -EACCES it is not this passphrase; -ENOTSUP, -EIO. */
 int luks_slot_open(const struct luks_header *h, unsigned i, uint8_t *material,
-                   const void *pass, size_t pass_len, struct luks_key **ret_k,
+                   const void *passphrase, size_t pass_len, struct luks_key **ret_k,
                    GError **err);
 
 /* What a new header is to be like; NULL or 0: the default. */
@@ -120,5 +120,5 @@ int luks_create_plan(struct luks_create *c, struct luks_header *ret_h,
 /* A new master key in slot 0. @ret_material: LUKS_MATERIAL_MAX bytes, of which
  * luks_slot_range() says how many count. */
 int luks_create_key(const struct luks_create *c, struct luks_header *h,
-                    const void *pass, size_t pass_len, uint8_t *ret_material,
+                    const void *passphrase, size_t pass_len, uint8_t *ret_material,
                     GError **err);

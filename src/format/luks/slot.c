@@ -123,7 +123,7 @@ static int stripes_split(const struct luks_header *h, uint8_t *material,
 
 /* The cipher of the slot's material under the key that @pass gives. */
 static int slot_cipher(const struct luks_header *h, unsigned i,
-                       const void *pass, size_t pass_len,
+                       const void *passphrase, size_t pass_len,
                        struct luks_key **ret_k, GError **err)
 {
     const struct luks_slot *s = &h->slots[i];
@@ -134,7 +134,7 @@ static int slot_cipher(const struct luks_header *h, unsigned i,
     if (ret < 0) {
         return ret;
     }
-    if (derive(h, pass, pass_len, s->salt, s->iterations, derived,
+    if (derive(h, passphrase, pass_len, s->salt, s->iterations, derived,
                h->key_bytes) < 0) {
         return err_set(err, EIO, "Could not derive the key of LUKS slot %u "
                        "with hash '%s'", i, h->hash);
@@ -161,7 +161,7 @@ static int key_confirm(const struct luks_header *h, const uint8_t *key,
 }
 
 int luks_slot_open(const struct luks_header *h, unsigned i, uint8_t *material,
-                   const void *pass, size_t pass_len, struct luks_key **ret_k,
+                   const void *passphrase, size_t pass_len, struct luks_key **ret_k,
                    GError **err)
 {
     uint8_t master[LUKS_KEY_MAX];
@@ -172,7 +172,7 @@ int luks_slot_open(const struct luks_header *h, unsigned i, uint8_t *material,
     int ret;
 
     luks_slot_range(h, i, &off, &len);
-    ret = slot_cipher(h, i, pass, pass_len, &k, err);
+    ret = slot_cipher(h, i, passphrase, pass_len, &k, err);
     if (ret < 0) {
         return ret;
     }
@@ -278,7 +278,7 @@ static int measure(const struct luks_header *h, unsigned bytes, unsigned ms,
 }
 
 static int create_fill(const struct luks_create *c, struct luks_header *h,
-                       const void *pass, size_t pass_len, uint8_t *master,
+                       const void *passphrase, size_t pass_len, uint8_t *master,
                        uint8_t *material, GError **err)
 {
     enum { DIGEST_SHARE = 8 }; /* the digest takes an eighth of the time */
@@ -302,7 +302,7 @@ static int create_fill(const struct luks_create *c, struct luks_header *h,
         return err_set(err, EIO, "Could not make a LUKS key");
     }
     s->active = true;
-    ret = slot_cipher(h, 0, pass, pass_len, &k, err);
+    ret = slot_cipher(h, 0, passphrase, pass_len, &k, err);
     if (ret == 0) {
         ret = luks_encrypt(k, 0, material, len);
         luks_key_free(k);
@@ -314,11 +314,11 @@ static int create_fill(const struct luks_create *c, struct luks_header *h,
 }
 
 int luks_create_key(const struct luks_create *c, struct luks_header *h,
-                    const void *pass, size_t pass_len, uint8_t *ret_material,
+                    const void *passphrase, size_t pass_len, uint8_t *ret_material,
                     GError **err)
 {
     uint8_t master[LUKS_KEY_MAX];
-    int ret = create_fill(c, h, pass, pass_len, master, ret_material, err);
+    int ret = create_fill(c, h, passphrase, pass_len, master, ret_material, err);
 
     gnutls_memset(master, 0, sizeof(master));
     return ret;

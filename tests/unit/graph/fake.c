@@ -99,7 +99,7 @@ static void fake_limits(struct node *n, struct node_limits *l)
     l->fast_zero = true;
 }
 
-static CO_FN void fake_co_pass(struct fake_state *s, const bool *hold)
+static CO_FN void fake_co_passthrough(struct fake_state *s, const bool *hold)
 {
     s->held_count++;
     while (*hold) {
@@ -122,7 +122,7 @@ static CO_FN int fake_co_preadv(struct node *n, uint64_t off, struct iov iov,
     for (uint64_t c = off / s->cluster; c * s->cluster < off + iov.len; c++) {
         g_assert_cmpint(s->map[c], ==, FAKE_DATA);
     }
-    fake_co_pass(s, &s->hold_reads);
+    fake_co_passthrough(s, &s->hold_reads);
     iov_from_buf(iov, 0, s->bytes + off, iov.len);
     return 0;
 }
@@ -165,7 +165,7 @@ static CO_FN int fake_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     s->last_write_off = off;
     s->last_write_len = iov.len;
     fake_begin_allocate(n, off, iov.len);
-    fake_co_pass(s, &s->hold_writes);
+    fake_co_passthrough(s, &s->hold_writes);
     fake_end_allocate(n, off, iov.len);
     iov_to_buf(iov, 0, s->bytes + off, iov.len);
     return 0;
@@ -564,25 +564,25 @@ const struct node_driver test_raw_driver = {
 
 /* --- pass: a filter --- */
 
-struct pass_state {
+struct passthrough_state {
     bool gate;               /* hold reads until drained */
     struct co_queue held;
     unsigned quiesced;
 };
 
-static CO_FN int pass_co_open(struct node *n, struct opts *o, unsigned flags,
+static CO_FN int passthrough_co_open(struct node *n, struct opts *o, unsigned flags,
                               GError **err)
 {
-    struct pass_state *s = n->state;
+    struct passthrough_state *s = n->state;
 
     opts_take_bool(o, "gate", &s->gate, NULL);
     return node_co_open_file(n, o, err);
 }
 
-static CO_FN int pass_co_preadv(struct node *n, uint64_t off, struct iov iov,
+static CO_FN int passthrough_co_preadv(struct node *n, uint64_t off, struct iov iov,
                                 unsigned flags)
 {
-    struct pass_state *s = n->state;
+    struct passthrough_state *s = n->state;
 
     while (s->gate && !s->quiesced) {
         co_queue_co_wait(&s->held);
@@ -590,27 +590,27 @@ static CO_FN int pass_co_preadv(struct node *n, uint64_t off, struct iov iov,
     return node_co_preadv(node_file(n), off, iov, flags);
 }
 
-static CO_FN void pass_co_quiesce(struct node *n)
+static CO_FN void passthrough_co_quiesce(struct node *n)
 {
-    struct pass_state *s = n->state;
+    struct passthrough_state *s = n->state;
 
     s->quiesced++;
     co_queue_wake_all(&s->held);
 }
 
-static void pass_resume(struct node *n)
+static void passthrough_resume(struct node *n)
 {
-    ((struct pass_state *)n->state)->quiesced--;
+    ((struct passthrough_state *)n->state)->quiesced--;
 }
 
-const struct node_driver pass_driver = {
+const struct node_driver passthrough_driver = {
     .name = "pass",
     .kind = NODE_FILTER,
-    .state_size = sizeof(struct pass_state),
-    .co_open = pass_co_open,
-    .co_preadv = pass_co_preadv,
-    .co_quiesce = pass_co_quiesce,
-    .resume = pass_resume,
+    .state_size = sizeof(struct passthrough_state),
+    .co_open = passthrough_co_open,
+    .co_preadv = passthrough_co_preadv,
+    .co_quiesce = passthrough_co_quiesce,
+    .resume = passthrough_resume,
 };
 
 static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
@@ -636,7 +636,7 @@ static const struct node_driver test_nbd_driver = {
 
 const struct node_driver *const fake_drivers[] = {
     &fake_driver, &ram_driver, &test_file_driver, &test_raw_driver,
-    &pass_driver, &test_nbd_driver, NULL,
+    &passthrough_driver, &test_nbd_driver, NULL,
 };
 
 /* --- the world --- */

@@ -51,7 +51,7 @@ struct ram_state {
 };
 
 extern const struct node_driver fake_driver, ram_driver, test_file_driver,
-    pass_driver, test_raw_driver;
+    passthrough_driver, test_raw_driver;
 extern const struct node_driver *const fake_drivers[];
 
 /* Called by "file" when it is about to open @name. */

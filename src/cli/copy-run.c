@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The copy engine for one command; see pass.h. */
-#include "cli/pass.h"
+#include "cli/copy-run.h"
 
 #include <inttypes.h>
 
@@ -10,16 +10,16 @@
 #include "graph/node.h"
 #include "job/copy.h"
 
-void pass_progress(void *arg, uint64_t offset)
+void copy_run_progress(void *arg, uint64_t offset)
 {
-    struct pass *p = arg;
+    struct copy_run *p = arg;
 
     percent_update(&p->percent, offset, p->total);
 }
 
-CO_FN int pass_co_error(void *arg, uint64_t off, bool is_read, int errnum)
+CO_FN int copy_run_co_error(void *arg, uint64_t off, bool is_read, int errnum)
 {
-    struct pass *p = arg;
+    struct copy_run *p = arg;
 
     p->error = -errnum;
     p->error_offset = off;
@@ -27,18 +27,18 @@ CO_FN int pass_co_error(void *arg, uint64_t off, bool is_read, int errnum)
     return -errnum;
 }
 
-CO_FN int pass_co_pause_point(void *arg)
+CO_FN int copy_run_co_pause_point(void *arg)
 {
     return 0;
 }
 
-CO_FN int pass_co_run(struct pass *p, const struct copy_ops *ops,
+CO_FN int copy_run_co_run(struct copy_run *p, const struct copy_ops *ops,
                           struct graph *g, GError **err)
 {
     struct copy_params params = {
         .end = p->total,
-        .chunk = PASS_CHUNK,
-        .cluster = CLAMP(p->cluster, 4096, PASS_CHUNK),
+        .chunk = COPY_RUN_CHUNK,
+        .cluster = CLAMP(p->cluster, 4096, COPY_RUN_CHUNK),
         .speed = p->speed,
     };
     struct copy *c;
@@ -56,7 +56,7 @@ CO_FN int pass_co_run(struct pass *p, const struct copy_ops *ops,
     return r;
 }
 
-CO_FN int pass_co_read(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_read(struct user *u, uint64_t off, void *buf,
                            uint64_t len)
 {
     struct iovec v;
@@ -64,7 +64,7 @@ CO_FN int pass_co_read(struct user *u, uint64_t off, void *buf,
     return user_co_preadv(u, off, iov_one(&v, buf, len), 0);
 }
 
-CO_FN int pass_co_write(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_write(struct user *u, uint64_t off, void *buf,
                             uint64_t len)
 {
     struct iovec v;

@@ -16,31 +16,31 @@ struct graph;
 struct user;
 
 /* First member of whatever is the argument of the copy_ops. */
-struct pass {
+struct copy_run {
     struct percent percent;   /* begun and ended by the caller */
     uint64_t total;           /* bytes */
     uint64_t speed;           /* bytes/s; 0 = as fast as it goes */
-    uint32_t cluster;         /* bytes; at most PASS_CHUNK */
+    uint32_t cluster;         /* bytes; at most COPY_RUN_CHUNK */
     int error;                /* what ended it, and where */
     uint64_t error_offset;
     bool error_is_read;
 };
-#define PASS_CHUNK (UINT32_C(1) << 20)
+#define COPY_RUN_CHUNK (UINT32_C(1) << 20)
 
 /* For the tables: */
-void pass_progress(void *arg, uint64_t offset);
-CO_FN int pass_co_error(void *arg, uint64_t off, bool is_read,
+void copy_run_progress(void *arg, uint64_t offset);
+CO_FN int copy_run_co_error(void *arg, uint64_t off, bool is_read,
                             int errnum);
-CO_FN int pass_co_pause_point(void *arg);
+CO_FN int copy_run_co_pause_point(void *arg);
 
 /* Run the engine over [0, total). No chunk that is not zeroes is longer than
- * PASS_CHUNK. 0 or -errno, then with a text: "error while reading at byte
+ * COPY_RUN_CHUNK. 0 or -errno, then with a text: "error while reading at byte
  * N: ...". */
-CO_FN int pass_co_run(struct pass *p, const struct copy_ops *ops,
+CO_FN int copy_run_co_run(struct copy_run *p, const struct copy_ops *ops,
                           struct graph *g, GError **err);
 
 /* Read or write one plain buffer. */
-CO_FN int pass_co_read(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_read(struct user *u, uint64_t off, void *buf,
                            uint64_t len);
-CO_FN int pass_co_write(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_write(struct user *u, uint64_t off, void *buf,
                             uint64_t len);
