@@ -14,7 +14,7 @@
 #include "cli/commands.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
-#include "cli/inside.h"
+#include "cli/internal.h"
 #include "cli/target.h"
 #include "cli/transfer.h"
 #include "graph/driver.h"
@@ -231,7 +231,7 @@ static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
         }
         c->params.n_sources++;
         if (c->snapshot) {
-            r = inside_co_load_snapshot(c->sources[i], c->snapshot, err);
+            r = internal_co_load_snapshot(c->sources[i], c->snapshot, err);
         }
         uint64_t size = round_up(c->sources[i]->size, SECTOR);
         if (size > INT64_MAX - c->params.size) {
@@ -310,7 +310,7 @@ static CO_FN int convert_co_transfer(struct graph *g, struct convert *c,
     convert_co_make_zero(c);
     r = transfer_co_run(g, &c->params);
     if (r == 0 && c->bitmaps) {
-        r = inside_co_copy_bitmaps(c->sources[0], c->params.target,
+        r = internal_co_copy_bitmaps(c->sources[0], c->params.target,
                                    c->skip_broken, err);
     }
     return r;
@@ -323,7 +323,7 @@ static CO_FN int convert_co_images(struct graph *g, struct convert *c,
     bool zero = false;
 
     if (r == 0 && c->bitmaps) {
-        r = inside_co_check_bitmaps(c->sources[0], c->skip_broken, err);
+        r = internal_co_check_bitmaps(c->sources[0], c->skip_broken, err);
     }
     if (r == 0) {
         r = target_co_check(g, &c->target, err);

@@ -16,7 +16,7 @@
 #include "cli/commands.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
-#include "cli/inside.h"
+#include "cli/internal.h"
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
@@ -257,7 +257,7 @@ static CO_FN int measure_co_run(struct graph *g, void *arg)
         r = image_co_open_spec(g, &m->source, &source, &err);
     }
     if (r == 0 && m->snapshot) {
-        r = inside_co_load_snapshot(source, m->snapshot, &err);
+        r = internal_co_load_snapshot(source, m->snapshot, &err);
     }
     if (r == 0) {
         r = measure_co_format(g, m, &drv, &err);

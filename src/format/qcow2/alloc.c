@@ -157,7 +157,7 @@ static bool run_take(struct qcow2_image *img, uint64_t first, uint64_t n)
 }
 
 /* From the set. 1: there is nothing that fits. */
-static CO_FN int inside_co_alloc(struct qcow2_image *img, uint64_t n,
+static CO_FN int space_co_alloc_known(struct qcow2_image *img, uint64_t n,
                                  uint64_t *ret_first)
 {
     struct qcow2_space *sp = img->space;
@@ -230,10 +230,10 @@ int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
     node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_ALLOC);
     node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC);
     *ret_fresh = false;
-    ret = img->header_unknown ? -EIO : inside_co_alloc(img, n, &first);
+    ret = img->header_unknown ? -EIO : space_co_alloc_known(img, n, &first);
     if (ret == 1 && sp->scan < sp->scan_end && !sp->scanning) {
         ret = scan_co_step(img);
-        ret = ret < 0 ? ret : inside_co_alloc(img, n, &first);
+        ret = ret < 0 ? ret : space_co_alloc_known(img, n, &first);
     }
     if (ret == 1) {
         ret = end_co_alloc(img, n, &first, ret_fresh);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "cli/inside.h"
+#include "cli/internal.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -78,7 +78,7 @@ static const char *choose_snapshot(const json_t *list, const char *text,
     return id ? id : find_snapshot(list, NULL, text);
 }
 
-CO_FN int inside_co_load_snapshot(struct node *n, const char *text,
+CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
                                   GError **err)
 {
     json_t *info = json_object(), *pairs = NULL;
@@ -149,7 +149,7 @@ static bool is_broken(const json_t *bitmap)
     return has_flag(bitmap, "in-use");
 }
 
-CO_FN int inside_co_check_bitmaps(struct node *source, bool skip_broken,
+CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
                                   GError **err)
 {
     g_autoptr(GError) why = NULL;
@@ -198,7 +198,7 @@ static CO_FN int bitmaps_co_copy_one(struct node *source, struct node *target,
     return r;
 }
 
-CO_FN int inside_co_copy_bitmaps(struct node *source, struct node *target,
+CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
                                  bool skip_broken, GError **err)
 {
     json_t *list = bitmaps_co_list(source, err);
