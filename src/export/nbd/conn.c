@@ -133,7 +133,7 @@ void nbd_conn_start(struct nbd_server *s, struct channel *ch)
     c->out = g_byte_array_new();
     c->rx = io_buf_get(NBD_RX_SIZE);
     c->tx_tail = &c->tx_head;
-    c->options_left = NBD_MAX_OPTIONS;
+    c->options_remaining = NBD_MAX_OPTIONS;
     s->n_half_open++;
     g_queue_push_tail_link(&s->conns, &c->link);
     loop_timer_init(&c->timer, s->loop, conn_timer, c);

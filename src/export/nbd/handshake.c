@@ -125,7 +125,7 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
         return ret;
     }
     trace_nbd_server_option(c, h.opt, h.len);
-    if (c->options_left-- == 0 || h.len > NBD_MAX_OPTION_SKIP ||
+    if (c->options_remaining-- == 0 || h.len > NBD_MAX_OPTION_SKIP ||
         (!fixed && h.opt != NBD_OPT_EXPORT_NAME)) {
         return -EPROTO;
     }

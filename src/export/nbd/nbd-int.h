@@ -78,8 +78,8 @@ struct nbd_conn {
 
     /* handshake */
     bool no_zeroes, structured;
-    unsigned options_left;
-    bool listed;            /* LIST has added to options_left */
+    unsigned options_remaining;
+    bool listed;            /* LIST has added to options_remaining */
     GByteArray *out;        /* replies to the option at hand */
     char *meta_export;      /* that the contexts were chosen for, or NULL */
     bool contexts[NBD_CTX_COUNT];

@@ -119,7 +119,7 @@ static enum nbd_opt_result handle_list(struct nbd_conn *c,
     }
     if (!c->listed) {
         c->listed = true;
-        c->options_left += NBD_MAX_OPTIONS_PER_EXPORT * n;
+        c->options_remaining += NBD_MAX_OPTIONS_PER_EXPORT * n;
     }
     ack(c, o);
     return NBD_OPT_NEXT;
