@@ -237,7 +237,7 @@ void node_drain_end(struct node *n)
 
         g_assert(u->quiesced > 0);
         if (--u->quiesced == 0) {
-            co_queue_wake_all(&u->door);
+            co_queue_wake_all(&u->drain_waiters);
         }
     }
     g_ptr_array_free(d->users, TRUE);

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "graph/driver.h"
-#include "graph/gate.h"
+#include "graph/admission.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/track.h"
@@ -33,7 +33,7 @@ struct graph {
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
-    struct gate gate;       /* of background copying */
+    struct admission admission;       /* of background copying */
     unsigned max_depth;
     unsigned debuggers;     /* nodes that hear debug events */
     enum backing_policy policy;
@@ -96,9 +96,9 @@ struct user {
     const struct user_ops *ops;
     void *arg;
     unsigned quiesced;
-    unsigned at_door;
+    unsigned n_drain_waiters;
     bool ending;            /* requests that are let go are not made again */
-    struct co_queue door;   /* waiting for the drain to end */
+    struct co_queue drain_waiters;   /* waiting for the drain to end */
     struct co_queue idle;   /* waiting for in_flight == 0 */
     struct user_stats stats;
     uint64_t latency_ns;    /* moving average of demand requests */

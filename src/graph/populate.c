@@ -394,15 +394,15 @@ static bool below_is_local(const struct work *w)
  * the gate: before the read where that is local too, else before the write. */
 static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
 {
-    struct graph *gate = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
-    bool early = gate && below_is_local(w);
+    struct graph *admission = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
+    bool early = admission && below_is_local(w);
     uint64_t len = end - off;
     struct fetch *f;
     int r;
 
     fetch_co_wait_room(w->n, len);
     if (early) {
-        gate_co_enter(gate, len);
+        admission_co_enter(admission, len);
     }
     f = fetch_begin(w->n, off, len);
     if (!f) {
@@ -411,8 +411,8 @@ static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
     }
     r = fetch_co_read(f, w->io_flags);
     trace_populate_fetch(w->n->name, off, len, r);
-    if (gate && !early) {
-        gate_co_enter(gate, len);
+    if (admission && !early) {
+        admission_co_enter(admission, len);
         early = true;
     }
     if (r < 0) {
@@ -426,7 +426,7 @@ static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
     fetch_end(f);
 out:
     if (early) {
-        gate_leave(gate, len);
+        admission_leave(admission, len);
     }
     return r;
 }

@@ -65,7 +65,7 @@ void user_co_free(struct user *u)
     if (!u) {
         return;
     }
-    while (u->stats.in_flight > 0 || u->at_door > 0) {
+    while (u->stats.in_flight > 0 || u->n_drain_waiters > 0) {
         co_queue_co_wait(&u->idle);
     }
     graph_co_lock(u->graph);
@@ -109,9 +109,9 @@ int user_co_set_perms(struct user *u, unsigned perm, unsigned shared,
 void user_co_enter(struct user *u)
 {
     while (u->quiesced > 0) {
-        u->at_door++;
-        co_queue_co_wait(&u->door);
-        u->at_door--;
+        u->n_drain_waiters++;
+        co_queue_co_wait(&u->drain_waiters);
+        u->n_drain_waiters--;
     }
     u->stats.in_flight++;
 }

@@ -32,7 +32,7 @@ static CO_FN int gate_co_hook(struct ram_disk *d, enum ram_op op, uint64_t off,
                               uint64_t len, bool after)
 {
     if (op == RAM_READ && !after) {
-        gate_co_pass(d->arg);
+        latch_co_wait(d->arg);
     }
     return 0;
 }
@@ -266,7 +266,7 @@ static CO_FN void cor_drain_entry(void *arg)
     co_start(loop_current(), drain_entry, &d);
     coro_co_settle();
     g_assert_false(d.drained);
-    gate_open(&e.base_gate);
+    latch_open(&e.base_gate);
     coro_co_settle();
     g_assert_true(d.drained);
     g_assert_cmpint(ram_disk_state(e.d_top, 0), ==, RAM_DATA);

@@ -22,10 +22,10 @@ static CO_FN int faults_co_hook(struct ram_disk *d, enum ram_op op,
         if (--f->gated[op] == 0) {
             /* The last one that is held. */
             f->gate[op].shut = true;
-            gate_co_pass(&f->gate[op]);
+            latch_co_wait(&f->gate[op]);
         }
     } else if (f->gate[op].shut && f->gate[op].waiting == 0) {
-        gate_co_pass(&f->gate[op]);
+        latch_co_wait(&f->gate[op]);
     }
     if (f->fail_times[op] > 0) {
         f->fail_times[op]--;

@@ -164,7 +164,7 @@ static CO_FN void large_entry(void *arg)
     /* One is held; meanwhile others go on, bounded in number. */
     g_assert_cmpuint(BASE_READS(&e), ==, 24);
     g_assert_false(op->done);
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     env_co_verify(&e);
     env_co_close(&e);
@@ -239,7 +239,7 @@ static CO_FN void join_entry(void *arg)
     for (unsigned i = 0; i < 5; i++) {
         g_assert_false(op[i]->done);
     }
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     for (unsigned i = 0; i < 5; i++) {
         g_assert_cmpint(op_co_finish(op[i]), ==, 0);
     }
@@ -267,7 +267,7 @@ static CO_FN void join_while_mapping_entry(void *arg)
     g_assert_true(second->done);
     g_assert_cmpint(op_co_finish(second), ==, 0);
     g_assert_cmpuint(BASE_READS(&e), ==, 1);
-    gate_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.gate[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     assert_states(&e, "D-");
     env_co_close(&e);
@@ -287,7 +287,7 @@ static CO_FN void join_partly_entry(void *arg)
     large = op_start(&e, OP_COR, 100, 5 * CLUSTER - 100, 0);
     coro_co_settle();
     g_assert_false(large->done);
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     g_assert_cmpint(op_co_finish(large), ==, 0);
     g_assert_cmpuint(e.d_base->bytes[RAM_READ], ==, 5 * CLUSTER);
@@ -311,7 +311,7 @@ static CO_FN void join_failed_entry(void *arg)
     op[1] = op_start(&e, OP_COR, 5, 1000, 0);
     op[2] = op_start(&e, OP_POPULATE, 0, CLUSTER, 0);
     coro_co_settle();
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, -EIO);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     g_assert_cmpint(op_co_finish(op[2]), ==, 0);
@@ -336,7 +336,7 @@ static CO_FN void join_failed_keeps_entry(void *arg)
     op[1] = op_start(&e, OP_COR, 5, 1000, 0);
     op[2] = op_start(&e, OP_COR, 2000, CLUSTER, 0);
     coro_co_settle();
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, -EIO);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     g_assert_cmpint(op_co_finish(op[2]), ==, 0);
@@ -363,7 +363,7 @@ static CO_FN void full_write_entry(void *arg)
     g_assert_true(write->done);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     assert_states(&e, "-D-");
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "DDD");
     env_co_verify(&e);
@@ -384,7 +384,7 @@ static CO_FN void partial_writes_entry(void *arg)
     write[0] = op_start(&e, OP_WRITE, 512, 512, 7);
     write[1] = op_start(&e, OP_WRITE, 8192, 100, 8);
     coro_co_settle();
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     g_assert_cmpint(op_co_finish(write[0]), ==, 0);
     g_assert_cmpint(op_co_finish(write[1]), ==, 0);
@@ -410,7 +410,7 @@ static CO_FN void write_before_map_entry(void *arg)
     coro_co_settle();
     g_assert_false(read->done);
     g_assert_cmpuint(BASE_READS(&e), ==, 1);
-    gate_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.gate[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "DD");
@@ -434,7 +434,7 @@ static CO_FN void write_during_map_entry(void *arg)
     coro_co_settle();
     g_assert_false(write->done);
     g_assert_true(other->done);
-    gate_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.gate[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     g_assert_cmpint(op_co_finish(other), ==, 0);
@@ -457,7 +457,7 @@ static CO_FN void trim_entry(void *arg)
     g_assert_cmpint(env_co_do(&e, OP_WRITE, CLUSTER, CLUSTER, 5), ==, 0);
     g_assert_cmpint(env_co_do(&e, OP_DISCARD, CLUSTER, CLUSTER, 0), ==, 0);
     memset(e.expect + CLUSTER, 0, CLUSTER);
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "ZZDD");
     env_co_verify(&e);
@@ -478,7 +478,7 @@ static CO_FN void read_after_write_entry(void *arg)
     g_assert_cmpint(env_co_do(&e, OP_WRITE, 0, CLUSTER, 9), ==, 0);
     /* The fetch in flight covers it, and must not be asked. */
     g_assert_cmpint(env_co_do(&e, OP_COR, 10, 1000, 0), ==, 0);
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     env_co_verify(&e);
     env_co_close(&e);
@@ -544,7 +544,7 @@ static CO_FN void join_unmapped_entry(void *arg)
     coro_co_settle();
     op[1] = op_start(&e, OP_POPULATE, 0, CLUSTER, 0);
     coro_co_settle();
-    gate_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.gate[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, 0);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     assert_states(&e, "D");
@@ -582,7 +582,7 @@ static CO_FN void budget_entry(void *arg)
     }
     g_assert_cmpint(env_co_do(&e, OP_COR, 70 * MIB, MIB, 0), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 70 * MIB), ==, RAM_DATA);
-    gate_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.gate[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(g_ptr_array_index(ops, 0)), ==, 0);
     g_ptr_array_free(ops, TRUE);
     env_co_close(&e);

@@ -37,7 +37,7 @@ void coro_run(void (*fn)(void *arg), void *arg)
     loop_free(r.loop);
 }
 
-void gate_co_pass(struct gate *g)
+void latch_co_wait(struct gate *g)
 {
     g->waiting++;
     while (g->shut) {
@@ -46,7 +46,7 @@ void gate_co_pass(struct gate *g)
     g->waiting--;
 }
 
-void gate_open(struct gate *g)
+void latch_open(struct gate *g)
 {
     g->shut = false;
     co_queue_wake_all(&g->queue);

@@ -21,8 +21,8 @@ struct gate {
     unsigned waiting;
     struct co_queue queue;
 };
-CO_FN void gate_co_pass(struct gate *g);
-void gate_open(struct gate *g);
+CO_FN void latch_co_wait(struct gate *g);
+void latch_open(struct gate *g);
 
 /* Let every other coroutine run until all wait for something. Only what never
  * leaves the loop (memory, gates) settles. */

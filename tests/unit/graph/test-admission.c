@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How much background copying guests bear: the rule alone, against disks that
  * are made up. */
-#include "graph/gate.h"
+#include "graph/admission.h"
 #include <glib.h>
 
 #define MS UINT64_C(1000000)
@@ -9,7 +9,7 @@
 
 /* A disk: what a guest's read takes while so much is being written. */
 struct disk {
-    struct gate_limit l;
+    struct admission_limit l;
     uint64_t now, ops, time_ns;
     uint64_t alone_ns, free_bytes, ns_per_mib;
 };
@@ -22,19 +22,19 @@ static void disk_run(struct disk *d, uint64_t ns)
 
         d->ops += 4;
         d->time_ns += 4 * (d->alone_ns + over * d->ns_per_mib / (1 << 20));
-        gate_limit_step(&d->l, d->ops, d->time_ns, d->now);
+        admission_limit_step(&d->l, d->ops, d->time_ns, d->now);
     }
 }
 
 /* A slow disk with a deep queue: guests do not feel it, so it is filled. */
 static void test_grows(void)
 {
-    struct disk d = { .now = SEC, .alone_ns = 5 * MS, .free_bytes = GATE_MAX };
+    struct disk d = { .now = SEC, .alone_ns = 5 * MS, .free_bytes = ADMISSION_MAX };
 
     disk_run(&d, 100 * MS);
-    g_assert_cmpuint(d.l.bytes, <, 4 * GATE_FLOOR);
+    g_assert_cmpuint(d.l.bytes, <, 4 * ADMISSION_FLOOR);
     disk_run(&d, 3 * SEC);
-    g_assert_cmpuint(d.l.bytes, ==, GATE_MAX);
+    g_assert_cmpuint(d.l.bytes, ==, ADMISSION_MAX);
 }
 
 /* One whose readers wait for what is being written: the floor, nearly all the
@@ -42,14 +42,14 @@ static void test_grows(void)
 static void test_stays(void)
 {
     struct disk d = {
-        .now = SEC, .alone_ns = MS / 10, .free_bytes = GATE_FLOOR,
+        .now = SEC, .alone_ns = MS / 10, .free_bytes = ADMISSION_FLOOR,
         .ns_per_mib = MS,
     };
     unsigned low = 0;
 
     for (unsigned i = 0; i < 1000; i++) {
         disk_run(&d, 10 * MS);
-        low += d.l.bytes == GATE_FLOOR;
+        low += d.l.bytes == ADMISSION_FLOOR;
     }
     g_test_message("at the floor for %u of 1000", low);
     g_assert_cmpuint(low, >, 950);
@@ -58,25 +58,25 @@ static void test_stays(void)
 /* It became slower for guests: back to the floor within a few steps. */
 static void test_falls(void)
 {
-    struct disk d = { .now = SEC, .alone_ns = MS, .free_bytes = GATE_MAX };
+    struct disk d = { .now = SEC, .alone_ns = MS, .free_bytes = ADMISSION_MAX };
 
     disk_run(&d, 3 * SEC);
-    g_assert_cmpuint(d.l.bytes, ==, GATE_MAX);
-    d.free_bytes = GATE_FLOOR;
+    g_assert_cmpuint(d.l.bytes, ==, ADMISSION_MAX);
+    d.free_bytes = ADMISSION_FLOOR;
     d.ns_per_mib = MS;
     disk_run(&d, 50 * MS);
-    g_assert_cmpuint(d.l.bytes, ==, GATE_FLOOR);
+    g_assert_cmpuint(d.l.bytes, ==, ADMISSION_FLOOR);
 }
 
 /* Guests that were away find the floor, whatever they left. */
 static void test_new_visit(void)
 {
-    struct disk d = { .now = SEC, .alone_ns = MS, .free_bytes = GATE_MAX };
+    struct disk d = { .now = SEC, .alone_ns = MS, .free_bytes = ADMISSION_MAX };
 
     disk_run(&d, 3 * SEC);
     d.now += 2 * SEC;
     disk_run(&d, MS);
-    g_assert_cmpuint(d.l.bytes, ==, GATE_FLOOR);
+    g_assert_cmpuint(d.l.bytes, ==, ADMISSION_FLOOR);
     g_assert_cmpfloat(d.l.base, ==, 0);
 }
 

@@ -19,30 +19,30 @@
 struct graph;
 
 /* Bytes at the disks that guests hardly feel. */
-#define GATE_FLOOR (UINT64_C(512) << 10)
-#define GATE_MAX (UINT64_C(64) << 20)
+#define ADMISSION_FLOOR (UINT64_C(512) << 10)
+#define ADMISSION_MAX (UINT64_C(64) << 20)
 
 /* The rule alone: pure. */
-struct gate_limit {
-    uint64_t bytes;        /* the limit; GATE_FLOOR at first */
+struct admission_limit {
+    uint64_t bytes;        /* the limit; ADMISSION_FLOOR at first */
     uint64_t step_ns;      /* the last step was made then; 0 = none yet */
     uint64_t ops, time_ns; /* of guests, by then */
     double base;           /* mean latency at the floor, ns; 0 = not known */
     unsigned wait, hold;   /* good steps still to come, and after a bad one */
 };
 /* Guests have had @ops requests that took @time_ns together, all time. */
-void gate_limit_step(struct gate_limit *l, uint64_t ops, uint64_t time_ns,
+void admission_limit_step(struct admission_limit *l, uint64_t ops, uint64_t time_ns,
                      uint64_t now_ns);
 
-struct gate {
-    struct gate_limit limit;
+struct admission {
+    struct admission_limit limit;
     uint64_t bytes;        /* inside */
     uint64_t looked_ns;    /* when guests were last looked for */
     bool guests;
-    GQueue waiters;        /* struct gate_waiter, in order of arrival */
+    GQueue waiters;        /* struct admission_waiter, in order of arrival */
 };
 
 /* Waits for room for @len bytes, in order of arrival. Nothing may be held that
  * a guest could wait for. */
-CO_FN void gate_co_enter(struct graph *g, uint64_t len);
-void gate_leave(struct graph *g, uint64_t len);
+CO_FN void admission_co_enter(struct graph *g, uint64_t len);
+void admission_leave(struct graph *g, uint64_t len);
