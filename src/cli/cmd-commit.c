@@ -35,7 +35,7 @@ struct commit {
     bool keep, progress, quiet;   /* keep: do not empty the overlay */
 
     struct node *top, *base, *nothing;
-    struct user *top_user, *base_user;
+    struct backend *top_user, *base_user;
 };
 
 /* 0, an exit status, or -1 after help. */
@@ -103,7 +103,7 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
     int r;
 
     if (zero) {
-        return user_co_zero(m->base_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(m->base_user, off, len, IO_MAY_UNMAP);
     }
     buf = io_buf_get(len);
     r = copy_run_co_read(m->top_user, off, buf, len);
@@ -163,12 +163,12 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
         r = node_co_set_read_only(m->base, false, err);
     }
     if (r == 0) {
-        r = user_co_new(m->base, "commit",
+        r = backend_co_new(m->base, "commit",
                         PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                         PERM_CONSISTENT_READ, NULL, NULL, &m->base_user, err);
     }
     if (r == 0) {
-        r = user_co_new(m->top, "commit", PERM_CONSISTENT_READ,
+        r = backend_co_new(m->top, "commit", PERM_CONSISTENT_READ,
                         PERM_CONSISTENT_READ, NULL, NULL, &m->top_user, err);
     }
     return r < 0 ? r : node_co_forget_base(overlay, err);
@@ -176,7 +176,7 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
 
 static CO_FN int commit_co_flush_base(struct commit *m, GError **err)
 {
-    int r = user_co_flush(m->base_user);
+    int r = backend_co_flush(m->base_user);
 
     return r == 0 ? 0 : err_set_errno(err, -r, "Could not flush '%s'",
                                       m->base->filename);
@@ -230,11 +230,11 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
     if (r == 0) {
         r = commit_co_flush_base(m, err);
     }
-    user_co_free(m->top_user);
+    backend_co_free(m->top_user);
     if (r == 0) {
         r = commit_co_empty_top(m, err);
     }
-    user_co_free(m->base_user);
+    backend_co_free(m->base_user);
     return r;
 }
 

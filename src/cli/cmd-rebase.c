@@ -40,7 +40,7 @@ struct rebase {
     struct node *top, *new_base;  /* new_base NULL: none */
     bool in_chain;                /* new_base is part of the old chain */
     bool has_old;                 /* the image has a backing file now */
-    struct user *top_user, *new_user;
+    struct backend *top_user, *new_user;
     uint64_t cluster;             /* of top; bytes */
 };
 
@@ -205,7 +205,7 @@ static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
         (len % b->cluster == 0 || off + len == b->top->size);
 
     if (whole && buf_is_zero(buf, len)) {
-        return user_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
     }
     return copy_run_co_write(b->top_user, off, buf, len);
 }
@@ -247,7 +247,7 @@ static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
     int r;
 
     if (zero) {
-        return user_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
     }
     old = io_buf_get(len);
     fresh = io_buf_get(len);
@@ -368,11 +368,11 @@ static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
         r = rebase_co_check_snapshots(b, err);
     }
     if (r == 0) {
-        r = user_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
+        r = backend_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
                         PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);
     }
     if (r == 0 && b->new_base) {
-        r = user_co_new(b->new_base, "rebase", PERM_CONSISTENT_READ,
+        r = backend_co_new(b->new_base, "rebase", PERM_CONSISTENT_READ,
                         PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL,
                         NULL, &b->new_user, err);
     }
@@ -391,13 +391,13 @@ static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
         r = copy_run_co_run(&b->copy_run, &rebase_copy_ops, g, err);
     }
     if (r == 0) {
-        r = user_co_flush(b->top_user);
+        r = backend_co_flush(b->top_user);
         if (r < 0) {
             err_set_errno(err, -r, "Could not flush '%s'", b->image.name);
         }
     }
-    user_co_free(b->new_user);
-    user_co_free(b->top_user);
+    backend_co_free(b->new_user);
+    backend_co_free(b->top_user);
     return r;
 }
 

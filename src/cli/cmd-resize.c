@@ -140,7 +140,7 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 /* --- preallocation --- */
 
 /* Zeroes as data. */
-static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end)
+static CO_FN int data_co_write(struct backend *u, uint64_t off, uint64_t end)
 {
     void *buf = io_buf_get(COPY_RUN_CHUNK);
     int r = buf ? 0 : -ENOMEM;
@@ -162,15 +162,15 @@ static CO_FN int data_co_write(struct user *u, uint64_t off, uint64_t end)
 
 /* What was added, from @off, gets its place in the file. */
 static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
-                                      struct user *u, uint64_t off)
+                                      struct backend *u, uint64_t off)
 {
     unsigned place = node_get_limits(n)->can_place ? IO_PLACE : 0;
 
     switch (z->preallocation) {
     case PREALLOC_METADATA:
-        return user_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);
+        return backend_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);
     case PREALLOC_FALLOC:
-        return user_co_zero(u, off, n->size - off, place);
+        return backend_co_zero(u, off, n->size - off, place);
     default:
         return data_co_write(u, off, n->size);
     }
@@ -180,19 +180,19 @@ static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
 static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
                                        uint64_t old, GError **err)
 {
-    struct user *u;
+    struct backend *u;
     int r;
 
     if (z->preallocation == PREALLOC_OFF) {
         return 0;
     }
-    r = user_co_new(n, "resize", PERM_CONSISTENT_READ | PERM_WRITE,
+    r = backend_co_new(n, "resize", PERM_CONSISTENT_READ | PERM_WRITE,
                     PERM_CONSISTENT_READ, NULL, NULL, &u, err);
     if (r < 0) {
         return r;
     }
     r = added_co_preallocate(z, n, u, old);
-    user_co_free(u);
+    backend_co_free(u);
     if (r < 0) {
         node_co_truncate(n, old, NULL);
     }

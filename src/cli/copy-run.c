@@ -56,18 +56,18 @@ CO_FN int copy_run_co_run(struct copy_run *p, const struct copy_ops *ops,
     return r;
 }
 
-CO_FN int copy_run_co_read(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_read(struct backend *u, uint64_t off, void *buf,
                            uint64_t len)
 {
     struct iovec v;
 
-    return user_co_preadv(u, off, iov_one(&v, buf, len), 0);
+    return backend_co_preadv(u, off, iov_one(&v, buf, len), 0);
 }
 
-CO_FN int copy_run_co_write(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_write(struct backend *u, uint64_t off, void *buf,
                             uint64_t len)
 {
     struct iovec v;
 
-    return user_co_pwritev(u, off, iov_one(&v, buf, len), 0);
+    return backend_co_pwritev(u, off, iov_one(&v, buf, len), 0);
 }

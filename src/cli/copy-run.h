@@ -13,7 +13,7 @@
 
 struct copy_ops;
 struct graph;
-struct user;
+struct backend;
 
 /* First member of whatever is the argument of the copy_ops. */
 struct copy_run {
@@ -40,7 +40,7 @@ CO_FN int copy_run_co_run(struct copy_run *p, const struct copy_ops *ops,
                           struct graph *g, GError **err);
 
 /* Read or write one plain buffer. */
-CO_FN int copy_run_co_read(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_read(struct backend *u, uint64_t off, void *buf,
                            uint64_t len);
-CO_FN int copy_run_co_write(struct user *u, uint64_t off, void *buf,
+CO_FN int copy_run_co_write(struct backend *u, uint64_t off, void *buf,
                             uint64_t len);

@@ -167,7 +167,7 @@ static struct node *find_resized(struct control *c, const json_t *args,
     const char *device = arg_str(args, "device");
     const char *name = arg_str(args, "node-name");
     struct device *d = device ? device_find(c->graph, device) : NULL;
-    struct node *n = d ? user_node(d->user)
+    struct node *n = d ? backend_node(d->backend)
                        : name ? node_find(c->graph, name, NULL)
                               : device ? node_find(c->graph, device, NULL)
                                        : NULL;

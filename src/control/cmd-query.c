@@ -80,7 +80,7 @@ static void collect_device(struct device *d, void *arg)
     struct seen_device *seen = g_new0(struct seen_device, 1);
 
     seen->id = g_strdup(d->id);
-    seen->node = node_ref(user_node(d->user));
+    seen->node = node_ref(backend_node(d->backend));
     g_ptr_array_add(arg, seen);
 }
 
@@ -133,10 +133,10 @@ static void set(json_t *obj, const char *name, uint64_t v)
     json_object_set_new(obj, name, json_integer((json_int_t)v));
 }
 
-static json_t *describe_stats(struct control *c, const struct user_stats *st,
+static json_t *describe_stats(struct control *c, const struct backend_stats *st,
                               uint64_t highest)
 {
-    static const struct user_stats none;
+    static const struct backend_stats none;
     json_t *o = json_object();
 
     st = st ? st : &none;
@@ -175,7 +175,7 @@ static json_t *describe_stats(struct control *c, const struct user_stats *st,
 
 /* The numbers of @n, or of user @st above it, and of its storage. */
 static json_t *describe_node_stats(struct control *c, struct node *n,
-                                   const struct user_stats *st)
+                                   const struct backend_stats *st)
 {
     struct node *storage = node_storage(n);
     json_t *o = json_object();
@@ -199,8 +199,8 @@ static void add_device_stats(struct device *d, void *arg)
 {
     struct stats_list *l = arg;
     json_t *o = json_pack("{s:s}", "device", d->id);
-    struct node *n = shown_node(user_node(d->user)), *below;
-    json_t *rest = describe_node_stats(l->c, n, user_get_stats(d->user));
+    struct node *n = shown_node(backend_node(d->backend)), *below;
+    json_t *rest = describe_node_stats(l->c, n, backend_get_stats(d->backend));
 
     json_object_update(o, rest);
     json_decref(rest);
@@ -276,7 +276,7 @@ static int picture_id(struct picture *p, const void *what, const char *name,
 
 static void picture_device(struct device *d, void *arg)
 {
-    picture_id(arg, d->user, d->id, "block-backend");
+    picture_id(arg, d->backend, d->id, "block-backend");
 }
 
 static void picture_edge(struct picture *p, const struct edge *e)
@@ -284,7 +284,7 @@ static void picture_edge(struct picture *p, const struct edge *e)
     int child = picture_id(p, e->child, e->child->name, "block-driver");
     int parent = e->parent
         ? picture_id(p, e->parent, e->parent->name, "block-driver")
-        : picture_id(p, e->user, "", "block-backend");
+        : picture_id(p, e->backend, "", "block-backend");
 
     json_array_append_new(p->edges, json_pack(
         "{s:s,s:i,s:o,s:o,s:i}", "name", e->name, "parent", parent,

@@ -27,7 +27,7 @@ struct qemuio_run {
     struct qemuio *q;
     struct qemuio_target *target;
     struct node *node;
-    struct user *user;         /* made for this command */
+    struct backend *backend;         /* made for this command */
     bool keep_user;            /* an aio request took it over */
     GString *out;
 };
@@ -67,5 +67,5 @@ bool qemuio_parse_size(const char *word, uint64_t *ret, GString *out);
 void qemuio_print_size(GString *out, double bytes);
 /* Free a command's user; what it did counts for the device @name, if there is
  * one. */
-CO_FN void qemuio_co_user_done(struct qemuio *q, const char *name,
-                               struct user *u);
+CO_FN void qemuio_co_backend_done(struct qemuio *q, const char *name,
+                               struct backend *u);

@@ -20,7 +20,7 @@ struct request {
     const struct qemuio_command *cmd;
     struct qemuio_target *target;
     struct qemuio *q;
-    struct user *user;
+    struct backend *backend;
     bool zero, quiet, machine, dump, has_pattern;
     uint8_t pattern;
     uint64_t off, len;
@@ -163,7 +163,7 @@ static struct request *request_new(struct qemuio_run *run,
     struct request *r = g_new0(struct request, 1);
 
     *r = (struct request) {
-        .cmd = cmd, .q = run->q, .target = run->target, .user = run->user,
+        .cmd = cmd, .q = run->q, .target = run->target, .backend = run->backend,
         .zero = a->option['z'], .quiet = a->option['q'],
         .machine = a->option['C'], .dump = a->option['v'],
     };
@@ -192,13 +192,13 @@ static CO_FN int request_co_do(struct request *r)
     struct iov iov = { r->vec, r->n_vec, 0, r->len };
 
     if (r->cmd->flags & QEMUIO_DISCARD) {
-        return user_co_discard(r->user, r->off, r->len);
+        return backend_co_discard(r->backend, r->off, r->len);
     }
     if (r->zero) {
-        return user_co_zero(r->user, r->off, r->len, r->flags);
+        return backend_co_zero(r->backend, r->off, r->len, r->flags);
     }
-    return is_write(r) ? user_co_pwritev(r->user, r->off, iov, r->flags)
-                       : user_co_preadv(r->user, r->off, iov, r->flags);
+    return is_write(r) ? backend_co_pwritev(r->backend, r->off, iov, r->flags)
+                       : backend_co_preadv(r->backend, r->off, iov, r->flags);
 }
 
 /* --- what it prints --- */
@@ -300,7 +300,7 @@ static CO_FN void aio_entry(void *arg)
     struct qemuio *q = r->q;
 
     request_co_run(r, t->done);
-    qemuio_co_user_done(q, t->name, r->user);
+    qemuio_co_backend_done(q, t->name, r->backend);
     request_free(r);
     if (--t->running == 0) {
         co_queue_wake_all(&t->idle);
@@ -316,7 +316,7 @@ static CO_FN bool may_co_write(struct qemuio_run *run,
 
     if (!(cmd->flags & (QEMUIO_WRITE | QEMUIO_DISCARD)) ||
         !node_is_writable(run->node) ||
-        user_co_set_perms(run->user, PERM_CONSISTENT_READ | PERM_WRITE,
+        backend_co_set_perms(run->backend, PERM_CONSISTENT_READ | PERM_WRITE,
                           PERM_ALL, &err) == 0) {
         return true;
     }

@@ -107,7 +107,7 @@ static CO_FN void flush_co_run(struct qemuio_run *run,
                                const struct qemuio_command *cmd,
                                const struct qemuio_args *a)
 {
-    int r = user_co_flush(run->user);
+    int r = backend_co_flush(run->backend);
 
     if (r < 0) {
         g_string_append_printf(run->out, "flush failed: %s\n", g_strerror(-r));
@@ -417,23 +417,23 @@ static CO_FN void line_co_run(struct qemuio_run *run, const char *line)
     cmd->co_run(run, cmd, &a);
 }
 
-void qemuio_co_user_done(struct qemuio *q, const char *name, struct user *u)
+void qemuio_co_backend_done(struct qemuio *q, const char *name, struct backend *u)
 {
     struct device *d = device_find(q->graph, name);
 
     if (d) {
-        user_stats_add(d->user, u);
+        backend_stats_add(d->backend, u);
     }
-    user_co_free(u);
+    backend_co_free(u);
 }
 
 /* A user above the device or node, for reading: who writes asks for more. */
-static CO_FN int user_co_make(struct qemuio_run *run, const char *name,
+static CO_FN int backend_co_make(struct qemuio_run *run, const char *name,
                               GError **err)
 {
     run->node = node_find_any(run->q->graph, name, err);
-    return run->node ? user_co_new(run->node, "qemu-io", PERM_CONSISTENT_READ,
-                                   PERM_ALL, NULL, NULL, &run->user, err)
+    return run->node ? backend_co_new(run->node, "qemu-io", PERM_CONSISTENT_READ,
+                                   PERM_ALL, NULL, NULL, &run->backend, err)
                      : -ENOENT;
 }
 
@@ -469,7 +469,7 @@ int qemuio_co_execute(struct qemuio *q, const char *name, const char *line,
         return err_set(err, ESHUTDOWN, "The daemon is about to end");
     }
     co_latch_add(&q->busy);
-    r = user_co_make(&run, name, err);
+    r = backend_co_make(&run, name, err);
     if (r == 0) {
         run.target = target_get(q, name);
         node_ref(run.node);
@@ -479,7 +479,7 @@ int qemuio_co_execute(struct qemuio *q, const char *name, const char *line,
         g_string_truncate(run.target->done, 0);
         line_co_run(&run, line);
         if (!run.keep_user) {
-            qemuio_co_user_done(q, name, run.user);
+            qemuio_co_backend_done(q, name, run.backend);
         }
         node_co_unref(run.node);
     }

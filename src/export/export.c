@@ -75,12 +75,12 @@ static CO_FN void export_delete_entry(void *arg)
 {
     struct export *e = arg;
     struct exports *es = e->exports;
-    struct user *u = e->user;
+    struct backend *u = e->backend;
 
     trace_export_delete(e->id);
     e->drv->co_delete(e);
-    e->user = NULL; /* nobody may look through it while it goes */
-    user_co_free(u);
+    e->backend = NULL; /* nobody may look through it while it goes */
+    backend_co_free(u);
     g_ptr_array_remove(es->list, e);
     if (es->event) {
         json_t *data = json_pack("{s:s}", "id", e->id);
@@ -126,15 +126,15 @@ static bool export_id_is_valid(const char *id)
     return true;
 }
 
-static char *export_describe_user(void *arg)
+static char *export_describe_backend(void *arg)
 {
     struct export *e = arg;
 
     return g_strdup_printf("block export '%s'", e->id);
 }
 
-static const struct user_ops export_user_ops = {
-    .describe = export_describe_user,
+static const struct backend_ops export_backend_ops = {
+    .describe = export_describe_backend,
 };
 
 struct export_args {
@@ -199,15 +199,15 @@ static struct node *export_find_node(struct graph *g, const char *name,
 {
     struct device *d = device_find(g, name);
 
-    return d ? user_node(d->user) : node_find(g, name, err);
+    return d ? backend_node(d->backend) : node_find(g, name, err);
 }
 
 static CO_FN int export_co_start(struct export *e, struct node *n,
                                  struct opts *o, GError **err)
 {
     unsigned perm = PERM_CONSISTENT_READ | (e->writable ? PERM_WRITE : 0);
-    int ret = user_co_new(n, e->id, perm, PERM_ALL, &export_user_ops, e,
-                          &e->user, err);
+    int ret = backend_co_new(n, e->id, perm, PERM_ALL, &export_backend_ops, e,
+                          &e->backend, err);
 
     if (ret < 0) {
         return ret;
@@ -220,7 +220,7 @@ static CO_FN int export_co_start(struct export *e, struct node *n,
         }
     }
     if (ret < 0) {
-        user_co_free(e->user);
+        backend_co_free(e->backend);
     }
     return ret;
 }
@@ -253,7 +253,7 @@ static CO_FN int exports_co_add_opts(struct exports *es, struct opts *o,
     e->refs = 1;
     e->starting = true;
     g_ptr_array_add(es->list, e);
-    node_ref(n); /* it might go while user_co_new() waits for the graph */
+    node_ref(n); /* it might go while backend_co_new() waits for the graph */
     ret = export_co_start(e, n, o, err);
     node_co_unref(n);
     if (ret < 0) {
@@ -344,11 +344,11 @@ json_t *exports_describe(struct exports *es)
 
     for (guint i = 0; i < es->list->len; i++) {
         struct export *e = g_ptr_array_index(es->list, i);
-        if (e->starting || !e->user) {
+        if (e->starting || !e->backend) {
             continue;
         }
         json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}",
-            "node-name", user_node(e->user)->name,
+            "node-name", backend_node(e->backend)->name,
             "shutting-down", e->shutting_down,
             "type", e->drv->type, "id", e->id));
     }

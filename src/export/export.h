@@ -28,7 +28,7 @@ struct export {
     char *id;
     const struct export_driver *drv;
     struct exports *exports;
-    struct user *user;
+    struct backend *backend;
     bool writable, writethrough, shutting_down;
     bool starting;             /* being created: only its id counts */
     unsigned refs;             /* 1 + connections */

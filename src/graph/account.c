@@ -8,10 +8,10 @@
 #define LATENCY_SHIFT 4
 #define LATENCY_FRESH_NS 1000000000ull
 
-void account_done(struct user *u, enum acct_kind kind, uint64_t off,
+void account_done(struct backend *u, enum acct_kind kind, uint64_t off,
                   uint64_t bytes, unsigned flags, uint64_t start_ns, int ret)
 {
-    struct user_stats *s = &u->stats;
+    struct backend_stats *s = &u->stats;
     uint64_t now = loop_clock_ns(u->graph->loop);
     uint64_t took = now - start_ns;
 
@@ -41,15 +41,15 @@ void account_done(struct user *u, enum acct_kind kind, uint64_t off,
     u->latency_at_ns = now;
 }
 
-const struct user_stats *user_get_stats(const struct user *u)
+const struct backend_stats *backend_get_stats(const struct backend *u)
 {
     return &u->stats;
 }
 
-void user_stats_add(struct user *u, const struct user *from)
+void backend_stats_add(struct backend *u, const struct backend *from)
 {
-    struct user_stats *s = &u->stats;
-    const struct user_stats *more = &from->stats;
+    struct backend_stats *s = &u->stats;
+    const struct backend_stats *more = &from->stats;
 
     for (unsigned i = 0; i < ACCT_KINDS; i++) {
         s->ops[i] += more->ops[i];
@@ -73,7 +73,7 @@ uint64_t node_demand_latency_ns(struct node *n)
     uint64_t sum = 0;
     unsigned count = 0;
 
-    for (struct user *u = n->graph->users; u; u = u->next) {
+    for (struct backend *u = n->graph->backends; u; u = u->next) {
         if (u->latency_at_ns && now - u->latency_at_ns < LATENCY_FRESH_NS &&
             node_reaches(u->edge->child, n)) {
             sum += u->latency_ns;

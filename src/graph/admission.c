@@ -64,7 +64,7 @@ static void admission_look(struct graph *g, uint64_t now)
     bool guests = false;
 
     admission->looked_ns = now;
-    for (struct user *u = g->users; u; u = u->next) {
+    for (struct backend *u = g->backends; u; u = u->next) {
         if (u->latency_at_ns && now - u->latency_at_ns < FRESH_NS) {
             guests = true;
         }

@@ -34,7 +34,7 @@ static const char *node_public_name(struct node *n)
 {
     struct device *d = device_of_node(n);
 
-    return d && user_node(d->user) == n ? d->id : n->name;
+    return d && backend_node(d->backend) == n ? d->id : n->name;
 }
 
 int node_check_op(struct node *n, enum block_op op, GError **err)

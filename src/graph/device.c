@@ -11,7 +11,7 @@ static char *device_describe(void *arg)
     return g_strdup_printf("block device '%s'", d->id);
 }
 
-static const struct user_ops device_user_ops = {
+static const struct backend_ops device_backend_ops = {
     .describe = device_describe,
 };
 
@@ -37,8 +37,8 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
     d->graph = g;
     g_ptr_array_add(g->devices, d);
     /* Those who do I/O (exports) come with users of their own. */
-    ret = user_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
-                      &device_user_ops, d, &d->user, err);
+    ret = backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
+                      &device_backend_ops, d, &d->backend, err);
     if (ret < 0) {
         device_co_free(d);
         return ret;
@@ -51,7 +51,7 @@ void device_co_free(struct device *d)
 {
     if (d) {
         g_ptr_array_remove(d->graph->devices, d);
-        user_co_free(d->user);
+        backend_co_free(d->backend);
         g_free(d->id);
         g_free(d);
     }
@@ -62,7 +62,7 @@ struct device *device_find(struct graph *g, const char *id)
     for (unsigned i = 0; i < g->devices->len; i++) {
         struct device *d = g_ptr_array_index(g->devices, i);
 
-        if (d->user && !strcmp(d->id, id)) {
+        if (d->backend && !strcmp(d->id, id)) {
             return d;
         }
     }
@@ -75,7 +75,7 @@ struct device *device_of_node(struct node *n)
 
     for (unsigned i = 0; i < g->devices->len; i++) {
         struct device *d = g_ptr_array_index(g->devices, i);
-        struct node *at = d->user ? user_node(d->user) : NULL;
+        struct node *at = d->backend ? backend_node(d->backend) : NULL;
 
         while (at && at != n && node_is_filter(at)) {
             at = node_file(at);

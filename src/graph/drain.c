@@ -18,7 +18,7 @@
 
 struct drain {
     struct node *node;
-    GPtrArray *users;   /* stopped; borrowed */
+    GPtrArray *backends;   /* stopped; borrowed */
     GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
     bool begun;         /* all is quiet: it may be ended */
     struct co *owner;   /* who began it; compared, nothing else */
@@ -32,13 +32,13 @@ static void add_once(GPtrArray *array, void *item)
     }
 }
 
-static void collect_users(struct node *n, GPtrArray *users)
+static void collect_backends(struct node *n, GPtrArray *backends)
 {
     for (struct edge *e = n->parents; e; e = e->next_in_child) {
-        if (e->user) {
-            add_once(users, e->user);
+        if (e->backend) {
+            add_once(backends, e->backend);
         } else {
-            collect_users(e->parent, users);
+            collect_backends(e->parent, backends);
         }
     }
 }
@@ -59,12 +59,12 @@ static void collect_below(struct node *n, GPtrArray *nodes)
 }
 
 /* The filters that requests of @users come through, on whatever way. */
-static void collect_filters(GPtrArray *users, GPtrArray *nodes)
+static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
 {
     GPtrArray *all = g_ptr_array_new();
 
-    for (unsigned i = 0; i < users->len; i++) {
-        struct user *u = g_ptr_array_index(users, i);
+    for (unsigned i = 0; i < backends->len; i++) {
+        struct backend *u = g_ptr_array_index(backends, i);
 
         collect_below(u->edge->child, all);
     }
@@ -88,8 +88,8 @@ static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
 /* Storage that does not answer must not keep a drain from its end. */
 static void drain_let_go(struct drain *d)
 {
-    for (unsigned i = 0; i < d->users->len; i++) {
-        struct user *u = g_ptr_array_index(d->users, i);
+    for (unsigned i = 0; i < d->backends->len; i++) {
+        struct backend *u = g_ptr_array_index(d->backends, i);
 
         if (u->stats.in_flight > 0) {
             node_let_go(u->edge->child);
@@ -97,10 +97,10 @@ static void drain_let_go(struct drain *d)
     }
 }
 
-static CO_FN void drain_co_wait_users(struct drain *d)
+static CO_FN void drain_co_wait_backends(struct drain *d)
 {
-    for (unsigned i = 0; i < d->users->len; ) {
-        struct user *u = g_ptr_array_index(d->users, i);
+    for (unsigned i = 0; i < d->backends->len; ) {
+        struct backend *u = g_ptr_array_index(d->backends, i);
 
         if (u->stats.in_flight > 0) {
             struct graph *g = d->node->graph;
@@ -158,23 +158,23 @@ static CO_FN void drain_co_begin(struct node *n, bool drivers)
 
     d->node = n;
     d->owner = co_self();
-    d->users = g_ptr_array_new();
+    d->backends = g_ptr_array_new();
     d->quiet = g_ptr_array_new();
     d->next = g->drains;
     g->drains = d;
-    collect_users(n, d->users);
+    collect_backends(n, d->backends);
     collect_below(n, nodes);
-    collect_filters(d->users, nodes);
-    trace_drain_begin(n->name, d->users->len, nodes->len);
-    for (unsigned i = 0; i < d->users->len; i++) {
-        ((struct user *)g_ptr_array_index(d->users, i))->quiesced++;
+    collect_filters(d->backends, nodes);
+    trace_drain_begin(n->name, d->backends->len, nodes->len);
+    for (unsigned i = 0; i < d->backends->len; i++) {
+        ((struct backend *)g_ptr_array_index(d->backends, i))->quiesced++;
     }
     for (unsigned i = 0; i < nodes->len; i++) {
         node_ref(g_ptr_array_index(nodes, i));
     }
     /* Filters may be holding requests back: they let go first. */
     drain_co_quiesce(d, nodes, true);
-    drain_co_wait_users(d);
+    drain_co_wait_backends(d);
     drain_co_wait_fetches(nodes);
     if (drivers) {
         drain_co_quiesce(d, nodes, false);
@@ -232,15 +232,15 @@ void node_drain_end(struct node *n)
             q->drv->resume(q);
         }
     }
-    for (unsigned i = 0; i < d->users->len; i++) {
-        struct user *u = g_ptr_array_index(d->users, i);
+    for (unsigned i = 0; i < d->backends->len; i++) {
+        struct backend *u = g_ptr_array_index(d->backends, i);
 
         g_assert(u->quiesced > 0);
         if (--u->quiesced == 0) {
             co_queue_wake_all(&u->drain_waiters);
         }
     }
-    g_ptr_array_free(d->users, TRUE);
+    g_ptr_array_free(d->backends, TRUE);
     g_ptr_array_free(d->quiet, TRUE);
     g_free(d);
 }
@@ -253,19 +253,19 @@ void drain_forget_node(struct node *n)
     }
 }
 
-void drain_forget_user(struct user *u)
+void drain_forget_backend(struct backend *u)
 {
     for (struct drain *d = u->graph->drains; d; d = d->next) {
-        g_ptr_array_remove(d->users, u);
+        g_ptr_array_remove(d->backends, u);
     }
 }
 
 /* A new user above a drained node is stopped like the others. */
-void drain_adopt_user(struct user *u)
+void drain_adopt_backend(struct backend *u)
 {
     for (struct drain *d = u->graph->drains; d; d = d->next) {
         if (node_reaches(u->edge->child, d->node)) {
-            g_ptr_array_add(d->users, u);
+            g_ptr_array_add(d->backends, u);
             u->quiesced++;
         }
     }

@@ -71,14 +71,14 @@ static void edge_unlist_child(struct edge *e)
     *p = e->next_in_child;
 }
 
-struct edge *edge_link(struct node *parent, struct user *user,
+struct edge *edge_link(struct node *parent, struct backend *backend,
                        struct node *child, const char *name, unsigned perm,
                        unsigned shared)
 {
     struct edge *e = g_new0(struct edge, 1);
 
     e->parent = parent;
-    e->user = user;
+    e->backend = backend;
     e->child = node_ref(child);
     e->name = g_intern_string(name);
     e->perm = e->own_perm = perm;
@@ -111,7 +111,7 @@ struct node *edge_unlink(struct edge *e)
 /* References do not move: the caller holds both nodes. */
 void edge_point_to(struct edge *e, struct node *child)
 {
-    trace_edge_change(e->parent ? e->parent->name : e->user->name, e->name,
+    trace_edge_change(e->parent ? e->parent->name : e->backend->name, e->name,
                       e->child->name, child->name);
     edge_check_fetches(e);
     edge_unlist_child(e);
@@ -148,18 +148,18 @@ char *edge_describe_parent(const struct edge *e)
     if (e->parent) {
         return g_strdup_printf("node '%s'", e->parent->name);
     }
-    if (e->user->ops && e->user->ops->describe) {
-        return e->user->ops->describe(e->user->arg);
+    if (e->backend->ops && e->backend->ops->describe) {
+        return e->backend->ops->describe(e->backend->arg);
     }
-    return g_strdup(e->user->name);
+    return g_strdup(e->backend->name);
 }
 
 void node_notify_changed(struct node *n)
 {
     for (struct edge *e = n->parents; e; e = e->next_in_child) {
-        if (e->user) {
-            if (e->user->ops && e->user->ops->changed) {
-                e->user->ops->changed(e->user->arg);
+        if (e->backend) {
+            if (e->backend->ops && e->backend->ops->changed) {
+                e->backend->ops->changed(e->backend->arg);
             }
         } else if (node_is_filter(e->parent)) {
             e->parent->size = n->size;
@@ -187,7 +187,7 @@ static int edge_check_frozen(const struct edge *e, const struct node *to,
         return 0;
     }
     err_set(err, EPERM, "Cannot change frozen '%s' link from '%s' to '%s'",
-            e->name, e->parent ? e->parent->name : e->user->name,
+            e->name, e->parent ? e->parent->name : e->backend->name,
             to ? to->name : e->child->name);
     if (e->frozen_by) {
         err_hint(err, "The link is in use by %s.", e->frozen_by);
@@ -311,7 +311,7 @@ void edge_co_detach(struct edge *e)
     node_ref(child);
     node_co_drain_requests_begin(child);
     graph_co_lock(child->graph);
-    trace_edge_change(parent ? parent->name : e->user->name, e->name,
+    trace_edge_change(parent ? parent->name : e->backend->name, e->name,
                       child->name, NULL);
     edge_unlink(e);
     (void)perm_co_refresh(child, NULL);

@@ -18,7 +18,7 @@ struct fetch_table {
     GTree *tree;           /* &fetch->off -> fetch, the listed ones */
     uint64_t bytes;        /* of all fetches, private ones included */
     unsigned count;        /* of all fetches */
-    unsigned users;        /* waiting for room, or for all to end */
+    unsigned backends;        /* waiting for room, or for all to end */
     struct co_queue room;
 };
 
@@ -42,7 +42,7 @@ static void table_release(struct node *n)
 {
     struct fetch_table *t = n->fetches;
 
-    if (t->count == 0 && t->users == 0) {
+    if (t->count == 0 && t->backends == 0) {
         g_tree_unref(t->tree);
         g_free(t);
         n->fetches = NULL;
@@ -213,11 +213,11 @@ void fetch_co_wait_room(struct node *n, uint64_t len)
         return;
     }
     t = table_get(n);
-    t->users++;
+    t->backends++;
     while (!fetch_has_room(n, len)) {
         co_queue_co_wait(&t->room);
     }
-    t->users--;
+    t->backends--;
     table_release(n);
 }
 
@@ -228,7 +228,7 @@ void fetch_co_wait_idle(struct node *n)
     if (!t) {
         return;
     }
-    t->users++;
+    t->backends++;
     while (t->count > 0) {
         uint64_t until = loop_clock_ns(graph_loop(n->graph)) + LET_GO_NS;
 
@@ -236,7 +236,7 @@ void fetch_co_wait_idle(struct node *n)
             node_let_go(n);
         }
     }
-    t->users--;
+    t->backends--;
     table_release(n);
 }
 

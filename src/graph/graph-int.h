@@ -27,7 +27,7 @@ struct graph {
     GHashTable *by_name;    /* name -> node, borrowed */
     GPtrArray *nodes;       /* in order of opening */
     GPtrArray *devices;
-    struct user *users;
+    struct backend *backends;
     struct drain *drains;   /* latest first */
     struct co_mutex lock;
     struct co *lock_owner;
@@ -89,21 +89,21 @@ struct node_int {
     char *ended_name;                /* of this format that is gone */
 };
 
-struct user {
+struct backend {
     char *name;
     struct graph *graph;
     struct edge *edge;
-    const struct user_ops *ops;
+    const struct backend_ops *ops;
     void *arg;
     unsigned quiesced;
     unsigned n_drain_waiters;
     bool ending;            /* requests that are let go are not made again */
     struct co_queue drain_waiters;   /* waiting for the drain to end */
     struct co_queue idle;   /* waiting for in_flight == 0 */
-    struct user_stats stats;
+    struct backend_stats stats;
     uint64_t latency_ns;    /* moving average of demand requests */
     uint64_t latency_at_ns; /* when it was last fed */
-    struct user *next;
+    struct backend *next;
 };
 
 static inline uint64_t round_down(uint64_t v, uint64_t to)
@@ -201,7 +201,7 @@ CO_FN int backing_co_parse_address(struct graph *g, const char *address,
                                    json_t **ret_options, GError **err);
 
 /* edge.c, perm.c; under the graph's lock, no drain. */
-struct edge *edge_link(struct node *parent, struct user *user,
+struct edge *edge_link(struct node *parent, struct backend *backend,
                        struct node *child, const char *name, unsigned perm,
                        unsigned shared);
 /* Unlink and free; the child's reference passes to the caller. */
@@ -220,11 +220,11 @@ void node_notify_changed(struct node *n);
 
 /* drain.c */
 void drain_forget_node(struct node *n);
-void drain_forget_user(struct user *u);
-void drain_adopt_user(struct user *u);
+void drain_forget_backend(struct backend *u);
+void drain_adopt_backend(struct backend *u);
 
 /* account.c */
-void account_done(struct user *u, enum acct_kind kind, uint64_t off,
+void account_done(struct backend *u, enum acct_kind kind, uint64_t off,
                   uint64_t bytes, unsigned flags, uint64_t start_ns, int ret);
 
 /* The dispatcher's parts. Ranges are checked, lengths > 0. */

@@ -54,7 +54,7 @@ void graph_co_free(struct graph *g)
     while (g->devices->len > 0) {
         device_co_free(g_ptr_array_index(g->devices, 0));
     }
-    g_assert(!g->users);
+    g_assert(!g->backends);
     while ((n = first_monitor_owned(g)) != NULL) {
         n->monitor_owned = false;
         node_co_unref(n);
@@ -357,7 +357,7 @@ struct node *node_find(struct graph *g, const char *name, GError **err)
 struct node *node_find_any(struct graph *g, const char *name, GError **err)
 {
     struct device *d = device_find(g, name);
-    struct node *n = d ? user_node(d->user) : node_lookup(g, name);
+    struct node *n = d ? backend_node(d->backend) : node_lookup(g, name);
 
     if (!n) {
         err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'",

@@ -206,8 +206,8 @@ int new_storage_co_open(struct graph *g, const char *filename,
     *s = (struct new_storage) { 0 };
     r = open_co_storage(g, filename, s, err);
     if (r == 0) {
-        r = user_co_new(s->node, "image creation", PERM_CONSISTENT_READ |
-                        PERM_WRITE | PERM_RESIZE, 0, NULL, NULL, &s->user,
+        r = backend_co_new(s->node, "image creation", PERM_CONSISTENT_READ |
+                        PERM_WRITE | PERM_RESIZE, 0, NULL, NULL, &s->backend,
                         err);
     }
     if (r < 0) {
@@ -237,7 +237,7 @@ int new_storage_co_sync(struct new_storage *s, GError **err)
 
 void new_storage_co_close(struct new_storage *s, bool keep)
 {
-    user_co_free(s->user);
+    backend_co_free(s->backend);
     if (s->node) {
         node_co_unref(s->node);
     }

@@ -38,7 +38,7 @@ CO_FN int image_co_probe(struct graph *g, const json_t *options,
  * directory entry; close. */
 struct new_storage {
     struct node *node;      /* writable */
-    struct user *user;
+    struct backend *backend;
     char *path;             /* of a file; NULL: other storage, which stays as
                              * long as it is */
     bool made;              /* there was no file */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Doing I/O on the graph.  Users (exports, jobs, devices) call user_co_*,
+ * Doing I/O on the graph.  Users (exports, jobs, devices) call backend_co_*,
  * drivers call node_co_* on a child.  Both end in the same dispatcher, which
  * checks ranges, splits, aligns, tracks, fills from the backing file, accounts
  * and traces; no one else calls a driver's operations.
@@ -21,7 +21,7 @@
 #include "base/iov.h"
 
 struct node;
-struct user;
+struct backend;
 
 enum io_flags {
     IO_FUA       = 1 << 0, /* durable, mapping included, before it returns */
@@ -128,39 +128,39 @@ CO_FN int node_co_resize(struct node *n, const char *by, uint64_t size,
 /* Re-read the size of growing storage. */
 CO_FN int node_co_refresh_size(struct node *n);
 
-CO_FN int user_co_preadv(struct user *u, uint64_t off, struct iov iov,
+CO_FN int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
                          unsigned flags);
-CO_FN int user_co_pwritev(struct user *u, uint64_t off, struct iov iov,
+CO_FN int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
                           unsigned flags);
-CO_FN int user_co_zero(struct user *u, uint64_t off, uint64_t len,
+CO_FN int backend_co_zero(struct backend *u, uint64_t off, uint64_t len,
                        unsigned flags);
-CO_FN int user_co_discard(struct user *u, uint64_t off, uint64_t len);
-CO_FN int user_co_flush(struct user *u);
-CO_FN int user_co_status(struct user *u, uint64_t off, uint64_t len,
+CO_FN int backend_co_discard(struct backend *u, uint64_t off, uint64_t len);
+CO_FN int backend_co_flush(struct backend *u);
+CO_FN int backend_co_status(struct backend *u, uint64_t off, uint64_t len,
                          struct extent *ret_ext);
 /* NBD CACHE, prefetch: bring @off..@off+@len into the top image where the
  * node under @u copies on read, else nothing. */
-CO_FN int user_co_cache(struct user *u, uint64_t off, uint64_t len);
+CO_FN int backend_co_cache(struct backend *u, uint64_t off, uint64_t len);
 CO_FN int node_co_cache(struct node *n, uint64_t off, uint64_t len);
 
 /* For a job that works on nodes directly (populate): between the two calls
  * the graph above and below @u's node stays as it is; enter waits while the
  * user is drained. Never inside a guest's request. */
-CO_FN void user_co_enter(struct user *u);
-void user_leave(struct user *u);
+CO_FN void backend_co_enter(struct backend *u);
+void backend_leave(struct backend *u);
 
 /* Accounting of a user, for query-blockstats. */
 enum acct_kind { ACCT_READ, ACCT_WRITE, ACCT_FLUSH, ACCT_UNMAP, ACCT_KINDS };
-struct user_stats {
+struct backend_stats {
     uint64_t ops[ACCT_KINDS], bytes[ACCT_KINDS], time_ns[ACCT_KINDS];
     uint64_t failed[ACCT_KINDS], invalid[ACCT_KINDS];
     uint64_t last_access_ns;
     uint64_t highest_write;   /* end of the highest write, bytes */
     unsigned in_flight;
 };
-const struct user_stats *user_get_stats(const struct user *u);
+const struct backend_stats *backend_get_stats(const struct backend *u);
 /* What @from did counts for @u, too. */
-void user_stats_add(struct user *u, const struct user *from);
+void backend_stats_add(struct backend *u, const struct backend *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
 /* Moving average of the latency of demand (not IO_BACKGROUND) reads and writes

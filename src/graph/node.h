@@ -23,7 +23,7 @@ struct loop;
 struct node;
 struct node_driver;
 struct edge;
-struct user;
+struct backend;
 
 /* What a parent does with its child, and lets others do with it. */
 enum perm {
@@ -48,7 +48,7 @@ enum node_flags {
 
 struct edge {
     struct node *parent;   /* or NULL: then @user */
-    struct user *user;
+    struct backend *backend;
     struct node *child;
     const char *name;      /* "file", "backing", "root" */
     unsigned perm, shared; /* enum perm; of a filter: own + its parents' */
@@ -215,7 +215,7 @@ int node_check_op(struct node *n, enum block_op op, GError **err);
 
 /* --- users and devices --- */
 
-struct user_ops {
+struct backend_ops {
     /* The node below changed (filter, pivot) or its size did. No yield. */
     void (*changed)(void *arg);
     /* For error texts, e.g. "block device 'virtio0'". Owned by caller. */
@@ -224,21 +224,21 @@ struct user_ops {
     const char *role;
 };
 /* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
-CO_FN int user_co_new(struct node *n, const char *name, unsigned perm,
-                      unsigned shared, const struct user_ops *ops, void *arg,
-                      struct user **ret_user, GError **err);
+CO_FN int backend_co_new(struct node *n, const char *name, unsigned perm,
+                      unsigned shared, const struct backend_ops *ops, void *arg,
+                      struct backend **ret_user, GError **err);
 /* Nobody wants the answers any more: requests that node_let_go() can end fail,
  * now and whenever this is called again. */
-void user_let_go(struct user *u);
+void backend_let_go(struct backend *u);
 /* Waits for its requests. NULL is fine. */
-CO_FN void user_co_free(struct user *u);
-struct node *user_node(const struct user *u);
-CO_FN int user_co_set_perms(struct user *u, unsigned perm, unsigned shared,
+CO_FN void backend_co_free(struct backend *u);
+struct node *backend_node(const struct backend *u);
+CO_FN int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,
                             GError **err);
 
 struct device {
     char *id;
-    struct user *user;
+    struct backend *backend;
     struct graph *graph;
 };
 CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,

@@ -26,19 +26,19 @@ static char *perm_names(unsigned perm)
     return g_string_free(s, FALSE);
 }
 
-static int perm_conflict(const struct edge *user, const struct edge *owner,
+static int perm_conflict(const struct edge *backend, const struct edge *owner,
                          GError **err)
 {
-    char *a = edge_describe_parent(user);
+    char *a = edge_describe_parent(backend);
     char *b = edge_describe_parent(owner);
-    char *names = perm_names(user->perm & ~owner->shared);
+    char *names = perm_names(backend->perm & ~owner->shared);
 
     err_set(err, EPERM,
             "Permission conflict on node '%s': permissions '%s' are both "
             "required by %s (uses node '%s' as '%s' child) and unshared by %s "
             "(uses node '%s' as '%s' child).",
-            user->child->name, names, a, user->child->name, user->name, b,
-            user->child->name, owner->name);
+            backend->child->name, names, a, backend->child->name, backend->name, b,
+            backend->child->name, owner->name);
     g_free(a);
     g_free(b);
     g_free(names);
@@ -49,7 +49,7 @@ static int perm_check(const struct node *n, GError **err)
 {
     for (const struct edge *a = n->parents; a; a = a->next_in_child) {
         if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)) &&
-            !node_is_writable(n) && a->user) {
+            !node_is_writable(n) && a->backend) {
             return err_set(err, EACCES, "Block node is read-only");
         }
         for (const struct edge *b = n->parents; b; b = b->next_in_child) {

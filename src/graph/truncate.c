@@ -122,11 +122,11 @@ int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
 
 int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
 {
-    struct user *u;
+    struct backend *u;
     int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
 
     if (ret == 0) {
-        ret = user_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
+        ret = backend_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
     }
     if (ret < 0) {
         return ret;
@@ -136,7 +136,7 @@ int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
     node_co_drain_requests_begin(n);
     ret = node_co_truncate(n, size, err);
     node_drain_end(n);
-    user_co_free(u);
+    backend_co_free(u);
     return ret;
 }
 

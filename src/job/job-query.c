@@ -26,7 +26,7 @@ json_t *job_describe_block(const struct job *j)
         "auto-finalize", j->auto_finalize, "io-status", status[j->io_status],
         "device", j->device, "auto-dismiss", j->auto_dismiss, "busy", j->busy,
         "len", (json_int_t)j->len, "offset", (json_int_t)j->offset,
-        "status", job_state_name(j->state), "paused", j->user_paused,
+        "status", job_state_name(j->state), "paused", j->backend_paused,
         "speed", (json_int_t)j->speed,
         "ready", j->state == JOB_READY || j->state == JOB_STANDBY,
         "type", j->drv->type);

@@ -231,7 +231,7 @@ void job_drop(struct job *j)
 
 static bool should_pause(const struct job *j)
 {
-    return j->user_paused && !j->cancelled;
+    return j->backend_paused && !j->cancelled;
 }
 
 CO_FN int job_co_pause_point(struct job *j)
@@ -377,10 +377,10 @@ int job_user_pause(struct job *j, GError **err)
     if (ret < 0) {
         return ret;
     }
-    if (j->user_paused) {
+    if (j->backend_paused) {
         return err_set(err, EBUSY, "Job is already paused");
     }
-    j->user_paused = true;
+    j->backend_paused = true;
     job_kick(j);
     return 0;
 }
@@ -389,14 +389,14 @@ int job_user_resume(struct job *j, GError **err)
 {
     int ret;
 
-    if (!j->user_paused) {
+    if (!j->backend_paused) {
         return err_set(err, EINVAL, "Can't resume a job that was not paused");
     }
     ret = job_check_verb(j, JOB_RESUME, err);
     if (ret < 0) {
         return ret;
     }
-    j->user_paused = false;
+    j->backend_paused = false;
     j->io_status = IO_STATUS_OK;
     job_kick(j);
     return 0;
@@ -406,7 +406,7 @@ static void job_cancel(struct job *j, bool force)
 {
     j->cancelled = true;
     j->force_cancel |= force;
-    j->user_paused = false;
+    j->backend_paused = false;
     job_kick(j);
     if (j->drv->let_go && j->priv->started) {
         loop_timer_arm(&j->priv->let_go,
@@ -418,7 +418,7 @@ int job_user_cancel(struct job *j, bool force, GError **err)
 {
     int ret;
 
-    if (j->user_paused && !force) {
+    if (j->backend_paused && !force) {
         return err_set(err, EBUSY,
                        "The block job for device '%s' is currently paused",
                        j->device);
@@ -519,7 +519,7 @@ enum error_action job_error_action(struct job *j, enum on_error policy,
              json_pack("{s:s, s:s, s:s}", "device", j->device, "operation",
                        is_read ? "read" : "write", "action", names[action]));
     if (action == ERROR_ACTION_STOP) {
-        j->user_paused = true;
+        j->backend_paused = true;
         j->io_status = errnum == ENOSPC ? IO_STATUS_NOSPACE
                                         : IO_STATUS_FAILED;
     }

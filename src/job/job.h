@@ -67,7 +67,7 @@ struct job {
     uint64_t speed;             /* bytes/s, 0 = unlimited */
     uint64_t offset, len;       /* bytes of virtual size */
     uint64_t start_ns;
-    bool busy, user_paused, cancelled, force_cancel;
+    bool busy, backend_paused, cancelled, force_cancel;
     enum io_status io_status;
     int result;                 /* 0 or -errno once it ended */
     GError *error;

@@ -71,11 +71,11 @@ static char *pull_describe(void *arg)
     return g_strdup(p->by);
 }
 
-static const struct user_ops top_user_ops = {
+static const struct backend_ops top_backend_ops = {
     .describe = pull_describe,
     .role = "active node",
 };
-static const struct user_ops mid_user_ops = {
+static const struct backend_ops mid_backend_ops = {
     .describe = pull_describe,
     .role = "intermediate node",
 };
@@ -91,13 +91,13 @@ static void pull_block(struct pull *p, struct node *n)
 static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
 {
     struct node *n = p->top, *end = node_backing(p->bottom);
-    struct user *u;
+    struct backend *u;
     int ret;
 
     while ((n = node_chain_next(n)) && n != end) {
-        ret = user_co_new(n, p->by, 0,
+        ret = backend_co_new(n, p->by, 0,
                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                          &mid_user_ops, p, &u, err);
+                          &mid_backend_ops, p, &u, err);
         if (ret < 0) {
             return ret;
         }
@@ -137,10 +137,10 @@ static CO_FN int pull_co_hold_views(struct pull *p, GError **err)
     int ret = 0;
 
     for (unsigned i = 0; i < p->views->len && ret == 0; i++) {
-        struct user *u;
+        struct backend *u;
 
-        ret = user_co_new(g_ptr_array_index(p->views, i), p->by, 0,
-                          PERM_ALL & ~PERM_RESIZE, &top_user_ops, p, &u, err);
+        ret = backend_co_new(g_ptr_array_index(p->views, i), p->by, 0,
+                          PERM_ALL & ~PERM_RESIZE, &top_backend_ops, p, &u, err);
         if (ret == 0) {
             g_ptr_array_add(p->mid_users, u);
         }
@@ -192,9 +192,9 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
     if (ret == 0) {
         unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
 
-        ret = user_co_new(top, p->by, PERM_CONSISTENT_READ | write,
+        ret = backend_co_new(top, p->by, PERM_CONSISTENT_READ | write,
                           p->views->len ? PERM_ALL : PERM_ALL & ~PERM_RESIZE,
-                          &top_user_ops, p, &p->user, err);
+                          &top_backend_ops, p, &p->backend, err);
     }
     if (ret == 0 && bottom != top) {
         /* From here on nobody makes or deletes one (pull_block()). */
@@ -265,9 +265,9 @@ CO_FN void pull_co_release(struct pull *p)
     if (!p->top) {
         return;
     }
-    user_co_free(p->user);
+    backend_co_free(p->backend);
     for (unsigned i = 0; i < p->mid_users->len; i++) {
-        user_co_free(g_ptr_array_index(p->mid_users, i));
+        backend_co_free(g_ptr_array_index(p->mid_users, i));
     }
     pull_unfreeze(p);
     pull_co_take_filter_out(p);
@@ -320,11 +320,11 @@ static CO_FN int pull_co_status(struct pull *p, uint64_t off, uint64_t max,
     int ret;
 
     do {
-        user_co_enter(p->user);
+        backend_co_enter(p->backend);
         base = node_backing(p->bottom);
         *ret_have_base = base != NULL;
         ret = node_co_status_above(p->top, base, off, max, ext);
-        user_leave(p->user);
+        backend_leave(p->backend);
     } while (pull_restarts(p, ret));
     return ret;
 }
@@ -383,7 +383,7 @@ CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
     int ret;
 
     do {
-        user_co_enter(p->user);
+        backend_co_enter(p->backend);
         ret = pull_co_glance_at_sources(p);
         if (ret == 0) {
             ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
@@ -391,7 +391,7 @@ CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
         } else {
             ret_res->read_error = ret;
         }
-        user_leave(p->user);
+        backend_leave(p->backend);
     } while (pull_restarts(p, ret));
     return ret;
 }
@@ -463,9 +463,9 @@ static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
     if (ret < 0) {
         return ret;
     }
-    user_co_enter(p->user);
+    backend_co_enter(p->backend);
     ret = node_co_change_backing(p->top, name, fmt, err);
-    user_leave(p->user);
+    backend_leave(p->backend);
     trace_stream_header(p->top->name, name, fmt, ret);
     return ret;
 }
@@ -533,9 +533,9 @@ CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
         return 0;                   /* never had a base */
     }
     if (p->bottom != p->top) {
-        user_co_enter(p->user);
+        backend_co_enter(p->backend);
         ret = pull_co_check_sources(p, err);
-        user_leave(p->user);
+        backend_leave(p->backend);
         if (ret < 0) {
             return ret;
         }

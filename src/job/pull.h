@@ -20,7 +20,7 @@ struct pull {
     struct node *top;          /* the overlay; no filter, no view */
     struct node *bottom;       /* lowest node to copy; == @top: nothing to do */
     struct node *filter;       /* copy-on-read above @top, or NULL; owned */
-    struct user *user;         /* on @top: enters for each piece of work */
+    struct backend *backend;         /* on @top: enters for each piece of work */
     GPtrArray *mid_users;      /* on each node between, @bottom included, and
                                 * on each of @views */
     GPtrArray *views;          /* the topmost raw nodes over @top */

@@ -104,7 +104,7 @@ void world_run(const struct crash_config *c, uint64_t seed,
 struct guest {
     struct oracle *o;
     struct node *n;
-    struct user *u;
+    struct backend *u;
     uint64_t cursor;            /* of stream steps */
     GRand *rnd;
     unsigned n_snapshots;
@@ -134,7 +134,7 @@ static CO_FN int guest_co_write(struct guest *g, struct op *op)
     if (op->first % 2 || op->n % 2) {
         cover(COVER_UNALIGNED);
     }
-    return user_co_pwritev(g->u, op->first * GRAIN,
+    return backend_co_pwritev(g->u, op->first * GRAIN,
                            iov_one(&v, buf, op->n * GRAIN),
                            op->fua ? IO_FUA : 0);
 }
@@ -143,7 +143,7 @@ static CO_FN int guest_co_write(struct guest *g, struct op *op)
  * or where others could have put it there. */
 static CO_FN int guest_co_has_all(struct guest *g, const struct op *op)
 {
-    struct node *n = node_skip_filters(user_node(g->u));
+    struct node *n = node_skip_filters(backend_node(g->u));
     uint64_t at = op->first * GRAIN, end = at + op->n * GRAIN;
 
     if (!node_backing(n) || g->running.count > 1 || g->jobs.count) {
@@ -166,7 +166,7 @@ static CO_FN int guest_co_read(struct guest *g, struct op *op)
     g_autofree uint8_t *buf = g_malloc(op->n * GRAIN);
     int had = guest_co_has_all(g, op);
     struct iovec v;
-    int ret = user_co_preadv(g->u, op->first * GRAIN,
+    int ret = backend_co_preadv(g->u, op->first * GRAIN,
                              iov_one(&v, buf, op->n * GRAIN), 0);
 
     if (had == 0 && guest_co_has_all(g, op) == 1) {
@@ -203,7 +203,7 @@ static CO_FN int guest_co_stream(struct guest *g, bool wait, struct node *base)
 {
     struct stream_params p = {
         .job = { .id = "j", .auto_finalize = true, .auto_dismiss = true },
-        .node = user_node(g->u), .base = base,
+        .node = backend_node(g->u), .base = base,
     };
     struct job *j;
     int ret = stream_co_start(world.jobs, &p, &j, NULL);
@@ -223,7 +223,7 @@ static CO_FN int guest_co_stream(struct guest *g, bool wait, struct node *base)
 /* What is below the middle of the chain, or NULL. */
 static struct node *guest_base(struct guest *g)
 {
-    struct node *n = node_backing(node_skip_filters(user_node(g->u)));
+    struct node *n = node_backing(node_skip_filters(backend_node(g->u)));
 
     n = n ? node_backing(node_skip_filters(n)) : NULL;
     return n ? node_skip_filters(n) : NULL;
@@ -254,7 +254,7 @@ static CO_FN int guest_co_reopen(struct guest *g)
     g_autoptr(GError) err = NULL;
     int ret;
 
-    user_co_free(g->u);
+    backend_co_free(g->u);
     ret = node_co_set_read_only(g->n, true, &err);
     if (ret == 0) {
         cover(COVER_REOPEN);
@@ -262,7 +262,7 @@ static CO_FN int guest_co_reopen(struct guest *g)
             g_error("writable again: %s", err->message);
         }
     }
-    if (user_co_new(g->n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g->u,
+    if (backend_co_new(g->n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g->u,
                     &err) < 0) {
         g_error("guest after a reopen: %s", err->message);
     }
@@ -271,7 +271,7 @@ static CO_FN int guest_co_reopen(struct guest *g)
 
 static CO_FN int guest_co_repair(struct guest *g)
 {
-    struct node *n = node_skip_filters(user_node(g->u));
+    struct node *n = node_skip_filters(backend_node(g->u));
     struct check_result res = { 0 };
 
     if (!n->drv->co_check) {
@@ -290,7 +290,7 @@ static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
 {
     g_autofree char *name = g_strdup_printf("s%u", g->n_snapshots -
                                             (what == SNAPSHOT_DELETE));
-    int ret = node_co_snapshot(node_skip_filters(user_node(g->u)), what, name,
+    int ret = node_co_snapshot(node_skip_filters(backend_node(g->u)), what, name,
                                NULL);
 
     if (ret == 0) {
@@ -304,14 +304,14 @@ static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
  * from the base), go back to it, and forget it. */
 static CO_FN int guest_co_restore(struct guest *g)
 {
-    struct node *n = node_skip_filters(user_node(g->u));
+    struct node *n = node_skip_filters(backend_node(g->u));
     g_autofree uint8_t *buf = g_malloc(world.config->cluster);
     int ret = node_co_snapshot(n, SNAPSHOT_CREATE, "back", NULL);
 
     for (unsigned i = 0; i < 4 && ret == 0; i++) {
         struct iovec v;
 
-        ret = user_co_preadv(g->u, i * world.config->cluster,
+        ret = backend_co_preadv(g->u, i * world.config->cluster,
                              iov_one(&v, buf, world.config->cluster), 0);
     }
     if (ret == 0) {
@@ -329,7 +329,7 @@ static CO_FN int guest_co_restore(struct guest *g)
 /* Offline work: nobody else is there. */
 static CO_FN int guest_co_empty(struct guest *g)
 {
-    struct node *n = node_skip_filters(user_node(g->u));
+    struct node *n = node_skip_filters(backend_node(g->u));
     int ret = node_co_make_empty(n, NULL);
 
     if (ret == 0) {
@@ -361,7 +361,7 @@ static CO_FN int guest_co_cancel(struct guest *g, struct op *op)
 
 static CO_FN int guest_co_resize(struct guest *g, struct op *op)
 {
-    struct node *n = user_node(g->u);
+    struct node *n = backend_node(g->u);
     int ret;
 
     ret = node_check_op(node_skip_filters(n), BLOCK_OP_RESIZE, NULL);
@@ -387,16 +387,16 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_WRITE:
         return guest_co_write(g, op);
     case OP_ZERO:
-        return user_co_zero(g->u, off, len,
+        return backend_co_zero(g->u, off, len,
                             IO_MAY_UNMAP | (op->fua ? IO_FUA : 0));
     case OP_TRIM:
-        return user_co_discard(g->u, off, len);
+        return backend_co_discard(g->u, off, len);
     case OP_FLUSH:
-        return user_co_flush(g->u);
+        return backend_co_flush(g->u);
     case OP_READ:
         return guest_co_read(g, op);
     case OP_STEP:
-        return stream_co_step(world.jobs, user_node(g->u), "top", &g->cursor,
+        return stream_co_step(world.jobs, backend_node(g->u), "top", &g->cursor,
                               &ret_len, &ret_off, NULL);
     case OP_STREAM:
         return guest_co_stream(g, true, NULL);
@@ -629,7 +629,7 @@ void world_co_run(const char *sequence, GRand *rnd, struct oracle *o)
 
     world.job_done = 0;
     if (world_co_open(true, &g.n, &err) < 0 ||
-        user_co_new(g.n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
+        backend_co_new(g.n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
                     &err) < 0) {
         g_error("open: %s", err->message);
     }
@@ -640,7 +640,7 @@ void world_co_run(const char *sequence, GRand *rnd, struct oracle *o)
     guest_co_play(&g, sequence);
     close = oracle_add(o, &(struct op) { .kind = OP_CLOSE });
     close->begun = sim_mark(world.sim, "close", 0);
-    user_co_free(g.u);
+    backend_co_free(g.u);
     node_co_unref(g.n);
     close->ended = sim_mark(world.sim, "closed", 0);
     o->gone = world.job_done;
@@ -674,7 +674,7 @@ char *world_co_recover(struct node *n, struct oracle *o)
     g_autoptr(GError) err = NULL;
 
     world.job_done = 0;
-    if (user_co_new(n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
+    if (backend_co_new(n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
                     &err) < 0) {
         return g_strdup(err->message);
     }
@@ -682,7 +682,7 @@ char *world_co_recover(struct node *n, struct oracle *o)
         snapshots_co_delete(node_skip_filters(n));
     }
     guest_co_play(&g, streams ? "uFr|Se|b" : "vFbzrw");
-    user_co_free(g.u);
+    backend_co_free(g.u);
     o->gone = world.job_done;
     if (world.bad_read) {
         return g_steal_pointer(&world.bad_read);

@@ -40,7 +40,7 @@ bool power_is_independent(struct world *w)
 {
     struct graph *g = w->control->graph;
     struct device *dev = device_find(g, "drive0");
-    struct node *top = dev ? node_skip_filters(user_node(dev->user))
+    struct node *top = dev ? node_skip_filters(backend_node(dev->backend))
                            : node_find(g, "top", NULL);
 
     return top && !node_header_backing(top, NULL);

@@ -54,7 +54,7 @@ static struct node *top_node(struct world *w)
 {
     struct device *dev = device_find(w->control->graph, "drive0");
 
-    return dev ? node_skip_filters(user_node(dev->user))
+    return dev ? node_skip_filters(backend_node(dev->backend))
                : node_find(w->control->graph, "top", NULL);
 }
 

@@ -146,7 +146,7 @@ struct rig {
     struct loop *loop;
     struct sim *sim;
     struct control *control;
-    struct user *user;           /* the guest's; NULL: not open */
+    struct backend *backend;           /* the guest's; NULL: not open */
 };
 
 void die(struct rig *r, const char *fmt, ...) PRINTF_LIKE(2, 3)

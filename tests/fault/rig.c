@@ -127,8 +127,8 @@ bool rig_co_open_as(struct rig *r, json_t *options, const char *root)
         disk_doubt(&r->disk);
     }
     n = node_find_any(r->control->graph, root, NULL);
-    if (!n || user_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
-                          PERM_ALL, NULL, NULL, &r->user, &err) < 0) {
+    if (!n || backend_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
+                          PERM_ALL, NULL, NULL, &r->backend, &err) < 0) {
         die(r, "the guest gets no disk: %s", err ? err->message : root);
     }
     return true;
@@ -141,9 +141,9 @@ bool rig_co_open(struct rig *r)
 
 void rig_co_close(struct rig *r)
 {
-    if (r->user) {
-        user_co_free(r->user);
-        r->user = NULL;
+    if (r->backend) {
+        backend_co_free(r->backend);
+        r->backend = NULL;
     }
     if (node_find(r->control->graph, "top", NULL)) {
         rig_co_command(r, "blockdev-del", json_pack("{s:s}", "node-name",
@@ -219,12 +219,12 @@ void guest_co_write(struct rig *r, unsigned first, unsigned n, unsigned flags)
     int value = next_value(r), ret;
     struct iovec v;
 
-    if (!r->user) {
+    if (!r->backend) {
         return;
     }
     disk_fill(buf, first, n, value);
     disk_begin(&r->disk, first, n, value);
-    ret = user_co_pwritev(r->user, disk_offset(first),
+    ret = backend_co_pwritev(r->backend, disk_offset(first),
                           iov_one(&v, buf, (size_t)n * SECTOR), flags);
     judge(r, "write", ret);
     disk_end(&r->disk, first, n, value, ret == 0, flags & IO_FUA);
@@ -234,11 +234,11 @@ void guest_co_zero(struct rig *r, unsigned first, unsigned n, unsigned flags)
 {
     int ret;
 
-    if (!r->user) {
+    if (!r->backend) {
         return;
     }
     disk_begin(&r->disk, first, n, V_ZERO);
-    ret = user_co_zero(r->user, disk_offset(first), (uint64_t)n * SECTOR,
+    ret = backend_co_zero(r->backend, disk_offset(first), (uint64_t)n * SECTOR,
                        flags);
     judge(r, "zero", ret);
     disk_end(&r->disk, first, n, V_ZERO, ret == 0, flags & IO_FUA);
@@ -246,11 +246,11 @@ void guest_co_zero(struct rig *r, unsigned first, unsigned n, unsigned flags)
 
 void guest_co_trim(struct rig *r, unsigned first, unsigned n)
 {
-    if (!r->user) {
+    if (!r->backend) {
         return;
     }
     disk_trimmed(&r->disk, first, n);
-    judge(r, "trim", user_co_discard(r->user, disk_offset(first),
+    judge(r, "trim", backend_co_discard(r->backend, disk_offset(first),
                                      (uint64_t)n * SECTOR));
 }
 
@@ -261,10 +261,10 @@ void guest_co_read(struct rig *r, unsigned first, unsigned n)
     struct iovec v;
     int ret;
 
-    if (!r->user) {
+    if (!r->backend) {
         return;
     }
-    ret = user_co_preadv(r->user, disk_offset(first),
+    ret = backend_co_preadv(r->backend, disk_offset(first),
                          iov_one(&v, buf, (size_t)n * SECTOR), 0);
     judge(r, "read", ret);
     why = ret == 0 ? disk_read(&r->disk, first, n, buf) : NULL;
@@ -284,10 +284,10 @@ bool guest_co_flush(struct rig *r)
 {
     int ret;
 
-    if (!r->user) {
+    if (!r->backend) {
         return false;
     }
-    ret = user_co_flush(r->user);
+    ret = backend_co_flush(r->backend);
     judge(r, "flush", ret);
     if (ret < 0 && r->fault.op != SIM_FDATASYNC && r->fault.op != FORGET && !r->fault.sticky &&
         r->flushes_failed++) {
@@ -307,9 +307,9 @@ void guest_co_status(struct rig *r)
 {
     uint64_t off = 0;
 
-    while (r->user && off < DISK_BYTES) {
+    while (r->backend && off < DISK_BYTES) {
         struct extent ext;
-        int ret = user_co_status(r->user, off, DISK_BYTES - off, &ext);
+        int ret = backend_co_status(r->backend, off, DISK_BYTES - off, &ext);
 
         judge(r, "status", ret);
         if (ret < 0) {
@@ -471,9 +471,9 @@ static CO_FN void run_entry(void *arg)
         sim_inject(r->sim, &r->fault);
     }
     run->co_fn(r);
-    if (r->user) {
-        user_co_free(r->user);
-        r->user = NULL;
+    if (r->backend) {
+        backend_co_free(r->backend);
+        r->backend = NULL;
     }
     control_co_stop(r->control);
     r->hit = rig_hit(r);

@@ -197,9 +197,9 @@ static CO_FN void change_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 0, 8, 0);
-    if (r->user) {
-        user_co_free(r->user);
-        r->user = NULL;
+    if (r->backend) {
+        backend_co_free(r->backend);
+        r->backend = NULL;
         rig_co_command(r, "blockdev-reopen", reopen_args(r, true));
         rig_co_command(r, "blockdev-reopen", reopen_args(r, false));
     }
@@ -221,9 +221,9 @@ static CO_FN void filter_co_add(struct rig *r, const char *driver)
 
 static CO_FN void filter_co_del(struct rig *r)
 {
-    if (r->user) {
-        user_co_free(r->user);
-        r->user = NULL;
+    if (r->backend) {
+        backend_co_free(r->backend);
+        r->backend = NULL;
         rig_co_command(r, "blockdev-del", json_pack("{s:s}", "node-name",
                                                     "filter"));
     }
@@ -250,7 +250,7 @@ static json_t *stream_args(const char *key, const char *value)
 /* Stream to the end of the chain. */
 static CO_FN void stream_co(struct rig *r, const char *policy)
 {
-    if (r->user && rig_co_command(r, "block-stream",
+    if (r->backend && rig_co_command(r, "block-stream",
                                   stream_args("on-error", policy)) == 0 &&
         rig_co_job(r) == 0) {
         r->independent = r->independent || strcmp(policy, "ignore");
@@ -287,7 +287,7 @@ static CO_FN void stream_guest_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 2, 4, 0);
-    if (r->user && rig_co_command(r, "block-stream", stream_args(
+    if (r->backend && rig_co_command(r, "block-stream", stream_args(
                                       "on-error", "report")) == 0) {
         guest_co_write(r, 20, 9, 0);
         guest_co_zero(r, 40, 10, IO_MAY_UNMAP);
@@ -304,7 +304,7 @@ static CO_FN void stream_guest_run(struct rig *r)
 static CO_FN void stream_base_run(struct rig *r)
 {
     rig_co_open(r);
-    if (r->user && rig_co_try(r, "block-stream", stream_args(
+    if (r->backend && rig_co_try(r, "block-stream", stream_args(
                                   "base-node", "base")) == 0) {
         rig_co_job(r);
     }
@@ -319,12 +319,12 @@ static CO_FN void stream_cancel_run(struct rig *r)
 
     json_object_set_new(args, "speed", json_integer(64 << 10));
     rig_co_open(r);
-    if (r->user && rig_co_command(r, "block-stream", args) == 0) {
+    if (r->backend && rig_co_command(r, "block-stream", args) == 0) {
         co_co_sleep(700 * MS);
         rig_co_try(r, "job-cancel", json_pack("{s:s}", "id", "j"));
         co_co_sleep(200 * MS);
         rig_co_try(r, "job-dismiss", json_pack("{s:s}", "id", "j"));
-    } else if (!r->user) {
+    } else if (!r->backend) {
         json_decref(args);
     }
     guest_co_flush(r);
@@ -336,7 +336,7 @@ static CO_FN void stream_cancel_run(struct rig *r)
 static CO_FN void stream_steps_run(struct rig *r)
 {
     rig_co_open(r);
-    for (unsigned i = 0; i < 40 && r->user; i++) {
+    for (unsigned i = 0; i < 40 && r->backend; i++) {
         if (rig_co_try(r, "block_stream", json_pack(
                            "{s:s,s:b}", "device", "top", "all", 0)) < 0) {
             break;
@@ -379,7 +379,7 @@ static CO_FN void resize_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 300, 8, 0);
-    if (r->user) {
+    if (r->backend) {
         rig_co_command(r, "block_resize", json_pack(
                            "{s:s,s:i}", "node-name", "top", "size",
                            DISK_BYTES + (r->strict ? 8 : 5) * 4096));
@@ -404,7 +404,7 @@ static CO_FN void shrink_run(struct rig *r)
     const unsigned last = (AREAS - 1) * AREA_SECTORS;
 
     rig_co_open(r);
-    if (r->user && disk_co_resize(r, DISK_BYTES) == 0) {
+    if (r->backend && disk_co_resize(r, DISK_BYTES) == 0) {
         guest_co_write(r, last, 8, 0);
         guest_co_flush(r);
         disk_trimmed(&r->disk, last, AREA_SECTORS);
@@ -417,7 +417,7 @@ static CO_FN void shrink_run(struct rig *r)
         }
     }
     guest_co_write(r, 0, 8, 0);
-    if (r->user && node_find(r->control->graph, "top", NULL)->size >=
+    if (r->backend && node_find(r->control->graph, "top", NULL)->size >=
         DISK_BYTES) {
         guest_co_write(r, last + 8, 8, 0);
         if (guest_co_flush(r)) {
@@ -440,7 +440,7 @@ static CO_FN void bitmap_run(struct rig *r)
     guest_co_write(r, 0, 8, 0);
     guest_co_flush(r);
     size = was_open ? node_find(r->control->graph, "top", NULL)->size : 0;
-    if (r->user && (disk_co_resize(r, size + 8 * 4096) == 0 ||
+    if (r->backend && (disk_co_resize(r, size + 8 * 4096) == 0 ||
                     disk_co_resize(r, size + 8 * 4096) == 0) &&
         header_bitmap_counts(r)) {
         die(r, "a bitmap of the disk as it was before counts");
@@ -524,7 +524,7 @@ static CO_FN void rebase_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 3, 9, 0);
-    if (r->user && r->kind->base) {
+    if (r->backend && r->kind->base) {
         rig_co_command(r, "change-backing-file", json_pack(
                            "{s:s,s:s,s:s}", "device", "top",
                            "image-node-name", "top", "backing-file",
@@ -542,7 +542,7 @@ static CO_FN void export_run(struct rig *r)
                           "node-name", "top", "writable", 1);
 
     rig_co_open(r);
-    if (r->user) {
+    if (r->backend) {
         rig_co_try(r, "block-export-add", o);
     } else {
         json_decref(o);

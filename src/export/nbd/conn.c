@@ -38,7 +38,7 @@ static void conn_timer(void *arg)
     uint64_t now = loop_clock_ns(c->server->loop);
 
     if (c->broken && c->in_flight > 0) {
-        user_let_go(c->exp->e.user);
+        backend_let_go(c->exp->e.backend);
     }
     if (!c->stopping || c->in_flight == 0 || now >= c->stop_deadline_ns) {
         nbd_conn_break(c);

@@ -40,7 +40,7 @@ struct nbd_export *nbd_export_find(struct exports *es, struct nbd_text name)
 
 uint64_t nbd_export_size(const struct nbd_export *ne)
 {
-    return user_node(ne->e.user)->size;
+    return backend_node(ne->e.backend)->size;
 }
 
 uint16_t nbd_export_flags(const struct nbd_export *ne,
@@ -107,7 +107,7 @@ static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
         return -EINVAL;
     }
     if (!ne->name) {
-        ne->name = g_strdup(user_node(ne->e.user)->name);
+        ne->name = g_strdup(backend_node(ne->e.backend)->name);
     }
     if (nbd_export_check_text("export name", ne->name, err) < 0 ||
         (ne->description &&

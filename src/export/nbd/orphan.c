@@ -29,7 +29,7 @@
 
 static struct node *conn_node(const struct nbd_conn *c)
 {
-    return user_node(c->exp->e.user);
+    return backend_node(c->exp->e.backend);
 }
 
 /* Do writes of both reach the same storage? */

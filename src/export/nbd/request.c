@@ -22,9 +22,9 @@ struct nbd_command {
     CO_FN_PTR int (*co_run)(struct nbd_request *r);
 };
 
-static struct user *request_user(const struct nbd_request *r)
+static struct backend *request_backend(const struct nbd_request *r)
 {
-    return r->conn->exp->e.user;
+    return r->conn->exp->e.backend;
 }
 
 static bool request_is_durable(const struct nbd_request *r)
@@ -66,7 +66,7 @@ static CO_FN int read_co_plan(struct nbd_request *r, uint64_t off, size_t len,
         bool zero = false;
         size_t part = len - done;
         if (n < NBD_MAX_READ_CHUNKS - 1 && len >= NBD_HOLE_QUERY_LEN) {
-            int ret = user_co_status(request_user(r), off + done, part, &ext);
+            int ret = backend_co_status(request_backend(r), off + done, part, &ext);
             if (has_given_up(ret)) {
                 return ret;
             }
@@ -100,7 +100,7 @@ static CO_FN int read_co_piece(struct nbd_request *r, uint64_t off, size_t len,
         struct read_part *p = &parts[i];
         struct iov iov = nbd_request_iov(r, p->off, p->len);
         if (!p->zero) {
-            int ret = user_co_preadv(request_user(r), off + p->off, iov, 0);
+            int ret = backend_co_preadv(request_backend(r), off + p->off, iov, 0);
             if (ret < 0) {
                 return ret;
             }
@@ -148,7 +148,7 @@ static CO_FN int read_co_run(struct nbd_request *r)
     if (r->conn->structured) {
         return read_co_piece(r, r->h.offset, r->h.len, true);
     }
-    ret = user_co_preadv(request_user(r), r->h.offset,
+    ret = backend_co_preadv(request_backend(r), r->h.offset,
                          nbd_request_iov(r, 0, r->h.len), 0);
     if (ret == 0) {
         nbd_reply_simple_data(r, nbd_request_iov(r, 0, r->h.len));
@@ -163,7 +163,7 @@ static CO_FN int write_co_run(struct nbd_request *r)
     int ret = 0;
 
     if (r->h.len > 0) {
-        ret = user_co_pwritev(request_user(r), r->h.offset,
+        ret = backend_co_pwritev(request_backend(r), r->h.offset,
                               nbd_request_iov(r, 0, r->h.len),
                               request_is_durable(r) ? IO_FUA : 0);
     }
@@ -174,7 +174,7 @@ static CO_FN int write_co_run(struct nbd_request *r)
 
 static CO_FN int flush_co_run(struct nbd_request *r)
 {
-    return user_co_flush(request_user(r));
+    return backend_co_flush(request_backend(r));
 }
 
 static CO_FN int trim_co_run(struct nbd_request *r)
@@ -182,10 +182,10 @@ static CO_FN int trim_co_run(struct nbd_request *r)
     int ret = 0;
 
     if (r->h.len > 0) {
-        ret = user_co_discard(request_user(r), r->h.offset, r->h.len);
+        ret = backend_co_discard(request_backend(r), r->h.offset, r->h.len);
     }
     if (ret == 0 && request_is_durable(r)) {
-        ret = user_co_flush(request_user(r));
+        ret = backend_co_flush(request_backend(r));
     }
     return ret;
 }
@@ -200,14 +200,14 @@ static CO_FN int zeroes_co_run(struct nbd_request *r)
     if (r->h.flags & NBD_CMD_FLAG_FAST_ZERO) {
         flags |= IO_FAST;
     }
-    return r->h.len ? user_co_zero(request_user(r), r->h.offset, r->h.len,
+    return r->h.len ? backend_co_zero(request_backend(r), r->h.offset, r->h.len,
                                    flags)
                     : 0;
 }
 
 static CO_FN int cache_co_run(struct nbd_request *r)
 {
-    return r->h.len ? user_co_cache(request_user(r), r->h.offset, r->h.len)
+    return r->h.len ? backend_co_cache(request_backend(r), r->h.offset, r->h.len)
                     : 0;
 }
 

@@ -85,7 +85,7 @@ static CO_FN int status_co_collect(struct nbd_request *r, struct extents *x)
     for (unsigned calls = 0; off < end && calls < NBD_MAX_STATUS_CALLS;
          calls++) {
         struct extent ext = { 0 };
-        int ret = user_co_status(r->conn->exp->e.user, off, end - off, &ext);
+        int ret = backend_co_status(r->conn->exp->e.backend, off, end - off, &ext);
         if (ret < 0) {
             /* What is known is an answer; without any it is an error. */
             return off > r->h.offset ? 0 : ret;

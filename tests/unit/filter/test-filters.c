@@ -91,25 +91,25 @@ static CO_FN void env_co_done(struct env *e)
 }
 
 /* @perm: besides reading. */
-static CO_FN struct user *co_user_perm(struct node *n, unsigned perm)
+static CO_FN struct backend *co_backend_perm(struct node *n, unsigned perm)
 {
     GError *err = NULL;
-    struct user *u = NULL;
+    struct backend *u = NULL;
 
-    user_co_new(n, "guest", PERM_CONSISTENT_READ | perm, PERM_ALL, NULL, NULL,
+    backend_co_new(n, "guest", PERM_CONSISTENT_READ | perm, PERM_ALL, NULL, NULL,
                 &u, &err);
     g_assert_no_error(err);
     return u;
 }
 
-static CO_FN struct user *co_user(struct node *n)
+static CO_FN struct backend *co_backend(struct node *n)
 {
-    return co_user_perm(n, PERM_WRITE);
+    return co_backend_perm(n, PERM_WRITE);
 }
 
 /* A request of a user, in a coroutine of its own. */
 struct req {
-    struct user *u;
+    struct backend *u;
     bool is_write, done;
     uint64_t off;
     size_t len;
@@ -126,8 +126,8 @@ static CO_FN void req_entry(void *arg)
     struct iovec store;
     struct iov iov = iov_one(&store, r->buf, r->len);
 
-    r->result = r->is_write ? user_co_pwritev(r->u, r->off, iov, 0)
-                            : user_co_preadv(r->u, r->off, iov, 0);
+    r->result = r->is_write ? backend_co_pwritev(r->u, r->off, iov, 0)
+                            : backend_co_preadv(r->u, r->off, iov, 0);
     if (r->log) {
         g_string_append_c(r->log, r->tag);
     }
@@ -135,7 +135,7 @@ static CO_FN void req_entry(void *arg)
     co_latch_done(&r->latch);
 }
 
-static struct req *req_start(struct user *u, bool is_write, uint64_t off,
+static struct req *req_start(struct backend *u, bool is_write, uint64_t off,
                              size_t len, GString *log, char tag)
 {
     struct req *r = g_new0(struct req, 1);
@@ -157,7 +157,7 @@ static CO_FN void req_co_finish(struct req *r)
     g_free(r);
 }
 
-static CO_FN void co_request(struct user *u, bool is_write, uint64_t off,
+static CO_FN void co_request(struct backend *u, bool is_write, uint64_t off,
                              size_t len)
 {
     req_co_finish(req_start(u, is_write, off, len, NULL, 0));
@@ -169,25 +169,25 @@ static CO_FN void cor_entry(void *arg)
 {
     struct env e;
     struct node *cor;
-    struct user *u;
+    struct backend *u;
 
     env_co_init(&e);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
                   " \"file\": \"top\"}", 0);
     g_assert_cmpuint(cor->size, ==, SIZE);
     g_assert_true(node_child(cor, "file")->perm & PERM_WRITE_UNCHANGED);
-    u = co_user(cor);
+    u = co_backend(cor);
     co_request(u, false, 100, 100);
     g_assert_cmpint(ram_disk_state(e.d_top, 0), ==, RAM_DATA);
     g_assert_cmpint(ram_disk_state(e.d_top, CLUSTER), ==, RAM_ABSENT);
-    g_assert_cmpint(user_co_cache(u, CLUSTER, 1), ==, 0);
+    g_assert_cmpint(backend_co_cache(u, CLUSTER, 1), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, CLUSTER), ==, RAM_DATA);
     co_request(u, true, 2 * CLUSTER, 512);
-    g_assert_cmpint(user_co_zero(u, 3 * CLUSTER, CLUSTER, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 3 * CLUSTER, CLUSTER, 0), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 3 * CLUSTER), ==, RAM_ZEROES);
-    g_assert_cmpint(user_co_discard(u, 2 * CLUSTER, CLUSTER), ==, 0);
+    g_assert_cmpint(backend_co_discard(u, 2 * CLUSTER, CLUSTER), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 2 * CLUSTER), ==, RAM_ZEROES);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(cor);
     env_co_done(&e);
 }
@@ -196,7 +196,7 @@ static CO_FN void cor_bottom_entry(void *arg)
 {
     struct env e;
     struct node *cor;
-    struct user *u;
+    struct backend *u;
 
     env_co_init(&e);
     co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\","
@@ -205,13 +205,13 @@ static CO_FN void cor_bottom_entry(void *arg)
             " \"bottom\": \"top\"}", -EINVAL);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
                   " \"file\": \"top\", \"bottom\": \"mid\"}", 0);
-    u = co_user(cor);
+    u = co_backend(cor);
     co_request(u, false, 0, SIZE);
     for (uint64_t off = 0; off < SIZE; off += CLUSTER) {
         g_assert_cmpint(ram_disk_state(e.d_top, off), ==,
                         off == CLUSTER ? RAM_DATA : RAM_ABSENT);
     }
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(cor);
     env_co_done(&e);
 }
@@ -221,15 +221,15 @@ static CO_FN void cor_no_backing_entry(void *arg)
 {
     struct env e;
     struct node *cor;
-    struct user *u;
+    struct backend *u;
 
     env_co_init(&e);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"base\"}", 0);
-    u = co_user_perm(cor, 0);
+    u = co_backend_perm(cor, 0);
     co_request(u, false, 0, SIZE);
-    g_assert_cmpint(user_co_cache(u, 0, SIZE), ==, 0);
+    g_assert_cmpint(backend_co_cache(u, 0, SIZE), ==, 0);
     g_assert_cmpuint(e.d_base->count[RAM_WRITE], ==, 0);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(cor);
     env_co_done(&e);
 }
@@ -252,13 +252,13 @@ static CO_FN void cor_drain_entry(void *arg)
 {
     struct env e;
     struct node *cor;
-    struct user *u;
+    struct backend *u;
     struct req *r;
     struct drainer d;
 
     env_co_init(&e);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\"}", 0);
-    u = co_user(cor);
+    u = co_backend(cor);
     e.base_gate.shut = true;
     r = req_start(u, false, 0, 100, NULL, 0);
     coro_co_settle();
@@ -272,7 +272,7 @@ static CO_FN void cor_drain_entry(void *arg)
     g_assert_cmpint(ram_disk_state(e.d_top, 0), ==, RAM_DATA);
     node_drain_end(e.top);
     req_co_finish(r);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(cor);
     env_co_done(&e);
 }
@@ -339,14 +339,14 @@ static CO_FN void throttle_release_entry(void *arg)
 {
     struct env e;
     struct node *n;
-    struct user *u;
+    struct backend *u;
     struct req *r;
 
     env_co_init(&e);
     group_add(&e, "g", "{\"x-bps-total\": 1}");
     n = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\","
                 " \"throttle-group\": \"g\"}", 0);
-    u = co_user(n);
+    u = co_backend(n);
     co_request(u, true, 0, CLUSTER);
     r = req_start(u, false, 0, 512, NULL, 0);
     coro_co_settle();
@@ -374,7 +374,7 @@ static CO_FN void throttle_release_entry(void *arg)
     g_assert_true(r->done);
     node_drain_end(n);
     req_co_finish(r);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     g_assert_cmpint(throttle_group_del(e.g, "g", NULL), ==, 0);
     env_co_done(&e);
@@ -385,7 +385,7 @@ static CO_FN void throttle_fair_entry(void *arg)
 {
     struct env e;
     struct node *a, *b;
-    struct user *ua, *ub;
+    struct backend *ua, *ub;
     struct req *r[9];
     GString *log = g_string_new(NULL);
     uint64_t start;
@@ -396,8 +396,8 @@ static CO_FN void throttle_fair_entry(void *arg)
                 " \"throttle-group\": \"g\"}", 0);
     b = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"mid\","
                 " \"throttle-group\": \"g\"}", 0);
-    ua = co_user_perm(a, 0);
-    ub = co_user_perm(b, 0);
+    ua = co_backend_perm(a, 0);
+    ub = co_backend_perm(b, 0);
     for (unsigned i = 0; i < 11; i++) {
         co_request(ua, false, 0, 512);
     }
@@ -418,8 +418,8 @@ static CO_FN void throttle_fair_entry(void *arg)
                   g_str_has_prefix(log->str, "bababa"));
     g_assert_cmpuint(loop_clock_ns(loop_current()) - start, >=, 80000000);
     g_string_free(log, TRUE);
-    user_co_free(ua);
-    user_co_free(ub);
+    backend_co_free(ua);
+    backend_co_free(ub);
     node_co_unref(a);
     node_co_unref(b);
     g_assert_cmpint(throttle_group_del(e.g, "g", NULL), ==, 0);

@@ -731,34 +731,34 @@ char *fake_co_open_fails(struct graph *g, const char *json_format, ...)
     return text;
 }
 
-struct user *fake_co_user(struct node *n, unsigned perm, unsigned shared)
+struct backend *fake_co_backend(struct node *n, unsigned perm, unsigned shared)
 {
-    struct user *u = NULL;
+    struct backend *u = NULL;
     GError *err = NULL;
 
-    user_co_new(n, "test", perm, shared, NULL, NULL, &u, &err);
+    backend_co_new(n, "test", perm, shared, NULL, NULL, &u, &err);
     g_assert_no_error(err);
     return u;
 }
 
-void fake_co_write(struct user *u, uint64_t off, uint64_t len, int fill)
+void fake_co_write(struct backend *u, uint64_t off, uint64_t len, int fill)
 {
     struct iovec store;
     void *buf = g_malloc(len);
 
     memset(buf, fill, len);
-    g_assert_cmpint(user_co_pwritev(u, off, iov_one(&store, buf, len), 0), ==,
+    g_assert_cmpint(backend_co_pwritev(u, off, iov_one(&store, buf, len), 0), ==,
                     0);
     g_free(buf);
 }
 
-void fake_co_expect(struct user *u, uint64_t off, uint64_t len, int fill)
+void fake_co_expect(struct backend *u, uint64_t off, uint64_t len, int fill)
 {
     struct iovec store;
     uint8_t *buf = g_malloc(len);
 
     memset(buf, 0x5a, len);
-    g_assert_cmpint(user_co_preadv(u, off, iov_one(&store, buf, len), 0), ==,
+    g_assert_cmpint(backend_co_preadv(u, off, iov_one(&store, buf, len), 0), ==,
                     0);
     for (uint64_t i = 0; i < len; i++) {
         if (buf[i] != (uint8_t)fill) {

@@ -72,9 +72,9 @@ struct ram_state *ram_of(struct node *n);
 void fake_fill(struct node *n, uint64_t off, uint64_t len, int fill);
 void fake_release(struct node *n);
 
-CO_FN void fake_co_write(struct user *u, uint64_t off, uint64_t len, int fill);
+CO_FN void fake_co_write(struct backend *u, uint64_t off, uint64_t len, int fill);
 /* All of [@off, @off+@len) reads as @fill. */
-CO_FN void fake_co_expect(struct user *u, uint64_t off, uint64_t len, int fill);
-CO_FN struct user *fake_co_user(struct node *n, unsigned perm, unsigned shared);
+CO_FN void fake_co_expect(struct backend *u, uint64_t off, uint64_t len, int fill);
+CO_FN struct backend *fake_co_backend(struct node *n, unsigned perm, unsigned shared);
 /* Let others run until @flag or a second has passed. */
 CO_FN void fake_co_wait(const bool *flag);

@@ -8,7 +8,7 @@ static CO_FN void align_entry(void *arg)
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 512, "
                                   "'mem-align': 512, 'max': 4096, "
                                   "'size': 100000}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     GRand *rand = g_rand_new_with_seed((guint32)g_test_rand_int());
     uint8_t *model = g_malloc0(100000), *buf = g_malloc(20001);
 
@@ -20,10 +20,10 @@ static CO_FN void align_entry(void *arg)
 
         memset(buf, i, 20001);
         memset(model + off, i, len);
-        g_assert_cmpint(user_co_pwritev(u, off, (struct iov) { v, 2, 0, len },
+        g_assert_cmpint(backend_co_pwritev(u, off, (struct iov) { v, 2, 0, len },
                                         0), ==, 0);
         off = (uint64_t)g_rand_int_range(rand, 0, 80000);
-        g_assert_cmpint(user_co_preadv(u, off, (struct iov) { v, 2, 0, len },
+        g_assert_cmpint(backend_co_preadv(u, off, (struct iov) { v, 2, 0, len },
                                        0), ==, 0);
         g_assert_cmpint(memcmp(buf + 1, model + off, len), ==, 0);
     }
@@ -31,13 +31,13 @@ static CO_FN void align_entry(void *arg)
     g_rand_free(rand);
     g_free(model);
     g_free(buf);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
 
 struct small {
-    struct user *u;
+    struct backend *u;
     unsigned id, *left;
 };
 
@@ -54,7 +54,7 @@ static CO_FN void rmw_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     struct small s[200];
     unsigned left = 200;
 
@@ -68,7 +68,7 @@ static CO_FN void rmw_entry(void *arg)
     for (unsigned i = 0; i < 200; i++) {
         fake_co_expect(u, i * 10, 10, (int)i);
     }
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -77,21 +77,21 @@ static CO_FN void grow_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'size': 1000}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     uint8_t buf[100];
     struct iovec store;
     struct iov iov = iov_one(&store, buf, sizeof(buf));
 
     memset(buf, 7, sizeof(buf));
     /* Users may not go past the end, drivers may. */
-    g_assert_cmpint(user_co_pwritev(u, 950, iov, 0), ==, -EIO);
+    g_assert_cmpint(backend_co_pwritev(u, 950, iov, 0), ==, -EIO);
     g_assert_cmpint(node_co_pwritev(n, 2000, iov, 0), ==, 0);
     g_assert_cmpuint(n->size, ==, 2100);
     g_assert_cmpint(node_co_preadv(n, 2050, iov, 0), ==, 0);
     g_assert_cmpint(buf[49], ==, 7);
     g_assert_cmpint(buf[50], ==, 0);
     g_assert_cmpint(node_co_pwritev(n, UINT64_MAX - 10, iov, 0), ==, -EIO);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -124,12 +124,12 @@ static CO_FN void tail_entry(void *arg)
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096, "
                                   "'size': 5000}");
     struct node *src = fake_co_open(g, "{'driver': 'ram', 'align': 4096}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
 
     memset(ram_of(src)->bytes, 9, 4096);
     fake_co_write(u, 4500, 500, 1);
     g_assert_cmpuint(n->size, ==, 5000);
-    g_assert_cmpint(user_co_zero(u, 4900, 100, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 4900, 100, 0), ==, 0);
     g_assert_cmpuint(n->size, ==, 5000);
     fake_co_expect(u, 4500, 400, 1);
     fake_co_expect(u, 4900, 100, 0);
@@ -149,7 +149,7 @@ static CO_FN void tail_entry(void *arg)
         fake_co_expect(u, 5000, 8192 - 5000, 0);
         fake_co_expect(u, 8192, 4096, 9);
     }
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(src);
     node_co_unref(n);
     graph_co_free(g);
@@ -159,32 +159,32 @@ static CO_FN void flush_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram'}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     struct iovec store;
     char b = 1;
 
     /* What an earlier opener wrote may not be durable yet. */
-    g_assert_cmpint(user_co_flush(u), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 1);
     fake_co_write(u, 0, 1, 1);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 2);
     /* FUA on a driver that has none. */
-    g_assert_cmpint(user_co_pwritev(u, 0, iov_one(&store, &b, 1), IO_FUA), ==,
+    g_assert_cmpint(backend_co_pwritev(u, 0, iov_one(&store, &b, 1), IO_FUA), ==,
                     0);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 3);
     /* A failure is kept, whatever storage would say the next time (G6). */
     fake_co_write(u, 0, 1, 1);
     ram_of(n)->fail_flush = -ENOSPC;
-    g_assert_cmpint(user_co_flush(u), ==, -ENOSPC);
+    g_assert_cmpint(backend_co_flush(u), ==, -ENOSPC);
     ram_of(n)->fail_flush = 0;
-    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpint(backend_co_flush(u), ==, -EIO);
     fake_co_write(u, 0, 1, 1);
-    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpint(backend_co_flush(u), ==, -EIO);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 4);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }

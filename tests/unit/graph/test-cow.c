@@ -7,7 +7,7 @@
 struct world {
     struct graph *g;
     struct node *base, *top;
-    struct user *u;
+    struct backend *u;
 };
 
 static CO_FN void world_co_open(struct world *w, uint64_t base_size,
@@ -18,20 +18,20 @@ static CO_FN void world_co_open(struct world *w, uint64_t base_size,
                            "'size': %d}", (int)base_size);
     w->top = fake_co_open(w->g, "{'driver': 'fake', 'node-name': 'top', "
                           "'size': %d, 'backing': 'base'}", (int)top_size);
-    w->u = fake_co_user(w->top, PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
+    w->u = fake_co_backend(w->top, PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
     fake_fill(w->base, 0, base_size, 0xbb);
 }
 
 static CO_FN void world_co_close(struct world *w)
 {
-    user_co_free(w->u);
+    backend_co_free(w->u);
     node_co_unref(w->top);
     node_co_unref(w->base);
     graph_co_free(w->g);
 }
 
 struct writer {
-    struct user *u;
+    struct backend *u;
     uint64_t off, len;
     int fill;
     bool done;
@@ -207,29 +207,29 @@ static CO_FN void trim_entry(void *arg)
     world_co_open(&w, 8 * C, 8 * C);
     top = fake_of(w.top);
     fake_co_write(w.u, 0, 4 * C, 1);
-    g_assert_cmpint(user_co_discard(w.u, 100, 5 * C), ==, 0);
+    g_assert_cmpint(backend_co_discard(w.u, 100, 5 * C), ==, 0);
     fake_co_expect(w.u, C, 4 * C, 0);       /* never the base (G8) */
     fake_co_expect(w.u, 0, C, 1);
     fake_co_expect(w.u, 5 * C, C, 0xbb);
     /* A ragged zero: clusters by the driver, the rest as data. */
-    g_assert_cmpint(user_co_zero(w.u, 5 * C + 10, 2 * C, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(w.u, 5 * C + 10, 2 * C, 0), ==, 0);
     fake_co_expect(w.u, 5 * C, 10, 0xbb);
     fake_co_expect(w.u, 5 * C + 10, 2 * C, 0);
     fake_co_expect(w.u, 7 * C + 10, C - 10, 0xbb);
     /* Fast: at once and unchanged when it would need data. */
     top->writes = 0;
-    g_assert_cmpint(user_co_zero(w.u, 7 * C, 100, IO_FAST), ==, -ENOTSUP);
-    g_assert_cmpint(user_co_zero(w.u, 10, 8 * C - 10, IO_FAST), ==, -ENOTSUP);
+    g_assert_cmpint(backend_co_zero(w.u, 7 * C, 100, IO_FAST), ==, -ENOTSUP);
+    g_assert_cmpint(backend_co_zero(w.u, 10, 8 * C - 10, IO_FAST), ==, -ENOTSUP);
     fake_co_expect(w.u, 0, C, 1);
-    g_assert_cmpint(user_co_zero(w.u, C + 10, 7 * C - 10, IO_FAST), ==, 0);
+    g_assert_cmpint(backend_co_zero(w.u, C + 10, 7 * C - 10, IO_FAST), ==, 0);
     g_assert_cmpuint(top->writes, ==, 0);
     fake_co_expect(w.u, C, 7 * C, 0);
     /* Without zero clusters: data, and the same bytes. */
     top->no_zero = true;
-    g_assert_cmpint(user_co_zero(w.u, 0, C, IO_FAST), ==, -ENOTSUP);
-    g_assert_cmpint(user_co_zero(w.u, 0, C, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(w.u, 0, C, IO_FAST), ==, -ENOTSUP);
+    g_assert_cmpint(backend_co_zero(w.u, 0, C, 0), ==, 0);
     fake_co_expect(w.u, 0, 8 * C, 0);
-    g_assert_cmpint(user_co_discard(w.u, 0, C), ==, 0);
+    g_assert_cmpint(backend_co_discard(w.u, 0, C), ==, 0);
     world_co_close(&w);
 }
 
@@ -266,11 +266,11 @@ static CO_FN void zero_fua_entry(void *arg)
     for (unsigned i = 0; i < G_N_ELEMENTS(flags); i++) {
         unsigned before;
 
-        g_assert_cmpint(user_co_zero(w.u, 0, 2 * C, 0), ==, 0);
+        g_assert_cmpint(backend_co_zero(w.u, 0, 2 * C, 0), ==, 0);
         before = fake_of(w.top)->flushes;
-        g_assert_cmpint(user_co_zero(w.u, 100, 200, flags[i]), ==, 0);
+        g_assert_cmpint(backend_co_zero(w.u, 100, 200, flags[i]), ==, 0);
         g_assert_cmpuint(fake_of(w.top)->flushes, ==, before + 1);
-        g_assert_cmpint(user_co_zero(w.u, 100, 2 * C, flags[i] & IO_FUA), ==,
+        g_assert_cmpint(backend_co_zero(w.u, 100, 2 * C, flags[i] & IO_FUA), ==,
                         0);
         g_assert_cmpuint(fake_of(w.top)->flushes, ==, before + 2);
     }
@@ -289,15 +289,15 @@ static CO_FN void status_entry(void *arg)
 
     world_co_open(&w, 4 * C, 8 * C);
     fake_co_write(w.u, 0, C, 1);
-    g_assert_cmpint(user_co_status(w.u, 0, 8 * C, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(w.u, 0, 8 * C, &e), ==, 0);
     g_assert_true(e.len == C && e.depth == 1 && (e.flags & STATUS_DATA));
-    g_assert_cmpint(user_co_status(w.u, C, 7 * C, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(w.u, C, 7 * C, &e), ==, 0);
     g_assert_true(e.len == 3 * C && e.depth == 2);
-    g_assert_cmpint(user_co_status(w.u, 4 * C, 4 * C, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(w.u, 4 * C, 4 * C, &e), ==, 0);
     g_assert_true(e.len == 4 * C && e.depth == 0 && (e.flags & STATUS_ZERO));
     g_assert_cmpint(node_co_status_above(w.top, w.base, C, 7 * C, &e), ==, 0);
     g_assert_true(e.len == 7 * C && e.depth == 0 && e.flags == 0);
-    g_assert_cmpint(user_co_status(w.u, 8 * C, 1, &e), ==, -EIO);
+    g_assert_cmpint(backend_co_status(w.u, 8 * C, 1, &e), ==, -EIO);
     world_co_close(&w);
 }
 
@@ -340,7 +340,7 @@ static CO_FN void model_writer_entry(void *arg)
             fake_co_write(m->w.u, p * PIECE, PIECE, m->value[p]);
         } else if (what < 9) {
             m->value[p] = 0;
-            g_assert_cmpint(user_co_zero(m->w.u, p * PIECE, PIECE, 0), ==, 0);
+            g_assert_cmpint(backend_co_zero(m->w.u, p * PIECE, PIECE, 0), ==, 0);
         }
         fake_co_expect(m->w.u, p * PIECE, PIECE, m->value[p]);
     }

@@ -72,21 +72,21 @@ static char *job_describe(void *arg)
 
 static CO_FN void perms_entry(void *arg)
 {
-    static const struct user_ops job = { .describe = job_describe };
+    static const struct backend_ops job = { .describe = job_describe };
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'node-name': 'n'}");
     struct node *ro = fake_co_open(g, "{'driver': 'ram', 'read-only': true}");
     struct node *f;
-    struct user *j = NULL, *u = NULL;
+    struct backend *j = NULL, *u = NULL;
     GError *err = NULL;
     unsigned perm, shared;
     struct iovec store;
     char b = 0;
 
-    user_co_new(n, "job", PERM_CONSISTENT_READ, PERM_CONSISTENT_READ, &job,
+    backend_co_new(n, "job", PERM_CONSISTENT_READ, PERM_CONSISTENT_READ, &job,
                 NULL, &j, &err);
     g_assert_no_error(err);
-    g_assert_cmpint(user_co_new(n, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
+    g_assert_cmpint(backend_co_new(n, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
                                 &u, &err), ==, -EPERM);
     expect_error(&err, "Permission conflict on node 'n': permissions 'write' "
                  "are both required by guest (uses node 'n' as 'root' child) "
@@ -94,7 +94,7 @@ static CO_FN void perms_entry(void *arg)
                  "child).");
     /* Through a filter the same. */
     f = fake_co_open(g, "{'driver': 'pass', 'node-name': 'f', 'file': 'n'}");
-    g_assert_cmpint(user_co_new(f, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
+    g_assert_cmpint(backend_co_new(f, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
                                 &u, &err), ==, -EPERM);
     expect_error(&err, "Permission conflict on node 'n': permissions 'write' "
                  "are both required by node 'f' (uses node 'n' as 'file' "
@@ -102,29 +102,29 @@ static CO_FN void perms_entry(void *arg)
                  "'root' child).");
     node_cumulative_perms(n, &perm, &shared);
     g_assert_cmpuint(perm, ==, PERM_CONSISTENT_READ);
-    user_co_free(j);
-    user_co_new(f, "guest", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL, &u,
+    backend_co_free(j);
+    backend_co_new(f, "guest", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL, &u,
                 &err);
     g_assert_no_error(err);
     g_assert_cmpuint(ram_of(n)->perm, ==, PERM_WRITE);
     g_assert_cmpuint(ram_of(n)->shared, ==, PERM_CONSISTENT_READ);
-    g_assert_cmpint(user_co_set_perms(u, 0, PERM_ALL, &err), ==, 0);
+    g_assert_cmpint(backend_co_set_perms(u, 0, PERM_ALL, &err), ==, 0);
     g_assert_cmpuint(ram_of(n)->perm, ==, 0);
-    g_assert_cmpint(user_co_pwritev(u, 0, iov_one(&store, &b, 1), 0), ==,
+    g_assert_cmpint(backend_co_pwritev(u, 0, iov_one(&store, &b, 1), 0), ==,
                     -EACCES);
-    g_assert_cmpint(user_co_preadv(u, 65536, iov_one(&store, &b, 1), 0), ==,
+    g_assert_cmpint(backend_co_preadv(u, 65536, iov_one(&store, &b, 1), 0), ==,
                     -EIO);
-    g_assert_cmpint(user_co_preadv(u, UINT64_MAX, iov_one(&store, &b, 1), 0),
+    g_assert_cmpint(backend_co_preadv(u, UINT64_MAX, iov_one(&store, &b, 1), 0),
                     ==, -EIO);
     /* The driver's no (image locks) is the answer, and nothing stays. */
     ram_of(n)->refuse_write = true;
-    g_assert_cmpint(user_co_set_perms(u, PERM_WRITE, PERM_ALL, &err), ==,
+    g_assert_cmpint(backend_co_set_perms(u, PERM_WRITE, PERM_ALL, &err), ==,
                     -EAGAIN);
     expect_error(&err, "Failed to get \"write\" lock");
     node_cumulative_perms(n, &perm, &shared);
     g_assert_cmpuint(perm, ==, 0);
-    user_co_free(u);
-    g_assert_cmpint(user_co_new(ro, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
+    backend_co_free(u);
+    g_assert_cmpint(backend_co_new(ro, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
                                 &u, &err), ==, -EACCES);
     expect_error(&err, "Block node is read-only");
     node_co_unref(f);
@@ -133,41 +133,41 @@ static CO_FN void perms_entry(void *arg)
     graph_co_free(g);
 }
 
-static void user_changed(void *arg)
+static void backend_changed(void *arg)
 {
     ++*(unsigned *)arg;
 }
 
 static CO_FN void filters_entry(void *arg)
 {
-    static const struct user_ops ops = { .changed = user_changed };
+    static const struct backend_ops ops = { .changed = backend_changed };
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake', 'node-name': 'n'}");
     struct node *f;
-    struct user *u = NULL;
+    struct backend *u = NULL;
     GError *err = NULL;
     unsigned changes = 0;
 
-    user_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
+    backend_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
                 PERM_CONSISTENT_READ, &ops, &changes, &u, &err);
     g_assert_no_error(err);
     fake_co_write(u, 0, 100, 1);
     f = fake_co_open(g, "{'driver': 'pass', 'node-name': 'f', 'file': 'n'}");
     g_assert_cmpint(node_co_insert_filter(n, f, &err), ==, 0);
-    g_assert_true(user_node(u) == f && node_skip_filters(f) == n);
+    g_assert_true(backend_node(u) == f && node_skip_filters(f) == n);
     g_assert_cmpuint(changes, ==, 1);
     g_assert_cmpuint(n->priv->perm, ==, PERM_CONSISTENT_READ | PERM_WRITE);
     g_assert_cmpuint(f->size, ==, n->size);
     fake_co_expect(u, 0, 100, 1);
     fake_co_write(u, 50, 100, 2);
-    g_assert_cmpint(user_co_zero(u, 0, C, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 0, C, 0), ==, 0);
     fake_co_expect(u, 0, C, 0);
     g_assert_cmpint(node_co_remove_filter(f, &err), ==, 0);
-    g_assert_true(user_node(u) == n);
+    g_assert_true(backend_node(u) == n);
     g_assert_null(f->parents);
     node_co_unref(f);
     fake_co_expect(u, 0, C, 0);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -178,24 +178,24 @@ static CO_FN void replace_entry(void *arg)
     struct graph *g = fake_graph();
     struct node *a = fake_co_open(g, "{'driver': 'fake', 'node-name': 'a'}");
     struct node *b = fake_co_open(g, "{'driver': 'fake', 'node-name': 'b'}");
-    struct user *u = fake_co_user(a, PERM_WRITE, PERM_ALL);
-    struct user *other = fake_co_user(b, 0, PERM_CONSISTENT_READ);
+    struct backend *u = fake_co_backend(a, PERM_WRITE, PERM_ALL);
+    struct backend *other = fake_co_backend(b, 0, PERM_CONSISTENT_READ);
     GError *err = NULL;
 
     g_assert_cmpint(node_co_replace(a, b, NULL, &err), ==, -EPERM);
     g_clear_error(&err);
-    g_assert_true(user_node(u) == a);
+    g_assert_true(backend_node(u) == a);
     g_assert_cmpuint(a->priv->perm, ==, PERM_WRITE);
     g_assert_cmpuint(a->refs, ==, 2);
     g_assert_cmpuint(b->refs, ==, 2);
-    user_co_free(other);
+    backend_co_free(other);
     fake_of(b)->fail_perms = true;
     g_assert_cmpint(node_co_replace(a, b, NULL, &err), ==, -EAGAIN);
     g_clear_error(&err);
-    g_assert_true(user_node(u) == a);
+    g_assert_true(backend_node(u) == a);
     fake_of(b)->fail_perms = false;
     g_assert_cmpint(node_co_replace(a, b, NULL, &err), ==, 0);
-    g_assert_true(user_node(u) == b);
+    g_assert_true(backend_node(u) == b);
     g_assert_cmpuint(u->quiesced, ==, 0);
     fake_co_write(u, 0, 10, 3);
     /* A snapshot: b gets a overlay whose backing it becomes. */
@@ -210,7 +210,7 @@ static CO_FN void replace_entry(void *arg)
                     -EINVAL);
     expect_error(&err, "Making 'a' a backing child of 'b' would create a "
                  "cycle");
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(a);
     node_co_unref(b);
     graph_co_free(g);
@@ -281,7 +281,7 @@ static CO_FN void chain_entry(void *arg)
 /* --- drain --- */
 
 struct io {
-    struct user *u;
+    struct backend *u;
     bool started, done;
 };
 
@@ -322,8 +322,8 @@ static CO_FN void drained_entry(void *arg)
     struct node *top = fake_co_open(g, "{'driver': 'fake', 'node-name': 'top', "
                                     "'backing': 'base'}");
     struct node *far = fake_co_open(g, "{'driver': 'fake'}");
-    struct user *u = fake_co_user(top, PERM_WRITE, PERM_ALL);
-    struct user *other = fake_co_user(far, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(top, PERM_WRITE, PERM_ALL);
+    struct backend *other = fake_co_backend(far, PERM_WRITE, PERM_ALL);
     struct io first = { .u = u }, second = { .u = u }, elsewhere = { other };
     struct drainer d = { .n = top };
 
@@ -355,8 +355,8 @@ static CO_FN void drained_entry(void *arg)
     node_drain_end(base);
     fake_co_wait(&second.done);
     g_assert_cmpuint(fake_of(base)->quiesced, ==, 0);
-    user_co_free(u);
-    user_co_free(other);
+    backend_co_free(u);
+    backend_co_free(other);
     node_co_unref(top);
     node_co_unref(base);
     node_co_unref(far);
@@ -369,7 +369,7 @@ static CO_FN void drain_twice_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake'}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     struct drainer first = { .n = n }, second = { .n = n };
     struct io io = { .u = u };
 
@@ -403,7 +403,7 @@ static CO_FN void drain_twice_entry(void *arg)
     node_drain_end(n);
     g_assert_true(io.done);
     g_assert_cmpuint(fake_of(n)->quiesced, ==, 0);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -473,7 +473,7 @@ static CO_FN void drain_filter_entry(void *arg)
     struct node *n = fake_co_open(g, "{'driver': 'fake', 'node-name': 'n'}");
     struct node *f = fake_co_open(g, "{'driver': 'pass', 'file': 'n', "
                                   "'gate': true}");
-    struct io io = { .u = fake_co_user(f, 0, PERM_ALL) };
+    struct io io = { .u = fake_co_backend(f, 0, PERM_ALL) };
     struct node *const targets[] = { n, f };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(targets); i++) {
@@ -485,7 +485,7 @@ static CO_FN void drain_filter_entry(void *arg)
         g_assert_true(io.done);
         node_drain_end(targets[i]);
     }
-    user_co_free(io.u);
+    backend_co_free(io.u);
     node_co_unref(f);
     node_co_unref(n);
     graph_co_free(g);
@@ -495,16 +495,16 @@ static CO_FN void io_free_entry(void *arg)
 {
     struct io *io = arg;
 
-    user_co_free(io->u);
+    backend_co_free(io->u);
     io->done = true;
 }
 
-/* user_co_free() waits for what is in flight. */
-static CO_FN void user_free_entry(void *arg)
+/* backend_co_free() waits for what is in flight. */
+static CO_FN void backend_free_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake'}");
-    struct io io = { .u = fake_co_user(n, PERM_WRITE, PERM_ALL) };
+    struct io io = { .u = fake_co_backend(n, PERM_WRITE, PERM_ALL) };
     struct io gone = { .u = io.u };
 
     fake_of(n)->hold_writes = true;
@@ -525,21 +525,21 @@ static CO_FN void stats_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake'}");
-    struct user *u = fake_co_user(n, PERM_WRITE, PERM_ALL);
-    const struct user_stats *s = user_get_stats(u);
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
+    const struct backend_stats *s = backend_get_stats(u);
 
     g_assert_cmpuint(node_demand_latency_ns(n), ==, 0);
     fake_of(n)->latency_ns = 2000000;
     fake_co_write(u, C, C, 1);
     fake_co_expect(u, C, C, 1);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     g_assert_cmpuint(s->ops[ACCT_WRITE], ==, 1);
     g_assert_cmpuint(s->bytes[ACCT_READ], ==, C);
     g_assert_cmpuint(s->ops[ACCT_FLUSH], ==, 1);
     g_assert_cmpuint(s->highest_write, ==, 2 * C);
     g_assert_cmpuint(s->time_ns[ACCT_WRITE], >=, 2000000);
     g_assert_cmpuint(node_demand_latency_ns(n), >=, 1900000);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -575,7 +575,7 @@ static CO_FN void depth_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = NULL;
-    struct user *u;
+    struct backend *u;
 
     for (int i = 0; i < 64; i++) {
         char *spec = n ? g_strdup_printf("'%s'", n->name) : g_strdup("null");
@@ -589,11 +589,11 @@ static CO_FN void depth_entry(void *arg)
     expect_text(fake_co_open_fails(g, "{'driver': 'fake', 'node-name': 'n64', "
                                    "'backing': 'n63'}"),
                 "is deeper than 64 images");
-    u = fake_co_user(n, PERM_WRITE, PERM_ALL);
+    u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     fake_fill(node_find(g, "n0", NULL), 0, C, 9);
     fake_co_write(u, 10, 10, 1);
     fake_co_expect(u, 20, 100, 9);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     g_assert_cmpuint(g->nodes->len, ==, 0);
     graph_co_free(g);
@@ -611,7 +611,7 @@ TEST(drain_twice)
 TEST(drain_overlap)
 TEST(drain_kinds)
 TEST(drain_filter)
-TEST(user_free)
+TEST(backend_free)
 TEST(stats)
 TEST(reopen)
 TEST(depth)
@@ -629,7 +629,7 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/drain-overlap", test_drain_overlap);
     g_test_add_func("/graph/drain-kinds", test_drain_kinds);
     g_test_add_func("/graph/drain-filter", test_drain_filter);
-    g_test_add_func("/graph/user-free", test_user_free);
+    g_test_add_func("/graph/user-free", test_backend_free);
     g_test_add_func("/graph/stats", test_stats);
     g_test_add_func("/graph/reopen", test_reopen);
     g_test_add_func("/graph/depth", test_depth);

@@ -25,7 +25,7 @@ static const struct node_driver *const drivers[] = {
 struct stack {
     struct graph *g;
     struct node *top;
-    struct user *u;
+    struct backend *u;
     char *dir, *base, *overlay;
     const char *options;
     uint8_t *model;
@@ -77,7 +77,7 @@ static CO_FN void stack_co_open(struct stack *s)
     g_assert_nonnull(o);
     s->g = graph_new(co_loop(co_self()), drivers);
     expect_ok(node_co_open(s->g, o, NODE_RDWR, &s->top, &err), err);
-    expect_ok(user_co_new(s->top, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
+    expect_ok(backend_co_new(s->top, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
                           PERM_ALL, NULL, NULL, &s->u, &err), err);
     json_decref(o);
     g_free(text);
@@ -85,7 +85,7 @@ static CO_FN void stack_co_open(struct stack *s)
 
 static CO_FN void stack_co_close(struct stack *s)
 {
-    user_co_free(s->u);
+    backend_co_free(s->u);
     node_co_unref(s->top);
     graph_co_free(s->g);
 }
@@ -95,7 +95,7 @@ static CO_FN void stack_co_check_cell(struct stack *s, unsigned cell)
     uint8_t buf[CELL];
     struct iovec store;
 
-    g_assert_cmpint(user_co_preadv(s->u, (uint64_t)cell * CELL,
+    g_assert_cmpint(backend_co_preadv(s->u, (uint64_t)cell * CELL,
                                    iov_one(&store, buf, CELL), 0), ==, 0);
     for (unsigned i = 0; i < CELL; i++) {
         if (buf[i] != s->model[cell * CELL + i]) {
@@ -124,14 +124,14 @@ static CO_FN void stack_co_change(struct stack *s, unsigned cell, GRand *rand)
                                                   (gint32)(CELL - skip + 1));
 
         memset(at + skip, g_rand_int_range(rand, 0, 256), len);
-        g_assert_cmpint(user_co_pwritev(s->u, off + skip,
+        g_assert_cmpint(backend_co_pwritev(s->u, off + skip,
                                         iov_one(&store, at + skip, len),
                                         what == 0 ? IO_FUA : 0), ==, 0);
     } else if (what < 10) {
         memset(at, 0, CELL);
-        g_assert_cmpint(user_co_zero(s->u, off, CELL, IO_MAY_UNMAP), ==, 0);
+        g_assert_cmpint(backend_co_zero(s->u, off, CELL, IO_MAY_UNMAP), ==, 0);
     } else if (what < 11) {
-        g_assert_cmpint(user_co_flush(s->u), ==, 0);
+        g_assert_cmpint(backend_co_flush(s->u), ==, 0);
     }
 }
 
@@ -171,9 +171,9 @@ static CO_FN void stack_entry(void *arg)
         }
         /* A large zero and a trim over it: never the base again. */
         if (round == 1) {
-            g_assert_cmpint(user_co_zero(s->u, 700000, 300000, 0), ==, 0);
+            g_assert_cmpint(backend_co_zero(s->u, 700000, 300000, 0), ==, 0);
             memset(s->model + 700000, 0, 300000);
-            g_assert_cmpint(user_co_discard(s->u, 720896, 131072), ==, 0);
+            g_assert_cmpint(backend_co_discard(s->u, 720896, 131072), ==, 0);
         }
         stack_co_close(s);
         s->seed++;

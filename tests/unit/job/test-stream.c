@@ -204,15 +204,15 @@ static CO_FN void write_co(struct node *n, uint64_t off, uint64_t len, int c)
 {
     g_autofree void *buf = g_malloc(len);
     struct iovec v;
-    struct user *u;
+    struct backend *u;
     GError *err = NULL;
 
-    must(user_co_new(n, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
+    must(backend_co_new(n, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
                      NULL, NULL, &u, &err), err);
     memset(buf, c, len);
     memset(want + off, c, len);
-    must(user_co_pwritev(u, off, iov_one(&v, buf, len), 0), NULL);
-    user_co_free(u);
+    must(backend_co_pwritev(u, off, iov_one(&v, buf, len), 0), NULL);
+    backend_co_free(u);
 }
 
 static CO_FN void check_co(struct node *n, const char *what)
@@ -600,7 +600,7 @@ static CO_FN void header_co_test(void)
 }
 
 struct guest {
-    struct user *user;
+    struct backend *backend;
     bool stop, stopped;
 };
 
@@ -620,10 +620,10 @@ static CO_FN void guest_entry(void *arg)
             int c = g_rand_int_range(r, 0, 256);
 
             memset(buf, c, len);
-            must(user_co_pwritev(g->user, off, iov_one(&v, buf, len), 0), NULL);
+            must(backend_co_pwritev(g->backend, off, iov_one(&v, buf, len), 0), NULL);
             memset(want + off, c, len);
         } else {
-            must(user_co_preadv(g->user, off, iov_one(&v, buf, len), 0), NULL);
+            must(backend_co_preadv(g->backend, off, iov_one(&v, buf, len), 0), NULL);
             g_assert_cmpmem(buf, len, want + off, len);
         }
         co_co_relax();
@@ -641,8 +641,8 @@ static CO_FN void guest_co_test(void)
     make_co_chain();
     top = open_co(TOP_FLAKY);
     flaky.delay_ns = 2000000;
-    must(user_co_new(top, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
-                     NULL, NULL, &g.user, &err), err);
+    must(backend_co_new(top, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
+                     NULL, NULL, &g.backend, &err), err);
     co_start(loop, guest_entry, &g);
     stream_co((struct stream_params){ .node = top,
                                       .job = { .speed = 30 * MIB } });
@@ -652,8 +652,8 @@ static CO_FN void guest_co_test(void)
     while (!g.stopped) {
         co_co_sleep(1000000);
     }
-    g_assert_true(user_node(g.user) == top);
-    user_co_free(g.user);
+    g_assert_true(backend_node(g.backend) == top);
+    backend_co_free(g.backend);
     flaky.delay_ns = 0;
     check_co(top, "after");
     node_co_unref(top);

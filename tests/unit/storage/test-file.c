@@ -18,9 +18,9 @@
 #define KIB 1024u
 #define MIB (1024u * 1024)
 
-static CO_FN void end_co_graph(struct graph *g, struct user *u, struct node *n)
+static CO_FN void end_co_graph(struct graph *g, struct backend *u, struct node *n)
 {
-    user_co_free(u);
+    backend_co_free(u);
     if (n) {
         node_co_unref(n);
     }
@@ -37,7 +37,7 @@ static CO_FN void check_co_content(bool direct)
         "{\"driver\": \"raw\", \"file\": {\"driver\": \"file\", "
         "\"filename\": \"%s\", \"cache\": {\"direct\": %s}}}", path,
         direct ? "true" : "false");
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, MIB + 100);
     g_assert_cmpint(test_co_write(u, 1, 0, 64 * KIB), ==, 0);
     g_assert_cmpint(test_co_write(u, 1, 511, 3), ==, 0);
@@ -47,7 +47,7 @@ static CO_FN void check_co_content(bool direct)
     test_co_expect_zero(u, 64 * KIB, 100001 - 64 * KIB);
     test_co_expect(u, 2, 100001, 12345);
     test_co_expect(u, 3, MIB - 5, 105);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     end_co_graph(g, u, n);
 }
 
@@ -78,7 +78,7 @@ static CO_FN void test_grow_entry(void *arg)
     test_make_file(path, 0);
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, 0);
 
     /* Drivers may write past the end. */
@@ -111,13 +111,13 @@ static CO_FN void test_grow_entry(void *arg)
 /* --- holes --- */
 
 /* All of [@off, @end) is @flag, and what follows is not. */
-static CO_FN void expect_co_status(struct user *u, uint64_t off, unsigned flag,
+static CO_FN void expect_co_status(struct backend *u, uint64_t off, unsigned flag,
                                    uint64_t end)
 {
-    const uint64_t size = user_node(u)->size;
+    const uint64_t size = backend_node(u)->size;
     struct extent e = { .flags = flag };
     while (off < size) {
-        g_assert_cmpint(user_co_status(u, off, size - off, &e), ==, 0);
+        g_assert_cmpint(backend_co_status(u, off, size - off, &e), ==, 0);
         if (!(e.flags & flag)) {
             break;
         }
@@ -137,9 +137,9 @@ static CO_FN void test_holes_entry(void *arg)
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"discard\": \"unmap\"}",
         path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     struct extent e;
-    g_assert_cmpint(user_co_status(u, 0, 8 * MIB, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(u, 0, 8 * MIB, &e), ==, 0);
     if (e.len == 8 * MIB) {
         g_test_skip("the scratch directory's file system has no holes");
         end_co_graph(g, u, n);
@@ -157,15 +157,15 @@ static CO_FN void test_holes_entry(void *arg)
 
     /* Discard and zero turn known data into a hole. */
     expect_co_status(u, 2 * MIB, STATUS_DATA, 3 * MIB);
-    g_assert_cmpint(user_co_discard(u, 2 * MIB, MIB), ==, 0);
+    g_assert_cmpint(backend_co_discard(u, 2 * MIB, MIB), ==, 0);
     expect_co_status(u, 0, STATUS_ZERO, 5 * MIB);
     test_co_expect_zero(u, 2 * MIB, MIB);
-    g_assert_cmpint(user_co_zero(u, 5 * MIB, MIB, IO_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 5 * MIB, MIB, IO_MAY_UNMAP), ==, 0);
     expect_co_status(u, 0, STATUS_ZERO, 8 * MIB);
 
     /* Without unmap it reads as zeroes, whatever the map says. */
     g_assert_cmpint(test_co_write(u, 7, MIB, MIB), ==, 0);
-    g_assert_cmpint(user_co_zero(u, MIB + 100, 1000, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, MIB + 100, 1000, 0), ==, 0);
     test_co_expect(u, 7, MIB, 100);
     test_co_expect_zero(u, MIB + 100, 1000);
     test_co_expect(u, 7, MIB + 1100, MIB - 1100);
@@ -181,9 +181,9 @@ static CO_FN void test_no_discard_entry(void *arg)
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"discard\": "
         "\"ignore\"}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpint(test_co_write(u, 8, 0, MIB), ==, 0);
-    g_assert_cmpint(user_co_discard(u, 0, MIB), ==, 0);
+    g_assert_cmpint(backend_co_discard(u, 0, MIB), ==, 0);
     test_co_expect(u, 8, 0, MIB);
     end_co_graph(g, u, n);
 }
@@ -247,19 +247,19 @@ static CO_FN void test_window_entry(void *arg)
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"raw\", \"offset\": 1000, \"size\": 5000, \"file\": "
         "{\"driver\": \"file\", \"filename\": \"%s\"}}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, 5000);
     uint8_t buf[5000], want[5000];
     struct iovec v;
-    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 5000), 0), ==, 0);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 5000), 0), ==, 0);
     test_fill(want, 9, 1000, 5000);
     g_assert_cmpmem(buf, 5000, want, 5000);
-    g_assert_cmpint(user_co_preadv(u, 1, iov_one(&v, buf, 5000), 0), <, 0);
+    g_assert_cmpint(backend_co_preadv(u, 1, iov_one(&v, buf, 5000), 0), <, 0);
     g_assert_cmpint(test_co_write(u, 10, 4990, 10), ==, 0);
     g_assert_cmpint(test_co_write(u, 10, 4990, 11), <, 0);
-    g_assert_cmpint(user_co_zero(u, 0, 100, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 0, 100, 0), ==, 0);
     struct extent e;
-    g_assert_cmpint(user_co_status(u, 200, 100, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(u, 200, 100, &e), ==, 0);
     g_assert_cmpuint(e.map_offset, ==, 1200);
     g_assert_cmpuint(e.len, ==, 100);
     end_co_graph(g, u, n);
@@ -307,7 +307,7 @@ static CO_FN void test_create_entry(void *arg)
         json_t *j = json_pack("{s:i, s:s}", "size", 3 * MIB + 512,
                               "preallocation", how[i]);
         struct opts *o = opts_new(j);
-        struct user *u = test_co_user(n);
+        struct backend *u = test_co_backend(n);
         raw->co_create(n, o, &err);
         g_assert_no_error(err);
         g_assert_cmpint(opts_finish(o, &err), ==, 0);
@@ -333,7 +333,7 @@ static CO_FN void test_identity_entry(void *arg)
     test_make_file(path, MIB);
     struct node *n = test_co_open(g, 0,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     test_co_expect_zero(u, 0, MIB);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
     g_usleep(20000); /* time stamps have the granularity of a tick */
@@ -354,15 +354,15 @@ static CO_FN void test_two_writers_entry(void *arg)
     g_autofree char *path = g_strdup(scratch("writers"));
     struct graph *g = test_graph();
     GError *err = NULL;
-    struct user *second;
+    struct backend *second;
 
     test_make_file(path, MIB);
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     struct node *m = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    int ret = user_co_new(m, "second", PERM_WRITE, PERM_ALL, NULL, NULL,
+    int ret = backend_co_new(m, "second", PERM_WRITE, PERM_ALL, NULL, NULL,
                           &second, &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
     g_autofree char *message = err_dup_message(err);
@@ -373,11 +373,11 @@ static CO_FN void test_two_writers_entry(void *arg)
     g_clear_error(&err);
 
     /* Readers who let others write are let in; who does not, is not. */
-    ret = user_co_new(m, "second", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL,
+    ret = backend_co_new(m, "second", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL,
                       &second, &err);
     g_assert_no_error(err);
-    user_co_free(second);
-    ret = user_co_new(m, "second", PERM_CONSISTENT_READ,
+    backend_co_free(second);
+    ret = backend_co_new(m, "second", PERM_CONSISTENT_READ,
                       PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL, &second,
                       &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
@@ -386,8 +386,8 @@ static CO_FN void test_two_writers_entry(void *arg)
     g_clear_error(&err);
 
     /* When the first is gone, the second may. */
-    user_co_free(u);
-    user_co_new(m, "second", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL,
+    backend_co_free(u);
+    backend_co_new(m, "second", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL,
                 &second, &err);
     g_assert_no_error(err);
     node_co_unref(n);
@@ -404,14 +404,14 @@ static CO_FN void test_reopen_entry(void *arg)
     test_make_file(path, MIB);
     struct node *n = test_co_open(g, 0,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    struct user *u;
-    user_co_new(n, "reader", PERM_CONSISTENT_READ,
+    struct backend *u;
+    backend_co_new(n, "reader", PERM_CONSISTENT_READ,
                 PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL, NULL, &u,
                 &err);
     g_assert_no_error(err);
     node_co_set_read_only(n, false, &err);
     g_assert_no_error(err);
-    g_assert_cmpint(user_co_set_perms(u, PERM_WRITE | PERM_CONSISTENT_READ,
+    g_assert_cmpint(backend_co_set_perms(u, PERM_WRITE | PERM_CONSISTENT_READ,
                                       PERM_CONSISTENT_READ, &err), ==, 0);
     g_assert_cmpint(test_co_write(u, 11, 0, 4096), ==, 0);
     test_co_expect(u, 11, 0, 4096);
@@ -440,7 +440,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
     g_assert_cmpint(status, ==, 0);
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_autofree char *out = test_shell(&status, "qemu-img info %s", path);
     g_assert_cmpint(status, !=, 0);
     g_assert_nonnull(strstr(out, "Failed to get shared \"write\" lock"));
@@ -448,7 +448,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
     g_assert_cmpint(status, ==, 0);
     g_autofree char *io = test_shell(&status, QEMU_IO_WRITES " %s", path);
     g_assert_nonnull(strstr(io, "Failed to get \"write\" lock"));
-    user_co_free(u);
+    backend_co_free(u);
 
     /* A node that nobody uses holds nothing. */
     g_free(test_shell(&status, "qemu-img info %s", path));
@@ -457,7 +457,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
     /* We read: others may read, not write. */
     struct node *r = test_co_open(g, 0,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    u = test_co_user(r);
+    u = test_co_backend(r);
     g_free(test_shell(&status, "qemu-img info %s", path));
     g_assert_cmpint(status, ==, 0);
     g_autofree char *io2 = test_shell(&status, QEMU_IO_WRITES " %s", path);
@@ -490,7 +490,7 @@ static CO_FN void test_locks_theirs_entry(void *arg)
     g_autofree char *path = g_strdup(scratch("theirs"));
     struct graph *g = test_graph();
     GError *err = NULL;
-    struct user *u;
+    struct backend *u;
     int in, out, status;
 
     if (!test_have("qemu-io") || !test_have("qemu-img")) {
@@ -502,7 +502,7 @@ static CO_FN void test_locks_theirs_entry(void *arg)
     GPid pid = start_holder(path, &in, &out);
     struct node *n = test_co_open(g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
-    int ret = user_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
+    int ret = backend_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
                           PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
     g_assert_true(g_str_has_prefix(err->message,
@@ -512,14 +512,14 @@ static CO_FN void test_locks_theirs_entry(void *arg)
     struct node *m = test_co_open(g, 0,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"force-share\": true}",
         path);
-    user_co_new(m, "u", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL, &u, &err);
+    backend_co_new(m, "u", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL, &u, &err);
     g_assert_no_error(err);
-    user_co_free(u);
+    backend_co_free(u);
 
     close(in);
     close(out);
     waitpid(pid, NULL, 0);
-    user_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
+    backend_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
                 PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
     g_assert_no_error(err);
     node_co_unref(m);

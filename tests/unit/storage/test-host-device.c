@@ -49,7 +49,7 @@ static CO_FN void check_co_device(const char *cache)
 
     struct node *n = test_co_open(g, NODE_RDWR, "{\"driver\": \"host_device\", "
                                   "\"filename\": \"%s\"%s}", device, cache);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, SIZE);
     g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
     g_assert_cmpint(test_co_write(u, 2, 5 * MIB + 7, 1001), ==, 0);
@@ -57,21 +57,21 @@ static CO_FN void check_co_device(const char *cache)
     test_co_expect(u, 1, 0, 4 * MIB);
     test_co_expect(u, 2, 5 * MIB + 7, 1001);
     test_co_expect(u, 3, SIZE - 512, 512);
-    g_assert_cmpint(user_co_zero(u, MIB, MIB, 0), ==, 0);
-    g_assert_cmpint(user_co_zero(u, 2 * MIB, MIB, IO_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, MIB, MIB, 0), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, 2 * MIB, MIB, IO_MAY_UNMAP), ==, 0);
     test_co_expect_zero(u, MIB, 2 * MIB);
     test_co_expect(u, 1, 3 * MIB, MIB);
-    g_assert_cmpint(user_co_discard(u, 3 * MIB, MIB), ==, 0);
+    g_assert_cmpint(backend_co_discard(u, 3 * MIB, MIB), ==, 0);
     test_co_expect(u, 1, 0, MIB);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     struct extent e;
-    g_assert_cmpint(user_co_status(u, 0, SIZE, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(u, 0, SIZE, &e), ==, 0);
     g_assert_true(e.flags & STATUS_DATA);
     g_assert_cmpint(node_co_truncate(n, SIZE + 512, &err), <, 0);
     g_assert_cmpstr(err->message, ==, "Cannot grow device files");
     g_clear_error(&err);
     g_assert_cmpuint(n->size, ==, SIZE);
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
 
     err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "

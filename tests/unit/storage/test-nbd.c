@@ -99,9 +99,9 @@ static bool have_nbdkit(void)
 #define NBD_UNIX "\"driver\": \"nbd\", \"server\": {\"type\": \"unix\", " \
                  "\"path\": \"%s\"}"
 
-static CO_FN void end_co(struct graph *g, struct user *u, struct node *n)
+static CO_FN void end_co(struct graph *g, struct backend *u, struct node *n)
 {
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
     graph_co_free(g);
 }
@@ -119,7 +119,7 @@ static CO_FN void test_content_entry(void *arg)
     }
     server_start(&s, "memory", "memory 64M");
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX "}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_autofree char *name = g_strdup_printf("nbd+unix://?socket=%s", s.socket);
     g_assert_cmpstr(n->filename, ==, name);
     g_assert_cmpuint(n->size, ==, 64 * MIB);
@@ -128,21 +128,21 @@ static CO_FN void test_content_entry(void *arg)
     test_co_expect(u, 1, 0, 9 * MIB + 1);
     test_co_expect(u, 2, 30 * MIB + 3, 5);
     test_co_expect_zero(u, 9 * MIB + 1, MIB);
-    g_assert_cmpint(user_co_zero(u, MIB, MIB, IO_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(backend_co_zero(u, MIB, MIB, IO_MAY_UNMAP), ==, 0);
     test_co_expect_zero(u, MIB, MIB);
     test_co_expect(u, 1, 2 * MIB, MIB);
-    g_assert_cmpint(user_co_discard(u, 3 * MIB, MIB), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_discard(u, 3 * MIB, MIB), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
 
     /* Scattered memory. */
     uint8_t a[1000], b[3000], want[4000];
     struct iovec v[2] = { { a, sizeof(a) }, { b, sizeof(b) } };
     struct iov iov = { .v = v, .n = 2, .len = 4000 };
-    g_assert_cmpint(user_co_preadv(u, 5000, iov, 0), ==, 0);
+    g_assert_cmpint(backend_co_preadv(u, 5000, iov, 0), ==, 0);
     test_fill(want, 1, 5000, 4000);
     g_assert_cmpmem(a, 1000, want, 1000);
     g_assert_cmpmem(b, 3000, want + 1000, 3000);
-    g_assert_cmpint(user_co_pwritev(u, 40 * MIB, iov, IO_FUA), ==, 0);
+    g_assert_cmpint(backend_co_pwritev(u, 40 * MIB, iov, IO_FUA), ==, 0);
     end_co(g, u, n);
     server_kill(&s);
 }
@@ -163,18 +163,18 @@ static CO_FN void test_peer_server_entry(void *arg)
     server_start(&s, "peer", "qemu-nbd -t -f raw -e 4 -x disk %s", path);
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"export\": "
                                   "\"disk\"}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     test_co_expect(u, 3, 8 * MIB, MIB);
     test_co_expect_zero(u, 0, MIB);
     struct extent e;
-    g_assert_cmpint(user_co_status(u, 0, 32 * MIB, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(u, 0, 32 * MIB, &e), ==, 0);
     g_assert_cmpuint(e.len, ==, 8 * MIB);
     g_assert_true(e.flags & STATUS_ZERO);
     g_assert_cmpint(test_co_write(u, 4, MIB, MIB), ==, 0);
-    g_assert_cmpint(user_co_status(u, MIB, MIB, &e), ==, 0);
+    g_assert_cmpint(backend_co_status(u, MIB, MIB, &e), ==, 0);
     g_assert_true(e.flags & STATUS_DATA);
     test_co_expect(u, 4, MIB, MIB);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     GError *err = test_co_open_fails(g, 0, "{" NBD_UNIX ", \"export\": "
                                      "\"other\"}", s.socket);
     g_assert_nonnull(strstr(err->message, "Could not open 'nbd+unix:///other"));
@@ -186,7 +186,7 @@ static CO_FN void test_peer_server_entry(void *arg)
 /* --- parallelism --- */
 
 struct reader {
-    struct user *u;
+    struct backend *u;
     uint64_t *next, end;
     struct co_latch *latch;
     unsigned seed;
@@ -204,7 +204,7 @@ static CO_FN void reader_entry(void *arg)
 }
 
 /* Read [0, @end) by @n coroutines; returns the time, ns. */
-static CO_FN uint64_t time_co_readers(struct user *u, unsigned seed, unsigned n,
+static CO_FN uint64_t time_co_readers(struct backend *u, unsigned seed, unsigned n,
                                       uint64_t end)
 {
     struct loop *l = loop_current();
@@ -237,7 +237,7 @@ static CO_FN void test_slow_link_entry(void *arg)
     server_start(&s, "slow", "-t 64 --filter=delay file %s rdelay=50ms "
                  "delay-open=50ms", path);
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     uint64_t ns = time_co_readers(u, 5, 64, 8 * MIB);
     g_test_message("8 MiB in 64 KiB reads, 50 ms each: %.0f ms",
                    (double)ns / 1e6);
@@ -269,13 +269,13 @@ static CO_FN void test_map_entry(void *arg)
     server_start(&s, "sparse", "--filter=delay file %s delay-extents=20ms",
                  path);
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     struct loop *l = loop_current();
     uint64_t start = loop_clock_ns(l), data = 0;
     unsigned calls = 0;
     for (uint64_t off = 0; off < n->size; calls++) {
         struct extent e;
-        g_assert_cmpint(user_co_status(u, off, MIN(n->size - off, 512 * MIB),
+        g_assert_cmpint(backend_co_status(u, off, MIN(n->size - off, 512 * MIB),
                                        &e), ==, 0);
         data += e.flags & STATUS_DATA ? e.len : 0;
         off += e.len;
@@ -309,12 +309,12 @@ static CO_FN void test_server_errors_entry(void *arg)
                  "error-pwrite=ENOSPC error-pwrite-rate=100%% "
                  "error-file=%s", trigger);
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX "}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     uint8_t buf[512];
     struct iovec v;
     g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
     test_make_file(trigger, 0);
-    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
     g_assert_cmpint(test_co_write(u, 2, 0, 512), ==, -ENOSPC);
     g_assert_cmpint(test_co_write(u, 2, 0, 4 * MIB), ==, -ENOSPC);
     unlink(trigger);
@@ -324,7 +324,7 @@ static CO_FN void test_server_errors_entry(void *arg)
 }
 
 struct one_read {
-    struct user *u;
+    struct backend *u;
     struct co_latch *latch;
     int ret;
 };
@@ -334,7 +334,7 @@ static CO_FN void one_read_entry(void *arg)
     struct one_read *r = arg;
     g_autofree uint8_t *buf = g_malloc(2 * MIB);
     struct iovec v;
-    r->ret = user_co_preadv(r->u, 0, iov_one(&v, buf, 2 * MIB), 0);
+    r->ret = backend_co_preadv(r->u, 0, iov_one(&v, buf, 2 * MIB), 0);
     co_latch_done(r->latch);
 }
 
@@ -353,7 +353,7 @@ static CO_FN void test_killed_entry(void *arg)
     server_start(&s, "killed", "--filter=delay memory 16M rdelay=10");
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX
                                   ", \"reconnect-delay\": 0}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
         reads[i] = (struct one_read){ u, &latch, 1 };
         co_latch_add(&latch);
@@ -386,10 +386,10 @@ static CO_FN void test_reconnect_entry(void *arg)
     server_start(&s, "back", "file %s", path);
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX
                                   ", \"reconnect-delay\": 300}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     test_co_expect(u, 7, 0, MIB);
     g_assert_cmpint(test_co_write(u, 8, 0, MIB), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
     server_kill(&s);
     r = (struct one_read){ u, &latch, 1 };
     co_latch_add(&latch);
@@ -400,7 +400,7 @@ static CO_FN void test_reconnect_entry(void *arg)
     co_latch_co_wait(&latch);
     g_assert_cmpint(r.ret, ==, 0);
     test_co_expect(u, 8, 0, MIB);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
 
     /* Lost with a write that was not flushed: flushes fail from now on. */
     g_assert_cmpint(test_co_write(u, 9, 0, MIB), ==, 0);
@@ -408,8 +408,8 @@ static CO_FN void test_reconnect_entry(void *arg)
     server_start(&s, "back", "file %s", path);
     test_co_expect(u, 7, MIB, MIB);
     g_assert_cmpint(test_co_write(u, 9, 0, 512), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, -EIO);
-    g_assert_cmpint(user_co_flush(u), ==, -EIO);
+    g_assert_cmpint(backend_co_flush(u), ==, -EIO);
+    g_assert_cmpint(backend_co_flush(u), ==, -EIO);
     end_co(g, u, n);
     server_kill(&s);
 }
@@ -430,9 +430,9 @@ static CO_FN void test_back_late_entry(void *arg)
     server_start(&s, "late", "memory 1M");
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX
                                   ", \"reconnect-delay\": 0}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     server_kill(&s);
-    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
     /* 50 ms, doubled each time: nobody is about to try. */
     co_co_sleep(UINT64_C(2000000000));
     server_start(&s, "late", "memory 1M");
@@ -455,7 +455,7 @@ static CO_FN void test_let_go_entry(void *arg)
     }
     server_start(&s, "hangs", "memory 16M");
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     kill(s.pid, SIGSTOP);
     r = (struct one_read){ u, &latch, 1 };
     co_latch_add(&latch);
@@ -463,13 +463,13 @@ static CO_FN void test_let_go_entry(void *arg)
     /* The drain is over although the read is not. */
     node_co_drain_begin(n);
     g_assert_cmpint(r.ret, ==, 1);
-    g_assert_cmpuint(user_get_stats(u)->in_flight, ==, 0);
+    g_assert_cmpuint(backend_get_stats(u)->in_flight, ==, 0);
     node_drain_end(n);
     kill(s.pid, SIGCONT);
     co_latch_co_wait(&latch);
     g_assert_cmpint(r.ret, ==, 0);
-    g_assert_cmpuint(user_get_stats(u)->failed[ACCT_READ], ==, 0);
-    g_assert_cmpuint(user_get_stats(u)->ops[ACCT_READ], ==, 1);
+    g_assert_cmpuint(backend_get_stats(u)->failed[ACCT_READ], ==, 0);
+    g_assert_cmpuint(backend_get_stats(u)->ops[ACCT_READ], ==, 1);
 
     /* Given up for good. */
     kill(s.pid, SIGSTOP);
@@ -499,13 +499,13 @@ static CO_FN void test_changed_entry(void *arg)
     server_start(&s, "changed", "memory 4M");
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX
                                   ", \"reconnect-delay\": 300}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     test_co_expect_zero(u, 0, MIB);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
     server_kill(&s);
     server_start(&s, "changed", "memory 5M");
-    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
-    g_assert_cmpint(user_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, -ESTALE);
     g_assert_nonnull(strstr(err->message, "size of the export changed"));
     g_error_free(err);
@@ -575,11 +575,11 @@ static CO_FN void test_cut_entry(void *arg)
         } else {
             uint8_t buf[4096];
             struct iovec v;
-            struct user *u = test_co_user(n);
+            struct backend *u = test_co_backend(n);
             opened++;
-            ret = user_co_preadv(u, 0, iov_one(&v, buf, 4096), 0);
+            ret = backend_co_preadv(u, 0, iov_one(&v, buf, 4096), 0);
             g_assert_cmpint(ret, ==, -EIO);
-            user_co_free(u);
+            backend_co_free(u);
             node_co_unref(n);
         }
         graph_co_free(g);
@@ -627,29 +627,29 @@ static CO_FN void check_co_lie(struct graph *g, const char *path,
     }
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX
                                   ", \"reconnect-delay\": 0}", path);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     /* Guards around what is read into. */
     g_autofree uint8_t *buf = g_malloc0(3 * 8192);
     int ret = 0;
     if (expect == READ_FAILS) {
-        ret = user_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
+        ret = backend_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
         g_assert_cmpint(ret, <, 0);
     } else {
         for (uint64_t off = 0; off < n->size; ) {
             struct extent e;
-            g_assert_cmpint(user_co_status(u, off, n->size - off, &e), ==, 0);
+            g_assert_cmpint(backend_co_status(u, off, n->size - off, &e), ==, 0);
             g_assert_cmpuint(e.len, >, 0);
             g_assert_cmpuint(e.len, <=, n->size - off);
             off += e.len;
         }
-        ret = user_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
+        ret = backend_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
         g_assert_cmpint(ret, ==, 0);
     }
     for (unsigned i = 0; i < 8192; i++) {
         g_assert_cmpuint(buf[i], ==, 0);
         g_assert_cmpuint(buf[2 * 8192 + i], ==, 0);
     }
-    user_co_free(u);
+    backend_co_free(u);
     node_co_unref(n);
 }
 
@@ -735,11 +735,11 @@ static CO_FN void test_abilities_entry(void *arg)
     expect_co_refused(g, NODE_RDWR, json, "cannot flush");
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"cache\": "
                                   "{\"no-flush\": true}}", s.socket);
-    struct user *u = test_co_user(n);
+    struct backend *u = test_co_backend(n);
     g_assert_cmpint(test_co_write(u, 1, 0, 4096), ==, 0);
-    g_assert_cmpint(user_co_zero(u, 0, 8192, IO_MAY_UNMAP), ==, 0);
-    g_assert_cmpint(user_co_flush(u), ==, 0);
-    user_co_free(u);
+    g_assert_cmpint(backend_co_zero(u, 0, 8192, IO_MAY_UNMAP), ==, 0);
+    g_assert_cmpint(backend_co_flush(u), ==, 0);
+    backend_co_free(u);
     node_co_unref(n);
     server_kill(&s);
 

@@ -60,16 +60,16 @@ GError *test_co_open_fails(struct graph *g, unsigned flags, const char *json,
     return err;
 }
 
-struct user *test_co_user(struct node *n)
+struct backend *test_co_backend(struct node *n)
 {
     unsigned perm = PERM_CONSISTENT_READ;
-    struct user *u;
+    struct backend *u;
     GError *err = NULL;
 
     if (node_is_writable(n)) {
         perm |= PERM_WRITE | PERM_RESIZE;
     }
-    user_co_new(n, "test", perm, PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+    backend_co_new(n, "test", perm, PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
                 NULL, NULL, &u, &err);
     g_assert_no_error(err);
     return u;
@@ -88,26 +88,26 @@ void test_fill(uint8_t *buf, unsigned seed, uint64_t off, size_t len)
     }
 }
 
-int test_co_write(struct user *u, unsigned seed, uint64_t off, size_t len)
+int test_co_write(struct backend *u, unsigned seed, uint64_t off, size_t len)
 {
     g_autofree uint8_t *buf = g_malloc(len);
     struct iovec v;
 
     test_fill(buf, seed, off, len);
-    return user_co_pwritev(u, off, iov_one(&v, buf, len), 0);
+    return backend_co_pwritev(u, off, iov_one(&v, buf, len), 0);
 }
 
-static CO_FN uint8_t *test_co_read(struct user *u, uint64_t off, size_t len)
+static CO_FN uint8_t *test_co_read(struct backend *u, uint64_t off, size_t len)
 {
     uint8_t *buf = g_malloc(len);
     struct iovec v;
 
     memset(buf, 0xee, len);
-    g_assert_cmpint(user_co_preadv(u, off, iov_one(&v, buf, len), 0), ==, 0);
+    g_assert_cmpint(backend_co_preadv(u, off, iov_one(&v, buf, len), 0), ==, 0);
     return buf;
 }
 
-void test_co_expect(struct user *u, unsigned seed, uint64_t off, size_t len)
+void test_co_expect(struct backend *u, unsigned seed, uint64_t off, size_t len)
 {
     g_autofree uint8_t *got = test_co_read(u, off, len);
 
@@ -119,7 +119,7 @@ void test_co_expect(struct user *u, unsigned seed, uint64_t off, size_t len)
     }
 }
 
-void test_co_expect_zero(struct user *u, uint64_t off, size_t len)
+void test_co_expect_zero(struct backend *u, uint64_t off, size_t len)
 {
     g_autofree uint8_t *got = test_co_read(u, off, len);
 

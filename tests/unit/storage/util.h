@@ -19,17 +19,17 @@ CO_FN struct node *test_co_open(struct graph *g, unsigned flags,
 CO_FN GError *test_co_open_fails(struct graph *g, unsigned flags,
                                  const char *json, ...) PRINTF_LIKE(3, 4);
 /* A user that reads, and writes and resizes when the node is writable. */
-CO_FN struct user *test_co_user(struct node *n);
+CO_FN struct backend *test_co_backend(struct node *n);
 
 /* Byte @off of pattern @seed; a range of it. */
 uint8_t test_byte(unsigned seed, uint64_t off);
 void test_fill(uint8_t *buf, unsigned seed, uint64_t off, size_t len);
-CO_FN int test_co_write(struct user *u, unsigned seed, uint64_t off,
+CO_FN int test_co_write(struct backend *u, unsigned seed, uint64_t off,
                         size_t len);
 /* [@off, @off+@len) reads as pattern @seed / as zeroes. */
-CO_FN void test_co_expect(struct user *u, unsigned seed, uint64_t off,
+CO_FN void test_co_expect(struct backend *u, unsigned seed, uint64_t off,
                           size_t len);
-CO_FN void test_co_expect_zero(struct user *u, uint64_t off, size_t len);
+CO_FN void test_co_expect_zero(struct backend *u, uint64_t off, size_t len);
 
 /* A new file of @size bytes, all holes. */
 void test_make_file(const char *path, uint64_t size);

@@ -14,11 +14,11 @@
 #include "graph/graph-int.h"
 #include "loop/loop.h"
 
-int user_co_new(struct node *n, const char *name, unsigned perm,
-                unsigned shared, const struct user_ops *ops, void *arg,
-                struct user **ret_user, GError **err)
+int backend_co_new(struct node *n, const char *name, unsigned perm,
+                unsigned shared, const struct backend_ops *ops, void *arg,
+                struct backend **ret_user, GError **err)
 {
-    struct user *u = g_new0(struct user, 1);
+    struct backend *u = g_new0(struct backend, 1);
     struct graph *g = n->graph;
     int ret;
 
@@ -41,16 +41,16 @@ int user_co_new(struct node *n, const char *name, unsigned perm,
         g_free(u);
         return ret;
     }
-    u->next = g->users;
-    g->users = u;
-    drain_adopt_user(u);
+    u->next = g->backends;
+    g->backends = u;
+    drain_adopt_backend(u);
     *ret_user = u;
     return 0;
 }
 
-static void user_unlist(struct user *u)
+static void backend_unlist(struct backend *u)
 {
-    struct user **p = &u->graph->users;
+    struct backend **p = &u->graph->backends;
 
     while (*p != u) {
         p = &(*p)->next;
@@ -58,7 +58,7 @@ static void user_unlist(struct user *u)
     *p = u->next;
 }
 
-void user_co_free(struct user *u)
+void backend_co_free(struct backend *u)
 {
     struct node *n;
 
@@ -69,8 +69,8 @@ void user_co_free(struct user *u)
         co_queue_co_wait(&u->idle);
     }
     graph_co_lock(u->graph);
-    drain_forget_user(u);
-    user_unlist(u);
+    drain_forget_backend(u);
+    backend_unlist(u);
     n = edge_unlink(u->edge);
     (void)perm_co_refresh(n, NULL);
     graph_unlock(u->graph);
@@ -79,12 +79,12 @@ void user_co_free(struct user *u)
     g_free(u);
 }
 
-struct node *user_node(const struct user *u)
+struct node *backend_node(const struct backend *u)
 {
     return u->edge->child;
 }
 
-int user_co_set_perms(struct user *u, unsigned perm, unsigned shared,
+int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,
                       GError **err)
 {
     struct edge *e = u->edge;
@@ -106,7 +106,7 @@ int user_co_set_perms(struct user *u, unsigned perm, unsigned shared,
 
 /* --- the door --- */
 
-void user_co_enter(struct user *u)
+void backend_co_enter(struct backend *u)
 {
     while (u->quiesced > 0) {
         u->n_drain_waiters++;
@@ -116,7 +116,7 @@ void user_co_enter(struct user *u)
     u->stats.in_flight++;
 }
 
-void user_leave(struct user *u)
+void backend_leave(struct backend *u)
 {
     g_assert(u->stats.in_flight > 0);
     if (--u->stats.in_flight == 0 && !co_queue_empty(&u->idle)) {
@@ -125,20 +125,20 @@ void user_leave(struct user *u)
 }
 
 /* Must the request be made again? */
-static bool user_leaves_to_restart(struct user *u, int ret)
+static bool backend_leaves_to_restart(struct backend *u, int ret)
 {
-    user_leave(u);
+    backend_leave(u);
     return ret == -ERESTART && !u->ending;
 }
 
-void user_let_go(struct user *u)
+void backend_let_go(struct backend *u)
 {
     u->ending = true;
-    node_let_go(user_node(u));
+    node_let_go(backend_node(u));
 }
 
 /* 0, or what a request that asks too much gets. */
-static int user_check(struct user *u, uint64_t off, uint64_t len, unsigned perm,
+static int backend_check(struct backend *u, uint64_t off, uint64_t len, unsigned perm,
                       enum acct_kind kind)
 {
     struct node *n = u->edge->child;
@@ -159,114 +159,114 @@ static int user_check(struct user *u, uint64_t off, uint64_t len, unsigned perm,
 
 /* --- requests --- */
 
-int user_co_preadv(struct user *u, uint64_t off, struct iov iov,
+int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
                    unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, iov.len, 0, ACCT_READ);
+        backend_co_enter(u);
+        ret = backend_check(u, off, iov.len, 0, ACCT_READ);
         if (ret == 0) {
             ret = node_co_preadv(u->edge->child, off, iov, flags);
             account_done(u, ACCT_READ, off, iov.len, flags, start, ret);
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_pwritev(struct user *u, uint64_t off, struct iov iov,
+int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
                     unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
+        backend_co_enter(u);
+        ret = backend_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
         if (ret == 0) {
             ret = node_co_pwritev(u->edge->child, off, iov, flags);
             account_done(u, ACCT_WRITE, off, iov.len, flags, start, ret);
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_zero(struct user *u, uint64_t off, uint64_t len, unsigned flags)
+int backend_co_zero(struct backend *u, uint64_t off, uint64_t len, unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, len, PERM_WRITE, ACCT_WRITE);
+        backend_co_enter(u);
+        ret = backend_check(u, off, len, PERM_WRITE, ACCT_WRITE);
         if (ret == 0) {
             ret = node_co_zero(u->edge->child, off, len, flags);
             account_done(u, ACCT_WRITE, off, len, flags | IO_BACKGROUND, start,
                          ret);
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_discard(struct user *u, uint64_t off, uint64_t len)
+int backend_co_discard(struct backend *u, uint64_t off, uint64_t len)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, len, PERM_WRITE, ACCT_UNMAP);
+        backend_co_enter(u);
+        ret = backend_check(u, off, len, PERM_WRITE, ACCT_UNMAP);
         if (ret == 0) {
             ret = node_co_discard(u->edge->child, off, len);
             account_done(u, ACCT_UNMAP, off, len, 0, start, ret);
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_flush(struct user *u)
+int backend_co_flush(struct backend *u)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
     do {
-        user_co_enter(u);
+        backend_co_enter(u);
         ret = node_co_flush(u->edge->child);
         account_done(u, ACCT_FLUSH, 0, 0, 0, start, ret);
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_status(struct user *u, uint64_t off, uint64_t len,
+int backend_co_status(struct backend *u, uint64_t off, uint64_t len,
                    struct extent *ret_ext)
 {
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, len, 0, ACCT_READ);
+        backend_co_enter(u);
+        ret = backend_check(u, off, len, 0, ACCT_READ);
         if (ret == 0) {
             ret = len ? node_co_status_above(u->edge->child, NULL, off, len,
                                              ret_ext)
                       : -EINVAL;
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
-int user_co_cache(struct user *u, uint64_t off, uint64_t len)
+int backend_co_cache(struct backend *u, uint64_t off, uint64_t len)
 {
     int ret;
 
     do {
-        user_co_enter(u);
-        ret = user_check(u, off, len, 0, ACCT_READ);
+        backend_co_enter(u);
+        ret = backend_check(u, off, len, 0, ACCT_READ);
         if (ret == 0 && len > 0) {
             ret = node_co_cache(u->edge->child, off, len);
         }
-    } while (user_leaves_to_restart(u, ret));
+    } while (backend_leaves_to_restart(u, ret));
     return ret;
 }
 
