@@ -28,7 +28,7 @@ static CO_FN int maps_co_clear(struct overlay *o)
     }
     if (ret == 0) {
         memset(o->summary, 0, o->summary_bytes);
-        tables_clear(&o->blocks);
+        metadata_cache_clear(&o->blocks);
     }
     return ret;
 }

@@ -29,7 +29,7 @@ static CO_FN int block_co_load(void *arg, struct table *t)
 
 void overlay_map_init(struct overlay *o)
 {
-    tables_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
+    metadata_cache_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
                 block_co_load, o);
 }
 
@@ -125,7 +125,7 @@ static bool map_find(struct overlay *o, uint64_t idx, uint64_t *end,
         *ret_here = what == COW_GROUP_ALL;
         return true;
     }
-    t = tables_peek(&o->blocks, group);
+    t = metadata_cache_peek(&o->blocks, group);
     if (!t) {
         return false;
     }
@@ -176,12 +176,12 @@ int overlay_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
     while ((n = run_find(o, first, end, ret_here)) == 0) {
         struct table *t;
 
-        ret = tables_co_get(&o->blocks, first >> COW_GROUP_BITS, &t);
+        ret = metadata_cache_co_get(&o->blocks, first >> COW_GROUP_BITS, &t);
         if (ret < 0) {
             return ret;
         }
         n = run_find(o, first, end, ret_here);
-        tables_put(&o->blocks, t);
+        metadata_cache_put(&o->blocks, t);
         if (n > 0) {
             break;
         }
@@ -200,7 +200,7 @@ int overlay_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
         bool here = false;
 
         if (overlay_summary_get(o, idx >> COW_GROUP_BITS) == COW_GROUP_SOME) {
-            int ret = tables_co_get(&o->blocks, idx >> COW_GROUP_BITS, &t);
+            int ret = metadata_cache_co_get(&o->blocks, idx >> COW_GROUP_BITS, &t);
 
             if (ret < 0) {
                 return ret;
@@ -208,7 +208,7 @@ int overlay_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
         }
         map_find(o, idx, &end, &here);
         if (t) {
-            tables_put(&o->blocks, t);
+            metadata_cache_put(&o->blocks, t);
         }
         if (!here) {
             break;

@@ -17,7 +17,7 @@
 static void overlay_release(struct overlay *o)
 {
     overlay_pending_drop(o, UINT64_MAX);
-    tables_done(&o->blocks);
+    metadata_cache_done(&o->blocks);
     if (o->summary) {
         io_buf_put(o->summary, o->summary_bytes);
         o->summary = NULL;

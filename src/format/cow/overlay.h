@@ -33,7 +33,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/group.h"
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -73,7 +73,7 @@ struct overlay {
     uint8_t *summary;               /* as in the file; summary_bytes */
     size_t summary_bytes;           /* whole blocks */
     uint8_t *summary_dirty;         /* a flag a block */
-    struct tables blocks;           /* by group */
+    struct metadata_cache blocks;           /* by group */
 
     struct overlay_pending pending[OVERLAY_GENERATIONS]; /* oldest first */
     unsigned n_pending_gens;

@@ -89,10 +89,10 @@ static CO_FN int block_co_get(struct overlay *o, const struct item *item,
                               struct table **ret_t)
 {
     if (!item->fresh) {
-        return tables_co_get(&o->blocks, item->group, ret_t);
+        return metadata_cache_co_get(&o->blocks, item->group, ret_t);
     }
-    tables_forget(&o->blocks, item->group); /* of a pass that failed */
-    return tables_co_new(&o->blocks, item->group, ret_t);
+    metadata_cache_forget(&o->blocks, item->group); /* of a pass that failed */
+    return metadata_cache_co_new(&o->blocks, item->group, ret_t);
 }
 
 static CO_FN int item_co_write(void *arg, unsigned i)
@@ -119,7 +119,7 @@ static CO_FN int item_co_write(void *arg, unsigned i)
                               COW_BLOCK_BYTES,
                               iov_one(&v, t->data, COW_BLOCK_BYTES), 0);
     }
-    tables_put(&o->blocks, t);
+    metadata_cache_put(&o->blocks, t);
     return ret;
 }
 

@@ -46,7 +46,7 @@ void qcow2_check_desc_set(struct qcow2_check *c, struct qcow2_table_at *t,
     struct qcow2_image *img = c->img;
     uint64_t idx = ((uint64_t) t->l1_idx << img->l2_bits) + i;
     struct table *slice = t->active
-        ? tables_peek(&img->slices, idx >> img->slice_bits) : NULL;
+        ? metadata_cache_peek(&img->slices, idx >> img->slice_bits) : NULL;
 
     qcow2_desc_put(&img->shape, c->table, i, d);
     if (slice) {

@@ -27,11 +27,11 @@ struct compress_write {
 /* Another stream stood at the same place, once. */
 static void cache_forget(struct qcow2_image *img, uint64_t entry)
 {
-    struct tables *cache = &img->codec->clusters;
-    struct table *t = tables_peek(cache, entry);
+    struct metadata_cache *cache = &img->codec->clusters;
+    struct table *t = metadata_cache_peek(cache, entry);
 
     if (t && t->refs == 0) {
-        tables_forget(cache, entry);
+        metadata_cache_forget(cache, entry);
     }
 }
 

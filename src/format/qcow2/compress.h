@@ -4,12 +4,12 @@
 #include "format/codec.h"
 #include "format/offload.h"
 #include "format/qcow2/qcow2.h"
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 
 struct qcow2_codec {
     enum codec codec;
     struct offload offload;
-    struct tables clusters;      /* decompressed, by L2 entry */
+    struct metadata_cache clusters;      /* decompressed, by L2 entry */
 };
 
 /* Made when first needed. */

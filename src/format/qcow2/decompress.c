@@ -67,7 +67,7 @@ struct qcow2_codec *qcow2_codec_get(struct qcow2_image *img)
         img->codec = g_new0(struct qcow2_codec, 1);
         img->codec->codec = img->hdr.compression_type == QCOW2_ZSTD
                             ? CODEC_ZSTD : CODEC_DEFLATE;
-        tables_init(&img->codec->clusters, cluster,
+        metadata_cache_init(&img->codec->clusters, cluster,
                     max_u64(CACHE_BYTES, CACHE_CLUSTERS_MIN * cluster),
                     cluster_co_load, img);
     }
@@ -77,7 +77,7 @@ struct qcow2_codec *qcow2_codec_get(struct qcow2_image *img)
 void qcow2_codec_close(struct qcow2_image *img)
 {
     if (img->codec) {
-        tables_done(&img->codec->clusters);
+        metadata_cache_done(&img->codec->clusters);
         g_clear_pointer(&img->codec, g_free);
     }
 }
@@ -91,14 +91,14 @@ int qcow2_co_read_compressed(struct qcow2_image *img, const struct qcow2_run *ru
     struct table *t;
     int ret;
 
-    if (whole && !tables_peek(&c->clusters, run->entry)) {
+    if (whole && !metadata_cache_peek(&c->clusters, run->entry)) {
         return entry_co_decompress(img, run->entry, whole);
     }
-    ret = tables_co_get(&c->clusters, run->entry, &t);
+    ret = metadata_cache_co_get(&c->clusters, run->entry, &t);
     if (ret == 0) {
         iov_from_buf(iov, 0, (uint8_t *) t->data + (off & (cluster - 1)),
                      iov.len);
-        tables_put(&c->clusters, t);
+        metadata_cache_put(&c->clusters, t);
     }
     return ret;
 }

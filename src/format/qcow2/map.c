@@ -107,7 +107,7 @@ static int walk_get(struct walk *w, uint64_t idx, struct qcow2_desc *ret,
     *ret = (struct qcow2_desc) { 0, 0 };
     if (!w->table || slice != w->slice) {
         if (has_table(img, idx >> img->l2_bits)) {
-            struct table *t = tables_peek(&img->slices, slice);
+            struct table *t = metadata_cache_peek(&img->slices, slice);
             if (!t) {
                 return -EAGAIN;
             }
@@ -241,14 +241,14 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
             };
             return 0;
         }
-        ret = tables_co_get(&img->slices, off >> img->cluster_bits >>
+        ret = metadata_cache_co_get(&img->slices, off >> img->cluster_bits >>
                             img->slice_bits, &t);
         if (ret < 0) {
             return ret;
         }
         ret = scan(img, off, off + len, ret_run);
         g_assert(ret != -EAGAIN);
-        tables_put(&img->slices, t);
+        metadata_cache_put(&img->slices, t);
     }
     return ret == -EUCLEAN ? entry_co_report(img, off, ret_run->entry) : ret;
 }
@@ -263,13 +263,13 @@ int qcow2_co_descs(struct qcow2_image *img, uint64_t idx, uint64_t end,
     walk_init(&w, img, idx, end);
     ret = walk_get(&w, idx, ret_desc, ret_n);
     if (ret == -EAGAIN) {
-        ret = tables_co_get(&img->slices, idx >> img->slice_bits, &t);
+        ret = metadata_cache_co_get(&img->slices, idx >> img->slice_bits, &t);
         if (ret < 0) {
             return ret;
         }
         walk_init(&w, img, idx, end);
         ret = walk_get(&w, idx, ret_desc, ret_n);
-        tables_put(&img->slices, t);
+        metadata_cache_put(&img->slices, t);
     }
     return ret;
 }

@@ -21,7 +21,7 @@
 static void image_release(struct qcow2_image *img)
 {
     qcow2_pending_free(img);
-    tables_done(&img->slices);
+    metadata_cache_done(&img->slices);
     qcow2_bitmaps_close(img);
     qcow2_snapshots_close(img);
     qcow2_crypt_close(img);

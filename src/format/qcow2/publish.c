@@ -227,7 +227,7 @@ static CO_FN int item_co_publish(struct qcow2_image *img,
     uint64_t entry = qcow2_l2_entry(img, item_l1(img, it));
     uint64_t within = it->slice & ((UINT64_C(1) << slices_bits(img)) - 1);
     struct table *t;
-    int ret = tables_co_get(&img->slices, it->slice, &t);
+    int ret = metadata_cache_co_get(&img->slices, it->slice, &t);
 
     if (ret < 0) {
         return ret;
@@ -235,7 +235,7 @@ static CO_FN int item_co_publish(struct qcow2_image *img,
     item_apply(img, it, t->data);
     ret = item_co_write(img, it, t->data, (entry & QCOW2_OFFSET_MASK) +
                         within * qcow2_slice_bytes(img));
-    tables_put(&img->slices, t);
+    metadata_cache_put(&img->slices, t);
     return ret;
 }
 

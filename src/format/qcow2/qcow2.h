@@ -34,7 +34,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/group.h"
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -91,7 +91,7 @@ struct qcow2_image {
     GHashTable *fresh;             /* l1 index -> offset of an L2 table (new, or
                                     * copied for shared ones) that l1[] does not
                                     * name yet; publish.c */
-    struct tables slices;          /* slice.c */
+    struct metadata_cache slices;          /* slice.c */
 
     /* changes that wait, oldest generation first */
     struct qcow2_pending pending[QCOW2_GENERATIONS];
@@ -208,7 +208,7 @@ uint64_t qcow2_l2_entry(const struct qcow2_image *img, uint32_t l1_idx);
 
 /* --- slice.c: L2 slices in memory; key: cluster index >> slice_bits ---
  *
- * Use format/tables.h on &img->slices; t->data holds the descriptors as in the
+ * Use format/metadata-cache.h on &img->slices; t->data holds the descriptors as in the
  * file, for qcow2_desc_get(). A slice that is asked for exists: its L2 table has
  * an entry in L1, or is fresh. */
 

@@ -121,12 +121,12 @@ int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first, uint64_t n,
             ret = qcow2_co_block_add(img, i);
             return ret < 0 ? ret : 1;
         }
-        if (exists && !tables_peek(&r->blocks, i)) {
-            ret = tables_co_get(&r->blocks, i, &t);
+        if (exists && !metadata_cache_peek(&r->blocks, i)) {
+            ret = metadata_cache_co_get(&r->blocks, i, &t);
             if (ret < 0) {
                 return ret;
             }
-            tables_put(&r->blocks, t);
+            metadata_cache_put(&r->blocks, t);
             return 1;
         }
     }
@@ -143,7 +143,7 @@ static struct table *block_at(struct qcow2_image *img, uint64_t cluster)
     if (i >= r->len || !r->table[i]) {
         return NULL;
     }
-    t = tables_peek(&r->blocks, i);
+    t = metadata_cache_peek(&r->blocks, i);
     g_assert(t);
     return t;
 }
@@ -278,7 +278,7 @@ int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
     r->block_bits = img->cluster_bits + 3 - r->order;
     r->max = r->order == 6 ? UINT64_MAX
                            : (UINT64_C(1) << (1u << r->order)) - 1;
-    tables_init(&r->blocks, cluster,
+    metadata_cache_init(&r->blocks, cluster,
                 max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster), block_co_load,
                 img);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
@@ -298,7 +298,7 @@ static void drop_dirty(struct qcow2_refcounts *r)
 
     g_hash_table_iter_init(&iter, r->dirty);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        tables_put(&r->blocks, tables_peek(&r->blocks,
+        metadata_cache_put(&r->blocks, metadata_cache_peek(&r->blocks,
                                            GPOINTER_TO_SIZE(key)));
     }
     g_hash_table_destroy(r->dirty);
@@ -311,7 +311,7 @@ void qcow2_refcounts_forget(struct qcow2_image *img)
     drop_dirty(r);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                      qcow2_dirty_free);
-    tables_clear(&r->blocks);
+    metadata_cache_clear(&r->blocks);
     while (r->used > 0 && r->table[r->used - 1] == 0) {
         r->used--;
     }
@@ -325,7 +325,7 @@ void qcow2_refcounts_close(struct qcow2_image *img)
         return;
     }
     drop_dirty(r);
-    tables_done(&r->blocks);
+    metadata_cache_done(&r->blocks);
     g_tree_destroy(r->unlinked);
     g_free(r->table);
     g_free(r);

@@ -46,7 +46,7 @@ void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
     if (!d) {
         d = g_new(struct dirty_block, 1);
         *d = (struct dirty_block) { t, first, end };
-        tables_ref(&r->blocks, t);
+        metadata_cache_ref(&r->blocks, t);
         g_hash_table_insert(r->dirty, key, d);
     }
     d->first = MIN(d->first, first);
@@ -132,7 +132,7 @@ static CO_FN int block_co_make(struct qcow2_image *img, uint32_t block,
 {
     struct qcow2_refcounts *r = img->refcounts;
     struct table *t;
-    int ret = tables_co_new(&r->blocks, block, &t);
+    int ret = metadata_cache_co_new(&r->blocks, block, &t);
 
     if (ret < 0) {
         return ret;
@@ -142,7 +142,7 @@ static CO_FN int block_co_make(struct qcow2_image *img, uint32_t block,
     g_tree_insert(r->unlinked, GSIZE_TO_POINTER((gsize) block),
                   GSIZE_TO_POINTER(LINK_NEW));
     qcow2_block_dirty(img, t, 0, (uint32_t) qcow2_cluster_size(img));
-    tables_put(&r->blocks, t);
+    metadata_cache_put(&r->blocks, t);
     qcow2_meta_add(img, QCOW2_META_REFBLOCK, at << img->cluster_bits,
                    qcow2_cluster_size(img));
     return 0;
@@ -247,7 +247,7 @@ static CO_FN int block_co_write(void *arg, unsigned i)
     if (ret < 0) {
         qcow2_block_dirty(img, was.t, was.first, was.end);
     }
-    tables_put(&r->blocks, was.t);
+    metadata_cache_put(&r->blocks, was.t);
     io_buf_put(copy, len);
     return ret;
 }

@@ -102,7 +102,7 @@ static CO_FN int block_co_compare(struct qcow2_check *c, uint32_t block,
     co_co_relax();
     ret = qcow2_co_blocks_trim(c->img);
     if (ret >= 0) {
-        ret = tables_co_get(&r->blocks, block, &t);
+        ret = metadata_cache_co_get(&r->blocks, block, &t);
     }
     if (ret < 0) {
         c->res->check_errors++;
@@ -111,7 +111,7 @@ static CO_FN int block_co_compare(struct qcow2_check *c, uint32_t block,
         return 0;
     }
     block_compare(c, t, first, end);
-    tables_put(&r->blocks, t);
+    metadata_cache_put(&r->blocks, t);
     return 0;
 }
 

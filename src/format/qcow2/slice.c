@@ -58,6 +58,6 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
 
 void qcow2_slices_init(struct qcow2_image *img)
 {
-    tables_init(&img->slices, qcow2_slice_bytes(img), img->opts.cache_bytes,
+    metadata_cache_init(&img->slices, qcow2_slice_bytes(img), img->opts.cache_bytes,
                 slice_co_load, img);
 }

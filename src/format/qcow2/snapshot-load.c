@@ -62,7 +62,7 @@ int qcow2_co_snapshot_load(struct node *n, const char *name, GError **err)
     if (ret < 0) {
         return ret;
     }
-    tables_clear(&img->slices);
+    metadata_cache_clear(&img->slices);
     io_buf_put(img->l1, img->l1_bytes);
     img->l1 = l1;
     img->l1_bytes = bytes;

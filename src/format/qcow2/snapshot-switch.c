@@ -109,7 +109,7 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     g_hash_table_insert(sw->moved, key, was);
     qcow2_switch_drop(sw, r->table[block], len);
     r->table[block] = host;
-    qcow2_block_dirty(img, tables_peek(&r->blocks, block), 0, (uint32_t) len);
+    qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0, (uint32_t) len);
     return 0;
 }
 

@@ -39,7 +39,7 @@ static void l1_take(struct qcow2_image *img, uint64_t *l1, size_t bytes)
     io_buf_put(img->l1, img->l1_bytes);
     img->l1 = l1;
     img->l1_bytes = bytes;
-    tables_clear(&img->slices);
+    metadata_cache_clear(&img->slices);
 }
 
 static size_t l1_room(uint32_t n)

@@ -24,7 +24,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/qcow2/qcow2.h"
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 #include "loop/co.h"
 
 enum {
@@ -40,7 +40,7 @@ struct qcow2_refcounts {
     uint32_t len;                 /* entries allocated */
     uint32_t used;                /* one more than the last that has a block */
     bool reserved_bits;           /* some entry had them set: for the check */
-    struct tables blocks;         /* by number */
+    struct metadata_cache blocks;         /* by number */
     GHashTable *dirty;            /* number -> struct dirty_block */
     GTree *unlinked;              /* numbers */
     struct co_mutex grow;         /* one new block at a time */

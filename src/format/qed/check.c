@@ -162,7 +162,7 @@ static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
     if (table_co_is_hole(c, table)) {
         return 0;
     }
-    ret = tables_co_get(&img->l2, l1_idx, &t);
+    ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
     if (ret < 0) {
         c->res->check_errors++;
         report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
@@ -176,7 +176,7 @@ static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
         }
     }
     ret = entries_co_store(c, qed_l2_entries(t), table, first, end);
-    tables_put(&img->l2, t);
+    metadata_cache_put(&img->l2, t);
     return c->no_memory ? -ENOMEM : ret;
 }
 

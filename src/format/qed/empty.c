@@ -30,7 +30,7 @@ static CO_FN int empty_co_tables(struct qed_image *img)
         return ret;
     }
     memset(img->l1, 0, img->table_bytes);
-    tables_clear(&img->l2);
+    metadata_cache_clear(&img->l2);
     img->n_gaps = 0;
     img->alloc_end = round_up(end, qed_cluster_size(img));
     img->file_end = img->alloc_end;

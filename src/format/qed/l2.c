@@ -72,5 +72,5 @@ static CO_FN int l2_co_load(void *arg, struct table *t)
 
 void qed_l2_init(struct qed_image *img)
 {
-    tables_init(&img->l2, img->table_bytes, QED_CACHE_BYTES, l2_co_load, img);
+    metadata_cache_init(&img->l2, img->table_bytes, QED_CACHE_BYTES, l2_co_load, img);
 }

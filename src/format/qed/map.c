@@ -211,7 +211,7 @@ static uint64_t no_tables_end(const struct qed_image *img, uint32_t l1_idx,
 
 /* What stands in the tables from @idx up to @limit. 0, -EAGAIN when a table
  * must be loaded first, -EINVAL. */
-static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
+static int metadata_cache_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
                           struct segment *ret)
 {
     uint32_t l1_idx = (uint32_t) (idx >> img->entry_bits);
@@ -228,7 +228,7 @@ static int tables_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
         return 0;
     }
     limit = min_u64(limit, span_end);
-    t = tables_peek(&img->l2, l1_idx);
+    t = metadata_cache_peek(&img->l2, l1_idx);
     if (!t) {
         return -EAGAIN;
     }
@@ -282,7 +282,7 @@ static int scan(struct qed_image *img, uint64_t first, uint64_t last,
         if (cursor_seek(img, &c, idx, &s.entry, &next)) {
             s.n = 1;
         } else {
-            int r = tables_segment(img, idx, min_u64(next, last), &s);
+            int r = metadata_cache_segment(img, idx, min_u64(next, last), &s);
             if (r < 0) {
                 return ret->n ? 0 : r;
             }
@@ -338,13 +338,13 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
         ret = 0;
     }
     if (ret == -EAGAIN) {
-        ret = tables_co_get(&img->l2, first >> img->entry_bits, &t);
+        ret = metadata_cache_co_get(&img->l2, first >> img->entry_bits, &t);
         if (ret < 0) {
             return ret;
         }
         ret = scan(img, first, last, &s);
         g_assert(ret != -EAGAIN);
-        tables_put(&img->l2, t);
+        metadata_cache_put(&img->l2, t);
     }
     if (ret < 0) {
         return ret;

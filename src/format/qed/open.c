@@ -21,7 +21,7 @@
 static void image_release(struct qed_image *img)
 {
     qed_pending_free(img);
-    tables_done(&img->l2);
+    metadata_cache_done(&img->l2);
     if (img->l1) {
         io_buf_put(img->l1, img->table_bytes);
         img->l1 = NULL;
@@ -227,7 +227,7 @@ static CO_FN int image_co_set_writable(struct qed_image *img, unsigned flags,
         qed_note_offset(img, get_le64(&img->l1[i]), img->table_bytes);
     }
     /* Tables seen so far did not count for alloc_end. */
-    tables_clear(&img->l2);
+    metadata_cache_clear(&img->l2);
     qed_init_clear(img);
     img->group = group_new(img->loop, img->node, qed_file(img), &qed_group_ops,
                            img, 0, 0);

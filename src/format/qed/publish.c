@@ -101,15 +101,15 @@ static CO_FN int item_co_write_table(struct qed_image *img,
                                      const struct qed_item *it, bool is_new)
 {
     struct table *t;
-    int ret = is_new ? tables_co_new(&img->l2, it->l1_idx, &t)
-                     : tables_co_get(&img->l2, it->l1_idx, &t);
+    int ret = is_new ? metadata_cache_co_new(&img->l2, it->l1_idx, &t)
+                     : metadata_cache_co_get(&img->l2, it->l1_idx, &t);
 
     if (ret < 0) {
         return ret;
     }
     item_apply(img, it, qed_l2_entries(t));
     ret = item_co_write(img, it, qed_l2_entries(t));
-    tables_put(&img->l2, t);
+    metadata_cache_put(&img->l2, t);
     return ret;
 }
 

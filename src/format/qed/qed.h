@@ -24,7 +24,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/group.h"
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -94,7 +94,7 @@ struct qed_image {
     GArray *items;                /* struct qed_item */
     GHashTable *fresh;            /* l1_idx -> offset of a table not yet in l1 */
 
-    struct tables l2;             /* the cache */
+    struct metadata_cache l2;             /* the cache */
     bool checking;                /* tables that overlap are its business */
 
     /* NEED_CHECK */

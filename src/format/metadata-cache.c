@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The cache of metadata tables: see format/tables.h.
+ * The cache of metadata tables: see format/metadata-cache.h.
  *
  * Invariants
  *   - A table is in by_key until it is evicted or its load failed; then it
  *     lives on for those who waited for it.
  *   - It is in the LRU queue exactly while refs == 0.
  */
-#include "format/tables.h"
+#include "format/metadata-cache.h"
 #include <errno.h>
 #include <string.h>
 #include "loop/io.h"
 
-static void table_free(struct tables *c, struct table *t)
+static void table_free(struct metadata_cache *c, struct table *t)
 {
     c->bytes -= c->table_bytes;
     if (t->data) {
@@ -21,10 +21,10 @@ static void table_free(struct tables *c, struct table *t)
     g_free(t);
 }
 
-void tables_init(struct tables *c, size_t table_bytes, uint64_t max_bytes,
+void metadata_cache_init(struct metadata_cache *c, size_t table_bytes, uint64_t max_bytes,
                  int (*co_load)(void *arg, struct table *t), void *arg)
 {
-    *c = (struct tables) {
+    *c = (struct metadata_cache) {
         .by_key = g_hash_table_new(g_direct_hash, g_direct_equal),
         .table_bytes = table_bytes,
         .max_bytes = max_bytes,
@@ -34,14 +34,14 @@ void tables_init(struct tables *c, size_t table_bytes, uint64_t max_bytes,
     g_queue_init(&c->lru);
 }
 
-static void evict(struct tables *c, struct table *t)
+static void evict(struct metadata_cache *c, struct table *t)
 {
     g_queue_unlink(&c->lru, &t->lru);
     g_hash_table_remove(c->by_key, GSIZE_TO_POINTER(t->key));
     table_free(c, t);
 }
 
-static bool evict_oldest(struct tables *c)
+static bool evict_oldest(struct metadata_cache *c)
 {
     GList *link = g_queue_peek_head_link(&c->lru);
 
@@ -51,27 +51,27 @@ static bool evict_oldest(struct tables *c)
     return link != NULL;
 }
 
-void tables_clear(struct tables *c)
+void metadata_cache_clear(struct metadata_cache *c)
 {
     while (evict_oldest(c)) {
     }
     g_assert(c->bytes == 0);
 }
 
-void tables_done(struct tables *c)
+void metadata_cache_done(struct metadata_cache *c)
 {
     if (c->by_key) {
-        tables_clear(c);
+        metadata_cache_clear(c);
         g_clear_pointer(&c->by_key, g_hash_table_destroy);
     }
 }
 
-static struct table *find(struct tables *c, uint64_t key)
+static struct table *find(struct metadata_cache *c, uint64_t key)
 {
     return g_hash_table_lookup(c->by_key, GSIZE_TO_POINTER(key));
 }
 
-void tables_forget(struct tables *c, uint64_t key)
+void metadata_cache_forget(struct metadata_cache *c, uint64_t key)
 {
     struct table *t = find(c, key);
 
@@ -82,14 +82,14 @@ void tables_forget(struct tables *c, uint64_t key)
     }
 }
 
-void tables_ref(struct tables *c, struct table *t)
+void metadata_cache_ref(struct metadata_cache *c, struct table *t)
 {
     if (t->refs++ == 0) {
         g_queue_unlink(&c->lru, &t->lru);
     }
 }
 
-void tables_put(struct tables *c, struct table *t)
+void metadata_cache_put(struct metadata_cache *c, struct table *t)
 {
     g_assert(t->refs > 0);
     if (--t->refs > 0) {
@@ -103,7 +103,7 @@ void tables_put(struct tables *c, struct table *t)
     co_queue_wake_all(&c->room);
 }
 
-struct table *tables_peek(struct tables *c, uint64_t key)
+struct table *metadata_cache_peek(struct metadata_cache *c, uint64_t key)
 {
     struct table *t = find(c, key);
 
@@ -118,7 +118,7 @@ struct table *tables_peek(struct tables *c, uint64_t key)
 }
 
 /* A place for a table that the cache lacks. 1: it appeared meanwhile. */
-static CO_FN int slot_co_get(struct tables *c, uint64_t key,
+static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
                              struct table **ret_t)
 {
     struct table *t;
@@ -146,7 +146,7 @@ static CO_FN int slot_co_get(struct tables *c, uint64_t key,
     return 0;
 }
 
-static CO_FN int table_co_load(struct tables *c, struct table *t)
+static CO_FN int table_co_load(struct metadata_cache *c, struct table *t)
 {
     int ret;
 
@@ -161,7 +161,7 @@ static CO_FN int table_co_load(struct tables *c, struct table *t)
     return ret;
 }
 
-int tables_co_get(struct tables *c, uint64_t key, struct table **ret_t)
+int metadata_cache_co_get(struct metadata_cache *c, uint64_t key, struct table **ret_t)
 {
     struct table *t;
     int ret;
@@ -176,21 +176,21 @@ int tables_co_get(struct tables *c, uint64_t key, struct table **ret_t)
     if (ret == 0) {
         ret = table_co_load(c, t);
     } else {
-        tables_ref(c, t);
+        metadata_cache_ref(c, t);
         while (t->loading) {
             co_queue_co_wait(&t->waiters);
         }
         ret = t->error;
     }
     if (ret < 0) {
-        tables_put(c, t);
+        metadata_cache_put(c, t);
         return ret;
     }
     *ret_t = t;
     return 0;
 }
 
-int tables_co_new(struct tables *c, uint64_t key, struct table **ret_t)
+int metadata_cache_co_new(struct metadata_cache *c, uint64_t key, struct table **ret_t)
 {
     int ret = slot_co_get(c, key, ret_t);
 
