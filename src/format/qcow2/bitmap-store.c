@@ -25,7 +25,7 @@ static bool all_are(const uint8_t *p, size_t len, uint8_t value)
 }
 
 /* The table entry of @len bytes of bits. */
-static CO_FN int bits_co_store(struct qcow2_switch *sw, const uint8_t *bits,
+static CO_FN int bits_co_store(struct qcow2_transaction *sw, const uint8_t *bits,
                                size_t len, uint64_t *ret_entry)
 {
     size_t cluster = qcow2_cluster_size(sw->img);
@@ -40,11 +40,11 @@ static CO_FN int bits_co_store(struct qcow2_switch *sw, const uint8_t *bits,
     }
     memset(sw->other, 0, cluster);
     memcpy(sw->other, bits, len);
-    return qcow2_switch_co_store(sw, QCOW2_META_BITMAPS, sw->other, cluster,
+    return qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, sw->other, cluster,
                                  ret_entry);
 }
 
-static CO_FN int bitmap_co_store(struct qcow2_switch *sw,
+static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
                                  const struct qcow2_bitmap *b,
                                  struct stored *s)
 {
@@ -65,7 +65,7 @@ static CO_FN int bitmap_co_store(struct qcow2_switch *sw,
         put_be64(&table[i], entry);
     }
     if (ret == 0) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_BITMAPS, table,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, table,
                                     (uint64_t) s->table_size * 8,
                                     &s->table_offset);
     }
@@ -75,7 +75,7 @@ static CO_FN int bitmap_co_store(struct qcow2_switch *sw,
 }
 
 /* What @b has in the file goes with the switch. */
-static CO_FN int bitmap_co_drop(struct qcow2_switch *sw,
+static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
                                 const struct qcow2_bitmap *b)
 {
     uint64_t *table;
@@ -90,17 +90,17 @@ static CO_FN int bitmap_co_drop(struct qcow2_switch *sw,
     }
     for (uint32_t i = 0; i < b->table_size; i++) {
         if (table[i] & QCOW2_BITMAP_OFFSET) {
-            qcow2_switch_drop(sw, table[i] & QCOW2_BITMAP_OFFSET,
+            qcow2_transaction_drop(sw, table[i] & QCOW2_BITMAP_OFFSET,
                               qcow2_cluster_size(sw->img));
         }
     }
     g_free(table);
-    qcow2_switch_drop(sw, b->table_offset, (uint64_t) b->table_size * 8);
+    qcow2_transaction_drop(sw, b->table_offset, (uint64_t) b->table_size * 8);
     return 0;
 }
 
 /* All that is new, to places that nothing leads to. */
-static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
+static CO_FN int list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
                                struct stored *all)
 {
     const GPtrArray *old = sw->img->bitmaps->list;
@@ -152,26 +152,26 @@ void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host,
 }
 
 /* The directory, and the extension that leads to it. */
-static CO_FN int dir_co_store(struct qcow2_switch *sw, GPtrArray *list,
+static CO_FN int dir_co_store(struct qcow2_transaction *sw, GPtrArray *list,
                               struct stored *all, uint64_t *ret_host,
                               uint64_t *ret_bytes)
 {
     uint8_t *dir;
     int ret;
 
-    qcow2_switch_drop(sw, sw->img->bitmaps->dir_offset,
+    qcow2_transaction_drop(sw, sw->img->bitmaps->dir_offset,
                       sw->img->bitmaps->dir_bytes);
     list_swap(list, all);
     dir = qcow2_bitmaps_encode(list, ret_bytes);
     list_swap(list, all);
-    ret = qcow2_switch_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
+    ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
                                 ret_host);
     g_free(dir);
     qcow2_bitmaps_set_ext(sw->exts, list->len, *ret_host, *ret_bytes);
     return ret;
 }
 
-static CO_FN int store_co_run(struct qcow2_switch *sw, GPtrArray *list,
+static CO_FN int store_co_run(struct qcow2_transaction *sw, GPtrArray *list,
                               struct stored *all)
 {
     struct qcow2_image *img = sw->img;
@@ -190,10 +190,10 @@ static CO_FN int store_co_run(struct qcow2_switch *sw, GPtrArray *list,
         ret = dir_co_store(sw, list, all, &host, &bytes);
     }
     if (ret < 0) {
-        qcow2_switch_co_undo(sw);
+        qcow2_transaction_co_undo(sw);
         return ret;
     }
-    ret = qcow2_switch_co_run(sw, &h);
+    ret = qcow2_transaction_co_run(sw, &h);
     if (sw->done) {
         list_swap(list, all);
         img->bitmaps->dir_offset = host;
@@ -218,8 +218,8 @@ static void list_take(struct qcow2_bitmaps *bs, GPtrArray *list)
 int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list)
 {
     struct stored *all = g_new0(struct stored, MAX(list->len, 1));
-    struct qcow2_switch sw;
-    int ret = qcow2_switch_begin(&sw, img);
+    struct qcow2_transaction sw;
+    int ret = qcow2_transaction_begin(&sw, img);
 
     sw.exts = qcow2_exts_copy(img->exts);
     if (ret == 0) {
@@ -229,7 +229,7 @@ int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list)
         list_take(img->bitmaps, list);
     }
     g_array_unref(sw.exts);
-    qcow2_switch_end(&sw);
+    qcow2_transaction_end(&sw);
     g_free(all);
     return ret;
 }

@@ -76,7 +76,7 @@ static CO_FN int desc_co_place(struct qcow2_image *img, uint64_t table,
 
 /* The data that the table in sw->table leads to. *@ret_changed: COPIED stood
  * somewhere, and does not any more. */
-static CO_FN int data_co_share(struct qcow2_switch *sw, uint64_t host,
+static CO_FN int data_co_share(struct qcow2_transaction *sw, uint64_t host,
                                bool *ret_changed)
 {
     struct qcow2_image *img = sw->img;
@@ -91,7 +91,7 @@ static CO_FN int data_co_share(struct qcow2_switch *sw, uint64_t host,
         if (ret < 0 || len == 0) {
             continue;
         }
-        ret = qcow2_switch_co_count(sw, at, len, 1);
+        ret = qcow2_transaction_co_count(sw, at, len, 1);
         if (d.entry & QCOW2_COPIED && !(d.entry & QCOW2_COMPRESSED)) {
             d.entry &= ~QCOW2_COPIED;
             qcow2_desc_put(&img->shape, sw->table, i, d);
@@ -103,7 +103,7 @@ static CO_FN int data_co_share(struct qcow2_switch *sw, uint64_t host,
 
 /* The table at @host. *@ret_entry: what the second L1 table says, and with @both
  * the first one, too. */
-static CO_FN int table_co_share(struct qcow2_switch *sw, uint64_t host,
+static CO_FN int table_co_share(struct qcow2_transaction *sw, uint64_t host,
                                 bool both, uint64_t *ret_entry)
 {
     uint64_t cluster = qcow2_cluster_size(sw->img), to;
@@ -118,22 +118,22 @@ static CO_FN int table_co_share(struct qcow2_switch *sw, uint64_t host,
     }
     if (!changed) {
         *ret_entry = host;
-        return qcow2_switch_co_count(sw, host, cluster, 1);
+        return qcow2_transaction_co_count(sw, host, cluster, 1);
     }
-    ret = qcow2_switch_co_store(sw, QCOW2_META_L2, sw->table, cluster, &to);
+    ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster, &to);
     if (ret < 0) {
         return ret;
     }
     *ret_entry = both ? to : to | QCOW2_COPIED;
     if (both) {
-        qcow2_switch_drop(sw, host, cluster);
+        qcow2_transaction_drop(sw, host, cluster);
         ret = qcow2_co_refcount_up(sw->img, 0, to, cluster, 1);
         ret = ret == -ERANGE ? -EINVAL : ret;
     }
     return ret;
 }
 
-int qcow2_refs_co_share(struct qcow2_switch *sw, const uint64_t *l1,
+int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
                         uint32_t n, bool both, uint64_t *ret_l1)
 {
     int ret = 0;
@@ -191,7 +191,7 @@ static bool is_common(const struct qcow2_image *img, struct qcow2_desc a,
 
 /* What the table in sw->table leads to, and the one in sw->other (if there is
  * an @active one) does not. */
-static CO_FN void data_co_free(struct qcow2_switch *sw, uint64_t host,
+static CO_FN void data_co_free(struct qcow2_transaction *sw, uint64_t host,
                                bool active)
 {
     struct qcow2_image *img = sw->img;
@@ -214,7 +214,7 @@ static CO_FN void data_co_free(struct qcow2_switch *sw, uint64_t host,
     run_co_free(img, &run, 0, 0);
 }
 
-void qcow2_refs_co_free(struct qcow2_switch *sw, const uint64_t *l1,
+void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
                         uint32_t n, bool all)
 {
     struct qcow2_image *img = sw->img;
@@ -246,12 +246,12 @@ void qcow2_refs_co_free(struct qcow2_switch *sw, const uint64_t *l1,
 /* --- once less, of what the disk uses --- */
 
 /* The cluster at @at of entry @i of the active table in @table. */
-static CO_FN int cluster_co_unshare(struct qcow2_switch *sw, uint8_t *table,
+static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw, uint8_t *table,
                                     uint32_t i, uint64_t at, bool *changed)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_desc d = qcow2_desc_get(&img->shape, table, i);
-    int ret = qcow2_switch_co_count(sw, at, qcow2_cluster_size(img), -1);
+    int ret = qcow2_transaction_co_count(sw, at, qcow2_cluster_size(img), -1);
 
     if (ret == 0 && qcow2_count_at(img, at >> img->cluster_bits) == 1) {
         d.entry |= QCOW2_COPIED;
@@ -262,7 +262,7 @@ static CO_FN int cluster_co_unshare(struct qcow2_switch *sw, uint8_t *table,
 }
 
 /* A table that both L1 tables lead to, at @host; *@entry is the active one's. */
-static CO_FN int common_co_unshare(struct qcow2_switch *sw, uint64_t host,
+static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
                                    uint64_t *entry)
 {
     struct qcow2_image *img = sw->img;
@@ -278,21 +278,21 @@ static CO_FN int common_co_unshare(struct qcow2_switch *sw, uint64_t host,
             continue;
         }
         ret = d.entry & QCOW2_COMPRESSED
-            ? qcow2_switch_co_count(sw, at, len, -1)
+            ? qcow2_transaction_co_count(sw, at, len, -1)
             : cluster_co_unshare(sw, sw->table, i, at, &changed);
     }
     if (ret < 0) {
         return ret;
     }
     if (changed) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_L2, sw->table, cluster,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster,
                                     &to);
         *entry = to | QCOW2_COPIED;
-        qcow2_switch_drop(sw, host, cluster); /* of either L1 table */
-        qcow2_switch_drop(sw, host, cluster);
+        qcow2_transaction_drop(sw, host, cluster); /* of either L1 table */
+        qcow2_transaction_drop(sw, host, cluster);
         return ret;
     }
-    ret = qcow2_switch_co_count(sw, host, cluster, -1);
+    ret = qcow2_transaction_co_count(sw, host, cluster, -1);
     if (ret == 0 && qcow2_count_at(img, host >> img->cluster_bits) == 1) {
         *entry |= QCOW2_COPIED;
     }
@@ -300,7 +300,7 @@ static CO_FN int common_co_unshare(struct qcow2_switch *sw, uint64_t host,
 }
 
 /* The table at @host and the active one that *@entry leads to. */
-static CO_FN int pair_co_unshare(struct qcow2_switch *sw, uint64_t host,
+static CO_FN int pair_co_unshare(struct qcow2_transaction *sw, uint64_t host,
                                  uint64_t *entry)
 {
     struct qcow2_image *img = sw->img;
@@ -321,15 +321,15 @@ static CO_FN int pair_co_unshare(struct qcow2_switch *sw, uint64_t host,
         }
     }
     if (ret == 0 && changed) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_L2, sw->other, cluster,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->other, cluster,
                                     &to);
         *entry = to | QCOW2_COPIED;
-        qcow2_switch_drop(sw, active, cluster);
+        qcow2_transaction_drop(sw, active, cluster);
     }
     return ret;
 }
 
-int qcow2_refs_co_unshare(struct qcow2_switch *sw, const uint64_t *l1,
+int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
                           uint32_t n, uint64_t *ret_l1)
 {
     struct qcow2_image *img = sw->img;
@@ -346,7 +346,7 @@ int qcow2_refs_co_unshare(struct qcow2_switch *sw, const uint64_t *l1,
             put_be64(&ret_l1[i], entry);
         }
         if (host && host != active) {
-            qcow2_switch_drop(sw, host, qcow2_cluster_size(img));
+            qcow2_transaction_drop(sw, host, qcow2_cluster_size(img));
         }
     }
     return ret;

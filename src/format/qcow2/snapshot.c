@@ -71,7 +71,7 @@ static GPtrArray *list_copy(const struct qcow2_image *img)
 
 /* The table of @list at a place of its own; @h leads to it. *@ret_bytes: of the
  * table. */
-static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
+static CO_FN int list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
                                struct qcow2_header *h, uint64_t *ret_bytes)
 {
     struct qcow2_image *img = sw->img;
@@ -80,12 +80,12 @@ static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
     int ret = buf ? 0 : -ENOMEM;
 
     if (ret == 0) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_SNAPSHOTS, buf, *ret_bytes,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOTS, buf, *ret_bytes,
                                     &host);
     }
     g_free(buf);
     if (ret == 0) {
-        qcow2_switch_drop(sw, img->hdr.snapshots_offset,
+        qcow2_transaction_drop(sw, img->hdr.snapshots_offset,
                           img->snapshots->bytes);
         h->snapshots_offset = host;
         h->n_snapshots = list->len;
@@ -93,9 +93,9 @@ static CO_FN int list_co_store(struct qcow2_switch *sw, const GPtrArray *list,
     return ret;
 }
 
-static void l1_drop(struct qcow2_switch *sw)
+static void l1_drop(struct qcow2_transaction *sw)
 {
-    qcow2_switch_drop(sw, sw->img->hdr.l1_offset,
+    qcow2_transaction_drop(sw, sw->img->hdr.l1_offset,
                       (uint64_t) sw->img->hdr.l1_size * 8);
 }
 
@@ -128,7 +128,7 @@ static struct qcow2_snapshot *snapshot_new(const struct qcow2_image *img,
 }
 
 /* Both L1 tables and the list. */
-static CO_FN int create_co_store(struct qcow2_switch *sw,
+static CO_FN int create_co_store(struct qcow2_transaction *sw,
                                  struct qcow2_snapshot *s, uint64_t *l1,
                                  struct qcow2_header *h, uint64_t *ret_bytes)
 {
@@ -138,11 +138,11 @@ static CO_FN int create_co_store(struct qcow2_switch *sw,
     int ret = qcow2_refs_co_share(sw, img->l1, s->l1_size, true, l1);
 
     if (ret == 0) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_SNAPSHOT_L1, l1, bytes,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOT_L1, l1, bytes,
                                     &s->l1_offset);
     }
     if (ret == 0 && bytes) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_L1, l1, bytes,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, l1, bytes,
                                     &h->l1_offset);
     }
     if (ret == 0) {
@@ -154,7 +154,7 @@ static CO_FN int create_co_store(struct qcow2_switch *sw,
     return ret;
 }
 
-static CO_FN int create_co_run(struct qcow2_switch *sw, const char *name)
+static CO_FN int create_co_run(struct qcow2_transaction *sw, const char *name)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
@@ -166,9 +166,9 @@ static CO_FN int create_co_run(struct qcow2_switch *sw, const char *name)
     if (l1) {
         ret = create_co_store(sw, s, l1, &h, &bytes);
         if (ret < 0) {
-            qcow2_switch_co_undo(sw);
+            qcow2_transaction_co_undo(sw);
         } else {
-            ret = qcow2_switch_co_run(sw, &h);
+            ret = qcow2_transaction_co_run(sw, &h);
         }
     }
     if (sw->done) {
@@ -193,7 +193,7 @@ static int l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
                        "to one L2 table (run a check)") : 0;
 }
 
-static CO_FN int snapshot_co_create(struct qcow2_switch *sw, const char *name,
+static CO_FN int snapshot_co_create(struct qcow2_transaction *sw, const char *name,
                                     GError **err)
 {
     struct qcow2_image *img = sw->img;
@@ -218,7 +218,7 @@ static CO_FN int snapshot_co_create(struct qcow2_switch *sw, const char *name,
 /* --- delete --- */
 
 /* Its references to what the disk uses, and its tables. */
-static CO_FN int delete_co_unshare(struct qcow2_switch *sw,
+static CO_FN int delete_co_unshare(struct qcow2_transaction *sw,
                                    const struct qcow2_snapshot *s,
                                    const uint64_t *l1)
 {
@@ -235,15 +235,15 @@ static CO_FN int delete_co_unshare(struct qcow2_switch *sw,
     ret = qcow2_refs_co_unshare(sw, l1, s->l1_size, active);
     changed = memcmp(active, img->l1, (size_t) h.l1_size * 8) != 0;
     if (ret == 0 && changed) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_L1, active,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, active,
                                     (uint64_t) h.l1_size * 8, &h.l1_offset);
         l1_drop(sw);
     }
     if (ret < 0) {
-        qcow2_switch_co_undo(sw);
+        qcow2_transaction_co_undo(sw);
     } else {
-        qcow2_switch_drop(sw, s->l1_offset, (uint64_t) s->l1_size * 8);
-        ret = qcow2_switch_co_run(sw, &h);
+        qcow2_transaction_drop(sw, s->l1_offset, (uint64_t) s->l1_size * 8);
+        ret = qcow2_transaction_co_run(sw, &h);
     }
     if (changed && sw->done) {
         l1_take(img, active, room);
@@ -258,8 +258,8 @@ static CO_FN void delete_co_free(struct qcow2_image *img,
                                  const struct qcow2_snapshot *s,
                                  const uint64_t *l1)
 {
-    struct qcow2_switch sw;
-    int ret = qcow2_switch_begin(&sw, img);
+    struct qcow2_transaction sw;
+    int ret = qcow2_transaction_begin(&sw, img);
 
     if (ret == 0) {
         qcow2_co_reclaim(img);
@@ -269,10 +269,10 @@ static CO_FN void delete_co_free(struct qcow2_image *img,
     if (ret < 0) {
         qcow2_leak(img, s->l1_offset >> img->cluster_bits, 1, ret);
     }
-    qcow2_switch_end(&sw);
+    qcow2_transaction_end(&sw);
 }
 
-static CO_FN int delete_co_run(struct qcow2_switch *sw,
+static CO_FN int delete_co_run(struct qcow2_transaction *sw,
                                struct qcow2_snapshot *s, const uint64_t *l1)
 {
     struct qcow2_image *img = sw->img;
@@ -286,9 +286,9 @@ static CO_FN int delete_co_run(struct qcow2_switch *sw,
     ret = list_co_store(sw, list, &h, &bytes);
     g_ptr_array_unref(list);
     if (ret < 0) {
-        qcow2_switch_co_undo(sw);
+        qcow2_transaction_co_undo(sw);
     } else {
-        ret = qcow2_switch_co_run(sw, &h);
+        ret = qcow2_transaction_co_run(sw, &h);
     }
     if (!sw->done) {
         return ret;
@@ -303,7 +303,7 @@ static CO_FN int delete_co_run(struct qcow2_switch *sw,
     return ret;
 }
 
-static CO_FN int snapshot_co_delete(struct qcow2_switch *sw,
+static CO_FN int snapshot_co_delete(struct qcow2_transaction *sw,
                                     struct qcow2_snapshot *s, GError **err)
 {
     uint64_t *l1;
@@ -330,9 +330,9 @@ static CO_FN int snapshot_co_delete(struct qcow2_switch *sw,
 static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
                                 uint32_t n)
 {
-    struct qcow2_switch sw;
+    struct qcow2_transaction sw;
 
-    int ret = qcow2_switch_begin(&sw, img);
+    int ret = qcow2_transaction_begin(&sw, img);
 
     if (ret == 0) {
         qcow2_co_reclaim(img);
@@ -340,28 +340,28 @@ static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
     } else {
         qcow2_leak(img, img->hdr.l1_offset >> img->cluster_bits, 1, ret);
     }
-    qcow2_switch_end(&sw);
+    qcow2_transaction_end(&sw);
 }
 
-static CO_FN int apply_co_switch(struct qcow2_switch *sw, const uint64_t *l1,
+static CO_FN int apply_co_transaction(struct qcow2_transaction *sw, const uint64_t *l1,
                                  uint64_t *active, struct qcow2_header *h)
 {
     int ret = qcow2_refs_co_share(sw, l1, h->l1_size, false, active);
 
     if (ret == 0) {
-        ret = qcow2_switch_co_store(sw, QCOW2_META_L1, active,
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, active,
                                     (uint64_t) h->l1_size * 8, &h->l1_offset);
     }
     if (ret < 0) {
-        qcow2_switch_co_undo(sw);
+        qcow2_transaction_co_undo(sw);
         return ret;
     }
     l1_drop(sw);
-    return qcow2_switch_co_run(sw, h);
+    return qcow2_transaction_co_run(sw, h);
 }
 
 /* @l1, of @n entries, is for a disk of @size bytes, and more. */
-static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
+static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, uint64_t size)
 {
     struct qcow2_image *img = sw->img;
@@ -377,7 +377,7 @@ static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
     active = l1_new(h.l1_size);
     if (active && old) {
         memcpy(old, img->l1, (size_t) old_n * 8);
-        ret = apply_co_switch(sw, l1, active, &h);
+        ret = apply_co_transaction(sw, l1, active, &h);
     }
     if (sw->done) {
         l1_take(img, active, l1_room(h.l1_size));
@@ -397,7 +397,7 @@ static CO_FN int apply_co_run(struct qcow2_switch *sw, const uint64_t *l1,
     return ret;
 }
 
-static CO_FN int snapshot_co_apply(struct qcow2_switch *sw,
+static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
                                    const struct qcow2_snapshot *s,
                                    GError **err)
 {
@@ -426,8 +426,8 @@ static CO_FN int snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
                                  const char *name, GError **err)
 {
     struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
-    struct qcow2_switch sw;
-    int ret = qcow2_switch_begin(&sw, img);
+    struct qcow2_transaction sw;
+    int ret = qcow2_transaction_begin(&sw, img);
 
     if (ret < 0) {
         err_set_errno(err, -ret, "Could not change the snapshots");
@@ -440,7 +440,7 @@ static CO_FN int snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
     } else {
         ret = snapshot_co_delete(&sw, s, err);
     }
-    qcow2_switch_end(&sw);
+    qcow2_transaction_end(&sw);
     return ret;
 }
 

@@ -57,7 +57,7 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
  * The image is drained, all is published, and the group is locked, from the
  * first call to the last.
  */
-struct qcow2_switch {
+struct qcow2_transaction {
     struct qcow2_image *img;
     GHashTable *moved;             /* number of a block that has a new place ->
                                     * struct qcow2_decrement: the old one */
@@ -72,39 +72,39 @@ struct qcow2_switch {
 };
 
 /* -ENOMEM; end it in any case. */
-int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img);
-void qcow2_switch_end(struct qcow2_switch *sw);
+int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img);
+void qcow2_transaction_end(struct qcow2_transaction *sw);
 /* The refcounts of clusters that [@host, @host+@len) touches, which are in use,
  * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
-CO_FN int qcow2_switch_co_count(struct qcow2_switch *sw, uint64_t host,
+CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
                                 uint64_t len, int by);
 /* Write @len bytes of structure @what to a place of its own. */
-CO_FN int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
+CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
                                 const void *buf, uint64_t len,
                                 uint64_t *ret_host);
 /* One reference to [@host, @host+@len) goes with the switch. */
-void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len);
+void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len);
 /* Let the header become @h, and refcounts what was counted. A failure before
  * the header is written leaves the image, in memory and file, as it was; one
  * after it is sticky. */
-CO_FN int qcow2_switch_co_run(struct qcow2_switch *sw,
+CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *sw,
                               const struct qcow2_header *h);
 /* What was done is given up; no I/O is needed for that. */
-CO_FN void qcow2_switch_co_undo(struct qcow2_switch *sw);
+CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *sw);
 
 /* --- snapshot-refs.c: what L1 tables refer to; big-endian entries --- */
 
 /* All that @n entries of @l1 refer to gets one more reference, for a second L1
  * table that *@ret_l1, of as many entries, is to become. With @both @l1 itself
  * is to become the same table; else it stays what it is. */
-CO_FN int qcow2_refs_co_share(struct qcow2_switch *sw, const uint64_t *l1,
+CO_FN int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, bool both, uint64_t *ret_l1);
 /* @n entries of @l1, a table that nothing leads to any more, lose the references
  * to what the active tables do not refer to, at once; with @all to everything,
  * and the tables themselves go, too. What cannot be read leaks. */
-CO_FN void qcow2_refs_co_free(struct qcow2_switch *sw, const uint64_t *l1,
+CO_FN void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, bool all);
 /* ... and those to what the active tables do refer to, by a switch; *@ret_l1,
  * the active table, says what is not shared any more. */
-CO_FN int qcow2_refs_co_unshare(struct qcow2_switch *sw, const uint64_t *l1,
+CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
                                 uint32_t n, uint64_t *ret_l1);

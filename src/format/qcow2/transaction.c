@@ -9,11 +9,11 @@
 #include "format/qcow2/space.h"
 #include "loop/io.h"
 
-int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img)
+int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img)
 {
     size_t cluster = qcow2_cluster_size(img);
 
-    *sw = (struct qcow2_switch) {
+    *sw = (struct qcow2_transaction) {
         .img = img,
         .moved = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                        g_free),
@@ -26,7 +26,7 @@ int qcow2_switch_begin(struct qcow2_switch *sw, struct qcow2_image *img)
     return sw->table && sw->other ? 0 : -ENOMEM;
 }
 
-void qcow2_switch_end(struct qcow2_switch *sw)
+void qcow2_transaction_end(struct qcow2_transaction *sw)
 {
     size_t cluster = qcow2_cluster_size(sw->img);
 
@@ -51,7 +51,7 @@ static struct qcow2_decrement clusters_of(const struct qcow2_image *img,
                                            1 };
 }
 
-void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
+void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len)
 {
     if (len) {
         struct qcow2_decrement d = clusters_of(sw->img, host, len);
@@ -60,7 +60,7 @@ void qcow2_switch_drop(struct qcow2_switch *sw, uint64_t host, uint64_t len)
     }
 }
 
-static CO_FN int place_co_take(struct qcow2_switch *sw, enum qcow2_meta what,
+static CO_FN int place_co_take(struct qcow2_transaction *sw, enum qcow2_meta what,
                                uint64_t len, uint64_t *ret_host)
 {
     struct qcow2_decrement d;
@@ -77,7 +77,7 @@ static CO_FN int place_co_take(struct qcow2_switch *sw, enum qcow2_meta what,
 
 /* Let the block of @cluster have a new place; a block that nothing leads to yet
  * needs none. */
-static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
+static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_refcounts *r = img->refcounts;
@@ -107,13 +107,13 @@ static CO_FN int block_co_move(struct qcow2_switch *sw, uint64_t cluster)
     was = g_new(struct qcow2_decrement, 1);
     *was = clusters_of(img, r->table[block], len);
     g_hash_table_insert(sw->moved, key, was);
-    qcow2_switch_drop(sw, r->table[block], len);
+    qcow2_transaction_drop(sw, r->table[block], len);
     r->table[block] = host;
     qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0, (uint32_t) len);
     return 0;
 }
 
-int qcow2_switch_co_count(struct qcow2_switch *sw, uint64_t host, uint64_t len,
+int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host, uint64_t len,
                           int by)
 {
     struct qcow2_image *img = sw->img;
@@ -146,7 +146,7 @@ int qcow2_switch_co_count(struct qcow2_switch *sw, uint64_t host, uint64_t len,
     return 0;
 }
 
-int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
+int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
                           const void *buf, uint64_t len, uint64_t *ret_host)
 {
     struct qcow2_image *img = sw->img;
@@ -173,7 +173,7 @@ int qcow2_switch_co_store(struct qcow2_switch *sw, enum qcow2_meta what,
     return ret;
 }
 
-void qcow2_switch_co_undo(struct qcow2_switch *sw)
+void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
 {
     struct qcow2_image *img = sw->img;
     GHashTableIter iter;
@@ -198,7 +198,7 @@ void qcow2_switch_co_undo(struct qcow2_switch *sw)
     qcow2_space_rewind(img, sw->end);
 }
 
-int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
+int qcow2_transaction_co_run(struct qcow2_transaction *sw, const struct qcow2_header *h)
 {
     struct qcow2_image *img = sw->img;
     int ret = group_error(img->group);
@@ -211,7 +211,7 @@ int qcow2_switch_co_run(struct qcow2_switch *sw, const struct qcow2_header *h)
                                         g_hash_table_size(sw->moved) > 0);
     }
     if (ret < 0) {
-        qcow2_switch_co_undo(sw);
+        qcow2_transaction_co_undo(sw);
         return ret;
     }
     sw->done = true;
