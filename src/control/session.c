@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 #include "control/control-int.h"
-#include "control/splitter.h"
+#include "control/json-stream.h"
 #include "loop/channel.h"
 #include "loop/loop.h"
 
@@ -31,7 +31,7 @@ struct session {
     bool broken;             /* no more output can be sent */
     unsigned coroutines;     /* that are still running */
     unsigned lost;           /* events dropped since the last marker */
-    struct splitter *splitter;
+    struct json_stream *json_stream;
     GQueue out;              /* of char *, each one message */
     size_t out_bytes;
     struct co_queue out_ready, out_room;
@@ -109,7 +109,7 @@ static void session_unref(struct session *s)
     g_ptr_array_remove(s->c->sessions, s);
     co_queue_wake_all(&s->c->session_ended);
     end_output(s);
-    splitter_free(s->splitter);
+    json_stream_free(s->json_stream);
     channel_free(s->ch);
     g_free(s);
 }
@@ -281,11 +281,11 @@ static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
 
 static CO_FN void qmp_co_input(struct session *s, const char *buf, size_t len)
 {
-    splitter_feed(s->splitter, buf, len);
+    json_stream_feed(s->json_stream, buf, len);
     while (!s->draining) {
         g_autoptr(GError) err = NULL;
         json_t *msg = NULL, *ret = NULL;
-        int r = splitter_next(s->splitter, &msg, &err);
+        int r = json_stream_next(s->json_stream, &msg, &err);
 
         if (r == 0) {
             break;
@@ -394,7 +394,7 @@ void control_add_session(struct control *c, struct channel *ch,
     s->c = c;
     s->ch = ch;
     s->mode = mode;
-    s->splitter = splitter_new(&splitter_default_limits);
+    s->json_stream = json_stream_new(&json_stream_default_limits);
     g_queue_init(&s->out);
     s->coroutines = 2;
     g_ptr_array_add(c->sessions, s);

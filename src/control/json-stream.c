@@ -5,7 +5,7 @@
  * is left to the JSON parser, which sees each value whole, with its single
  * quotes rewritten.
  */
-#include "control/splitter.h"
+#include "control/json-stream.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,14 +13,14 @@
 
 #include "base/err.h"
 
-const struct splitter_limits splitter_default_limits = {
+const struct json_stream_limits json_stream_default_limits = {
     .max_bytes = 1 << 20, .max_depth = 32, .max_keys = 1024,
 };
 
 enum verdict { FINE, TOO_LONG, TOO_DEEP, TOO_MANY_KEYS, MISMATCH };
 
-struct splitter {
-    struct splitter_limits limits;
+struct json_stream {
+    struct json_stream_limits limits;
     GString *in;        /* fed, not yet looked at from @pos on */
     size_t pos;
     GString *value;     /* the value so far */
@@ -33,9 +33,9 @@ struct splitter {
     enum verdict verdict;
 };
 
-struct splitter *splitter_new(const struct splitter_limits *limits)
+struct json_stream *json_stream_new(const struct json_stream_limits *limits)
 {
-    struct splitter *s = g_new0(struct splitter, 1);
+    struct json_stream *s = g_new0(struct json_stream, 1);
 
     s->limits = *limits;
     g_assert(limits->max_depth <= 64);
@@ -44,7 +44,7 @@ struct splitter *splitter_new(const struct splitter_limits *limits)
     return s;
 }
 
-void splitter_free(struct splitter *s)
+void json_stream_free(struct json_stream *s)
 {
     if (s) {
         g_string_free(s->in, TRUE);
@@ -53,14 +53,14 @@ void splitter_free(struct splitter *s)
     }
 }
 
-void splitter_feed(struct splitter *s, const char *data, size_t len)
+void json_stream_feed(struct json_stream *s, const char *data, size_t len)
 {
     g_string_erase(s->in, 0, (gssize)s->pos);
     s->pos = 0;
     g_string_append_len(s->in, data, (gssize)len);
 }
 
-static void fail(struct splitter *s, enum verdict v)
+static void fail(struct json_stream *s, enum verdict v)
 {
     if (s->verdict == FINE) {
         s->verdict = v;
@@ -68,7 +68,7 @@ static void fail(struct splitter *s, enum verdict v)
     }
 }
 
-static void store(struct splitter *s, char c)
+static void store(struct json_stream *s, char c)
 {
     if (s->verdict != FINE) {
         return;
@@ -81,7 +81,7 @@ static void store(struct splitter *s, char c)
 }
 
 /* A character inside a string; single quotes become double ones. */
-static void step_string(struct splitter *s, char c)
+static void step_string(struct json_stream *s, char c)
 {
     if (s->escaped) {
         s->escaped = false;
@@ -102,7 +102,7 @@ static void step_string(struct splitter *s, char c)
     }
 }
 
-static void open_bracket(struct splitter *s, char c)
+static void open_bracket(struct json_stream *s, char c)
 {
     if (s->depth >= s->limits.max_depth) {
         fail(s, TOO_DEEP);
@@ -114,7 +114,7 @@ static void open_bracket(struct splitter *s, char c)
     s->depth++;
 }
 
-static void close_bracket(struct splitter *s, char c)
+static void close_bracket(struct json_stream *s, char c)
 {
     s->depth--;
     if (s->depth < s->limits.max_depth &&
@@ -125,7 +125,7 @@ static void close_bracket(struct splitter *s, char c)
 }
 
 /* A character outside of strings, inside or beginning a value. */
-static void step_plain(struct splitter *s, char c)
+static void step_plain(struct json_stream *s, char c)
 {
     switch (c) {
     case '"':
@@ -169,7 +169,7 @@ static bool is_space(char c)
 
 /* Look at one character. True when a value (or what should have been one) is
  * complete. A character that only ends a word is not consumed. */
-static bool step(struct splitter *s, char c, bool *ret_consumed)
+static bool step(struct json_stream *s, char c, bool *ret_consumed)
 {
     *ret_consumed = true;
     if (s->quote) {
@@ -189,9 +189,9 @@ static bool step(struct splitter *s, char c, bool *ret_consumed)
     return !s->quote && s->depth == 0 && !s->scalar;
 }
 
-static int finish(struct splitter *s, json_t **ret, GError **err)
+static int finish(struct json_stream *s, json_t **ret, GError **err)
 {
-    const struct splitter_limits *l = &s->limits;
+    const struct json_stream_limits *l = &s->limits;
     json_error_t je;
 
     switch (s->verdict) {
@@ -226,7 +226,7 @@ static int finish(struct splitter *s, json_t **ret, GError **err)
     return err_set(err, EINVAL, "JSON parse error, %s", je.text);
 }
 
-static void reset(struct splitter *s)
+static void reset(struct json_stream *s)
 {
     g_string_truncate(s->value, 0);
     s->depth = 0;
@@ -235,7 +235,7 @@ static void reset(struct splitter *s)
     s->verdict = FINE;
 }
 
-int splitter_next(struct splitter *s, json_t **ret_value, GError **err)
+int json_stream_next(struct json_stream *s, json_t **ret_value, GError **err)
 {
     while (s->pos < s->in->len) {
         bool consumed;

@@ -3,25 +3,25 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "control/splitter.h"
+#include "control/json-stream.h"
 
 /* Everything that comes out of @text fed in pieces of @piece bytes: one line
  * for each value or error. */
-static char *run(const struct splitter_limits *l, const char *text, size_t len,
+static char *run(const struct json_stream_limits *l, const char *text, size_t len,
                  size_t piece)
 {
-    struct splitter *s = splitter_new(l);
+    struct json_stream *s = json_stream_new(l);
     GString *out = g_string_new("");
 
     for (size_t at = 0; at < len; at += piece) {
         int r;
 
-        splitter_feed(s, text + at, MIN(piece, len - at));
+        json_stream_feed(s, text + at, MIN(piece, len - at));
         do {
             g_autoptr(GError) err = NULL;
             json_t *v = NULL;
 
-            r = splitter_next(s, &v, &err);
+            r = json_stream_next(s, &v, &err);
             if (r > 0) {
                 char *dump = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
 
@@ -33,14 +33,14 @@ static char *run(const struct splitter_limits *l, const char *text, size_t len,
             }
         } while (r != 0);
     }
-    splitter_free(s);
+    json_stream_free(s);
     return g_string_free(out, FALSE);
 }
 
 static void check(const char *text, const char *want)
 {
     for (size_t piece = 1; piece <= strlen(text) + 1; piece++) {
-        g_autofree char *got = run(&splitter_default_limits, text,
+        g_autofree char *got = run(&json_stream_default_limits, text,
                                    strlen(text), piece);
 
         g_assert_cmpstr(got, ==, want);
@@ -80,7 +80,7 @@ static void test_bad(void)
 /* At each limit it works, one above it fails, and then it works again. */
 static void test_limits(void)
 {
-    const struct splitter_limits l = { 100, 4, 3 };
+    const struct json_stream_limits l = { 100, 4, 3 };
     g_autofree char *fits = g_strdup_printf("[\"%*s\"]", 96, "");
     g_autofree char *over = g_strdup_printf("[\"%*s\"]{}", 97, "");
     g_autofree char *a = run(&l, fits, strlen(fits), 7);
@@ -110,13 +110,13 @@ static void test_huge(void)
     memset(big, 'x', len + 4);
     memcpy(big, "[\"", 2);
     memcpy(big + len, "\"]{}", 4);
-    got = run(&splitter_default_limits, big, len + 4, 65536);
+    got = run(&json_stream_default_limits, big, len + 4, 65536);
     g_assert_cmpstr(got, ==, "!JSON parse error, command is longer than "
                              "1048576 bytes\n{}\n");
     memset(deep, '[', 10000);
     memset(deep + 10000, ']', 10000);
     memcpy(deep + 20000, "{}", 2);
-    got2 = run(&splitter_default_limits, deep, 20002, 4096);
+    got2 = run(&json_stream_default_limits, deep, 20002, 4096);
     g_assert_cmpstr(got2, ==, "!JSON parse error, nesting is deeper than 32\n"
                               "{}\n");
 }
@@ -133,8 +133,8 @@ static void test_random(void)
         for (size_t k = 0; k < n; k++) {
             text[k] = marks[g_test_rand_int_range(0, sizeof(marks) - 1)];
         }
-        a = run(&splitter_default_limits, text, n, 1);
-        b = run(&splitter_default_limits, text, n, sizeof(text));
+        a = run(&json_stream_default_limits, text, n, 1);
+        b = run(&json_stream_default_limits, text, n, sizeof(text));
         g_assert_cmpstr(a, ==, b);
     }
 }

@@ -12,20 +12,20 @@
 #include <jansson.h>
 #include <stddef.h>
 
-struct splitter;
+struct json_stream;
 
-struct splitter_limits {
+struct json_stream_limits {
     size_t max_bytes;     /* of one value */
     unsigned max_depth;   /* of nesting; at most 64 */
     unsigned max_keys;    /* members of all its objects together */
 };
-extern const struct splitter_limits splitter_default_limits;
+extern const struct json_stream_limits json_stream_default_limits;
 
-struct splitter *splitter_new(const struct splitter_limits *limits);
-void splitter_free(struct splitter *s);
+struct json_stream *json_stream_new(const struct json_stream_limits *limits);
+void json_stream_free(struct json_stream *s);
 
 /* Hand over @len bytes. Everything fed before must have been taken out. */
-void splitter_feed(struct splitter *s, const char *data, size_t len);
+void json_stream_feed(struct json_stream *s, const char *data, size_t len);
 /* The next value. 1: *@ret_value is it, owned by the caller; 0: feed more;
  * -EINVAL: something that is no value was skipped, @err tells; call again. */
-int splitter_next(struct splitter *s, json_t **ret_value, GError **err);
+int json_stream_next(struct json_stream *s, json_t **ret_value, GError **err);
