@@ -96,7 +96,7 @@ static int parse_option(struct convert *c, int opt, char **argv)
         return create_options_add(c->target.options, optarg,
                                   &c->list_options);
     case 'c': c->params.compressed = true; break;
-    case 'C': c->params.offload = true; break;
+    case 'C': c->params.copy_offload = true; break;
     case 'W': c->params.out_of_order = true; break;
     case 'm': return parse_parallel(c, optarg);
     case 'S': return parse_sparse(c, optarg);
@@ -136,11 +136,11 @@ static int check_args(const struct convert *c)
 
     if (c->source_opts && c->source_format) {
         text = "--image-opts and --format are mutually exclusive";
-    } else if (c->params.offload && c->params.compressed) {
+    } else if (c->params.copy_offload && c->params.compressed) {
         text = "Cannot enable copy offloading when -c is used";
-    } else if (c->params.offload && c->sparse_given) {
+    } else if (c->params.copy_offload && c->sparse_given) {
         text = "Cannot enable copy offloading when -S is used";
-    } else if (c->params.offload && c->params.salvage) {
+    } else if (c->params.copy_offload && c->params.salvage) {
         text = "Cannot use copy offloading in salvaging mode";
     } else if (compresses_what_is_preallocated(c)) {
         text = "Compression and preallocation not supported at the same time";

@@ -29,7 +29,7 @@
 #define BLOCK 4096u
 #define CHUNK (UINT32_C(1) << 20)
 /* Sharing extents costs the same for any length. */
-#define CHUNK_OFFLOAD (UINT32_C(64) << 20)
+#define CHUNK_COPY_OFFLOAD (UINT32_C(64) << 20)
 /* A target without flushes of its own (formats that publish in groups have
  * them) is flushed whenever so much was written, beside the copying: the disk
  * works from the start and the flush at the end finds little to do. */
@@ -381,7 +381,7 @@ static CO_FN int transfer_co_copy_by_hand(struct transfer *t, uint64_t off,
 }
 
 /* Let the file system do it, run by run; what it cannot goes by hand. */
-static CO_FN int transfer_co_offload(struct transfer *t, uint64_t off,
+static CO_FN int transfer_co_copy_offload(struct transfer *t, uint64_t off,
                                      uint64_t len, struct copy_result *res)
 {
     int r = 0;
@@ -418,7 +418,7 @@ static CO_FN int transfer_co_copy(void *arg, uint64_t off, uint64_t len,
     if (zero) {
         return target_co_zero(t, off, len);
     }
-    return t->p->offload ? transfer_co_offload(t, off, len, res)
+    return t->p->copy_offload ? transfer_co_copy_offload(t, off, len, res)
                          : transfer_co_copy_by_hand(t, off, len, res);
 }
 
@@ -484,7 +484,7 @@ CO_FN int transfer_co_run(struct graph *g, const struct transfer_params *p)
     };
     struct copy_params cp = {
         .end = p->size,
-        .chunk = MAX(p->offload ? CHUNK_OFFLOAD : CHUNK, t.unit),
+        .chunk = MAX(p->copy_offload ? CHUNK_COPY_OFFLOAD : CHUNK, t.unit),
         .cluster = t.unit,
         .speed = p->rate,
         .window_max = p->parallel * (uint64_t)MAX(CHUNK, t.unit),

@@ -27,7 +27,7 @@ struct transfer_params {
     uint64_t backing_size;
     uint64_t sparse;        /* least zeroes that are worth a hole; 0: write all */
     bool out_of_order;      /* writes need not start in order of offset */
-    bool offload;           /* let the file system copy, where it can */
+    bool copy_offload;           /* let the file system copy, where it can */
     bool compressed;        /* ask the target to compress */
     bool salvage;           /* what cannot be read becomes zeroes */
     uint64_t rate;          /* bytes/s, 0 = unlimited */

@@ -8,7 +8,7 @@
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 
 /* One cluster of work; which members count depends on the direction. */
 struct task {
@@ -241,21 +241,21 @@ static void task_compress(void *arg)
                                t->dst_len, t->ret_len);
 }
 
-int codec_co_decompress(struct offload *o, enum codec c, const void *src,
+int codec_co_decompress(struct cpu_pool *o, enum codec c, const void *src,
                         size_t src_len, void *dst, size_t dst_len)
 {
     struct task t = { c, src, src_len, dst, dst_len, NULL, 0 };
 
-    offload_co_run(o, task_decompress, &t);
+    cpu_pool_co_run(o, task_decompress, &t);
     return t.result;
 }
 
-int codec_co_compress(struct offload *o, enum codec c, const void *src,
+int codec_co_compress(struct cpu_pool *o, enum codec c, const void *src,
                       size_t src_len, void *dst, size_t dst_max,
                       size_t *ret_len)
 {
     struct task t = { c, src, src_len, dst, dst_max, ret_len, 0 };
 
-    offload_co_run(o, task_compress, &t);
+    cpu_pool_co_run(o, task_compress, &t);
     return t.result;
 }

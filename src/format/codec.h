@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include "base/annot.h"
 
-struct offload;
+struct cpu_pool;
 
 enum codec { CODEC_DEFLATE, CODEC_ZSTD };
 
@@ -31,8 +31,8 @@ int codec_compress(enum codec c, const void *src, size_t src_len, void *dst,
                    size_t dst_max, size_t *ret_len);
 
 /* The same off the loop. */
-CO_FN int codec_co_decompress(struct offload *o, enum codec c, const void *src,
+CO_FN int codec_co_decompress(struct cpu_pool *o, enum codec c, const void *src,
                               size_t src_len, void *dst, size_t dst_len);
-CO_FN int codec_co_compress(struct offload *o, enum codec c, const void *src,
+CO_FN int codec_co_compress(struct cpu_pool *o, enum codec c, const void *src,
                             size_t src_len, void *dst, size_t dst_max,
                             size_t *ret_len);

@@ -500,7 +500,7 @@ static CO_FN int share_co_run(struct work *w, uint64_t pos, uint64_t end,
     if (r < 0) {
         return r;
     }
-    len = offload_whole(w->n, pos, &at);
+    len = copy_offload_whole(w->n, pos, &at);
     *ret_len = len;
     if (len == 0 || !node_can_copy_in(w->n, at.node)) {
         *ret_len = MIN(cluster_up(w, pos + at.len), end) - pos;

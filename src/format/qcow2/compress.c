@@ -102,7 +102,7 @@ static CO_FN int cluster_co_compress(struct qcow2_image *img, struct iov part,
         iov_to_buf(part, 0, copy, part.len);
         memset(copy + part.len, 0, cluster - part.len);
     }
-    ret = codec_co_compress(&c->offload, c->codec, plain, cluster, out,
+    ret = codec_co_compress(&c->cpu_pool, c->codec, plain, cluster, out,
                             cluster - 1, ret_len);
     if (copy) {
         io_buf_put(copy, cluster);

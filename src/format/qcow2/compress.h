@@ -2,13 +2,13 @@
 /* Private to compress.c and pack.c. */
 #pragma once
 #include "format/codec.h"
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 #include "format/qcow2/qcow2.h"
 #include "format/metadata-cache.h"
 
 struct qcow2_codec {
     enum codec codec;
-    struct offload offload;
+    struct cpu_pool cpu_pool;
     struct metadata_cache clusters;      /* decompressed, by L2 entry */
 };
 

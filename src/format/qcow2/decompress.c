@@ -43,7 +43,7 @@ static CO_FN int entry_co_decompress(struct qcow2_image *img, uint64_t entry,
     node_co_debug_event(file, DEBUG_READ_COMPRESSED);
     ret = node_co_preadv(file, host, iov_one(&v, buf, len), 0);
     if (ret == 0) {
-        ret = codec_co_decompress(&c->offload, c->codec, buf, len, dst,
+        ret = codec_co_decompress(&c->cpu_pool, c->codec, buf, len, dst,
                                   qcow2_cluster_size(img));
         if (ret == -EIO) {
             node_corrupt(img->node, NULL, host, "compressed data of at most %u "

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/options.h"
 #include "format/luks/luks.h"
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 #include "format/qcow2/qcow2.h"
 #include "graph/secret.h"
 #include "loop/io.h"
@@ -160,14 +160,14 @@ int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
                           struct node *file, uint64_t host, GError **err)
 {
     struct making m = { .create = &c->create, .h = c->h, .err = err };
-    struct offload offload = { 0 };
+    struct cpu_pool cpu_pool = { 0 };
     int ret = secret_get(file->graph, c->secret, &m.pass, err);
 
     if (ret < 0) {
         return ret;
     }
     m.material = io_buf_get(LUKS_MATERIAL_MAX);
-    offload_co_run(&offload, make_key, &m);
+    cpu_pool_co_run(&cpu_pool, make_key, &m);
     ret = m.result;
     if (ret == 0) {
         ret = parts_co_write(&m, file, host);

@@ -19,7 +19,7 @@
 #include "base/math.h"
 #include "base/options.h"
 #include "format/luks/luks.h"
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 #include "format/qcow2/qcow2.h"
 #include "graph/secret.h"
 #include "loop/io.h"
@@ -42,7 +42,7 @@ struct qcow2_crypt {
     uint64_t host, len;            /* of the header in the file */
     struct luks_header h;
     struct luks_key *key;          /* NULL: not unlocked */
-    struct offload offload;
+    struct cpu_pool cpu_pool;
     struct crypt_write *writes;
     struct co_queue written;
 };
@@ -85,7 +85,7 @@ static CO_FN int slot_co_try(struct qcow2_image *img, unsigned slot,
     if (ret < 0) {
         err_set_errno(err, -ret, "Could not read LUKS key slot %u", slot);
     } else {
-        offload_co_run(&c->offload, unlock_slot, &u);
+        cpu_pool_co_run(&c->cpu_pool, unlock_slot, &u);
         ret = u.result;
     }
     io_buf_put(u.material, len);
@@ -285,7 +285,7 @@ static CO_FN int sectors_co_run(struct qcow2_crypt *c, uint64_t host,
     if (len <= INLINE_MAX) {
         sectors_run(&s);
     } else {
-        offload_co_run(&c->offload, sectors_run, &s);
+        cpu_pool_co_run(&c->cpu_pool, sectors_run, &s);
     }
     return s.result;
 }

@@ -9,7 +9,7 @@
 #include <zlib.h>
 #include <zstd.h>
 #include "format/codec.h"
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 #include "loop/loop.h"
 
 enum { CLUSTER = 65536, CANARY = 0x5a, GUARD = 64 };
@@ -245,7 +245,7 @@ static void on_loop(void (*fn)(void *arg), void *arg)
 }
 
 struct crowd {
-    struct offload offload;
+    struct cpu_pool cpu_pool;
     GMutex lock;
     GCond cond;
     unsigned now, most, done;
@@ -271,7 +271,7 @@ static CO_FN void crowd_member_entry(void *arg)
 {
     struct crowd *w = arg;
 
-    offload_co_run(&w->offload, crowd_compute, w);
+    cpu_pool_co_run(&w->cpu_pool, crowd_compute, w);
 }
 
 static CO_FN void crowd_entry(void *arg)
@@ -304,7 +304,7 @@ static void test_offload(void)
     g_assert_cmpuint(w.done, ==, 40);
     g_assert_cmpuint(w.most, >=, 2);
     g_assert_cmpuint(w.most, <=, 8);
-    g_assert_cmpuint(w.offload.running, ==, 0);
+    g_assert_cmpuint(w.cpu_pool.running, ==, 0);
     g_mutex_clear(&w.lock);
     g_cond_clear(&w.cond);
 }
@@ -328,7 +328,7 @@ static CO_FN void codec_entry(void *arg)
 
 static void test_off_loop(void)
 {
-    struct offload o = { 0 };
+    struct cpu_pool o = { 0 };
 
     on_loop(codec_entry, &o);
 }

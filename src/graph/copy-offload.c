@@ -181,7 +181,7 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
 
 /* The part of @at, beginning at @off of @n, that can be handed on: whole units.
  * What ends a disk inside one is copied. */
-uint64_t offload_whole(const struct node *n, uint64_t off,
+uint64_t copy_offload_whole(const struct node *n, uint64_t off,
                        const struct place *at)
 {
     uint64_t unit = MAX(n->priv->limits.cluster_size, SHARE_UNIT);
@@ -205,7 +205,7 @@ int node_co_copy_range(struct node *src, uint64_t src_off, struct node *dst,
         return len == 0 ? 0 : -EPERM;
     }
     ret = node_co_locate(src, NULL, src_off, len, &at);
-    len = ret < 0 ? 0 : offload_whole(dst, dst_off, &at);
+    len = ret < 0 ? 0 : copy_offload_whole(dst, dst_off, &at);
     if (len == 0 || !node_can_copy_in(dst, at.node)) {
         return ret;
     }

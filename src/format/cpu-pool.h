@@ -9,10 +9,10 @@
 #include "loop/co.h"
 
 /* Zero-initialised; belongs to one loop. */
-struct offload {
+struct cpu_pool {
     unsigned running;
     struct co_queue waiters;
 };
 
 /* Run @fn(@arg) off the loop and wait. @fn must not touch loop state. */
-CO_FN void offload_co_run(struct offload *o, void (*fn)(void *arg), void *arg);
+CO_FN void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg);

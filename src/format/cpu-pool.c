@@ -3,7 +3,7 @@
  * Long computations off the loop.  A place that becomes free is handed to the
  * first who waits, so that nobody who comes later can take it.
  */
-#include "format/offload.h"
+#include "format/cpu-pool.h"
 #include <glib.h>
 
 enum { AT_ONCE_MIN = 2, AT_ONCE_MAX = 8 };
@@ -20,7 +20,7 @@ static unsigned at_once(void)
     return (unsigned) known;
 }
 
-void offload_co_run(struct offload *o, void (*fn)(void *arg), void *arg)
+void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg)
 {
     if (o->running < at_once()) {
         o->running++;
