@@ -164,7 +164,7 @@ static CO_FN int data_co_write(struct backend *u, uint64_t off, uint64_t end)
 static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
                                       struct backend *u, uint64_t off)
 {
-    unsigned place = node_get_limits(n)->can_place ? IO_PLACE : 0;
+    unsigned place = node_get_limits(n)->can_allocate ? IO_ALLOCATE : 0;
 
     switch (z->preallocation) {
     case PREALLOC_METADATA:
@@ -205,7 +205,7 @@ static int preallocation_check(const struct resize *z, const struct node *n,
 {
     const struct node_limits *l = node_get_limits(n);
 
-    if (z->preallocation == PREALLOC_OFF || l->can_place ||
+    if (z->preallocation == PREALLOC_OFF || l->can_allocate ||
         z->preallocation == PREALLOC_FULL ||
         (z->preallocation == PREALLOC_FALLOC && !l->cluster_size)) {
         return 0;

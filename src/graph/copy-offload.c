@@ -33,7 +33,7 @@ static bool locate_is_useless(struct node *n)
 
 /* One step down: *@at holds the range in its node; 1 = that is storage, 0 = go
  * on, -errno. *@at->node is NULL when nobody can be told to share. */
-static CO_FN int locate_co_step(struct place *at, const struct node *base)
+static CO_FN int locate_co_step(struct host_range *at, const struct node *base)
 {
     struct node *n = at->node;
     struct extent ext;
@@ -67,11 +67,11 @@ static CO_FN int locate_co_step(struct place *at, const struct node *base)
 }
 
 int node_co_locate(struct node *n, struct node *base, uint64_t off,
-                   uint64_t len, struct place *ret_place)
+                   uint64_t len, struct host_range *ret_place)
 {
     int ret = 0;
 
-    *ret_place = (struct place) { .node = n, .off = off, .len = len };
+    *ret_place = (struct host_range) { .node = n, .off = off, .len = len };
     base = node_skip_filters(base);
     while (ret_place->node && ret == 0) {
         ret = locate_co_step(ret_place, base);
@@ -182,7 +182,7 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
 /* The part of @at, beginning at @off of @n, that can be handed on: whole units.
  * What ends a disk inside one is copied. */
 uint64_t copy_offload_whole(const struct node *n, uint64_t off,
-                       const struct place *at)
+                       const struct host_range *at)
 {
     uint64_t unit = MAX(n->priv->limits.cluster_size, SHARE_UNIT);
 
@@ -195,7 +195,7 @@ uint64_t copy_offload_whole(const struct node *n, uint64_t off,
 int node_co_copy_range(struct node *src, uint64_t src_off, struct node *dst,
                        uint64_t dst_off, uint64_t len, uint64_t *ret_done)
 {
-    struct place at;
+    struct host_range at;
     struct tracked t;
     int ret;
 

@@ -41,7 +41,7 @@ struct node_limits {
     uint64_t max_transfer;      /* 0 = no limit */
     uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
     bool fast_zero;             /* co_zero never writes data */
-    bool can_place;             /* co_zero obeys IO_PLACE */
+    bool can_allocate;             /* co_zero obeys IO_ALLOCATE */
     uint32_t compressed_unit;   /* IO_COMPRESSED takes whole ones, 0 = cannot */
 };
 

@@ -265,6 +265,6 @@ void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
 #define SHARE_UNIT UINT64_C(4096)
 /* How many bytes of @at can be taken over at @off of @n. */
 uint64_t copy_offload_whole(const struct node *n, uint64_t off,
-                       const struct place *at);
+                       const struct host_range *at);
 /* IO_FUA on a driver that does not know it, after the write. */
 CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);

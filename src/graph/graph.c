@@ -409,7 +409,7 @@ void node_refresh_limits(struct node *n)
         if (node_is_filter(n)) {
             l->cluster_size = file->priv->limits.cluster_size;
             l->fast_zero = file->priv->limits.fast_zero;
-            l->can_place = file->priv->limits.can_place;
+            l->can_allocate = file->priv->limits.can_allocate;
             l->compressed_unit = file->priv->limits.compressed_unit;
         }
     }

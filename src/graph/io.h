@@ -35,7 +35,7 @@ enum io_flags {
     IO_COMPRESSED = 1 << 6, /* write: whole units of limits.compressed_unit (or to
                              * the end of the disk); -ENOTSUP where that is 0.
                              * What does not shrink is stored as it is. */
-    IO_PLACE      = 1 << 7, /* zero, where limits.can_place: whole clusters; those
+    IO_ALLOCATE      = 1 << 7, /* zero, where limits.can_allocate: whole clusters; those
                              * without a place in the image get one, whose bytes
                              * are a hole with IO_MAY_UNMAP. A file takes the
                              * space past its end, too, without that. */
@@ -92,7 +92,7 @@ CO_FN int node_co_status(struct node *n, uint64_t off, uint64_t len,
 CO_FN int node_co_status_above(struct node *n, struct node *base, uint64_t off,
                                uint64_t len, struct extent *ret_ext);
 /* Bytes in storage. */
-struct place {
+struct host_range {
     struct node *node;       /* a protocol node, borrowed; NULL: not to be had */
     uint64_t off, len;       /* there; of the range that was asked for */
 };
@@ -101,7 +101,7 @@ struct place {
  * @n down to but not including @base (NULL: all of it). @ret_place->len > 0 says
  * how far the answer holds, a NULL node included. */
 CO_FN int node_co_locate(struct node *n, struct node *base, uint64_t off,
-                         uint64_t len, struct place *ret_place);
+                         uint64_t len, struct host_range *ret_place);
 /* May @n take extents over from storage @src? No yield, no promise. */
 bool node_can_copy_in(struct node *n, struct node *src);
 /* Write [@off, @off+@len) of @n with the bytes at @src_off of storage @src:

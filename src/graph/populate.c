@@ -492,7 +492,7 @@ static CO_FN int populate_co_piece(struct work *w, const struct piece *p)
 static CO_FN int share_co_run(struct work *w, uint64_t pos, uint64_t end,
                               uint64_t *ret_len)
 {
-    struct place at;
+    struct host_range at;
     uint64_t len;
     int r = node_co_locate(node_backing(w->n), w->base, pos, end - pos,
                            &at);
@@ -548,7 +548,7 @@ static CO_FN void work_co_share(struct work *w)
 static CO_FN bool work_co_may_share(struct work *w)
 {
     struct node *below = node_backing(w->n);
-    struct place at;
+    struct host_range at;
 
     return below && w->n->drv->can_copy_in &&
            node_co_locate(below, w->base, w->off, w->cluster, &at) == 0 &&

@@ -211,7 +211,7 @@ static CO_FN int file_co_zero_file(struct node *n, uint64_t off, uint64_t len,
     if (ret == 0) {
         ret = file_co_zero_past_end(s, MAX(off, size), end);
     }
-    if (ret == 0 && (flags & IO_PLACE) && !(flags & IO_MAY_UNMAP)) {
+    if (ret == 0 && (flags & IO_ALLOCATE) && !(flags & IO_MAY_UNMAP)) {
         ret = file_co_take_space(s, off, len);
     }
     return ret;

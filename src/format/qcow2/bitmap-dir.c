@@ -89,7 +89,7 @@ struct qcow2_bitmap *qcow2_bitmap_find(const struct qcow2_image *img,
     return NULL;
 }
 
-void qcow2_bitmaps_place(const struct qcow2_image *img, uint64_t *ret_host,
+void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
                          uint64_t *ret_len)
 {
     const struct qcow2_bitmaps *bs = img->bitmaps;

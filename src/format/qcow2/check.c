@@ -168,7 +168,7 @@ static CO_FN int fixed_co_count(struct qcow2_check *c)
     uint64_t host, len;
     int ret = qcow2_counts_add(c->counts, 0, 1); /* the header */
 
-    qcow2_crypt_place(img, &host, &len);
+    qcow2_crypt_range(img, &host, &len);
     if (ret == 0 && len) {
         ret = count_fixed(c, "encryption header", host, len);
     }

@@ -38,7 +38,7 @@ static CO_FN int absent_co_copy_in(struct qcow2_image *img, uint64_t off,
 {
     uint64_t gen = group_join(img->group, len / GROUP_SHARED_WEIGHT), host;
     bool fresh;
-    int ret = qcow2_co_place(img, gen, off, len, &host, &fresh);
+    int ret = qcow2_co_host_alloc(img, gen, off, len, &host, &fresh);
 
     if (ret == 0) {
         ret = data_co_copy_in(img, host, src, src_off, len);
@@ -49,7 +49,7 @@ static CO_FN int absent_co_copy_in(struct qcow2_image *img, uint64_t off,
             qcow2_pending_add_run(img, gen, off >> img->cluster_bits,
                                   len >> img->cluster_bits, &d);
         } else {
-            qcow2_unplace(img, gen, host, len);
+            qcow2_host_free(img, gen, host, len);
         }
     }
     group_data_done(img->group, gen);

@@ -73,7 +73,7 @@ static CO_FN int move_co_write(struct move *m)
     uint64_t gen = group_join(img->group, cluster);
     bool fresh;
     struct iovec v;
-    int ret = qcow2_co_place(img, gen, m->start, cluster, &host, &fresh);
+    int ret = qcow2_co_host_alloc(img, gen, m->start, cluster, &host, &fresh);
 
     if (ret == 0) {
         node_co_debug_event(qcow2_file(img), DEBUG_COW_WRITE);
@@ -82,7 +82,7 @@ static CO_FN int move_co_write(struct move *m)
                                   iov_one(&v, m->buf, cluster), 0)
             : qcow2_co_write_data(img, m->start, host, m->iov, 0);
         if (ret < 0) {
-            qcow2_unplace(img, gen, host, cluster);
+            qcow2_host_free(img, gen, host, cluster);
         }
     }
     if (ret == 0) {

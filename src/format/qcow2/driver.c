@@ -31,7 +31,7 @@ static void driver_limits(struct node *n, struct node_limits *l)
                          img->hdr.crypt_method != QCOW2_CRYPT_NONE
                          ? 0 : (uint32_t) qcow2_cluster_size(img);
     l->fast_zero = img->shape.version > 2 && !qcow2_data_is_raw(img);
-    l->can_place = img->shape.version > 2 ||
+    l->can_allocate = img->shape.version > 2 ||
                    img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 

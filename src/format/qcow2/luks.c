@@ -234,7 +234,7 @@ void qcow2_crypt_close(struct qcow2_image *img)
     }
 }
 
-void qcow2_crypt_place(const struct qcow2_image *img, uint64_t *ret_host,
+void qcow2_crypt_range(const struct qcow2_image *img, uint64_t *ret_host,
                        uint64_t *ret_len)
 {
     *ret_host = img->crypt ? img->crypt->host : 0;

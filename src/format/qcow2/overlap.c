@@ -111,9 +111,9 @@ void qcow2_overlap_open(struct qcow2_image *img, const uint64_t *reftable,
         }
     }
     add_snapshots(img);
-    qcow2_crypt_place(img, &host, &len);
+    qcow2_crypt_range(img, &host, &len);
     qcow2_meta_add(img, QCOW2_META_CRYPT, host, len);
-    qcow2_bitmaps_place(img, &host, &len);
+    qcow2_bitmaps_range(img, &host, &len);
     qcow2_meta_add(img, QCOW2_META_BITMAPS, host, len);
     qcow2_meta_add(img, QCOW2_META_REFTABLE, img->hdr.reftable_offset,
                    (uint64_t) img->hdr.reftable_clusters * cluster);

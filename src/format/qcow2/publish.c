@@ -136,7 +136,7 @@ static CO_FN int table_co_zero(struct qcow2_image *img, uint64_t at)
 }
 
 /* A place of its own for the table of L1 entry number @i of the pass. */
-static CO_FN int table_co_place(void *arg, unsigned i)
+static CO_FN int table_co_alloc(void *arg, unsigned i)
 {
     struct qcow2_image *img = arg;
     uint32_t l1_idx = g_array_index(img->publish->l1, uint32_t, i);
@@ -265,7 +265,7 @@ static CO_FN int existing_co_publish(void *arg, unsigned i)
 static CO_FN int fresh_co_write(struct qcow2_image *img)
 {
     int ret = parallel_co_for(img->loop, img->publish->l1->len, PUBLISH_WORKERS,
-                          table_co_place, img);
+                          table_co_alloc, img);
 
     return ret < 0 ? ret
         : parallel_co_for(img->loop, img->publish->items->len, PUBLISH_WORKERS,

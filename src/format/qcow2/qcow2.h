@@ -503,7 +503,7 @@ CO_FN int qcow2_co_bitmaps_hold(struct qcow2_image *img);
 void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size,
                            uint64_t off, uint64_t len);
 /* Where the directory is; 0, 0: nowhere. */
-void qcow2_bitmaps_place(const struct qcow2_image *img, uint64_t *ret_host,
+void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
                          uint64_t *ret_len);
 /* node_driver.co_bitmap */
 CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
@@ -519,7 +519,7 @@ CO_FN int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off,
 CO_FN int qcow2_co_crypt_write(struct qcow2_image *img, uint64_t off,
                                uint64_t host, struct iov iov, unsigned flags);
 /* The range of its header in the file; 0, 0: none. */
-void qcow2_crypt_place(const struct qcow2_image *img, uint64_t *ret_host,
+void qcow2_crypt_range(const struct qcow2_image *img, uint64_t *ret_host,
                        uint64_t *ret_len);
 /* Creation: take "encrypt.*"; bytes of the header; write it at @host. */
 int qcow2_crypt_take_options(struct opts *o,

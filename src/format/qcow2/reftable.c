@@ -82,7 +82,7 @@ static int table_reach(struct qcow2_refcounts *r, uint64_t block)
 
 /* Take the next cluster for a block. *@ret_own: it is in the range of a block
  * that does not exist, whose first it shall be. */
-static CO_FN int block_co_place(struct qcow2_image *img, uint64_t *ret_cluster,
+static CO_FN int block_co_alloc(struct qcow2_image *img, uint64_t *ret_cluster,
                                 bool *ret_own)
 {
     struct qcow2_refcounts *r = img->refcounts;
@@ -170,7 +170,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint64_t block)
     while (block >= r->len || r->table[block] == 0) {
         uint64_t made = block;
 
-        ret = block_co_place(img, &at, &own);
+        ret = block_co_alloc(img, &at, &own);
         if (ret < 0) {
             return ret;
         }

@@ -45,7 +45,7 @@ static CO_FN int table_co_read(struct qcow2_image *img, uint64_t host,
 }
 
 /* Where the data of @d is; *@ret_len 0: nowhere. -EIO: that makes no sense. */
-static CO_FN int desc_co_place(struct qcow2_image *img, uint64_t table,
+static CO_FN int desc_co_alloc(struct qcow2_image *img, uint64_t table,
                                struct qcow2_desc d, uint64_t *ret_host,
                                uint64_t *ret_len)
 {
@@ -87,7 +87,7 @@ static CO_FN int data_co_share(struct qcow2_transaction *sw, uint64_t host,
         struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
         uint64_t at, len;
 
-        ret = desc_co_place(img, host, d, &at, &len);
+        ret = desc_co_alloc(img, host, d, &at, &len);
         if (ret < 0 || len == 0) {
             continue;
         }
@@ -201,7 +201,7 @@ static CO_FN void data_co_free(struct qcow2_transaction *sw, uint64_t host,
         struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
         uint64_t at, len;
 
-        int ret = desc_co_place(img, host, d, &at, &len);
+        int ret = desc_co_alloc(img, host, d, &at, &len);
 
         if (ret < 0) {
             qcow2_leak(img, (d.entry & QCOW2_OFFSET_MASK) >> img->cluster_bits,
@@ -273,7 +273,7 @@ static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
     for (uint32_t i = 0; i < n_descs(img) && ret == 0; i++) {
         struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
 
-        ret = desc_co_place(img, host, d, &at, &len);
+        ret = desc_co_alloc(img, host, d, &at, &len);
         if (ret < 0 || len == 0) {
             continue;
         }

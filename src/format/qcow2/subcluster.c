@@ -25,7 +25,7 @@ uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
 
 /* The cluster's place: that of its entry, or of somebody who is writing to it,
  * or a new one. The claim is shared. */
-static CO_FN int place_co_get(struct qcow2_image *img, struct qcow2_cluster_lock *c,
+static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock *c,
                               uint64_t gen, struct qcow2_desc d,
                               uint64_t *ret_host)
 {
@@ -44,7 +44,7 @@ static CO_FN int place_co_get(struct qcow2_image *img, struct qcow2_cluster_lock
         return 0;
     }
     c->placing = true;
-    ret = qcow2_co_place(img, gen, c->idx << img->cluster_bits,
+    ret = qcow2_co_host_alloc(img, gen, c->idx << img->cluster_bits,
                          qcow2_cluster_size(img), ret_host, &fresh);
     c->placing = false;
     co_queue_wake_all(&c->waiters);
@@ -61,7 +61,7 @@ static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock
 {
     uint64_t at = off & (qcow2_cluster_size(img) - 1), host;
     uint64_t gen = group_join(img->group, iov.len);
-    int ret = place_co_get(img, c, gen, d, &host);
+    int ret = host_co_get(img, c, gen, d, &host);
 
     if (ret == 0) {
         ret = qcow2_co_write_padded(img, off, host + at, iov, true,
@@ -83,7 +83,7 @@ static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock
 static void cluster_lock_end(struct qcow2_image *img, struct qcow2_cluster_lock *c)
 {
     if (c->shared == 1 && c->host && !c->linked) {
-        qcow2_unplace(img, 0, c->host, qcow2_cluster_size(img));
+        qcow2_host_free(img, 0, c->host, qcow2_cluster_size(img));
         c->host = 0;
     }
     qcow2_cluster_lock_put(img, c);

@@ -60,7 +60,7 @@ void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_
     }
 }
 
-static CO_FN int place_co_take(struct qcow2_transaction *sw, enum qcow2_meta what,
+static CO_FN int host_co_take(struct qcow2_transaction *sw, enum qcow2_meta what,
                                uint64_t len, uint64_t *ret_host)
 {
     struct qcow2_decrement d;
@@ -94,7 +94,7 @@ static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
     if (block >= r->len || r->table[block] == 0) {
         return 0; /* whoever counts finds 0 */
     }
-    ret = place_co_take(sw, QCOW2_META_REFBLOCK, len, &host);
+    ret = host_co_take(sw, QCOW2_META_REFBLOCK, len, &host);
     if (ret < 0) {
         return ret;
     }
@@ -162,7 +162,7 @@ int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta wha
     if (!copy) {
         return -ENOMEM;
     }
-    ret = place_co_take(sw, what, bytes, &host);
+    ret = host_co_take(sw, what, bytes, &host);
     if (ret == 0) {
         memset(copy + len, 0, bytes - len);
         memcpy(copy, buf, len);

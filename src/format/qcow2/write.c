@@ -81,7 +81,7 @@ int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off, uint64_t host,
     return padded_co_write(img, off, host, iov, before, after);
 }
 
-int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
+int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen, uint64_t off,
                    uint64_t bytes, uint64_t *ret_host, bool *ret_fresh)
 {
     if (img->shape.data_file) {
@@ -92,7 +92,7 @@ int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
     return qcow2_co_alloc(img, gen, bytes, ret_host, ret_fresh);
 }
 
-void qcow2_unplace(struct qcow2_image *img, uint64_t gen, uint64_t host,
+void qcow2_host_free(struct qcow2_image *img, uint64_t gen, uint64_t host,
                    uint64_t bytes)
 {
     if (!img->shape.data_file) {
@@ -107,7 +107,7 @@ int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off, struct iov iov)
     uint64_t n = ((off + iov.len - 1) >> img->cluster_bits) - first + 1;
     uint64_t gen = group_join(img->group, iov.len), host;
     bool fresh;
-    int ret = qcow2_co_place(img, gen, off - skip, n << img->cluster_bits,
+    int ret = qcow2_co_host_alloc(img, gen, off - skip, n << img->cluster_bits,
                              &host, &fresh);
 
     if (ret < 0) {
@@ -125,7 +125,7 @@ int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off, struct iov iov)
         };
         qcow2_pending_add_run(img, gen, first, n, &d);
     } else {
-        qcow2_unplace(img, gen, host, n << img->cluster_bits);
+        qcow2_host_free(img, gen, host, n << img->cluster_bits);
     }
     group_data_done(img->group, gen);
     return ret;

@@ -49,10 +49,10 @@ CO_FN int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off,
                                 unsigned unit_bits);
 /* The place of a new run of guest clusters from @off: in a data file the same
  * offset. */
-CO_FN int qcow2_co_place(struct qcow2_image *img, uint64_t gen, uint64_t off,
+CO_FN int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen, uint64_t off,
                          uint64_t bytes, uint64_t *ret_host, bool *ret_fresh);
 /* It was not used. */
-void qcow2_unplace(struct qcow2_image *img, uint64_t gen, uint64_t host,
+void qcow2_host_free(struct qcow2_image *img, uint64_t gen, uint64_t host,
                    uint64_t bytes);
 /* No cluster that [@off, @off+@iov.len) touches has a place: give them one. What
  * is not written of the first and the last reads as zeroes then. */

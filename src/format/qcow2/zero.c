@@ -206,7 +206,7 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
 
 /* A new place at @host that reads as zeroes: its bytes do, unless they go
  * through a cipher or count by subclusters. */
-static struct qcow2_delta place_delta(const struct qcow2_image *img,
+static struct qcow2_delta host_delta(const struct qcow2_image *img,
                                       uint64_t host)
 {
     struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
@@ -216,14 +216,14 @@ static struct qcow2_delta place_delta(const struct qcow2_image *img,
 
 /* Clusters that have no place yet get one that reads as zeroes. In a raw data
  * file they do already. */
-static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
+static CO_FN int absent_co_alloc(struct qcow2_image *img, uint64_t off,
                                  uint64_t len, unsigned flags)
 {
     uint64_t bytes = round_up(len, qcow2_cluster_size(img));
     uint64_t n = bytes >> img->cluster_bits;
     uint64_t gen = group_join(img->group, n * QCOW2_MARKER_COST), host;
     bool fresh;
-    int ret = qcow2_co_place(img, gen, off, bytes, &host, &fresh);
+    int ret = qcow2_co_host_alloc(img, gen, off, bytes, &host, &fresh);
 
     if (ret < 0) {
         group_data_done(img->group, gen);
@@ -231,13 +231,13 @@ static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
     }
     ret = qcow2_data_is_raw(img) ? 0
         : node_co_zero(qcow2_data(img), host, bytes,
-                       flags & (IO_MAY_UNMAP | IO_PLACE));
+                       flags & (IO_MAY_UNMAP | IO_ALLOCATE));
     if (ret == 0) {
-        struct qcow2_delta d = place_delta(img, host);
+        struct qcow2_delta d = host_delta(img, host);
 
         qcow2_pending_add_run(img, gen, off >> img->cluster_bits, n, &d);
     } else {
-        qcow2_unplace(img, gen, host, bytes);
+        qcow2_host_free(img, gen, host, bytes);
     }
     group_data_done(img->group, gen);
     return ret;
@@ -245,7 +245,7 @@ static CO_FN int absent_co_place(struct qcow2_image *img, uint64_t off,
 
 /* A place for each of the clusters in [@off, @to) that has none; what is a part
  * of one stays as it is. */
-static CO_FN int clusters_co_place(struct qcow2_image *img, uint64_t off,
+static CO_FN int clusters_co_alloc(struct qcow2_image *img, uint64_t off,
                                    uint64_t to, unsigned flags)
 {
     uint64_t cluster = qcow2_cluster_size(img);
@@ -263,7 +263,7 @@ static CO_FN int clusters_co_place(struct qcow2_image *img, uint64_t off,
             ret = same_co_count(img, idx, end, &d, &n);
         }
         if (ret == 0 && !qcow2_desc_has_host(&img->shape, d)) {
-            ret = absent_co_place(img, idx << img->cluster_bits,
+            ret = absent_co_alloc(img, idx << img->cluster_bits,
                                   n << img->cluster_bits, flags);
         }
         idx += n;
@@ -293,7 +293,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
         }
         run.len = min_u64(run.len, (uint64_t) QCOW2_MARKERS_AT_ONCE << img->cluster_bits);
         if (run.kind == QCOW2_ABSENT && !discard) {
-            ret = absent_co_place(img, off, run.len, IO_MAY_UNMAP);
+            ret = absent_co_alloc(img, off, run.len, IO_MAY_UNMAP);
         } else if (run.kind == QCOW2_DATA && run.in_place) {
             ret = qcow2_co_check_overlap(img, QCOW2_META_DATA, run.host,
                                          run.len);
@@ -325,9 +325,9 @@ static CO_FN int range_co_change(struct qcow2_image *img, uint64_t off,
     bool unmap = flags & IO_MAY_UNMAP;
     bool v2 = img->shape.version < 3;
 
-    if (flags & IO_PLACE) {
+    if (flags & IO_ALLOCATE) {
         return v2 && img->crypt ? -ENOTSUP
-            : clusters_co_place(img, off, end, flags);
+            : clusters_co_alloc(img, off, end, flags);
     }
     if (v2 && (has_backing(img) || !unmap)) {
         return old_co_zero(img, off, end - off, discard);
