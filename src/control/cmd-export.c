@@ -53,7 +53,7 @@ static CO_FN int server_co_start(struct control *c,
             }
             return r;
         }
-        co_co_sleep(LISTEN_PAUSE_NS);
+        co_sleep(LISTEN_PAUSE_NS);
     }
 }
 

@@ -67,7 +67,7 @@ static CO_FN void control_co_cross(struct control *c, void (*fn)(void *arg), voi
     if (c->data == loop_current()) {
         fn(arg);
     } else {
-        co_co_call_on(c->data, fn, arg);
+        co_call_on(c->data, fn, arg);
     }
 }
 
@@ -364,7 +364,7 @@ void control_co_stop(struct control *c)
         }
     }
     /* Let what was posted on the way run before the loop goes. */
-    co_co_relax();
+    co_relax();
 }
 
 unsigned control_session_count(const struct control *c)

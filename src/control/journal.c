@@ -204,7 +204,7 @@ int journal_co_open(struct control *c, const char *dir,
     r = io_co_lock(j->lock, 0, 1, IO_LOCK_EXCLUSIVE);
     for (unsigned i = 0; r == -EAGAIN && i < LOCK_TRIES; i++) {
         /* The kernel may still be clearing up after a daemon just killed. */
-        co_co_sleep(LOCK_PAUSE_NS);
+        co_sleep(LOCK_PAUSE_NS);
         r = io_co_lock(j->lock, 0, 1, IO_LOCK_EXCLUSIVE);
     }
     if (r < 0) {

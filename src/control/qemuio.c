@@ -233,7 +233,7 @@ static CO_FN void sleep_co_run(struct qemuio_run *run,
                                a->word[0]);
         return;
     }
-    co_co_sleep(ms * 1000000);
+    co_sleep(ms * 1000000);
 }
 
 static CO_FN void break_co_run(struct qemuio_run *run,
@@ -280,7 +280,7 @@ static CO_FN void wait_break_co_run(struct qemuio_run *run,
         if (node_debug_is_suspended(run->node, a->word[0])) {
             return;
         }
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     g_string_append_printf(run->out, "No request was suspended as '%s'\n",
                            a->word[0]);

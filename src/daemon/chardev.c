@@ -227,7 +227,7 @@ static CO_FN int chardev_co_listen(struct chardev *ch, GError **err)
             }
             return r;
         }
-        co_co_sleep(LISTEN_PAUSE_NS);
+        co_sleep(LISTEN_PAUSE_NS);
     }
 }
 

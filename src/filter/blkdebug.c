@@ -393,7 +393,7 @@ static CO_FN int rule_co_check(struct node *n, enum blkdebug_iotype type,
     int r = blkdebug_rules_check(&s->rules, type, off, len, &immediately);
 
     if (r < 0 && !immediately) {
-        co_co_relax();
+        co_relax();
     }
     return r;
 }

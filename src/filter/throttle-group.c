@@ -156,7 +156,7 @@ void throttle_member_co_wait(struct throttle_member *m, bool is_write,
     member_push(m, is_write, &w);
     group_schedule(g);
     while (!w.admitted) {
-        co_co_yield();
+        co_yield();
     }
 }
 

@@ -27,7 +27,7 @@ void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg)
     } else {
         co_queue_co_wait(&o->waiters); /* woken with the place of another */
     }
-    co_co_in_pool(fn, arg);
+    co_in_pool(fn, arg);
     if (!co_queue_wake_one(&o->waiters)) {
         o->running--;
     }

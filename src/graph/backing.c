@@ -220,7 +220,7 @@ static CO_FN char *path_co_real(const char *path)
     struct resolve r = { .path = path };
     char *ret;
 
-    co_co_in_pool(resolve_in_pool, &r);
+    co_in_pool(resolve_in_pool, &r);
     ret = r.real ? g_strdup(r.real) : g_canonicalize_filename(path, NULL);
     free(r.real);
     return ret;

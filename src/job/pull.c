@@ -413,7 +413,7 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
         }
         off += ext.len;
         if (++n % RELAX_EVERY == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     return ret;

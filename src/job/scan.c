@@ -59,7 +59,7 @@ static CO_FN void scan_entry(void *arg)
         }
         scan_co_one(s);
         if (++n % RELAX_EVERY == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     s->running = false;

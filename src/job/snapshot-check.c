@@ -44,7 +44,7 @@ static CO_FN int check_co_gap(struct snapshot_gaps *g, uint64_t off,
         off += part;
         len -= part;
         if (++c->asked % RELAX_EVERY == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     return 0;

@@ -326,7 +326,7 @@ static CO_FN int step_co_populate(struct pull *p, uint64_t off,
         if (res.copied || res.zeroed) {
             break;
         }
-        co_co_relax();
+        co_relax();
     }
     *ret_end = off;
     return 0;

@@ -44,7 +44,7 @@ static void co_queue_remove(struct co_waiter *w)
 CO_FN static void co_waiter_co_wait(struct co_waiter *w)
 {
     while (w->queue) {
-        co_co_block();
+        co_block();
     }
 }
 

@@ -187,14 +187,14 @@ unsigned co_count(const struct loop *l)
     return l->n_co;
 }
 
-CO_FN static void co_co_leave(struct co *co, enum co_state state)
+CO_FN static void co_leave(struct co *co, enum co_state state)
 {
     g_assert(co && co->state == CO_RUNNING);
     co->state = state;
     co_ctx_switch(&co->ctx, &co->loop->main_ctx, false);
 }
 
-void co_co_yield(void)
+void co_yield(void)
 {
     struct co *co = co_self();
 
@@ -202,7 +202,7 @@ void co_co_yield(void)
         co->wake_pending = false;
         return;
     }
-    co_co_leave(co, CO_YIELDED);
+    co_leave(co, CO_YIELDED);
 }
 
 void co_wake(struct co *co)
@@ -215,9 +215,9 @@ void co_wake(struct co *co)
     }
 }
 
-void co_co_block(void)
+void co_block(void)
 {
-    co_co_leave(co_self(), CO_BLOCKED);
+    co_leave(co_self(), CO_BLOCKED);
 }
 
 void co_unblock(struct co *co)
@@ -227,13 +227,13 @@ void co_unblock(struct co *co)
     }
 }
 
-void co_co_relax(void)
+void co_relax(void)
 {
     struct co *co = co_self();
 
     g_assert(co);
     co_list_add(&co->loop->relaxed, co);
-    co_co_leave(co, CO_READY);
+    co_leave(co, CO_READY);
 }
 
 /* Waiting for one thing that calls back on this loop. */
@@ -245,7 +245,7 @@ struct co_event {
 CO_FN static void co_event_co_wait(struct co_event *e)
 {
     while (!e->happened) {
-        co_co_block();
+        co_block();
     }
 }
 
@@ -257,7 +257,7 @@ static void co_event_set(void *arg)
     co_unblock(e->co);
 }
 
-void co_co_sleep(uint64_t ns)
+void co_sleep(uint64_t ns)
 {
     struct co_event e = {.co = co_self()};
     struct loop_timer t;
@@ -268,7 +268,7 @@ void co_co_sleep(uint64_t ns)
     co_event_co_wait(&e);
 }
 
-void co_co_in_pool(void (*fn)(void *arg), void *arg)
+void co_in_pool(void (*fn)(void *arg), void *arg)
 {
     struct io_req r = {.op = IO_OP_CALL, .fn = fn, .arg = arg};
 
@@ -310,7 +310,7 @@ static void co_call_arrived(struct loop_msg *m)
     co_start(c->there, co_call_entry, c);
 }
 
-void co_co_call_on(struct loop *other, void (*fn)(void *arg), void *arg)
+void co_call_on(struct loop *other, void (*fn)(void *arg), void *arg)
 {
     struct co *self = co_self();
     struct co_call c = {

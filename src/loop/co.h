@@ -26,23 +26,23 @@ struct loop *co_loop(const struct co *co);
 
 /* Give up the processor until co_wake(). A wake that came before the yield is
  * remembered (one), so wake-then-yield does not hang. */
-CO_FN void co_co_yield(void);
+CO_FN void co_yield(void);
 /* Context: the coroutine's loop. */
 void co_wake(struct co *co);
 
 /* Let every other ready coroutine run first. */
-CO_FN void co_co_relax(void);
+CO_FN void co_relax(void);
 
 /* Sleep at least @ns. */
-CO_FN void co_co_sleep(uint64_t ns);
+CO_FN void co_sleep(uint64_t ns);
 
 /* Run @fn(@arg) on a thread of the pool and wait: for calls that block and that
  * no engine operation covers (decompression, name lookups). @fn must not touch
  * loop state. */
-CO_FN void co_co_in_pool(void (*fn)(void *arg), void *arg);
+CO_FN void co_in_pool(void (*fn)(void *arg), void *arg);
 
 /* Run @fn(@arg) as a coroutine of another loop and wait here. */
-CO_FN void co_co_call_on(struct loop *other, void (*fn)(void *arg), void *arg);
+CO_FN void co_call_on(struct loop *other, void (*fn)(void *arg), void *arg);
 
 /* Coroutines alive on @l; for leak checks. */
 unsigned co_count(const struct loop *l);

@@ -252,7 +252,7 @@ int io_co_real_path(struct io_file *f, char **ret_path)
         return -ENOTSUP;
     }
     path = g_strdup_printf("/proc/self/fd/%d", f->fd);
-    co_co_in_pool(real_path_in_pool, &path);
+    co_in_pool(real_path_in_pool, &path);
     if (!path) {
         return -EIO;
     }

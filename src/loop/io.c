@@ -19,13 +19,13 @@
 #define MAX_TRANSFER ((size_t)1 << 30)
 
 /* What to do with a failed attempt: true = try again. */
-CO_FN static bool co_co_retry(int64_t result)
+CO_FN static bool co_retry(int64_t result)
 {
     if (result == -EINTR) {
         return true;
     }
     if (result == -EAGAIN) {
-        co_co_relax();
+        co_relax();
         return true;
     }
     return false;
@@ -47,7 +47,7 @@ CO_FN static int64_t io_co_piece(struct io_req *r, struct io_file *f,
         r->off = off;
         r->len = len;
         n = io_req_co_run(r);
-    } while (co_co_retry(n));
+    } while (co_retry(n));
     return n;
 }
 
@@ -146,7 +146,7 @@ CO_FN static int io_co_sync_lead(struct io_file *f)
     f->sync_full = false;
     do {
         res = io_req_co_run(&r);
-    } while (co_co_retry(res));
+    } while (co_retry(res));
     f->sync_running = false;
     f->syncs_done = ticket;
     f->sync_failed |= res < 0;

@@ -255,7 +255,7 @@ static CO_FN void listener_accept_entry(void *arg)
         } else if (errno == EAGAIN) {
             channel_co_poll_fd(ls->fd, POLLIN, 0);
         } else if (!accept_is_transient(errno)) {
-            co_co_sleep(ACCEPT_RETRY_NS);
+            co_sleep(ACCEPT_RETRY_NS);
         }
     }
     listener_destroy(ls);
@@ -341,7 +341,7 @@ static CO_FN int connect_co_one(const struct sockaddr *sa, socklen_t len)
             break;
         }
         /* A Unix server whose backlog is full. */
-        co_co_sleep(CONNECT_RETRY_NS);
+        co_sleep(CONNECT_RETRY_NS);
         waited_ns += CONNECT_RETRY_NS;
         ret = 0;
     }
@@ -364,7 +364,7 @@ static CO_FN int connect_co_tcp(const struct sock_addr *addr, GError **err)
     struct lookup lk = { .addr = addr };
     int ret = -EADDRNOTAVAIL;
 
-    co_co_in_pool(lookup_in_pool, &lk);
+    co_in_pool(lookup_in_pool, &lk);
     if (lk.ret != 0) {
         return err_set(err, EHOSTUNREACH, "Address resolution of %s:%s failed:"
                        " %s", addr->host, addr->port, gai_strerror(lk.ret));

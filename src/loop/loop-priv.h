@@ -82,7 +82,7 @@ bool co_run_ready(struct loop *l);
 void co_pool_done(struct loop *l);
 
 /* Wait for co_unblock(), whatever co_wake() says. */
-CO_FN void co_co_block(void);
+CO_FN void co_block(void);
 /* Harmless on a coroutine that is not blocked. */
 void co_unblock(struct co *co);
 

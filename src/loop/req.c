@@ -17,10 +17,10 @@ int64_t io_req_co_run(struct io_req *r)
         r->loop->n_inline = 0;
     } else if (++r->loop->n_inline >= MAX_INLINE) {
         r->loop->n_inline = 0;
-        co_co_relax();
+        co_relax();
     }
     while (!r->done) {
-        co_co_block();
+        co_block();
     }
     return r->result;
 }

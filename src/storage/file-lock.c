@@ -135,7 +135,7 @@ static CO_FN int lock_co_widen_patiently(struct file_lock *lk,
             return ret;
         }
         g_clear_error(&why);
-        co_co_sleep(LOCK_RETRY_NS);
+        co_sleep(LOCK_RETRY_NS);
     }
 }
 

@@ -617,7 +617,7 @@ static CO_FN int client_co_send(struct nbd_client *cl, struct nbd_request *r,
         }
         if (ret == -ESHUTDOWN) {
             /* The server is about to go; the connection still stands. */
-            co_co_sleep(SHUTTING_DOWN_NS);
+            co_sleep(SHUTTING_DOWN_NS);
         }
     }
 }

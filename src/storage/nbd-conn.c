@@ -488,7 +488,7 @@ int nbd_conn_co_request(struct nbd_conn *c, struct nbd_request *r)
     conn_update(c);
     f.waiting = true;
     while (!f.done) {
-        co_co_yield();
+        co_yield();
     }
     return f.ret;
 }

@@ -25,9 +25,9 @@ static CO_FN void null_co_delay(struct node *n)
     const struct null_state *s = n->state;
 
     if (s->latency_ns) {
-        co_co_sleep(s->latency_ns);
+        co_sleep(s->latency_ns);
     } else if (n->drv == &null_aio_driver) {
-        co_co_relax();
+        co_relax();
     }
 }
 

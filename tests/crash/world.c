@@ -345,7 +345,7 @@ static CO_FN int guest_co_cancel(struct guest *g, struct op *op)
 
     if (!j) {
         ret = guest_co_stream(g, false, NULL);
-        co_co_sleep(g_rand_int_range(g->rnd, 0, 3000) * UINT64_C(1000));
+        co_sleep(g_rand_int_range(g->rnd, 0, 3000) * UINT64_C(1000));
         j = jobs_find(world.jobs, "j");
     }
     if (ret == 0 && j) {
@@ -409,7 +409,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_RESIZE:
         return guest_co_resize(g, op);
     case OP_WAIT:
-        co_co_sleep(op->n * 1000000);
+        co_sleep(op->n * 1000000);
         return 0;
     case OP_DRAIN:
         node_co_drain_begin(g->n);

@@ -57,7 +57,7 @@ static CO_FN void faults_entry(void *arg)
          i++) {
         enum fault_kind kind = kinds[rng_below(&w->rng, n)];
 
-        co_co_sleep(1 + rng_below(&w->rng, w->cfg.fault_gap_ms * MS));
+        co_sleep(1 + rng_below(&w->rng, w->cfg.fault_gap_ms * MS));
         if (w->trouble_ends || (kind == F_BASE_HANG && hangs++ > MOST_HANGS)) {
             continue;
         }
@@ -85,7 +85,7 @@ void faults_co_stop(struct world *w)
     w->trouble_ends = true;
     sim_faults_clear(w->sim);
     while (sim_is_pending(w->sim, instant)) {
-        co_co_sleep(MS);
+        co_sleep(MS);
     }
 }
 

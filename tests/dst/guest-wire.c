@@ -220,7 +220,7 @@ int guest_co_send(struct guest_conn *c, struct request *r)
     if (c->slow_ms && rng_percent(&c->rng, 20)) {
         first = rng_below(&c->rng, r->h.len);
         ret = first ? send_co(c, r->buf, first) : 0;
-        co_co_sleep(rng_below(&c->rng, c->slow_ms * MS));
+        co_sleep(rng_below(&c->rng, c->slow_ms * MS));
     }
     return ret < 0 ? ret : send_co(c, r->buf + first, r->h.len - first);
 }
@@ -341,7 +341,7 @@ static CO_FN void reader_entry(void *arg)
             co_queue_wake_all(&c->changed);
         }
         if (c->slow_ms && rng_percent(&c->rng, 30)) {
-            co_co_sleep(rng_below(&c->rng, c->slow_ms * MS));
+            co_sleep(rng_below(&c->rng, c->slow_ms * MS));
         }
     }
     c->lost = true;

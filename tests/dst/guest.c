@@ -361,7 +361,7 @@ static CO_FN void work_co(struct guest *g, struct guest_conn *c, unsigned n)
             co_queue_co_wait(&c->changed);
         }
         if (rng_percent(&g->rng, 15)) {
-            co_co_sleep(rng_below(&g->rng, 10 * MS));
+            co_sleep(rng_below(&g->rng, 10 * MS));
         }
         g->left--;
         if (c->lost || ask_co(c) < 0) {
@@ -388,7 +388,7 @@ static CO_FN void leave_co(struct guest *g, struct guest_conn *c)
     if (vanish && g->w->cfg.crowd && rng_percent(&g->rng, 60)) {
         /* The server finds nobody gone until it looks. */
         guest_fall_silent(c);
-        co_co_sleep(rng_below(&g->rng, SEC));
+        co_sleep(rng_below(&g->rng, SEC));
     } else if (!vanish) {
         if (rng_percent(&g->rng, 70)) {
             wait_co(c);
@@ -424,7 +424,7 @@ static CO_FN void guest_entry(void *arg)
             if (w->managed) {
                 world_co_export(w);
             }
-            co_co_sleep(RETRY_MS * MS);
+            co_sleep(RETRY_MS * MS);
             continue;
         }
         if (rng_percent(&g->rng, 15)) {
@@ -474,7 +474,7 @@ int guest_co_sweep(struct world *w, bool flush_only)
 
     while (!(c = guest_co_connect(w, 99, "e1", 1 << 20))) {
         world_co_export(w);
-        co_co_sleep(RETRY_MS * MS);
+        co_sleep(RETRY_MS * MS);
     }
     guest_read_start(c);
     ask_and_wait_co(c, G_FLUSH, 0, 0);

@@ -446,7 +446,7 @@ static CO_FN void manager_entry(void *arg)
         export_add_co(m, "e2", true);
     }
     for (unsigned i = 0; i < w->cfg.commands; i++) {
-        co_co_sleep(rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS
+        co_sleep(rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS
                                                                : 60 * MS));
         ask_co(m);
     }
@@ -513,7 +513,7 @@ static CO_FN void jobs_co_settle(struct manager *m)
         if (age > FAIL_AFTER_S * SEC) {
             fail(m->w, "a job does not come to an end");
         }
-        co_co_sleep(TICK_MS * MS);
+        co_sleep(TICK_MS * MS);
     }
 }
 

@@ -321,7 +321,7 @@ static CO_FN void watchdog_entry(void *arg)
         if (now > TOTAL_S * SEC) {
             fail(w, "no end is in sight");
         }
-        co_co_sleep(SEC);
+        co_sleep(SEC);
     }
 }
 
@@ -333,9 +333,9 @@ static CO_FN void cuts_entry(void *arg)
         unsigned at = w->asked + rng_below(&w->rng, w->cfg.ops / w->cfg.cuts);
 
         while (w->asked < at && w->phase == 1) {
-            co_co_sleep(MS);
+            co_sleep(MS);
         }
-        co_co_sleep(rng_below(&w->rng, 3 * MS));
+        co_sleep(rng_below(&w->rng, 3 * MS));
         power_mark(w);
     }
     co_latch_done(&w->trouble);
@@ -353,7 +353,7 @@ static CO_FN void phases_co_run(struct world *w)
     manager_start(w);
     while (w->asked < w->cfg.ops * (100 - LAST_OPS) / 100 &&
            loop_clock_ns(w->loop) < PHASE_1_S * SEC) {
-        co_co_sleep(5 * MS);
+        co_sleep(5 * MS);
     }
     faults_co_stop(w);
     if (guest_co_sweep(w, true) < 0) {
@@ -387,7 +387,7 @@ static CO_FN void world_entry(void *arg)
     manager_co_disconnect(w);
     control_co_stop(w->control);
     w->server = NULL;
-    co_co_sleep(2 * SEC);
+    co_sleep(2 * SEC);
     guests_free(w);
     loop_stop(w->loop);
 }

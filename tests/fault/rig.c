@@ -193,7 +193,7 @@ int rig_co_job(struct rig *r)
         if (loop_clock_ns(r->loop) > end) {
             die(r, "the job stays %s", status);
         }
-        co_co_sleep(JOB_TICK_MS * MS);
+        co_sleep(JOB_TICK_MS * MS);
     }
     rig_co_command(r, "job-dismiss", json_pack("{s:s}", "id", "j"));
     if (failed) {

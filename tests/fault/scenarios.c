@@ -127,13 +127,13 @@ static CO_FN void age_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 0, 8, 0);
-    co_co_sleep(1500 * MS);
+    co_sleep(1500 * MS);
     guest_co_write(r, 130, 8, 0);
     guest_co_write(r, 16, 8, 0);
-    co_co_sleep(1500 * MS);
+    co_sleep(1500 * MS);
     guest_co_flush(r);
     guest_co_read(r, 0, 24);
-    co_co_sleep(7 * SEC);
+    co_sleep(7 * SEC);
     header_check(r);
     guest_co_write(r, 260, 8, 0);
     rig_co_close(r);
@@ -169,7 +169,7 @@ static CO_FN void killed_run(struct rig *r)
 
     guest_co_write(r, 0, 8, 0);
     guest_co_write(r, 300, 8, 0);
-    co_co_sleep(1500 * MS);
+    co_sleep(1500 * MS);
     guest_co_write(r, 64, 8, 0);
     left = sim_image_copy(sim_live(r->sim));
     rig_co_close(r);
@@ -320,9 +320,9 @@ static CO_FN void stream_cancel_run(struct rig *r)
     json_object_set_new(args, "speed", json_integer(64 << 10));
     rig_co_open(r);
     if (r->backend && rig_co_command(r, "block-stream", args) == 0) {
-        co_co_sleep(700 * MS);
+        co_sleep(700 * MS);
         rig_co_try(r, "job-cancel", json_pack("{s:s}", "id", "j"));
-        co_co_sleep(200 * MS);
+        co_sleep(200 * MS);
         rig_co_try(r, "job-dismiss", json_pack("{s:s}", "id", "j"));
     } else if (!r->backend) {
         json_decref(args);
@@ -369,7 +369,7 @@ static CO_FN void drive_run(struct rig *r)
     guest_co_read(r, 0, 32);
     guest_co_write(r, 16, 2, 0);
     guest_co_flush(r);
-    co_co_sleep(3 * SEC);
+    co_sleep(3 * SEC);
     guest_co_read(r, 0, 64);
 }
 

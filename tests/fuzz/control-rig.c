@@ -81,7 +81,7 @@ static CO_FN bool rig_co_once(struct rig *r)
     if (r->fn) {
         r->fn(c, r->arg);
     } else {
-        co_co_sleep(SLEEP_NS);
+        co_sleep(SLEEP_NS);
     }
     control_co_stop(c);
     control_free(c);

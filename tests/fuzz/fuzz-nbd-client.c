@@ -262,7 +262,7 @@ static CO_FN void client_entry(void *arg)
     json_decref(o);
     graph_co_free(g);
     while (co_count(cl->loop) > 1) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     loop_stop(cl->loop);
 }

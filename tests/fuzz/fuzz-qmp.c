@@ -55,7 +55,7 @@ static CO_FN void client_co_run(struct control *c, void *arg)
     }
     channel_shutdown(cl->ch);
     while (!cl->sent) {
-        co_co_relax();
+        co_relax();
     }
     channel_free(cl->ch);
 }

@@ -87,7 +87,7 @@ static CO_FN void run_entry(void *arg)
 
     r->fn(r->arg);
     while (co_count(r->loop) > 1) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     loop_stop(r->loop);
 }

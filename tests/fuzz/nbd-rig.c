@@ -99,10 +99,10 @@ static CO_FN void rig_entry(void *arg)
     }
     channel_shutdown(r->client);
     while (!r->sent) {
-        co_co_relax();
+        co_relax();
     }
     channel_free(r->client);
-    co_co_sleep(NBD_SEC);
+    co_sleep(NBD_SEC);
     g_assert_cmpuint(r->server->conns.length, ==, 0);
     g_assert_cmpuint(r->server->n_half_open, ==, 0);
     g_assert_cmpuint(r->server->n_slots, ==, 0);

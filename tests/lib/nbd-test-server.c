@@ -226,7 +226,7 @@ static CO_FN void main_entry(void *arg)
     graph_co_free(s->graph);
     channel_free(s->control);
     while (co_count(s->loop) > 1) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     loop_stop(s->loop);
 }

@@ -147,7 +147,7 @@ int nbd_reply_co_part(struct nbd_request *r)
     r->part_sent = co_self();
     nbd_reply_queue(r);
     while (r->part_sent) {
-        co_co_yield();
+        co_yield();
     }
     return c->broken ? -ESHUTDOWN : 0;
 }
@@ -238,7 +238,7 @@ static CO_FN void writer_entry(void *arg)
             writer_co_batch(c);
         } else {
             c->writer_idle = true;
-            co_co_yield();
+            co_yield();
             c->writer_idle = false;
         }
     }

@@ -96,7 +96,7 @@ static CO_FN int status_co_collect(struct nbd_request *r, struct extents *x)
         }
         off += ext.len;
         if (calls % RELAX_EVERY == RELAX_EVERY - 1) {
-            co_co_relax();
+            co_relax();
         }
     }
     return 0;

@@ -246,7 +246,7 @@ static CO_FN int bitmap_co_check(struct qcow2_check *c, struct qcow2_bitmap *b)
     if (ret < 0) {
         return ret;
     }
-    co_co_relax();
+    co_relax();
     ret = qcow2_co_bitmap_table(c->img, b, &table, NULL);
     if (ret == -ENOMEM) {
         return ret;

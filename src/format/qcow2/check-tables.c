@@ -26,7 +26,7 @@ int qcow2_co_check_table_read(struct qcow2_check *c, uint64_t host)
     if (ret < 0) {
         return ret;
     }
-    co_co_relax();
+    co_relax();
     return node_co_preadv(qcow2_file(c->img), host, iov_one(&v, c->table, len),
                           0);
 }
@@ -335,7 +335,7 @@ static CO_FN int snapshot_co_check(struct qcow2_check *c,
         qcow2_check_drop_snapshot(c, s);
         return 0;
     }
-    co_co_relax();
+    co_relax();
     l1 = g_try_malloc0(MAX(bytes, 8));
     if (!l1) {
         return -ENOMEM;

@@ -183,7 +183,7 @@ static CO_FN int raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
         qcow2_pending_add_run(img, gen, at >> img->cluster_bits, n, &d);
         group_data_done(img->group, gen);
         off = d.whole ? at + (n << img->cluster_bits) : off + run.len;
-        co_co_relax();
+        co_relax();
     }
     return ret;
 }

@@ -53,7 +53,7 @@ int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from, uint64_t to)
             ret = cluster_co_drop(img, idx, d);
         }
         if (idx % RELAX_EVERY == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     return ret;

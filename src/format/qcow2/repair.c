@@ -99,7 +99,7 @@ static CO_FN int block_co_compare(struct qcow2_check *c, uint32_t block,
     if (ret < 0) {
         return ret;
     }
-    co_co_relax();
+    co_relax();
     ret = qcow2_co_blocks_trim(c->img);
     if (ret >= 0) {
         ret = metadata_cache_co_get(&r->blocks, block, &t);
@@ -250,7 +250,7 @@ static CO_FN int plan_co_write(struct rebuild *b)
 
         put_be64(&table[number], cluster << img->cluster_bits);
         ret = block_co_store(b, number, cluster);
-        co_co_relax();
+        co_relax();
     }
     if (ret == 0) {
         ret = node_co_pwritev(qcow2_file(img), b->table << img->cluster_bits,

@@ -123,7 +123,7 @@ static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
         if (ret == 0 && !(all_zero(img, d, absent_is_zero) &&
                           !(unmap && qcow2_desc_has_host(&img->shape, d)))) {
             clusters_zero(img, idx, n, d, unmap);
-            co_co_relax();
+            co_relax();
         }
         idx += n;
     }

@@ -39,7 +39,7 @@ static CO_FN int markers_co_add(struct qed_image *img, uint64_t first,
         first += now;
         n -= now;
         if (n > 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     return 0;

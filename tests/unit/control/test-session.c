@@ -133,7 +133,7 @@ static CO_FN void events_co_body(struct env *e)
     for (unsigned i = 0; i < EVENTS; i++) {
         control_emit(e->control, "JOB_STATUS_CHANGE", data);
         if (i % 1000 == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
     json_decref(data);
@@ -187,7 +187,7 @@ static CO_FN void gone_co_body(struct env *e)
     }
     channel_shutdown(e->client);
     while (control_session_count(e->control) > 0) {
-        co_co_relax();
+        co_relax();
     }
 }
 

@@ -68,7 +68,7 @@ static CO_FN void rig_entry(void *arg)
     graph_co_free(r->graph);
     ram_disk_free(r->disk);
     while (co_count(r->loop) > 1) {
-        co_co_sleep(NBD_MS);
+        co_sleep(NBD_MS);
     }
     loop_stop(r->loop);
 }
@@ -98,7 +98,7 @@ static struct channel *rig_connect(struct rig *r, size_t capacity)
 
 static CO_FN void rig_co_expect_gone(struct rig *r)
 {
-    co_co_sleep(NBD_SEC);
+    co_sleep(NBD_SEC);
     g_assert_cmpuint(r->server->conns.length, ==, 0);
     g_assert_cmpuint(r->server->n_half_open, ==, 0);
     g_assert_cmpuint(r->server->n_slots, ==, 0);
@@ -197,7 +197,7 @@ static CO_FN GByteArray *talk_co(struct rig *r, struct channel *c,
         channel_shutdown(c);
     }
     while (!s.done) {
-        co_co_relax();
+        co_relax();
     }
     return in;
 }
@@ -278,9 +278,9 @@ static CO_FN void handshake_time_co_test(struct rig *r)
     struct channel *c = rig_connect(r, 4096);
     struct iovec v;
 
-    co_co_sleep(NBD_HANDSHAKE_NS - 10 * NBD_MS);
+    co_sleep(NBD_HANDSHAKE_NS - 10 * NBD_MS);
     g_assert_true(is_served(r));
-    co_co_sleep(20 * NBD_MS);
+    co_sleep(20 * NBD_MS);
     g_assert_false(is_served(r));
     channel_free(c);
     /* A byte now and then does not make it longer. */
@@ -288,7 +288,7 @@ static CO_FN void handshake_time_co_test(struct rig *r)
     for (unsigned i = 0; i < sizeof(option) - 1 && is_served(r); i++) {
         g_assert_cmpuint(i, <=, NBD_HANDSHAKE_NS / NBD_SEC);
         channel_co_write(c, iov_one(&v, option + i, 1), 0);
-        co_co_sleep(NBD_SEC);
+        co_sleep(NBD_SEC);
     }
     g_assert_false(is_served(r));
     channel_free(c);
@@ -319,7 +319,7 @@ static CO_FN void idle_co_test(struct rig *r)
     struct channel *c = begin_co(r, 4096, NULL);
 
     /* Nobody is thrown out for having nothing to ask. */
-    co_co_sleep(48 * 3600 * NBD_SEC);
+    co_sleep(48 * 3600 * NBD_SEC);
     g_assert_true(is_served(r));
     channel_free(c);
     rig_co_expect_gone(r);
@@ -334,11 +334,11 @@ static CO_FN void stall_co_test(struct rig *r)
     put_request(out, NBD_CMD_READ, 0, 8192);
     c = begin_co(r, 64, out);
     for (int i = 0; i < 5; i++) {
-        co_co_sleep(NBD_STALL_NS - NBD_SEC);
+        co_sleep(NBD_STALL_NS - NBD_SEC);
         g_assert_true(is_served(r));
         g_assert_cmpint(channel_co_read(c, &b, 1, 0), ==, 1);
     }
-    co_co_sleep(NBD_STALL_NS + NBD_SEC);
+    co_sleep(NBD_STALL_NS + NBD_SEC);
     g_assert_false(is_served(r));
     channel_free(c);
 }
@@ -352,9 +352,9 @@ static CO_FN void payload_stall_co_test(struct rig *r)
     put_request(out, NBD_CMD_WRITE, 0, 8192);
     put(out, "abc", 3);
     c = begin_co(r, 64, out);
-    co_co_sleep(NBD_STALL_NS - NBD_SEC);
+    co_sleep(NBD_STALL_NS - NBD_SEC);
     g_assert_true(is_served(r));
-    co_co_sleep(2 * NBD_SEC);
+    co_sleep(2 * NBD_SEC);
     g_assert_false(is_served(r));
     g_assert_cmpuint(r->disk->bytes[RAM_WRITE], ==, before);
     channel_free(c);
@@ -431,7 +431,7 @@ static CO_FN void budget_co_test(struct rig *r)
         }
         g_assert_cmpuint(sum, <=, NBD_MAX_SERVER_PAYLOAD);
         g_assert_true(round == 0 || sum > NBD_MAX_SERVER_PAYLOAD / 2);
-        co_co_sleep(NBD_MS);
+        co_sleep(NBD_MS);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(c); i++) {
         channel_free(c[i]);

@@ -283,7 +283,7 @@ static CO_FN void crowd_entry(void *arg)
         co_start(co_loop(co_self()), crowd_member_entry, w);
     }
     while (now < 2) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
         g_mutex_lock(&w->lock);
         now = w->now;
         g_mutex_unlock(&w->lock);

@@ -42,7 +42,7 @@ static CO_FN int disk_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 static CO_FN int disk_co_flush(struct node *n)
 {
     logged("(", 0);
-    co_co_sleep(flush_ns);
+    co_sleep(flush_ns);
     logged(")", 0);
     return flush_result;
 }
@@ -190,12 +190,12 @@ static CO_FN void data_run(struct fixture *f)
     uint64_t first = group_join(f->group, 1), second;
 
     flush_in_background(f);
-    co_co_sleep(3000000);
+    co_sleep(3000000);
     expect("");
     second = group_join(f->group, 1);
     g_assert_cmpuint(second, ==, first + 1);
     group_data_done(f->group, second);
-    co_co_sleep(3000000);
+    co_sleep(3000000);
     expect("");
     group_data_done(f->group, first);
     co_latch_co_wait(&f->tasks);
@@ -211,7 +211,7 @@ static CO_FN void share_run(struct fixture *f)
     allocate(f);
     flush_in_background(f);
     while (!g_str_has_suffix(log_text->str, "publish1 (")) {
-        co_co_sleep(50000);
+        co_sleep(50000);
     }
     touch(f); /* too late for the flush that runs */
     for (unsigned i = 0; i < 3; i++) {
@@ -225,16 +225,16 @@ static CO_FN void share_run(struct fixture *f)
 static CO_FN void age_run(struct fixture *f)
 {
     allocate(f);
-    co_co_sleep(20000000);
+    co_sleep(20000000);
     expect("");
-    co_co_sleep(60000000);
+    co_sleep(60000000);
     expect("before1 ( ) publish1 ( ) done1");
     allocate(f);
     group_co_quiesce(f->group);
-    co_co_sleep(80000000);
+    co_sleep(80000000);
     expect("");
     group_resume(f->group);
-    co_co_sleep(80000000);
+    co_sleep(80000000);
     expect("before2 ( ) publish2 ( ) done2");
 }
 
@@ -243,10 +243,10 @@ static CO_FN void bytes_run(struct fixture *f)
     for (unsigned i = 0; i < 255; i++) {
         allocate(f);
     }
-    co_co_sleep(5000000);
+    co_sleep(5000000);
     expect("");
     allocate(f);
-    co_co_sleep(15000000);
+    co_sleep(15000000);
     expect("before1 ( ) publish1 ( ) done1");
 }
 
@@ -303,7 +303,7 @@ static CO_FN void lock_run(struct fixture *f)
     allocate(f);
     group_co_lock(f->group);
     flush_in_background(f);
-    co_co_sleep(3000000);
+    co_sleep(3000000);
     expect("");
     group_unlock(f->group);
     co_latch_co_wait(&f->tasks);

@@ -210,7 +210,7 @@ static CO_FN void late_read_run(struct graph *g)
     hold_next_read(l2 + LARGE / 2, 512);
     co_start(graph_loop(g), asked_entry, n);
     while (!hold_waiting()) {
-        co_co_relax();
+        co_relax();
     }
     memset(buf, 0xff, LARGE);
     for (uint64_t off = LARGE; off < 8 * LARGE; off += LARGE) {
@@ -219,7 +219,7 @@ static CO_FN void late_read_run(struct graph *g)
     }
     hold_set(false);
     while (hold_waiting()) {
-        co_co_relax();
+        co_relax();
     }
     g_assert_cmpint(do_read(n, second, buf, LARGE), ==, 0);
     g_assert_cmpuint(buf[0], ==, 0x11);

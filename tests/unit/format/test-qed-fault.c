@@ -117,11 +117,11 @@ static CO_FN void scenario_run(struct graph *g)
     all_flush(n);
     cell_write(n, 3, 6, 0);
     cell_write(n, 4, 7, 0);
-    co_co_sleep(UINT64_C(1500000000)); /* a pass by age */
+    co_sleep(UINT64_C(1500000000)); /* a pass by age */
     cell_write(n, 5, 8, 0);
     live_check(n);
     n->drv->co_change_backing(n, with_backing ? "/base2" : NULL, "raw", NULL);
-    co_co_sleep(UINT64_C(6000000000)); /* NEED_CHECK may be cleared */
+    co_sleep(UINT64_C(6000000000)); /* NEED_CHECK may be cleared */
     cell_write(n, 6, 9, IO_FUA);
     cell_write(n, 7, 10, 0);
     if (all_flush(n) < 0 && all_flush(n) == -EIO) {

@@ -303,7 +303,7 @@ static CO_FN void unclosed_run(struct graph *g)
     /* What was not flushed reaches the file by itself (M9). */
     g_assert_cmpint(do_write(n, 8 << 20, buf, sizeof(buf), 0), ==, 0);
     do {
-        co_co_sleep(UINT64_C(200000000));
+        co_sleep(UINT64_C(200000000));
         copy_file(path, copy);
         c = open_image(g, copy, 0);
         g_assert_cmpint(do_read(c, 8 << 20, got, sizeof(got)), ==, 0);

@@ -107,9 +107,9 @@ static CO_FN void fake_co_passthrough(struct fake_state *s, const bool *hold)
     }
     s->held_count--;
     if (s->latency_ns) {
-        co_co_sleep(s->latency_ns);
+        co_sleep(s->latency_ns);
     } else {
-        co_co_relax();
+        co_relax();
     }
 }
 
@@ -356,7 +356,7 @@ static CO_FN int ram_co_preadv(struct node *n, uint64_t off, struct iov iov,
 
     s->reads++;
     ram_check(s, off, iov);
-    co_co_relax();
+    co_relax();
     iov_from_buf(iov, 0, s->bytes + off, iov.len);
     return 0;
 }
@@ -369,7 +369,7 @@ static CO_FN int ram_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     s->writes++;
     ram_check(s, off, iov);
     g_assert_false(flags & IO_FUA);
-    co_co_relax();
+    co_relax();
     iov_to_buf(iov, 0, s->bytes + off, iov.len);
     return 0;
 }
@@ -381,9 +381,9 @@ static CO_FN int ram_co_copy_in(struct node *n, uint64_t off, struct node *src,
     struct ram_state *s = ram_of(n);
 
     g_assert_cmpuint(off + len, <=, s->alloc);
-    co_co_relax();
+    co_relax();
     memcpy(s->bytes + off, ram_of(src)->bytes + src_off, len);
-    co_co_relax();
+    co_relax();
     return 0;
 }
 
@@ -405,7 +405,7 @@ static CO_FN int ram_co_truncate(struct node *n, uint64_t size, GError **err)
     if (size > s->alloc) {
         return err_set(err, ENOSPC, "full");
     }
-    co_co_relax();
+    co_relax();
     memset(s->bytes + size, 0, s->alloc - size);
     return 0;
 }
@@ -653,7 +653,7 @@ static CO_FN void run_entry(void *arg)
 
     r->fn(r->arg);
     while (co_count(r->loop) > 1) {
-        co_co_sleep(100000);
+        co_sleep(100000);
     }
     loop_stop(r->loop);
 }
@@ -772,7 +772,7 @@ void fake_co_expect(struct backend *u, uint64_t off, uint64_t len, int fill)
 void fake_co_wait(const bool *flag)
 {
     for (int i = 0; i < 1000 && !*flag; i++) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     g_assert_true(*flag);
 }

@@ -63,7 +63,7 @@ static CO_FN void rmw_entry(void *arg)
         co_start(g->loop, small_entry, &s[i]);
     }
     while (left > 0) {
-        co_co_relax();
+        co_relax();
     }
     for (unsigned i = 0; i < 200; i++) {
         fake_co_expect(u, i * 10, 10, (int)i);
@@ -140,7 +140,7 @@ static CO_FN void tail_entry(void *arg)
         g_assert_cmpint(node_co_truncate(n, 5000, NULL), ==, 0);
         co_start(g->loop, far_entry, &f);
         for (unsigned t = 0; t < turns; t++) {
-            co_co_relax();
+            co_relax();
         }
         fake_co_write(u, 4000, 1000, 2);
         fake_co_wait(&f.done);

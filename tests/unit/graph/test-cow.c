@@ -49,7 +49,7 @@ static CO_FN void writer_co_start(struct writer *w)
 {
     co_start(co_loop(co_self()), writer_entry, w);
     for (int i = 0; i < 10; i++) {
-        co_co_relax();
+        co_relax();
     }
 }
 
@@ -364,7 +364,7 @@ static CO_FN void model_entry(void *arg)
         co_start(co_loop(co_self()), model_writer_entry, &mw[i]);
     }
     while (m.running > 0) {
-        co_co_relax();
+        co_relax();
     }
     for (unsigned p = 0; p < PIECES; p++) {
         fake_co_expect(m.w.u, p * PIECE, PIECE, m.value[p]);

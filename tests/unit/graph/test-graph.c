@@ -310,7 +310,7 @@ static CO_FN void drain_entry(void *arg)
 static CO_FN void settle_co(void)
 {
     for (int i = 0; i < 20; i++) {
-        co_co_relax();
+        co_relax();
     }
 }
 

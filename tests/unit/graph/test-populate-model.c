@@ -65,7 +65,7 @@ static CO_FN int model_co_hook(struct ram_disk *d, enum ram_op op,
         return 0;
     }
     for (unsigned i = rand_below(m, most); i > 0; i--) {
-        co_co_relax();
+        co_relax();
     }
     if (!after && op != RAM_STATUS && rand_percent(m, m->fault_percent)) {
         return d == m->d_top ? -ENOSPC : -EIO;
@@ -228,7 +228,7 @@ static CO_FN void copier_entry(void *arg)
                              off, len, IO_BACKGROUND, NULL);
         m->failures += r < 0;
         for (unsigned t = rand_below(m, 30); t > 0; t--) {
-            co_co_relax();
+            co_relax();
         }
     }
     co_latch_done(&m->running);

@@ -167,7 +167,7 @@ static CO_FN void stack_entry(void *arg)
             co_start(s->g->loop, stack_writer_entry, &w[i]);
         }
         while (s->running > 0) {
-            co_co_sleep(1000000);
+            co_sleep(1000000);
         }
         /* A large zero and a trim over it: never the base again. */
         if (round == 1) {

@@ -17,7 +17,7 @@ static CO_FN void req_entry(void *arg)
     track_co_begin(&t, r->n, r->off, r->len, r->kind);
     r->in = true;
     while (!r->release) {
-        co_co_relax();
+        co_relax();
     }
     track_end(&t);
     r->out = true;
@@ -26,7 +26,7 @@ static CO_FN void req_entry(void *arg)
 static CO_FN void settle_co(void)
 {
     for (int i = 0; i < 20; i++) {
-        co_co_relax();
+        co_relax();
     }
 }
 
@@ -103,7 +103,7 @@ static CO_FN void crowd_entry(void *arg)
             alloc ? c->allocs[u]++ : c->writers[u]++;
         }
         for (int k = g_rand_int_range(rand, 0, 4); k > 0; k--) {
-            co_co_relax();
+            co_relax();
         }
         for (unsigned u = off; u < off + len; u++) {
             alloc ? c->allocs[u]-- : c->writers[u]--;
@@ -126,7 +126,7 @@ static CO_FN void model_entry(void *arg)
         co_start(co_loop(co_self()), crowd_entry, &c);
     }
     while (c.running > 0) {
-        co_co_relax();
+        co_relax();
     }
     g_assert_null(c.n->priv->track.allocs);
     g_assert_null(c.n->priv->track.writes);

@@ -58,7 +58,7 @@ static CO_FN int world_co_scan(void *arg, uint64_t off, uint64_t max,
     uint64_t at = off / UNIT, n = at, last = (off + max + UNIT - 1) / UNIT;
 
     if (w->scan_ns) {
-        co_co_sleep(w->scan_ns);
+        co_sleep(w->scan_ns);
     }
     if (w->bad_is_scan && off >= w->bad_from && off < w->bad_to) {
         return -w->errnum;
@@ -103,7 +103,7 @@ static CO_FN int world_co_copy(void *arg, uint64_t off, uint64_t len, bool zero,
     if (!zero) {
         world_count(w, len);
         w->free_at = start + (uint64_t)((double)len / w->rate);
-        co_co_sleep(w->free_at + w->delay_ns - loop_clock_ns(w->loop));
+        co_sleep(w->free_at + w->delay_ns - loop_clock_ns(w->loop));
         w->in_flight -= len;
         if (!w->bad_is_scan && off < w->bad_to && off + len > w->bad_from) {
             res->is_read = true;
@@ -361,7 +361,7 @@ static void test_speed_skips(void)
 
 static CO_FN void change_co_body(struct world *w)
 {
-    co_co_sleep(SEC);
+    co_sleep(SEC);
     g_assert_cmpuint(w->progress, <=, UNIT);
     copy_set_speed(w->copy, 64 * MIB);
 }
@@ -382,12 +382,12 @@ static CO_FN void cancel_co_body(struct world *w)
 {
     uint64_t before;
 
-    co_co_sleep(100 * MS);
+    co_sleep(100 * MS);
     before = w->requests;
     g_assert_cmpuint(before, >, 0);
     w->cancel = true;
     copy_kick(w->copy);
-    co_co_sleep(30 * MS);
+    co_sleep(30 * MS);
     g_assert_cmpuint(w->requests, ==, before);
     g_assert_true(w->ended);
 }
@@ -408,13 +408,13 @@ static CO_FN void pause_co_body(struct world *w)
 {
     uint64_t before;
 
-    co_co_sleep(100 * MS);
+    co_sleep(100 * MS);
     w->paused = true;
     copy_kick(w->copy);
-    co_co_sleep(200 * MS);
+    co_sleep(200 * MS);
     before = w->requests;
     g_assert_cmpuint(w->in_flight, ==, 0);
-    co_co_sleep(SEC);
+    co_sleep(SEC);
     g_assert_cmpuint(w->requests, ==, before);
     w->paused = false;
     co_queue_wake_all(&w->resumed);

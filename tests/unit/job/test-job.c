@@ -98,7 +98,7 @@ static CO_FN int fake_co_run(struct job *j, GError **err)
             }
         }
         j->offset += 10;
-        co_co_sleep(1000);
+        co_sleep(1000);
     }
     if (f->fail_with_text) {
         return err_set(err, EIO, "the cat sat on it");
@@ -221,7 +221,7 @@ static CO_FN void until_co_state(struct job *j, enum job_state s)
 {
     for (unsigned i = 0; j->state != s; i++) {
         g_assert_cmpuint(i, <, 600000);     /* a minute, at least */
-        co_co_sleep(100000);
+        co_sleep(100000);
     }
 }
 
@@ -377,7 +377,7 @@ static CO_FN void pause_co_body(struct jobs *js, struct fake *f)
     until_co_state(&f->job, JOB_PAUSED);
     g_assert_false(f->job.busy);
     offset = f->job.offset;
-    co_co_sleep(20000000);
+    co_sleep(20000000);
     g_assert_cmpuint(f->job.offset, ==, offset);
     assert_err(job_user_cancel(&f->job, false, &err), &err,
                "The block job for device 'j' is currently paused");
@@ -423,7 +423,7 @@ static CO_FN void pending_co_body(struct jobs *js, struct fake *f)
 
     job_start(&f->job);
     until_co_state(&f->job, JOB_PENDING);
-    co_co_sleep(1000000);
+    co_sleep(1000000);
     expect("created running waiting pending BLOCK_JOB_PENDING");
     assert_err(job_user_pause(&f->job, &err), &err, "Job 'by-hand' in "
                "state 'pending' cannot accept command verb 'pause'");

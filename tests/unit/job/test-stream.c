@@ -58,7 +58,7 @@ static CO_FN int flaky_co_preadv(struct node *n, uint64_t off, struct iov iov,
 {
     flaky.reads++;
     if (flaky.delay_ns) {
-        co_co_sleep(flaky.delay_ns);
+        co_sleep(flaky.delay_ns);
     }
     if (off < flaky.fail_to && off + iov.len > flaky.fail_from) {
         return -flaky.errnum;
@@ -314,7 +314,7 @@ static CO_FN void until_co_state(struct job *j, enum job_state s)
 {
     for (unsigned i = 0; j->state != s; i++) {
         g_assert_cmpuint(i, <, 600000);     /* a minute, at least */
-        co_co_sleep(100000);
+        co_sleep(100000);
     }
 }
 
@@ -371,7 +371,7 @@ static CO_FN void own_writes_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    co_co_sleep(20000000);    /* time stamps have the grain of a tick */
+    co_sleep(20000000);    /* time stamps have the grain of a tick */
     stream_co((struct stream_params){ .node = named("mid") });
     expect(GOOD);
     g_assert_false(node_is_writable(named("mid")));
@@ -441,7 +441,7 @@ static CO_FN void by_hand_co_test(void)
         .node = top, .job = { .auto_dismiss = true } });
     g_assert_cmpuint(j->len, ==, SIZE);
     until_co_state(j, JOB_PENDING);
-    co_co_sleep(10000000);
+    co_sleep(10000000);
     expect("created running waiting pending BLOCK_JOB_PENDING");
     g_assert_true(node_backing(top) == named("mid"));
     g_assert_cmpstr(node_header_backing(top, NULL), ==, "mid.qed");
@@ -626,7 +626,7 @@ static CO_FN void guest_entry(void *arg)
             must(backend_co_preadv(g->backend, off, iov_one(&v, buf, len), 0), NULL);
             g_assert_cmpmem(buf, len, want + off, len);
         }
-        co_co_relax();
+        co_relax();
     }
     g_free(buf);
     g->stopped = true;
@@ -647,10 +647,10 @@ static CO_FN void guest_co_test(void)
     stream_co((struct stream_params){ .node = top,
                                       .job = { .speed = 30 * MIB } });
     expect(GOOD);
-    co_co_sleep(20000000);
+    co_sleep(20000000);
     g.stop = true;
     while (!g.stopped) {
-        co_co_sleep(1000000);
+        co_sleep(1000000);
     }
     g_assert_true(backend_node(g.backend) == top);
     backend_co_free(g.backend);

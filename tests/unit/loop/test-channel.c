@@ -181,11 +181,11 @@ static CO_FN void shutdown_entry(void *arg)
         s.c = ends[0];
         co_start(loop_current(), stuck_reader_entry, &s);
         co_start(loop_current(), stuck_writer_entry, &s);
-        co_co_sleep(20 * MS);
+        co_sleep(20 * MS);
         g_assert_cmpuint(s.ended, ==, 0);
         channel_shutdown(ends[0]);
         for (int i = 0; i < 60000 && s.ended < 2; i++) {
-            co_co_sleep(MS);
+            co_sleep(MS);
         }
         g_assert_cmpuint(s.ended, ==, 2);
         g_assert_cmpint(s.read_ret, ==, -ESHUTDOWN);

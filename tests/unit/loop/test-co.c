@@ -13,7 +13,7 @@ static unsigned switches;
 CO_FN static void relax_entry(void *arg)
 {
     for (int i = 0; i < 1000; i++) {
-        co_co_relax();
+        co_relax();
         switches++;
     }
 }
@@ -25,7 +25,7 @@ CO_FN static void many_entry(void *arg)
         co_start(co_loop(co_self()), relax_entry, NULL);
     }
     while (co_count(co_loop(co_self())) > 1) {
-        co_co_relax();
+        co_relax();
     }
     g_assert_cmpuint(switches, ==, 100000);
 }
@@ -47,10 +47,10 @@ CO_FN static void lives_entry(void *arg)
     for (int i = 0; i < 20000; i++) {
         co_start(co_loop(co_self()), count_entry, &lives);
         if (i % 500 == 0) {
-            co_co_relax();
+            co_relax();
         }
     }
-    co_co_relax();
+    co_relax();
     g_assert_cmpuint(lives, ==, 20000);
     g_assert_cmpuint(co_count(co_loop(co_self())), ==, 1);
 }
@@ -76,7 +76,7 @@ CO_FN static unsigned deep_co_use(unsigned depth)
     frame[0] = (char)depth;
     frame[sizeof(frame) - 1] = (char)depth;
     if (depth % 16 == 0) {
-        co_co_relax();
+        co_relax();
     }
     if (depth > 0) {
         unsigned below = deep_co_use(depth - 1);
@@ -126,20 +126,20 @@ CO_FN static void wake_entry(void *arg)
     struct wake w = {.co = co_self()};
 
     co_wake(co_self());
-    co_co_yield();
+    co_yield();
 
     co_start(co_loop(w.co), waker_entry, &w);
-    co_co_yield();
+    co_yield();
     g_assert_cmpint(w.step, ==, 1);
 
     /* Woken while asleep: sleeps on, and the wake is still there. */
     uint64_t start = loop_clock_ns(co_loop(w.co));
 
     co_start(co_loop(w.co), waker_entry, &w);
-    co_co_sleep(3000000);
+    co_sleep(3000000);
     g_assert_cmpint(w.step, ==, 2);
     g_assert_cmpuint(loop_clock_ns(co_loop(w.co)) - start, >=, 3000000);
-    co_co_yield();
+    co_yield();
 }
 
 static void test_wake(void)
@@ -175,15 +175,15 @@ CO_FN static void queue_entry(void *arg)
         co_start(l, queue_waiter_entry, &o);
     }
     g_assert_false(co_queue_wake_one(&o.queue));
-    co_co_relax();
+    co_relax();
     g_assert_false(co_queue_empty(&o.queue));
     g_assert_true(co_queue_wake_one(&o.queue));
-    co_co_relax();
+    co_relax();
     g_assert_cmpstr(o.log->str, ==, "0");
     g_assert_false(co_queue_co_wait_until(&o.queue,
                                           loop_clock_ns(l) + 2000000));
     co_queue_wake_all(&o.queue);
-    co_co_relax();
+    co_relax();
     g_assert_cmpstr(o.log->str, ==, "01234");
     g_assert_true(co_queue_empty(&o.queue));
     g_string_free(o.log, TRUE);
@@ -203,7 +203,7 @@ CO_FN static void slow_wake_entry(void *arg)
 {
     struct slow_wake *s = arg;
 
-    co_co_sleep(s->after);
+    co_sleep(s->after);
     co_queue_wake_one(s->q);
 }
 
@@ -231,7 +231,7 @@ CO_FN static void mutex_user_entry(void *arg)
     for (int i = 0; i < 3; i++) {
         co_mutex_co_lock(&o->mutex);
         g_assert_cmpint(o->inside++, ==, 0);
-        co_co_relax();
+        co_relax();
         g_string_append_printf(o->log, "%d", me);
         o->inside--;
         co_mutex_unlock(&o->mutex);
@@ -269,7 +269,7 @@ CO_FN static void pool_entry(void *arg)
 {
     pthread_t thread = pthread_self();
 
-    co_co_in_pool(remember_thread, &thread);
+    co_in_pool(remember_thread, &thread);
     g_assert_false(pthread_equal(thread, pthread_self()));
 }
 
@@ -376,7 +376,7 @@ CO_FN static void called_entry(void *arg)
     struct other *o = arg;
 
     g_assert_true(loop_current() == o->loop);
-    co_co_sleep(10000);
+    co_sleep(10000);
     o->calls++;
 }
 
@@ -386,7 +386,7 @@ CO_FN static void caller_entry(void *arg)
     struct loop *here = loop_current();
 
     for (int i = 0; i < 50; i++) {
-        co_co_call_on(o->loop, called_entry, o);
+        co_call_on(o->loop, called_entry, o);
         g_assert_true(loop_current() == here);
     }
 }

@@ -406,7 +406,7 @@ CO_FN static void poll_entry(void *arg)
         co_latch_add(&latch);
         co_start(l, poller_entry, &readers[i]);
     }
-    co_co_sleep(1000000);
+    co_sleep(1000000);
     g_assert_cmpint(channel_co_poll_fd(fds[0], POLLOUT | POLLIN, 0),
                     ==, POLLOUT);
     g_assert_cmpuint(latch.count, ==, 2);

@@ -160,7 +160,7 @@ CO_FN static void clock_entry(void *arg)
     uint64_t start = loop_clock_ns(l);
     clock_t real = clock();
 
-    co_co_sleep(3600 * UINT64_C(1000000000));
+    co_sleep(3600 * UINT64_C(1000000000));
     g_assert_cmpuint(loop_clock_ns(l) - start, ==,
                      3600 * UINT64_C(1000000000));
     g_assert_cmpint(clock() - real, <, 10 * CLOCKS_PER_SEC);
@@ -168,7 +168,7 @@ CO_FN static void clock_entry(void *arg)
     /* Relaxing for ever does not stop the world. */
     start = loop_clock_ns(l);
     while (loop_clock_ns(l) < start + 1000000) {
-        co_co_relax();
+        co_relax();
     }
 }
 
@@ -195,7 +195,7 @@ CO_FN static void worker_entry(void *arg)
             io_co_fdatasync(w->f);
         }
         if (i % 5 == 4) {
-            co_co_sleep(w->nr * 1000);
+            co_sleep(w->nr * 1000);
         }
     }
     co_latch_done(w->latch);
@@ -557,7 +557,7 @@ CO_FN static void grow_entry(void *arg)
 {
     struct io_file *f = arg;
 
-    co_co_sleep((uint64_t)g_test_rand_int_range(0, 200000));
+    co_sleep((uint64_t)g_test_rand_int_range(0, 200000));
     g_assert_cmpint(file_co_write(f, 0, 2, WHOLE), ==, 0);
 }
 
@@ -577,7 +577,7 @@ CO_FN static void growing_entry(void *arg)
         g_assert_cmpint(buf[0], ==, buf[END - 1]);
         g_assert_cmpint(buf[END], ==, buf[0] == 1 ? 0 : 2);
         g_assert_cmpint(buf[WHOLE], ==, 0);
-        co_co_sleep(2000000);
+        co_sleep(2000000);
         io_co_close(f);
     }
 }

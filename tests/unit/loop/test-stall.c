@@ -157,7 +157,7 @@ static CO_FN void others_co_go_on(struct io_file *other)
     co_latch_co_wait(&latch);
     g_assert_cmpint(io_co_stat(scratch("other"), &st), ==, 0);
     g_assert_cmpint(io_co_fdatasync(other), ==, 0);
-    co_co_in_pool(called, &was_called);
+    co_in_pool(called, &was_called);
     g_assert_true(was_called);
 }
 
@@ -177,7 +177,7 @@ static CO_FN void stall_co_run(int flags)
     readers_start(&r, STALLED);
     /* All that may wait for the disk do. */
     while (stall_waiting() == 0 && stall.on_loop == 0) {
-        co_co_sleep(100000);
+        co_sleep(100000);
     }
     others_co_go_on(other);
     stall_end();

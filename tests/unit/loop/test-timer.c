@@ -57,7 +57,7 @@ CO_FN static void random_entry(void *arg)
         loop_timer_cancel(&all[i].timer);
         n_left--;
     }
-    co_co_sleep(40000000);
+    co_sleep(40000000);
     g_assert_cmpuint(n_fired, ==, n_left);
     g_rand_free(rand);
     g_free(all);
@@ -82,12 +82,12 @@ CO_FN static void again_entry(void *arg)
     loop_timer_init(&t, loop_current(), tick, &t);
     loop_timer_arm(&t, 0);
     for (int i = 0; i < 10; i++) {
-        co_co_relax();
+        co_relax();
     }
     loop_timer_cancel(&t);
     g_assert_cmpuint(n_ticks, >=, 5);
     g_assert_cmpuint(n_ticks, <=, 20);
-    co_co_sleep(0);
+    co_sleep(0);
 }
 
 int main(int argc, char **argv)

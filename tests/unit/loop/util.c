@@ -14,7 +14,7 @@ CO_FN static void run_entry(void *arg)
 
     run->fn(run->arg);
     while (co_count(run->loop) > 1) {
-        co_co_sleep(100000);
+        co_sleep(100000);
     }
     loop_stop(run->loop);
 }

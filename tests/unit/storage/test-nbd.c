@@ -359,7 +359,7 @@ static CO_FN void test_killed_entry(void *arg)
         co_latch_add(&latch);
         co_start(loop_current(), one_read_entry, &reads[i]);
     }
-    co_co_sleep(UINT64_C(100000000));
+    co_sleep(UINT64_C(100000000));
     server_kill(&s);
     co_latch_co_wait(&latch);
     for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
@@ -394,7 +394,7 @@ static CO_FN void test_reconnect_entry(void *arg)
     r = (struct one_read){ u, &latch, 1 };
     co_latch_add(&latch);
     co_start(loop_current(), one_read_entry, &r);
-    co_co_sleep(UINT64_C(200000000));
+    co_sleep(UINT64_C(200000000));
     g_assert_cmpint(r.ret, ==, 1);
     server_start(&s, "back", "file %s", path);
     co_latch_co_wait(&latch);
@@ -434,7 +434,7 @@ static CO_FN void test_back_late_entry(void *arg)
     server_kill(&s);
     g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
     /* 50 ms, doubled each time: nobody is about to try. */
-    co_co_sleep(UINT64_C(2000000000));
+    co_sleep(UINT64_C(2000000000));
     server_start(&s, "late", "memory 1M");
     test_co_expect_zero(u, 0, 512);
     end_co(g, u, n);
@@ -475,7 +475,7 @@ static CO_FN void test_let_go_entry(void *arg)
     kill(s.pid, SIGSTOP);
     co_latch_add(&latch);
     co_start(loop_current(), one_read_entry, &r);
-    co_co_relax();
+    co_relax();
     n->drv->yank(n);
     co_latch_co_wait(&latch);
     g_assert_cmpint(r.ret, ==, -ECONNABORTED);

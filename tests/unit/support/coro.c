@@ -55,6 +55,6 @@ void latch_open(struct gate *g)
 void coro_co_settle(void)
 {
     for (unsigned i = 0; i < SETTLE_TURNS; i++) {
-        co_co_relax();
+        co_relax();
     }
 }
