@@ -21,7 +21,7 @@
 #include "loop/loop.h"
 
 /* How long connections get to take their last answers, and to end. */
-#define LAST_WORDS_NS 1000000000ull
+#define DRAIN_TIMEOUT_NS 1000000000ull
 /* How long requests may go on before servers that do not answer are let go: those
  * of bases, whose requests lose nothing, and those that are written to. */
 #define BASES_TIMEOUT_NS 1000000000ull
@@ -347,7 +347,7 @@ static CO_FN void stop_entry(void *arg)
 
 void control_co_stop(struct control *c)
 {
-    uint64_t deadline = loop_clock_ns(c->loop) + LAST_WORDS_NS;
+    uint64_t deadline = loop_clock_ns(c->loop) + DRAIN_TIMEOUT_NS;
 
     control_co_cross(c, stop_entry, c);
     c->ready = true;

@@ -20,7 +20,7 @@
 #include "fault.h"
 
 /* A scenario that is swept this long, in seconds of the processor, hangs. */
-enum { PATIENCE_S = 300 };
+enum { TIMEOUT_S = 300 };
 
 enum { SHORT = 0, QEMU_EVERY = 60, LEAKS = 3 };
 
@@ -203,7 +203,7 @@ static void mode_sweep(const struct kind *k, const struct scenario *s,
 
 static void scenario_sweep(const struct kind *k, const struct scenario *s)
 {
-    const struct itimerval limit = { .it_value.tv_sec = PATIENCE_S };
+    const struct itimerval limit = { .it_value.tv_sec = TIMEOUT_S };
 
     setitimer(ITIMER_PROF, &limit, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {

@@ -12,7 +12,7 @@
 #include "graph/io.h"
 #include "loop/io.h"
 
-enum { JOB_TICK_MS = 20, JOB_PATIENCE_S = 600, STORM_MAX = 16 };
+enum { JOB_TICK_MS = 20, JOB_TIMEOUT_S = 600, STORM_MAX = 16 };
 
 uint64_t rig_calls(struct rig *r)
 {
@@ -175,7 +175,7 @@ static CO_FN char *job_co_status(struct rig *r, bool *ret_failed)
 
 int rig_co_job(struct rig *r)
 {
-    uint64_t end = loop_clock_ns(r->loop) + JOB_PATIENCE_S * SEC;
+    uint64_t end = loop_clock_ns(r->loop) + JOB_TIMEOUT_S * SEC;
     bool failed = false;
 
     for (;;) {
