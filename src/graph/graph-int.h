@@ -243,7 +243,7 @@ CO_FN int write_co_in_place(struct node *n, const struct mapping *m,
                             uint64_t off, struct iov iov, unsigned flags);
 CO_FN int read_co_driver(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);
-CO_FN int cow_co_write(struct node *n, uint64_t off, struct iov iov,
+CO_FN int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
                        unsigned flags);
 CO_FN int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
                            unsigned flags);

@@ -222,7 +222,7 @@ int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
     if (flags & IO_POPULATE) {
         return write_co_driver(n, off, iov, flags);
     }
-    return n->drv->supports_backing ? cow_co_write(n, off, iov, flags)
+    return n->drv->supports_backing ? alloc_write_co_write(n, off, iov, flags)
                                     : write_co_plain(n, off, iov, flags);
 }
 

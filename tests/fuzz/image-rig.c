@@ -197,7 +197,7 @@ static CO_FN struct node *image_co_open(struct graph *g,
 }
 
 /* A good overlay over the image. */
-static CO_FN struct node *overlay_co_open(struct graph *g,
+static CO_FN struct node *cow_co_open(struct graph *g,
                                           const struct image *img)
 {
     const struct node_driver *drv = graph_find_driver(g, img->format->name);
@@ -226,7 +226,7 @@ static CO_FN struct node *overlay_co_open(struct graph *g,
 static CO_FN void use_co(struct graph *g, struct image *img)
 {
     struct node *n = img->flags & FLAG_BASE
-        ? overlay_co_open(g, img)
+        ? cow_co_open(g, img)
         : image_co_open(g, img, img->flags & FLAG_RDWR ? NODE_RDWR : 0);
 
     if (!n) {

@@ -29,7 +29,7 @@ static CO_FN int header_co_change(struct overlay *o, const struct cow_header *h)
     group_co_lock(o->group);
     ret = group_error(o->group);
     if (ret == 0) {
-        ret = overlay_co_header_write(o, h);
+        ret = cow_co_header_write(o, h);
     }
     group_unlock(o->group);
     return ret;
@@ -77,29 +77,29 @@ static CO_FN int rest_co_fill(struct overlay *o)
     while (off < size && ret == 0) {
         bool here = false;
 
-        ret = overlay_co_lookup(o, off, min_u64(size - off, FILL_AT_ONCE), &here,
+        ret = cow_co_lookup(o, off, min_u64(size - off, FILL_AT_ONCE), &here,
                                 &len);
         if (ret == 0 && !here) {
             ret = over_base
                 ? node_co_populate(o->node, NULL, off, len, 0, NULL)
-                : overlay_co_zero_missing(o, off, len);
+                : cow_co_zero_missing(o, off, len);
         }
         off += len;
     }
     return ret;
 }
 
-static CO_FN int overlay_co_complete(struct overlay *o, GError **err)
+static CO_FN int cow_co_complete(struct overlay *o, GError **err)
 {
     struct cow_header h;
     uint64_t clear = 0;
     int ret = rest_co_fill(o);
 
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_FILLED, overlay_co_flush(o->node));
+        ret = BARRIER(OVERLAY_FILLED, cow_co_flush(o->node));
     }
     if (ret == 0 && !BARRIER_OFF(OVERLAY_FILLED)) {
-        ret = overlay_co_find_clear(o, 0, &clear);
+        ret = cow_co_find_clear(o, 0, &clear);
         if (ret == 0 && clear < cow_clusters(&o->hdr)) {
             return err_set(err, EIO, "The overlay still needs its backing file "
                            "at offset %" PRIu64, clear << o->cluster_bits);
@@ -119,10 +119,10 @@ static CO_FN int overlay_co_complete(struct overlay *o, GError **err)
     return 0;
 }
 
-int overlay_co_change_backing(struct node *n, const char *name, const char *fmt,
+int cow_co_change_backing(struct node *n, const char *name, const char *fmt,
                               GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     int ret = 0;
 
     if (!o->group) {
@@ -132,13 +132,13 @@ int overlay_co_change_backing(struct node *n, const char *name, const char *fmt,
         ret = name_co_set(o, name, fmt, err);
     } else {
         if (!o->complete) {
-            ret = overlay_co_name_is_free(o, err);
+            ret = cow_co_name_is_free(o, err);
         }
         if (ret == 0 && !o->complete) {
-            ret = overlay_co_complete(o, err);
+            ret = cow_co_complete(o, err);
         }
         if (ret == 0) {
-            ret = overlay_co_finish(o, err);
+            ret = cow_co_finish(o, err);
         }
     }
     trace_overlay_change_backing(n->name, name, ret);

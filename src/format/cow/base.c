@@ -51,9 +51,9 @@ static int base_compare(const struct overlay *o, const struct node *base,
     return ret;
 }
 
-int overlay_co_chain_opened(struct node *n, GError **err)
+int cow_co_chain_opened(struct node *n, GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     struct node *base = node_skip_filters(node_backing(n));
     struct cow_header now = o->hdr;
 
@@ -66,15 +66,15 @@ int overlay_co_chain_opened(struct node *n, GError **err)
     }
     if (o->group) {
         group_co_lock(o->group);
-        (void)overlay_co_header_write(o, &now); /* or next time */
+        (void)cow_co_header_write(o, &now); /* or next time */
         group_unlock(o->group);
     }
     return 0;
 }
 
-int overlay_co_forget_base(struct node *n, GError **err)
+int cow_co_forget_base(struct node *n, GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     struct cow_header h = o->hdr;
     int ret = 0;
 
@@ -83,7 +83,7 @@ int overlay_co_forget_base(struct node *n, GError **err)
     }
     h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
     group_co_lock(o->group);
-    ret = overlay_co_header_write(o, &h);
+    ret = cow_co_header_write(o, &h);
     group_unlock(o->group);
     return ret == 0 ? 0
         : err_set_errno(err, -ret, "Could not write the overlay's header");

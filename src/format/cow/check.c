@@ -24,14 +24,14 @@ static CO_FN int header_co_bind(struct overlay *o)
 {
     struct cow_header h = o->hdr;
     struct stat st;
-    int ret = node_co_stat(overlay_data(o), &st);
+    int ret = node_co_stat(cow_data(o), &st);
 
     if (ret == 0 && S_ISREG(st.st_mode)) {
         h.known |= COW_KNOWS_DATA;
         h.data_inode = st.st_ino;
     }
     group_co_lock(o->group);
-    ret = overlay_co_header_write(o, &h);
+    ret = cow_co_header_write(o, &h);
     group_unlock(o->group);
     return ret;
 }
@@ -42,10 +42,10 @@ static CO_FN int check_co_data(struct overlay *o, unsigned fix,
 {
     g_autoptr(GError) why = NULL;
     g_autofree char *text = NULL;
-    bool is_short = overlay_data(o)->size < o->hdr.size;
+    bool is_short = cow_data(o)->size < o->hdr.size;
     int ret;
 
-    if (overlay_co_data_check(o, &why) == 0) {
+    if (cow_co_data_check(o, &why) == 0) {
         return 0;
     }
     text = err_dup_message(why);
@@ -69,7 +69,7 @@ static CO_FN int check_co_slots(struct overlay *o, unsigned fix, GError **err)
 
     if (o->torn && fix && o->group) {
         group_co_lock(o->group);
-        ret = overlay_co_header_write(o, &o->hdr);
+        ret = cow_co_header_write(o, &o->hdr);
         group_unlock(o->group);
     }
     return ret == 0 ? 0
@@ -81,10 +81,10 @@ static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
 {
     uint64_t off = 0, size = o->node->size, len = 0;
 
-    res->total_clusters = (size + overlay_cluster(o) - 1) >> o->cluster_bits;
+    res->total_clusters = (size + cow_cluster(o) - 1) >> o->cluster_bits;
     while (off < size) {
         bool here = false;
-        int ret = overlay_co_lookup(o, off, size - off, &here, &len);
+        int ret = cow_co_lookup(o, off, size - off, &here, &len);
 
         if (ret < 0) {
             res->check_errors++;
@@ -92,7 +92,7 @@ static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
                                  "map");
         }
         if (here) {
-            res->allocated_clusters += (len + overlay_cluster(o) - 1) >>
+            res->allocated_clusters += (len + cow_cluster(o) - 1) >>
                 o->cluster_bits;
         }
         off += len;
@@ -100,10 +100,10 @@ static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
     return 0;
 }
 
-int overlay_co_check(struct node *n, unsigned fix, struct check_result *res,
+int cow_co_check(struct node *n, unsigned fix, struct check_result *res,
                      GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     int ret = check_co_data(o, fix, res, err);
 
     if (ret == 0) {
@@ -112,6 +112,6 @@ int overlay_co_check(struct node *n, unsigned fix, struct check_result *res,
     if (ret == 0) {
         ret = check_co_count(o, res, err);
     }
-    res->image_end_offset = overlay_file(o)->size;
+    res->image_end_offset = cow_file(o)->size;
     return ret;
 }

@@ -12,7 +12,7 @@
 #include "format/cow/overlay.h"
 #include "loop/io.h"
 
-const struct create_option overlay_create_options[] = {
+const struct create_option cow_create_options[] = {
     { "size", "size", "Virtual disk size" },
     { "backing_file", "str", "File name of a base image" },
     { "backing_fmt", "str", "Image format of the base image" },
@@ -129,7 +129,7 @@ static CO_FN int sidecar_co_write(struct node *file, const struct cow_header *h)
     return ret;
 }
 
-int overlay_co_create(struct node *file, struct opts *o, GError **err)
+int cow_co_create(struct node *file, struct opts *o, GError **err)
 {
     struct cow_header h = { .generation = 1 };
     g_autofree char *path = NULL;
@@ -139,7 +139,7 @@ int overlay_co_create(struct node *file, struct opts *o, GError **err)
         ret = opts_finish(o, err);
     }
     if (ret == 0) {
-        ret = overlay_co_data_create(file, &h, &h.data_inode, &path, err);
+        ret = cow_co_data_create(file, &h, &h.data_inode, &path, err);
     }
     if (ret < 0) {
         return ret;
@@ -155,7 +155,7 @@ int overlay_co_create(struct node *file, struct opts *o, GError **err)
     return ret;
 }
 
-int overlay_measure(struct opts *o, struct image_measure *ret, GError **err)
+int cow_measure(struct opts *o, struct image_measure *ret, GError **err)
 {
     static const char *const no_matter[] = {
         "backing_file", "backing_fmt", "data_file", "data_format",

@@ -100,7 +100,7 @@ static int format_check(const struct overlay *o, GError **err)
 static CO_FN int place_co_check(struct overlay *o, const char *path,
                                 GError **err)
 {
-    struct node *storage = node_storage(overlay_data(o));
+    struct node *storage = node_storage(cow_data(o));
     g_autofree char *real = NULL;
     int ret = storage->drv->co_real_path(storage, &real);
 
@@ -150,7 +150,7 @@ static CO_FN int named_co_open(struct overlay *o, GError **err)
     return place_co_check(o, path, err);
 }
 
-int overlay_co_data_open(struct overlay *o, struct opts *opts, GError **err)
+int cow_co_data_open(struct overlay *o, struct opts *opts, GError **err)
 {
     struct edge *e = NULL;
     int ret = node_co_open_child(o->node, opts, "data-file", &e, err);
@@ -158,9 +158,9 @@ int overlay_co_data_open(struct overlay *o, struct opts *opts, GError **err)
     return ret < 0 || e ? ret : named_co_open(o, err);
 }
 
-int overlay_co_data_check(struct overlay *o, GError **err)
+int cow_co_data_check(struct overlay *o, GError **err)
 {
-    struct node *data = overlay_data(o), *storage = node_storage(data);
+    struct node *data = cow_data(o), *storage = node_storage(data);
     const char *name = storage && storage->filename ? storage->filename
                                                     : data->name;
     struct stat st;
@@ -206,7 +206,7 @@ static CO_FN bool data_co_is_its(struct node *sidecar, const char *partial)
     struct cow_header old;
     struct stat st;
 
-    if (sidecar->size == 0 || overlay_co_slots_read(sidecar, &old) < 0 ||
+    if (sidecar->size == 0 || cow_co_slots_read(sidecar, &old) < 0 ||
         old.state != COW_FILLING || !(old.known & COW_KNOWS_DATA)) {
         return false;
     }
@@ -262,12 +262,12 @@ static CO_FN int storage_co_fill(struct new_storage *s,
     return ret;
 }
 
-void overlay_co_uncreate(struct node *sidecar)
+void cow_co_uncreate(struct node *sidecar)
 {
     g_autofree char *dir = NULL, *partial = NULL, *path = NULL;
     struct cow_header h;
 
-    if (overlay_co_slots_read(sidecar, &h) == 0 &&
+    if (cow_co_slots_read(sidecar, &h) == 0 &&
         folder_co_find(sidecar, &dir, NULL) == 0) {
         partial = g_strconcat(h.data_name, COW_PARTIAL, NULL);
         path = g_build_filename(dir, partial, NULL);
@@ -277,7 +277,7 @@ void overlay_co_uncreate(struct node *sidecar)
     }
 }
 
-int overlay_co_data_create(struct node *sidecar, const struct cow_header *h,
+int cow_co_data_create(struct node *sidecar, const struct cow_header *h,
                            uint64_t *ret_inode, char **ret_path, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(sidecar->graph,
@@ -323,23 +323,23 @@ int overlay_co_data_create(struct node *sidecar, const struct cow_header *h,
 /* The name without COW_PARTIAL; owned. NULL: it has another one. */
 static char *final_path(const struct overlay *o)
 {
-    struct node *storage = node_storage(overlay_data(o));
+    struct node *storage = node_storage(cow_data(o));
     const char *path = storage ? storage->filename : NULL;
 
     return path && g_str_has_suffix(path, COW_PARTIAL)
         ? g_strndup(path, strlen(path) - strlen(COW_PARTIAL)) : NULL;
 }
 
-int overlay_co_name_is_free(struct overlay *o, GError **err)
+int cow_co_name_is_free(struct overlay *o, GError **err)
 {
     g_autofree char *path = final_path(o);
 
     return path ? name_co_check_free(path, err) : 0;
 }
 
-int overlay_co_finish(struct overlay *o, GError **err)
+int cow_co_finish(struct overlay *o, GError **err)
 {
-    struct node *storage = node_storage(overlay_data(o));
+    struct node *storage = node_storage(cow_data(o));
     g_autofree char *path = final_path(o);
     int ret = 0;
 
@@ -350,13 +350,13 @@ int overlay_co_finish(struct overlay *o, GError **err)
         path = g_strdup(storage->filename); /* has it; make that durable */
     }
     if (path) {
-        ret = node_co_rename(overlay_data(o), path, err);
+        ret = node_co_rename(cow_data(o), path, err);
     }
     if (ret == 0) {
         ret = node_co_unlink(o->node, err);
     }
     o->finished = ret == 0;
-    overlay_describe(o->node);
+    cow_describe(o->node);
     trace_overlay_finish(o->node->name, path, ret);
     return ret;
 }

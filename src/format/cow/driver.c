@@ -19,9 +19,9 @@ static int driver_probe(const uint8_t *buf, size_t len)
 
 static void driver_limits(struct node *n, struct node_limits *l)
 {
-    struct node *data = overlay_data(overlay_of(n));
+    struct node *data = cow_data(cow_of(n));
 
-    l->cluster_size = (uint32_t)overlay_cluster(overlay_of(n));
+    l->cluster_size = (uint32_t)cow_cluster(cow_of(n));
     if (data && data->drv == &raw_driver) {
         data = node_file(data); /* raw passes zeroes on */
     }
@@ -31,7 +31,7 @@ static void driver_limits(struct node *n, struct node_limits *l)
 static const char *driver_header_backing(const struct node *n,
                                          const char **ret_fmt)
 {
-    const struct overlay *o = overlay_of(n);
+    const struct overlay *o = cow_of(n);
 
     *ret_fmt = o->hdr.backing_format[0] ? o->hdr.backing_format : NULL;
     return o->hdr.backing[0] ? o->hdr.backing : NULL;
@@ -45,32 +45,32 @@ const struct node_driver cow_driver = {
     .option_names = option_names,
     .reference_options = reference_options,
     .probe = driver_probe,
-    .co_successor = overlay_co_successor,
-    .co_open = overlay_co_open,
-    .co_close = overlay_co_close,
-    .co_reopen = overlay_co_reopen,
-    .describe = overlay_describe,
+    .co_successor = cow_co_successor,
+    .co_open = cow_co_open,
+    .co_close = cow_co_close,
+    .co_reopen = cow_co_reopen,
+    .describe = cow_describe,
     .limits = driver_limits,
-    .co_info = overlay_co_info,
+    .co_info = cow_co_info,
     .header_backing = driver_header_backing,
-    .co_pwritev = overlay_co_pwritev,
-    .co_copy_in = overlay_co_copy_in,
-    .can_copy_in = overlay_can_copy_in,
-    .co_zero = overlay_co_zero,
-    .co_discard = overlay_co_discard,
-    .co_flush = overlay_co_flush,
-    .co_map = overlay_co_map,
-    .co_truncate = overlay_co_truncate,
-    .co_change_backing = overlay_co_change_backing,
-    .co_chain_opened = overlay_co_chain_opened,
-    .co_forget_base = overlay_co_forget_base,
-    .co_make_empty = overlay_co_make_empty,
-    .co_check = overlay_co_check,
-    .co_create = overlay_co_create,
-    .create_options = overlay_create_options,
-    .co_uncreate = overlay_co_uncreate,
+    .co_pwritev = cow_co_pwritev,
+    .co_copy_in = cow_co_copy_in,
+    .can_copy_in = cow_can_copy_in,
+    .co_zero = cow_co_zero,
+    .co_discard = cow_co_discard,
+    .co_flush = cow_co_flush,
+    .co_map = cow_co_map,
+    .co_truncate = cow_co_truncate,
+    .co_change_backing = cow_co_change_backing,
+    .co_chain_opened = cow_co_chain_opened,
+    .co_forget_base = cow_co_forget_base,
+    .co_make_empty = cow_co_make_empty,
+    .co_check = cow_co_check,
+    .co_create = cow_co_create,
+    .create_options = cow_create_options,
+    .co_uncreate = cow_co_uncreate,
     .creates_over = true,
-    .measure = overlay_measure,
-    .co_quiesce = overlay_co_quiesce,
-    .resume = overlay_resume,
+    .measure = cow_measure,
+    .co_quiesce = cow_co_quiesce,
+    .resume = cow_resume,
 };

@@ -12,7 +12,7 @@
 
 static CO_FN int maps_co_clear(struct overlay *o)
 {
-    struct node *file = overlay_file(o);
+    struct node *file = cow_file(o);
     int ret = node_co_zero(file, COW_SUMMARY_AT, o->summary_bytes,
                            IO_MAY_UNMAP);
 
@@ -33,27 +33,27 @@ static CO_FN int maps_co_clear(struct overlay *o)
     return ret;
 }
 
-int overlay_co_make_empty(struct node *n, GError **err)
+int cow_co_make_empty(struct node *n, GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     int ret;
 
     if (!o->group || o->complete) {
         return err_set(err, EPERM, o->complete ? "The overlay is complete and "
                        "cannot be emptied" : "Block node is read-only");
     }
-    ret = overlay_co_forget_base(n, err);
+    ret = cow_co_forget_base(n, err);
     if (ret < 0) {
         return ret;
     }
-    ret = overlay_co_flush(n);
+    ret = cow_co_flush(n);
     if (ret == 0) {
         group_co_lock(o->group);
         ret = maps_co_clear(o);
         group_unlock(o->group);
     }
     if (ret == 0 && n->size > 0) {
-        ret = node_co_zero(overlay_data(o), 0, n->size, IO_MAY_UNMAP);
+        ret = node_co_zero(cow_data(o), 0, n->size, IO_MAY_UNMAP);
     }
     return ret == 0 ? 0
         : err_set_errno(err, -ret, "Could not empty the overlay");

@@ -38,7 +38,7 @@ static CO_FN bool name_co_is_free(const char *path)
     return ret == -ENOENT;
 }
 
-int overlay_co_successor(const char *path, char **ret_path, GError **err)
+int cow_co_successor(const char *path, char **ret_path, GError **err)
 {
     g_autofree char *name = final_name(path), *partial = NULL;
     struct stat st;
@@ -66,7 +66,7 @@ int overlay_co_successor(const char *path, char **ret_path, GError **err)
  * may have written them, and a guess could open any file that they name. */
 static CO_FN int format_co_check(struct overlay *o, GError **err)
 {
-    struct node *disk = overlay_file(o);
+    struct node *disk = cow_file(o);
     const struct node_driver *drv = NULL;
     int ret = node_co_probe(disk, "", &drv, err);
 
@@ -92,7 +92,7 @@ static void options_drop(struct opts *opts)
     json_decref(opts_take_any(opts, "backing"));
 }
 
-int overlay_co_open_finished(struct overlay *o, struct opts *opts,
+int cow_co_open_finished(struct overlay *o, struct opts *opts,
                              GError **err)
 {
     GError *why = NULL;
@@ -105,6 +105,6 @@ int overlay_co_open_finished(struct overlay *o, struct opts *opts,
     options_drop(opts);
     o->complete = o->finished = true;
     o->cluster_bits = o->hdr.cluster_bits = COW_CLUSTER_BITS_DEFAULT;
-    o->hdr.size = o->node->size = overlay_file(o)->size;
+    o->hdr.size = o->node->size = cow_file(o)->size;
     return 0;
 }

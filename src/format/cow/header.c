@@ -7,7 +7,7 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
-int overlay_co_slots_read(struct node *file, struct cow_header *ret_h)
+int cow_co_slots_read(struct node *file, struct cow_header *ret_h)
 {
     const size_t bytes = COW_SLOTS * COW_SLOT_BYTES;
     uint8_t *buf = io_buf_get(bytes);
@@ -23,13 +23,13 @@ int overlay_co_slots_read(struct node *file, struct cow_header *ret_h)
     return ret;
 }
 
-int overlay_co_header_read(struct overlay *o, GError **err)
+int cow_co_header_read(struct overlay *o, GError **err)
 {
     const size_t bytes = COW_SLOTS * COW_SLOT_BYTES;
     uint8_t *buf = io_buf_get(bytes);
     GError *why = NULL;
     struct iovec v;
-    int ret = node_co_preadv(overlay_file(o), 0, iov_one(&v, buf, bytes), 0);
+    int ret = node_co_preadv(cow_file(o), 0, iov_one(&v, buf, bytes), 0);
 
     if (ret < 0) {
         io_buf_put(buf, bytes);
@@ -68,12 +68,12 @@ static CO_FN int slot_co_write(struct overlay *o, const struct cow_header *h,
     next.generation = o->hdr.generation + later;
     buf = io_buf_get(COW_SLOT_BYTES);
     cow_header_encode(&next, buf);
-    ret = node_co_pwritev(overlay_file(o), slot * COW_SLOT_BYTES,
+    ret = node_co_pwritev(cow_file(o), slot * COW_SLOT_BYTES,
                           iov_one(&v, buf, COW_SLOT_BYTES), 0);
     io_buf_put(buf, COW_SLOT_BYTES);
     if (ret == 0) {
         ret = BARRIER(OVERLAY_HEADER, o->group ? group_co_sync(o->group)
-                      : node_co_sync(o->node, overlay_file(o)));
+                      : node_co_sync(o->node, cow_file(o)));
     }
     if (ret == 0) {
         o->hdr = next;
@@ -88,7 +88,7 @@ static CO_FN int slot_co_write(struct overlay *o, const struct cow_header *h,
 /* A write that fails may have taken place: then the same slot gets the old header
  * again, as the newer one. Should that fail too, either may count, with which the
  * maps are right as they are; the next write is newer than both. */
-int overlay_co_header_write(struct overlay *o, const struct cow_header *h)
+int cow_co_header_write(struct overlay *o, const struct cow_header *h)
 {
     struct cow_header old = o->hdr;
     int ret = slot_co_write(o, h, 1);

@@ -22,12 +22,12 @@ static CO_FN int block_co_load(void *arg, struct table *t)
     struct overlay *o = arg;
     struct iovec v;
 
-    return node_co_preadv(overlay_file(o), COW_MAP_AT + t->key *
+    return node_co_preadv(cow_file(o), COW_MAP_AT + t->key *
                           COW_BLOCK_BYTES, iov_one(&v, t->data,
                                                    COW_BLOCK_BYTES), 0);
 }
 
-void overlay_map_init(struct overlay *o)
+void cow_map_init(struct overlay *o)
 {
     metadata_cache_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
                 block_co_load, o);
@@ -35,14 +35,14 @@ void overlay_map_init(struct overlay *o)
 
 /* --- the summary --- */
 
-enum cow_group overlay_summary_get(const struct overlay *o, uint64_t group)
+enum cow_group cow_summary_get(const struct overlay *o, uint64_t group)
 {
     unsigned bits = o->summary[group / 4] >> group % 4 * 2 & 3;
 
     return bits & COW_GROUP_ALL ? COW_GROUP_ALL : (enum cow_group)bits;
 }
 
-void overlay_summary_set(struct overlay *o, uint64_t group,
+void cow_summary_set(struct overlay *o, uint64_t group,
                          enum cow_group what)
 {
     uint8_t *p = &o->summary[group / 4];
@@ -54,7 +54,7 @@ void overlay_summary_set(struct overlay *o, uint64_t group,
     }
 }
 
-int overlay_co_summary_load(struct overlay *o, uint64_t groups, GError **err)
+int cow_co_summary_load(struct overlay *o, uint64_t groups, GError **err)
 {
     size_t bytes = round_up(groups / 4 + 1, COW_BLOCK_BYTES);
     uint8_t *buf, *dirty;
@@ -67,7 +67,7 @@ int overlay_co_summary_load(struct overlay *o, uint64_t groups, GError **err)
         return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
                        "overlay's summary", bytes);
     }
-    ret = node_co_preadv(overlay_file(o), COW_SUMMARY_AT,
+    ret = node_co_preadv(cow_file(o), COW_SUMMARY_AT,
                          iov_one(&v, buf, bytes), 0);
     if (ret < 0) {
         io_buf_put(buf, bytes);
@@ -111,7 +111,7 @@ static bool map_find(struct overlay *o, uint64_t idx, uint64_t *end,
                      bool *ret_here)
 {
     uint64_t group = idx >> COW_GROUP_BITS, next;
-    enum cow_group what = overlay_summary_get(o, group);
+    enum cow_group what = cow_summary_get(o, group);
     struct table *t;
 
     if (what != COW_GROUP_SOME) {
@@ -119,7 +119,7 @@ static bool map_find(struct overlay *o, uint64_t idx, uint64_t *end,
 
         for (next = group + 1; next < last &&
              next << COW_GROUP_BITS < *end &&
-             overlay_summary_get(o, next) == what; next++) {
+             cow_summary_get(o, next) == what; next++) {
         }
         *end = min_u64(*end, next << COW_GROUP_BITS);
         *ret_here = what == COW_GROUP_ALL;
@@ -145,7 +145,7 @@ static uint64_t run_find(struct overlay *o, uint64_t first, uint64_t end,
 
     while (at < end) {
         uint64_t next = end;
-        bool here = overlay_pending_find(o, at, &next);
+        bool here = cow_pending_find(o, at, &next);
 
         if (!here && !map_find(o, at, &next, &here)) {
             break;
@@ -161,7 +161,7 @@ static uint64_t run_find(struct overlay *o, uint64_t first, uint64_t end,
     return at - first;
 }
 
-int overlay_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
+int cow_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
                       bool *ret_here, uint64_t *ret_len)
 {
     uint64_t first = off >> o->cluster_bits;
@@ -190,7 +190,7 @@ int overlay_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
     return 0;
 }
 
-int overlay_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
+int cow_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
 {
     uint64_t all = cow_clusters(&o->hdr);
 
@@ -199,7 +199,7 @@ int overlay_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
         struct table *t = NULL;
         bool here = false;
 
-        if (overlay_summary_get(o, idx >> COW_GROUP_BITS) == COW_GROUP_SOME) {
+        if (cow_summary_get(o, idx >> COW_GROUP_BITS) == COW_GROUP_SOME) {
             int ret = metadata_cache_co_get(&o->blocks, idx >> COW_GROUP_BITS, &t);
 
             if (ret < 0) {

@@ -14,9 +14,9 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
-static void overlay_release(struct overlay *o)
+static void cow_release(struct overlay *o)
 {
-    overlay_pending_drop(o, UINT64_MAX);
+    cow_pending_drop(o, UINT64_MAX);
     metadata_cache_done(&o->blocks);
     if (o->summary) {
         io_buf_put(o->summary, o->summary_bytes);
@@ -30,7 +30,7 @@ static void overlay_release(struct overlay *o)
  * write of its last block. */
 static CO_FN int data_co_trim(struct overlay *o, GError **err)
 {
-    struct node *data = overlay_data(o);
+    struct node *data = cow_data(o);
     int ret;
 
     if (data->size == o->hdr.size) {
@@ -42,17 +42,17 @@ static CO_FN int data_co_trim(struct overlay *o, GError **err)
                         "the data file");
 }
 
-static CO_FN int overlay_co_set_writable(struct overlay *o, unsigned flags,
+static CO_FN int cow_co_set_writable(struct overlay *o, unsigned flags,
                                          GError **err)
 {
     int ret = 0;
 
-    o->group = group_new(o->loop, o->node, overlay_file(o), &overlay_group_ops,
+    o->group = group_new(o->loop, o->node, cow_file(o), &cow_group_ops,
                          o, 0, 0);
     if (!o->finished && !(flags & (NODE_CHECK | NODE_NO_IO))) {
         ret = data_co_trim(o, err);
         if (ret == 0 && o->complete) {
-            ret = overlay_co_finish(o, err);
+            ret = cow_co_finish(o, err);
         }
     }
     if (ret < 0) {
@@ -71,11 +71,11 @@ static CO_FN int files_co_open(struct overlay *o, struct opts *opts,
     struct node *n = o->node;
     int ret = node_co_open_file(n, opts, err);
 
-    if (ret == 0 && node_ended(overlay_file(o)) == n->drv) {
-        return overlay_co_open_finished(o, opts, err);
+    if (ret == 0 && node_ended(cow_file(o)) == n->drv) {
+        return cow_co_open_finished(o, opts, err);
     }
     if (ret == 0) {
-        ret = overlay_co_header_read(o, err);
+        ret = cow_co_header_read(o, err);
     }
     if (ret < 0) {
         return ret;
@@ -84,29 +84,29 @@ static CO_FN int files_co_open(struct overlay *o, struct opts *opts,
     o->complete = o->hdr.state == COW_COMPLETE;
     n->size = o->hdr.size;
     trace_overlay_open(n->name, n->size, o->hdr.generation, o->hdr.state);
-    ret = overlay_co_data_open(o, opts, err);
+    ret = cow_co_data_open(o, opts, err);
     if (ret == 0 && !(flags & NODE_CHECK)) {
-        ret = overlay_co_data_check(o, err);
+        ret = cow_co_data_check(o, err);
     }
     if (ret == 0) {
-        ret = overlay_co_summary_load(o, cow_groups(&o->hdr), err);
+        ret = cow_co_summary_load(o, cow_groups(&o->hdr), err);
     }
     return ret;
 }
 
-int overlay_co_open(struct node *n, struct opts *opts, unsigned flags,
+int cow_co_open(struct node *n, struct opts *opts, unsigned flags,
                     GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     int ret;
 
     o->node = n;
     o->loop = graph_loop(n->graph);
-    o->items = overlay_items_new();
-    overlay_map_init(o);
+    o->items = cow_items_new();
+    cow_map_init(o);
     ret = files_co_open(o, opts, flags, err);
     if (ret == 0 && (n->flags & NODE_RDWR)) {
-        ret = overlay_co_set_writable(o, flags, err);
+        ret = cow_co_set_writable(o, flags, err);
     }
     if (ret == 0) {
         ret = node_co_open_backing(n, opts, o->hdr.backing[0] ? o->hdr.backing
@@ -116,28 +116,28 @@ int overlay_co_open(struct node *n, struct opts *opts, unsigned flags,
     if (ret < 0) {
         group_co_free(o->group);
         o->group = NULL;
-        overlay_release(o);
+        cow_release(o);
     }
     return ret;
 }
 
-void overlay_co_close(struct node *n)
+void cow_co_close(struct node *n)
 {
-    struct overlay *o = overlay_of(n);
-    int ret = o->group ? BARRIER(OVERLAY_SETTLE, overlay_co_flush(n)) : 0;
+    struct overlay *o = cow_of(n);
+    int ret = o->group ? BARRIER(OVERLAY_SETTLE, cow_co_flush(n)) : 0;
 
     if (o->n_pending) {
         trace_overlay_lost(n->name, o->n_pending, ret);
     }
     group_co_free(o->group);
     o->group = NULL;
-    overlay_release(o);
+    cow_release(o);
 }
 
-int overlay_co_reopen(struct node *n, struct opts *opts, unsigned flags,
+int cow_co_reopen(struct node *n, struct opts *opts, unsigned flags,
                       GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     bool writable = flags & NODE_RDWR;
     int ret;
 
@@ -145,9 +145,9 @@ int overlay_co_reopen(struct node *n, struct opts *opts, unsigned flags,
         return 0;
     }
     if (writable) {
-        return overlay_co_set_writable(o, flags, err);
+        return cow_co_set_writable(o, flags, err);
     }
-    ret = BARRIER(OVERLAY_SETTLE, overlay_co_flush(n));
+    ret = BARRIER(OVERLAY_SETTLE, cow_co_flush(n));
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush the overlay");
     }
@@ -157,10 +157,10 @@ int overlay_co_reopen(struct node *n, struct opts *opts, unsigned flags,
 }
 
 /* When all is done the disk is the data file, and says so. */
-void overlay_describe(struct node *n)
+void cow_describe(struct node *n)
 {
-    struct overlay *o = overlay_of(n);
-    struct node *of = node_storage(o->complete ? overlay_data(o) : n);
+    struct overlay *o = cow_of(n);
+    struct node *of = node_storage(o->complete ? cow_data(o) : n);
 
     if (of && of->filename) {
         g_free(n->filename);
@@ -168,9 +168,9 @@ void overlay_describe(struct node *n)
     }
 }
 
-void overlay_co_quiesce(struct node *n)
+void cow_co_quiesce(struct node *n)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
 
     o->quiesced++;
     if (!o->group) {
@@ -183,9 +183,9 @@ void overlay_co_quiesce(struct node *n)
     group_co_quiesce(o->group);
 }
 
-void overlay_resume(struct node *n)
+void cow_resume(struct node *n)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
 
     g_assert(o->quiesced > 0);
     o->quiesced--;

@@ -50,7 +50,7 @@ enum {
 };
 
 /* Runs of clusters of one generation: first -> end; none touches another. */
-struct overlay_pending {
+struct cow_pending {
     uint64_t gen;
     GTree *runs;
 };
@@ -75,31 +75,31 @@ struct overlay {
     uint8_t *summary_dirty;         /* a flag a block */
     struct metadata_cache blocks;           /* by group */
 
-    struct overlay_pending pending[OVERLAY_GENERATIONS]; /* oldest first */
+    struct cow_pending pending[OVERLAY_GENERATIONS]; /* oldest first */
     unsigned n_pending_gens;
     unsigned n_pending;             /* runs in all of them */
     GArray *items;                  /* publish.c: the pass under way */
     unsigned quiesced;
 };
 
-static inline struct overlay *overlay_of(const struct node *n)
+static inline struct overlay *cow_of(const struct node *n)
 {
     return n->state;
 }
 
-static inline struct node *overlay_file(const struct overlay *o)
+static inline struct node *cow_file(const struct overlay *o)
 {
     return node_file(o->node);
 }
 
-static inline struct node *overlay_data(const struct overlay *o)
+static inline struct node *cow_data(const struct overlay *o)
 {
     struct edge *e = node_child(o->node, "data-file");
 
-    return e ? e->child : overlay_file(o); /* finished before it was opened */
+    return e ? e->child : cow_file(o); /* finished before it was opened */
 }
 
-static inline uint64_t overlay_cluster(const struct overlay *o)
+static inline uint64_t cow_cluster(const struct overlay *o)
 {
     return UINT64_C(1) << o->cluster_bits;
 }
@@ -108,117 +108,117 @@ static inline uint64_t overlay_cluster(const struct overlay *o)
 
 /* Clusters [@first, @first + @n) of generation @gen. Between group_join() and
  * group_data_done(). */
-void overlay_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
+void cow_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
                          uint64_t n);
 /* Is cluster @idx pending? *@end comes down to where the answer ends. */
-bool overlay_pending_find(const struct overlay *o, uint64_t idx,
+bool cow_pending_find(const struct overlay *o, uint64_t idx,
                           uint64_t *end);
 /* Make one of all generations up to @gen; NULL when there is none. */
-struct overlay_pending *overlay_pending_merge(struct overlay *o, uint64_t gen);
-void overlay_pending_drop(struct overlay *o, uint64_t gen);
+struct cow_pending *cow_pending_merge(struct overlay *o, uint64_t gen);
+void cow_pending_drop(struct overlay *o, uint64_t gen);
 
 /* --- map.c --- */
 
-void overlay_map_init(struct overlay *o);
+void cow_map_init(struct overlay *o);
 /* Does the data file hold guest offset @off, and how far, at most @len bytes,
  * does the answer go? Reads one block when the first cluster needs it. 0, -EIO,
  * -ENOMEM. */
-CO_FN int overlay_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
+CO_FN int cow_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
                             bool *ret_here, uint64_t *ret_len);
 /* The first cluster from @idx without a bit in the sidecar; the number of
  * clusters when there is none. */
-CO_FN int overlay_co_find_clear(struct overlay *o, uint64_t idx,
+CO_FN int cow_co_find_clear(struct overlay *o, uint64_t idx,
                                 uint64_t *ret_idx);
-enum cow_group overlay_summary_get(const struct overlay *o, uint64_t group);
+enum cow_group cow_summary_get(const struct overlay *o, uint64_t group);
 /* Never back. */
-void overlay_summary_set(struct overlay *o, uint64_t group,
+void cow_summary_set(struct overlay *o, uint64_t group,
                          enum cow_group what);
 /* Read it whole, for a disk of @groups. What is in memory and not in the file
  * is pending, too. */
-CO_FN int overlay_co_summary_load(struct overlay *o, uint64_t groups,
+CO_FN int cow_co_summary_load(struct overlay *o, uint64_t groups,
                                   GError **err);
 
 /* --- publish.c --- */
 
-extern const struct group_ops overlay_group_ops;
-GArray *overlay_items_new(void);
+extern const struct group_ops cow_group_ops;
+GArray *cow_items_new(void);
 
 /* --- header.c --- */
 
-CO_FN int overlay_co_header_read(struct overlay *o, GError **err);
+CO_FN int cow_co_header_read(struct overlay *o, GError **err);
 /* The same of a file that is not open as an overlay; no words. */
-CO_FN int overlay_co_slots_read(struct node *file, struct cow_header *ret_h);
+CO_FN int cow_co_slots_read(struct node *file, struct cow_header *ret_h);
 /* @h, with the next generation, into the slot that is not in use, durably;
  * o->hdr follows. On failure the old header stands. */
-CO_FN int overlay_co_header_write(struct overlay *o,
+CO_FN int cow_co_header_write(struct overlay *o,
                                   const struct cow_header *h);
 
 /* --- data.c: the data file --- */
 
 /* Open and attach it: as option "data-file" says, else what the header names. */
-CO_FN int overlay_co_data_open(struct overlay *o, struct opts *opts,
+CO_FN int cow_co_data_open(struct overlay *o, struct opts *opts,
                                GError **err);
 /* Is it the one that the header means (W7)? */
-CO_FN int overlay_co_data_check(struct overlay *o, GError **err);
+CO_FN int cow_co_data_check(struct overlay *o, GError **err);
 /* Make it, zeroes, durable. *@ret_path is owned. The file must not be there; but
  * when @sidecar holds an overlay that is being filled and it is that one's, both
  * are given up. */
-CO_FN int overlay_co_data_create(struct node *sidecar,
+CO_FN int cow_co_data_create(struct node *sidecar,
                                  const struct cow_header *h,
                                  uint64_t *ret_inode, char **ret_path,
                                  GError **err);
-CO_FN void overlay_co_uncreate(struct node *sidecar);
+CO_FN void cow_co_uncreate(struct node *sidecar);
 /* The steps after COMPLETE: the data file gets its name, the sidecar goes. May
  * be repeated, and does what is left. */
-CO_FN int overlay_co_finish(struct overlay *o, GError **err);
+CO_FN int cow_co_finish(struct overlay *o, GError **err);
 /* May the data file get its name? -EEXIST. */
-CO_FN int overlay_co_name_is_free(struct overlay *o, GError **err);
+CO_FN int cow_co_name_is_free(struct overlay *o, GError **err);
 
 /* --- finished.c: overlays that end before they are opened --- */
 
 /* node_driver.co_successor. */
-CO_FN int overlay_co_successor(const char *path, char **ret_path,
+CO_FN int cow_co_successor(const char *path, char **ret_path,
                                GError **err);
 /* "file" is open, and is the disk. */
-CO_FN int overlay_co_open_finished(struct overlay *o, struct opts *opts,
+CO_FN int cow_co_open_finished(struct overlay *o, struct opts *opts,
                                    GError **err);
 
 /* --- base.c: the identity of the backing file --- */
 
-CO_FN int overlay_co_chain_opened(struct node *n, GError **err);
-CO_FN int overlay_co_forget_base(struct node *n, GError **err);
+CO_FN int cow_co_chain_opened(struct node *n, GError **err);
+CO_FN int cow_co_forget_base(struct node *n, GError **err);
 
 /* --- the rest --- */
 
-CO_FN int overlay_co_open(struct node *n, struct opts *o, unsigned flags,
+CO_FN int cow_co_open(struct node *n, struct opts *o, unsigned flags,
                           GError **err);
-CO_FN void overlay_co_close(struct node *n);
-CO_FN int overlay_co_reopen(struct node *n, struct opts *o, unsigned flags,
+CO_FN void cow_co_close(struct node *n);
+CO_FN int cow_co_reopen(struct node *n, struct opts *o, unsigned flags,
                             GError **err);
-void overlay_describe(struct node *n);
-CO_FN int overlay_co_info(struct node *n, json_t *info, GError **err);
-CO_FN int overlay_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+void cow_describe(struct node *n);
+CO_FN int cow_co_info(struct node *n, json_t *info, GError **err);
+CO_FN int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                              unsigned flags);
-CO_FN int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
+CO_FN int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
                              uint64_t src_off, uint64_t len, unsigned flags);
-bool overlay_can_copy_in(struct node *n, struct node *src);
-CO_FN int overlay_co_zero(struct node *n, uint64_t off, uint64_t len,
+bool cow_can_copy_in(struct node *n, struct node *src);
+CO_FN int cow_co_zero(struct node *n, uint64_t off, uint64_t len,
                           unsigned flags);
 /* Zeroes and bits where there are none yet; against guests who write there. */
-CO_FN int overlay_co_zero_missing(struct overlay *o, uint64_t off,
+CO_FN int cow_co_zero_missing(struct overlay *o, uint64_t off,
                                   uint64_t len);
-CO_FN int overlay_co_discard(struct node *n, uint64_t off, uint64_t len);
-CO_FN int overlay_co_flush(struct node *n);
-CO_FN int overlay_co_map(struct node *n, uint64_t off, uint64_t len,
+CO_FN int cow_co_discard(struct node *n, uint64_t off, uint64_t len);
+CO_FN int cow_co_flush(struct node *n);
+CO_FN int cow_co_map(struct node *n, uint64_t off, uint64_t len,
                          unsigned flags, struct mapping *ret_map);
-CO_FN int overlay_co_truncate(struct node *n, uint64_t size, GError **err);
-CO_FN int overlay_co_change_backing(struct node *n, const char *name,
+CO_FN int cow_co_truncate(struct node *n, uint64_t size, GError **err);
+CO_FN int cow_co_change_backing(struct node *n, const char *name,
                                     const char *fmt, GError **err);
-CO_FN int overlay_co_make_empty(struct node *n, GError **err);
-CO_FN int overlay_co_check(struct node *n, unsigned fix,
+CO_FN int cow_co_make_empty(struct node *n, GError **err);
+CO_FN int cow_co_check(struct node *n, unsigned fix,
                            struct check_result *res, GError **err);
-CO_FN int overlay_co_create(struct node *file, struct opts *o, GError **err);
-int overlay_measure(struct opts *o, struct image_measure *ret, GError **err);
-CO_FN void overlay_co_quiesce(struct node *n);
-void overlay_resume(struct node *n);
-extern const struct create_option overlay_create_options[];
+CO_FN int cow_co_create(struct node *file, struct opts *o, GError **err);
+int cow_measure(struct opts *o, struct image_measure *ret, GError **err);
+CO_FN void cow_co_quiesce(struct node *n);
+void cow_resume(struct node *n);
+extern const struct create_option cow_create_options[];

@@ -33,7 +33,7 @@ static GTreeNode *run_at(GTree *runs, uint64_t idx, GTreeNode **ret_next)
     return *ret_next ? g_tree_node_previous(*ret_next) : g_tree_node_last(runs);
 }
 
-static struct overlay_pending *pending_of(struct overlay *o, uint64_t gen)
+static struct cow_pending *pending_of(struct overlay *o, uint64_t gen)
 {
     unsigned n = o->n_pending_gens;
 
@@ -49,7 +49,7 @@ static struct overlay_pending *pending_of(struct overlay *o, uint64_t gen)
         n--;
     }
     o->n_pending_gens++;
-    o->pending[n] = (struct overlay_pending) {
+    o->pending[n] = (struct cow_pending) {
         .gen = gen, .runs = g_tree_new(compare_keys),
     };
     return &o->pending[n];
@@ -77,13 +77,13 @@ static void runs_insert(struct overlay *o, GTree *runs, uint64_t first,
     o->n_pending += (unsigned)(g_tree_nnodes(runs) - before);
 }
 
-void overlay_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
+void cow_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
                          uint64_t n)
 {
     runs_insert(o, pending_of(o, gen)->runs, first, first + n);
 }
 
-bool overlay_pending_find(const struct overlay *o, uint64_t idx, uint64_t *end)
+bool cow_pending_find(const struct overlay *o, uint64_t idx, uint64_t *end)
 {
     uint64_t next_run = *end, here_end = idx;
 
@@ -111,7 +111,7 @@ static void pending_remove_at(struct overlay *o, unsigned i)
     }
 }
 
-struct overlay_pending *overlay_pending_merge(struct overlay *o, uint64_t gen)
+struct cow_pending *cow_pending_merge(struct overlay *o, uint64_t gen)
 {
     while (o->n_pending_gens > 1 && o->pending[1].gen <= gen) {
         GTreeNode *t = g_tree_node_first(o->pending[0].runs);
@@ -125,7 +125,7 @@ struct overlay_pending *overlay_pending_merge(struct overlay *o, uint64_t gen)
                                                          : NULL;
 }
 
-void overlay_pending_drop(struct overlay *o, uint64_t gen)
+void cow_pending_drop(struct overlay *o, uint64_t gen)
 {
     while (o->n_pending_gens && o->pending[0].gen <= gen) {
         pending_remove_at(o, 0);

@@ -50,11 +50,11 @@ static void items_collect_run(struct overlay *o, GTreeNode *t)
 
         if (first <= g << COW_GROUP_BITS &&
             end >= (g + 1) << COW_GROUP_BITS && group_is_whole(o, g)) {
-            overlay_summary_set(o, g, COW_GROUP_ALL);
-        } else if (overlay_summary_get(o, g) != COW_GROUP_ALL &&
+            cow_summary_set(o, g, COW_GROUP_ALL);
+        } else if (cow_summary_get(o, g) != COW_GROUP_ALL &&
                    !(last && last->group == g)) {
             struct item item = {
-                g, t, overlay_summary_get(o, g) == COW_GROUP_NONE,
+                g, t, cow_summary_get(o, g) == COW_GROUP_NONE,
             };
 
             g_array_append_val(o->items, item);
@@ -113,9 +113,9 @@ static CO_FN int item_co_write(void *arg, unsigned i)
                  (unsigned)(min_u64(run_end(r), base + OVERLAY_GROUP) - base));
     }
     if (group_is_whole(o, item.group) && block_is_full(t->data)) {
-        overlay_summary_set(o, item.group, COW_GROUP_ALL);
+        cow_summary_set(o, item.group, COW_GROUP_ALL);
     } else {
-        ret = node_co_pwritev(overlay_file(o), COW_MAP_AT + item.group *
+        ret = node_co_pwritev(cow_file(o), COW_MAP_AT + item.group *
                               COW_BLOCK_BYTES,
                               iov_one(&v, t->data, COW_BLOCK_BYTES), 0);
     }
@@ -136,7 +136,7 @@ static CO_FN int fresh_co_link(struct overlay *o)
         ret = BARRIER(OVERLAY_BLOCK, group_co_sync(o->group));
     }
     for (unsigned i = 0; i < o->items->len && ret == 0; i++) {
-        overlay_summary_set(o, g_array_index(o->items, struct item, i).group,
+        cow_summary_set(o, g_array_index(o->items, struct item, i).group,
                             COW_GROUP_SOME);
     }
     return ret;
@@ -151,7 +151,7 @@ static CO_FN int summary_co_write(struct overlay *o)
         struct iovec v;
 
         if (o->summary_dirty[i]) {
-            ret = node_co_pwritev(overlay_file(o), COW_SUMMARY_AT + i *
+            ret = node_co_pwritev(cow_file(o), COW_SUMMARY_AT + i *
                                   COW_BLOCK_BYTES,
                                   iov_one(&v, o->summary + i * COW_BLOCK_BYTES,
                                           COW_BLOCK_BYTES), 0);
@@ -166,14 +166,14 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
     struct overlay *o = arg;
 
     /* First of all: should this fail, there is room for another generation. */
-    overlay_pending_merge(o, gen);
-    return BARRIER(OVERLAY_DATA, node_co_sync(o->node, overlay_data(o)));
+    cow_pending_merge(o, gen);
+    return BARRIER(OVERLAY_DATA, node_co_sync(o->node, cow_data(o)));
 }
 
 static CO_FN int publish_co_bits(void *arg, uint64_t gen)
 {
     struct overlay *o = arg;
-    struct overlay_pending *p = overlay_pending_merge(o, gen);
+    struct cow_pending *p = cow_pending_merge(o, gen);
     int ret;
 
     if (!p) { /* every data write of the group failed */
@@ -196,15 +196,15 @@ static CO_FN int publish_co_bits(void *arg, uint64_t gen)
 
 static void publish_done(void *arg, uint64_t gen)
 {
-    overlay_pending_drop(arg, gen);
+    cow_pending_drop(arg, gen);
 }
 
-GArray *overlay_items_new(void)
+GArray *cow_items_new(void)
 {
     return g_array_new(FALSE, FALSE, sizeof(struct item));
 }
 
-const struct group_ops overlay_group_ops = {
+const struct group_ops cow_group_ops = {
     .co_before = publish_co_before,
     .co_publish = publish_co_bits,
     .published = publish_done,

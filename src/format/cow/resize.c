@@ -16,7 +16,7 @@
 
 static int size_validate(struct node *n, uint64_t size, GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
 
     if (!o->group) {
         return err_set(err, EPERM, "Block node is read-only");
@@ -24,7 +24,7 @@ static int size_validate(struct node *n, uint64_t size, GError **err)
     if (!o->complete && size < n->size) {
         return err_set(err, ENOTSUP, "Shrinking an overlay is not supported");
     }
-    return o->complete ? 0 : cow_geometry_validate(overlay_cluster(o), size,
+    return o->complete ? 0 : cow_geometry_validate(cow_cluster(o), size,
                                                    err);
 }
 
@@ -33,15 +33,15 @@ static CO_FN int new_part_co_cover(struct overlay *o, uint64_t size)
 {
     struct edge *e = node_child(o->node, "backing");
     uint64_t base = e ? e->child->size : 0;
-    uint64_t from = round_up(o->node->size, overlay_cluster(o));
+    uint64_t from = round_up(o->node->size, cow_cluster(o));
     uint64_t to = min_u64(base, size), gen;
 
     if (from >= to) {
         return 0;
     }
-    gen = group_join(o->group, overlay_cluster(o));
-    overlay_pending_add(o, gen, from >> o->cluster_bits,
-                        (round_up(to, overlay_cluster(o)) - from) >>
+    gen = group_join(o->group, cow_cluster(o));
+    cow_pending_add(o, gen, from >> o->cluster_bits,
+                        (round_up(to, cow_cluster(o)) - from) >>
                         o->cluster_bits);
     group_data_done(o->group, gen);
     return 0;
@@ -53,9 +53,9 @@ static CO_FN int maps_co_grow(struct overlay *o, const struct cow_header *h,
     int ret;
 
     group_co_lock(o->group);
-    ret = node_co_truncate(overlay_file(o), cow_file_bytes(h), err);
+    ret = node_co_truncate(cow_file(o), cow_file_bytes(h), err);
     if (ret == 0) {
-        ret = overlay_co_summary_load(o, cow_groups(h), err);
+        ret = cow_co_summary_load(o, cow_groups(h), err);
     }
     group_unlock(o->group);
     return ret;
@@ -69,14 +69,14 @@ static CO_FN int header_co_grow(struct overlay *o, uint64_t size)
     group_co_lock(o->group);
     h = o->hdr;
     h.size = size;
-    ret = overlay_co_header_write(o, &h);
+    ret = cow_co_header_write(o, &h);
     group_unlock(o->group);
     return ret;
 }
 
-int overlay_co_truncate(struct node *n, uint64_t size, GError **err)
+int cow_co_truncate(struct node *n, uint64_t size, GError **err)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     struct cow_header h = o->hdr;
     int ret = size_validate(n, size, err);
 
@@ -85,12 +85,12 @@ int overlay_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     /* As long as there is a header it says how large the disk is. */
     if (o->complete && !o->finished) {
-        ret = overlay_co_finish(o, err);
+        ret = cow_co_finish(o, err);
         if (ret < 0) {
             return ret;
         }
     }
-    ret = node_co_truncate(overlay_data(o), size, err);
+    ret = node_co_truncate(cow_data(o), size, err);
     if (ret < 0 || o->complete) {
         n->size = ret < 0 ? n->size : size;
         return ret;
@@ -102,7 +102,7 @@ int overlay_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     ret = new_part_co_cover(o, size);
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_CLEAR, overlay_co_flush(n));
+        ret = BARRIER(OVERLAY_CLEAR, cow_co_flush(n));
     }
     if (ret == 0) {
         ret = header_co_grow(o, size);

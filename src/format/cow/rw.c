@@ -25,10 +25,10 @@ static CO_FN int data_co_write(struct overlay *o, uint64_t off,
                                const struct source *s, uint64_t skip,
                                uint64_t len)
 {
-    node_co_debug_event(overlay_file(o), DEBUG_WRITE_AIO);
+    node_co_debug_event(cow_file(o), DEBUG_WRITE_AIO);
     return s->node
-        ? node_co_copy_in(overlay_data(o), off, s->node, s->off + skip, len, 0)
-        : node_co_pwritev(overlay_data(o), off, iov_slice(s->iov, skip, len),
+        ? node_co_copy_in(cow_data(o), off, s->node, s->off + skip, len, 0)
+        : node_co_pwritev(cow_data(o), off, iov_slice(s->iov, skip, len),
                           0);
 }
 
@@ -50,8 +50,8 @@ static CO_FN int data_co_write_padded(struct overlay *o, uint64_t off,
     if (post > 0) {
         v[n++] = (struct iovec) { zeroes, post };
     }
-    node_co_debug_event(overlay_file(o), DEBUG_WRITE_AIO);
-    ret = node_co_pwritev(overlay_data(o), off - pre,
+    node_co_debug_event(cow_file(o), DEBUG_WRITE_AIO);
+    ret = node_co_pwritev(cow_data(o), off - pre,
                           (struct iov) { v, n, 0, pre + got + post }, 0);
     g_free(v);
     return ret;
@@ -64,8 +64,8 @@ static CO_FN int clusters_co_write(struct overlay *o, uint64_t off,
                                    const struct source *s, uint64_t skip,
                                    uint64_t len)
 {
-    uint64_t start = round_down(off, overlay_cluster(o)), end = off + len;
-    uint64_t last = min_u64(round_up(end, overlay_cluster(o)), o->node->size);
+    uint64_t start = round_down(off, cow_cluster(o)), end = off + len;
+    uint64_t last = min_u64(round_up(end, cow_cluster(o)), o->node->size);
     int ret = 0;
 
     if (start == off && last == end) {
@@ -77,10 +77,10 @@ static CO_FN int clusters_co_write(struct overlay *o, uint64_t off,
                                     last - end);
     }
     if (start < off) {
-        ret = node_co_zero(overlay_data(o), start, off - start, IO_MAY_UNMAP);
+        ret = node_co_zero(cow_data(o), start, off - start, IO_MAY_UNMAP);
     }
     if (ret == 0 && end < last) {
-        ret = node_co_zero(overlay_data(o), end, last - end, IO_MAY_UNMAP);
+        ret = node_co_zero(cow_data(o), end, last - end, IO_MAY_UNMAP);
     }
     return ret < 0 ? ret : data_co_write(o, off, s, skip, len);
 }
@@ -100,7 +100,7 @@ static CO_FN int write_co_new(struct overlay *o, uint64_t off,
     int ret = clusters_co_write(o, off, s, skip, len);
 
     if (ret == 0) {
-        overlay_pending_add(o, gen, first, n);
+        cow_pending_add(o, gen, first, n);
     }
     group_data_done(o->group, gen);
     trace_overlay_alloc(o->node->name, off, len, ret);
@@ -119,7 +119,7 @@ static CO_FN int write_co_source(struct overlay *o, uint64_t off,
     while (done < len && ret == 0) {
         bool here = false;
 
-        ret = overlay_co_lookup(o, off + done, len - done, &here, &part);
+        ret = cow_co_lookup(o, off + done, len - done, &here, &part);
         if (ret < 0) {
             break;
         }
@@ -130,30 +130,30 @@ static CO_FN int write_co_source(struct overlay *o, uint64_t off,
     return ret;
 }
 
-int overlay_co_pwritev(struct node *n, uint64_t off, struct iov iov,
+int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
                        unsigned flags)
 {
     struct source s = { .iov = iov };
 
-    return write_co_source(overlay_of(n), off, &s, iov.len);
+    return write_co_source(cow_of(n), off, &s, iov.len);
 }
 
-int overlay_co_copy_in(struct node *n, uint64_t off, struct node *src,
+int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
                        uint64_t src_off, uint64_t len, unsigned flags)
 {
     struct source s = { .node = src, .off = src_off };
 
-    return write_co_source(overlay_of(n), off, &s, len);
+    return write_co_source(cow_of(n), off, &s, len);
 }
 
-CO_FN_LOOKS bool overlay_can_copy_in(struct node *n, struct node *src)
+CO_FN_LOOKS bool cow_can_copy_in(struct node *n, struct node *src)
 {
-    return node_can_copy_in(overlay_data(overlay_of(n)), src);
+    return node_can_copy_in(cow_data(cow_of(n)), src);
 }
 
-int overlay_co_flush(struct node *n)
+int cow_co_flush(struct node *n)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     int ret = 0;
 
     if (!o->group) {
@@ -164,5 +164,5 @@ int overlay_co_flush(struct node *n)
     }
     /* And what was written in place: a flush of nothing costs nothing. */
     return ret < 0 ? ret
-        : BARRIER(OVERLAY_FLUSH, node_co_sync(o->node, overlay_data(o)));
+        : BARRIER(OVERLAY_FLUSH, node_co_sync(o->node, cow_data(o)));
 }

@@ -6,13 +6,13 @@
 #include "format/cow/overlay.h"
 #include "graph/image.h"
 
-int overlay_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+int cow_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
                    struct mapping *ret_map)
 {
-    struct overlay *o = overlay_of(n);
+    struct overlay *o = cow_of(n);
     bool here = false;
     uint64_t run = 0;
-    int ret = overlay_co_lookup(o, off, len, &here, &run);
+    int ret = cow_co_lookup(o, off, len, &here, &run);
 
     if (ret < 0) {
         return ret;
@@ -20,7 +20,7 @@ int overlay_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
     *ret_map = (struct mapping) { .kind = MAP_ABSENT, .len = run };
     if (here) {
         ret_map->kind = MAP_DATA;
-        ret_map->child = overlay_data(o);
+        ret_map->child = cow_data(o);
         ret_map->host = off;
         ret_map->in_place = ret_map->like_child = true;
     }
@@ -38,28 +38,28 @@ static CO_FN void info_co_add_size(struct overlay *o, json_t *info)
     json_t *data = json_object();
     json_int_t bytes = json_integer_value(json_object_get(info, "actual-size"));
 
-    if (overlay_data(o) != overlay_file(o) &&
-        node_co_info(node_storage(overlay_data(o)), data, NULL) == 0) {
+    if (cow_data(o) != cow_file(o) &&
+        node_co_info(node_storage(cow_data(o)), data, NULL) == 0) {
         bytes += json_integer_value(json_object_get(data, "actual-size"));
         json_object_set_new(info, "actual-size", json_integer(bytes));
     }
     json_decref(data);
 }
 
-int overlay_co_info(struct node *n, json_t *info, GError **err)
+int cow_co_info(struct node *n, json_t *info, GError **err)
 {
-    struct overlay *o = overlay_of(n);
-    struct node *storage = node_storage(overlay_data(o));
+    struct overlay *o = cow_of(n);
+    struct node *storage = node_storage(cow_data(o));
 
     json_object_set_new(info, "cluster-size",
-                        json_integer((json_int_t)overlay_cluster(o)));
+                        json_integer((json_int_t)cow_cluster(o)));
     json_object_set_new(info, "dirty-flag", json_false());
     info_co_add_size(o, info);
     json_object_set_new(info, "format-specific", json_pack(
         "{s:s,s:{s:s,s:s,s:s}}", "type", "cow", "data",
         "data-file", storage && storage->filename ? storage->filename : "",
-        "data-format", overlay_data(o)->drv->kind == NODE_FORMAT
-        ? overlay_data(o)->drv->name : "raw",
+        "data-format", cow_data(o)->drv->kind == NODE_FORMAT
+        ? cow_data(o)->drv->name : "raw",
         "state", state_name(o)));
     return 0;
 }

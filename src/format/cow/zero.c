@@ -29,9 +29,9 @@ static CO_FN int run_co_zero(struct overlay *o, uint64_t off, uint64_t len,
         }
     }
     gen = group_join(o->group, RUN_COST);
-    ret = node_co_zero(overlay_data(o), off, len, flags | IO_MAY_UNMAP);
+    ret = node_co_zero(cow_data(o), off, len, flags | IO_MAY_UNMAP);
     if (ret == 0) {
-        overlay_pending_add(o, gen, first, n);
+        cow_pending_add(o, gen, first, n);
     }
     group_data_done(o->group, gen);
     return ret;
@@ -47,14 +47,14 @@ static CO_FN int clusters_co_zero(struct overlay *o, uint64_t off, uint64_t len,
     while (off < end && ret == 0) {
         bool here = false;
 
-        ret = overlay_co_lookup(o, off, end - off, &here, &part);
+        ret = cow_co_lookup(o, off, end - off, &here, &part);
         if (ret < 0) {
             break;
         }
         if (here && discard) {
-            ret = node_co_discard(overlay_data(o), off, part);
+            ret = node_co_discard(cow_data(o), off, part);
         } else if (here) {
-            ret = node_co_zero(overlay_data(o), off, part, flags);
+            ret = node_co_zero(cow_data(o), off, part, flags);
         } else if (!discard || covered) {
             ret = run_co_zero(o, off, part, flags);
         }
@@ -63,7 +63,7 @@ static CO_FN int clusters_co_zero(struct overlay *o, uint64_t off, uint64_t len,
     return ret;
 }
 
-int overlay_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len)
+int cow_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len)
 {
     uint64_t end = off + len, part = 0;
     struct tracked t;
@@ -73,7 +73,7 @@ int overlay_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len)
     while (off < end && ret == 0) {
         bool here = false;
 
-        ret = overlay_co_lookup(o, off, end - off, &here, &part);
+        ret = cow_co_lookup(o, off, end - off, &here, &part);
         if (ret == 0 && !here) {
             ret = run_co_zero(o, off, part, 0);
         }
@@ -85,21 +85,21 @@ int overlay_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len)
 
 static bool is_whole(const struct node *n, uint64_t off, uint64_t len)
 {
-    uint64_t mask = overlay_cluster(overlay_of(n)) - 1;
+    uint64_t mask = cow_cluster(cow_of(n)) - 1;
 
     return !(off & mask) && (!((off + len) & mask) || off + len == n->size);
 }
 
-int overlay_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+int cow_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     return is_whole(n, off, len)
-        ? clusters_co_zero(overlay_of(n), off, len,
+        ? clusters_co_zero(cow_of(n), off, len,
                            flags & (IO_MAY_UNMAP | IO_FAST), false)
         : -ENOTSUP;
 }
 
-int overlay_co_discard(struct node *n, uint64_t off, uint64_t len)
+int cow_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
     return is_whole(n, off, len)
-        ? clusters_co_zero(overlay_of(n), off, len, 0, true) : -ENOTSUP;
+        ? clusters_co_zero(cow_of(n), off, len, 0, true) : -ENOTSUP;
 }

@@ -25,7 +25,7 @@
 
 #define STACK_VECS 16
 /* The state under the lock is not the one that was fetched for: once more. */
-#define COW_AGAIN 1
+#define ALLOC_WRITE_AGAIN 1
 
 enum fill_state {
     FILL_NONE,   /* the cluster was allocated, or is covered */
@@ -42,7 +42,7 @@ struct fill {
     enum fill_state state;
 };
 
-struct cow {
+struct alloc_write {
     struct node *n;
     uint64_t off, end;     /* the guest's */
     struct iov iov;
@@ -153,7 +153,7 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
         fill_done(f);
         ret = fill_co_read_parts(n, f, from, to);
     }
-    trace_cow_fetch(n->name, f->start, f->end - f->start, ret);
+    trace_alloc_write_read_below(n->name, f->start, f->end - f->start, ret);
     if (ret == 0 && !(fill_is_zero(f, f->start, from) &&
                       fill_is_zero(f, to, f->end))) {
         f->state = FILL_BYTES;
@@ -173,17 +173,17 @@ static void fill_init(struct fill *f, const struct node *n, uint64_t at)
     f->state = FILL_NONE;
 }
 
-static bool head_is_partial(const struct cow *c)
+static bool head_is_partial(const struct alloc_write *c)
 {
     return c->off > c->head.start || c->end < c->head.end;
 }
 
-static bool tail_is_partial(const struct cow *c)
+static bool tail_is_partial(const struct alloc_write *c)
 {
     return c->tail.start != c->head.start && c->end < c->tail.end;
 }
 
-static CO_FN int cow_co_fetch(struct cow *c)
+static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
 {
     int ret = 0;
 
@@ -200,7 +200,7 @@ static CO_FN int cow_co_fetch(struct cow *c)
 
 /* One driver call for [@pos, @end) of the guest, with what stands before and
  * after it in the first and last cluster. */
-static CO_FN int cow_co_write_filled(struct cow *c, uint64_t pos, uint64_t end,
+static CO_FN int alloc_write_co_write_filled(struct alloc_write *c, uint64_t pos, uint64_t end,
                                      struct iovec pre, struct iovec post)
 {
     struct iov guest = iov_slice(c->iov, pos - c->off, end - pos);
@@ -235,14 +235,14 @@ static CO_FN int cow_co_write_filled(struct cow *c, uint64_t pos, uint64_t end,
 }
 
 /* [@pos, @end) is not allocated and is the guest's; allocate it. */
-static CO_FN int cow_co_allocate(struct cow *c, uint64_t pos, uint64_t end)
+static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos, uint64_t end)
 {
     struct fill *last = c->tail.start == c->head.start ? &c->head : &c->tail;
     struct iovec pre = { 0 }, post = { 0 };
 
     if (head_is_partial(c) && pos < c->head.end) {
         if (c->head.state == FILL_NONE) {
-            return COW_AGAIN;
+            return ALLOC_WRITE_AGAIN;
         }
         if (c->head.state == FILL_BYTES) {
             pre = (struct iovec) { c->head.buf, c->off - c->head.start };
@@ -250,18 +250,18 @@ static CO_FN int cow_co_allocate(struct cow *c, uint64_t pos, uint64_t end)
     }
     if (end == c->end && end < last->end) {
         if (last->state == FILL_NONE) {
-            return COW_AGAIN;
+            return ALLOC_WRITE_AGAIN;
         }
         if (last->state == FILL_BYTES) {
             post = (struct iovec) { last->buf + (end - last->start),
                                     last->end - end };
         }
     }
-    return cow_co_write_filled(c, pos, end, pre, post);
+    return alloc_write_co_write_filled(c, pos, end, pre, post);
 }
 
 /* The clusters are held. */
-static CO_FN int cow_co_write_held(struct cow *c)
+static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
 {
     uint64_t pos = c->off;
     int ret = 0;
@@ -280,23 +280,23 @@ static CO_FN int cow_co_write_held(struct cow *c)
                                   iov_slice(c->iov, pos - c->off, m.len),
                                   c->flags);
         } else {
-            ret = cow_co_allocate(c, pos, end);
+            ret = alloc_write_co_allocate(c, pos, end);
         }
         pos = end;
     }
     return ret;
 }
 
-static CO_FN int cow_co_allocating(struct cow *c)
+static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
 {
     struct tracked t;
-    int ret = cow_co_fetch(c);
+    int ret = alloc_write_co_fetch(c);
 
     if (ret == 0) {
         uint64_t start = c->head.start;
 
         track_co_begin(&t, c->n, start, c->tail.end - start, TRACK_ALLOC);
-        ret = cow_co_write_held(c);
+        ret = alloc_write_co_write_held(c);
         track_end(&t);
     }
     fill_done(&c->head);
@@ -306,7 +306,7 @@ static CO_FN int cow_co_allocating(struct cow *c)
 
 /* A write that stays within data; else *@ret_done is false and nothing was
  * written. */
-static CO_FN int cow_co_write_data(struct cow *c, bool *ret_done)
+static CO_FN int alloc_write_co_write_data(struct alloc_write *c, bool *ret_done)
 {
     struct mapping m;
     struct tracked t;
@@ -328,18 +328,18 @@ static CO_FN int cow_co_write_data(struct cow *c, bool *ret_done)
     return ret;
 }
 
-int cow_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
+int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
-    struct cow c = {
+    struct alloc_write c = {
         .n = n, .off = off, .end = off + iov.len, .iov = iov,
         .flags = flags & ~(unsigned)IO_FUA,
     };
     bool done;
-    int ret = cow_co_write_data(&c, &done);
+    int ret = alloc_write_co_write_data(&c, &done);
 
     while (!done) {
-        ret = cow_co_allocating(&c);
-        done = ret != COW_AGAIN;
+        ret = alloc_write_co_allocating(&c);
+        done = ret != ALLOC_WRITE_AGAIN;
     }
     if (ret == 0 && (flags & IO_FUA)) {
         ret = BARRIER(COW_FUA, node_co_flush(n));

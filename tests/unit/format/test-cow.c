@@ -483,7 +483,7 @@ static CO_FN void create_run(struct graph *g)
     write_file("p", "mine", 4);
     g_assert_cmpint(node_co_change_backing(n, NULL, NULL, &err), ==, -EEXIST);
     g_clear_error(&err);
-    g_assert_false(overlay_of(n)->complete);
+    g_assert_false(cow_of(n)->complete);
     node_co_unref(n);
     remove_all((const char *const[]){ "p", NULL });
     n = open_cow(g, path, NODE_RDWR);
@@ -511,7 +511,7 @@ static CO_FN void finish_run(struct graph *g)
         struct node *n = open_cow(g, path, NODE_RDWR);
         size_t len;
 
-        h = overlay_of(n)->hdr;
+        h = cow_of(n)->hdr;
         node_co_unref(n);
         h.state = COW_COMPLETE;
         h.generation++;
