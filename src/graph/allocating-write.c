@@ -18,7 +18,7 @@
  */
 #include <string.h>
 #include "base/barrier.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -27,19 +27,19 @@
 /* The state under the lock is not the one that was fetched for: once more. */
 #define ALLOC_WRITE_AGAIN 1
 
-enum fill_state {
+enum merge_state {
     FILL_NONE,   /* the cluster was allocated, or is covered */
     FILL_ZERO,   /* the rest of it reads as zeroes */
     FILL_BYTES,
 };
 
 /* The rest of one partly written cluster. */
-struct fill {
+struct merge {
     uint64_t start, end;   /* the cluster, up to the end of the disk */
     uint8_t *buf;          /* of all of it; the guest's part is undefined */
-    struct fetch *fetch;   /* NULL: @buf is our own */
+    struct inflight *inflight;   /* NULL: @buf is our own */
     bool own_fetch;
-    enum fill_state state;
+    enum merge_state state;
 };
 
 struct alloc_write {
@@ -47,21 +47,21 @@ struct alloc_write {
     uint64_t off, end;     /* the guest's */
     struct iov iov;
     unsigned flags;
-    struct fill head, tail; /* the same cluster: head is used */
+    struct merge head, tail; /* the same cluster: head is used */
 };
 
 /* From a fetch in flight if there is one, else from the chain below. */
-static CO_FN int fill_co_read(struct node *n, struct fill *f,
+static CO_FN int merge_co_read(struct node *n, struct merge *f,
                               uint64_t from, uint64_t to)
 {
     struct iovec store;
 
-    return fetch_co_read_below(n, from,
+    return inflight_co_read_below(n, from,
                                iov_one(&store, f->buf + (from - f->start),
                                        to - from), 0);
 }
 
-static bool fill_is_zero(const struct fill *f, uint64_t from, uint64_t to)
+static bool merge_is_zero(const struct merge *f, uint64_t from, uint64_t to)
 {
     struct iovec store;
 
@@ -70,7 +70,7 @@ static bool fill_is_zero(const struct fill *f, uint64_t from, uint64_t to)
 }
 
 /* Read just what the guest does not write. */
-static CO_FN int fill_co_read_parts(struct node *n, struct fill *f,
+static CO_FN int merge_co_read_parts(struct node *n, struct merge *f,
                                     uint64_t from, uint64_t to)
 {
     int ret = 0;
@@ -80,52 +80,52 @@ static CO_FN int fill_co_read_parts(struct node *n, struct fill *f,
         return -ENOMEM;
     }
     if (from > f->start) {
-        ret = fill_co_read(n, f, f->start, from);
+        ret = merge_co_read(n, f, f->start, from);
     }
     if (ret == 0 && to < f->end) {
-        ret = fill_co_read(n, f, to, f->end);
+        ret = merge_co_read(n, f, to, f->end);
     }
     return ret;
 }
 
 /* Many small writes may want the same cluster: one of them, or a populate,
  * reads it for all. -EAGAIN: the read that was joined failed. */
-static CO_FN int fill_co_share(struct node *n, struct fill *f)
+static CO_FN int merge_co_share(struct node *n, struct merge *f)
 {
-    struct fetch *fetch = fetch_find(n, f->start);
+    struct inflight *inflight = inflight_find(n, f->start);
     int ret;
 
-    f->own_fetch = !fetch;
-    if (fetch) {
-        fetch_ref(fetch);
-        f->fetch = fetch;
-        ret = fetch_co_wait_ready(fetch) < 0 ? -EAGAIN : 0;
+    f->own_fetch = !inflight;
+    if (inflight) {
+        inflight_ref(inflight);
+        f->inflight = inflight;
+        ret = inflight_co_wait_ready(inflight) < 0 ? -EAGAIN : 0;
     } else {
-        f->fetch = fetch = fetch_begin(n, f->start, f->end - f->start);
-        if (!fetch) {
+        f->inflight = inflight = inflight_begin(n, f->start, f->end - f->start);
+        if (!inflight) {
             return -ENOMEM;
         }
-        ret = fetch_co_read(fetch, 0);
+        ret = inflight_co_read(inflight, 0);
     }
-    f->buf = fetch->buf + (f->start - fetch->off);
+    f->buf = inflight->buf + (f->start - inflight->off);
     return ret;
 }
 
-static void fill_done(struct fill *f)
+static void merge_done(struct merge *f)
 {
-    if (f->fetch && f->own_fetch) {
-        fetch_end(f->fetch);
-    } else if (f->fetch) {
-        fetch_unref(f->fetch);
+    if (f->inflight && f->own_fetch) {
+        inflight_end(f->inflight);
+    } else if (f->inflight) {
+        inflight_unref(f->inflight);
     } else if (f->buf) {
         io_buf_put(f->buf, f->end - f->start);
     }
-    f->fetch = NULL;
+    f->inflight = NULL;
     f->buf = NULL;
 }
 
 /* Get the bytes of @f's cluster outside [@from, @to). */
-static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
+static CO_FN int merge_co_read_below(struct node *n, struct merge *f, uint64_t from,
                                uint64_t to)
 {
     struct node *backing = node_backing(n);
@@ -147,28 +147,28 @@ static CO_FN int fill_co_fetch(struct node *n, struct fill *f, uint64_t from,
     node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
     ret = -EAGAIN;
     if (to - from < (f->end - f->start) / 2) {
-        ret = fill_co_share(n, f);
+        ret = merge_co_share(n, f);
     }
     if (ret == -EAGAIN) {
-        fill_done(f);
-        ret = fill_co_read_parts(n, f, from, to);
+        merge_done(f);
+        ret = merge_co_read_parts(n, f, from, to);
     }
     trace_alloc_write_read_below(n->name, f->start, f->end - f->start, ret);
-    if (ret == 0 && !(fill_is_zero(f, f->start, from) &&
-                      fill_is_zero(f, to, f->end))) {
+    if (ret == 0 && !(merge_is_zero(f, f->start, from) &&
+                      merge_is_zero(f, to, f->end))) {
         f->state = FILL_BYTES;
     }
     return ret;
 }
 
-static void fill_init(struct fill *f, const struct node *n, uint64_t at)
+static void merge_init(struct merge *f, const struct node *n, uint64_t at)
 {
     uint32_t cluster = MAX(n->priv->limits.cluster_size, 1);
 
     f->start = round_down(at, cluster);
     f->end = MIN(f->start + cluster, n->size);
     f->buf = NULL;
-    f->fetch = NULL;
+    f->inflight = NULL;
     f->own_fetch = false;
     f->state = FILL_NONE;
 }
@@ -187,13 +187,13 @@ static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
 {
     int ret = 0;
 
-    fill_init(&c->head, c->n, c->off);
-    fill_init(&c->tail, c->n, c->end - 1);
+    merge_init(&c->head, c->n, c->off);
+    merge_init(&c->tail, c->n, c->end - 1);
     if (head_is_partial(c)) {
-        ret = fill_co_fetch(c->n, &c->head, c->off, MIN(c->end, c->head.end));
+        ret = merge_co_read_below(c->n, &c->head, c->off, MIN(c->end, c->head.end));
     }
     if (ret == 0 && tail_is_partial(c)) {
-        ret = fill_co_fetch(c->n, &c->tail, c->tail.start, c->end);
+        ret = merge_co_read_below(c->n, &c->tail, c->tail.start, c->end);
     }
     return ret;
 }
@@ -237,7 +237,7 @@ static CO_FN int alloc_write_co_write_filled(struct alloc_write *c, uint64_t pos
 /* [@pos, @end) is not allocated and is the guest's; allocate it. */
 static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos, uint64_t end)
 {
-    struct fill *last = c->tail.start == c->head.start ? &c->head : &c->tail;
+    struct merge *last = c->tail.start == c->head.start ? &c->head : &c->tail;
     struct iovec pre = { 0 }, post = { 0 };
 
     if (head_is_partial(c) && pos < c->head.end) {
@@ -299,8 +299,8 @@ static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
         ret = alloc_write_co_write_held(c);
         track_end(&t);
     }
-    fill_done(&c->head);
-    fill_done(&c->tail);
+    merge_done(&c->head);
+    merge_done(&c->tail);
     return ret;
 }
 

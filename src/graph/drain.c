@@ -11,7 +11,7 @@
  * A change of edges above a node stops requests alone: asking a format for
  * silence may cost it a flush, and guests would wait for that (P4).
  */
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
@@ -81,7 +81,7 @@ static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
 static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
 {
     for (unsigned i = 0; i < nodes->len; i++) {
-        fetch_co_wait_idle(g_ptr_array_index(nodes, i));
+        inflight_co_wait_idle(g_ptr_array_index(nodes, i));
     }
 }
 

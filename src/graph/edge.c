@@ -8,7 +8,7 @@
  */
 #include <string.h>
 #include "base/err.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 
@@ -32,7 +32,7 @@ static void edge_list_parent(struct edge *e)
 static void edge_check_fetches(const struct edge *e)
 {
     g_assert(!e->parent || e->parent->priv->backing != e ||
-             !fetch_any(e->parent));
+             !inflight_any(e->parent));
 }
 
 static void edge_unlist_parent(struct edge *e)

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
@@ -290,7 +290,7 @@ struct node *node_ref(struct node *n)
 static CO_FN void node_co_close(struct node *n, GPtrArray *orphans)
 {
     trace_node_close(n->name);
-    fetch_co_wait_idle(n);
+    inflight_co_wait_idle(n);
     if (n->priv->open && n->drv->co_close) {
         n->drv->co_close(n);
     }

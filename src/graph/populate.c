@@ -14,7 +14,7 @@
 #include <glib.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -392,25 +392,25 @@ static bool below_is_local(const struct work *w)
 
 /* Fetch and map [@off, @end), unallocated a moment ago. Background work passes
  * the gate: before the read where that is local too, else before the write. */
-static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
+static CO_FN int populate_co_read_below(struct work *w, uint64_t off, uint64_t end)
 {
     struct graph *admission = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
     bool early = admission && below_is_local(w);
     uint64_t len = end - off;
-    struct fetch *f;
+    struct inflight *f;
     int r;
 
-    fetch_co_wait_room(w->n, len);
+    inflight_co_wait_room(w->n, len);
     if (early) {
         admission_co_enter(admission, len);
     }
-    f = fetch_begin(w->n, off, len);
+    f = inflight_begin(w->n, off, len);
     if (!f) {
         w->res.read_error = r = -ENOMEM;
         goto out;
     }
-    r = fetch_co_read(f, w->io_flags);
-    trace_populate_fetch(w->n->name, off, len, r);
+    r = inflight_co_read(f, w->io_flags);
+    trace_populate_read(w->n->name, off, len, r);
     if (admission && !early) {
         admission_co_enter(admission, len);
         early = true;
@@ -423,7 +423,7 @@ static CO_FN int populate_co_fetch(struct work *w, uint64_t off, uint64_t end)
             w->res.write_error = r;
         }
     }
-    fetch_end(f);
+    inflight_end(f);
 out:
     if (early) {
         admission_leave(admission, len);
@@ -442,7 +442,7 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
 
     while (pos < end && r == 0) {
         struct mapping m;
-        struct fetch *f;
+        struct inflight *f;
         uint64_t to;
 
         r = node_co_map(w->n, pos, end - pos, &m);
@@ -451,18 +451,18 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
             break;
         }
         to = pos + m.len;
-        f = pos < joined ? NULL : fetch_find(w->n, pos);
+        f = pos < joined ? NULL : inflight_find(w->n, pos);
         if (m.kind != MAP_ABSENT) {
             pos = to;
         } else if (f) {
             joined = f->off + f->len;
-            fetch_ref(f);
-            fetch_co_wait_end(f);
-            fetch_unref(f);
+            inflight_ref(f);
+            inflight_co_wait_end(f);
+            inflight_unref(f);
         } else {
             to = MIN(cluster_up(w, to),
-                     pos < joined ? joined : fetch_next(w->n, pos));
-            r = populate_co_fetch(w, pos, to);
+                     pos < joined ? joined : inflight_next(w->n, pos));
+            r = populate_co_read_below(w, pos, to);
             pos = to;
         }
     }
@@ -576,44 +576,44 @@ static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
 
 /* Fetch the clusters of [@pos, @end), which nobody fetches or somebody else
  * failed to. */
-static CO_FN int read_co_fetch(struct work *w, uint64_t pos, uint64_t end)
+static CO_FN int read_co_populate_below(struct work *w, uint64_t pos, uint64_t end)
 {
     uint64_t start = cluster_down(w, pos);
     uint64_t len = cluster_up(w, end) - start;
-    struct fetch *f;
+    struct inflight *f;
     int r;
 
-    f = fetch_has_room(w->n, len) ? fetch_begin(w->n, start, len) : NULL;
+    f = inflight_has_room(w->n, len) ? inflight_begin(w->n, start, len) : NULL;
     if (!f) {
         return node_co_preadv(w->n, pos, work_iov(w, pos, end - pos),
                               w->io_flags);
     }
-    r = fetch_co_read(f, w->io_flags);
-    trace_populate_fetch(w->n->name, start, len, r);
+    r = inflight_co_read(f, w->io_flags);
+    trace_populate_read(w->n->name, start, len, r);
     if (r == 0) {
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - start),
                      end - pos);
         read_co_map(w, start, len, f->buf);
     }
-    fetch_end(f);
+    inflight_end(f);
     return r;
 }
 
 /* Bytes [@pos, @end) lie in a fetch that somebody else has begun. */
-static CO_FN int read_co_join(struct work *w, struct fetch *f, uint64_t pos,
+static CO_FN int read_co_join(struct work *w, struct inflight *f, uint64_t pos,
                               uint64_t end)
 {
     int r;
 
-    fetch_ref(f);
-    r = fetch_co_wait_ready(f);
+    inflight_ref(f);
+    r = inflight_co_wait_ready(f);
     if (r == 0) {
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - f->off),
                      end - pos);
     } else if (!has_given_up(r)) {
-        r = read_co_fetch(w, pos, end); /* a try of our own */
+        r = read_co_populate_below(w, pos, end); /* a try of our own */
     }
-    fetch_unref(f);
+    inflight_unref(f);
     return r;
 }
 
@@ -623,15 +623,15 @@ static CO_FN int read_co_copy(struct work *w, const struct piece *p)
     int r = 0;
 
     while (pos < end && r == 0) {
-        struct fetch *f = fetch_find(w->n, pos);
+        struct inflight *f = inflight_find(w->n, pos);
         uint64_t to;
 
         if (f) {
             to = MIN(end, f->off + f->len);
             r = read_co_join(w, f, pos, to);
         } else {
-            to = MIN(end, fetch_next(w->n, pos));
-            r = read_co_fetch(w, pos, to);
+            to = MIN(end, inflight_next(w->n, pos));
+            r = read_co_populate_below(w, pos, to);
         }
         pos = to;
     }

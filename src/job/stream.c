@@ -13,7 +13,7 @@
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "job/copy.h"
-#include "job/pull.h"
+#include "job/stream-chain.h"
 #include "loop/co.h"
 
 /* Passes over the image. The second finds nothing unless somebody meddles. */
@@ -24,7 +24,7 @@
 struct stream_job {
     struct job job;           /* first */
     struct graph *graph;
-    struct pull pull;
+    struct stream_chain stream_chain;
     struct copy *copy;        /* while it runs */
     char *backing_file;
     enum on_error on_error;
@@ -40,7 +40,7 @@ static CO_FN int stream_co_scan(void *arg, uint64_t off, uint64_t max,
 {
     struct stream_job *s = arg;
 
-    return pull_co_scan(&s->pull, off, max, ret_need, ret_zero, ret_len);
+    return stream_chain_co_scan(&s->stream_chain, off, max, ret_need, ret_zero, ret_len);
 }
 
 static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
@@ -48,7 +48,7 @@ static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
 {
     struct stream_job *s = arg;
     struct populate_result pr = { 0 };
-    int ret = pull_co_copy(&s->pull, off, len, zero, &pr);
+    int ret = stream_chain_co_copy(&s->stream_chain, off, len, zero, &pr);
 
     res->copied = pr.copied;
     res->shared = pr.shared;
@@ -91,7 +91,7 @@ static uint64_t stream_demand_latency(void *arg)
 {
     struct stream_job *s = arg;
 
-    return node_demand_latency_ns(s->pull.top);
+    return node_demand_latency_ns(s->stream_chain.top);
 }
 
 static const struct copy_ops stream_copy_ops = {
@@ -109,7 +109,7 @@ static CO_FN int stream_co_attempt(struct stream_job *s)
 {
     struct copy_params params = {
         .end = s->job.len,
-        .cluster = node_get_limits(s->pull.top)->cluster_size,
+        .cluster = node_get_limits(s->stream_chain.top)->cluster_size,
         .speed = s->job.speed,
     };
     int ret;
@@ -131,16 +131,16 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         ret = stream_co_attempt(s);
         if (ret == 0) {
             /* What was passed over must never lose its base (S7). */
-            ret = s->ignored ? s->ignored : pull_co_verify(&s->pull, &missing);
+            ret = s->ignored ? s->ignored : stream_chain_co_verify(&s->stream_chain, &missing);
         }
     }
     if (ret == -EAGAIN) {
         return err_set(err, EIO, "'%s' still needs its backing file at offset "
-                       "%" PRIu64, s->pull.top->name, missing);
+                       "%" PRIu64, s->stream_chain.top->name, missing);
     }
     if (ret < 0 && ret != -ECANCELED) {
         /* If a source is not what it was, say so in words. */
-        (void)pull_co_check_sources(&s->pull, err);
+        (void)stream_chain_co_check_sources(&s->stream_chain, err);
     }
     return ret;
 }
@@ -149,14 +149,14 @@ static CO_FN int stream_co_prepare(struct job *j, GError **err)
 {
     struct stream_job *s = (struct stream_job *)j;
 
-    return pull_co_pivot(&s->pull, s->backing_file, err);
+    return stream_chain_co_pivot(&s->stream_chain, s->backing_file, err);
 }
 
 static CO_FN void stream_co_clean(struct job *j)
 {
     struct stream_job *s = (struct stream_job *)j;
 
-    pull_co_release(&s->pull);
+    stream_chain_co_release(&s->stream_chain);
     g_clear_pointer(&s->backing_file, g_free);
 }
 
@@ -182,7 +182,7 @@ static void stream_let_go(struct job *j)
 {
     struct stream_job *s = (struct stream_job *)j;
 
-    pull_let_go(&s->pull);
+    stream_chain_let_go(&s->stream_chain);
 }
 
 static const struct job_driver stream_driver = {
@@ -230,7 +230,7 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
         *ret_bottom = p->bottom;
         return 0;
     }
-    *ret_bottom = pull_lowest(top);
+    *ret_bottom = stream_chain_lowest(top);
     return 0;
 }
 
@@ -247,7 +247,7 @@ static CO_FN int stream_co_check(const struct stream_params *p,
         return err_set(err, EINVAL, "backing file specified, but streaming "
                        "the entire chain");
     }
-    ret = pull_check(p->node, *ret_bottom, err);
+    ret = stream_chain_check(p->node, *ret_bottom, err);
     if (ret < 0) {
         return ret;
     }
@@ -255,7 +255,7 @@ static CO_FN int stream_co_check(const struct stream_params *p,
         return err_set(err, ENOTSUP, "'%s' cannot be streamed: its driver '%s' "
                        "has no backing files", top->name, top->drv->name);
     }
-    return pull_co_check_name(top, *ret_bottom, p->backing_file, err);
+    return stream_chain_co_check_name(top, *ret_bottom, p->backing_file, err);
 }
 
 CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
@@ -282,9 +282,9 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
     s->noop = bottom == top;
     j->len = s->noop ? 0 : top->size;
     by = g_strdup_printf("stream job '%s'", j->id);
-    ret = pull_co_hold(&s->pull, top, bottom, by, err);
+    ret = stream_chain_co_hold(&s->stream_chain, top, bottom, by, err);
     if (ret == 0 && !s->noop) {
-        ret = pull_co_add_filter(&s->pull, p->filter_node_name, err);
+        ret = stream_chain_co_add_filter(&s->stream_chain, p->filter_node_name, err);
     }
     if (ret < 0) {
         stream_co_clean(j);
@@ -299,7 +299,7 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
 /* --- one step --- */
 
 /* Populate from @off until something was; *@ret_end is where that ends. */
-static CO_FN int step_co_populate(struct pull *p, uint64_t off,
+static CO_FN int step_co_populate(struct stream_chain *p, uint64_t off,
                                   uint64_t *ret_end)
 {
     uint64_t size = p->top->size;
@@ -311,13 +311,13 @@ static CO_FN int step_co_populate(struct pull *p, uint64_t off,
         bool need = false, zero = false;
         uint64_t len = 0;
 
-        ret = pull_co_scan(p, off, size - off, &need, &zero, &len);
+        ret = stream_chain_co_scan(p, off, size - off, &need, &zero, &len);
         if (ret < 0) {
             return ret;
         }
         if (need) {
             len = MIN(len, step - off % step);
-            ret = pull_co_copy(p, off, len, zero, &res);
+            ret = stream_chain_co_copy(p, off, len, zero, &res);
         }
         if (ret < 0) {
             return ret;
@@ -333,10 +333,10 @@ static CO_FN int step_co_populate(struct pull *p, uint64_t off,
 }
 
 /* At the end of the device: let go of the base if nothing is missing. */
-static CO_FN int step_co_finish(struct pull *p, bool *ret_done, GError **err)
+static CO_FN int step_co_finish(struct stream_chain *p, bool *ret_done, GError **err)
 {
     uint64_t missing;
-    int ret = pull_co_verify(p, &missing);
+    int ret = stream_chain_co_verify(p, &missing);
 
     if (ret == -EAGAIN) {
         *ret_done = false;    /* the caller began in the middle */
@@ -346,10 +346,10 @@ static CO_FN int step_co_finish(struct pull *p, bool *ret_done, GError **err)
         return err_set_errno(err, -ret, "Could not check '%s'", p->top->name);
     }
     *ret_done = true;
-    return pull_co_pivot(p, NULL, err);
+    return stream_chain_co_pivot(p, NULL, err);
 }
 
-static CO_FN int step_co_run(struct pull *p, uint64_t *cursor,
+static CO_FN int step_co_run(struct stream_chain *p, uint64_t *cursor,
                              uint64_t *ret_offset, bool *ret_done,
                              GError **err)
 {
@@ -376,9 +376,9 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top,
                          const char *device, uint64_t *cursor,
                          uint64_t *ret_len, uint64_t *ret_offset, GError **err)
 {
-    struct node *image = node_image(top, NULL), *bottom = pull_lowest(image);
+    struct node *image = node_image(top, NULL), *bottom = stream_chain_lowest(image);
     uint64_t len = image->size;
-    struct pull pull;
+    struct stream_chain stream_chain;
     bool done = false;
     int ret;
 
@@ -387,15 +387,15 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top,
         *ret_len = *ret_offset = len;     /* nothing is missing */
         return 0;
     }
-    ret = pull_check(top, bottom, err);
+    ret = stream_chain_check(top, bottom, err);
     if (ret == 0) {
-        ret = pull_co_hold(&pull, image, bottom, "block_stream", err);
+        ret = stream_chain_co_hold(&stream_chain, image, bottom, "block_stream", err);
     }
     if (ret < 0) {
         return ret;
     }
-    ret = step_co_run(&pull, cursor, ret_offset, &done, err);
-    pull_co_release(&pull);
+    ret = step_co_run(&stream_chain, cursor, ret_offset, &done, err);
+    stream_chain_co_release(&stream_chain);
     if (ret < 0) {
         return ret;
     }

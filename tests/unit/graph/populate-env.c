@@ -3,7 +3,7 @@
 #include <jansson.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/loop.h"
@@ -113,7 +113,7 @@ void env_co_open_rdonly(struct env *e)
 
 void env_co_close(struct env *e)
 {
-    g_assert_false(fetch_any(e->top));
+    g_assert_false(inflight_any(e->top));
     node_co_unref(e->top);
     if (e->mid) {
         node_co_unref(e->mid);
@@ -141,7 +141,7 @@ static void assert_same(const uint8_t *got, const uint8_t *want, uint64_t off,
 
 void env_co_verify(struct env *e)
 {
-    g_assert_false(fetch_any(e->top));
+    g_assert_false(inflight_any(e->top));
     g_assert_cmpint(env_co_do(e, OP_READ, 0, e->d_top->size, 0), ==, 0);
 }
 

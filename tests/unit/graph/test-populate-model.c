@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/populate.h"
@@ -306,7 +306,7 @@ static CO_FN struct node *model_co_open(struct model *m, struct ram_disk *d,
 
 static CO_FN void model_co_close(struct model *m)
 {
-    g_assert_false(fetch_any(m->top));
+    g_assert_false(inflight_any(m->top));
     node_co_unref(m->top);
     if (m->mid) {
         node_co_unref(m->mid);

@@ -6,7 +6,7 @@
  */
 #include <glib.h>
 #include <string.h>
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "populate-env.h"
@@ -565,20 +565,20 @@ static CO_FN void budget_entry(void *arg)
     coro_co_settle();
     /* Held by the same range, so that none of them ends. */
     for (unsigned i = 1; i < 80; i++) {
-        struct fetch *f = i < 64 ? fetch_begin(e.top, i * MIB, MIB) : NULL;
+        struct inflight *f = i < 64 ? inflight_begin(e.top, i * MIB, MIB) : NULL;
 
         if (f) {
             g_ptr_array_add(ops, f);
         }
     }
-    g_assert_false(fetch_has_room(e.top, MIB));
+    g_assert_false(inflight_has_room(e.top, MIB));
     g_assert_cmpint(env_co_do(&e, OP_COR, 70 * MIB, MIB, 0), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 70 * MIB), ==, RAM_ABSENT);
     for (unsigned i = 1; i < ops->len; i++) {
-        struct fetch *f = g_ptr_array_index(ops, i);
+        struct inflight *f = g_ptr_array_index(ops, i);
 
-        g_assert_cmpint(fetch_co_read(f, 0), ==, 0);
-        fetch_end(f);
+        g_assert_cmpint(inflight_co_read(f, 0), ==, 0);
+        inflight_end(f);
     }
     g_assert_cmpint(env_co_do(&e, OP_COR, 70 * MIB, MIB, 0), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 70 * MIB), ==, RAM_DATA);

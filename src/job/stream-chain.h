@@ -16,7 +16,7 @@
 #include "graph/node.h"
 #include "graph/populate.h"
 
-struct pull {
+struct stream_chain {
     struct node *top;          /* the overlay; no filter, no view */
     struct node *bottom;       /* lowest node to copy; == @top: nothing to do */
     struct node *filter;       /* copy-on-read above @top, or NULL; owned */
@@ -32,43 +32,43 @@ struct pull {
 };
 
 /* The lowest node of the chain below @top; @top itself when it has none. */
-struct node *pull_lowest(struct node *top);
+struct node *stream_chain_lowest(struct node *top);
 /* May the chain from @n (filters included) down to @bottom be pulled? -EBUSY */
-int pull_check(struct node *n, struct node *bottom, GError **err);
+int stream_chain_check(struct node *n, struct node *bottom, GError **err);
 
 /* Will @top's header be able to say what its backing file is, once it is filled
  * down to @bottom? @backing_file: what it shall say; NULL: worked out. */
-CO_FN int pull_co_check_name(struct node *top, struct node *bottom,
+CO_FN int stream_chain_co_check_name(struct node *top, struct node *bottom,
                              const char *backing_file, GError **err);
 
 /* Take hold of @top down to @bottom: writable, blocked, frozen. @by is copied.
  * On failure nothing is held: -EBUSY, too, when internal snapshots of @top would
  * show something else at the end. */
-CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
+CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top, struct node *bottom,
                        const char *by, GError **err);
 /* Put a copy-on-read filter above the overlay. @name NULL: an implicit one. */
-CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err);
+CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name, GError **err);
 /* Let go of everything; fine on one that holds nothing. */
-CO_FN void pull_co_release(struct pull *p);
+CO_FN void stream_chain_co_release(struct stream_chain *p);
 
 /* Whatever of the work waits for storage that does not answer comes back with
  * -ERESTART. No yield. */
-void pull_let_go(struct pull *p);
+void stream_chain_let_go(struct stream_chain *p);
 /* What is to be done at @off? @ret_need: populate it; @ret_zero: it is zeroes.
  * 0 < *ret_len <= @max. */
-CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
+CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off, uint64_t max,
                        bool *ret_need, bool *ret_zero, uint64_t *ret_len);
-CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
+CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off, uint64_t len, bool zero,
                        struct populate_result *ret);
 /* Is everything that is copied from still what it was when it was opened? A
  * base that somebody writes to gives a mixture of two disks (S6). -ESTALE */
-CO_FN int pull_co_check_sources(struct pull *p, GError **err);
+CO_FN int stream_chain_co_check_sources(struct stream_chain *p, GError **err);
 /* Flush, then look at the mapping of the whole overlay: 0 when it does not need
  * the nodes down to @bottom any more, -EAGAIN with the offset of what is still
  * missing, other -errno. */
-CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing);
+CO_FN int stream_chain_co_verify(struct stream_chain *p, uint64_t *ret_missing);
 
 /* The pivot. @backing_file: what the header shall say; NULL: worked out.
  * On failure before the header was rewritten the old chain stands. */
-CO_FN int pull_co_pivot(struct pull *p, const char *backing_file,
+CO_FN int stream_chain_co_pivot(struct stream_chain *p, const char *backing_file,
                         GError **err);

@@ -14,7 +14,7 @@
  * Copy-on-read need not be stopped for it: it only adds clusters with the bytes
  * that readers see anyway, and after step 1 there is nothing left to add.
  */
-#include "job/pull.h"
+#include "job/stream-chain.h"
 #include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
@@ -38,7 +38,7 @@
 
 static const char reason[] = "block device is in use by block job: stream";
 
-struct node *pull_lowest(struct node *top)
+struct node *stream_chain_lowest(struct node *top)
 {
     struct node *n = top, *below;
 
@@ -48,7 +48,7 @@ struct node *pull_lowest(struct node *top)
     return n;
 }
 
-int pull_check(struct node *n, struct node *bottom, GError **err)
+int stream_chain_check(struct node *n, struct node *bottom, GError **err)
 {
     struct node *end = node_backing(bottom);
 
@@ -64,31 +64,31 @@ int pull_check(struct node *n, struct node *bottom, GError **err)
 
 /* --- hold and release --- */
 
-static char *pull_describe(void *arg)
+static char *stream_chain_describe(void *arg)
 {
-    const struct pull *p = arg;
+    const struct stream_chain *p = arg;
 
     return g_strdup(p->by);
 }
 
 static const struct backend_ops top_backend_ops = {
-    .describe = pull_describe,
+    .describe = stream_chain_describe,
     .role = "active node",
 };
 static const struct backend_ops mid_backend_ops = {
-    .describe = pull_describe,
+    .describe = stream_chain_describe,
     .role = "intermediate node",
 };
 
 /* A blocked node is held: blockers must not outlive it. */
-static void pull_block(struct pull *p, struct node *n)
+static void stream_chain_block(struct stream_chain *p, struct node *n)
 {
     g_ptr_array_add(p->blocked, node_ref(n));
     g_ptr_array_add(p->blockers,
                     node_block(n, (1u << BLOCK_OP_COUNT) - 1, reason));
 }
 
-static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
+static CO_FN int stream_chain_co_hold_mids(struct stream_chain *p, GError **err)
 {
     struct node *n = p->top, *end = node_backing(p->bottom);
     struct backend *u;
@@ -102,14 +102,14 @@ static CO_FN int pull_co_hold_mids(struct pull *p, GError **err)
             return ret;
         }
         g_ptr_array_add(p->mid_users, u);
-        pull_block(p, n);
+        stream_chain_block(p, n);
     }
     return 0;
 }
 
 /* Views of the image (raw) have it resized for whoever uses them: nobody may ask
  * them to. Those above @n are blocked, at once; the topmost are listed. */
-static bool pull_block_views(struct pull *p, struct node *n)
+static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
 {
     bool any = false;
 
@@ -120,9 +120,9 @@ static bool pull_block_views(struct pull *p, struct node *n)
         if (!is_view && (!above || !node_is_filter(above))) {
             continue;
         }
-        more = pull_block_views(p, above);
+        more = stream_chain_block_views(p, above);
         if (is_view) {
-            pull_block(p, above);
+            stream_chain_block(p, above);
         }
         if (is_view && !more) {
             g_ptr_array_add(p->views, above);
@@ -132,7 +132,7 @@ static bool pull_block_views(struct pull *p, struct node *n)
     return any;
 }
 
-static CO_FN int pull_co_hold_views(struct pull *p, GError **err)
+static CO_FN int stream_chain_co_hold_views(struct stream_chain *p, GError **err)
 {
     int ret = 0;
 
@@ -148,7 +148,7 @@ static CO_FN int pull_co_hold_views(struct pull *p, GError **err)
     return ret;
 }
 
-static CO_FN int pull_co_take(struct pull *p, GError **err)
+static CO_FN int stream_chain_co_take(struct stream_chain *p, GError **err)
 {
     int ret;
 
@@ -165,15 +165,15 @@ static CO_FN int pull_co_take(struct pull *p, GError **err)
         return ret;
     }
     p->frozen = true;
-    return pull_co_hold_mids(p, err);
+    return stream_chain_co_hold_mids(p, err);
 }
 
-CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
+CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top, struct node *bottom,
                        const char *by, GError **err)
 {
     int ret;
 
-    *p = (struct pull){
+    *p = (struct stream_chain){
         .top = node_ref(top),
         .bottom = node_ref(bottom),
         .by = g_strdup(by),
@@ -183,11 +183,11 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
         .views = g_ptr_array_new(),
     };
     /* At once, before anything yields: nobody else may begin here. */
-    pull_block(p, top);
-    (void)pull_block_views(p, top);
-    ret = pull_co_take(p, err);
+    stream_chain_block(p, top);
+    (void)stream_chain_block_views(p, top);
+    ret = stream_chain_co_take(p, err);
     if (ret == 0) {
-        ret = pull_co_hold_views(p, err);
+        ret = stream_chain_co_hold_views(p, err);
     }
     if (ret == 0) {
         unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
@@ -197,16 +197,16 @@ CO_FN int pull_co_hold(struct pull *p, struct node *top, struct node *bottom,
                           &top_backend_ops, p, &p->backend, err);
     }
     if (ret == 0 && bottom != top) {
-        /* From here on nobody makes or deletes one (pull_block()). */
+        /* From here on nobody makes or deletes one (stream_chain_block()). */
         ret = snapshots_co_check_cut(top, node_backing(bottom), "streamed", err);
     }
     if (ret < 0) {
-        pull_co_release(p);
+        stream_chain_co_release(p);
     }
     return ret;
 }
 
-CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err)
+CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name, GError **err)
 {
     json_t *o = json_pack("{s:s, s:s}", "driver", "copy-on-read", "file",
                           p->top->name);
@@ -225,11 +225,11 @@ CO_FN int pull_co_add_filter(struct pull *p, const char *name, GError **err)
         return ret;
     }
     p->filter->implicit_filter = !name;
-    pull_block(p, p->filter);
+    stream_chain_block(p, p->filter);
     return node_co_insert_filter(p->top, p->filter, err);
 }
 
-static CO_FN void pull_co_unblock(struct pull *p)
+static CO_FN void stream_chain_co_unblock(struct stream_chain *p)
 {
     for (unsigned i = 0; i < p->blockers->len; i++) {
         node_unblock(g_ptr_array_index(p->blockers, i));
@@ -241,7 +241,7 @@ static CO_FN void pull_co_unblock(struct pull *p)
     g_ptr_array_free(p->blocked, TRUE);
 }
 
-static void pull_unfreeze(struct pull *p)
+static void stream_chain_unfreeze(struct stream_chain *p)
 {
     if (p->frozen) {
         chain_unfreeze(p->top, p->bottom);
@@ -251,7 +251,7 @@ static void pull_unfreeze(struct pull *p)
 
 /* The filter goes out of the graph; the reference stays ours. Should that fail
  * it stays where it is and does what it is told: copies what is read. */
-static CO_FN void pull_co_take_filter_out(struct pull *p)
+static CO_FN void stream_chain_co_take_filter_out(struct stream_chain *p)
 {
     if (p->filter && p->filter->parents) {
         int ret = node_co_remove_filter(p->filter, NULL);
@@ -260,7 +260,7 @@ static CO_FN void pull_co_take_filter_out(struct pull *p)
     }
 }
 
-CO_FN void pull_co_release(struct pull *p)
+CO_FN void stream_chain_co_release(struct stream_chain *p)
 {
     if (!p->top) {
         return;
@@ -269,9 +269,9 @@ CO_FN void pull_co_release(struct pull *p)
     for (unsigned i = 0; i < p->mid_users->len; i++) {
         backend_co_free(g_ptr_array_index(p->mid_users, i));
     }
-    pull_unfreeze(p);
-    pull_co_take_filter_out(p);
-    pull_co_unblock(p);
+    stream_chain_unfreeze(p);
+    stream_chain_co_take_filter_out(p);
+    stream_chain_co_unblock(p);
     if (p->filter) {
         node_co_unref(p->filter);
     }
@@ -283,8 +283,8 @@ CO_FN void pull_co_release(struct pull *p)
     g_ptr_array_free(p->mid_users, TRUE);
     g_ptr_array_free(p->views, TRUE);
     g_free(p->by);
-    /* First: pull_let_go() may come while a node closes. */
-    *p = (struct pull){ 0 };
+    /* First: stream_chain_let_go() may come while a node closes. */
+    *p = (struct stream_chain){ 0 };
     node_co_unref(bottom);
     node_co_unref(top);
 }
@@ -299,7 +299,7 @@ static bool extent_needs_copy(const struct extent *ext, bool have_base)
     return ext->depth >= 2 && (have_base || !(ext->flags & STATUS_ZERO));
 }
 
-void pull_let_go(struct pull *p)
+void stream_chain_let_go(struct stream_chain *p)
 {
     p->ending = true;
     if (p->top) {
@@ -308,12 +308,12 @@ void pull_let_go(struct pull *p)
 }
 
 /* Has @ret come because of node_let_go(), and is the work to go on? */
-static bool pull_restarts(const struct pull *p, int ret)
+static bool stream_chain_restarts(const struct stream_chain *p, int ret)
 {
     return ret == -ERESTART && !p->ending;
 }
 
-static CO_FN int pull_co_status(struct pull *p, uint64_t off, uint64_t max,
+static CO_FN int stream_chain_co_status(struct stream_chain *p, uint64_t off, uint64_t max,
                                 struct extent *ext, bool *ret_have_base)
 {
     struct node *base;
@@ -325,16 +325,16 @@ static CO_FN int pull_co_status(struct pull *p, uint64_t off, uint64_t max,
         *ret_have_base = base != NULL;
         ret = node_co_status_above(p->top, base, off, max, ext);
         backend_leave(p->backend);
-    } while (pull_restarts(p, ret));
+    } while (stream_chain_restarts(p, ret));
     return ret;
 }
 
-CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
+CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off, uint64_t max,
                        bool *ret_need, bool *ret_zero, uint64_t *ret_len)
 {
     struct extent ext = { 0 };
     bool have_base;
-    int ret = pull_co_status(p, off, max, &ext, &have_base);
+    int ret = stream_chain_co_status(p, off, max, &ext, &have_base);
 
     if (ret < 0) {
         return ret;
@@ -345,7 +345,7 @@ CO_FN int pull_co_scan(struct pull *p, uint64_t off, uint64_t max,
     return 0;
 }
 
-CO_FN int pull_co_check_sources(struct pull *p, GError **err)
+CO_FN int stream_chain_co_check_sources(struct stream_chain *p, GError **err)
 {
     struct node *n = p->top, *end = node_backing(p->bottom);
     int ret = 0;
@@ -359,7 +359,7 @@ CO_FN int pull_co_check_sources(struct pull *p, GError **err)
 }
 
 /* The same every now and then: each look is a trip to another thread. */
-static CO_FN int pull_co_glance_at_sources(struct pull *p)
+static CO_FN int stream_chain_co_glance_at_sources(struct stream_chain *p)
 {
     uint64_t now = loop_now_ns(graph_loop(p->top->graph));
     g_autoptr(GError) err = NULL;
@@ -368,7 +368,7 @@ static CO_FN int pull_co_glance_at_sources(struct pull *p)
         return 0;
     }
     p->next_look_ns = now + LOOK_EVERY_NS;
-    int ret = pull_co_check_sources(p, &err);
+    int ret = stream_chain_co_check_sources(p, &err);
 
     if (ret < 0) {
         trace_stream_source_changed(p->top->name, err->message);
@@ -376,7 +376,7 @@ static CO_FN int pull_co_glance_at_sources(struct pull *p)
     return ret;
 }
 
-CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
+CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off, uint64_t len, bool zero,
                        struct populate_result *ret_res)
 {
     unsigned flags = IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA);
@@ -384,7 +384,7 @@ CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
 
     do {
         backend_co_enter(p->backend);
-        ret = pull_co_glance_at_sources(p);
+        ret = stream_chain_co_glance_at_sources(p);
         if (ret == 0) {
             ret = node_co_populate(p->top, node_backing(p->bottom), off, len,
                                    flags, ret_res);
@@ -392,11 +392,11 @@ CO_FN int pull_co_copy(struct pull *p, uint64_t off, uint64_t len, bool zero,
             ret_res->read_error = ret;
         }
         backend_leave(p->backend);
-    } while (pull_restarts(p, ret));
+    } while (stream_chain_restarts(p, ret));
     return ret;
 }
 
-CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
+CO_FN int stream_chain_co_verify(struct stream_chain *p, uint64_t *ret_missing)
 {
     uint64_t off = 0, size = p->top->size;
     unsigned n = 0;
@@ -406,7 +406,7 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
         struct extent ext = { 0 };
         bool have_base;
 
-        ret = pull_co_status(p, off, size - off, &ext, &have_base);
+        ret = stream_chain_co_status(p, off, size - off, &ext, &have_base);
         if (ret == 0 && extent_needs_copy(&ext, have_base)) {
             *ret_missing = off;
             ret = -EAGAIN;
@@ -422,7 +422,7 @@ CO_FN int pull_co_verify(struct pull *p, uint64_t *ret_missing)
 /* --- pivot --- */
 
 /* What the header shall say of @base: @backing_file, if that was said. */
-static CO_FN int pull_co_find_name(struct node *top, struct node *bottom,
+static CO_FN int stream_chain_co_find_name(struct node *top, struct node *bottom,
                                    struct node *base, const char *backing_file,
                                    char **ret_name, const char **ret_fmt,
                                    GError **err)
@@ -438,18 +438,18 @@ static CO_FN int pull_co_find_name(struct node *top, struct node *bottom,
     return ret;
 }
 
-int pull_co_check_name(struct node *top, struct node *bottom,
+int stream_chain_co_check_name(struct node *top, struct node *bottom,
                        const char *backing_file, GError **err)
 {
     struct node *base = node_skip_filters(node_backing(bottom));
     g_autofree char *name = NULL;
     const char *fmt;
 
-    return base ? pull_co_find_name(top, bottom, base, backing_file, &name,
+    return base ? stream_chain_co_find_name(top, bottom, base, backing_file, &name,
                                     &fmt, err) : 0;
 }
 
-static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
+static CO_FN int stream_chain_co_change_header(struct stream_chain *p, struct node *base,
                                        const char *backing_file, GError **err)
 {
     g_autofree char *name = NULL;
@@ -457,7 +457,7 @@ static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
     int ret = 0;
 
     if (base) {
-        ret = pull_co_find_name(p->top, p->bottom, base, backing_file, &name,
+        ret = stream_chain_co_find_name(p->top, p->bottom, base, backing_file, &name,
                                 &fmt, err);
     }
     if (ret < 0) {
@@ -471,7 +471,7 @@ static CO_FN int pull_co_change_header(struct pull *p, struct node *base,
 }
 
 /* The overlay's backing edge moves to what is below @bottom. */
-static CO_FN int pull_co_switch(struct pull *p, GError **err)
+static CO_FN int stream_chain_co_switch(struct stream_chain *p, GError **err)
 {
     struct edge *e = node_child(p->top, "backing");
     struct node *old, *base;
@@ -482,7 +482,7 @@ static CO_FN int pull_co_switch(struct pull *p, GError **err)
     }
     old = node_ref(e->child);
     node_co_drain_requests_begin(p->top);
-    pull_unfreeze(p);
+    stream_chain_unfreeze(p);
     base = node_backing(p->bottom);
     if (base) {
         ret = edge_co_replace(e, base, err);
@@ -490,7 +490,7 @@ static CO_FN int pull_co_switch(struct pull *p, GError **err)
         edge_co_detach(e);
     }
     if (ret == 0) {
-        pull_co_take_filter_out(p);
+        stream_chain_co_take_filter_out(p);
     }
     node_drain_end(p->top);
     trace_stream_switched(p->top->name, base ? base->name : NULL, ret);
@@ -502,29 +502,29 @@ static CO_FN int pull_co_switch(struct pull *p, GError **err)
  * last looked at, what stood as a hole below may have become data: file systems
  * change their minds about holes while they write back.  That little is copied
  * here. */
-static CO_FN int pull_co_complete(struct pull *p, uint64_t *ret_missing)
+static CO_FN int stream_chain_co_complete(struct stream_chain *p, uint64_t *ret_missing)
 {
-    int ret = pull_co_verify(p, ret_missing);
+    int ret = stream_chain_co_verify(p, ret_missing);
 
     for (unsigned i = 0; ret == -EAGAIN && i < LATE_COPIES; i++) {
         struct populate_result res = { 0 };
         bool need = false, zero = false;
         uint64_t off = *ret_missing, len = 0;
 
-        ret = pull_co_scan(p, off, p->top->size - off, &need, &zero, &len);
+        ret = stream_chain_co_scan(p, off, p->top->size - off, &need, &zero, &len);
         if (ret == 0 && need) {
             trace_stream_late_copy(p->top->name, off, len);
-            ret = pull_co_copy(p, off, MIN(len, LATE_COPY_MAX - off %
+            ret = stream_chain_co_copy(p, off, MIN(len, LATE_COPY_MAX - off %
                                            LATE_COPY_MAX), zero, &res);
         }
         if (ret == 0) {
-            ret = pull_co_verify(p, ret_missing);
+            ret = stream_chain_co_verify(p, ret_missing);
         }
     }
     return ret;
 }
 
-CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
+CO_FN int stream_chain_co_pivot(struct stream_chain *p, const char *backing_file, GError **err)
 {
     uint64_t missing = 0;
     int ret;
@@ -534,12 +534,12 @@ CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
     }
     if (p->bottom != p->top) {
         backend_co_enter(p->backend);
-        ret = pull_co_check_sources(p, err);
+        ret = stream_chain_co_check_sources(p, err);
         backend_leave(p->backend);
         if (ret < 0) {
             return ret;
         }
-        ret = pull_co_complete(p, &missing);
+        ret = stream_chain_co_complete(p, &missing);
         if (ret == -EAGAIN) {
             return err_set(err, EIO, "'%s' still needs its backing file at "
                            "offset %" PRIu64, p->top->name, missing);
@@ -549,7 +549,7 @@ CO_FN int pull_co_pivot(struct pull *p, const char *backing_file, GError **err)
                                  "durable", p->top->name);
         }
     }
-    ret = pull_co_change_header(p, node_skip_filters(node_backing(p->bottom)),
+    ret = stream_chain_co_change_header(p, node_skip_filters(node_backing(p->bottom)),
                                 backing_file, err);
-    return ret < 0 ? ret : pull_co_switch(p, err);
+    return ret < 0 ? ret : stream_chain_co_switch(p, err);
 }

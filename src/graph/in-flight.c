@@ -6,7 +6,7 @@
  * holds an offset with one look.  The table lives while anything is in flight
  * or waits for room; a node at rest has none.
  */
-#include "graph/fetch.h"
+#include "graph/in-flight.h"
 #include <glib.h>
 #include "graph/driver.h"
 #include "graph/io.h"
@@ -14,7 +14,7 @@
 #include "loop/io.h"
 #include "loop/loop.h"
 
-struct fetch_table {
+struct inflight_table {
     GTree *tree;           /* &fetch->off -> fetch, the listed ones */
     uint64_t bytes;        /* of all fetches, private ones included */
     unsigned count;        /* of all fetches */
@@ -29,10 +29,10 @@ static int compare_offsets(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static struct fetch_table *table_get(struct node *n)
+static struct inflight_table *table_get(struct node *n)
 {
     if (!n->fetches) {
-        n->fetches = g_new0(struct fetch_table, 1);
+        n->fetches = g_new0(struct inflight_table, 1);
         n->fetches->tree = g_tree_new(compare_offsets);
     }
     return n->fetches;
@@ -40,7 +40,7 @@ static struct fetch_table *table_get(struct node *n)
 
 static void table_release(struct node *n)
 {
-    struct fetch_table *t = n->fetches;
+    struct inflight_table *t = n->fetches;
 
     if (t->count == 0 && t->backends == 0) {
         g_tree_unref(t->tree);
@@ -50,21 +50,21 @@ static void table_release(struct node *n)
 }
 
 /* The first listed fetch that begins after @off, and the one before it. */
-static void table_look(const struct fetch_table *t, uint64_t off,
-                       struct fetch **ret_at, struct fetch **ret_next)
+static void table_look(const struct inflight_table *t, uint64_t off,
+                       struct inflight **ret_at, struct inflight **ret_next)
 {
     GTreeNode *next = g_tree_upper_bound(t->tree, &off);
     GTreeNode *prev = next ? g_tree_node_previous(next)
                            : g_tree_node_last(t->tree);
-    struct fetch *f = prev ? g_tree_node_value(prev) : NULL;
+    struct inflight *f = prev ? g_tree_node_value(prev) : NULL;
 
     *ret_at = f && off - f->off < f->len ? f : NULL;
     *ret_next = next ? g_tree_node_value(next) : NULL;
 }
 
-struct fetch *fetch_find(struct node *n, uint64_t off)
+struct inflight *inflight_find(struct node *n, uint64_t off)
 {
-    struct fetch *at, *next;
+    struct inflight *at, *next;
 
     if (!n->fetches) {
         return NULL;
@@ -73,9 +73,9 @@ struct fetch *fetch_find(struct node *n, uint64_t off)
     return at;
 }
 
-uint64_t fetch_next(struct node *n, uint64_t off)
+uint64_t inflight_next(struct node *n, uint64_t off)
 {
-    struct fetch *at, *next;
+    struct inflight *at, *next;
 
     if (!n->fetches) {
         return UINT64_MAX;
@@ -87,10 +87,10 @@ uint64_t fetch_next(struct node *n, uint64_t off)
     return next ? next->off : UINT64_MAX;
 }
 
-struct fetch *fetch_begin(struct node *n, uint64_t off, uint64_t len)
+struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len)
 {
-    struct fetch_table *t;
-    struct fetch *f;
+    struct inflight_table *t;
+    struct inflight *f;
     void *buf;
 
     g_assert(len > 0);
@@ -98,13 +98,13 @@ struct fetch *fetch_begin(struct node *n, uint64_t off, uint64_t len)
     if (!buf) {
         return NULL;
     }
-    f = g_new0(struct fetch, 1);
+    f = g_new0(struct inflight, 1);
     f->node = n;
     f->off = off;
     f->len = len;
     f->buf = buf;
     f->refs = 1;
-    f->listed = !fetch_find(n, off) && fetch_next(n, off) >= off + len;
+    f->listed = !inflight_find(n, off) && inflight_next(n, off) >= off + len;
     t = table_get(n);
     t->bytes += len;
     t->count++;
@@ -132,7 +132,7 @@ static CO_FN int below_co_preadv(struct node *n, uint64_t off, struct iov iov,
     return node_co_preadv(below, off, iov_slice(iov, 0, have), flags);
 }
 
-int fetch_co_read(struct fetch *f, unsigned flags)
+int inflight_co_read(struct inflight *f, unsigned flags)
 {
     struct iovec store;
 
@@ -149,9 +149,9 @@ int fetch_co_read(struct fetch *f, unsigned flags)
     return f->result;
 }
 
-void fetch_end(struct fetch *f)
+void inflight_end(struct inflight *f)
 {
-    struct fetch_table *t = f->node->fetches;
+    struct inflight_table *t = f->node->fetches;
 
     g_assert(f->ready && !f->ended);
     f->ended = true;
@@ -165,16 +165,16 @@ void fetch_end(struct fetch *f)
     co_queue_wake_all(&f->end_waiters);
     table_release(f->node);
     f->node = NULL;
-    fetch_unref(f);
+    inflight_unref(f);
 }
 
-struct fetch *fetch_ref(struct fetch *f)
+struct inflight *inflight_ref(struct inflight *f)
 {
     f->refs++;
     return f;
 }
 
-void fetch_unref(struct fetch *f)
+void inflight_unref(struct inflight *f)
 {
     if (--f->refs == 0) {
         g_assert(f->ended);
@@ -183,7 +183,7 @@ void fetch_unref(struct fetch *f)
     }
 }
 
-int fetch_co_wait_ready(struct fetch *f)
+int inflight_co_wait_ready(struct inflight *f)
 {
     while (!f->ready) {
         co_queue_co_wait(&f->ready_waiters);
@@ -191,39 +191,39 @@ int fetch_co_wait_ready(struct fetch *f)
     return f->result;
 }
 
-void fetch_co_wait_end(struct fetch *f)
+void inflight_co_wait_end(struct inflight *f)
 {
     while (!f->ended) {
         co_queue_co_wait(&f->end_waiters);
     }
 }
 
-bool fetch_has_room(const struct node *n, uint64_t len)
+bool inflight_has_room(const struct node *n, uint64_t len)
 {
-    const struct fetch_table *t = n->fetches;
+    const struct inflight_table *t = n->fetches;
 
     return !t || t->count == 0 || t->bytes + len <= FETCH_BUDGET;
 }
 
-void fetch_co_wait_room(struct node *n, uint64_t len)
+void inflight_co_wait_room(struct node *n, uint64_t len)
 {
-    struct fetch_table *t;
+    struct inflight_table *t;
 
-    if (fetch_has_room(n, len)) {
+    if (inflight_has_room(n, len)) {
         return;
     }
     t = table_get(n);
     t->backends++;
-    while (!fetch_has_room(n, len)) {
+    while (!inflight_has_room(n, len)) {
         co_queue_co_wait(&t->room);
     }
     t->backends--;
     table_release(n);
 }
 
-void fetch_co_wait_idle(struct node *n)
+void inflight_co_wait_idle(struct node *n)
 {
-    struct fetch_table *t = n->fetches;
+    struct inflight_table *t = n->fetches;
 
     if (!t) {
         return;
@@ -240,12 +240,12 @@ void fetch_co_wait_idle(struct node *n)
     table_release(n);
 }
 
-bool fetch_any(const struct node *n)
+bool inflight_any(const struct node *n)
 {
     return n->fetches && n->fetches->count > 0;
 }
 
-int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
+int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
                         unsigned flags)
 {
     size_t done = 0;
@@ -253,22 +253,22 @@ int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
 
     while (done < iov.len && r == 0) {
         uint64_t pos = off + done;
-        struct fetch *f = fetch_find(n, pos);
+        struct inflight *f = inflight_find(n, pos);
         size_t len;
 
         if (!f) {
-            len = MIN(iov.len - done, fetch_next(n, pos) - pos);
+            len = MIN(iov.len - done, inflight_next(n, pos) - pos);
             r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
         } else {
-            fetch_ref(f);
+            inflight_ref(f);
             len = MIN(iov.len - done, f->off + f->len - pos);
-            r = fetch_co_wait_ready(f);
+            r = inflight_co_wait_ready(f);
             if (r == 0) {
                 iov_from_buf(iov, done, f->buf + (pos - f->off), len);
             } else if (!has_given_up(r)) {
                 r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
             }
-            fetch_unref(f);
+            inflight_unref(f);
         }
         done += len;
     }

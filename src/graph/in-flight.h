@@ -31,7 +31,7 @@ struct node;
 /* Bytes of all fetches of a node beyond which no reader starts another. */
 #define FETCH_BUDGET (64u << 20)
 
-struct fetch {
+struct inflight {
     struct node *node;
     uint64_t off, len;
     uint8_t *buf;           /* @len bytes; valid when ready and result is 0 */
@@ -46,38 +46,38 @@ struct fetch {
 /* Begin a fetch of whole clusters (the last one up to the end of the disk).
  * Listed when it overlaps no other. NULL when memory is short, never up to
  * FETCH_MAX. Every one is read, then ended. */
-struct fetch *fetch_begin(struct node *n, uint64_t off, uint64_t len);
+struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len);
 /* Read the clusters from the chain below; zeroes past its end. Wakes joiners.
  * @flags: IO_BACKGROUND or 0. Returns what joiners get, too. */
-CO_FN int fetch_co_read(struct fetch *f, unsigned flags);
+CO_FN int inflight_co_read(struct inflight *f, unsigned flags);
 /* The clusters are mapped or never will be: leave the table, wake those who
  * wait for the end, drop the owner's reference. */
-void fetch_end(struct fetch *f);
+void inflight_end(struct inflight *f);
 
 /* The listed fetch that holds @off, or NULL. Borrowed: reference it before
  * any yield. */
-struct fetch *fetch_find(struct node *n, uint64_t off);
+struct inflight *inflight_find(struct node *n, uint64_t off);
 /* Where the first listed fetch at or after @off begins; UINT64_MAX: none. */
-uint64_t fetch_next(struct node *n, uint64_t off);
-struct fetch *fetch_ref(struct fetch *f);
-void fetch_unref(struct fetch *f);
+uint64_t inflight_next(struct node *n, uint64_t off);
+struct inflight *inflight_ref(struct inflight *f);
+void inflight_unref(struct inflight *f);
 
 /* Wait for the bytes. 0 or -errno of the read. The caller holds a reference. */
-CO_FN int fetch_co_wait_ready(struct fetch *f);
+CO_FN int inflight_co_wait_ready(struct inflight *f);
 /* Wait until the owner is through with it. The caller holds a reference. */
-CO_FN void fetch_co_wait_end(struct fetch *f);
+CO_FN void inflight_co_wait_end(struct inflight *f);
 
 /* May @len bytes more be fetched within the budget? True when none are. */
-bool fetch_has_room(const struct node *n, uint64_t len);
+bool inflight_has_room(const struct node *n, uint64_t len);
 /* Wait until they may. */
-CO_FN void fetch_co_wait_room(struct node *n, uint64_t len);
+CO_FN void inflight_co_wait_room(struct node *n, uint64_t len);
 /* Wait until nothing is being fetched for @n, private ones included. */
-CO_FN void fetch_co_wait_idle(struct node *n);
+CO_FN void inflight_co_wait_idle(struct node *n);
 /* For assertions: is anything being fetched, private ones included? */
-bool fetch_any(const struct node *n);
+bool inflight_any(const struct node *n);
 
 /* Read [@off, ...) of the chain below @n as a reader of @n sees it where @n
  * itself has nothing: from fetches in flight where they hold the bytes, else
  * from below; zeroes past the end of what is below. */
-CO_FN int fetch_co_read_below(struct node *n, uint64_t off, struct iov iov,
+CO_FN int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
                               unsigned flags);
