@@ -67,7 +67,7 @@ def test_files_named(d):
     assert not missing, missing
 
 
-def test_attack_rows(d):
+def test_hostile_rows(d):
     """Each row of the table has a test of that name where the table says."""
     rows = set()
     for line in read(TOP + '/doc/testing.rst').splitlines():
