@@ -8,7 +8,7 @@
 
 #define POLYNOMIAL UINT32_C(0x82f63b78)
 
-static const uint32_t *table_get(void)
+static const uint32_t *crc32c_table_get(void)
 {
     static uint32_t table[256];
     static gsize known;
@@ -29,7 +29,7 @@ static const uint32_t *table_get(void)
 
 uint32_t crc32c(const void *buf, size_t len)
 {
-    const uint32_t *table = table_get();
+    const uint32_t *table = crc32c_table_get();
     const uint8_t *p = buf;
     uint32_t crc = UINT32_MAX;
 

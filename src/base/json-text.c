@@ -66,7 +66,7 @@ static void take_outside(struct lexer *l)
 }
 
 /* The place in @text of byte @place of what it was turned into. */
-static size_t find_place(const char *text, size_t place)
+static size_t json_text_find_place(const char *text, size_t place)
 {
     g_autoptr(GString) out = g_string_new(NULL);
     struct lexer l = { .at = text, .out = out };
@@ -96,7 +96,7 @@ int json_text_parse(const char *text, json_t **ret, GError **err)
                    JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
     if (!v) {
         return err_set(err, EINVAL, "JSON parse error, %s at character %zu",
-                       je.text, find_place(text, (size_t)je.position));
+                       je.text, json_text_find_place(text, (size_t)je.position));
     }
     *ret = v;
     return 0;

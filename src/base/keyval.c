@@ -134,7 +134,7 @@ static int lists(json_t *obj, const char *where, json_t **ret, GError **err)
     return *ret ? 0 : -EINVAL;
 }
 
-static int parse_pairs(const char *text, const char *implied_key,
+static int keyval_parse_pairs(const char *text, const char *implied_key,
                        json_t *root, GError **err)
 {
     bool first = true;
@@ -171,7 +171,7 @@ int keyval_parse(const char *text, const char *implied_key, json_t **ret,
         return json_text_parse(text, ret, err);   /* an object, then */
     }
     root = json_object();
-    r = parse_pairs(text, implied_key, root, err);
+    r = keyval_parse_pairs(text, implied_key, root, err);
     if (r == 0) {
         r = lists(root, "", ret, err);
     }

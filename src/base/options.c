@@ -36,7 +36,7 @@ bool opts_has(const struct opts *o, const char *name)
     return json_object_get(o->obj, name) != NULL;
 }
 
-static int bad_type(const char *name, const char *type, GError **err)
+static int options_bad_type(const char *name, const char *type, GError **err)
 {
     return err_set(err, EINVAL,
                    "Invalid parameter type for '%s', expected: %s", name, type);
@@ -63,7 +63,7 @@ int opts_take_str(struct opts *o, const char *name, char **ret, GError **err)
     if (json_is_string(v)) {
         *ret = g_strdup(json_string_value(v));
     } else {
-        r = bad_type(name, "string", err);
+        r = options_bad_type(name, "string", err);
     }
     json_decref(v);
     return r;
@@ -98,7 +98,7 @@ int opts_take_bool(struct opts *o, const char *name, bool *ret, GError **err)
     if (json_is_boolean(v)) {
         *ret = json_is_true(v);
     } else if (!json_is_string(v)) {
-        r = bad_type(name, "boolean", err);
+        r = options_bad_type(name, "boolean", err);
     } else if (parse_bool(json_string_value(v), ret) < 0) {
         r = err_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'", name);
     }
@@ -121,7 +121,7 @@ int opts_take_size(struct opts *o, const char *name, uint64_t *ret,
         r = err_set(err, EINVAL,
                     "Parameter '%s' expects a non-negative value", name);
     } else if (!json_is_string(v)) {
-        r = bad_type(name, "integer", err);
+        r = options_bad_type(name, "integer", err);
     } else {
         r = size_parse(json_string_value(v), 0, ret, err);
         if (r < 0) {
@@ -150,10 +150,10 @@ int opts_take_int(struct opts *o, const char *name, int64_t *ret, GError **err)
         errno = 0;
         *ret = g_ascii_strtoll(text, &end, 0);
         if (errno || end == text || *end) {
-            r = bad_type(name, "integer", err);
+            r = options_bad_type(name, "integer", err);
         }
     } else {
-        r = bad_type(name, "integer", err);
+        r = options_bad_type(name, "integer", err);
     }
     json_decref(v);
     return r;

@@ -18,7 +18,7 @@ static int suffix_power(char c)
 }
 
 /* The number without a message: 0, -EINVAL or -ERANGE. */
-static int parse(const char *text, char default_suffix, uint64_t *ret_bytes)
+static int local_parse(const char *text, char default_suffix, uint64_t *ret_bytes)
 {
     int power = default_suffix ? suffix_power(default_suffix) : 0;
     bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X') &&
@@ -58,7 +58,7 @@ static int parse(const char *text, char default_suffix, uint64_t *ret_bytes)
 int size_parse(const char *text, char default_suffix, uint64_t *ret_bytes,
                GError **err)
 {
-    switch (parse(text, default_suffix, ret_bytes)) {
+    switch (local_parse(text, default_suffix, ret_bytes)) {
     case 0:
         return 0;
     case -ERANGE:

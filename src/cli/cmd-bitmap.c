@@ -35,7 +35,7 @@ struct bitmap {
 };
 
 /* Their values are OPT_OTHER + op. */
-static const struct option options[] = {
+static const struct option bitmap_options[] = {
     IMAGE_OPTIONS,
     { "add", no_argument, NULL, OPT_OTHER + BITMAP_ADD },
     { "remove", no_argument, NULL, OPT_OTHER + BITMAP_REMOVE },
@@ -93,12 +93,12 @@ static const char *complaint(const struct bitmap *b, int n_words)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct bitmap *b)
+static int bitmap_parse_args(int argc, char **argv, struct bitmap *b)
 {
     const char *what;
     int c, r = 0;
 
-    while (r == 0 && (c = getopt_long(argc, argv, ":b:f:F:g:h", options,
+    while (r == 0 && (c = getopt_long(argc, argv, ":b:f:F:g:h", bitmap_options,
                                       NULL)) != -1) {
         if (c == 'h') {
             cli_print_help("bitmap");
@@ -178,7 +178,7 @@ static CO_FN int bitmap_co_run(struct graph *g, void *arg)
 int cmd_bitmap(int argc, char **argv)
 {
     struct bitmap b = { 0 };
-    int status = parse_args(argc, argv, &b);
+    int status = bitmap_parse_args(argc, argv, &b);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

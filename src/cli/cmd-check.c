@@ -28,7 +28,7 @@ struct check {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct check *c)
+static int check_parse_args(int argc, char **argv, struct check *c)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -137,7 +137,7 @@ static void print_repairs(const struct check_result *res)
     }
 }
 
-static void print_human(const struct check_result *res)
+static void check_print_human(const struct check_result *res)
 {
     if (!res->corruptions && !res->leaks && !res->check_errors) {
         printf("No errors were found on the image.\n");
@@ -219,7 +219,7 @@ static CO_FN int check_co_node(struct check *c, struct node *n)
     if (c->json) {
         print_result_json(c, n, &res);
     } else if (!c->quiet) {
-        print_human(&res);
+        check_print_human(&res);
     }
     return verdict(&res);
 }
@@ -246,7 +246,7 @@ static CO_FN int check_co_run(struct graph *g, void *arg)
 int cmd_check(int argc, char **argv)
 {
     struct check c = { 0 };
-    int status = parse_args(argc, argv, &c);
+    int status = check_parse_args(argc, argv, &c);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

@@ -39,7 +39,7 @@ struct commit {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct commit *m)
+static int commit_parse_args(int argc, char **argv, struct commit *m)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS,
@@ -275,7 +275,7 @@ static CO_FN int commit_co_run(struct graph *g, void *arg)
 int cmd_commit(int argc, char **argv)
 {
     struct commit m = { 0 };
-    int status = parse_args(argc, argv, &m);
+    int status = commit_parse_args(argc, argv, &m);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

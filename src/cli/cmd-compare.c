@@ -45,7 +45,7 @@ struct compare {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct compare *c)
+static int compare_parse_args(int argc, char **argv, struct compare *c)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -92,7 +92,7 @@ static int parse_args(int argc, char **argv, struct compare *c)
     return r;
 }
 
-static void say(const struct compare *c, const char *text)
+static void compare_say(const struct compare *c, const char *text)
 {
     if (!c->quiet) {
         printf("%s\n", text);
@@ -103,7 +103,7 @@ static void warn_size(struct compare *c)
 {
     if (!c->warned && c->common != c->size) {
         c->warned = true;
-        say(c, "Warning: Image size mismatch!");
+        compare_say(c, "Warning: Image size mismatch!");
     }
 }
 
@@ -271,7 +271,7 @@ static CO_FN void compare_co_images(struct graph *g, struct compare *c)
     c->size = MAX(a, b);
     if (c->strict && a != b) {
         c->status = COMPARE_DIFFERENT;
-        say(c, "Strict mode: Image size mismatch!");
+        compare_say(c, "Strict mode: Image size mismatch!");
         return;
     }
     struct copy *copy = copy_new(graph_loop(g), &compare_ops, c, &cp);
@@ -280,7 +280,7 @@ static CO_FN void compare_co_images(struct graph *g, struct compare *c)
     if (r == 0) {
         warn_size(c);
         percent_update(&c->percent, 1, 1);
-        say(c, "Images are identical.");
+        compare_say(c, "Images are identical.");
     }
 }
 
@@ -312,7 +312,7 @@ static CO_FN int compare_co_run(struct graph *g, void *arg)
 int cmd_compare(int argc, char **argv)
 {
     struct compare c = { .bad_status = UINT64_MAX };
-    int status = parse_args(argc, argv, &c);
+    int status = compare_parse_args(argc, argv, &c);
 
     if (status != 0) {
         return MAX(status, 0);

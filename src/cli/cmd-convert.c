@@ -75,7 +75,7 @@ static int parse_parallel(struct convert *c, const char *text)
     return 0;
 }
 
-static int parse_cache(const char *what, const char *text, unsigned *flags)
+static int convert_parse_cache(const char *what, const char *text, unsigned *flags)
 {
     if (image_parse_cache(text, flags) < 0) {
         cli_error("Invalid %s option: %s", what, text);
@@ -84,7 +84,7 @@ static int parse_cache(const char *what, const char *text, unsigned *flags)
     return 0;
 }
 
-static int parse_option(struct convert *c, int opt, char **argv)
+static int convert_parse_option(struct convert *c, int opt, char **argv)
 {
     switch (opt) {
     case 'f': c->source_format = optarg; break;
@@ -106,8 +106,8 @@ static int parse_option(struct convert *c, int opt, char **argv)
     case 'U': c->source_flags |= NODE_FORCE_SHARE; break;
     case 'r': return cli_parse_size("rate limit", optarg, 0, INT64_MAX,
                                     &c->params.rate);
-    case 't': return parse_cache("cache", optarg, &c->target.cache);
-    case 'T': return parse_cache("source cache", optarg, &c->source_flags);
+    case 't': return convert_parse_cache("cache", optarg, &c->target.cache);
+    case 'T': return convert_parse_cache("source cache", optarg, &c->source_flags);
     case 'l': c->snapshot = optarg; break;
     case OPT_IMAGE_OPTS: c->source_opts = true; break;
     case OPT_OBJECT: return image_add_object("convert", optarg);
@@ -130,7 +130,7 @@ static bool compresses_what_is_preallocated(const struct convert *c)
 }
 
 /* What cannot go together. */
-static int check_args(const struct convert *c)
+static int convert_check_args(const struct convert *c)
 {
     const char *text = NULL;
 
@@ -172,7 +172,7 @@ static int check_args(const struct convert *c)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct convert *c)
+static int convert_parse_args(int argc, char **argv, struct convert *c)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -193,7 +193,7 @@ static int parse_args(int argc, char **argv, struct convert *c)
             cli_print_help("convert");
             return -1;
         }
-        r = parse_option(c, opt, argv);
+        r = convert_parse_option(c, opt, argv);
     }
     if (r == 0 && c->list_options) {
         c->target.format = c->target.format ? c->target.format : "raw";
@@ -212,7 +212,7 @@ static int parse_args(int argc, char **argv, struct convert *c)
     c->source_names = argv + optind;
     c->n_sources = argc - optind - 1;
     c->target.name = argv[argc - 1];
-    return r ? r : check_args(c);
+    return r ? r : convert_check_args(c);
 }
 
 static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
@@ -379,7 +379,7 @@ int cmd_convert(int argc, char **argv)
         .target = { .options = json_object() },
         .params = { .sparse = SPARSE_DEFAULT },
     };
-    int status = parse_args(argc, argv, &c);
+    int status = convert_parse_args(argc, argv, &c);
 
     if (status == 0) {
         status = image_run(convert_co_run, &c);

@@ -25,7 +25,7 @@ struct create {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct create *c)
+static int create_parse_args(int argc, char **argv, struct create *c)
 {
     static const struct option options[] = {
         { "help", no_argument, NULL, 'h' },
@@ -235,7 +235,7 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
 int cmd_create(int argc, char **argv)
 {
     struct create c = { .format = "raw", .options = json_object() };
-    int status = parse_args(argc, argv, &c);
+    int status = create_parse_args(argc, argv, &c);
 
     if (status == 0) {
         status = image_run(create_co_run, &c);

@@ -56,7 +56,7 @@ static int parse_operand(struct dd *d, const char *text)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct dd *d)
+static int dd_parse_args(int argc, char **argv, struct dd *d)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -154,7 +154,7 @@ int cmd_dd(int argc, char **argv)
         .target = { .format = "raw", .options = json_object(),
                     .purpose = "creating output image" },
     };
-    int status = parse_args(argc, argv, &d);
+    int status = dd_parse_args(argc, argv, &d);
 
     if (status == 0) {
         status = image_run(dd_co_run, &d);

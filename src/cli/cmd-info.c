@@ -24,7 +24,7 @@ struct info {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct info *i)
+static int info_parse_args(int argc, char **argv, struct info *i)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -55,7 +55,7 @@ static int parse_args(int argc, char **argv, struct info *i)
     return r;
 }
 
-static const char *get_str(const json_t *obj, const char *key)
+static const char *info_get_str(const json_t *obj, const char *key)
 {
     return json_string_value(json_object_get(obj, key));
 }
@@ -65,16 +65,16 @@ static uint64_t get_u64(const json_t *obj, const char *key)
     return (uint64_t)json_integer_value(json_object_get(obj, key));
 }
 
-static void print_human(const json_t *info)
+static void info_print_human(const json_t *info)
 {
     g_autofree char *virt = size_format(get_u64(info, "virtual-size"));
     g_autofree char *disk = size_format(get_u64(info, "actual-size"));
-    const char *backing = get_str(info, "backing-filename");
-    const char *full = get_str(info, "full-backing-filename");
+    const char *backing = info_get_str(info, "backing-filename");
+    const char *full = info_get_str(info, "full-backing-filename");
     const json_t *specific = json_object_get(info, "format-specific");
 
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64
-           " bytes)\n", get_str(info, "filename"), get_str(info, "format"),
+           " bytes)\n", info_get_str(info, "filename"), info_get_str(info, "format"),
            virt, get_u64(info, "virtual-size"));
     printf("disk size: %s\n",
            json_object_get(info, "actual-size") ? disk : "unavailable");
@@ -93,9 +93,9 @@ static void print_human(const json_t *info)
             printf(" (actual path: %s)", full);
         }
         printf("\n");
-        if (get_str(info, "backing-filename-format")) {
+        if (info_get_str(info, "backing-filename-format")) {
             printf("backing file format: %s\n",
-                   get_str(info, "backing-filename-format"));
+                   info_get_str(info, "backing-filename-format"));
         }
     }
     print_snapshots(json_object_get(info, "snapshots"));
@@ -118,7 +118,7 @@ static void print_infos(const struct info *i, const json_t *list)
         if (index) {
             printf("\n");
         }
-        print_human(entry);
+        info_print_human(entry);
     }
 }
 
@@ -166,7 +166,7 @@ static CO_FN int info_co_run(struct graph *g, void *arg)
 int cmd_info(int argc, char **argv)
 {
     struct info i = { 0 };
-    int status = parse_args(argc, argv, &i);
+    int status = info_parse_args(argc, argv, &i);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

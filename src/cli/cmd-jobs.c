@@ -17,7 +17,7 @@ struct job_args {
 };
 
 /* Options that both take. 0, exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct job_args *a)
+static int jobs_parse_args(int argc, char **argv, struct job_args *a)
 {
     static const struct option options[] = {
         { "help", no_argument, NULL, 'h' },
@@ -41,7 +41,7 @@ static int parse_args(int argc, char **argv, struct job_args *a)
     return r;
 }
 
-static const char *get_str(const json_t *obj, const char *key)
+static const char *jobs_get_str(const json_t *obj, const char *key)
 {
     const char *s = json_string_value(json_object_get(obj, key));
 
@@ -57,14 +57,14 @@ static void print_job(const json_t *job)
     g_autofree char *len_text = size_format((uint64_t)len);
     g_autofree char *speed_text = size_format((uint64_t)speed);
 
-    printf("%-16s %-8s %-10s %5.1f%%  %s of %s", get_str(job, "device"),
-           get_str(job, "type"), get_str(job, "status"),
+    printf("%-16s %-8s %-10s %5.1f%%  %s of %s", jobs_get_str(job, "device"),
+           jobs_get_str(job, "type"), jobs_get_str(job, "status"),
            len ? (double)done * 100 / (double)len : 100.0, done_text, len_text);
     if (speed) {
         printf("  limit %s/s", speed_text);
     }
     if (json_object_get(job, "error")) {
-        printf("  error: %s", get_str(job, "error"));
+        printf("  error: %s", jobs_get_str(job, "error"));
     }
     printf("\n");
 }
@@ -72,7 +72,7 @@ static void print_job(const json_t *job)
 int cmd_jobs(int argc, char **argv)
 {
     struct job_args a = { .command = "jobs" };
-    int status = parse_args(argc, argv, &a);
+    int status = jobs_parse_args(argc, argv, &a);
     json_t *job;
     size_t i;
 
@@ -169,7 +169,7 @@ static int wait_job(const struct job_args *a, const char *id)
 int cmd_job(int argc, char **argv)
 {
     struct job_args a = { .command = "job" };
-    int status = parse_args(argc, argv, &a);
+    int status = jobs_parse_args(argc, argv, &a);
     g_autoptr(GError) err = NULL;
     uint64_t speed = 0;
 

@@ -29,7 +29,7 @@ struct entry {
 };
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct map *m)
+static int map_parse_args(int argc, char **argv, struct map *m)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -81,7 +81,7 @@ static void print_entry_json(const struct entry *e, bool first)
     printf("}");
 }
 
-static int print_human(const struct entry *e)
+static int map_print_human(const struct entry *e)
 {
     if (!e->data || e->zero) {
         return 0;
@@ -145,7 +145,7 @@ static int map_print(const struct map *m, const struct entry *e, bool *first)
         print_entry_json(e, was_first);
         return 0;
     }
-    return e->length ? print_human(e) : 0;
+    return e->length ? map_print_human(e) : 0;
 }
 
 static CO_FN int map_co_walk(const struct map *m, struct node *n)
@@ -204,7 +204,7 @@ static CO_FN int map_co_run(struct graph *g, void *arg)
 int cmd_map(int argc, char **argv)
 {
     struct map m = { .length = INT64_MAX };
-    int status = parse_args(argc, argv, &m);
+    int status = map_parse_args(argc, argv, &m);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

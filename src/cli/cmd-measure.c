@@ -35,7 +35,7 @@ struct measure {
 
 enum { OPT_SIZE = OPT_OTHER };
 
-static int parse_option(struct measure *m, int opt, char **argv)
+static int measure_parse_option(struct measure *m, int opt, char **argv)
 {
     switch (opt) {
     case 'f': m->source.format = optarg; break;
@@ -56,7 +56,7 @@ static int parse_option(struct measure *m, int opt, char **argv)
 }
 
 /* What cannot go together. */
-static int check_args(const struct measure *m, int words)
+static int measure_check_args(const struct measure *m, int words)
 {
     const char *text = NULL;
 
@@ -79,7 +79,7 @@ static int check_args(const struct measure *m, int words)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct measure *m)
+static int measure_parse_args(int argc, char **argv, struct measure *m)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -95,10 +95,10 @@ static int parse_args(int argc, char **argv, struct measure *m)
             cli_print_help("measure");
             return -1;
         }
-        r = parse_option(m, opt, argv);
+        r = measure_parse_option(m, opt, argv);
     }
     if (r == 0) {
-        r = check_args(m, argc - optind);
+        r = measure_check_args(m, argc - optind);
         m->source.name = argv[optind];
     }
     return r;
@@ -281,7 +281,7 @@ int cmd_measure(int argc, char **argv)
     struct measure m = {
         .format = "raw", .options = json_object(), .bitmaps = UINT64_MAX,
     };
-    int status = parse_args(argc, argv, &m);
+    int status = measure_parse_args(argc, argv, &m);
 
     if (status == 0) {
         status = image_run(measure_co_run, &m);

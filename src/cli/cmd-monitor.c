@@ -25,7 +25,7 @@ struct monitor {
     int status;        /* of the last command */
 };
 
-static void print_event(const struct monitor *m, const char *text)
+static void monitor_print_event(const struct monitor *m, const char *text)
 {
     json_t *event = json_loads(text, 0, NULL);
     char *data = json_dumps(json_object_get(event, "data"), JSON_COMPACT);
@@ -53,7 +53,7 @@ static bool drain_events(const struct monitor *m)
         if (r <= 0) {
             return r == 0;
         }
-        print_event(m, text);
+        monitor_print_event(m, text);
         sluice_free(text);
     }
 }

@@ -25,7 +25,7 @@ static int parse_speed(const char *text, uint64_t *ret)
 }
 
 /* 0, or an exit status of at least 1; -1: help was printed. */
-static int parse_args(int argc, char **argv, struct pull *p)
+static int pull_parse_args(int argc, char **argv, struct pull *p)
 {
     static const struct option options[] = {
         { "help", no_argument, NULL, 'h' },
@@ -88,7 +88,7 @@ static json_t *stream_arguments(const struct pull *p)
 int cmd_pull(int argc, char **argv)
 {
     struct pull p = { 0 };
-    int status = parse_args(argc, argv, &p);
+    int status = pull_parse_args(argc, argv, &p);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

@@ -44,7 +44,7 @@ struct rebase {
     uint64_t cluster;             /* of top; bytes */
 };
 
-static int parse_cache(const char *what, unsigned *flags)
+static int rebase_parse_cache(const char *what, unsigned *flags)
 {
     if (image_parse_cache(optarg, flags) < 0) {
         cli_error("Invalid %s option: %s", what, optarg);
@@ -54,7 +54,7 @@ static int parse_cache(const char *what, unsigned *flags)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct rebase *b)
+static int rebase_parse_args(int argc, char **argv, struct rebase *b)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -71,8 +71,8 @@ static int parse_args(int argc, char **argv, struct rebase *b)
         case 'b': b->backing = optarg; break;
         case 'u': b->unsafe = true; break;
         case 'p': b->progress = true; break;
-        case 't': r = parse_cache("cache", &b->image.flags); break;
-        case 'T': r = parse_cache("source cache", &b->source_flags); break;
+        case 't': r = rebase_parse_cache("cache", &b->image.flags); break;
+        case 'T': r = rebase_parse_cache("source cache", &b->source_flags); break;
         case 'q': b->quiet = true; break;
         case 'U': b->source_flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: b->image.is_opts = true; break;
@@ -91,7 +91,7 @@ static int parse_args(int argc, char **argv, struct rebase *b)
     return r;
 }
 
-static bool has_backing(const struct rebase *b)
+static bool rebase_has_backing(const struct rebase *b)
 {
     return b->backing && *b->backing;
 }
@@ -359,7 +359,7 @@ static CO_FN int rebase_co_check_snapshots(struct rebase *b, GError **err)
 
 static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
 {
-    int r = has_backing(b) ? rebase_co_open_new(b, g, err) : 0;
+    int r = rebase_has_backing(b) ? rebase_co_open_new(b, g, err) : 0;
 
     if (r == 0) {
         r = rebase_co_attach(b, err);
@@ -404,7 +404,7 @@ static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
 static CO_FN int rebase_co_header(struct rebase *b, GError **err)
 {
     g_autoptr(GError) why = NULL;
-    const char *name = has_backing(b) ? b->backing : NULL;
+    const char *name = rebase_has_backing(b) ? b->backing : NULL;
     int r;
 
     r = node_co_change_backing(b->top, name, name ? b->backing_format : NULL,
@@ -433,11 +433,11 @@ static CO_FN int rebase_co_check(const struct rebase *b, struct graph *g,
                        "'%s': Operation not supported",
                        b->backing ? b->backing : "(null)");
     }
-    if (has_backing(b) && !b->backing_format) {
+    if (rebase_has_backing(b) && !b->backing_format) {
         return err_set(err, EINVAL, "Could not change the backing file to "
                        "'%s': backing format must be specified", b->backing);
     }
-    return has_backing(b) ? reference_co_check(b->top, b->backing,
+    return rebase_has_backing(b) ? reference_co_check(b->top, b->backing,
                                                b->backing_format, NULL, err)
                           : 0;
 }
@@ -480,7 +480,7 @@ static CO_FN int rebase_co_run(struct graph *g, void *arg)
 int cmd_rebase(int argc, char **argv)
 {
     struct rebase b = { 0 };
-    int status = parse_args(argc, argv, &b);
+    int status = rebase_parse_args(argc, argv, &b);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

@@ -21,7 +21,7 @@ enum { OPT_SHRINK = OPT_OTHER, OPT_PREALLOCATION };
 
 enum preallocation { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC,
                      PREALLOC_FULL };
-static const char *const preallocation_names[] = {
+static const char *const resize_preallocation_names[] = {
     "off", "metadata", "falloc", "full",
 };
 
@@ -35,8 +35,8 @@ struct resize {
 
 static int parse_preallocation(struct resize *z)
 {
-    for (unsigned i = 0; i < G_N_ELEMENTS(preallocation_names); i++) {
-        if (strcmp(optarg, preallocation_names[i]) == 0) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(resize_preallocation_names); i++) {
+        if (strcmp(optarg, resize_preallocation_names[i]) == 0) {
             z->preallocation = i;
             return 0;
         }
@@ -60,7 +60,7 @@ static int parse_amount(struct resize *z, const char *size)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct resize *z)
+static int resize_parse_args(int argc, char **argv, struct resize *z)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS,
@@ -140,7 +140,7 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 /* --- preallocation --- */
 
 /* Zeroes as data. */
-static CO_FN int data_co_write(struct backend *u, uint64_t off, uint64_t end)
+static CO_FN int resize_data_co_write(struct backend *u, uint64_t off, uint64_t end)
 {
     void *buf = io_buf_get(COPY_RUN_CHUNK);
     int r = buf ? 0 : -ENOMEM;
@@ -172,7 +172,7 @@ static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
     case PREALLOC_FALLOC:
         return backend_co_zero(u, off, n->size - off, place);
     default:
-        return data_co_write(u, off, n->size);
+        return resize_data_co_write(u, off, n->size);
     }
 }
 
@@ -213,7 +213,7 @@ static int preallocation_check(const struct resize *z, const struct node *n,
     return err_set(err, ENOTSUP, l->cluster_size
                    ? "Unsupported preallocation mode '%s'"
                    : "Unsupported preallocation mode: %s",
-                   preallocation_names[z->preallocation]);
+                   resize_preallocation_names[z->preallocation]);
 }
 
 static CO_FN int resize_co_node(const struct resize *z, struct node *n,
@@ -266,7 +266,7 @@ static CO_FN int resize_co_run(struct graph *g, void *arg)
 int cmd_resize(int argc, char **argv)
 {
     struct resize z = { 0 };
-    int status = parse_args(argc, argv, &z);
+    int status = resize_parse_args(argc, argv, &z);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

@@ -26,7 +26,7 @@ enum {
     OPT_PIDFILE, OPT_ENGINE, OPT_DRY_RUN
 };
 
-static const struct option options[] = {
+static const struct option serve_options[] = {
     { "help", no_argument, NULL, 'h' },
     { "format", required_argument, NULL, 'f' },
     { "name", required_argument, NULL, OPT_NAME },
@@ -60,11 +60,11 @@ static const char *format_of_name(const char *image)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct serve *s)
+static int serve_parse_args(int argc, char **argv, struct serve *s)
 {
     int c;
 
-    while ((c = getopt_long(argc, argv, "hf:k:rd", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "hf:k:rd", serve_options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help("serve"); return -1;
         case 'f': s->format = optarg; break;
@@ -223,7 +223,7 @@ static void print_command(const GPtrArray *args)
 int cmd_serve(int argc, char **argv)
 {
     struct serve s = { .name = "disk0" };
-    int status = parse_args(argc, argv, &s);
+    int status = serve_parse_args(argc, argv, &s);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

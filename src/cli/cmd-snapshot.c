@@ -30,7 +30,7 @@ static int set_action(struct snapshot *s, int action, const char *name)
 }
 
 /* 0, an exit status, or -1 after help. */
-static int parse_args(int argc, char **argv, struct snapshot *s)
+static int snapshot_parse_args(int argc, char **argv, struct snapshot *s)
 {
     static const struct option options[] = {
         IMAGE_OPTIONS, FORCE_SHARE_OPTION,
@@ -142,7 +142,7 @@ static CO_FN int snapshot_co_run(struct graph *g, void *arg)
 int cmd_snapshot(int argc, char **argv)
 {
     struct snapshot s = { 0 };
-    int status = parse_args(argc, argv, &s);
+    int status = snapshot_parse_args(argc, argv, &s);
 
     if (status != 0) {
         return status < 0 ? 0 : status;

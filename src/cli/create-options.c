@@ -85,7 +85,7 @@ const char *create_options_get(const json_t *options, const char *name)
 
 /* --- what a format takes --- */
 
-static const struct create_option *find_option(const struct node_driver *drv,
+static const struct create_option *create_options_find_option(const struct node_driver *drv,
                                                const char *name, GError **err)
 {
     const struct create_option *o = drv->create_options;
@@ -150,7 +150,7 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
     json_t *value;
 
     json_object_foreach(options, key, value) {
-        const struct create_option *o = find_option(drv, key, err);
+        const struct create_option *o = create_options_find_option(drv, key, err);
 
         if (!o || check_value(o, value, err) < 0) {
             return -EINVAL;
@@ -199,7 +199,7 @@ const struct node_driver *create_options_driver(struct graph *g,
     return drv;
 }
 
-static int compare_names(const void *a, const void *b)
+static int create_options_compare_names(const void *a, const void *b)
 {
     return strcmp(((const struct create_option *)a)->name,
                   ((const struct create_option *)b)->name);
@@ -213,7 +213,7 @@ int create_options_print(const struct node_driver *drv)
     for (const struct create_option *o = drv->create_options; o->name; o++) {
         g_array_append_vals(sorted, o, 1);
     }
-    g_array_sort(sorted, compare_names);
+    g_array_sort(sorted, create_options_compare_names);
     printf("Supported %s options:\n", drv->name);
     for (guint i = 0; i < sorted->len; i++) {
         const struct create_option *o =

@@ -29,7 +29,7 @@ struct run {
 
 static json_t *objects;   /* what --object said; an array or NULL */
 
-static void print_notice(const char *text)
+static void image_print_notice(const char *text)
 {
     fprintf(stderr, "sluice: note: %s\n", text);
 }
@@ -42,7 +42,7 @@ static CO_FN void run_entry(void *arg)
     const json_t *props;
     size_t i;
 
-    graph_set_notice(g, print_notice);
+    graph_set_notice(g, image_print_notice);
     json_array_foreach(objects, i, props) {
         if (object_co_add(g, props, &err) < 0) {
             break;
@@ -147,7 +147,7 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
 
 /* The driver that knows the first bytes of the storage that @options name;
  * raw when none does. */
-static CO_FN int format_co_find(struct graph *g, const json_t *options,
+static CO_FN int image_format_co_find(struct graph *g, const json_t *options,
                                 unsigned flags, const char **ret_format,
                                 GError **err)
 {
@@ -223,7 +223,7 @@ static CO_FN int options_co_complete(struct graph *g,
         return graph_find_driver(g, format) ? 0
             : err_set(err, EINVAL, "Unknown driver '%s'", format);
     }
-    r = format_co_find(g, options, spec->flags, &format, err);
+    r = image_format_co_find(g, options, spec->flags, &format, err);
     if (r == 0) {
         json_object_set_new(options, "driver", json_string(format));
         if (spec->flags & NODE_RDWR) {

@@ -253,7 +253,7 @@ const struct subcommand subcommands[] = {
     { NULL, NULL, NULL, NULL }
 };
 
-static int print_usage(void)
+static int main_print_usage(void)
 {
     printf("usage: sluice COMMAND [OPTIONS]\n\nCommands:\n");
     for (const struct subcommand *s = subcommands; s->name; s++) {
@@ -273,7 +273,7 @@ int main(int argc, char **argv)
         return cli_usage_error(NULL, "expecting a command");
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        return print_usage();
+        return main_print_usage();
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
         printf("sluice version %s\n", SLUICE_VERSION);

@@ -75,7 +75,7 @@ static void seen_free(void *p)
     g_free(d);
 }
 
-static void collect_device(struct device *d, void *arg)
+static void cmd_query_collect_device(struct device *d, void *arg)
 {
     struct seen_device *seen = g_new0(struct seen_device, 1);
 
@@ -100,7 +100,7 @@ CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
     json_t *list = json_array();
     int r = 0;
 
-    graph_foreach_device(c->graph, collect_device, devices);
+    graph_foreach_device(c->graph, cmd_query_collect_device, devices);
     for (unsigned i = 0; i < devices->len; i++) {
         struct seen_device *d = devices->pdata[i];
         struct node *shown = node_ref(shown_node(d->node));
@@ -235,7 +235,7 @@ CO_FN int cmd_co_query_blockstats(struct control *c, const json_t *args,
 
 /* --- the graph as such --- */
 
-static const struct { unsigned bit; const char *name; } perm_names[] = {
+static const struct { unsigned bit; const char *name; } cmd_query_perm_names[] = {
     { PERM_RESIZE, "resize" },
     { PERM_WRITE_UNCHANGED, "write-unchanged" },
     { PERM_WRITE, "write" },
@@ -246,9 +246,9 @@ static json_t *describe_perms(unsigned perms)
 {
     json_t *list = json_array();
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(perm_names); i++) {
-        if (perms & perm_names[i].bit) {
-            json_array_append_new(list, json_string(perm_names[i].name));
+    for (unsigned i = 0; i < G_N_ELEMENTS(cmd_query_perm_names); i++) {
+        if (perms & cmd_query_perm_names[i].bit) {
+            json_array_append_new(list, json_string(cmd_query_perm_names[i].name));
         }
     }
     return list;

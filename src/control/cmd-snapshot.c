@@ -129,7 +129,7 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
 }
 
 /* *@ret becomes the description of what is gone. */
-static CO_FN int snapshot_co_delete(struct node *n, const json_t *args,
+static CO_FN int cmd_snapshot_co_delete(struct node *n, const json_t *args,
                                     json_t **ret, GError **err)
 {
     const char *id = arg_str(args, "id"), *name = arg_str(args, "name");
@@ -171,7 +171,7 @@ CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(
     deleting = node_block(node_ref(n), 1u << BLOCK_OP_STREAM |
                           1u << BLOCK_OP_COMMIT,
                           "an internal snapshot of it is being deleted");
-    r = snapshot_co_delete(n, args, ret, err);
+    r = cmd_snapshot_co_delete(n, args, ret, err);
     node_unblock(deleting);
     node_co_unref(n);
     return r;

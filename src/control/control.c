@@ -278,7 +278,7 @@ void control_quit(struct control *c, const char *reason)
     c->quit(c->quit_arg);
 }
 
-static void collect_device(struct device *d, void *arg)
+static void control_collect_device(struct device *d, void *arg)
 {
     g_ptr_array_add(arg, d);
 }
@@ -324,7 +324,7 @@ static CO_FN void stop_entry(void *arg)
     /* What they may have added. */
     exports_co_shutdown(c->exports);
     jobs_co_cancel_all(c->jobs);
-    graph_foreach_device(c->graph, collect_device, devices);
+    graph_foreach_device(c->graph, control_collect_device, devices);
     for (unsigned i = 0; i < devices->len; i++) {
         device_co_free(devices->pdata[i]);
     }

@@ -30,7 +30,7 @@ static const struct hmp_command *find_command(char **words, unsigned n,
     return NULL;
 }
 
-static void print_usage(const struct hmp_command *cmd, GString *out)
+static void hmp_print_usage(const struct hmp_command *cmd, GString *out)
 {
     g_string_append_printf(out, "%s%s%s -- %s\n", cmd->name,
                            *cmd->params ? " " : "", cmd->params, cmd->help);
@@ -42,7 +42,7 @@ static void print_help(const char *name, GString *out)
         if (!name || g_str_equal(cmd->name, name) ||
             (g_str_equal(name, "info") && g_str_has_prefix(cmd->name, "info ")))
         {
-            print_usage(cmd, out);
+            hmp_print_usage(cmd, out);
         }
     }
 }
@@ -94,7 +94,7 @@ static int take_word(const struct hmp_command *cmd, const struct hmp_arg *a,
     return 0;
 }
 
-static int parse_args(const struct hmp_command *cmd, char **words,
+static int hmp_parse_args(const struct hmp_command *cmd, char **words,
                       json_t *args, GError **err)
 {
     int n = take_flags(cmd, words, args, err);
@@ -218,7 +218,7 @@ static CO_FN void hmp_co_words(struct control *c, char **words, unsigned n,
         return;
     }
     args = json_object();
-    if (parse_args(cmd, words + used, args, &err) < 0 ||
+    if (hmp_parse_args(cmd, words + used, args, &err) < 0 ||
         hmp_co_run(c, cmd, args, out, &err) < 0) {
         print_error(err, out);
     }

@@ -90,7 +90,7 @@ static CO_FN int journal_co_write(struct journal *j, GError **err)
     return r;
 }
 
-static int parse(struct journal *j, const char *text, size_t len, GError **err)
+static int journal_parse(struct journal *j, const char *text, size_t len, GError **err)
 {
     json_error_t je;
     json_t *all = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
@@ -151,7 +151,7 @@ static CO_FN int journal_co_read(struct journal *j, GError **err)
     if (r < 0) {
         return err_set_errno(err, -r, "Could not read '%s'", j->path);
     }
-    return parse(j, text, size, err);
+    return journal_parse(j, text, size, err);
 }
 
 /* --- life --- */

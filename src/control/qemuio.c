@@ -65,7 +65,7 @@ void qemuio_print_size(GString *out, double bytes)
 }
 
 /* Options in front of the words, as getopt(3) takes them. */
-static bool take_options(const struct qemuio_command *cmd, char **words,
+static bool qemuio_take_options(const struct qemuio_command *cmd, char **words,
                          unsigned n, struct qemuio_args *a, GString *out)
 {
     unsigned i = 0;
@@ -103,7 +103,7 @@ static bool take_options(const struct qemuio_command *cmd, char **words,
 
 /* --- commands --- */
 
-static CO_FN void flush_co_run(struct qemuio_run *run,
+static CO_FN void qemuio_flush_co_run(struct qemuio_run *run,
                                const struct qemuio_command *cmd,
                                const struct qemuio_args *a)
 {
@@ -142,7 +142,7 @@ static CO_FN void length_co_run(struct qemuio_run *run,
     g_string_append_c(run->out, '\n');
 }
 
-static CO_FN void info_co_run(struct qemuio_run *run,
+static CO_FN void qemuio_info_co_run(struct qemuio_run *run,
                               const struct qemuio_command *cmd,
                               const struct qemuio_args *a)
 {
@@ -191,7 +191,7 @@ static void print_map_line(GString *out, uint64_t off, uint64_t len, bool has)
     g_string_append_printf(out, " (0x%" PRIx64 ")\n", off);
 }
 
-static CO_FN void map_co_run(struct qemuio_run *run,
+static CO_FN void qemuio_map_co_run(struct qemuio_run *run,
                              const struct qemuio_command *cmd,
                              const struct qemuio_args *a)
 {
@@ -290,7 +290,7 @@ static CO_FN void help_co_run(struct qemuio_run *run,
                               const struct qemuio_command *cmd,
                               const struct qemuio_args *a);
 
-static const struct qemuio_command commands[] = {
+static const struct qemuio_command qemuio_commands[] = {
     { "aio_flush", NULL, 0, 0, "", "", "wait for all aio requests",
       qemuio_co_aio_flush, 0 },
     { "aio_read", NULL, 2, -1, "CiqvP:", "off len [len..]",
@@ -306,15 +306,15 @@ static const struct qemuio_command commands[] = {
     { "discard", "d", 2, -1, "Cq", "off len", "discard a range", qemuio_co_rw,
       QEMUIO_WRITE | QEMUIO_DISCARD },
     { "flush", "f", 0, 0, "", "", "make all that was written durable",
-      flush_co_run, 0 },
+      qemuio_flush_co_run, 0 },
     { "help", "?", 0, 1, "", "[command]", "show the commands, or one",
       help_co_run, 0 },
     { "info", "i", 0, 0, "", "", "show the format and its cluster size",
-      info_co_run, 0 },
+      qemuio_info_co_run, 0 },
     { "length", "l", 0, 0, "", "", "show the size of the disk", length_co_run,
       0 },
     { "map", NULL, 0, 0, "", "", "show the allocated parts of the image",
-      map_co_run, 0 },
+      qemuio_map_co_run, 0 },
     { "read", "r", 2, -1, "abCqvpP:s:l:", "off len", "read a range; -P: compare "
       "with a byte, -s -l: only there, -v: show", qemuio_co_rw, 0 },
     { "readv", NULL, 2, -1, "CqvP:", "off len [len..]", "read into several "
@@ -337,10 +337,10 @@ static const struct qemuio_command commands[] = {
 
 static const struct qemuio_command *command_find(const char *name)
 {
-    for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
-        if (!strcmp(commands[i].name, name) ||
-            !g_strcmp0(commands[i].alias, name)) {
-            return &commands[i];
+    for (unsigned i = 0; i < G_N_ELEMENTS(qemuio_commands); i++) {
+        if (!strcmp(qemuio_commands[i].name, name) ||
+            !g_strcmp0(qemuio_commands[i].alias, name)) {
+            return &qemuio_commands[i];
         }
     }
     return NULL;
@@ -356,9 +356,9 @@ static CO_FN void help_co_run(struct qemuio_run *run,
         g_string_append_printf(run->out, "command %s not found\n", a->word[0]);
         return;
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++) {
-        if (!one || one == &commands[i]) {
-            qemuio_print_usage(&commands[i], run->out);
+    for (unsigned i = 0; i < G_N_ELEMENTS(qemuio_commands); i++) {
+        if (!one || one == &qemuio_commands[i]) {
+            qemuio_print_usage(&qemuio_commands[i], run->out);
         }
     }
 }
@@ -410,7 +410,7 @@ static CO_FN void line_co_run(struct qemuio_run *run, const char *line)
     if (!check_count(cmd, (int)n - 1, run->out)) {
         return;
     }
-    if (!take_options(cmd, words + 1, n - 1, &a, run->out)) {
+    if (!qemuio_take_options(cmd, words + 1, n - 1, &a, run->out)) {
         qemuio_print_usage(cmd, run->out);
         return;
     }

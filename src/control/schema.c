@@ -78,7 +78,7 @@ static const struct schema_member *variant_members(const struct schema_type *t,
 static int check(const struct schema_type *t, const json_t *v, GString *path,
                  GError **err);
 
-static int bad_type(const GString *path, const char *expected, GError **err)
+static int schema_bad_type(const GString *path, const char *expected, GError **err)
 {
     return err_set(err, EINVAL,
                    "Invalid parameter type for '%s', expected: %s",
@@ -125,7 +125,7 @@ static int check_object(const struct schema_type *t, const json_t *v,
     int r;
 
     if (!json_is_object(v)) {
-        return bad_type(path, "object", err);
+        return schema_bad_type(path, "object", err);
     }
     r = check_members(t->members, v, path, err);
     if (r < 0) {
@@ -152,7 +152,7 @@ static int check_array(const struct schema_type *t, const json_t *v,
     gsize len = path->len;
 
     if (!json_is_array(v)) {
-        return bad_type(path, "array", err);
+        return schema_bad_type(path, "array", err);
     }
     for (size_t i = 0; i < json_array_size(v); i++) {
         int r;
@@ -173,7 +173,7 @@ static int check_enum(const struct schema_type *t, const json_t *v,
     const char *text = json_string_value(v);
 
     if (!text) {
-        return bad_type(path, "string", err);
+        return schema_bad_type(path, "string", err);
     }
     if (!g_strv_contains(t->values, text)) {
         const char *dot = strrchr(path->str, '.');
@@ -191,7 +191,7 @@ static int check_int(const struct schema_type *t, const json_t *v,
     int64_t i = json_integer_value(v);
 
     if (!json_is_integer(v)) {
-        return bad_type(path, "integer", err);
+        return schema_bad_type(path, "integer", err);
     }
     if (i < t->min && t->min == 0) {
         return err_set(err, EINVAL,
@@ -226,15 +226,15 @@ static int check(const struct schema_type *t, const json_t *v, GString *path,
 
     switch (t->kind) {
     case SCHEMA_STR:
-        return json_is_string(v) ? 0 : bad_type(path, "string", err);
+        return json_is_string(v) ? 0 : schema_bad_type(path, "string", err);
     case SCHEMA_INT:
         return check_int(t, v, path, err);
     case SCHEMA_NUMBER:
-        return json_is_number(v) ? 0 : bad_type(path, "number", err);
+        return json_is_number(v) ? 0 : schema_bad_type(path, "number", err);
     case SCHEMA_BOOL:
-        return json_is_boolean(v) ? 0 : bad_type(path, "boolean", err);
+        return json_is_boolean(v) ? 0 : schema_bad_type(path, "boolean", err);
     case SCHEMA_NULL:
-        return json_is_null(v) ? 0 : bad_type(path, "null", err);
+        return json_is_null(v) ? 0 : schema_bad_type(path, "null", err);
     case SCHEMA_ANY:
         return 0;
     case SCHEMA_ENUM:
@@ -246,7 +246,7 @@ static int check(const struct schema_type *t, const json_t *v, GString *path,
     case SCHEMA_ALTERNATE:
         branch = find_branch(t, v);
         return branch ? check(branch, v, path, err)
-                      : bad_type(path, t->name, err);
+                      : schema_bad_type(path, t->name, err);
     }
     g_assert_not_reached();
 }

@@ -128,7 +128,7 @@ void session_finish(struct session *s)
     co_queue_wake_all(&s->out_ready);
 }
 
-static CO_FN void writer_entry(void *arg)
+static CO_FN void session_writer_entry(void *arg)
 {
     struct session *s = arg;
 
@@ -202,7 +202,7 @@ static void send_greeting(struct session *s)
     json_decref(msg);
 }
 
-static int negotiate(struct session *s, const json_t *args, GError **err)
+static int session_negotiate(struct session *s, const json_t *args, GError **err)
 {
     const struct schema_command *cmd = schema_find_command("qmp_capabilities");
     const json_t *first;
@@ -274,7 +274,7 @@ static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
                              "command ignored");
     }
     if (is_negotiation) {
-        return negotiate(s, args, err);
+        return session_negotiate(s, args, err);
     }
     return control_co_execute(s->c, name, args, ret, err);
 }
@@ -399,5 +399,5 @@ void control_add_session(struct control *c, struct channel *ch,
     s->coroutines = 2;
     g_ptr_array_add(c->sessions, s);
     co_start(c->loop, reader_entry, s);
-    co_start(c->loop, writer_entry, s);
+    co_start(c->loop, session_writer_entry, s);
 }

@@ -15,7 +15,7 @@
 #include "control/drivers.h"
 #include "daemon/daemon.h"
 
-static void report(const GError *err)
+static void main_report(const GError *err)
 {
     g_autofree char *msg = err_dup_message(err);
     const char *hint = err_get_hint(err);
@@ -26,7 +26,7 @@ static void report(const GError *err)
     }
 }
 
-static void print_notice(const char *text)
+static void main_print_notice(const char *text)
 {
     fprintf(stderr, "sluiced: note: %s\n", text);
 }
@@ -113,7 +113,7 @@ static CO_FN void daemon_entry(void *arg)
 
     signals_start(d);
     if (daemon_co_start(d, &err) < 0) {
-        report(err);
+        main_report(err);
         d->status = EXIT_FAILURE;
     } else {
         control_co_ready(d->control);
@@ -138,7 +138,7 @@ static int daemon_run(struct daemon *d, GError **err)
     struct control_params p = {
         .policy = d->set.policy, .beneath = d->set.beneath,
         .state_dir = d->set.state_dir, .resume_jobs = d->set.resume_jobs,
-        .notice = print_notice, .quit = on_quit, .quit_arg = d,
+        .notice = main_print_notice, .quit = on_quit, .quit_arg = d,
     };
     int r = loop_new(&options, &d->loop, err);
 
@@ -193,7 +193,7 @@ int main(int argc, char **argv)
         r = daemon_run(&d, &err);
     }
     if (r < 0) {
-        report(err);
+        main_report(err);
         d.status = EXIT_FAILURE;
     }
 out:

@@ -148,13 +148,13 @@ static CO_FN int apply_co_export(struct daemon *d, const char *arg,
 }
 
 /* The option has the address flat, the command wrapped in "data". */
-static json_t *wrap_address(json_t *options)
+static json_t *wrap_address(json_t *daemon_options)
 {
-    json_t *addr = json_object_get(options, "addr");
+    json_t *addr = json_object_get(daemon_options, "addr");
     json_t *flat, *type;
 
     if (!json_is_object(addr)) {
-        return options;
+        return daemon_options;
     }
     flat = json_copy(addr);
     type = json_incref(json_object_get(flat, "type"));
@@ -163,8 +163,8 @@ static json_t *wrap_address(json_t *options)
     if (type) {
         json_object_set_new(addr, "type", type);
     }
-    json_object_set_new(options, "addr", addr);
-    return options;
+    json_object_set_new(daemon_options, "addr", addr);
+    return daemon_options;
 }
 
 static CO_FN int apply_co_nbd_server(struct daemon *d, const char *arg,
@@ -188,14 +188,14 @@ static CO_FN int apply_co_nbd_server(struct daemon *d, const char *arg,
 static CO_FN int apply_co_drive(struct daemon *d, const char *arg,
                                 GError **err)
 {
-    json_t *options;
-    int r = keyval_parse(arg, "file", &options, err);
+    json_t *daemon_options;
+    int r = keyval_parse(arg, "file", &daemon_options, err);
 
     if (r < 0) {
         return r;
     }
-    r = control_co_add_drive(d->control, options, err);
-    json_decref(options);
+    r = control_co_add_drive(d->control, daemon_options, err);
+    json_decref(daemon_options);
     return r;
 }
 
@@ -205,7 +205,7 @@ static CO_FN int apply_co_chardev(struct daemon *d, const char *arg,
     return chardev_add(d, arg, err);
 }
 
-static const struct option options[] = {
+static const struct option daemon_options[] = {
     { "help", 'h', NULL, "show this text", set_help, NULL },
     { "version", 'V', NULL, "show the version", set_version, NULL },
     { "blockdev", 0, "[driver=]DRIVER,node-name=NAME[,...]",
@@ -244,8 +244,8 @@ void options_print_help(void)
 {
     printf("usage: sluiced [OPTION]...\n"
            "Serve disk images, and stream them while they are served.\n\n");
-    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
-        const struct option *o = &options[i];
+    for (unsigned i = 0; i < G_N_ELEMENTS(daemon_options); i++) {
+        const struct option *o = &daemon_options[i];
 
         printf("  ");
         if (o->letter) {
@@ -258,21 +258,21 @@ void options_print_help(void)
            "given.\n");
 }
 
-static void print_event(const struct trace_event *ev, void *arg)
+static void options_print_event(const struct trace_event *ev, void *arg)
 {
     printf("%s\n", ev->name);
 }
 
 void options_print_trace_events(void)
 {
-    trace_list(print_event, NULL);
+    trace_list(options_print_event, NULL);
 }
 
 /* --- parsing --- */
 
 /* The option that @word names, "--name", "-name", "--name=value" or "-x".
  * *@ret_value: the text after "=", or NULL. */
-static const struct option *find_option(const char *word,
+static const struct option *options_find_option(const char *word,
                                         const char **ret_value)
 {
     const char *name = word + (word[1] == '-' ? 2 : 1);
@@ -280,8 +280,8 @@ static const struct option *find_option(const char *word,
     size_t len = eq ? (size_t)(eq - name) : strlen(name);
 
     *ret_value = eq ? eq + 1 : NULL;
-    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
-        const struct option *o = &options[i];
+    for (unsigned i = 0; i < G_N_ELEMENTS(daemon_options); i++) {
+        const struct option *o = &daemon_options[i];
 
         if ((len == 1 && name == word + 1 && *name == o->letter) ||
             (len == strlen(o->name) && !strncmp(name, o->name, len))) {
@@ -321,7 +321,7 @@ int options_parse(struct daemon *d, int argc, char **argv, GError **err)
         if (word[0] != '-' || !word[1]) {
             return err_set(err, EINVAL, "Unexpected argument: %s", word);
         }
-        o = find_option(word, &value);
+        o = options_find_option(word, &value);
         if (!o) {
             return err_set(err, EINVAL, "Unknown option '%s'", word);
         }

@@ -66,14 +66,14 @@ void metadata_cache_done(struct metadata_cache *c)
     }
 }
 
-static struct table *find(struct metadata_cache *c, uint64_t key)
+static struct table *tables_find(struct metadata_cache *c, uint64_t key)
 {
     return g_hash_table_lookup(c->by_key, GSIZE_TO_POINTER(key));
 }
 
 void metadata_cache_forget(struct metadata_cache *c, uint64_t key)
 {
-    struct table *t = find(c, key);
+    struct table *t = tables_find(c, key);
 
     if (t) {
         g_assert(t->refs == 0);
@@ -105,7 +105,7 @@ void metadata_cache_put(struct metadata_cache *c, struct table *t)
 
 struct table *metadata_cache_peek(struct metadata_cache *c, uint64_t key)
 {
-    struct table *t = find(c, key);
+    struct table *t = tables_find(c, key);
 
     if (!t || t->loading) {
         return NULL;
@@ -126,7 +126,7 @@ static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
     while (c->bytes > 0 && c->bytes + c->table_bytes > c->max_bytes) {
         if (!evict_oldest(c)) {
             co_queue_co_wait(&c->room);
-            if (find(c, key)) {
+            if (tables_find(c, key)) {
                 return 1;
             }
         }
@@ -146,7 +146,7 @@ static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
     return 0;
 }
 
-static CO_FN int table_co_load(struct metadata_cache *c, struct table *t)
+static CO_FN int tables_table_co_load(struct metadata_cache *c, struct table *t)
 {
     int ret;
 
@@ -167,14 +167,14 @@ int metadata_cache_co_get(struct metadata_cache *c, uint64_t key, struct table *
     int ret;
 
     do {
-        t = find(c, key);
+        t = tables_find(c, key);
         ret = t ? 1 : slot_co_get(c, key, &t);
         if (ret < 0) {
             return ret;
         }
-    } while (ret == 1 && !(t = find(c, key)));
+    } while (ret == 1 && !(t = tables_find(c, key)));
     if (ret == 0) {
-        ret = table_co_load(c, t);
+        ret = tables_table_co_load(c, t);
     } else {
         metadata_cache_ref(c, t);
         while (t->loading) {

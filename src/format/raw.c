@@ -171,7 +171,7 @@ static CO_FN int raw_co_cache(struct node *n, uint64_t off, uint64_t len)
 
 /* --- create --- */
 
-static const char *const preallocation_names[] = {
+static const char *const raw_preallocation_names[] = {
     "off", "falloc", "full", NULL
 };
 enum preallocation { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
@@ -220,7 +220,7 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
         return opts_missing("size", err);
     }
     if (ret < 0 || (ret = opts_take_enum(o, "preallocation",
-                                         preallocation_names, &how, err)) < 0) {
+                                         raw_preallocation_names, &how, err)) < 0) {
         return ret;
     }
     if (opts_has(o, "backing_file")) {
@@ -244,7 +244,7 @@ static int raw_measure(struct opts *o, struct image_measure *ret, GError **err)
     int how, r = opts_take_size(o, "size", &ret->size, err);
 
     if (r >= 0) {
-        r = opts_take_enum(o, "preallocation", preallocation_names, &how, err);
+        r = opts_take_enum(o, "preallocation", raw_preallocation_names, &how, err);
     }
     ret->size = (ret->size + 511) / 512 * 512;
     ret->all = true;

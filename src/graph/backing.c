@@ -460,7 +460,7 @@ int backing_co_probe(struct node *n, const char *name, const json_t *storage,
     return 0;
 }
 
-static int format_check(struct node *n, const char *name, const char **format,
+static int backing_format_check(struct node *n, const char *name, const char **format,
                         GError **err)
 {
     const struct node_driver *drv = graph_find_driver(n->graph, *format);
@@ -539,7 +539,7 @@ static CO_FN int resolve_co_plain(struct node *n, const char *name,
     int ret = resolve_co_storage(n, name, &storage, ret_identity, err);
 
     if (ret == 0) {
-        ret = format ? format_check(n, name, &format, err)
+        ret = format ? backing_format_check(n, name, &format, err)
                      : backing_co_probe(n, name, storage, &format, err);
     }
     if (ret < 0) {

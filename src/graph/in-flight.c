@@ -22,18 +22,18 @@ struct inflight_table {
     struct co_queue room;
 };
 
-static int compare_offsets(const void *a, const void *b)
+static int fetch_compare_offsets(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
 
-static struct inflight_table *table_get(struct node *n)
+static struct inflight_table *fetch_table_get(struct node *n)
 {
     if (!n->fetches) {
         n->fetches = g_new0(struct inflight_table, 1);
-        n->fetches->tree = g_tree_new(compare_offsets);
+        n->fetches->tree = g_tree_new(fetch_compare_offsets);
     }
     return n->fetches;
 }
@@ -105,7 +105,7 @@ struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len)
     f->buf = buf;
     f->refs = 1;
     f->listed = !inflight_find(n, off) && inflight_next(n, off) >= off + len;
-    t = table_get(n);
+    t = fetch_table_get(n);
     t->bytes += len;
     t->count++;
     if (f->listed) {
@@ -212,7 +212,7 @@ void inflight_co_wait_room(struct node *n, uint64_t len)
     if (inflight_has_room(n, len)) {
         return;
     }
-    t = table_get(n);
+    t = fetch_table_get(n);
     t->backends++;
     while (!inflight_has_room(n, len)) {
         co_queue_co_wait(&t->room);

@@ -29,7 +29,7 @@ struct json_name {
 };
 
 PRINTF_LIKE(3, 4)
-static int refuse(const struct json_name *j, GError **err, const char *fmt, ...)
+static int json_name_refuse(const struct json_name *j, GError **err, const char *fmt, ...)
 {
     g_autofree char *why = NULL;
     va_list ap;
@@ -58,7 +58,7 @@ static bool is_child(const struct node_driver *drv, const char *key,
 
 /* --- file names --- */
 
-static CO_FN int path_co_check(struct json_name *j, json_t *o, const char *path,
+static CO_FN int json_name_path_co_check(struct json_name *j, json_t *o, const char *path,
                                GError **err)
 {
     const char *driver;
@@ -88,10 +88,10 @@ static CO_FN int filename_co_check(struct json_name *j, json_t *o, GError **err)
     int ret;
 
     if (!path) {
-        return refuse(j, err, "its 'filename' is no text");
+        return json_name_refuse(j, err, "its 'filename' is no text");
     }
     ret = backing_check_text(j->n, path, err);
-    return ret < 0 ? ret : path_co_check(j, o, path, err);
+    return ret < 0 ? ret : json_name_path_co_check(j, o, path, err);
 }
 
 /* --- nodes --- */
@@ -107,14 +107,14 @@ static CO_FN int member_co_check(struct json_name *j,
             return 0;
         }
         return json_is_object(value) ? object_co_check(j, value, err)
-            : refuse(j, err, "'%s' in it is a node of this process", key);
+            : json_name_refuse(j, err, "'%s' in it is a node of this process", key);
     }
     if (!strcmp(key, "driver") || (!strcmp(key, "read-only") &&
         !g_strcmp0(json_string_value(value), "on"))) {
         return 0;
     }
     if (!is_listed(drv, key)) {
-        return refuse(j, err, "no header may set option '%s' of driver '%s'",
+        return json_name_refuse(j, err, "no header may set option '%s' of driver '%s'",
                       key, drv->name);
     }
     j->is_window |= drv->kind == NODE_FORMAT;
@@ -134,9 +134,9 @@ static int find_driver(struct json_name *j, json_t *o,
     }
     drv = driver ? graph_find_driver(j->n->graph, driver) : NULL;
     if (!drv || !drv->reference_options) {
-        return driver ? refuse(j, err, "no header may name a node of driver "
+        return driver ? json_name_refuse(j, err, "no header may name a node of driver "
                                "'%s'", driver)
-                      : refuse(j, err, "it does not say what a node in it is");
+                      : json_name_refuse(j, err, "it does not say what a node in it is");
     }
     json_object_set_new(o, "driver", json_string(drv->name));
     *ret_drv = drv;
@@ -179,7 +179,7 @@ static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
     if (ret == 0 && value) {
         ret = is_child(drv, "file", value)
             ? member_co_check(j, drv, "file", value, err)
-            : refuse(j, err, "driver '%s' has no 'file'", drv->name);
+            : json_name_refuse(j, err, "driver '%s' has no 'file'", drv->name);
     }
     json_decref(members);
     if (ret == 0 && json_object_get(o, "filename")) {
@@ -192,7 +192,7 @@ static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
 /* --- the whole name --- */
 
 /* Which format is it? *@ret_known: it was said, or could be found. */
-static CO_FN int format_co_find(struct json_name *j, json_t *o, const char *fmt,
+static CO_FN int json_name_format_co_find(struct json_name *j, json_t *o, const char *fmt,
                                 bool *ret_known, GError **err)
 {
     const char *said = json_string_value(json_object_get(o, "driver"));
@@ -203,13 +203,13 @@ static CO_FN int format_co_find(struct json_name *j, json_t *o, const char *fmt,
 
     *ret_known = true;
     if (fmt && !drv) {
-        return refuse(j, err, "the format beside it, '%s', is unknown", fmt);
+        return json_name_refuse(j, err, "the format beside it, '%s', is unknown", fmt);
     }
     if (drv) {
         fmt = drv->kind == NODE_PROTOCOL ? "raw" : fmt;
         return !said || !strcmp(said, fmt)
             ? json_object_set_new(o, "driver", json_string(fmt))
-            : refuse(j, err, "it is of driver '%s', the format beside it is "
+            : json_name_refuse(j, err, "it is of driver '%s', the format beside it is "
                      "'%s'", said, fmt);
     }
     if (said || !json_is_object(file)) {
@@ -240,7 +240,7 @@ int json_name_co_parse(struct node *n, const char *name, const char *fmt,
                    n->filename ? n->filename : n->name);
         return ret;
     }
-    ret = format_co_find(&j, o, fmt, &known, err);
+    ret = json_name_format_co_find(&j, o, fmt, &known, err);
     if (ret == 0 && known) {
         ret = object_co_check(&j, o, err);
     }

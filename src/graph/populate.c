@@ -154,7 +154,7 @@ static CO_FN int map_co_zero(struct work *w, uint64_t off, uint64_t len)
 
 /* Map clusters that the overlay lacks; the range is held. @buf: their bytes,
  * NULL: zeroes. */
-static CO_FN int map_co_run(struct work *w, uint64_t off, uint64_t len,
+static CO_FN int populate_map_co_run(struct work *w, uint64_t off, uint64_t len,
                             uint8_t *buf)
 {
     size_t at = 0;
@@ -205,7 +205,7 @@ static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
             break;
         }
         if (m.kind == MAP_ABSENT) {
-            r = map_co_run(w, pos, m.len, buf ? buf + (pos - off) : NULL);
+            r = populate_map_co_run(w, pos, m.len, buf ? buf + (pos - off) : NULL);
         }
         pos += m.len;
     }
@@ -638,7 +638,7 @@ static CO_FN int read_co_copy(struct work *w, const struct piece *p)
     return r;
 }
 
-static CO_FN int read_co_piece(struct work *w, const struct piece *p)
+static CO_FN int populate_read_co_piece(struct work *w, const struct piece *p)
 {
     uint64_t off = cluster_down(w, p->off);
 
@@ -689,7 +689,7 @@ static CO_FN void work_co_run(struct work *w)
             if (p.kind == PIECE_COPY || w->iov) {
                 work_spawn(w);
             }
-            r = w->iov ? read_co_piece(w, &p) : populate_co_piece(w, &p);
+            r = w->iov ? populate_read_co_piece(w, &p) : populate_co_piece(w, &p);
         }
         if (r < 0) {
             w->result = w->result ? w->result : r;

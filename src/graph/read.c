@@ -101,7 +101,7 @@ struct run {
     struct mapping map;
 };
 
-static void run_end(struct run *r)
+static void read_run_end(struct run *r)
 {
     if (r->mapped) {
         node_map_end(r->n, &r->map);
@@ -174,7 +174,7 @@ static CO_FN int run_co_read(struct run *r, struct iov iov, unsigned flags)
     } else {
         ret = read_co_driver(n, r->off, iov, flags);
     }
-    run_end(r);
+    read_run_end(r);
     return ret;
 }
 
@@ -236,7 +236,7 @@ static CO_FN int read_co_runs(struct node *n, uint64_t off, struct iov iov,
                                   batch_co_read, &b);
         }
         while (b.n > 0) { /* after a failure, those that were not read */
-            run_end(&b.runs[--b.n]);
+            read_run_end(&b.runs[--b.n]);
         }
     } while (ret == 0 && pos < iov.len);
     return ret;

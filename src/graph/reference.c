@@ -22,7 +22,7 @@ const char *reference_format(const struct node *base)
 }
 
 PRINTF_LIKE(4, 5)
-static int refuse(const struct node *n, int errnum, GError **err,
+static int reference_refuse(const struct node *n, int errnum, GError **err,
                   const char *fmt, ...)
 {
     g_autofree char *why = NULL;
@@ -54,7 +54,7 @@ static bool is_of_process(const char *path)
 }
 
 /* Does @path, absolute, lead to what @n, storage, has open? */
-static CO_FN int path_co_check(struct node *n, const char *path, GError **err)
+static CO_FN int reference_path_co_check(struct node *n, const char *path, GError **err)
 {
     const char *driver;
     struct stat named, open;
@@ -64,12 +64,12 @@ static CO_FN int path_co_check(struct node *n, const char *path, GError **err)
         return ret;
     }
     if (is_of_process(path)) {
-        return refuse(n, EINVAL, err, "'%s' means something in this process "
+        return reference_refuse(n, EINVAL, err, "'%s' means something in this process "
                       "alone", path);
     }
     ret = io_co_stat(path, &named);
     if (ret < 0) {
-        return refuse(n, -ret, err, "its file name '%s': %s", path,
+        return reference_refuse(n, -ret, err, "its file name '%s': %s", path,
                       g_strerror(-ret));
     }
     ret = backing_file_driver(path, &named, &driver, err);
@@ -77,7 +77,7 @@ static CO_FN int path_co_check(struct node *n, const char *path, GError **err)
         g_autofree char *a = backing_stat_identity(&named);
         g_autofree char *b = backing_stat_identity(&open);
 
-        ret = strcmp(a, b) ? refuse(n, ESTALE, err, "'%s' is another file than "
+        ret = strcmp(a, b) ? reference_refuse(n, ESTALE, err, "'%s' is another file than "
                                     "the one that is open", path) : 0;
     }
     return ret;
@@ -97,7 +97,7 @@ static CO_FN int storage_co_describe(struct node *n, json_t *o, bool *ret_plain,
         return 0;
     }
     path = g_canonicalize_filename(name, NULL);
-    ret = path_co_check(n, path, err);
+    ret = reference_path_co_check(n, path, err);
     if (ret == 0) {
         json_object_set_new(o, "filename", json_string(path));
         *ret_plain = true;
@@ -207,7 +207,7 @@ static CO_FN int node_co_describe(struct node *n, json_t **ret, bool *ret_plain,
     int r;
 
     if (!n->drv->reference_options) {
-        return refuse(n, EINVAL, err, "no header may name a node of driver "
+        return reference_refuse(n, EINVAL, err, "no header may name a node of driver "
                       "'%s'", n->drv->name);
     }
     o = json_pack("{s:s}", "driver", n->drv->name);

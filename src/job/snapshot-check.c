@@ -50,7 +50,7 @@ static CO_FN int check_co_gap(struct snapshot_gaps *g, uint64_t off,
     return 0;
 }
 
-static int refuse(const struct node *image, const char *verb,
+static int snapshot_check_refuse(const struct node *image, const char *verb,
                   const GPtrArray *names, GError **err)
 {
     g_autoptr(GString) list = g_string_new(NULL);
@@ -91,7 +91,7 @@ int snapshots_co_check(struct node *image, const struct chain_change *change,
     if (ret != -ENOENT) {
         return ret;
     }
-    return names->len ? refuse(image, change->verb, names, err) : 0;
+    return names->len ? snapshot_check_refuse(image, change->verb, names, err) : 0;
 }
 
 /* --- the changes --- */

@@ -249,7 +249,7 @@ static int dial(const char *path)
 }
 
 /* Greeting, then qmp_capabilities. */
-static int negotiate(struct sluice_conn *c, const char *path, char **ret_error)
+static int conn_negotiate(struct sluice_conn *c, const char *path, char **ret_error)
 {
     json_t *greeting;
     int r = next_message(c, conn_now_ms() + 10000, &greeting);
@@ -282,7 +282,7 @@ int sluice_connect(const char *socket_path, struct sluice_conn **ret_conn,
     }
     c->fd = fd;
     c->events = json_array();
-    int r = negotiate(c, socket_path, ret_error);
+    int r = conn_negotiate(c, socket_path, ret_error);
     if (r < 0) {
         sluice_disconnect(c);
         return r;

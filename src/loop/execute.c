@@ -253,7 +253,7 @@ static int64_t exec_call(struct io_req *r)
     return 0;
 }
 
-static int64_t (*const table[])(struct io_req *r) = {
+static int64_t (*const execute_table[])(struct io_req *r) = {
     [IO_OP_READ] = exec_read,
     [IO_OP_WRITE] = exec_write,
     [IO_OP_FDATASYNC] = exec_fdatasync,
@@ -278,9 +278,9 @@ static int64_t (*const table[])(struct io_req *r) = {
     [IO_OP_FSYNC_DIR] = exec_fsync_dir,
     [IO_OP_CALL] = exec_call,
 };
-G_STATIC_ASSERT(G_N_ELEMENTS(table) == IO_OP_COUNT);
+G_STATIC_ASSERT(G_N_ELEMENTS(execute_table) == IO_OP_COUNT);
 
 int64_t io_req_execute(struct io_req *r)
 {
-    return table[r->op](r);
+    return execute_table[r->op](r);
 }

@@ -379,7 +379,7 @@ static int64_t apply_none(struct sim *s, struct sim_pending *p)
     return -ENOTSUP;
 }
 
-static int64_t (*const table[])(struct sim *s, struct sim_pending *p) = {
+static int64_t (*const sim_files_table[])(struct sim *s, struct sim_pending *p) = {
     [IO_OP_READ] = apply_read,
     [IO_OP_WRITE] = apply_write,
     [IO_OP_FDATASYNC] = apply_sync,
@@ -405,9 +405,9 @@ static int64_t (*const table[])(struct sim *s, struct sim_pending *p) = {
     [IO_OP_FSYNC_DIR] = apply_fsync_dir,
     [IO_OP_CALL] = apply_call,
 };
-G_STATIC_ASSERT(G_N_ELEMENTS(table) == IO_OP_COUNT);
+G_STATIC_ASSERT(G_N_ELEMENTS(sim_files_table) == IO_OP_COUNT);
 
 int64_t sim_apply(struct sim *s, struct sim_pending *p)
 {
-    return table[p->req->op](s, p);
+    return sim_files_table[p->req->op](s, p);
 }

@@ -254,7 +254,7 @@ uint64_t sim_image_last_id(const struct sim_image *img)
     return last;
 }
 
-static int compare_names(const void *a, const void *b)
+static int sim_image_compare_names(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
@@ -267,7 +267,7 @@ void sim_image_foreach(const struct sim_image *img,
     unsigned n;
     void **names = g_hash_table_get_keys_as_array(img->names, &n);
 
-    qsort(names, n, sizeof(*names), compare_names);
+    qsort(names, n, sizeof(*names), sim_image_compare_names);
     for (unsigned i = 0; i < n; i++) {
         fn(names[i], *(uint64_t *)g_hash_table_lookup(img->names, names[i]),
            arg);

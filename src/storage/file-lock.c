@@ -15,10 +15,10 @@
 #define LOCK_TRIES 10
 #define LOCK_RETRY_NS 20000000u
 
-static const char *const perm_names[] = {
+static const char *const file_lock_perm_names[] = {
     "consistent read", "write", "write unchanged", "resize",
 };
-#define PERM_COUNT G_N_ELEMENTS(perm_names)
+#define PERM_COUNT G_N_ELEMENTS(file_lock_perm_names)
 
 void file_lock_init(struct file_lock *lk, enum file_locking mode)
 {
@@ -84,7 +84,7 @@ static CO_FN int lock_co_test(struct io_file *f, unsigned base, unsigned bits,
         int ret = io_co_lock_test(f, base + i, 1, IO_LOCK_EXCLUSIVE);
         if (ret == -EAGAIN || ret == -EACCES) {
             return err_set(err, EAGAIN, "Failed to get %s\"%s\" lock", what,
-                           perm_names[i]);
+                           file_lock_perm_names[i]);
         }
         if (ret < 0) {
             return err_set_errno(err, -ret, "Failed to test byte %u", base + i);

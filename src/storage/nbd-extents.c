@@ -26,7 +26,7 @@ void nbd_extents_forget(struct nbd_extents *x)
     g_array_set_size(x->runs, 0);
 }
 
-static struct nbd_run *run_at(const struct nbd_extents *x, unsigned i)
+static struct nbd_run *nbd_extents_run_at(const struct nbd_extents *x, unsigned i)
 {
     return &g_array_index(x->runs, struct nbd_run, i);
 }
@@ -37,7 +37,7 @@ static unsigned first_after(const struct nbd_extents *x, uint64_t off)
     unsigned lo = 0, hi = x->runs->len;
     while (lo < hi) {
         unsigned mid = lo + (hi - lo) / 2;
-        if (run_at(x, mid)->end > off) {
+        if (nbd_extents_run_at(x, mid)->end > off) {
             hi = mid;
         } else {
             lo = mid + 1;
@@ -50,10 +50,10 @@ const struct nbd_run *nbd_extents_find(const struct nbd_extents *x,
                                        uint64_t off)
 {
     unsigned i = first_after(x, off);
-    if (i == x->runs->len || run_at(x, i)->start > off) {
+    if (i == x->runs->len || nbd_extents_run_at(x, i)->start > off) {
         return NULL;
     }
-    return run_at(x, i);
+    return nbd_extents_run_at(x, i);
 }
 
 /* Join the run at @i to its left neighbour when they say the same. */
@@ -62,7 +62,7 @@ static void join_left(struct nbd_extents *x, unsigned i)
     if (i == 0 || i >= x->runs->len) {
         return;
     }
-    struct nbd_run *left = run_at(x, i - 1), *r = run_at(x, i);
+    struct nbd_run *left = nbd_extents_run_at(x, i - 1), *r = nbd_extents_run_at(x, i);
     if (left->end == r->start && left->zero == r->zero) {
         left->end = r->end;
         g_array_remove_index(x->runs, i);
@@ -74,9 +74,9 @@ static void join_left(struct nbd_extents *x, unsigned i)
 static unsigned carve(struct nbd_extents *x, uint64_t start, uint64_t end)
 {
     unsigned i = first_after(x, start);
-    if (i < x->runs->len && run_at(x, i)->start < start) {
-        struct nbd_run right = *run_at(x, i);
-        run_at(x, i)->end = start;
+    if (i < x->runs->len && nbd_extents_run_at(x, i)->start < start) {
+        struct nbd_run right = *nbd_extents_run_at(x, i);
+        nbd_extents_run_at(x, i)->end = start;
         i++;
         if (right.end > end) {
             right.start = end;
@@ -85,14 +85,14 @@ static unsigned carve(struct nbd_extents *x, uint64_t start, uint64_t end)
         }
     }
     unsigned last = i;
-    while (last < x->runs->len && run_at(x, last)->end <= end) {
+    while (last < x->runs->len && nbd_extents_run_at(x, last)->end <= end) {
         last++;
     }
     if (last > i) {
         g_array_remove_range(x->runs, i, last - i);
     }
-    if (i < x->runs->len && run_at(x, i)->start < end) {
-        run_at(x, i)->start = end;
+    if (i < x->runs->len && nbd_extents_run_at(x, i)->start < end) {
+        nbd_extents_run_at(x, i)->start = end;
     }
     return i;
 }
@@ -120,12 +120,12 @@ void nbd_extents_wrote(struct nbd_extents *x, uint64_t off, uint64_t len)
     /* What is not known stays not known. */
     while (off < end) {
         unsigned i = first_after(x, off);
-        if (i == x->runs->len || run_at(x, i)->start >= end) {
+        if (i == x->runs->len || nbd_extents_run_at(x, i)->start >= end) {
             return;
         }
-        uint64_t start = MAX(off, run_at(x, i)->start);
-        uint64_t stop = MIN(end, run_at(x, i)->end);
-        if (run_at(x, i)->zero) {
+        uint64_t start = MAX(off, nbd_extents_run_at(x, i)->start);
+        uint64_t stop = MIN(end, nbd_extents_run_at(x, i)->end);
+        if (nbd_extents_run_at(x, i)->zero) {
             nbd_extents_set(x, start, stop, false);
         }
         off = stop;

@@ -10,7 +10,7 @@
 #include "base/math.h"
 
 /* With line ends of two kinds, so that a copy made as text does not pass. */
-static const uint8_t magic[8] = { 'S', 'l', 'C', 'O', 'W', '\r', '\n', 0x1a };
+static const uint8_t cow_magic[8] = { 'S', 'l', 'C', 'O', 'W', '\r', '\n', 0x1a };
 
 #define VERSION 1
 
@@ -42,7 +42,7 @@ G_STATIC_ASSERT(COW_SUMMARY_AT + COW_GROUPS_MAX / 4 == COW_MAP_AT);
 
 bool cow_probe(const uint8_t *buf, size_t len)
 {
-    return len >= sizeof(magic) && memcmp(buf, magic, sizeof(magic)) == 0;
+    return len >= sizeof(cow_magic) && memcmp(buf, cow_magic, sizeof(cow_magic)) == 0;
 }
 
 /* --- rules --- */
@@ -90,7 +90,7 @@ int cow_data_name_validate(const char *name, GError **err)
         : err_set(err, EINVAL, "The data file's name is not valid UTF-8");
 }
 
-static int header_validate(const struct cow_header *h, GError **err)
+static int cow_header_validate(const struct cow_header *h, GError **err)
 {
     int ret;
 
@@ -126,7 +126,7 @@ void cow_header_encode(const struct cow_header *h, uint8_t buf[COW_SLOT_BYTES])
     size_t at = AT_STRINGS;
 
     memset(buf, 0, COW_SLOT_BYTES);
-    memcpy(buf + AT_MAGIC, magic, sizeof(magic));
+    memcpy(buf + AT_MAGIC, cow_magic, sizeof(cow_magic));
     put_le32(buf + AT_VERSION, VERSION);
     put_le64(buf + AT_GENERATION, h->generation);
     memcpy(buf + AT_UUID, h->uuid, COW_UUID_BYTES);
@@ -213,7 +213,7 @@ int cow_header_decode(const uint8_t buf[COW_SLOT_BYTES],
     h.base_time = (int64_t)get_le64(buf + AT_BASE_TIME);
     ret = texts_decode(buf, &h, err);
     if (ret == 0) {
-        ret = header_validate(&h, err);
+        ret = cow_header_validate(&h, err);
     }
     if (ret == 0) {
         *ret_h = h;

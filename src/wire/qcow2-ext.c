@@ -50,7 +50,7 @@ static struct qcow2_ext *ext_at(const GArray *exts, guint i)
     return &g_array_index(exts, struct qcow2_ext, i);
 }
 
-static struct qcow2_ext *find(const GArray *exts, uint32_t type)
+static struct qcow2_ext *qcow2_ext_find(const GArray *exts, uint32_t type)
 {
     for (guint i = 0; i < exts->len; i++) {
         if (ext_at(exts, i)->type == type) {
@@ -62,7 +62,7 @@ static struct qcow2_ext *find(const GArray *exts, uint32_t type)
 
 const struct qcow2_ext *qcow2_exts_find(const GArray *exts, uint32_t type)
 {
-    return find(exts, type);
+    return qcow2_ext_find(exts, type);
 }
 
 const struct qcow2_ext *qcow2_exts_doubled(const GArray *exts)
@@ -85,7 +85,7 @@ static void append(GArray *exts, uint32_t type, const void *data, uint32_t len)
 void qcow2_exts_set(GArray *exts, uint32_t type, const void *data,
                     uint32_t len)
 {
-    struct qcow2_ext *e = find(exts, type);
+    struct qcow2_ext *e = qcow2_ext_find(exts, type);
 
     if (e && !data) {
         g_array_remove_index(exts, (guint) (e - ext_at(exts, 0)));
@@ -136,9 +136,9 @@ int qcow2_exts_decode(GArray *exts, const uint8_t *area, size_t len,
                            " at offset %" PRIu64 " has %" PRIu32 " bytes: it "
                            "does not fit the header", type, *ret_where, size);
         }
-        if (is_known(type) && find(exts, type)) {
+        if (is_known(type) && qcow2_ext_find(exts, type)) {
             qcow2_exts_set(exts, type, area + pos, size);
-            find(exts, type)->doubled = true;
+            qcow2_ext_find(exts, type)->doubled = true;
         } else {
             append(exts, type, area + pos, size);
         }
@@ -184,7 +184,7 @@ static int rank(uint32_t type)
 
 size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room)
 {
-    const struct qcow2_ext *names = find(exts, QCOW2_EXT_FEATURES);
+    const struct qcow2_ext *names = qcow2_ext_find(exts, QCOW2_EXT_FEATURES);
     size_t need = qcow2_exts_size(exts) - (names ? ext_size(names) : 0);
     size_t pos = 0;
 
@@ -269,7 +269,7 @@ static char *name_from_table(const struct qcow2_ext *table,
 static char *feature_name(const GArray *exts, enum qcow2_feature_kind kind,
                           unsigned bit)
 {
-    const struct qcow2_ext *table = find(exts, QCOW2_EXT_FEATURES);
+    const struct qcow2_ext *table = qcow2_ext_find(exts, QCOW2_EXT_FEATURES);
     char *name = table ? name_from_table(table, kind, bit) : NULL;
 
     for (size_t i = 0; !name && i < G_N_ELEMENTS(features); i++) {

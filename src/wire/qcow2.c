@@ -112,7 +112,7 @@ int qcow2_header_decode(const uint8_t *buf, size_t len,
 
 /* --- validation --- */
 
-static int bad(GError **err, uint64_t *ret_where, uint64_t where,
+static int qcow2_bad(GError **err, uint64_t *ret_where, uint64_t where,
                const char *field, uint64_t value, const char *rule)
 {
     *ret_where = where;
@@ -136,31 +136,31 @@ static int layout_validate(const struct qcow2_header *h, uint64_t *ret_where,
 
     if (h->cluster_bits < QCOW2_CLUSTER_BITS_MIN ||
         h->cluster_bits > QCOW2_CLUSTER_BITS_MAX) {
-        return bad(err, ret_where, AT_CLUSTER_BITS, "cluster_bits",
+        return qcow2_bad(err, ret_where, AT_CLUSTER_BITS, "cluster_bits",
                    h->cluster_bits, "it must be from 9 to 21");
     }
     cluster = UINT32_C(1) << h->cluster_bits;
     if (h->version > 2 && (h->header_length < QCOW2_HEADER_V3 ||
                            h->header_length % 8)) {
-        return bad(err, ret_where, AT_HEADER_LENGTH, "header_length",
+        return qcow2_bad(err, ret_where, AT_HEADER_LENGTH, "header_length",
                    h->header_length,
                    "it must be a multiple of 8 and 104 or more");
     }
     if (h->header_length > cluster) {
-        return bad(err, ret_where, AT_HEADER_LENGTH, "header_length",
+        return qcow2_bad(err, ret_where, AT_HEADER_LENGTH, "header_length",
                    h->header_length, "the header must fit the first cluster");
     }
     if (h->refcount_order > 6) {
-        return bad(err, ret_where, AT_REFCOUNT_ORDER, "refcount_order",
+        return qcow2_bad(err, ret_where, AT_REFCOUNT_ORDER, "refcount_order",
                    h->refcount_order, "refcounts have at most 64 bits");
     }
     if (h->crypt_method > QCOW2_CRYPT_LUKS) {
-        return bad(err, ret_where, AT_CRYPT, "crypt_method", h->crypt_method,
+        return qcow2_bad(err, ret_where, AT_CRYPT, "crypt_method", h->crypt_method,
                    "no such encryption method is known");
     }
     if ((h->incompat & QCOW2_I_EXTENDED_L2) &&
         h->cluster_bits < QCOW2_EXTENDED_BITS_MIN) {
-        return bad(err, ret_where, AT_CLUSTER_BITS, "cluster_bits",
+        return qcow2_bad(err, ret_where, AT_CLUSTER_BITS, "cluster_bits",
                    h->cluster_bits,
                    "extended L2 entries need clusters of 16 KiB or more");
     }
@@ -173,18 +173,18 @@ static int compression_validate(const struct qcow2_header *h,
     bool bit = h->incompat & QCOW2_I_COMPRESSION;
 
     if (h->compression_type >= QCOW2_COMPRESSIONS) {
-        return bad(err, ret_where, AT_COMPRESSION, "compression_type",
+        return qcow2_bad(err, ret_where, AT_COMPRESSION, "compression_type",
                    h->compression_type, "no such compression is known");
     }
     if (bit != (h->compression_type != QCOW2_ZLIB)) {
-        return bad(err, ret_where, AT_COMPRESSION, "compression_type",
+        return qcow2_bad(err, ret_where, AT_COMPRESSION, "compression_type",
                    h->compression_type,
                    "the compression type feature bit says otherwise");
     }
     return 0;
 }
 
-static int name_validate(const struct qcow2_header *h, uint64_t *ret_where,
+static int qcow2_name_validate(const struct qcow2_header *h, uint64_t *ret_where,
                          GError **err)
 {
     uint64_t cluster = UINT64_C(1) << h->cluster_bits;
@@ -193,13 +193,13 @@ static int name_validate(const struct qcow2_header *h, uint64_t *ret_where,
         return 0;
     }
     if (h->backing_offset > cluster || h->backing_offset < h->header_length) {
-        return bad(err, ret_where, AT_BACKING_OFFSET, "backing_file_offset",
+        return qcow2_bad(err, ret_where, AT_BACKING_OFFSET, "backing_file_offset",
                    h->backing_offset,
                    "the name must lie in the first cluster, behind the header");
     }
     if (h->backing_len > QCOW2_NAME_MAX ||
         h->backing_len > cluster - h->backing_offset) {
-        return bad(err, ret_where, AT_BACKING_LEN, "backing_file_size",
+        return qcow2_bad(err, ret_where, AT_BACKING_LEN, "backing_file_size",
                    h->backing_len, "a name has at most 1023 bytes and lies in "
                    "the first cluster");
     }
@@ -220,22 +220,22 @@ static int table_validate(const struct qcow2_header *h,
     uint64_t mask = (UINT64_C(1) << h->cluster_bits) - 1;
 
     if (t->bytes > t->max) {
-        return bad(err, ret_where, t->at_size, t->size_name, t->size,
+        return qcow2_bad(err, ret_where, t->at_size, t->size_name, t->size,
                    "the table is larger than the limit");
     }
     if (t->offset & mask) {
-        return bad(err, ret_where, t->at_offset, t->name, t->offset,
+        return qcow2_bad(err, ret_where, t->at_offset, t->name, t->offset,
                    "it must be a multiple of the cluster size");
     }
     if (t->bytes == 0) {
         return 0;
     }
     if (t->offset == 0) {
-        return bad(err, ret_where, t->at_offset, t->name, t->offset,
+        return qcow2_bad(err, ret_where, t->at_offset, t->name, t->offset,
                    "the table overlaps the header");
     }
     if (!range_inside(t->offset, t->bytes, file_size)) {
-        return bad(err, ret_where, t->at_offset, t->name, t->offset,
+        return qcow2_bad(err, ret_where, t->at_offset, t->name, t->offset,
                    "the file ends before the table does; is it truncated?");
     }
     return 0;
@@ -270,16 +270,16 @@ int qcow2_header_validate(const struct qcow2_header *h, uint64_t file_size,
     int ret = layout_validate(h, ret_where, err);
 
     if (ret < 0 || (ret = compression_validate(h, ret_where, err)) < 0 ||
-        (ret = name_validate(h, ret_where, err)) < 0 ||
+        (ret = qcow2_name_validate(h, ret_where, err)) < 0 ||
         (ret = tables_validate(h, file_size, ret_where, err)) < 0) {
         return ret;
     }
     if (h->size > (uint64_t) INT64_MAX) {
-        return bad(err, ret_where, AT_SIZE, "size", h->size,
+        return qcow2_bad(err, ret_where, AT_SIZE, "size", h->size,
                    "a disk has at most 2^63 - 1 bytes");
     }
     if (qcow2_l1_entries(h->size, h->cluster_bits, extended) > h->l1_size) {
-        return bad(err, ret_where, AT_L1_SIZE, "l1_size", h->l1_size,
+        return qcow2_bad(err, ret_where, AT_L1_SIZE, "l1_size", h->l1_size,
                    "the L1 table is too small for the disk");
     }
     return 0;

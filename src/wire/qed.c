@@ -92,7 +92,7 @@ uint64_t qed_max_image_size(uint32_t cluster_size, uint32_t table_size)
     return max & ~(uint64_t) (cluster_size - 1);
 }
 
-static int bad(GError **err, uint64_t *ret_where, uint64_t where,
+static int qed_bad(GError **err, uint64_t *ret_where, uint64_t where,
                const char *field, uint64_t value, const char *rule)
 {
     *ret_where = where;
@@ -115,7 +115,7 @@ static int features_validate(const struct qed_header *h, uint64_t *ret_where,
     return 0;
 }
 
-static int name_validate(const struct qed_header *h, uint64_t *ret_where,
+static int qed_name_validate(const struct qed_header *h, uint64_t *ret_where,
                          GError **err)
 {
     uint64_t header_bytes = (uint64_t) h->header_size * h->cluster_size;
@@ -124,23 +124,23 @@ static int name_validate(const struct qed_header *h, uint64_t *ret_where,
         return 0;
     }
     if (h->backing_name_size > QED_NAME_READ_MAX) {
-        return bad(err, ret_where, AT_NAME_SIZE, "backing_filename_size",
+        return qed_bad(err, ret_where, AT_NAME_SIZE, "backing_filename_size",
                    h->backing_name_size, "a name has at most 4095 bytes");
     }
     if (h->backing_name_offset < QED_HEADER_LEN && h->backing_name_size > 0) {
-        return bad(err, ret_where, AT_NAME_OFFSET, "backing_filename_offset",
+        return qed_bad(err, ret_where, AT_NAME_OFFSET, "backing_filename_offset",
                    h->backing_name_offset, "the name overlaps the header");
     }
     if ((uint64_t) h->backing_name_offset + h->backing_name_size >
         header_bytes) {
-        return bad(err, ret_where, AT_NAME_OFFSET, "backing_filename_offset",
+        return qed_bad(err, ret_where, AT_NAME_OFFSET, "backing_filename_offset",
                    h->backing_name_offset,
                    "the name must lie inside the header clusters");
     }
     return 0;
 }
 
-static int l1_validate(const struct qed_header *h, uint64_t file_size,
+static int qed_l1_validate(const struct qed_header *h, uint64_t file_size,
                        uint64_t *ret_where, GError **err)
 {
     uint64_t header_bytes = (uint64_t) h->header_size * h->cluster_size;
@@ -148,16 +148,16 @@ static int l1_validate(const struct qed_header *h, uint64_t file_size,
     uint64_t end;
 
     if (h->l1_table_offset % h->cluster_size) {
-        return bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
+        return qed_bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
                    h->l1_table_offset, "it must be a multiple of cluster_size");
     }
     if (h->l1_table_offset < header_bytes) {
-        return bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
+        return qed_bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
                    h->l1_table_offset, "the table overlaps the header");
     }
     if (__builtin_add_overflow(h->l1_table_offset, bytes, &end) ||
         end > file_size) {
-        return bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
+        return qed_bad(err, ret_where, AT_L1_OFFSET, "l1_table_offset",
                    h->l1_table_offset,
                    "the file ends before the L1 table does; is it truncated?");
     }
@@ -170,21 +170,21 @@ int qed_header_validate(const struct qed_header *h, uint64_t file_size,
     int ret;
 
     if (!cluster_size_ok(h->cluster_size)) {
-        return bad(err, ret_where, AT_CLUSTER_SIZE, "cluster_size",
+        return qed_bad(err, ret_where, AT_CLUSTER_SIZE, "cluster_size",
                    h->cluster_size,
                    "it must be a power of 2 from 4096 to 67108864");
     }
     if (!table_size_ok(h->table_size)) {
-        return bad(err, ret_where, AT_TABLE_SIZE, "table_size", h->table_size,
+        return qed_bad(err, ret_where, AT_TABLE_SIZE, "table_size", h->table_size,
                    "it must be 1, 2, 4, 8 or 16 clusters");
     }
     if (qed_table_bytes(h->cluster_size, h->table_size) > QED_TABLE_BYTES_MAX) {
-        return bad(err, ret_where, AT_TABLE_SIZE, "table_size", h->table_size,
+        return qed_bad(err, ret_where, AT_TABLE_SIZE, "table_size", h->table_size,
                    "tables above 16 MiB are not supported");
     }
     if (h->header_size == 0 || (uint64_t) h->header_size * h->cluster_size >
         QED_HEADER_BYTES_MAX) {
-        return bad(err, ret_where, AT_HEADER_SIZE, "header_size",
+        return qed_bad(err, ret_where, AT_HEADER_SIZE, "header_size",
                    h->header_size,
                    "the header must have 1 cluster or more, and 64 MiB at most");
     }
@@ -193,15 +193,15 @@ int qed_header_validate(const struct qed_header *h, uint64_t file_size,
         return ret;
     }
     if (h->image_size % QED_SECTOR) {
-        return bad(err, ret_where, AT_IMAGE_SIZE, "image_size", h->image_size,
+        return qed_bad(err, ret_where, AT_IMAGE_SIZE, "image_size", h->image_size,
                    "it must be a multiple of 512");
     }
     if (h->image_size > qed_max_image_size(h->cluster_size, h->table_size)) {
-        return bad(err, ret_where, AT_IMAGE_SIZE, "image_size", h->image_size,
+        return qed_bad(err, ret_where, AT_IMAGE_SIZE, "image_size", h->image_size,
                    "the tables cannot map a disk of that size");
     }
-    ret = l1_validate(h, file_size, ret_where, err);
-    return ret < 0 ? ret : name_validate(h, ret_where, err);
+    ret = qed_l1_validate(h, file_size, ret_where, err);
+    return ret < 0 ? ret : qed_name_validate(h, ret_where, err);
 }
 
 int qed_geometry_validate(uint64_t cluster_size, uint64_t table_size,

@@ -6,7 +6,7 @@
 #include "export/nbd/nbd-int.h"
 #include "graph/io.h"
 
-static const char *const nbd_option_names[] = {
+static const char *const nbd_export_option_names[] = {
     "name", "description", "bitmaps", "allocation-depth", NULL
 };
 
@@ -163,7 +163,7 @@ static void nbd_export_request_shutdown(struct export *e)
 const struct export_driver nbd_export_driver = {
     .type = "nbd",
     .export_size = sizeof(struct nbd_export),
-    .option_names = nbd_option_names,
+    .option_names = nbd_export_option_names,
     .co_create = nbd_export_co_create,
     .request_shutdown = nbd_export_request_shutdown,
     .co_delete = nbd_export_co_delete,

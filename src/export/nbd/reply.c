@@ -228,7 +228,7 @@ static CO_FN void writer_co_batch(struct nbd_conn *c)
     }
 }
 
-static CO_FN void writer_entry(void *arg)
+static CO_FN void nbd_reply_writer_entry(void *arg)
 {
     struct nbd_conn *c = arg;
 
@@ -250,7 +250,7 @@ static CO_FN void writer_entry(void *arg)
 void nbd_writer_start(struct nbd_conn *c)
 {
     c->writing = true;
-    co_start(c->server->loop, writer_entry, c);
+    co_start(c->server->loop, nbd_reply_writer_entry, c);
 }
 
 void nbd_writer_co_stop(struct nbd_conn *c)

@@ -81,7 +81,7 @@ static CO_FN int read_co_plan(struct nbd_request *r, uint64_t off, size_t len,
 }
 
 /* Read @len bytes at @off into the request's buffers and add the chunks. */
-static CO_FN int read_co_piece(struct nbd_request *r, uint64_t off, size_t len,
+static CO_FN int nbd_request_read_co_piece(struct nbd_request *r, uint64_t off, size_t len,
                                bool last)
 {
     struct read_part parts[NBD_MAX_READ_CHUNKS];
@@ -121,7 +121,7 @@ static CO_FN int read_co_long(struct nbd_request *r)
     while (done < r->h.len) {
         uint32_t len = MIN(r->h.len - done, NBD_MAX_PAYLOAD);
         bool last = done + len == r->h.len;
-        int ret = read_co_piece(r, r->h.offset + done, len, last);
+        int ret = nbd_request_read_co_piece(r, r->h.offset + done, len, last);
         if (ret == 0 && !last) {
             ret = nbd_reply_co_part(r);
         }
@@ -146,7 +146,7 @@ static CO_FN int read_co_run(struct nbd_request *r)
     }
     nbd_request_alloc(r, r->h.len);
     if (r->conn->structured) {
-        return read_co_piece(r, r->h.offset, r->h.len, true);
+        return nbd_request_read_co_piece(r, r->h.offset, r->h.len, true);
     }
     ret = backend_co_preadv(request_backend(r), r->h.offset,
                          nbd_request_iov(r, 0, r->h.len), 0);
@@ -172,7 +172,7 @@ static CO_FN int write_co_run(struct nbd_request *r)
     return ret;
 }
 
-static CO_FN int flush_co_run(struct nbd_request *r)
+static CO_FN int nbd_request_flush_co_run(struct nbd_request *r)
 {
     return backend_co_flush(request_backend(r));
 }
@@ -211,13 +211,13 @@ static CO_FN int cache_co_run(struct nbd_request *r)
                     : 0;
 }
 
-static const struct nbd_command commands[NBD_CMD_COUNT] = {
+static const struct nbd_command nbd_request_commands[NBD_CMD_COUNT] = {
     [NBD_CMD_READ] = {
         "read", NBD_CMD_FLAG_DF, false, true, EINVAL, read_co_run },
     [NBD_CMD_WRITE] = {
         "write", 0, true, true, ENOSPC, write_co_run },
     [NBD_CMD_FLUSH] = {
-        "flush", 0, false, false, 0, flush_co_run },
+        "flush", 0, false, false, 0, nbd_request_flush_co_run },
     [NBD_CMD_TRIM] = {
         "trim", 0, true, true, EINVAL, trim_co_run },
     [NBD_CMD_CACHE] = {
@@ -232,7 +232,7 @@ static const struct nbd_command commands[NBD_CMD_COUNT] = {
 
 const struct nbd_command *nbd_command_find(uint16_t cmd)
 {
-    return cmd < NBD_CMD_COUNT && commands[cmd].name ? &commands[cmd] : NULL;
+    return cmd < NBD_CMD_COUNT && nbd_request_commands[cmd].name ? &nbd_request_commands[cmd] : NULL;
 }
 
 const char *nbd_command_name(const struct nbd_command *cmd)

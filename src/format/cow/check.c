@@ -13,7 +13,7 @@
 #include "format/cow/overlay.h"
 #include "graph/image.h"
 
-static void report(struct check_result *res, const char *line)
+static void cow_report(struct check_result *res, const char *line)
 {
     if (res->report) {
         res->report(res->report_arg, line);
@@ -49,7 +49,7 @@ static CO_FN int check_co_data(struct overlay *o, unsigned fix,
         return 0;
     }
     text = err_dup_message(why);
-    report(res, text);
+    cow_report(res, text);
     res->corruptions++;
     if (is_short || !(fix & CHECK_FIX_ERRORS) || !o->group) {
         return 0;

@@ -86,7 +86,7 @@ static json_t *data_options(const struct overlay *o, const char *path)
     return data;
 }
 
-static int format_check(const struct overlay *o, GError **err)
+static int cow_format_check(const struct overlay *o, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(o->node->graph,
                                                       o->hdr.data_format);
@@ -97,7 +97,7 @@ static int format_check(const struct overlay *o, GError **err)
 }
 
 /* What was opened by its name must be there itself. */
-static CO_FN int place_co_check(struct overlay *o, const char *path,
+static CO_FN int cow_place_co_check(struct overlay *o, const char *path,
                                 GError **err)
 {
     struct node *storage = node_storage(cow_data(o));
@@ -125,7 +125,7 @@ static CO_FN int named_co_open(struct overlay *o, GError **err)
     int ret = folder_co_find(o->node, &dir, err);
 
     if (ret == 0) {
-        ret = format_check(o, err);
+        ret = cow_format_check(o, err);
     }
     if (ret < 0) {
         return ret;
@@ -147,7 +147,7 @@ static CO_FN int named_co_open(struct overlay *o, GError **err)
                    ? o->node->filename : o->node->name);
         return ret;
     }
-    return place_co_check(o, path, err);
+    return cow_place_co_check(o, path, err);
 }
 
 int cow_co_data_open(struct overlay *o, struct opts *opts, GError **err)

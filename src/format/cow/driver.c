@@ -6,18 +6,18 @@
 #include "format/cow/overlay.h"
 #include "format/format.h"
 
-static const char *const option_names[] = {
+static const char *const cow_option_names[] = {
     "file", "data-file", "backing", NULL
 };
 /* In "json:" names. */
-static const char *const reference_options[] = { NULL };
+static const char *const cow_reference_options[] = { NULL };
 
-static int driver_probe(const uint8_t *buf, size_t len)
+static int cow_driver_probe(const uint8_t *buf, size_t len)
 {
     return cow_probe(buf, len) ? 100 : 0;
 }
 
-static void driver_limits(struct node *n, struct node_limits *l)
+static void cow_driver_limits(struct node *n, struct node_limits *l)
 {
     struct node *data = cow_data(cow_of(n));
 
@@ -28,7 +28,7 @@ static void driver_limits(struct node *n, struct node_limits *l)
     l->fast_zero = data && node_get_limits(data)->fast_zero;
 }
 
-static const char *driver_header_backing(const struct node *n,
+static const char *cow_driver_header_backing(const struct node *n,
                                          const char **ret_fmt)
 {
     const struct overlay *o = cow_of(n);
@@ -42,17 +42,17 @@ const struct node_driver cow_driver = {
     .kind = NODE_FORMAT,
     .state_size = sizeof(struct overlay),
     .supports_backing = true,
-    .option_names = option_names,
-    .reference_options = reference_options,
-    .probe = driver_probe,
+    .option_names = cow_option_names,
+    .reference_options = cow_reference_options,
+    .probe = cow_driver_probe,
     .co_successor = cow_co_successor,
     .co_open = cow_co_open,
     .co_close = cow_co_close,
     .co_reopen = cow_co_reopen,
     .describe = cow_describe,
-    .limits = driver_limits,
+    .limits = cow_driver_limits,
     .co_info = cow_co_info,
-    .header_backing = driver_header_backing,
+    .header_backing = cow_driver_header_backing,
     .co_pwritev = cow_co_pwritev,
     .co_copy_in = cow_co_copy_in,
     .can_copy_in = cow_can_copy_in,

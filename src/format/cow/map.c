@@ -17,7 +17,7 @@
 /* Groups that one answer spans: a look at terabytes must end, too. */
 #define GROUPS_AT_ONCE 65536
 
-static CO_FN int block_co_load(void *arg, struct table *t)
+static CO_FN int cow_block_co_load(void *arg, struct table *t)
 {
     struct overlay *o = arg;
     struct iovec v;
@@ -30,7 +30,7 @@ static CO_FN int block_co_load(void *arg, struct table *t)
 void cow_map_init(struct overlay *o)
 {
     metadata_cache_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
-                block_co_load, o);
+                cow_block_co_load, o);
 }
 
 /* --- the summary --- */

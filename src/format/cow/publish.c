@@ -24,12 +24,12 @@ struct item {
     bool fresh;                   /* the summary does not know it yet */
 };
 
-static uint64_t run_first(GTreeNode *t)
+static uint64_t cow_publish_run_first(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
 
-static uint64_t run_end(GTreeNode *t)
+static uint64_t cow_publish_run_end(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_value(t));
 }
@@ -42,7 +42,7 @@ static bool group_is_whole(const struct overlay *o, uint64_t group)
 
 static void items_collect_run(struct overlay *o, GTreeNode *t)
 {
-    uint64_t first = run_first(t), end = run_end(t);
+    uint64_t first = cow_publish_run_first(t), end = cow_publish_run_end(t);
 
     for (uint64_t g = first >> COW_GROUP_BITS; g << COW_GROUP_BITS < end; g++) {
         struct item *last = o->items->len
@@ -95,7 +95,7 @@ static CO_FN int block_co_get(struct overlay *o, const struct item *item,
     return metadata_cache_co_new(&o->blocks, item->group, ret_t);
 }
 
-static CO_FN int item_co_write(void *arg, unsigned i)
+static CO_FN int cow_item_co_write(void *arg, unsigned i)
 {
     struct overlay *o = arg;
     struct item item = g_array_index(o->items, struct item, i);
@@ -107,10 +107,10 @@ static CO_FN int item_co_write(void *arg, unsigned i)
     if (ret < 0) {
         return ret;
     }
-    for (GTreeNode *r = item.first; r && run_first(r) < base + OVERLAY_GROUP;
+    for (GTreeNode *r = item.first; r && cow_publish_run_first(r) < base + OVERLAY_GROUP;
          r = g_tree_node_next(r)) {
-        bits_set(t->data, (unsigned)(max_u64(run_first(r), base) - base),
-                 (unsigned)(min_u64(run_end(r), base + OVERLAY_GROUP) - base));
+        bits_set(t->data, (unsigned)(max_u64(cow_publish_run_first(r), base) - base),
+                 (unsigned)(min_u64(cow_publish_run_end(r), base + OVERLAY_GROUP) - base));
     }
     if (group_is_whole(o, item.group) && block_is_full(t->data)) {
         cow_summary_set(o, item.group, COW_GROUP_ALL);
@@ -124,7 +124,7 @@ static CO_FN int item_co_write(void *arg, unsigned i)
 }
 
 /* Let the summary lead to the new blocks. */
-static CO_FN int fresh_co_link(struct overlay *o)
+static CO_FN int cow_fresh_co_link(struct overlay *o)
 {
     bool any = false;
     int ret = 0;
@@ -161,7 +161,7 @@ static CO_FN int summary_co_write(struct overlay *o)
     return ret;
 }
 
-static CO_FN int publish_co_before(void *arg, uint64_t gen)
+static CO_FN int cow_publish_co_before(void *arg, uint64_t gen)
 {
     struct overlay *o = arg;
 
@@ -186,15 +186,15 @@ static CO_FN int publish_co_bits(void *arg, uint64_t gen)
     }
     trace_overlay_publish(o->node->name, gen, g_tree_nnodes(p->runs),
                           o->items->len);
-    ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS, item_co_write,
+    ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS, cow_item_co_write,
                       o);
     if (ret == 0) {
-        ret = fresh_co_link(o);
+        ret = cow_fresh_co_link(o);
     }
     return ret < 0 ? ret : summary_co_write(o);
 }
 
-static void publish_done(void *arg, uint64_t gen)
+static void cow_publish_done(void *arg, uint64_t gen)
 {
     cow_pending_drop(arg, gen);
 }
@@ -205,7 +205,7 @@ GArray *cow_items_new(void)
 }
 
 const struct group_ops cow_group_ops = {
-    .co_before = publish_co_before,
+    .co_before = cow_publish_co_before,
     .co_publish = publish_co_bits,
-    .published = publish_done,
+    .published = cow_publish_done,
 };

@@ -14,7 +14,7 @@
 #include "base/math.h"
 #include "format/cow/overlay.h"
 
-static int size_validate(struct node *n, uint64_t size, GError **err)
+static int cow_size_validate(struct node *n, uint64_t size, GError **err)
 {
     struct overlay *o = cow_of(n);
 
@@ -78,7 +78,7 @@ int cow_co_truncate(struct node *n, uint64_t size, GError **err)
 {
     struct overlay *o = cow_of(n);
     struct cow_header h = o->hdr;
-    int ret = size_validate(n, size, err);
+    int ret = cow_size_validate(n, size, err);
 
     if (ret < 0 || size == n->size) {
         return ret;

@@ -12,7 +12,7 @@
 #include "format/cow/overlay.h"
 #include "format/trace.h"
 
-static uint8_t zeroes[65536] __attribute__((aligned(4096)));
+static uint8_t cow_zeroes[65536] __attribute__((aligned(4096)));
 
 /* What is written: bytes in memory, or of storage that may be shared. */
 struct source {
@@ -21,7 +21,7 @@ struct source {
     uint64_t off;
 };
 
-static CO_FN int data_co_write(struct overlay *o, uint64_t off,
+static CO_FN int cow_data_co_write(struct overlay *o, uint64_t off,
                                const struct source *s, uint64_t skip,
                                uint64_t len)
 {
@@ -44,11 +44,11 @@ static CO_FN int data_co_write_padded(struct overlay *o, uint64_t off,
     int ret;
 
     if (pre > 0) {
-        v[n++] = (struct iovec) { zeroes, pre };
+        v[n++] = (struct iovec) { cow_zeroes, pre };
     }
     n += iov_export(part, v + n, part.n, &got);
     if (post > 0) {
-        v[n++] = (struct iovec) { zeroes, post };
+        v[n++] = (struct iovec) { cow_zeroes, post };
     }
     node_co_debug_event(cow_file(o), DEBUG_WRITE_AIO);
     ret = node_co_pwritev(cow_data(o), off - pre,
@@ -69,10 +69,10 @@ static CO_FN int clusters_co_write(struct overlay *o, uint64_t off,
     int ret = 0;
 
     if (start == off && last == end) {
-        return data_co_write(o, off, s, skip, len);
+        return cow_data_co_write(o, off, s, skip, len);
     }
-    if (!s->node && off - start <= sizeof(zeroes) &&
-        last - end <= sizeof(zeroes)) {
+    if (!s->node && off - start <= sizeof(cow_zeroes) &&
+        last - end <= sizeof(cow_zeroes)) {
         return data_co_write_padded(o, off, s, skip, len, off - start,
                                     last - end);
     }
@@ -82,10 +82,10 @@ static CO_FN int clusters_co_write(struct overlay *o, uint64_t off,
     if (ret == 0 && end < last) {
         ret = node_co_zero(cow_data(o), end, last - end, IO_MAY_UNMAP);
     }
-    return ret < 0 ? ret : data_co_write(o, off, s, skip, len);
+    return ret < 0 ? ret : cow_data_co_write(o, off, s, skip, len);
 }
 
-static uint64_t source_weight(const struct source *s, uint64_t len)
+static uint64_t cow_source_weight(const struct source *s, uint64_t len)
 {
     return s->node ? len / GROUP_SHARED_WEIGHT : len;
 }
@@ -96,7 +96,7 @@ static CO_FN int write_co_new(struct overlay *o, uint64_t off,
 {
     uint64_t first = off >> o->cluster_bits;
     uint64_t n = ((off + len - 1) >> o->cluster_bits) - first + 1;
-    uint64_t gen = group_join(o->group, source_weight(s, len));
+    uint64_t gen = group_join(o->group, cow_source_weight(s, len));
     int ret = clusters_co_write(o, off, s, skip, len);
 
     if (ret == 0) {
@@ -107,7 +107,7 @@ static CO_FN int write_co_new(struct overlay *o, uint64_t off,
     return ret;
 }
 
-static CO_FN int write_co_source(struct overlay *o, uint64_t off,
+static CO_FN int cow_write_co_source(struct overlay *o, uint64_t off,
                                  const struct source *s, uint64_t len)
 {
     uint64_t done = 0, part = 0;
@@ -123,7 +123,7 @@ static CO_FN int write_co_source(struct overlay *o, uint64_t off,
         if (ret < 0) {
             break;
         }
-        ret = here ? data_co_write(o, off + done, s, done, part)
+        ret = here ? cow_data_co_write(o, off + done, s, done, part)
                    : write_co_new(o, off + done, s, done, part);
         done += part;
     }
@@ -135,7 +135,7 @@ int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     struct source s = { .iov = iov };
 
-    return write_co_source(cow_of(n), off, &s, iov.len);
+    return cow_write_co_source(cow_of(n), off, &s, iov.len);
 }
 
 int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
@@ -143,7 +143,7 @@ int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
 {
     struct source s = { .node = src, .off = src_off };
 
-    return write_co_source(cow_of(n), off, &s, len);
+    return cow_write_co_source(cow_of(n), off, &s, len);
 }
 
 CO_FN_LOOKS bool cow_can_copy_in(struct node *n, struct node *src)

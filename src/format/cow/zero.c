@@ -37,7 +37,7 @@ static CO_FN int run_co_zero(struct overlay *o, uint64_t off, uint64_t len,
     return ret;
 }
 
-static CO_FN int clusters_co_zero(struct overlay *o, uint64_t off, uint64_t len,
+static CO_FN int cow_clusters_co_zero(struct overlay *o, uint64_t off, uint64_t len,
                                   unsigned flags, bool discard)
 {
     bool covered = node_child(o->node, "backing") || o->hdr.backing[0];
@@ -83,7 +83,7 @@ int cow_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len)
     return ret;
 }
 
-static bool is_whole(const struct node *n, uint64_t off, uint64_t len)
+static bool cow_is_whole(const struct node *n, uint64_t off, uint64_t len)
 {
     uint64_t mask = cow_cluster(cow_of(n)) - 1;
 
@@ -92,14 +92,14 @@ static bool is_whole(const struct node *n, uint64_t off, uint64_t len)
 
 int cow_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
-    return is_whole(n, off, len)
-        ? clusters_co_zero(cow_of(n), off, len,
+    return cow_is_whole(n, off, len)
+        ? cow_clusters_co_zero(cow_of(n), off, len,
                            flags & (IO_MAY_UNMAP | IO_FAST), false)
         : -ENOTSUP;
 }
 
 int cow_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
-    return is_whole(n, off, len)
-        ? clusters_co_zero(cow_of(n), off, len, 0, true) : -ENOTSUP;
+    return cow_is_whole(n, off, len)
+        ? cow_clusters_co_zero(cow_of(n), off, len, 0, true) : -ENOTSUP;
 }

@@ -22,13 +22,13 @@ enum {
 G_STATIC_ASSERT((int) AT_SLOTS + LUKS_SLOTS * SLOT_BYTES ==
                 (int) LUKS_HEADER_BYTES);
 
-static const uint8_t magic[6] = { 'L', 'U', 'K', 'S', 0xba, 0xbe };
+static const uint8_t luks_magic[6] = { 'L', 'U', 'K', 'S', 0xba, 0xbe };
 #define SLOT_ACTIVE UINT32_C(0x00ac71f3)
 #define SLOT_UNUSED UINT32_C(0x0000dead)
 
 bool luks_probe(const uint8_t *buf, size_t len)
 {
-    return len >= AT_VERSION + 2 && memcmp(buf, magic, sizeof(magic)) == 0 &&
+    return len >= AT_VERSION + 2 && memcmp(buf, luks_magic, sizeof(luks_magic)) == 0 &&
            get_be16(buf + AT_VERSION) == 1;
 }
 
@@ -109,7 +109,7 @@ static int slots_validate(const struct luks_header *h, uint64_t area,
     return 0;
 }
 
-static int header_validate(const struct luks_header *h, uint64_t area,
+static int luks_header_validate(const struct luks_header *h, uint64_t area,
                            GError **err)
 {
     struct luks_cipher c;
@@ -134,7 +134,7 @@ int luks_header_decode(const uint8_t *buf, size_t len, uint64_t area,
         return err_set(err, EINVAL, "LUKS header is cut off after %zu bytes",
                        len);
     }
-    if (memcmp(buf, magic, sizeof(magic)) != 0) {
+    if (memcmp(buf, luks_magic, sizeof(luks_magic)) != 0) {
         return err_set(err, EINVAL, "LUKS header has no magic number");
     }
     if (get_be16(buf + AT_VERSION) != 1) {
@@ -158,7 +158,7 @@ int luks_header_decode(const uint8_t *buf, size_t len, uint64_t area,
                            "nor unused", i);
         }
     }
-    int ret = header_validate(&h, area, err);
+    int ret = luks_header_validate(&h, area, err);
     if (ret == 0) {
         *ret_h = h;
     }
@@ -169,7 +169,7 @@ void luks_header_encode(const struct luks_header *h,
                         uint8_t buf[LUKS_HEADER_BYTES])
 {
     memset(buf, 0, LUKS_HEADER_BYTES);
-    memcpy(buf, magic, sizeof(magic));
+    memcpy(buf, luks_magic, sizeof(luks_magic));
     put_be16(buf + AT_VERSION, 1);
     memcpy(buf + AT_CIPHER, h->cipher, strlen(h->cipher));
     memcpy(buf + AT_MODE, h->mode, strlen(h->mode));
@@ -204,7 +204,7 @@ static const struct {
     { "cbc-plain", LUKS_CBC, LUKS_IV_PLAIN },
     { "cbc-essiv:sha256", LUKS_CBC, LUKS_IV_ESSIV },
 };
-static const char *const hashes[] = {
+static const char *const luks_header_hashes[] = {
     "sha1", "sha224", "sha256", "sha384", "sha512", NULL
 };
 
@@ -223,7 +223,7 @@ int luks_cipher_parse(const struct luks_header *h, struct luks_cipher *ret_c,
         return err_set(err, ENOTSUP, "LUKS cipher '%s' is not supported",
                        h->cipher);
     }
-    if (!g_strv_contains(hashes, h->hash)) {
+    if (!g_strv_contains(luks_header_hashes, h->hash)) {
         return err_set(err, ENOTSUP, "LUKS hash '%s' is not supported",
                        h->hash);
     }

@@ -19,7 +19,7 @@ static const struct {
     const char *name;
     gnutls_digest_algorithm_t digest;
     gnutls_mac_algorithm_t mac;
-} hashes[] = {
+} luks_slot_hashes[] = {
     { "sha1", GNUTLS_DIG_SHA1, GNUTLS_MAC_SHA1 },
     { "sha224", GNUTLS_DIG_SHA224, GNUTLS_MAC_SHA224 },
     { "sha256", GNUTLS_DIG_SHA256, GNUTLS_MAC_SHA256 },
@@ -32,9 +32,9 @@ static unsigned hash_index(const struct luks_header *h)
 {
     unsigned i = 0;
 
-    while (strcmp(hashes[i].name, h->hash) != 0) {
+    while (strcmp(luks_slot_hashes[i].name, h->hash) != 0) {
         i++;
-        g_assert(i < G_N_ELEMENTS(hashes));
+        g_assert(i < G_N_ELEMENTS(luks_slot_hashes));
     }
     return i;
 }
@@ -46,7 +46,7 @@ static int derive(const struct luks_header *h, const void *secret, size_t len,
     gnutls_datum_t key = { (unsigned char *) secret, (unsigned) len };
     gnutls_datum_t s = { (unsigned char *) salt, LUKS_SALT_BYTES };
 
-    return gnutls_pbkdf2(hashes[hash_index(h)].mac, &key, &s, iterations, out,
+    return gnutls_pbkdf2(luks_slot_hashes[hash_index(h)].mac, &key, &s, iterations, out,
                          out_len) < 0 ? -EIO : 0;
 }
 
@@ -56,7 +56,7 @@ static int derive(const struct luks_header *h, const void *secret, size_t len,
  * number and itself. */
 static int diffuse(const struct luks_header *h, uint8_t *block)
 {
-    gnutls_digest_algorithm_t alg = hashes[hash_index(h)].digest;
+    gnutls_digest_algorithm_t alg = luks_slot_hashes[hash_index(h)].digest;
     unsigned piece = gnutls_hash_get_len(alg);
     uint8_t buf[4 + HASH_MAX], out[HASH_MAX];
 

@@ -37,7 +37,7 @@ static void free_remove(struct qcow2_space *sp, GTreeNode *t)
     g_tree_remove(sp->free, g_tree_node_key(t));
 }
 
-static uint64_t run_first(GTreeNode *t)
+static uint64_t qcow2_run_first(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
@@ -62,9 +62,9 @@ void qcow2_space_add_free(struct qcow2_image *img, uint64_t first, uint64_t n)
     GTreeNode *t = run_before(sp, end);
 
     /* One run out of all that touch it. */
-    while (t && run_first(t) + run_len(t) >= first) {
-        first = min_u64(first, run_first(t));
-        end = max_u64(end, run_first(t) + run_len(t));
+    while (t && qcow2_run_first(t) + run_len(t) >= first) {
+        first = min_u64(first, qcow2_run_first(t));
+        end = max_u64(end, qcow2_run_first(t) + run_len(t));
         free_remove(sp, t);
         t = run_before(sp, end);
     }
@@ -78,7 +78,7 @@ static bool free_find(struct qcow2_space *sp, uint64_t n, uint64_t *ret_first)
 
     for (unsigned i = 0; t && i < FIT_TRIES; i++) {
         if (run_len(t) >= n) {
-            *ret_first = run_first(t);
+            *ret_first = qcow2_run_first(t);
             return true;
         }
         t = g_tree_node_next(t);
@@ -93,8 +93,8 @@ static void free_cut(struct qcow2_space *sp, uint64_t first, uint64_t n)
     GTreeNode *t;
 
     while ((t = run_before(sp, end - 1)) &&
-           run_first(t) + run_len(t) > first) {
-        uint64_t a = run_first(t), b = a + run_len(t);
+           qcow2_run_first(t) + run_len(t) > first) {
+        uint64_t a = qcow2_run_first(t), b = a + run_len(t);
 
         free_remove(sp, t);
         if (a < first) {

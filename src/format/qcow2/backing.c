@@ -52,7 +52,7 @@ static bool fits(const struct qcow2_image *img, const struct reference *r,
 
 /* A place for the name: behind sector 0, clear of what is in use now; else in
  * sector 0 behind the extensions, where it is written with them. 0 = none. */
-static uint64_t find_place(const struct qcow2_image *img,
+static uint64_t qcow2_find_place(const struct qcow2_image *img,
                            const struct reference *r)
 {
     uint8_t sector[QCOW2_SECTOR];
@@ -107,7 +107,7 @@ static int reference_prepare(const struct qcow2_image *img, const char *name,
     r->exts = qcow2_exts_copy(img->exts);
     qcow2_exts_set(r->exts, QCOW2_EXT_FORMAT, name ? fmt : NULL,
                    name && fmt ? (uint32_t) strlen(fmt) : 0);
-    r->hdr.backing_offset = name ? find_place(img, r) : 0;
+    r->hdr.backing_offset = name ? qcow2_find_place(img, r) : 0;
     r->hdr.backing_len = (uint32_t) r->len;
     if ((name && r->hdr.backing_offset == 0) ||
         !qcow2_exts_put(img, &r->hdr, r->exts, sector)) {
@@ -119,7 +119,7 @@ static int reference_prepare(const struct qcow2_image *img, const char *name,
 }
 
 /* With passes held off. */
-static CO_FN int reference_co_write(struct qcow2_image *img,
+static CO_FN int qcow2_reference_co_write(struct qcow2_image *img,
                                     const struct reference *r)
 {
     struct node *file = qcow2_file(img);
@@ -188,7 +188,7 @@ int qcow2_co_change_backing(struct node *n, const char *name, const char *fmt,
     /* The header may have changed before. */
     ret = reference_prepare(img, name, fmt, &r, err);
     if (ret == 0) {
-        ret = reference_co_write(img, &r);
+        ret = qcow2_reference_co_write(img, &r);
     }
     group_unlock(img->group);
     g_array_unref(r.exts);

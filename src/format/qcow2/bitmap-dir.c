@@ -36,7 +36,7 @@ void qcow2_bitmap_free(struct qcow2_bitmap *b)
     }
 }
 
-static void free_bitmap(gpointer b)
+static void qcow2_bitmap_dir_free_bitmap(gpointer b)
 {
     qcow2_bitmap_free(b);
 }
@@ -65,7 +65,7 @@ void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list)
         }
     }
     g_ptr_array_unref(old);
-    g_ptr_array_set_free_func(list, free_bitmap);
+    g_ptr_array_set_free_func(list, qcow2_bitmap_dir_free_bitmap);
     bs->list = g_ptr_array_ref(list);
 }
 
@@ -136,7 +136,7 @@ static char *entry_flaw(const struct qcow2_image *img, const uint8_t *p)
     return NULL;
 }
 
-static void PRINTF_LIKE(3, 4) flaw(qcow2_flaw_fn *tell, void *arg,
+static void PRINTF_LIKE(3, 4) qcow2_bitmap_dir_flaw(qcow2_flaw_fn *tell, void *arg,
                                    const char *fmt, ...)
 {
     g_autofree char *text = NULL;
@@ -148,7 +148,7 @@ static void PRINTF_LIKE(3, 4) flaw(qcow2_flaw_fn *tell, void *arg,
     tell(arg, true, text);
 }
 
-static struct qcow2_bitmap *entry_decode(const uint8_t *p)
+static struct qcow2_bitmap *qcow2_bitmap_dir_entry_decode(const uint8_t *p)
 {
     struct qcow2_bitmap *b = g_new0(struct qcow2_bitmap, 1);
 
@@ -173,15 +173,15 @@ static void dir_decode(const struct qcow2_image *img, const uint8_t *dir,
         g_autofree char *why = NULL;
 
         if (end - at < ENTRY_BYTES || end - at < entry_bytes(p)) {
-            flaw(tell, arg, "the bitmap directory of %u entries ends in entry "
+            qcow2_bitmap_dir_flaw(tell, arg, "the bitmap directory of %u entries ends in entry "
                  "%u", n, i);
             return;
         }
         why = entry_flaw(img, p);
         if (why) {
-            flaw(tell, arg, "bitmap directory entry %u %s", i, why);
+            qcow2_bitmap_dir_flaw(tell, arg, "bitmap directory entry %u %s", i, why);
         } else {
-            g_ptr_array_add(list, entry_decode(p));
+            g_ptr_array_add(list, qcow2_bitmap_dir_entry_decode(p));
         }
         at += entry_bytes(p);
     }
@@ -202,7 +202,7 @@ int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
         return 0; /* whoever wrote last did not know of them */
     }
     if (e->len != EXT_BYTES) {
-        flaw(tell, arg, "the header extension for bitmaps has %u bytes",
+        qcow2_bitmap_dir_flaw(tell, arg, "the header extension for bitmaps has %u bytes",
              e->len);
         return 0;
     }
@@ -214,7 +214,7 @@ int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
         ret->bytes == 0 || ret->bytes > DIR_MAX || ret->offset == 0 ||
         ret->offset & (qcow2_cluster_size(img) - 1) ||
         ret->offset >= qcow2_file(img)->size) {
-        flaw(tell, arg, "a bitmap directory of %u entries and %" PRIu64
+        qcow2_bitmap_dir_flaw(tell, arg, "a bitmap directory of %u entries and %" PRIu64
              " bytes cannot be at offset %" PRIu64, n, ret->bytes,
              ret->offset);
         *ret = (struct qcow2_bitmap_dir) { 0, 0 };
@@ -261,7 +261,7 @@ uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes)
 }
 
 /* The first is kept for a message. */
-static void open_tell(void *arg, bool grave, const char *text)
+static void qcow2_bitmap_dir_open_tell(void *arg, bool grave, const char *text)
 {
     struct qcow2_image *img = arg;
 
@@ -278,8 +278,8 @@ int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
     int ret;
 
     img->bitmaps = bs;
-    bs->list = g_ptr_array_new_with_free_func(free_bitmap);
-    ret = qcow2_co_bitmaps_read(img, bs->list, &dir, open_tell, img);
+    bs->list = g_ptr_array_new_with_free_func(qcow2_bitmap_dir_free_bitmap);
+    ret = qcow2_co_bitmaps_read(img, bs->list, &dir, qcow2_bitmap_dir_open_tell, img);
     if (ret == -ENOMEM) {
         return err_set(err, ENOMEM, "Could not allocate memory for the bitmap "
                        "directory");
@@ -288,7 +288,7 @@ int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
         g_autofree char *text = g_strdup_printf("the bitmap directory cannot "
                                                 "be read: %s",
                                                 g_strerror(-ret));
-        open_tell(img, true, text);
+        qcow2_bitmap_dir_open_tell(img, true, text);
     }
     bs->dir_offset = dir.offset;
     bs->dir_bytes = dir.bytes;

@@ -19,7 +19,7 @@ struct edit {
     struct qcow2_bitmap *b;        /* the one; NULL for ADD */
 };
 
-static GPtrArray *list_copy(const struct qcow2_image *img)
+static GPtrArray *qcow2_bitmap_edit_list_copy(const struct qcow2_image *img)
 {
     GPtrArray *list = g_ptr_array_new();
 
@@ -248,7 +248,7 @@ int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
     if (!img->group || img->corrupt) {
         return err_set(err, EACCES, "Block node is read-only");
     }
-    e.list = list_copy(img);
+    e.list = qcow2_bitmap_edit_list_copy(img);
     e.b = qcow2_bitmap_find(img, name);
     ret = edit_co_run(&e, op, err);
     g_ptr_array_unref(e.list);

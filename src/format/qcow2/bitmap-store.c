@@ -100,7 +100,7 @@ static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
 }
 
 /* All that is new, to places that nothing leads to. */
-static CO_FN int list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
+static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
                                struct stored *all)
 {
     const GPtrArray *old = sw->img->bitmaps->list;
@@ -183,7 +183,7 @@ static CO_FN int store_co_run(struct qcow2_transaction *sw, GPtrArray *list,
     if (!qcow2_exts_fit(img, &h, sw->exts)) {
         return -ENOSPC; /* before anything is allocated */
     }
-    ret = list_co_store(sw, list, all);
+    ret = qcow2_bitmap_store_list_co_store(sw, list, all);
     h.autoclear &= ~QCOW2_A_BITMAPS;
     h.autoclear |= list->len ? QCOW2_A_BITMAPS : 0;
     if (ret == 0) {

@@ -46,7 +46,7 @@ static bool PRINTF_LIKE(3, 4) list_bad(struct qcow2_check *c, bool grave,
     return fix;
 }
 
-static GPtrArray *list_copy(const GPtrArray *list)
+static GPtrArray *qcow2_check_lists_list_copy(const GPtrArray *list)
 {
     GPtrArray *copy = g_ptr_array_new();
 
@@ -67,7 +67,7 @@ static void snapshot_tell(void *arg, bool grave, const char *text)
     }
 }
 
-static void free_snapshot(gpointer s)
+static void qcow2_check_lists_free_snapshot(gpointer s)
 {
     qcow2_snapshot_free(s);
 }
@@ -75,7 +75,7 @@ static void free_snapshot(gpointer s)
 /* Say again what was wrong with the table when it was loaded. */
 static CO_FN int snapshots_co_tell(struct qcow2_check *c)
 {
-    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(free_snapshot);
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_snapshot);
     uint64_t bytes;
     int ret = qcow2_co_snapshots_read(c->img, list, &bytes, snapshot_tell, c);
 
@@ -88,12 +88,12 @@ static CO_FN int snapshots_co_tell(struct qcow2_check *c)
     return ret;
 }
 
-static CO_FN int snapshots_co_check(struct qcow2_check *c)
+static CO_FN int qcow2_snapshots_co_check(struct qcow2_check *c)
 {
     struct qcow2_image *img = c->img;
     int ret = 0;
 
-    c->snapshots = list_copy(img->snapshots->list);
+    c->snapshots = qcow2_check_lists_list_copy(img->snapshots->list);
     if (img->snapshots->flawed) {
         ret = snapshots_co_tell(c);
     }
@@ -178,14 +178,14 @@ static void bitmap_tell(void *arg, bool grave, const char *text)
     }
 }
 
-static void free_bitmap(gpointer b)
+static void qcow2_check_lists_free_bitmap(gpointer b)
 {
     qcow2_bitmap_free(b);
 }
 
 static CO_FN int bitmaps_co_tell(struct qcow2_check *c)
 {
-    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(free_bitmap);
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_bitmap);
     struct qcow2_bitmap_dir dir;
     int ret = qcow2_co_bitmaps_read(c->img, list, &dir, bitmap_tell, c);
 
@@ -277,7 +277,7 @@ static CO_FN int bitmaps_co_check(struct qcow2_check *c)
     const struct qcow2_bitmaps *bs = c->img->bitmaps;
     int ret = 0;
 
-    c->bitmaps = list_copy(bs->list);
+    c->bitmaps = qcow2_check_lists_list_copy(bs->list);
     if (bs->damage) {
         ret = bitmaps_co_tell(c);
     }
@@ -341,7 +341,7 @@ int qcow2_co_check_lists(struct qcow2_check *c)
 
     qcow2_check_lists_reset(c);
     exts_check(c);
-    ret = snapshots_co_check(c);
+    ret = qcow2_snapshots_co_check(c);
     return ret < 0 ? ret : bitmaps_co_check(c);
 }
 

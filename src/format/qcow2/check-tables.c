@@ -219,7 +219,7 @@ static void desc_check_reserved(struct qcow2_check *c,
     }
 }
 
-static CO_FN int table_co_check(struct qcow2_check *c, uint32_t l1_idx,
+static CO_FN int qcow2_table_co_check(struct qcow2_check *c, uint32_t l1_idx,
                                 uint64_t host, bool active)
 {
     struct qcow2_table_at t = {
@@ -287,7 +287,7 @@ static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
         why = ret == -ERANGE ? "table is outside image" : NULL;
     }
     if (!why) {
-        return ret < 0 ? ret : table_co_check(c, i, host, active);
+        return ret < 0 ? ret : qcow2_table_co_check(c, i, host, active);
     }
     if (qcow2_check_bad(c, "l2_offset=%" PRIx64 ": %s", host, why)) {
         put_be64(&l1[i], 0);

@@ -28,7 +28,7 @@
 /* Tables of a disk of 128 TiB with clusters of 64 KiB. */
 #define BUDGET_BYTES (UINT64_C(16) << 30)
 
-static PRINTF_LIKE(3, 0) void say(struct qcow2_check *c, const char *prefix,
+static PRINTF_LIKE(3, 0) void qcow2_say(struct qcow2_check *c, const char *prefix,
                                   const char *fmt, va_list ap)
 {
     char *text, *line;
@@ -48,7 +48,7 @@ void qcow2_check_report(struct qcow2_check *c, const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    say(c, "", fmt, ap);
+    qcow2_say(c, "", fmt, ap);
     va_end(ap);
 }
 
@@ -58,7 +58,7 @@ bool qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    say(c, fix ? "Repairing " : "ERROR ", fmt, ap);
+    qcow2_say(c, fix ? "Repairing " : "ERROR ", fmt, ap);
     va_end(ap);
     if (fix) {
         c->res->corruptions_fixed++;
@@ -366,7 +366,7 @@ static CO_FN int check_co_steps(struct qcow2_check *c)
     return ret < 0 ? ret : refcounts_co_steps(c);
 }
 
-static CO_FN int check_co_run(struct qcow2_check *c, GError **err)
+static CO_FN int qcow2_check_co_run(struct qcow2_check *c, GError **err)
 {
     struct qcow2_image *img = c->img;
     uint64_t cluster = qcow2_cluster_size(img);
@@ -419,7 +419,7 @@ int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
         ret = qcow2_co_refcounts_open(img, err);
     }
     if (ret == 0) {
-        ret = check_co_run(&c, err);
+        ret = qcow2_check_co_run(&c, err);
     }
     if (img->group) {
         group_unlock(img->group);

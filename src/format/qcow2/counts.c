@@ -39,7 +39,7 @@ void qcow2_counts_free(struct qcow2_counts *c)
     }
 }
 
-static uint32_t *piece_get(struct qcow2_counts *c, uint64_t cluster, bool make)
+static uint32_t *qcow2_piece_get(struct qcow2_counts *c, uint64_t cluster, bool make)
 {
     gpointer key = GSIZE_TO_POINTER(cluster / PIECE);
     uint32_t *piece;
@@ -69,7 +69,7 @@ static uint32_t *piece_get(struct qcow2_counts *c, uint64_t cluster, bool make)
 int qcow2_counts_add(struct qcow2_counts *c, uint64_t first, uint64_t n)
 {
     for (uint64_t i = first; i < first + n; i++) {
-        uint32_t *piece = piece_get(c, i, true);
+        uint32_t *piece = qcow2_piece_get(c, i, true);
 
         if (!piece) {
             return -ENOMEM;
@@ -85,7 +85,7 @@ int qcow2_counts_add(struct qcow2_counts *c, uint64_t first, uint64_t n)
 void qcow2_counts_remove(struct qcow2_counts *c, uint64_t first, uint64_t n)
 {
     for (uint64_t i = first; i < first + n; i++) {
-        uint32_t *piece = piece_get(c, i, false);
+        uint32_t *piece = qcow2_piece_get(c, i, false);
 
         if (piece && piece[i % PIECE] > 0) {
             piece[i % PIECE]--;
@@ -95,7 +95,7 @@ void qcow2_counts_remove(struct qcow2_counts *c, uint64_t first, uint64_t n)
 
 uint32_t qcow2_counts_get(struct qcow2_counts *c, uint64_t cluster)
 {
-    uint32_t *piece = piece_get(c, cluster, false);
+    uint32_t *piece = qcow2_piece_get(c, cluster, false);
 
     return piece ? piece[cluster % PIECE] : 0;
 }

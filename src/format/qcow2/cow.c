@@ -66,7 +66,7 @@ static struct qcow2_delta move_delta(const struct move *m, uint64_t host)
     return d;
 }
 
-static CO_FN int move_co_write(struct move *m)
+static CO_FN int qcow2_cow_move_co_write(struct move *m)
 {
     struct qcow2_image *img = m->img;
     uint64_t cluster = qcow2_cluster_size(img), host;
@@ -111,7 +111,7 @@ static CO_FN int move_co_run(struct move *m)
         iov_to_buf(m->iov, 0, m->buf + (m->off - m->start), m->iov.len);
     }
     if (ret == 0) {
-        ret = move_co_write(m);
+        ret = qcow2_cow_move_co_write(m);
     }
     if (m->buf) {
         io_buf_put(m->buf, cluster);

@@ -150,7 +150,7 @@ int qcow2_co_data_write(struct qcow2_image *img, uint64_t host, struct iov iov,
 
 /* Clusters of a raw data file that are not data by the tables: they become that,
  * with the bytes that are there. */
-static CO_FN int raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
+static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
 {
     const uint64_t cluster = qcow2_cluster_size(img);
     int ret = 0;
@@ -190,7 +190,7 @@ static CO_FN int raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
 
 int qcow2_co_data_map(struct qcow2_image *img, uint64_t off, uint64_t end)
 {
-    return qcow2_data_is_raw(img) ? raw_co_map(img, off, end) : 0;
+    return qcow2_data_is_raw(img) ? qcow2_raw_co_map(img, off, end) : 0;
 }
 
 int qcow2_co_data_zero(struct qcow2_image *img, uint64_t off, uint64_t len,

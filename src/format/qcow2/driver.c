@@ -7,21 +7,21 @@
 #include "format/qcow2/qcow2.h"
 #include "format/format.h"
 
-static const char *const option_names[] = {
+static const char *const qcow2_option_names[] = {
     "file", "data-file", "backing", "encrypt", "lazy-refcounts",
     "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
     "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
     "refcount-cache-size", "cache-clean-interval", NULL
 };
 /* In "json:" names. */
-static const char *const reference_options[] = { "data-file", NULL };
+static const char *const qcow2_reference_options[] = { "data-file", NULL };
 
-static int driver_probe(const uint8_t *buf, size_t len)
+static int qcow2_driver_probe(const uint8_t *buf, size_t len)
 {
     return qcow2_probe(buf, len) ? 100 : 0;
 }
 
-static void driver_limits(struct node *n, struct node_limits *l)
+static void qcow2_driver_limits(struct node *n, struct node_limits *l)
 {
     const struct qcow2_image *img = qcow2_image(n);
 
@@ -35,7 +35,7 @@ static void driver_limits(struct node *n, struct node_limits *l)
                    img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
-static const char *driver_header_backing(const struct node *n,
+static const char *qcow2_driver_header_backing(const struct node *n,
                                          const char **ret_fmt)
 {
     const struct qcow2_image *img = qcow2_image(n);
@@ -49,15 +49,15 @@ const struct node_driver qcow2_driver = {
     .kind = NODE_FORMAT,
     .state_size = sizeof(struct qcow2_image),
     .supports_backing = true,
-    .option_names = option_names,
-    .reference_options = reference_options,
-    .probe = driver_probe,
+    .option_names = qcow2_option_names,
+    .reference_options = qcow2_reference_options,
+    .probe = qcow2_driver_probe,
     .co_open = qcow2_co_open,
     .co_close = qcow2_co_close,
     .co_reopen = qcow2_co_reopen,
-    .limits = driver_limits,
+    .limits = qcow2_driver_limits,
     .co_info = qcow2_co_info,
-    .header_backing = driver_header_backing,
+    .header_backing = qcow2_driver_header_backing,
     .check_backing = qcow2_check_backing_name,
     .co_map = qcow2_co_map,
     .map_end = qcow2_map_end,

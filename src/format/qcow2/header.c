@@ -78,7 +78,7 @@ static CO_FN int unknown_co_refuse(struct qcow2_image *img, GError **err)
     return err_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
 }
 
-static CO_FN int name_co_read(struct qcow2_image *img, GError **err)
+static CO_FN int qcow2_name_co_read(struct qcow2_image *img, GError **err)
 {
     uint32_t len = img->hdr.backing_len;
     struct iovec v;
@@ -167,13 +167,13 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
         g_propagate_error(err, why);
         return ret;
     }
-    return name_co_read(img, err);
+    return qcow2_name_co_read(img, err);
 }
 
 /* --- changing it --- */
 
 /* One aligned write of sector 0, which becomes @h and otherwise @sector. */
-static CO_FN int sector_co_put(struct qcow2_image *img,
+static CO_FN int qcow2_sector_co_put(struct qcow2_image *img,
                                const struct qcow2_header *h,
                                const uint8_t sector[QCOW2_SECTOR])
 {
@@ -199,10 +199,10 @@ static CO_FN int sector_co_put(struct qcow2_image *img,
 }
 
 /* The way back: sector 0 as memory has it, durably. */
-static CO_FN int sector_co_restore(struct qcow2_image *img)
+static CO_FN int qcow2_sector_co_restore(struct qcow2_image *img)
 {
     struct qcow2_header h = img->hdr;
-    int ret = sector_co_put(img, &h, img->sector);
+    int ret = qcow2_sector_co_put(img, &h, img->sector);
 
     if (ret == 0) {
         ret = node_co_sync(img->node, qcow2_file(img));
@@ -213,7 +213,7 @@ static CO_FN int sector_co_restore(struct qcow2_image *img)
 
 int qcow2_co_header_settle(struct qcow2_image *img)
 {
-    return img->header_unknown ? sector_co_restore(img) : 0;
+    return img->header_unknown ? qcow2_sector_co_restore(img) : 0;
 }
 
 /* Every change of the header comes by here. One that failed may be in the file
@@ -225,9 +225,9 @@ static CO_FN int sector_co_write(struct qcow2_image *img,
     int ret = qcow2_co_header_settle(img);
 
     if (ret == 0) {
-        ret = sector_co_put(img, h, sector);
+        ret = qcow2_sector_co_put(img, h, sector);
         if (ret < 0) {
-            (void)sector_co_restore(img);
+            (void)qcow2_sector_co_restore(img);
         }
     }
     return ret;

@@ -136,7 +136,7 @@ static void make_key(void *arg)
                                 m->err);
 }
 
-static CO_FN int parts_co_write(const struct making *m, struct node *file,
+static CO_FN int qcow2_luks_create_parts_co_write(const struct making *m, struct node *file,
                                 uint64_t host)
 {
     uint8_t *head = io_buf_get(LUKS_HEADER_BYTES);
@@ -170,7 +170,7 @@ int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
     cpu_pool_co_run(&cpu_pool, make_key, &m);
     ret = m.result;
     if (ret == 0) {
-        ret = parts_co_write(&m, file, host);
+        ret = qcow2_luks_create_parts_co_write(&m, file, host);
         if (ret < 0) {
             err_set_errno(err, -ret, "Could not write the LUKS header");
         }

@@ -150,7 +150,7 @@ static CO_FN int header_co_load(struct qcow2_image *img, GError **err)
 }
 
 /* The members of "encrypt". */
-static int take_options(struct opts *o, char **ret_format, char **ret_secret,
+static int qcow2_luks_take_options(struct opts *o, char **ret_format, char **ret_secret,
                         GError **err)
 {
     json_t *obj = opts_take_any(o, "encrypt");
@@ -209,7 +209,7 @@ int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
                         unsigned flags, GError **err)
 {
     g_autofree char *format = NULL, *secret = NULL;
-    int ret = take_options(o, &format, &secret, err);
+    int ret = qcow2_luks_take_options(o, &format, &secret, err);
 
     if (ret == 0) {
         ret = check_format(img, format, err);

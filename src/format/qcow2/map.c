@@ -43,7 +43,7 @@ struct walk {
     const void *table;              /* NULL: none yet */
 };
 
-static uint64_t node_idx(GTreeNode *t)
+static uint64_t qcow2_map_node_idx(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
@@ -64,11 +64,11 @@ static uint64_t walk_next_pending(struct walk *w, uint64_t idx)
     uint64_t next = UINT64_MAX;
 
     for (unsigned i = 0; i < w->img->n_pending_gens; i++) {
-        while (w->at[i] && node_idx(w->at[i]) < idx) {
+        while (w->at[i] && qcow2_map_node_idx(w->at[i]) < idx) {
             w->at[i] = g_tree_node_next(w->at[i]);
         }
         if (w->at[i]) {
-            next = min_u64(next, node_idx(w->at[i]));
+            next = min_u64(next, qcow2_map_node_idx(w->at[i]));
         }
     }
     return next;
@@ -77,14 +77,14 @@ static uint64_t walk_next_pending(struct walk *w, uint64_t idx)
 static void walk_apply(struct walk *w, uint64_t idx, struct qcow2_desc *d)
 {
     for (unsigned i = 0; i < w->img->n_pending_gens; i++) {
-        if (w->at[i] && node_idx(w->at[i]) == idx) {
+        if (w->at[i] && qcow2_map_node_idx(w->at[i]) == idx) {
             *d = qcow2_delta_apply(*d, g_tree_node_value(w->at[i]));
         }
     }
 }
 
 /* The index at which the L1 entries from @l1_idx on that have no table end. */
-static uint64_t no_tables_end(struct walk *w, uint64_t l1_idx)
+static uint64_t qcow2_no_tables_end(struct walk *w, uint64_t l1_idx)
 {
     const struct qcow2_image *img = w->img;
     uint64_t end = ((w->limit - 1) >> img->l2_bits) + 1;
@@ -121,7 +121,7 @@ static int walk_get(struct walk *w, uint64_t idx, struct qcow2_desc *ret,
         *ret = qcow2_desc_get(&img->shape, w->table, (uint32_t)
                               (idx & ((UINT64_C(1) << img->slice_bits) - 1)));
     } else if (next > idx) {
-        *ret_n = min_u64(next, no_tables_end(w, idx >> img->l2_bits)) - idx;
+        *ret_n = min_u64(next, qcow2_no_tables_end(w, idx >> img->l2_bits)) - idx;
     }
     if (next == idx) {
         walk_apply(w, idx, ret);
@@ -174,7 +174,7 @@ static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
 
 /* From memory alone: a run from @off, up to @end. -EAGAIN; -EUCLEAN: the entry
  * of the first cluster makes no sense, it is in *@ret. */
-static int scan(struct qcow2_image *img, uint64_t off, uint64_t end,
+static int qcow2_scan(struct qcow2_image *img, uint64_t off, uint64_t end,
                 struct qcow2_run *ret)
 {
     struct walk w;
@@ -231,7 +231,7 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
     struct table *t = NULL;
     int ret;
 
-    ret = scan(img, off, off + len, ret_run);
+    ret = qcow2_scan(img, off, off + len, ret_run);
     if (ret == -EAGAIN) {
         uint64_t sparse = qcow2_co_sparse_tables(img, off, off + len);
 
@@ -246,7 +246,7 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
         if (ret < 0) {
             return ret;
         }
-        ret = scan(img, off, off + len, ret_run);
+        ret = qcow2_scan(img, off, off + len, ret_run);
         g_assert(ret != -EAGAIN);
         metadata_cache_put(&img->slices, t);
     }

@@ -36,7 +36,7 @@ struct layout {
     bool data_reused;              /* that of the data file does */
 };
 
-static uint64_t clusters_of(const struct layout *l, uint64_t bytes)
+static uint64_t qcow2_new_clusters_of(const struct layout *l, uint64_t bytes)
 {
     return (bytes + l->cluster - 1) / l->cluster;
 }
@@ -55,7 +55,7 @@ static void layout_refcounts(struct layout *l, uint64_t others)
     do {
         need = others + blocks + table;
         blocks = (need + counts_of_block(l) - 1) / counts_of_block(l);
-        table = clusters_of(l, blocks * 8);
+        table = qcow2_new_clusters_of(l, blocks * 8);
     } while (others + blocks + table != need);
     l->blocks_n = blocks;
     l->reftable_n = table;
@@ -78,10 +78,10 @@ static int layout_make(struct layout *l, const struct qcow2_create *c,
     };
     l->l1_entries = qcow2_l1_entries(c->size, l->shape.cluster_bits,
                                      c->extended);
-    l->l1_n = clusters_of(l, l->l1_entries * 8);
-    l->crypt_n = clusters_of(l, qcow2_crypt_header_bytes(c->crypt));
+    l->l1_n = qcow2_new_clusters_of(l, l->l1_entries * 8);
+    l->crypt_n = qcow2_new_clusters_of(l, qcow2_crypt_header_bytes(c->crypt));
     l->l2_n = prealloc ? l->l1_entries : 0;
-    l->data_n = prealloc && !c->data_file ? clusters_of(l, c->size) : 0;
+    l->data_n = prealloc && !c->data_file ? qcow2_new_clusters_of(l, c->size) : 0;
     layout_refcounts(l, 1 + l->l1_n + l->crypt_n + l->l2_n + l->data_n);
     if (l->reftable_n * l->cluster > QCOW2_REFTABLE_BYTES_MAX) {
         return err_set(err, EFBIG, "The image size is too large for file "
@@ -148,7 +148,7 @@ static bool has_zero_flag(const struct layout *l)
 static void fill_l2(const struct layout *l, uint64_t i, uint8_t *buf)
 {
     uint64_t per = l->cluster / (l->shape.extended ? 16 : 8);
-    uint64_t n = clusters_of(l, l->c->size);
+    uint64_t n = qcow2_new_clusters_of(l, l->c->size);
     uint64_t flags = QCOW2_COPIED |
         (places_are_foreign(l) && has_zero_flag(l) ? QCOW2_ZERO_FLAG : 0);
 
@@ -377,7 +377,7 @@ static CO_FN int file_co_size(struct node *file, const struct layout *l,
         ? 0 : node_co_truncate(file, size, err);
 }
 
-static CO_FN int parts_co_write(struct node *file, const struct layout *l,
+static CO_FN int qcow2_new_parts_co_write(struct node *file, const struct layout *l,
                                 uint8_t *buf, size_t len, GError **err)
 {
     int ret;
@@ -402,7 +402,7 @@ static CO_FN int parts_co_write(struct node *file, const struct layout *l,
     return ret;
 }
 
-static CO_FN int image_co_write(struct node *file, struct layout *l,
+static CO_FN int qcow2_image_co_write(struct node *file, struct layout *l,
                                 GError **err)
 {
     uint8_t *buf = io_buf_get(l->cluster);
@@ -423,7 +423,7 @@ static CO_FN int image_co_write(struct node *file, struct layout *l,
         ret = data_file_co_make(file, l, &data, err);
         l->data_reused = !data.path;
         if (ret == 0) {
-            ret = parts_co_write(file, l, buf, len, err);
+            ret = qcow2_new_parts_co_write(file, l, buf, len, err);
         }
         /* Now, while the data file can still be taken back. */
         if (ret == 0 && data.node) {
@@ -446,5 +446,5 @@ int qcow2_co_write_new(struct node *file, const struct qcow2_create *c,
     int ret = layout_make(&l, c, err);
 
     l.reused = file->size > 0;
-    return ret < 0 ? ret : image_co_write(file, &l, err);
+    return ret < 0 ? ret : qcow2_image_co_write(file, &l, err);
 }

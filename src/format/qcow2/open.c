@@ -18,7 +18,7 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
-static void image_release(struct qcow2_image *img)
+static void qcow2_image_release(struct qcow2_image *img)
 {
     qcow2_pending_free(img);
     metadata_cache_done(&img->slices);
@@ -64,7 +64,7 @@ static int take_cache_options(const struct node *n, struct opts *o,
     return MIN(r, 0);
 }
 
-static int take_options(struct qcow2_image *img, struct opts *o, GError **err)
+static int qcow2_open_take_options(struct qcow2_image *img, struct opts *o, GError **err)
 {
     struct qcow2_options *to = &img->opts;
     json_t *overlap;
@@ -95,7 +95,7 @@ static int take_options(struct qcow2_image *img, struct opts *o, GError **err)
 
 /* --- loading --- */
 
-static void set_geometry(struct qcow2_image *img)
+static void qcow2_set_geometry(struct qcow2_image *img)
 {
     const struct qcow2_header *h = &img->hdr;
     bool extended = h->incompat & QCOW2_I_EXTENDED_L2;
@@ -114,7 +114,7 @@ static void set_geometry(struct qcow2_image *img)
         (uint64_t) g_bit_storage(QCOW2_SLICE_MAX) - 1 - entry_bits);
 }
 
-static CO_FN int l1_co_load(struct qcow2_image *img, GError **err)
+static CO_FN int qcow2_l1_co_load(struct qcow2_image *img, GError **err)
 {
     struct iovec v;
     int ret;
@@ -143,7 +143,7 @@ static CO_FN int l1_co_load(struct qcow2_image *img, GError **err)
 static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
                                unsigned flags, GError **err)
 {
-    int ret = take_options(img, o, err);
+    int ret = qcow2_open_take_options(img, o, err);
 
     if (ret == 0) {
         ret = qcow2_co_data_file_open(img, o, flags, err);
@@ -152,7 +152,7 @@ static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
         ret = qcow2_co_crypt_open(img, o, flags, err);
     }
     if (ret == 0) {
-        ret = l1_co_load(img, err);
+        ret = qcow2_l1_co_load(img, err);
     }
     if (ret == 0) {
         ret = qcow2_co_snapshots_open(img, err);
@@ -163,7 +163,7 @@ static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
 /* --- writable --- */
 
 /* Bits that we do not know say what a writer who ignores them would spoil. */
-static CO_FN int autoclear_co_apply(struct qcow2_image *img)
+static CO_FN int qcow2_autoclear_co_apply(struct qcow2_image *img)
 {
     struct qcow2_header h = img->hdr;
     int ret;
@@ -209,7 +209,7 @@ static void lists_tell(struct qcow2_image *img, unsigned flags)
     }
 }
 
-static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
+static CO_FN int qcow2_image_co_set_writable(struct qcow2_image *img, unsigned flags,
                                        GError **err)
 {
     int ret = flags & NODE_CHECK ? 0 : lists_validate(img, err);
@@ -228,7 +228,7 @@ static CO_FN int image_co_set_writable(struct qcow2_image *img, unsigned flags,
     if (ret < 0) {
         return ret;
     }
-    ret = autoclear_co_apply(img);
+    ret = qcow2_autoclear_co_apply(img);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not update the qcow2 header");
     }
@@ -254,7 +254,7 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
     img->exts = qcow2_exts_new();
     ret = qcow2_co_header_read(img, err);
     if (ret == 0) {
-        set_geometry(img);
+        qcow2_set_geometry(img);
         n->size = img->hdr.size;
         trace_qcow2_open(n->name, n->size, img->hdr.incompat,
                          img->cluster_bits);
@@ -264,7 +264,7 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
     if (ret == 0) {
         qcow2_slices_init(img);
         if (n->flags & NODE_RDWR) {
-            ret = image_co_set_writable(img, flags, err);
+            ret = qcow2_image_co_set_writable(img, flags, err);
         } else {
             lists_tell(img, flags);
         }
@@ -280,13 +280,13 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
         if (img->group) {
             qcow2_co_end_writes(img);
         }
-        image_release(img);
+        qcow2_image_release(img);
     }
     return ret;
 }
 
 /* Everything to the file; then writes are over. */
-static CO_FN int image_co_end_writes(struct qcow2_image *img)
+static CO_FN int qcow2_image_co_end_writes(struct qcow2_image *img)
 {
     int ret;
 
@@ -312,7 +312,7 @@ static void leaks_tell(struct qcow2_image *img)
 void qcow2_co_close(struct node *n)
 {
     struct qcow2_image *img = qcow2_image(n);
-    int ret = image_co_end_writes(img);
+    int ret = qcow2_image_co_end_writes(img);
 
     if (img->n_pending) {
         trace_qcow2_lost(n->name, img->n_pending, ret);
@@ -322,7 +322,7 @@ void qcow2_co_close(struct node *n)
                     g_strerror(-ret));
     }
     leaks_tell(img);
-    image_release(img);
+    qcow2_image_release(img);
 }
 
 int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
@@ -336,12 +336,12 @@ int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
         return 0;
     }
     if (writable) {
-        return image_co_set_writable(img, flags, err);
+        return qcow2_image_co_set_writable(img, flags, err);
     }
     /* What cannot be written (no space) waits: the image stays writable. */
     ret = qcow2_co_settle(img);
     if (ret == 0) {
-        ret = image_co_end_writes(img);
+        ret = qcow2_image_co_end_writes(img);
         img->corrupt = img->corrupt || ret < 0; /* it can take no write now */
         leaks_tell(img);
     }

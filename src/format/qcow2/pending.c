@@ -12,7 +12,7 @@
 
 G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
 
-static gint compare_keys(gconstpointer a, gconstpointer b, gpointer unused)
+static gint qcow2_compare_keys(gconstpointer a, gconstpointer b, gpointer unused)
 {
     uint64_t x = GPOINTER_TO_SIZE(a), y = GPOINTER_TO_SIZE(b);
 
@@ -24,7 +24,7 @@ int qcow2_co_pending_room(struct qcow2_image *img)
     return img->n_pending >= QCOW2_PENDING_MAX ? group_co_flush(img->group) : 0;
 }
 
-static struct qcow2_pending *pending_of(struct qcow2_image *img, uint64_t gen)
+static struct qcow2_pending *qcow2_pending_of(struct qcow2_image *img, uint64_t gen)
 {
     unsigned n = img->n_pending_gens;
     struct qcow2_pending *p;
@@ -44,12 +44,12 @@ static struct qcow2_pending *pending_of(struct qcow2_image *img, uint64_t gen)
     p = &img->pending[n];
     *p = (struct qcow2_pending) {
         .gen = gen,
-        .map = g_tree_new_full(compare_keys, NULL, NULL, g_free),
+        .map = g_tree_new_full(qcow2_compare_keys, NULL, NULL, g_free),
     };
     return p;
 }
 
-static void pending_insert(struct qcow2_image *img, struct qcow2_pending *p,
+static void qcow2_pending_insert(struct qcow2_image *img, struct qcow2_pending *p,
                            uint64_t idx, const struct qcow2_delta *delta)
 {
     struct qcow2_delta *d = g_tree_lookup(p->map, GSIZE_TO_POINTER(idx));
@@ -66,19 +66,19 @@ static void pending_insert(struct qcow2_image *img, struct qcow2_pending *p,
 void qcow2_pending_add(struct qcow2_image *img, uint64_t gen, uint64_t idx,
                        const struct qcow2_delta *delta)
 {
-    pending_insert(img, pending_of(img, gen), idx, delta);
+    qcow2_pending_insert(img, qcow2_pending_of(img, gen), idx, delta);
 }
 
 void qcow2_pending_add_run(struct qcow2_image *img, uint64_t gen, uint64_t idx,
                            uint64_t n, const struct qcow2_delta *first)
 {
-    struct qcow2_pending *p = pending_of(img, gen);
+    struct qcow2_pending *p = qcow2_pending_of(img, gen);
     struct qcow2_delta d = *first;
     bool counts = qcow2_desc_has_host(&img->shape,
                                       (struct qcow2_desc) { d.entry, 0 });
 
     for (uint64_t i = 0; i < n; i++) {
-        pending_insert(img, p, idx + i, &d);
+        qcow2_pending_insert(img, p, idx + i, &d);
         if (counts) {
             d.entry += qcow2_cluster_size(img);
         }
@@ -102,7 +102,7 @@ bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
     return any;
 }
 
-static void pending_remove_at(struct qcow2_image *img, unsigned i)
+static void qcow2_pending_remove_at(struct qcow2_image *img, unsigned i)
 {
     img->n_pending -= (unsigned) g_tree_nnodes(img->pending[i].map);
     g_tree_destroy(img->pending[i].map);
@@ -117,7 +117,7 @@ struct merge {
     struct qcow2_pending *into;    /* the newer one */
 };
 
-static gboolean merge_one(gpointer key, gpointer value, gpointer data)
+static gboolean qcow2_merge_one(gpointer key, gpointer value, gpointer data)
 {
     struct merge *m = data;
     struct qcow2_delta *newer = g_tree_lookup(m->into->map, key);
@@ -128,7 +128,7 @@ static gboolean merge_one(gpointer key, gpointer value, gpointer data)
         qcow2_delta_merge(&sum, newer);
         *newer = sum;
     } else {
-        pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key), value);
+        qcow2_pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key), value);
     }
     return FALSE;
 }
@@ -139,8 +139,8 @@ struct qcow2_pending *qcow2_pending_merge(struct qcow2_image *img,
     while (img->n_pending_gens > 1 && img->pending[1].gen <= gen) {
         struct merge m = { img, &img->pending[1] };
 
-        g_tree_foreach(img->pending[0].map, merge_one, &m);
-        pending_remove_at(img, 0);
+        g_tree_foreach(img->pending[0].map, qcow2_merge_one, &m);
+        qcow2_pending_remove_at(img, 0);
     }
     return img->n_pending_gens && img->pending[0].gen <= gen
         ? &img->pending[0] : NULL;
@@ -149,13 +149,13 @@ struct qcow2_pending *qcow2_pending_merge(struct qcow2_image *img,
 void qcow2_pending_drop(struct qcow2_image *img, uint64_t gen)
 {
     while (img->n_pending_gens && img->pending[0].gen <= gen) {
-        pending_remove_at(img, 0);
+        qcow2_pending_remove_at(img, 0);
     }
 }
 
 void qcow2_pending_free(struct qcow2_image *img)
 {
     while (img->n_pending_gens) {
-        pending_remove_at(img, 0);
+        qcow2_pending_remove_at(img, 0);
     }
 }

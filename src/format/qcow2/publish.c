@@ -62,7 +62,7 @@ void qcow2_publish_close(struct qcow2_image *img)
 
 /* --- what is to be done --- */
 
-static uint64_t node_idx(GTreeNode *t)
+static uint64_t qcow2_publish_node_idx(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
@@ -72,7 +72,7 @@ static unsigned slices_bits(const struct qcow2_image *img)
     return img->l2_bits - img->slice_bits;
 }
 
-static void collect_items(struct qcow2_image *img, GTree *map)
+static void qcow2_collect_items(struct qcow2_image *img, GTree *map)
 {
     struct qcow2_publish *p = img->publish;
     uint64_t last = UINT64_MAX;
@@ -80,7 +80,7 @@ static void collect_items(struct qcow2_image *img, GTree *map)
     g_array_set_size(p->items, 0);
     g_array_set_size(p->l1, 0);
     for (GTreeNode *t = g_tree_node_first(map); t; t = g_tree_node_next(t)) {
-        struct item it = { node_idx(t) >> img->slice_bits, t };
+        struct item it = { qcow2_publish_node_idx(t) >> img->slice_bits, t };
         uint32_t l1_idx = (uint32_t) (it.slice >> slices_bits(img));
 
         if (it.slice == last) {
@@ -174,18 +174,18 @@ static CO_FN int table_co_alloc(void *arg, unsigned i)
 /* The next change of the same slice, or NULL. */
 static GTreeNode *next_of_slice(const struct qcow2_image *img, GTreeNode *t)
 {
-    uint64_t slice = node_idx(t) >> img->slice_bits;
+    uint64_t slice = qcow2_publish_node_idx(t) >> img->slice_bits;
 
     t = g_tree_node_next(t);
-    return t && node_idx(t) >> img->slice_bits == slice ? t : NULL;
+    return t && qcow2_publish_node_idx(t) >> img->slice_bits == slice ? t : NULL;
 }
 
 static uint32_t desc_of(const struct qcow2_image *img, GTreeNode *t)
 {
-    return (uint32_t) (node_idx(t) & ((UINT64_C(1) << img->slice_bits) - 1));
+    return (uint32_t) (qcow2_publish_node_idx(t) & ((UINT64_C(1) << img->slice_bits) - 1));
 }
 
-static void item_apply(const struct qcow2_image *img, const struct item *it,
+static void qcow2_item_apply(const struct qcow2_image *img, const struct item *it,
                        void *table)
 {
     for (GTreeNode *t = it->first; t; t = next_of_slice(img, t)) {
@@ -198,7 +198,7 @@ static void item_apply(const struct qcow2_image *img, const struct item *it,
 }
 
 /* The dirty spots of a slice, which is at @host. */
-static CO_FN int item_co_write(struct qcow2_image *img, const struct item *it,
+static CO_FN int qcow2_item_co_write(struct qcow2_image *img, const struct item *it,
                                const uint8_t *table, uint64_t host)
 {
     uint32_t size = img->shape.extended ? 16 : 8;
@@ -232,14 +232,14 @@ static CO_FN int item_co_publish(struct qcow2_image *img,
     if (ret < 0) {
         return ret;
     }
-    item_apply(img, it, t->data);
-    ret = item_co_write(img, it, t->data, (entry & QCOW2_OFFSET_MASK) +
+    qcow2_item_apply(img, it, t->data);
+    ret = qcow2_item_co_write(img, it, t->data, (entry & QCOW2_OFFSET_MASK) +
                         within * qcow2_slice_bytes(img));
     metadata_cache_put(&img->slices, t);
     return ret;
 }
 
-static struct item *item_at(struct qcow2_image *img, unsigned i)
+static struct item *qcow2_item_at(struct qcow2_image *img, unsigned i)
 {
     return &g_array_index(img->publish->items, struct item, i);
 }
@@ -247,7 +247,7 @@ static struct item *item_at(struct qcow2_image *img, unsigned i)
 static CO_FN int fresh_co_publish(void *arg, unsigned i)
 {
     struct qcow2_image *img = arg;
-    struct item *it = item_at(img, i);
+    struct item *it = qcow2_item_at(img, i);
 
     return is_fresh(img, item_l1(img, it)) ? item_co_publish(img, it) : 0;
 }
@@ -255,14 +255,14 @@ static CO_FN int fresh_co_publish(void *arg, unsigned i)
 static CO_FN int existing_co_publish(void *arg, unsigned i)
 {
     struct qcow2_image *img = arg;
-    struct item *it = item_at(img, i);
+    struct item *it = qcow2_item_at(img, i);
 
     return is_fresh(img, item_l1(img, it)) ? 0 : item_co_publish(img, it);
 }
 
 /* --- the pass --- */
 
-static CO_FN int fresh_co_write(struct qcow2_image *img)
+static CO_FN int qcow2_fresh_co_write(struct qcow2_image *img)
 {
     int ret = parallel_co_for(img->loop, img->publish->l1->len, PUBLISH_WORKERS,
                           table_co_alloc, img);
@@ -272,7 +272,7 @@ static CO_FN int fresh_co_write(struct qcow2_image *img)
                       fresh_co_publish, img);
 }
 
-static CO_FN int publish_co_before(void *arg, uint64_t gen)
+static CO_FN int qcow2_publish_co_before(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
     struct qcow2_pending *p = qcow2_pending_merge(img, gen);
@@ -288,10 +288,10 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
                       node_co_sync(img->node, qcow2_data(img)));
     }
     if (p && ret == 0) {
-        collect_items(img, p->map);
+        qcow2_collect_items(img, p->map);
         trace_qcow2_publish(img->node->name, gen, g_tree_nnodes(p->map),
                             img->publish->items->len);
-        ret = BARRIER(QCOW2_TABLE_FIRST, fresh_co_write(img));
+        ret = BARRIER(QCOW2_TABLE_FIRST, qcow2_fresh_co_write(img));
     }
     if (ret == 0) {
         ret = BARRIER(QCOW2_REFCOUNTS, qcow2_co_refcounts_write(img, gen));
@@ -312,7 +312,7 @@ static void l1_entry_set(struct qcow2_image *img, uint64_t gen, uint32_t i)
 }
 
 /* Let the L1 table point to the new tables. */
-static CO_FN int fresh_co_link(struct qcow2_image *img, uint64_t gen)
+static CO_FN int qcow2_fresh_co_link(struct qcow2_image *img, uint64_t gen)
 {
     const GArray *l1 = img->publish->l1;
     int ret = 0;
@@ -343,22 +343,22 @@ static CO_FN int fresh_co_link(struct qcow2_image *img, uint64_t gen)
     return ret;
 }
 
-static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
+static CO_FN int qcow2_publish_co_pointers(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
     int ret = BARRIER_LATE(QCOW2_REFCOUNTS, qcow2_co_refcounts_write(img, gen));
 
     if (ret == 0) {
-        ret = BARRIER_LATE(QCOW2_TABLE_FIRST, fresh_co_write(img));
+        ret = BARRIER_LATE(QCOW2_TABLE_FIRST, qcow2_fresh_co_write(img));
     }
     if (ret == 0) {
         ret = parallel_co_for(img->loop, img->publish->items->len,
                           PUBLISH_WORKERS, existing_co_publish, img);
     }
-    return ret < 0 ? ret : fresh_co_link(img, gen);
+    return ret < 0 ? ret : qcow2_fresh_co_link(img, gen);
 }
 
-static void publish_done(void *arg, uint64_t gen)
+static void qcow2_publish_done(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
 
@@ -373,7 +373,7 @@ static void publish_done(void *arg, uint64_t gen)
 }
 
 const struct group_ops qcow2_group_ops = {
-    .co_before = publish_co_before,
-    .co_publish = publish_co_pointers,
-    .published = publish_done,
+    .co_before = qcow2_publish_co_before,
+    .co_publish = qcow2_publish_co_pointers,
+    .published = qcow2_publish_done,
 };

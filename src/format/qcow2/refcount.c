@@ -85,7 +85,7 @@ void qcow2_count_put(unsigned order, void *block, uint64_t i, uint64_t value)
 
 /* --- blocks --- */
 
-static CO_FN int block_co_load(void *arg, struct table *t)
+static CO_FN int qcow2_block_co_load(void *arg, struct table *t)
 {
     struct qcow2_image *img = arg;
     struct qcow2_refcounts *r = img->refcounts;
@@ -237,7 +237,7 @@ int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen, uint64_t host,
     return ret;
 }
 
-static CO_FN int table_co_load(struct qcow2_image *img, GError **err)
+static CO_FN int qcow2_table_co_load(struct qcow2_image *img, GError **err)
 {
     struct qcow2_refcounts *r = img->refcounts;
     size_t bytes = (size_t) img->hdr.reftable_clusters << img->cluster_bits;
@@ -279,12 +279,12 @@ int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
     r->max = r->order == 6 ? UINT64_MAX
                            : (UINT64_C(1) << (1u << r->order)) - 1;
     metadata_cache_init(&r->blocks, cluster,
-                max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster), block_co_load,
+                max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster), qcow2_block_co_load,
                 img);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                      qcow2_dirty_free);
     r->unlinked = g_tree_new(qcow2_compare_numbers);
-    ret = table_co_load(img, err);
+    ret = qcow2_table_co_load(img, err);
     if (ret < 0) {
         qcow2_refcounts_close(img);
     }

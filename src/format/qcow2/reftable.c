@@ -342,7 +342,7 @@ static CO_FN int move_co_prepare(struct qcow2_image *img)
 }
 
 /* What the file's table may say of block @i by now. */
-static uint64_t entry_of(const struct qcow2_refcounts *r, uint32_t i)
+static uint64_t qcow2_entry_of(const struct qcow2_refcounts *r, uint32_t i)
 {
     gsize state = GPOINTER_TO_SIZE(g_tree_lookup(
         r->unlinked, GSIZE_TO_POINTER((gsize) i)));
@@ -365,7 +365,7 @@ static CO_FN int entries_co_write(struct qcow2_image *img, uint64_t table,
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < n; i++) {
-        put_be64(&buf[i], entry_of(r, a + i));
+        put_be64(&buf[i], qcow2_entry_of(r, a + i));
     }
     ret = qcow2_co_write_meta(img, QCOW2_META_REFTABLE,
                               table + (uint64_t) a * 8, buf, (uint64_t) n * 8);
@@ -373,7 +373,7 @@ static CO_FN int entries_co_write(struct qcow2_image *img, uint64_t table,
     return ret;
 }
 
-static CO_FN int move_co_write(struct qcow2_image *img)
+static CO_FN int qcow2_reftable_move_co_write(struct qcow2_image *img)
 {
     struct qcow2_refcounts *r = img->refcounts;
     uint32_t n = (uint32_t) (((uint64_t) r->moved_clusters <<
@@ -484,7 +484,7 @@ static CO_FN int refcounts_co_write(struct qcow2_image *img)
 {
     struct qcow2_refcounts *r = img->refcounts;
     GArray *numbers = links_begin(r);
-    int ret = r->moved_to ? move_co_write(img) : 0;
+    int ret = r->moved_to ? qcow2_reftable_move_co_write(img) : 0;
 
     if (ret == 0) {
         ret = blocks_co_write(img);
@@ -536,7 +536,7 @@ static CO_FN int apart_co_write(struct qcow2_image *img,
                                 const struct qcow2_header *h)
 {
     GArray *numbers = links_begin(img->refcounts);
-    int ret = move_co_write(img);
+    int ret = qcow2_reftable_move_co_write(img);
 
     if (ret == 0) {
         ret = blocks_co_write(img);

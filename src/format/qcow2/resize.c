@@ -211,7 +211,7 @@ static CO_FN void data_file_co_keep(struct qcow2_image *img, uint64_t size)
     }
 }
 
-static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
+static CO_FN int qcow2_new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t cluster = qcow2_cluster_size(img);
@@ -250,7 +250,7 @@ static CO_FN int cut_part_co_drop(struct qcow2_image *img, uint64_t size,
 
 /* --- both --- */
 
-static int size_validate(struct node *n, uint64_t size, GError **err)
+static int qcow2_size_validate(struct node *n, uint64_t size, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t entries = qcow2_l1_entries(size, img->cluster_bits,
@@ -302,7 +302,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t old = n->size;
-    int ret = size_validate(n, size, err);
+    int ret = qcow2_size_validate(n, size, err);
 
     if (ret < 0 || size == old) {
         return ret;
@@ -323,7 +323,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
             ret = data_file_co_grow(img, old, size);
         }
         if (ret == 0) {
-            ret = new_part_co_clear(n, old, size);
+            ret = qcow2_new_part_co_clear(n, old, size);
         }
     } else {
         ret = cut_part_co_drop(img, size, old);

@@ -40,7 +40,7 @@ struct reader {
     uint64_t start, len;           /* what of the file is in it */
 };
 
-static void PRINTF_LIKE(3, 4) flaw(struct reader *r, bool grave,
+static void PRINTF_LIKE(3, 4) qcow2_snapshot_read_flaw(struct reader *r, bool grave,
                                    const char *fmt, ...)
 {
     g_autofree char *text = NULL;
@@ -56,7 +56,7 @@ static void PRINTF_LIKE(3, 4) flaw(struct reader *r, bool grave,
 
 /* @fixed, @extra and @text: its three parts, all in memory; @extra holds
  * min(announced, EXTRA_MAX) bytes. */
-static struct qcow2_snapshot *entry_decode(const struct qcow2_image *img,
+static struct qcow2_snapshot *qcow2_snapshot_read_entry_decode(const struct qcow2_image *img,
                                            const uint8_t *fixed,
                                            const uint8_t *extra,
                                            const uint8_t *text)
@@ -109,7 +109,7 @@ static bool l1_shorten(struct reader *r, struct qcow2_snapshot *s)
         uint64_t n = entries_needed(r->img, s, all);
 
         if (l1_fits(r, s->l1_offset, n)) {
-            flaw(r, true, "snapshot '%s' has an L1 table of %u entries: more "
+            qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has an L1 table of %u entries: more "
                  "than there can be; %" PRIu64 " are used", label(s), s->l1_size,
                  n);
             s->l1_size = (uint32_t) n;
@@ -117,7 +117,7 @@ static bool l1_shorten(struct reader *r, struct qcow2_snapshot *s)
             return true;
         }
     }
-    flaw(r, true, "snapshot '%s' has an L1 table of %u entries at offset %"
+    qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has an L1 table of %u entries at offset %"
          PRIu64 ": more than there can be; the snapshot cannot be used",
          label(s), s->l1_size, s->l1_offset);
     return false;
@@ -130,7 +130,7 @@ static bool entry_validate(struct reader *r, struct qcow2_snapshot *s)
 
     if (s->l1_offset & (cluster - 1) ||
         (s->l1_size && (s->l1_offset == 0 || s->l1_offset >= r->file_end))) {
-        flaw(r, true, "snapshot '%s' has its L1 table at offset %" PRIu64
+        qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has its L1 table at offset %" PRIu64
              ": no cluster of this file; the snapshot cannot be used", label(s),
              s->l1_offset);
         return false;
@@ -142,10 +142,10 @@ static void entry_tell_extra(struct reader *r, const struct qcow2_snapshot *s,
                              uint32_t extra)
 {
     if (extra > EXTRA_MAX) {
-        flaw(r, true, "snapshot '%s' has %u bytes of extra data: at most %d "
+        qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has %u bytes of extra data: at most %d "
              "can be; they are not used", label(s), extra, EXTRA_MAX);
     } else if (extra < EXTRA_NEEDED && r->img->shape.version >= 3) {
-        flaw(r, false, "snapshot table entry %u is incomplete", r->i);
+        qcow2_snapshot_read_flaw(r, false, "snapshot table entry %u is incomplete", r->i);
     }
 }
 
@@ -180,7 +180,7 @@ static CO_FN const uint8_t *window_co_get(struct reader *r, uint64_t at,
 static void empty_tell(struct reader *r)
 {
     if (r->empty) {
-        flaw(r, true, "snapshot table entries %u to %u are empty",
+        qcow2_snapshot_read_flaw(r, true, "snapshot table entries %u to %u are empty",
              r->i - r->empty, r->i - 1);
     }
     r->empty = 0;
@@ -220,7 +220,7 @@ static CO_FN int entry_co_take(struct reader *r, const uint8_t *head)
     if (!p) {
         return ret;
     }
-    s = entry_decode(r->img, fixed, extra, p);
+    s = qcow2_snapshot_read_entry_decode(r->img, fixed, extra, p);
     r->at = round_up(text + get_be16(fixed + 12) + get_be16(fixed + 14), 8);
     if (entry_validate(r, s)) {
         entry_tell_extra(r, s, n);
@@ -254,7 +254,7 @@ static CO_FN int entry_co_read(struct reader *r)
     }
     if (ret == 1) {
         empty_tell(r);
-        flaw(r, true, "the snapshot table of %u entries ends in entry %u",
+        qcow2_snapshot_read_flaw(r, true, "the snapshot table of %u entries ends in entry %u",
              r->img->hdr.n_snapshots, r->i);
     }
     return ret;
@@ -268,12 +268,12 @@ static bool table_is_there(struct reader *r)
     if (h->snapshots_offset & (qcow2_cluster_size(r->img) - 1) ||
         (h->n_snapshots && (h->snapshots_offset == 0 ||
                             h->snapshots_offset >= r->file_end))) {
-        flaw(r, true, "the snapshot table of %u entries is at offset %" PRIu64
+        qcow2_snapshot_read_flaw(r, true, "the snapshot table of %u entries is at offset %" PRIu64
              ": no cluster of this file", h->n_snapshots, h->snapshots_offset);
         return false;
     }
     if (h->n_snapshots > QCOW2_SNAPSHOTS_MAX) {
-        flaw(r, true, "the snapshot table has %u entries: at most %d can be",
+        qcow2_snapshot_read_flaw(r, true, "the snapshot table has %u entries: at most %d can be",
              h->n_snapshots, QCOW2_SNAPSHOTS_MAX);
     }
     return h->n_snapshots > 0;
@@ -313,7 +313,7 @@ int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
 /* --- open --- */
 
 /* The first that is grave is kept for a message. */
-static void open_tell(void *arg, bool grave, const char *text)
+static void qcow2_snapshot_read_open_tell(void *arg, bool grave, const char *text)
 {
     struct qcow2_image *img = arg;
 
@@ -324,7 +324,7 @@ static void open_tell(void *arg, bool grave, const char *text)
     }
 }
 
-static void free_snapshot(gpointer s)
+static void qcow2_snapshot_read_free_snapshot(gpointer s)
 {
     qcow2_snapshot_free(s);
 }
@@ -334,9 +334,9 @@ int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
     int ret;
 
     img->snapshots = g_new0(struct qcow2_snapshots, 1);
-    img->snapshots->list = g_ptr_array_new_with_free_func(free_snapshot);
+    img->snapshots->list = g_ptr_array_new_with_free_func(qcow2_snapshot_read_free_snapshot);
     ret = qcow2_co_snapshots_read(img, img->snapshots->list,
-                                  &img->snapshots->bytes, open_tell, img);
+                                  &img->snapshots->bytes, qcow2_snapshot_read_open_tell, img);
     if (ret == -ENOMEM) {
         return err_set(err, ENOMEM, "Could not allocate memory for the "
                        "snapshot table");
@@ -344,7 +344,7 @@ int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
     if (ret < 0) {
         g_autofree char *text = g_strdup_printf("the snapshot table cannot be "
                                                 "read: %s", g_strerror(-ret));
-        open_tell(img, true, text);
+        qcow2_snapshot_read_open_tell(img, true, text);
     }
     return 0;
 }

@@ -59,7 +59,7 @@ static uint64_t *l1_new(uint32_t n)
 }
 
 /* A list without what it holds. */
-static GPtrArray *list_copy(const struct qcow2_image *img)
+static GPtrArray *qcow2_snapshot_list_copy(const struct qcow2_image *img)
 {
     GPtrArray *list = g_ptr_array_new();
 
@@ -71,7 +71,7 @@ static GPtrArray *list_copy(const struct qcow2_image *img)
 
 /* The table of @list at a place of its own; @h leads to it. *@ret_bytes: of the
  * table. */
-static CO_FN int list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
+static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
                                struct qcow2_header *h, uint64_t *ret_bytes)
 {
     struct qcow2_image *img = sw->img;
@@ -134,7 +134,7 @@ static CO_FN int create_co_store(struct qcow2_transaction *sw,
 {
     struct qcow2_image *img = sw->img;
     uint64_t bytes = (uint64_t) s->l1_size * 8;
-    GPtrArray *list = list_copy(img);
+    GPtrArray *list = qcow2_snapshot_list_copy(img);
     int ret = qcow2_refs_co_share(sw, img->l1, s->l1_size, true, l1);
 
     if (ret == 0) {
@@ -148,13 +148,13 @@ static CO_FN int create_co_store(struct qcow2_transaction *sw,
     if (ret == 0) {
         l1_drop(sw);
         g_ptr_array_add(list, s);
-        ret = list_co_store(sw, list, h, ret_bytes);
+        ret = qcow2_snapshot_list_co_store(sw, list, h, ret_bytes);
     }
     g_ptr_array_unref(list);
     return ret;
 }
 
-static CO_FN int create_co_run(struct qcow2_transaction *sw, const char *name)
+static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw, const char *name)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
@@ -185,7 +185,7 @@ static CO_FN int create_co_run(struct qcow2_transaction *sw, const char *name)
 }
 
 /* The tables would be looked at again and again. */
-static int l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
+static int qcow2_l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
                        uint64_t at, GError **err)
 {
     return qcow2_l1_has_duplicates(l1, n)
@@ -207,11 +207,11 @@ static CO_FN int snapshot_co_create(struct qcow2_transaction *sw, const char *na
         return err_set(err, EFBIG, "An image has at most %d snapshots",
                        QCOW2_SNAPSHOTS_MAX);
     }
-    ret = l1_validate(img, img->l1, img->hdr.l1_size, img->hdr.l1_offset, err);
+    ret = qcow2_l1_validate(img, img->l1, img->hdr.l1_size, img->hdr.l1_offset, err);
     if (ret < 0) {
         return ret;
     }
-    ret = create_co_run(sw, name);
+    ret = qcow2_create_co_run(sw, name);
     return ret < 0 ? err_set(err, -ret, "%s", g_strerror(-ret)) : 0;
 }
 
@@ -277,13 +277,13 @@ static CO_FN int delete_co_run(struct qcow2_transaction *sw,
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
-    GPtrArray *list = list_copy(img);
+    GPtrArray *list = qcow2_snapshot_list_copy(img);
     uint64_t bytes;
     guint at = 0;
     int ret;
 
     g_ptr_array_remove(list, s);
-    ret = list_co_store(sw, list, &h, &bytes);
+    ret = qcow2_snapshot_list_co_store(sw, list, &h, &bytes);
     g_ptr_array_unref(list);
     if (ret < 0) {
         qcow2_transaction_co_undo(sw);
@@ -303,7 +303,7 @@ static CO_FN int delete_co_run(struct qcow2_transaction *sw,
     return ret;
 }
 
-static CO_FN int snapshot_co_delete(struct qcow2_transaction *sw,
+static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *sw,
                                     struct qcow2_snapshot *s, GError **err)
 {
     uint64_t *l1;
@@ -313,7 +313,7 @@ static CO_FN int snapshot_co_delete(struct qcow2_transaction *sw,
     if (ret < 0) {
         return ret;
     }
-    ret = l1_validate(sw->img, l1, s->l1_size, s->l1_offset, err);
+    ret = qcow2_l1_validate(sw->img, l1, s->l1_size, s->l1_offset, err);
     if (ret < 0) {
         io_buf_put(l1, room);
         return ret;
@@ -409,7 +409,7 @@ static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
     if (ret < 0) {
         return ret;
     }
-    ret = l1_validate(img, l1, s->l1_size, s->l1_offset, err);
+    ret = qcow2_l1_validate(img, l1, s->l1_size, s->l1_offset, err);
     if (ret < 0) {
         io_buf_put(l1, room);
         return ret;
@@ -422,7 +422,7 @@ static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
 
 /* --- all --- */
 
-static CO_FN int snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
+static CO_FN int qcow2_snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
                                  const char *name, GError **err)
 {
     struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
@@ -438,7 +438,7 @@ static CO_FN int snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
     } else if (op == SNAPSHOT_APPLY) {
         ret = snapshot_co_apply(&sw, s, err);
     } else {
-        ret = snapshot_co_delete(&sw, s, err);
+        ret = qcow2_snapshot_co_delete(&sw, s, err);
     }
     qcow2_transaction_end(&sw);
     return ret;
@@ -486,7 +486,7 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
     }
     group_co_lock(img->group);
     qcow2_co_reclaim(img);
-    ret = snapshot_co_act(img, op, name, err);
+    ret = qcow2_snapshot_co_act(img, op, name, err);
     qcow2_co_reclaim(img);
     group_unlock(img->group);
     if (ret == 0) { /* what was given back; it leaks if that is lost */

@@ -49,7 +49,7 @@ uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off, uint64_t 
     return i > first ? min_u64(i << span, end) - off : 0;
 }
 
-static int compare_offsets(const void *a, const void *b)
+static int qcow2_compare_offsets(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
 
@@ -65,7 +65,7 @@ bool qcow2_l1_has_duplicates(const uint64_t *l1, uint32_t n)
         all[i] = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
     }
     if (all) {
-        qsort(all, n, sizeof(*all), compare_offsets);
+        qsort(all, n, sizeof(*all), qcow2_compare_offsets);
     }
     for (uint32_t i = 1; i < n && !shared; i++) {
         shared = all[i] && all[i] == all[i - 1];

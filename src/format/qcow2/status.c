@@ -43,7 +43,7 @@ static void map_of_run(struct qcow2_image *img, const struct qcow2_run *run,
 
 /* May this write go in place? What the checks of the tables forbid is refused,
  * and nothing is written past the end of a data file's disk. */
-static CO_FN int place_co_check(struct qcow2_image *img, struct mapping *m)
+static CO_FN int qcow2_place_co_check(struct qcow2_image *img, struct mapping *m)
 {
     if (!m->in_place) {
         return 0;
@@ -74,7 +74,7 @@ int qcow2_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
     ret = qcow2_co_lookup(img, off, len, &run);
     if (ret == 0) {
         map_of_run(img, &run, flags, ret_map);
-        ret = flags & MAP_WRITE ? place_co_check(img, ret_map) : 0;
+        ret = flags & MAP_WRITE ? qcow2_place_co_check(img, ret_map) : 0;
     }
     if (ret < 0) {
         qcow2_access_end(img, ret_map->cookie);

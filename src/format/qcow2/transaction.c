@@ -41,7 +41,7 @@ void qcow2_transaction_end(struct qcow2_transaction *sw)
     }
 }
 
-static struct qcow2_decrement clusters_of(const struct qcow2_image *img,
+static struct qcow2_decrement qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img,
                                      uint64_t host, uint64_t len)
 {
     unsigned bits = img->cluster_bits;
@@ -54,7 +54,7 @@ static struct qcow2_decrement clusters_of(const struct qcow2_image *img,
 void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len)
 {
     if (len) {
-        struct qcow2_decrement d = clusters_of(sw->img, host, len);
+        struct qcow2_decrement d = qcow2_snapshot_switch_clusters_of(sw->img, host, len);
 
         g_array_append_val(sw->old, d);
     }
@@ -68,7 +68,7 @@ static CO_FN int host_co_take(struct qcow2_transaction *sw, enum qcow2_meta what
     int ret = qcow2_co_alloc(sw->img, 0, len, ret_host, &fresh);
 
     if (ret == 0) {
-        d = clusters_of(sw->img, *ret_host, len);
+        d = qcow2_snapshot_switch_clusters_of(sw->img, *ret_host, len);
         g_array_append_val(sw->taken, d);
         qcow2_meta_add(sw->img, what, *ret_host, len);
     }
@@ -105,7 +105,7 @@ static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
         return ret;
     }
     was = g_new(struct qcow2_decrement, 1);
-    *was = clusters_of(img, r->table[block], len);
+    *was = qcow2_snapshot_switch_clusters_of(img, r->table[block], len);
     g_hash_table_insert(sw->moved, key, was);
     qcow2_transaction_drop(sw, r->table[block], len);
     r->table[block] = host;

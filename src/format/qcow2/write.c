@@ -18,7 +18,7 @@
 #define ZERO_BYTES 65536u
 #define STACK_VECS 24
 
-static uint8_t zeroes[ZERO_BYTES] __attribute__((aligned(4096)));
+static uint8_t qcow2_zeroes[ZERO_BYTES] __attribute__((aligned(4096)));
 
 int qcow2_co_write_data(struct qcow2_image *img, uint64_t off, uint64_t host,
                         struct iov iov, unsigned flags)
@@ -40,7 +40,7 @@ static unsigned add_zeroes(struct iovec *v, unsigned n, size_t len)
     while (len > 0) {
         size_t part = MIN(len, ZERO_BYTES);
 
-        v[n++] = (struct iovec) { zeroes, part };
+        v[n++] = (struct iovec) { qcow2_zeroes, part };
         len -= part;
     }
     return n;

@@ -19,7 +19,7 @@
 #include "format/qcow2/write.h"
 
 /* Without a backing file, attached or named, nothing reads as zeroes anyhow. */
-static bool has_backing(const struct qcow2_image *img)
+static bool qcow2_has_backing(const struct qcow2_image *img)
 {
     return img->hdr.backing_offset || node_child(img->node, "backing");
 }
@@ -109,7 +109,7 @@ static bool all_zero(const struct qcow2_image *img, struct qcow2_desc d,
 static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
                                uint64_t end, bool unmap)
 {
-    bool absent_is_zero = !has_backing(img);
+    bool absent_is_zero = !qcow2_has_backing(img);
     int ret = 0;
 
     while (idx < end && ret == 0) {
@@ -131,7 +131,7 @@ static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
 }
 
 /* Clusters without a table: nothing to do where they read as zeroes. */
-static CO_FN int clusters_co_zero(struct qcow2_image *img, uint64_t off,
+static CO_FN int qcow2_clusters_co_zero(struct qcow2_image *img, uint64_t off,
                                   uint64_t end, bool unmap)
 {
     int ret = 0;
@@ -141,7 +141,7 @@ static CO_FN int clusters_co_zero(struct qcow2_image *img, uint64_t off,
 
         ret = qcow2_co_lookup(img, off, end - off, &run);
         if (ret == 0 && !(run.kind == QCOW2_ABSENT && run.entry == 0 &&
-                          !has_backing(img))) {
+                          !qcow2_has_backing(img))) {
             uint64_t last = off + run.len - 1;
             ret = whole_co_zero(img, off >> img->cluster_bits,
                                 (last >> img->cluster_bits) + 1, unmap);
@@ -199,7 +199,7 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
         ret = subs_co_zero(img, cut, end - cut);
         end = cut;
     }
-    return ret == 0 && off < end ? clusters_co_zero(img, off, end, unmap) : ret;
+    return ret == 0 && off < end ? qcow2_clusters_co_zero(img, off, end, unmap) : ret;
 }
 
 /* --- places --- */
@@ -311,7 +311,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
 
 /* --- requests --- */
 
-static bool is_whole(const struct node *n, uint64_t off, uint64_t end)
+static bool qcow2_zero_is_whole(const struct node *n, uint64_t off, uint64_t end)
 {
     uint64_t mask = qcow2_sub_size(qcow2_image(n)) - 1;
 
@@ -329,7 +329,7 @@ static CO_FN int range_co_change(struct qcow2_image *img, uint64_t off,
         return v2 && img->crypt ? -ENOTSUP
             : clusters_co_alloc(img, off, end, flags);
     }
-    if (v2 && (has_backing(img) || !unmap)) {
+    if (v2 && (qcow2_has_backing(img) || !unmap)) {
         return old_co_zero(img, off, end - off, discard);
     }
     return qcow2_data_is_raw(img) ? qcow2_co_data_map(img, off, end)
@@ -347,7 +347,7 @@ static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,
     if (ret < 0) {
         return ret;
     }
-    if (!is_whole(n, off, off + len)) {
+    if (!qcow2_zero_is_whole(n, off, off + len)) {
         return -ENOTSUP;
     }
     if (off < n->size && !(flags & IO_POPULATE)) { /* no resize clears it */

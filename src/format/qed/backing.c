@@ -82,7 +82,7 @@ static struct qed_header changed_header(const struct qed_image *img,
 }
 
 /* With passes held off. */
-static CO_FN int reference_co_write(struct qed_image *img, const char *name,
+static CO_FN int qed_reference_co_write(struct qed_image *img, const char *name,
                                     uint64_t slot, const char *fmt)
 {
     struct node *file = qed_file(img);
@@ -138,7 +138,7 @@ int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
         return ret;
     }
     group_co_lock(img->group);
-    ret = reference_co_write(img, name, slot, fmt);
+    ret = qed_reference_co_write(img, name, slot, fmt);
     group_unlock(img->group);
     trace_qed_change_backing(n->name, name, ret);
     if (ret < 0) {

@@ -30,7 +30,7 @@ struct check {
     bool no_memory;
 };
 
-static void PRINTF_LIKE(2, 3) report(struct check *c, const char *fmt, ...)
+static void PRINTF_LIKE(2, 3) qed_report(struct check *c, const char *fmt, ...)
 {
     char *line;
     va_list ap;
@@ -87,7 +87,7 @@ static bool bad_entry(struct check *c, const char *what, uint64_t where,
     } else {
         c->res->corruptions++;
     }
-    report(c, "%s: %s entry at offset %" PRIu64 ": 0x%" PRIx64 " %s; guest "
+    qed_report(c, "%s: %s entry at offset %" PRIu64 ": 0x%" PRIx64 " %s; guest "
            "range %" PRIu64 "+%" PRIu64 " %s %s", fix ? "Repairing" : "ERROR",
            what, where, value, why, guest, guest_len,
            fix ? "now reads as" : "cannot be read; repair would make it",
@@ -107,7 +107,7 @@ static CO_FN int entries_co_store(struct check *c, const uint64_t *entries,
     ret = qed_co_write_entries(c->img, entries, table, first, end);
     if (ret < 0) {
         c->res->check_errors++;
-        report(c, "Could not write the table at offset %" PRIu64 ": %s", table,
+        qed_report(c, "Could not write the table at offset %" PRIu64 ": %s", table,
                g_strerror(-ret));
     }
     return ret;
@@ -142,7 +142,7 @@ static bool check_data_entry(struct check *c, uint32_t l1_idx, uint32_t i,
 }
 
 /* A hole has no entries; saves reading tables of a sparse file. */
-static CO_FN bool table_co_is_hole(struct check *c, uint64_t table)
+static CO_FN bool qed_check_table_co_is_hole(struct check *c, uint64_t table)
 {
     uint64_t len = c->img->table_bytes;
     struct extent ext;
@@ -151,7 +151,7 @@ static CO_FN bool table_co_is_hole(struct check *c, uint64_t table)
         (ext.flags & STATUS_ZERO) && ext.len == len;
 }
 
-static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
+static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
                                 uint64_t table)
 {
     struct qed_image *img = c->img;
@@ -159,13 +159,13 @@ static CO_FN int table_co_check(struct check *c, uint32_t l1_idx,
     struct table *t;
     int ret;
 
-    if (table_co_is_hole(c, table)) {
+    if (qed_check_table_co_is_hole(c, table)) {
         return 0;
     }
     ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
     if (ret < 0) {
         c->res->check_errors++;
-        report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
+        qed_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
                table, g_strerror(-ret));
         return ret == -ENOMEM ? ret : 0;
     }
@@ -197,7 +197,7 @@ static CO_FN int tables_co_check(struct check *c)
         }
         why = mark_used(c, table, img->table_bytes);
         if (!why) {
-            ret = table_co_check(c, i, table);
+            ret = qed_table_co_check(c, i, table);
         } else if (bad_entry(c, "L1", at + (uint64_t) i * 8, table, why,
                              i * span, span)) {
             put_le64(&img->l1[i], 0);
@@ -240,7 +240,7 @@ static CO_FN int tail_co_cut(struct check *c, uint64_t leaks)
         c->res->leaks += leaks;
         return ret;
     }
-    report(c, "Repairing: cut %" PRIu64 " unused clusters off the end of the "
+    qed_report(c, "Repairing: cut %" PRIu64 " unused clusters off the end of the "
            "file", tail);
     c->res->leaks_fixed += tail;
     c->res->leaks += leaks - tail;
@@ -271,7 +271,7 @@ static CO_FN int image_co_mark_clean(struct check *c)
     return qed_co_write_header(c->img, &h);
 }
 
-static CO_FN int check_co_run(struct check *c)
+static CO_FN int qed_check_co_run(struct check *c)
 {
     struct qed_image *img = c->img;
     uint64_t bits = img->cluster_bits;
@@ -315,7 +315,7 @@ int qed_co_check(struct node *n, unsigned fix, struct check_result *res,
     c.used = qed_usemap_new();
     c.file_size = qed_file(img)->size;
     img->checking = true;
-    ret = check_co_run(&c);
+    ret = qed_check_co_run(&c);
     img->checking = false;
     qed_usemap_free(c.used);
     if (img->group) {

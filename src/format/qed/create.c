@@ -56,7 +56,7 @@ static int create_take(struct opts *o, struct create *c, GError **err)
     return ret;
 }
 
-static CO_FN int image_co_write(struct node *file, const struct create *c)
+static CO_FN int qed_image_co_write(struct node *file, const struct create *c)
 {
     uint64_t table = c->cluster_size * c->table_size;
     struct qed_header h = {
@@ -104,7 +104,7 @@ int qed_co_create(struct node *file, struct opts *o, GError **err)
     int ret = create_take(o, &c, err);
 
     if (ret == 0) {
-        ret = image_co_write(file, &c);
+        ret = qed_image_co_write(file, &c);
         if (ret < 0) {
             err_set_errno(err, -ret, "Could not write the QED image");
         }

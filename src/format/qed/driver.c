@@ -6,22 +6,22 @@
 #include "format/qed/qed.h"
 #include "format/format.h"
 
-static const char *const option_names[] = { "file", "backing", NULL };
+static const char *const qed_option_names[] = { "file", "backing", NULL };
 /* In "json:" names. */
-static const char *const reference_options[] = { NULL };
+static const char *const qed_reference_options[] = { NULL };
 
-static int driver_probe(const uint8_t *buf, size_t len)
+static int qed_driver_probe(const uint8_t *buf, size_t len)
 {
     return qed_probe(buf, len) ? 100 : 0;
 }
 
-static void driver_limits(struct node *n, struct node_limits *l)
+static void qed_driver_limits(struct node *n, struct node_limits *l)
 {
     l->cluster_size = (uint32_t) qed_cluster_size(qed_image(n));
     l->fast_zero = true;
 }
 
-static const char *driver_header_backing(const struct node *n,
+static const char *qed_driver_header_backing(const struct node *n,
                                          const char **ret_fmt)
 {
     const struct qed_image *img = qed_image(n);
@@ -35,15 +35,15 @@ const struct node_driver qed_driver = {
     .kind = NODE_FORMAT,
     .state_size = sizeof(struct qed_image),
     .supports_backing = true,
-    .option_names = option_names,
-    .reference_options = reference_options,
-    .probe = driver_probe,
+    .option_names = qed_option_names,
+    .reference_options = qed_reference_options,
+    .probe = qed_driver_probe,
     .co_open = qed_co_open,
     .co_close = qed_co_close,
     .co_reopen = qed_co_reopen,
-    .limits = driver_limits,
+    .limits = qed_driver_limits,
     .co_info = qed_co_info,
-    .header_backing = driver_header_backing,
+    .header_backing = qed_driver_header_backing,
     .co_pwritev = qed_co_pwritev,
     .co_copy_in = qed_co_copy_in,
     .can_copy_in = node_file_can_copy_in,

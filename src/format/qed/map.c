@@ -15,7 +15,7 @@
 
 G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
 
-static gint compare_keys(gconstpointer a, gconstpointer b)
+static gint qed_compare_keys(gconstpointer a, gconstpointer b)
 {
     uint64_t x = GPOINTER_TO_SIZE(a), y = GPOINTER_TO_SIZE(b);
     return x < y ? -1 : x > y;
@@ -23,7 +23,7 @@ static gint compare_keys(gconstpointer a, gconstpointer b)
 
 /* --- pending pointers --- */
 
-static struct qed_pending *pending_of(struct qed_image *img, uint64_t gen)
+static struct qed_pending *qed_pending_of(struct qed_image *img, uint64_t gen)
 {
     unsigned n = img->n_pending_gens;
     struct qed_pending *p;
@@ -41,11 +41,11 @@ static struct qed_pending *pending_of(struct qed_image *img, uint64_t gen)
     }
     img->n_pending_gens++;
     p = &img->pending[n];
-    *p = (struct qed_pending) { .gen = gen, .map = g_tree_new(compare_keys) };
+    *p = (struct qed_pending) { .gen = gen, .map = g_tree_new(qed_compare_keys) };
     return p;
 }
 
-static void pending_insert(struct qed_image *img, struct qed_pending *p,
+static void qed_pending_insert(struct qed_image *img, struct qed_pending *p,
                            uint64_t idx, uint64_t entry)
 {
     int before = g_tree_nnodes(p->map);
@@ -57,10 +57,10 @@ static void pending_insert(struct qed_image *img, struct qed_pending *p,
 void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
                      uint64_t n, uint64_t entry)
 {
-    struct qed_pending *p = pending_of(img, gen);
+    struct qed_pending *p = qed_pending_of(img, gen);
 
     for (uint64_t i = 0; i < n; i++) {
-        pending_insert(img, p, idx + i, entry);
+        qed_pending_insert(img, p, idx + i, entry);
         if (entry != QED_ENTRY_ZERO) {
             entry += qed_cluster_size(img);
         }
@@ -70,7 +70,7 @@ void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
     }
 }
 
-static void pending_remove_at(struct qed_image *img, unsigned i)
+static void qed_pending_remove_at(struct qed_image *img, unsigned i)
 {
     img->n_pending -= (unsigned) g_tree_nnodes(img->pending[i].map);
     g_tree_destroy(img->pending[i].map);
@@ -85,12 +85,12 @@ struct merge {
     struct qed_pending *into;
 };
 
-static gboolean merge_one(gpointer key, gpointer value, gpointer data)
+static gboolean qed_merge_one(gpointer key, gpointer value, gpointer data)
 {
     struct merge *m = data;
 
     if (!g_tree_lookup(m->into->map, key)) {
-        pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key),
+        qed_pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key),
                        GPOINTER_TO_SIZE(value));
     }
     return FALSE;
@@ -100,9 +100,9 @@ struct qed_pending *qed_pending_merge(struct qed_image *img, uint64_t gen)
 {
     while (img->n_pending_gens > 1 && img->pending[1].gen <= gen) {
         struct merge m = { img, &img->pending[1] };
-        g_tree_foreach(img->pending[0].map, merge_one, &m);
+        g_tree_foreach(img->pending[0].map, qed_merge_one, &m);
         m.into->end = max_u64(m.into->end, img->pending[0].end);
-        pending_remove_at(img, 0);
+        qed_pending_remove_at(img, 0);
     }
     return img->n_pending_gens && img->pending[0].gen <= gen
         ? &img->pending[0] : NULL;
@@ -111,14 +111,14 @@ struct qed_pending *qed_pending_merge(struct qed_image *img, uint64_t gen)
 void qed_pending_drop(struct qed_image *img, uint64_t gen)
 {
     while (img->n_pending_gens && img->pending[0].gen <= gen) {
-        pending_remove_at(img, 0);
+        qed_pending_remove_at(img, 0);
     }
 }
 
 void qed_pending_free(struct qed_image *img)
 {
     while (img->n_pending_gens) {
-        pending_remove_at(img, 0);
+        qed_pending_remove_at(img, 0);
     }
 }
 
@@ -147,7 +147,7 @@ struct cursor {
     GTreeNode *at[QED_GENERATIONS]; /* first node not below the index */
 };
 
-static uint64_t node_idx(GTreeNode *t)
+static uint64_t qed_map_node_idx(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
@@ -161,14 +161,14 @@ static bool cursor_seek(const struct qed_image *img, struct cursor *c,
 
     *ret_next = UINT64_MAX;
     for (unsigned i = 0; i < img->n_pending_gens; i++) {
-        while (c->at[i] && node_idx(c->at[i]) < idx) {
+        while (c->at[i] && qed_map_node_idx(c->at[i]) < idx) {
             c->at[i] = g_tree_node_next(c->at[i]);
         }
-        if (c->at[i] && node_idx(c->at[i]) == idx) {
+        if (c->at[i] && qed_map_node_idx(c->at[i]) == idx) {
             *ret_entry = GPOINTER_TO_SIZE(g_tree_node_value(c->at[i]));
             found = true; /* a newer generation overrides */
         } else if (c->at[i]) {
-            *ret_next = min_u64(*ret_next, node_idx(c->at[i]));
+            *ret_next = min_u64(*ret_next, qed_map_node_idx(c->at[i]));
         }
     }
     return found;
@@ -199,7 +199,7 @@ static void table_segment(const struct qed_image *img, const struct table *t,
 
 /* The cluster index at which the L1 entries from @l1_idx that have no table
  * end, seen as far as @limit. */
-static uint64_t no_tables_end(const struct qed_image *img, uint32_t l1_idx,
+static uint64_t qed_no_tables_end(const struct qed_image *img, uint32_t l1_idx,
                               uint64_t limit)
 {
     uint64_t end = limit >> img->entry_bits;
@@ -222,7 +222,7 @@ static int metadata_cache_segment(struct qed_image *img, uint64_t idx, uint64_t 
 
     if (table == 0) {
         *ret = (struct segment) {
-            .n = min_u64(limit, no_tables_end(img, l1_idx, limit)) - idx,
+            .n = min_u64(limit, qed_no_tables_end(img, l1_idx, limit)) - idx,
             .entry = QED_ENTRY_NONE,
         };
         return 0;
@@ -264,7 +264,7 @@ static enum qed_kind entry_kind(uint64_t entry)
 }
 
 /* From memory alone: clusters [@first, ...) as one segment, up to @last. */
-static int scan(struct qed_image *img, uint64_t first, uint64_t last,
+static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
                 struct segment *ret)
 {
     struct cursor c = { { NULL } };
@@ -304,7 +304,7 @@ static int scan(struct qed_image *img, uint64_t first, uint64_t last,
 /* In a read-only image a table that lies in a hole of the file says "absent"
  * for all it spans, and need not be read: a sparse file may claim any number.
  * (Asking a server would cost a round trip.) */
-static CO_FN bool table_co_is_hole(struct qed_image *img, uint64_t idx)
+static CO_FN bool qed_map_table_co_is_hole(struct qed_image *img, uint64_t idx)
 {
     const struct node *storage = node_storage(img->node);
     uint64_t table = qed_l2_offset(img, (uint32_t) (idx >> img->entry_bits));
@@ -327,8 +327,8 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
     struct segment s;
     int ret;
 
-    ret = scan(img, first, last, &s);
-    if (ret == -EAGAIN && table_co_is_hole(img, first)) {
+    ret = qed_scan(img, first, last, &s);
+    if (ret == -EAGAIN && qed_map_table_co_is_hole(img, first)) {
         uint64_t mask = qed_entries(img) - 1;
 
         s = (struct segment) {
@@ -342,7 +342,7 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
         if (ret < 0) {
             return ret;
         }
-        ret = scan(img, first, last, &s);
+        ret = qed_scan(img, first, last, &s);
         g_assert(ret != -EAGAIN);
         metadata_cache_put(&img->l2, t);
     }

@@ -18,7 +18,7 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
-static void image_release(struct qed_image *img)
+static void qed_image_release(struct qed_image *img)
 {
     qed_pending_free(img);
     metadata_cache_done(&img->l2);
@@ -32,7 +32,7 @@ static void image_release(struct qed_image *img)
 }
 
 /* One aligned write of sector 0, which becomes @h. */
-static CO_FN int sector_co_put(struct qed_image *img,
+static CO_FN int qed_sector_co_put(struct qed_image *img,
                                const struct qed_header *h)
 {
     uint8_t *buf = io_buf_get(QED_SECTOR);
@@ -52,10 +52,10 @@ static CO_FN int sector_co_put(struct qed_image *img,
 }
 
 /* The way back: sector 0 as memory has it, durably. */
-static CO_FN int sector_co_restore(struct qed_image *img)
+static CO_FN int qed_sector_co_restore(struct qed_image *img)
 {
     struct qed_header h = img->hdr;
-    int ret = sector_co_put(img, &h);
+    int ret = qed_sector_co_put(img, &h);
 
     if (ret == 0) {
         ret = node_co_sync(img->node, qed_file(img));
@@ -66,7 +66,7 @@ static CO_FN int sector_co_restore(struct qed_image *img)
 
 int qed_co_header_settle(struct qed_image *img)
 {
-    return img->header_unknown ? sector_co_restore(img) : 0;
+    return img->header_unknown ? qed_sector_co_restore(img) : 0;
 }
 
 int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
@@ -74,9 +74,9 @@ int qed_co_write_header(struct qed_image *img, const struct qed_header *h)
     int ret = qed_co_header_settle(img);
 
     if (ret == 0) {
-        ret = sector_co_put(img, h);
+        ret = qed_sector_co_put(img, h);
         if (ret < 0) { /* it may be in the file all the same (M12) */
-            (void)sector_co_restore(img);
+            (void)qed_sector_co_restore(img);
         }
     }
     return ret;
@@ -116,7 +116,7 @@ static CO_FN int header_co_read(struct qed_image *img, GError **err)
     return ret;
 }
 
-static CO_FN int name_co_read(struct qed_image *img, GError **err)
+static CO_FN int qed_name_co_read(struct qed_image *img, GError **err)
 {
     uint32_t len = img->hdr.backing_name_size;
     struct iovec v;
@@ -144,7 +144,7 @@ static CO_FN int name_co_read(struct qed_image *img, GError **err)
     return 0;
 }
 
-static void set_geometry(struct qed_image *img)
+static void qed_set_geometry(struct qed_image *img)
 {
     const struct qed_header *h = &img->hdr;
     uint64_t file_size = qed_file(img)->size;
@@ -157,7 +157,7 @@ static void set_geometry(struct qed_image *img)
     img->alloc_end = round_up(file_size, h->cluster_size);
 }
 
-static CO_FN int l1_co_load(struct qed_image *img, GError **err)
+static CO_FN int qed_l1_co_load(struct qed_image *img, GError **err)
 {
     struct iovec v;
     int ret;
@@ -175,7 +175,7 @@ static CO_FN int l1_co_load(struct qed_image *img, GError **err)
     return 0;
 }
 
-static CO_FN int autoclear_co_apply(struct qed_image *img)
+static CO_FN int qed_autoclear_co_apply(struct qed_image *img)
 {
     struct qed_header h = img->hdr;
     int ret;
@@ -215,10 +215,10 @@ static CO_FN int image_co_examine(struct qed_image *img, unsigned flags,
 }
 
 /* Make a loaded image ready for writes. */
-static CO_FN int image_co_set_writable(struct qed_image *img, unsigned flags,
+static CO_FN int qed_image_co_set_writable(struct qed_image *img, unsigned flags,
                                        GError **err)
 {
-    int ret = autoclear_co_apply(img);
+    int ret = qed_autoclear_co_apply(img);
 
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not update the QED header");
@@ -256,18 +256,18 @@ int qed_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
     if (ret < 0) {
         return ret;
     }
-    set_geometry(img);
+    qed_set_geometry(img);
     qed_l2_init(img);
     img->items = g_array_new(FALSE, FALSE, sizeof(struct qed_item));
     img->fresh = g_hash_table_new(g_direct_hash, g_direct_equal);
     n->size = img->hdr.image_size;
     trace_qed_open(n->name, n->size, img->hdr.features);
-    ret = name_co_read(img, err);
+    ret = qed_name_co_read(img, err);
     if (ret == 0) {
-        ret = l1_co_load(img, err);
+        ret = qed_l1_co_load(img, err);
     }
     if (ret == 0 && (n->flags & NODE_RDWR)) {
-        ret = image_co_set_writable(img, flags, err);
+        ret = qed_image_co_set_writable(img, flags, err);
     }
     if (ret == 0) {
         ret = node_co_open_backing(n, o, img->backing_name,
@@ -277,13 +277,13 @@ int qed_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
     if (ret < 0) {
         group_co_free(img->group);
         img->group = NULL;
-        image_release(img);
+        qed_image_release(img);
     }
     return ret;
 }
 
 /* Everything to the file; then writes are over. */
-static CO_FN int image_co_end_writes(struct qed_image *img)
+static CO_FN int qed_image_co_end_writes(struct qed_image *img)
 {
     int ret;
 
@@ -303,14 +303,14 @@ static CO_FN int image_co_end_writes(struct qed_image *img)
 void qed_co_close(struct node *n)
 {
     struct qed_image *img = qed_image(n);
-    int ret = image_co_end_writes(img);
+    int ret = qed_image_co_end_writes(img);
 
     if (img->n_pending) {
         trace_qed_lost(n->name, img->n_pending, ret);
     }
     group_co_free(img->group);
     img->group = NULL;
-    image_release(img);
+    qed_image_release(img);
 }
 
 int qed_co_reopen(struct node *n, struct opts *o, unsigned flags, GError **err)
@@ -323,9 +323,9 @@ int qed_co_reopen(struct node *n, struct opts *o, unsigned flags, GError **err)
         return 0;
     }
     if (writable) {
-        return image_co_set_writable(img, flags, err);
+        return qed_image_co_set_writable(img, flags, err);
     }
-    ret = image_co_end_writes(img);
+    ret = qed_image_co_end_writes(img);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush the QED image");
     }

@@ -50,7 +50,7 @@ int qed_co_write_entries(struct qed_image *img, const uint64_t *entries,
 
 /* --- one table --- */
 
-static uint64_t node_idx(GTreeNode *t)
+static uint64_t qed_publish_node_idx(GTreeNode *t)
 {
     return GPOINTER_TO_SIZE(g_tree_node_key(t));
 }
@@ -58,27 +58,27 @@ static uint64_t node_idx(GTreeNode *t)
 /* The next pointer of the same table, or NULL. */
 static GTreeNode *next_of_table(const struct qed_image *img, GTreeNode *t)
 {
-    uint64_t l1_idx = node_idx(t) >> img->entry_bits;
+    uint64_t l1_idx = qed_publish_node_idx(t) >> img->entry_bits;
 
     t = g_tree_node_next(t);
-    return t && node_idx(t) >> img->entry_bits == l1_idx ? t : NULL;
+    return t && qed_publish_node_idx(t) >> img->entry_bits == l1_idx ? t : NULL;
 }
 
-static uint32_t entry_of(const struct qed_image *img, GTreeNode *t)
+static uint32_t qed_entry_of(const struct qed_image *img, GTreeNode *t)
 {
-    return (uint32_t) (node_idx(t) & (qed_entries(img) - 1));
+    return (uint32_t) (qed_publish_node_idx(t) & (qed_entries(img) - 1));
 }
 
-static void item_apply(const struct qed_image *img, const struct qed_item *it,
+static void qed_item_apply(const struct qed_image *img, const struct qed_item *it,
                        uint64_t *entries)
 {
     for (GTreeNode *t = it->first; t; t = next_of_table(img, t)) {
-        put_le64(&entries[entry_of(img, t)],
+        put_le64(&entries[qed_entry_of(img, t)],
                  GPOINTER_TO_SIZE(g_tree_node_value(t)));
     }
 }
 
-static CO_FN int item_co_write(struct qed_image *img, const struct qed_item *it,
+static CO_FN int qed_item_co_write(struct qed_image *img, const struct qed_item *it,
                                const uint64_t *entries)
 {
     uint64_t table = qed_l2_offset(img, it->l1_idx);
@@ -86,10 +86,10 @@ static CO_FN int item_co_write(struct qed_image *img, const struct qed_item *it,
     int ret = 0;
 
     while (t && ret == 0) {
-        uint32_t first = entry_of(img, t), end = first + 1;
+        uint32_t first = qed_entry_of(img, t), end = first + 1;
         while ((t = next_of_table(img, t)) &&
-               entry_of(img, t) < end + MERGE_ENTRIES) {
-            end = entry_of(img, t) + 1;
+               qed_entry_of(img, t) < end + MERGE_ENTRIES) {
+            end = qed_entry_of(img, t) + 1;
         }
         node_co_debug_event(qed_file(img), DEBUG_L2_UPDATE);
         ret = qed_co_write_entries(img, entries, table, first, end);
@@ -107,21 +107,21 @@ static CO_FN int item_co_write_table(struct qed_image *img,
     if (ret < 0) {
         return ret;
     }
-    item_apply(img, it, qed_l2_entries(t));
-    ret = item_co_write(img, it, qed_l2_entries(t));
+    qed_item_apply(img, it, qed_l2_entries(t));
+    ret = qed_item_co_write(img, it, qed_l2_entries(t));
     metadata_cache_put(&img->l2, t);
     return ret;
 }
 
 /* --- the pass --- */
 
-static void collect_items(struct qed_image *img, GTree *map)
+static void qed_collect_items(struct qed_image *img, GTree *map)
 {
     uint64_t last = UINT64_MAX;
 
     g_array_set_size(img->items, 0);
     for (GTreeNode *t = g_tree_node_first(map); t; t = g_tree_node_next(t)) {
-        uint64_t l1_idx = node_idx(t) >> img->entry_bits;
+        uint64_t l1_idx = qed_publish_node_idx(t) >> img->entry_bits;
         if (l1_idx != last) {
             struct qed_item it = {
                 .l1_idx = (uint32_t) l1_idx,
@@ -136,7 +136,7 @@ static void collect_items(struct qed_image *img, GTree *map)
     }
 }
 
-static struct qed_item *item_at(struct qed_image *img, unsigned i)
+static struct qed_item *qed_item_at(struct qed_image *img, unsigned i)
 {
     return &g_array_index(img->items, struct qed_item, i);
 }
@@ -144,7 +144,7 @@ static struct qed_item *item_at(struct qed_image *img, unsigned i)
 static CO_FN int write_fresh_entry(void *arg, unsigned i)
 {
     struct qed_image *img = arg;
-    struct qed_item *it = item_at(img, i);
+    struct qed_item *it = qed_item_at(img, i);
     bool is_new;
     uint64_t off;
     int ret;
@@ -167,7 +167,7 @@ static CO_FN int write_fresh_entry(void *arg, unsigned i)
 static CO_FN int write_existing_entry(void *arg, unsigned i)
 {
     struct qed_image *img = arg;
-    struct qed_item *it = item_at(img, i);
+    struct qed_item *it = qed_item_at(img, i);
 
     return it->fresh ? 0 : item_co_write_table(img, it, false);
 }
@@ -178,7 +178,7 @@ static unsigned workers_for(const struct qed_image *img)
                             QED_WORKERS);
 }
 
-static CO_FN int fresh_co_write(struct qed_image *img)
+static CO_FN int qed_fresh_co_write(struct qed_image *img)
 {
     return parallel_co_for(img->loop, img->items->len, workers_for(img),
                        write_fresh_entry, img);
@@ -208,7 +208,7 @@ static CO_FN int need_check_co_set(struct qed_image *img)
     return qed_co_write_header(img, &h);
 }
 
-static CO_FN int publish_co_before(void *arg, uint64_t gen)
+static CO_FN int qed_publish_co_before(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
     struct qed_pending *p = qed_pending_merge(img, gen);
@@ -219,13 +219,13 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
         g_array_set_size(img->items, 0);
         return 0;
     }
-    collect_items(img, p->map);
+    qed_collect_items(img, p->map);
     end = p->end;
     trace_qed_publish(img->node->name, gen, g_tree_nnodes(p->map),
                       img->items->len);
     ret = BARRIER(NEED_CHECK, need_check_co_set(img));
     if (ret == 0) {
-        ret = BARRIER(TABLE_FIRST, fresh_co_write(img));
+        ret = BARRIER(TABLE_FIRST, qed_fresh_co_write(img));
     }
     if (ret == 0) {
         ret = BARRIER(FILE_LENGTH,
@@ -235,25 +235,25 @@ static CO_FN int publish_co_before(void *arg, uint64_t gen)
 }
 
 /* Let the L1 table point to the new tables. */
-static CO_FN int fresh_co_link(struct qed_image *img)
+static CO_FN int qed_fresh_co_link(struct qed_image *img)
 {
     unsigned n = img->items->len;
     int ret = 0;
 
     for (unsigned i = 0; i < n; i++) {
-        uint32_t l1_idx = item_at(img, i)->l1_idx;
+        uint32_t l1_idx = qed_item_at(img, i)->l1_idx;
         put_le64(&img->l1[l1_idx], qed_l2_offset(img, l1_idx));
     }
     for (unsigned i = 0; i < n && ret == 0; ) {
         uint32_t first, end;
-        if (!item_at(img, i)->fresh) {
+        if (!qed_item_at(img, i)->fresh) {
             i++;
             continue;
         }
-        first = item_at(img, i)->l1_idx;
+        first = qed_item_at(img, i)->l1_idx;
         end = first + 1;
-        while (++i < n && item_at(img, i)->l1_idx < end + MERGE_ENTRIES) {
-            end = item_at(img, i)->fresh ? item_at(img, i)->l1_idx + 1 : end;
+        while (++i < n && qed_item_at(img, i)->l1_idx < end + MERGE_ENTRIES) {
+            end = qed_item_at(img, i)->fresh ? qed_item_at(img, i)->l1_idx + 1 : end;
         }
         node_co_debug_event(qed_file(img), DEBUG_L1_UPDATE);
         ret = qed_co_write_entries(img, img->l1, img->hdr.l1_table_offset,
@@ -262,13 +262,13 @@ static CO_FN int fresh_co_link(struct qed_image *img)
     return ret;
 }
 
-static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
+static CO_FN int qed_publish_co_pointers(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
     int ret = BARRIER_LATE(NEED_CHECK, need_check_co_set(img));
 
     if (ret == 0) {
-        ret = BARRIER_LATE(TABLE_FIRST, fresh_co_write(img));
+        ret = BARRIER_LATE(TABLE_FIRST, qed_fresh_co_write(img));
     }
     if (ret == 0) {
         ret = BARRIER_LATE(TABLE_FIRST, qed_co_extend(img, fresh_end(img)));
@@ -277,10 +277,10 @@ static CO_FN int publish_co_pointers(void *arg, uint64_t gen)
         ret = parallel_co_for(img->loop, img->items->len, workers_for(img),
                           write_existing_entry, img);
     }
-    return ret < 0 ? ret : fresh_co_link(img);
+    return ret < 0 ? ret : qed_fresh_co_link(img);
 }
 
-static void publish_done(void *arg, uint64_t gen)
+static void qed_publish_done(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
     bool any = img->n_pending_gens && img->pending[0].gen <= gen;
@@ -294,7 +294,7 @@ static void publish_done(void *arg, uint64_t gen)
 }
 
 const struct group_ops qed_group_ops = {
-    .co_before = publish_co_before,
-    .co_publish = publish_co_pointers,
-    .published = publish_done,
+    .co_before = qed_publish_co_before,
+    .co_publish = qed_publish_co_pointers,
+    .published = qed_publish_done,
 };

@@ -35,7 +35,7 @@ static CO_FN int tail_co_clear(struct node *n, uint64_t old)
                        start + cluster - old, 0) : 0;
 }
 
-static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
+static CO_FN int qed_new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
 {
     struct qed_image *img = qed_image(n);
     uint64_t cluster = qed_cluster_size(img);
@@ -51,7 +51,7 @@ static CO_FN int new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
     return ret;
 }
 
-static int size_validate(struct node *n, uint64_t size, GError **err)
+static int qed_size_validate(struct node *n, uint64_t size, GError **err)
 {
     struct qed_image *img = qed_image(n);
     uint64_t max = qed_max_image_size(img->hdr.cluster_size,
@@ -75,12 +75,12 @@ int qed_co_truncate(struct node *n, uint64_t size, GError **err)
     struct qed_image *img = qed_image(n);
     uint64_t old = n->size;
     struct qed_header h;
-    int ret = size_validate(n, size, err);
+    int ret = qed_size_validate(n, size, err);
 
     if (ret < 0 || size == old) {
         return ret;
     }
-    ret = new_part_co_clear(n, old, size);
+    ret = qed_new_part_co_clear(n, old, size);
     if (ret == 0) {
         ret = BARRIER(RESIZE_CLEAR, group_co_flush(img->group));
     }

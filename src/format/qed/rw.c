@@ -31,7 +31,7 @@ static struct source source_part(const struct source *s, uint64_t skip,
     return part;
 }
 
-static CO_FN int data_co_write(struct qed_image *img, uint64_t host,
+static CO_FN int qed_data_co_write(struct qed_image *img, uint64_t host,
                                const struct source *s)
 {
     int ret;
@@ -48,7 +48,7 @@ static CO_FN int data_co_write(struct qed_image *img, uint64_t host,
 
 /* Bytes of a join: what a crash would make somebody do again. Extents are
  * shared again at next to no cost. */
-static uint64_t source_weight(const struct source *s)
+static uint64_t qed_source_weight(const struct source *s)
 {
     return s->node ? s->len / GROUP_SHARED_WEIGHT : s->len;
 }
@@ -68,8 +68,8 @@ static CO_FN int write_co_alloc(struct qed_image *img, uint64_t off,
     if (ret < 0) {
         return ret;
     }
-    gen = group_join(img->group, source_weight(s));
-    ret = data_co_write(img, host + skip, s);
+    gen = group_join(img->group, qed_source_weight(s));
+    ret = qed_data_co_write(img, host + skip, s);
     if (ret == 0) {
         qed_pending_add(img, gen, first, n, host);
     }
@@ -78,7 +78,7 @@ static CO_FN int write_co_alloc(struct qed_image *img, uint64_t off,
     return ret;
 }
 
-static CO_FN int write_co_source(struct qed_image *img, uint64_t off,
+static CO_FN int qed_write_co_source(struct qed_image *img, uint64_t off,
                                  const struct source *s)
 {
     uint64_t done = 0;
@@ -97,7 +97,7 @@ static CO_FN int write_co_source(struct qed_image *img, uint64_t off,
         }
         part = source_part(s, done, run.len);
         ret = run.kind == QED_DATA
-            ? data_co_write(img, run.host, &part)
+            ? qed_data_co_write(img, run.host, &part)
             : write_co_alloc(img, off + done, &part);
         done += run.len;
     }
@@ -109,7 +109,7 @@ int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 {
     struct source s = { .len = iov.len, .iov = iov };
 
-    return write_co_source(qed_image(n), off, &s);
+    return qed_write_co_source(qed_image(n), off, &s);
 }
 
 int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,
@@ -117,7 +117,7 @@ int qed_co_copy_in(struct node *n, uint64_t off, struct node *src,
 {
     struct source s = { .len = len, .node = src, .off = src_off };
 
-    return write_co_source(qed_image(n), off, &s);
+    return qed_write_co_source(qed_image(n), off, &s);
 }
 
 int qed_co_flush(struct node *n)

@@ -35,7 +35,7 @@ void qed_usemap_free(struct qed_usemap *m)
 
 /* The piece that holds @bit; NULL when it does not exist and is not @made, or
  * cannot be. */
-static uint64_t *piece_get(struct qed_usemap *m, uint64_t bit, bool make)
+static uint64_t *qed_piece_get(struct qed_usemap *m, uint64_t bit, bool make)
 {
     uint64_t number = bit / PIECE_BITS;
     uint64_t *words;
@@ -69,13 +69,13 @@ static uint64_t *word_of(uint64_t *words, uint64_t bit)
 int qed_usemap_mark(struct qed_usemap *m, uint64_t first, uint64_t n)
 {
     for (uint64_t i = first; i < first + n; i++) {
-        uint64_t *words = piece_get(m, i, false);
+        uint64_t *words = qed_piece_get(m, i, false);
         if (words && (*word_of(words, i) >> (i % 64) & 1)) {
             return -EEXIST;
         }
     }
     for (uint64_t i = first; i < first + n; i++) {
-        uint64_t *words = piece_get(m, i, true);
+        uint64_t *words = qed_piece_get(m, i, true);
         if (!words) {
             return -ENOMEM;
         }

@@ -15,7 +15,7 @@
 #define MARKER_COST 64
 
 /* Without a backing file, attached or named, nothing reads as zeroes anyhow. */
-static bool has_backing(const struct qed_image *img)
+static bool qed_has_backing(const struct qed_image *img)
 {
     return (img->hdr.features & QED_F_BACKING_FILE) ||
         node_child(img->node, "backing");
@@ -45,7 +45,7 @@ static CO_FN int markers_co_add(struct qed_image *img, uint64_t first,
     return 0;
 }
 
-static CO_FN int clusters_co_zero(struct qed_image *img, uint64_t off,
+static CO_FN int qed_clusters_co_zero(struct qed_image *img, uint64_t off,
                                   uint64_t len, unsigned flags)
 {
     uint64_t end = off + len;
@@ -65,7 +65,7 @@ static CO_FN int clusters_co_zero(struct qed_image *img, uint64_t off,
                 ret = node_co_zero(qed_file(img), run.host, have,
                                    flags & IO_MAY_UNMAP);
             }
-        } else if (run.kind == QED_ABSENT && has_backing(img)) {
+        } else if (run.kind == QED_ABSENT && qed_has_backing(img)) {
             uint64_t first = off >> img->cluster_bits;
             uint64_t last = (off + run.len - 1) >> img->cluster_bits;
             ret = markers_co_add(img, first, last - first + 1);
@@ -83,7 +83,7 @@ int qed_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
     if ((off & mask) || (((off + len) & mask) && off + len != n->size)) {
         return -ENOTSUP;
     }
-    return clusters_co_zero(img, off, len, flags);
+    return qed_clusters_co_zero(img, off, len, flags);
 }
 
 int qed_co_discard(struct node *n, uint64_t off, uint64_t len)
