@@ -243,7 +243,7 @@ static void qed_damage(struct sim_image *img, const struct crash_config *c,
     sim_image_read(img, top, c->cluster, buf, 8);
     table = get_le64(buf);
     sim_image_read(img, top, table, buf, sizeof(buf));
-    put_le64(buf + 8, get_le64(buf));
+    put_le64(buf + 8, c->cluster / 2);
     put_le64(buf + 16, end + 8 * c->cluster);
     sim_image_write(img, top, table, buf, sizeof(buf));
     memset(junk, 0x5a, c->cluster);

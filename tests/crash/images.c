@@ -379,7 +379,7 @@ static CO_FN void image_co_fill(struct oracle *o, bool lose)
 
         cluster_co_put(n, 0, i, ID_BEFORE);
         for (uint64_t s = i * grains; s < (i + 1) * grains; s++) {
-            o->init[s] = lost ? o->init[s] : ID_BEFORE;
+            o->init[s] = lost ? 0 : ID_BEFORE;
             o->loose[s] = lost;
         }
     }

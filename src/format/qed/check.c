@@ -2,11 +2,22 @@
 /*
  * Check and repair.
  *
- * Every table is read once; a cluster must lie inside the file, behind the
- * header, and be referred to once.  Repair clears entries that break this, which
- * makes the guest see what is behind; the report says what that is.  Clusters
- * that nothing refers to are leaks: those at the end of the file are cut off,
- * those inside are harmless and stay (QED has no free list).
+ * A cluster must lie inside the file, behind the header and beside the L1
+ * table, and be referred to once.  L2 tables come first: data that lie where a
+ * table is are the second reference to it.
+ *
+ * A repair never changes what a guest can read.  Data that are referred to
+ * twice can be read at both places: the second one gets a copy at the end of the
+ * file.  What cannot be read becomes zeroes, never the content of the backing
+ * file, which is older than what was lost.  An L1 entry cannot say "zeroes":
+ * over a backing file it gets a table of them.  What a repair appends has a
+ * limit, or few bytes could fill a disk; what is left then stays as it is.
+ *
+ * First everything is looked at and copied, then the copies are made durable,
+ * and only then entries change: a table may be read as data by another entry.
+ *
+ * Clusters that nothing refers to are leaks: those at the end of the file are
+ * cut off, those inside are harmless and stay (QED has no free list).
  *
  * Passes of the commit group are held off meanwhile.  What a repair changed is
  * durable before clusters are cut off (M3) and before NEED_CHECK is cleared.
@@ -16,9 +27,21 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/err.h"
+#include "base/iov.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
 #include "format/qed/usemap.h"
+#include "loop/io.h"
+
+/* What one repair appends to the file at most. */
+#define APPEND_MAX_BYTES (UINT64_C(1) << 30)
+
+enum {
+    COPIES_MAX = 1 << 20,         /* entries that one repair gives copies */
+};
+
+/* Of an L1 entry. */
+enum { L1_SOUND, L1_BAD, L1_STORE /* its table has entries to be repaired */ };
 
 struct check {
     struct qed_image *img;
@@ -26,8 +49,13 @@ struct check {
     struct check_result *res;
     struct qed_usemap *used;
     uint64_t file_size;
-    uint64_t last_offset;       /* of the data cluster seen last */
-    bool no_memory;
+    uint64_t end;               /* of the file, with what was appended */
+    uint64_t appended;          /* bytes */
+    uint64_t last_offset;       /* of the table's data cluster seen last */
+    bool may_append;            /* nobody else allocates meanwhile */
+    uint8_t *l1_state;          /* L1_..., by index */
+    GHashTable *l1_new;         /* L1 index -> what the entry shall be */
+    GHashTable *l2_new;         /* cluster index -> what the entry shall be */
 };
 
 static void PRINTF_LIKE(2, 3) qed_report(struct check *c, const char *fmt, ...)
@@ -45,18 +73,22 @@ static void PRINTF_LIKE(2, 3) qed_report(struct check *c, const char *fmt, ...)
     g_free(line);
 }
 
-static const char *reads_as(const struct check *c)
+static bool has_backing(const struct check *c)
 {
-    return c->img->hdr.features & QED_F_BACKING_FILE
-        ? "the backing file's content" : "zeroes";
+    return c->img->hdr.features & QED_F_BACKING_FILE;
 }
 
-/* Take @len bytes at @offset. NULL, or what is wrong with that. */
-static const char *mark_used(struct check *c, uint64_t offset, uint64_t len)
+static bool fixes_errors(const struct check *c)
+{
+    return c->fix & CHECK_FIX_ERRORS;
+}
+
+/* Why @len bytes at @offset cannot be read as a table or as data, whatever else
+ * is there; NULL: they can. */
+static const char *place_fault(const struct check *c, uint64_t offset,
+                               uint64_t len)
 {
     const struct qed_image *img = c->img;
-    uint64_t bits = img->cluster_bits;
-    int ret;
 
     if (offset & (qed_cluster_size(img) - 1)) {
         return "is not a multiple of the cluster size";
@@ -68,32 +100,256 @@ static const char *mark_used(struct check *c, uint64_t offset, uint64_t len)
                                             qed_cluster_size(img)))) {
         return "lies past the end of the file";
     }
-    ret = qed_usemap_mark(c->used, offset >> bits, len >> bits);
-    if (ret == -ENOMEM) {
-        c->no_memory = true;
-    }
-    return ret == -EEXIST ? "is in use already" : NULL;
+    return ranges_overlap(offset, len, img->hdr.l1_table_offset,
+                          img->table_bytes) ? "lies in the L1 table" : NULL;
 }
 
-/* Count a bad entry. True when it is to be cleared. */
-static bool bad_entry(struct check *c, const char *what, uint64_t where,
-                      uint64_t value, const char *why, uint64_t guest,
-                      uint64_t guest_len)
+/* Take @len bytes at @offset. 0; -EEXIST when any are taken; -ENOMEM. */
+static int mark_used(struct check *c, uint64_t offset, uint64_t len)
 {
-    bool fix = c->fix & CHECK_FIX_ERRORS;
+    unsigned bits = c->img->cluster_bits;
 
-    if (fix) {
+    return qed_usemap_mark(c->used, offset >> bits, len >> bits);
+}
+
+struct bad_entry {
+    const char *what;
+    uint64_t where, value;
+    const char *why;
+    uint64_t guest, guest_len;
+    bool readable;              /* it is data that another entry has, too */
+};
+
+/* Count a bad entry, which is @fixed or stays. */
+static void bad_entry_note(struct check *c, const struct bad_entry *b,
+                           bool fixed)
+{
+    const char *then = b->readable
+        ? fixed ? "now has a copy of its own"
+                : "is shared; repair would copy it"
+        : fixed ? "now reads as zeroes"
+                : "cannot be read; repair would make it zeroes";
+
+    if (fixed) {
         c->res->corruptions_fixed++;
     } else {
         c->res->corruptions++;
     }
     qed_report(c, "%s: %s entry at offset %" PRIu64 ": 0x%" PRIx64 " %s; guest "
-           "range %" PRIu64 "+%" PRIu64 " %s %s", fix ? "Repairing" : "ERROR",
-           what, where, value, why, guest, guest_len,
-           fix ? "now reads as" : "cannot be read; repair would make it",
-           reads_as(c));
-    return fix;
+           "range %" PRIu64 "+%" PRIu64 " %s", fixed ? "Repairing" : "ERROR",
+           b->what, b->where, b->value, b->why, b->guest, b->guest_len, then);
 }
+
+/* --- what a repair appends --- */
+
+static bool can_append(const struct check *c, uint64_t len)
+{
+    return c->may_append && len <= APPEND_MAX_BYTES - c->appended;
+}
+
+/* Write @len bytes, whole clusters, behind all that is there. */
+static CO_FN int file_co_append(struct check *c, void *buf, uint64_t len,
+                                uint64_t *ret_offset)
+{
+    struct iovec v;
+    int ret = node_co_pwritev(qed_file(c->img), c->end, iov_one(&v, buf, len),
+                              0);
+
+    if (ret == 0) {
+        ret = mark_used(c, c->end, len);
+    }
+    if (ret == 0) {
+        *ret_offset = c->end;
+        c->end += len;
+        c->appended += len;
+    }
+    return ret;
+}
+
+/* Replace the entry of cluster @idx, which is @offset: another entry has those
+ * data, too. 1: that cannot be done. */
+static CO_FN int data_co_copy(struct check *c, uint64_t idx, uint64_t offset)
+{
+    uint64_t len = qed_cluster_size(c->img), entry = QED_ENTRY_ZERO;
+    struct iovec v;
+    uint8_t *buf;
+    int ret;
+
+    if (!can_append(c, len) || g_hash_table_size(c->l2_new) >= COPIES_MAX) {
+        return 1;
+    }
+    buf = io_buf_get(len);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    ret = node_co_preadv(qed_file(c->img), offset, iov_one(&v, buf, len), 0);
+    if (ret < 0) {
+        c->res->check_errors++;
+        qed_report(c, "ERROR: the cluster at offset %" PRIu64 " cannot be read: %s",
+               offset, g_strerror(-ret));
+        ret = 1;
+    } else if (!buf_is_zero(buf, len)) {
+        ret = file_co_append(c, buf, len, &entry);
+    }
+    if (ret == 0) {
+        g_hash_table_insert(c->l2_new, GSIZE_TO_POINTER((gsize) idx),
+                            GSIZE_TO_POINTER((gsize) entry));
+    }
+    io_buf_put(buf, len);
+    return ret;
+}
+
+/* Replace L1 entry @i, which leads to no table. 1: that cannot be done. */
+static CO_FN int table_co_replace(struct check *c, uint32_t i, uint64_t guest)
+{
+    uint64_t len = c->img->table_bytes, table = 0;
+    uint64_t *entries;
+    int ret = 0;
+
+    if (has_backing(c) && guest < c->img->hdr.image_size) {
+        if (!can_append(c, len)) {
+            return 1;
+        }
+        entries = io_buf_get(len);
+        if (!entries) {
+            return -ENOMEM;
+        }
+        for (uint32_t k = 0; k < qed_entries(c->img); k++) {
+            put_le64(&entries[k], QED_ENTRY_ZERO);
+        }
+        ret = file_co_append(c, entries, len, &table);
+        io_buf_put(entries, len);
+    }
+    if (ret == 0) {
+        g_hash_table_insert(c->l1_new, GUINT_TO_POINTER(i),
+                            GSIZE_TO_POINTER((gsize) table));
+    }
+    return ret;
+}
+
+/* --- looking --- */
+
+static CO_FN int data_entry_co_check(struct check *c, uint32_t l1_idx,
+                                     uint32_t i, uint64_t value,
+                                     uint64_t table)
+{
+    uint64_t cluster = qed_cluster_size(c->img);
+    uint64_t idx = ((uint64_t) l1_idx << c->img->entry_bits) + i;
+    struct bad_entry b = {
+        .what = "L2", .where = table + (uint64_t) i * 8, .value = value,
+        .guest = idx << c->img->cluster_bits, .guest_len = cluster,
+    };
+    int ret = 0;
+
+    c->res->allocated_clusters++;
+    if (c->last_offset && value != c->last_offset + cluster) {
+        c->res->fragmented_clusters++;
+    }
+    c->last_offset = value;
+    b.why = place_fault(c, value, cluster);
+    if (!b.why) {
+        ret = mark_used(c, value, cluster);
+        if (ret != -EEXIST) {
+            return ret;
+        }
+        b.why = "is in use already";
+        b.readable = true;
+        ret = fixes_errors(c) ? data_co_copy(c, idx, value) : 1;
+    }
+    if (ret >= 0) {
+        bool fixed = fixes_errors(c) && ret == 0;
+
+        bad_entry_note(c, &b, fixed);
+        c->l1_state[l1_idx] = fixed ? L1_STORE : c->l1_state[l1_idx];
+    }
+    return ret < 0 ? ret : 0;
+}
+
+/* A hole has no entries; saves reading tables of a sparse file. */
+static CO_FN bool qed_check_table_co_is_hole(struct check *c, uint64_t table)
+{
+    uint64_t len = c->img->table_bytes;
+    struct extent ext;
+
+    return node_co_status(qed_file(c->img), table, len, &ext) == 0 &&
+        (ext.flags & STATUS_ZERO) && ext.len == len;
+}
+
+static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
+                                uint64_t table)
+{
+    struct qed_image *img = c->img;
+    struct table *t;
+    int ret;
+
+    if (qed_check_table_co_is_hole(c, table)) {
+        return 0;
+    }
+    ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
+    if (ret < 0) {
+        c->res->check_errors++;
+        qed_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
+               table, g_strerror(-ret));
+        return ret == -ENOMEM ? ret : 0;
+    }
+    c->last_offset = 0;
+    for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
+        uint64_t value = get_le64(&qed_l2_entries(t)[i]);
+
+        if (value != QED_ENTRY_NONE && value != QED_ENTRY_ZERO) {
+            ret = data_entry_co_check(c, l1_idx, i, value, table);
+        }
+    }
+    metadata_cache_put(&img->l2, t);
+    return ret;
+}
+
+/* Of two tables that overlap neither can be read: the first one stays. */
+static CO_FN int l1_entry_co_check(struct check *c, uint32_t i, uint64_t table)
+{
+    struct qed_image *img = c->img;
+    uint64_t span = qed_cluster_size(img) << img->entry_bits;
+    struct bad_entry b = {
+        .what = "L1", .where = img->hdr.l1_table_offset + (uint64_t) i * 8,
+        .value = table, .guest = i * span, .guest_len = span,
+    };
+    int ret = 0;
+
+    b.why = place_fault(c, table, img->table_bytes);
+    if (!b.why) {
+        ret = mark_used(c, table, img->table_bytes);
+        if (ret != -EEXIST) {
+            return ret;
+        }
+        b.why = "is in use already";
+    }
+    c->l1_state[i] = L1_BAD;
+    ret = fixes_errors(c) ? table_co_replace(c, i, b.guest) : 1;
+    if (ret >= 0) {
+        bad_entry_note(c, &b, ret == 0);
+    }
+    return ret < 0 ? ret : 0;
+}
+
+static CO_FN int tables_co_check(struct check *c)
+{
+    struct qed_image *img = c->img;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
+        if (img->l1[i]) {
+            ret = l1_entry_co_check(c, i, get_le64(&img->l1[i]));
+        }
+    }
+    for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
+        if (img->l1[i] && c->l1_state[i] != L1_BAD) {
+            ret = qed_table_co_check(c, i, get_le64(&img->l1[i]));
+        }
+    }
+    return ret;
+}
+
+/* --- repairing --- */
 
 /* Entries [@first, ...) of a table were changed: write them. */
 static CO_FN int entries_co_store(struct check *c, const uint64_t *entries,
@@ -113,100 +369,124 @@ static CO_FN int entries_co_store(struct check *c, const uint64_t *entries,
     return ret;
 }
 
-static bool check_data_entry(struct check *c, uint32_t l1_idx, uint32_t i,
-                             uint64_t *entries, uint64_t table)
+/* What an entry of cluster @idx that is @value shall be. */
+static uint64_t entry_repaired(const struct check *c, uint64_t idx,
+                               uint64_t value)
 {
-    uint64_t cluster = qed_cluster_size(c->img);
-    uint64_t value = get_le64(&entries[i]);
-    const char *why;
+    gpointer copy;
 
     if (value == QED_ENTRY_NONE || value == QED_ENTRY_ZERO) {
-        return false;
+        return value;
     }
-    why = mark_used(c, value, cluster);
-    if (!why) {
-        c->res->allocated_clusters++;
-        if (c->last_offset && value != c->last_offset + cluster) {
-            c->res->fragmented_clusters++;
-        }
-        c->last_offset = value;
-        return false;
+    if (place_fault(c, value, qed_cluster_size(c->img))) {
+        return has_backing(c) ? QED_ENTRY_ZERO : QED_ENTRY_NONE;
     }
-    if (!bad_entry(c, "L2", table + (uint64_t) i * 8, value, why,
-                   (((uint64_t) l1_idx << c->img->entry_bits) + i) <<
-                   c->img->cluster_bits, cluster)) {
-        return false;
-    }
-    put_le64(&entries[i], QED_ENTRY_NONE);
-    return true;
+    copy = g_hash_table_lookup(c->l2_new, GSIZE_TO_POINTER((gsize) idx));
+    return copy ? GPOINTER_TO_SIZE(copy) : value;
 }
 
-/* A hole has no entries; saves reading tables of a sparse file. */
-static CO_FN bool qed_check_table_co_is_hole(struct check *c, uint64_t table)
-{
-    uint64_t len = c->img->table_bytes;
-    struct extent ext;
-
-    return node_co_status(qed_file(c->img), table, len, &ext) == 0 &&
-        (ext.flags & STATUS_ZERO) && ext.len == len;
-}
-
-static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
-                                uint64_t table)
+static CO_FN int table_co_repair(struct check *c, uint32_t l1_idx)
 {
     struct qed_image *img = c->img;
+    uint64_t idx = (uint64_t) l1_idx << img->entry_bits;
     uint32_t first = UINT32_MAX, end = 0;
     struct table *t;
-    int ret;
+    int ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
 
-    if (qed_check_table_co_is_hole(c, table)) {
-        return 0;
-    }
-    ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
     if (ret < 0) {
-        c->res->check_errors++;
-        qed_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
-               table, g_strerror(-ret));
-        return ret == -ENOMEM ? ret : 0;
+        return ret;
     }
-    for (uint32_t i = 0; i < qed_entries(img) && !c->no_memory; i++) {
-        if (check_data_entry(c, l1_idx, i, qed_l2_entries(t), table)) {
+    for (uint32_t i = 0; i < qed_entries(img); i++) {
+        uint64_t value = get_le64(&qed_l2_entries(t)[i]);
+        uint64_t to = entry_repaired(c, idx + i, value);
+
+        if (to != value) {
+            put_le64(&qed_l2_entries(t)[i], to);
             first = MIN(first, i);
             end = i + 1;
         }
     }
-    ret = entries_co_store(c, qed_l2_entries(t), table, first, end);
+    ret = entries_co_store(c, qed_l2_entries(t), get_le64(&img->l1[l1_idx]),
+                           first, end);
     metadata_cache_put(&img->l2, t);
-    return c->no_memory ? -ENOMEM : ret;
+    return ret;
 }
 
-static CO_FN int tables_co_check(struct check *c)
+static CO_FN int l1_co_repair(struct check *c)
 {
     struct qed_image *img = c->img;
-    uint64_t at = img->hdr.l1_table_offset;
-    uint64_t span = qed_cluster_size(img) << img->entry_bits;
     uint32_t first = UINT32_MAX, end = 0;
+    GHashTableIter iter;
+    gpointer key, value;
+
+    g_hash_table_iter_init(&iter, c->l1_new);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        uint32_t i = GPOINTER_TO_UINT(key);
+
+        put_le64(&img->l1[i], GPOINTER_TO_SIZE(value));
+        first = MIN(first, i);
+        end = MAX(end, i + 1);
+    }
+    return entries_co_store(c, img->l1, img->hdr.l1_table_offset, first, end);
+}
+
+/* What was appended is part of the file. When no entry is bad any more, nothing
+ * leads to places behind its end. */
+static void appended_take(struct check *c)
+{
+    struct qed_image *img = c->img;
+    bool sound = c->res->corruptions == 0 && c->res->check_errors == 0;
+
+    if (c->appended) {
+        img->file_end = max_u64(img->file_end, c->end);
+        img->alloc_end = sound ? c->end : max_u64(img->alloc_end, c->end);
+        img->n_gaps = sound ? 0 : img->n_gaps;
+    }
+}
+
+static CO_FN int entries_co_repair(struct check *c)
+{
+    struct qed_image *img = c->img;
     int ret = 0;
 
+    if (c->appended) { /* copies are durable before anything leads to them */
+        ret = BARRIER(REPAIR_ENTRIES, node_co_sync(img->node, qed_file(img)));
+    }
     for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
-        uint64_t table = get_le64(&img->l1[i]);
-        const char *why;
-
-        if (table == 0) {
-            continue;
-        }
-        why = mark_used(c, table, img->table_bytes);
-        if (!why) {
-            ret = qed_table_co_check(c, i, table);
-        } else if (bad_entry(c, "L1", at + (uint64_t) i * 8, table, why,
-                             i * span, span)) {
-            put_le64(&img->l1[i], 0);
-            first = MIN(first, i);
-            end = i + 1;
+        if (c->l1_state[i] == L1_STORE) {
+            ret = table_co_repair(c, i);
         }
     }
-    return ret < 0 ? ret : entries_co_store(c, img->l1, at, first, end);
+    if (ret == 0) {
+        ret = l1_co_repair(c);
+    }
+    return ret < 0 ? ret : BARRIER(REPAIR_ENTRIES,
+                                   node_co_sync(img->node, qed_file(img)));
 }
+
+/* Nobody else allocates while clusters are appended. */
+static CO_FN int references_co_check(struct check *c)
+{
+    struct qed_image *img = c->img;
+    int ret;
+
+    c->may_append = fixes_errors(c) && !group_pending(img->group) &&
+                    !img->extending;
+    img->extending = img->extending || c->may_append;
+    ret = tables_co_check(c);
+    if (ret == 0 && fixes_errors(c)) {
+        ret = entries_co_repair(c);
+    }
+    if (c->may_append) {
+        appended_take(c);
+        c->file_size = max_u64(c->file_size, c->appended ? c->end : 0);
+        img->extending = false;
+        co_queue_wake_all(&img->extended);
+    }
+    return ret;
+}
+
+/* --- leaks and the mark --- */
 
 /* Leaks are known only when every table could be read and believed. */
 static bool all_is_known(const struct check *c)
@@ -282,16 +562,35 @@ static CO_FN int qed_check_co_run(struct check *c)
                     img->table_bytes >> bits);
     c->res->total_clusters =
         round_up(img->hdr.image_size, UINT64_C(1) << bits) >> bits;
-    ret = tables_co_check(c);
-    if (ret == 0 && (c->fix & CHECK_FIX_ERRORS)) {
-        ret = BARRIER(REPAIR_ENTRIES, node_co_sync(img->node, qed_file(img)));
-    }
+    ret = references_co_check(c);
     if (ret == 0) {
         ret = leaks_co_check(c);
     }
-    if (ret == 0 && (c->fix & CHECK_FIX_ERRORS)) {
+    if (ret == 0 && fixes_errors(c)) {
         ret = image_co_mark_clean(c);
     }
+    return ret;
+}
+
+static CO_FN int check_co_image(struct check *c)
+{
+    struct qed_image *img = c->img;
+    int ret;
+
+    c->file_size = qed_file(img)->size;
+    c->end = round_up(c->file_size, qed_cluster_size(img));
+    c->l1_state = g_try_malloc0(qed_entries(img));
+    if (!c->l1_state) {
+        return -ENOMEM;
+    }
+    c->used = qed_usemap_new();
+    c->l1_new = g_hash_table_new(g_direct_hash, g_direct_equal);
+    c->l2_new = g_hash_table_new(g_direct_hash, g_direct_equal);
+    ret = qed_check_co_run(c);
+    g_hash_table_destroy(c->l2_new);
+    g_hash_table_destroy(c->l1_new);
+    qed_usemap_free(c->used);
+    g_free(c->l1_state);
     return ret;
 }
 
@@ -312,12 +611,9 @@ int qed_co_check(struct node *n, unsigned fix, struct check_result *res,
         }
         group_co_lock(img->group);
     }
-    c.used = qed_usemap_new();
-    c.file_size = qed_file(img)->size;
     img->checking = true;
-    ret = qed_check_co_run(&c);
+    ret = check_co_image(&c);
     img->checking = false;
-    qed_usemap_free(c.used);
     if (img->group) {
         group_unlock(img->group);
     }
