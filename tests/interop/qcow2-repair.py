@@ -197,6 +197,11 @@ def l1_flags(im):
     im.put(at, im.get(at) ^ im.rng.choice([COPIED, 1 << 60, 1 << 3]))
 
 
+def l1_twice(im):
+    """One table for two ranges of the disk."""
+    im.put(im.rng.choice(im.tables()), im.get(im.rng.choice(im.tables())))
+
+
 def l1_onto_data(im):
     """A table that lies where the guest's data are."""
     at = im.data()
@@ -220,8 +225,8 @@ def refcounts_gone(im):
 DAMAGES = [past_the_end, not_aligned, reserved, zero_flag, copied, twice,
            both_bits, random_bits, bits_without_place, packed_copied,
            packed_too_long, last_packed_too_long, packed_astray, packed_bits,
-           l1_past_the_end, l1_not_aligned, l1_flags, l1_onto_data, refcount,
-           refcounts_gone]
+           l1_past_the_end, l1_not_aligned, l1_flags, l1_twice, l1_onto_data,
+           refcount, refcounts_gone]
 # What lies where something else is may keep what it says.
 MAY_STAY = {l1_onto_data}
 
@@ -354,6 +359,76 @@ def test_a_subcluster_that_is_both(d):
     run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 7 0 4k', '-c',
              'read -P 0 4k 2k', '-c', 'read -P 7 6k 2k', '-c',
              'read -P 2 8k 2k', '-c', 'read -P 7 10k 54k', path)
+
+
+def twins(d, options, counted):
+    """An image whose second L1 entry leads to the table of the first; with
+    refcounts that know it, or without."""
+    path = d + '/i.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', options, path, '1M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 20k', '-c',
+             'write -P 2 512k 100k', path)
+    im = Image(path, random.Random(SEED))
+    a = im.tables()[0]
+    im.put(a + 8, im.get(a))
+    im.f.close()
+    if counted:
+        check('qemu-img', path, '-r', 'all')
+        assert check('qemu-img', path)[0] == 0
+    return path
+
+
+def read_by_qemu(d, path, *words):
+    qemu_img('convert', *words, '-f', 'qcow2', '-O', 'raw', path, d + '/q')
+    with open(d + '/q', 'rb') as f:
+        return f.read()
+
+
+def test_a_table_that_two_entries_lead_to(d):
+    """A read refuses it, so a check reports it, whatever the refcounts say; each
+    gets a table of its own, and both show what QEMU read before."""
+    for options in ('cluster_size=512', 'compat=0.10,cluster_size=512',
+                    'cluster_size=512,refcount_bits=16'):
+        for counted in (False, True):
+            path = twins(d, options, counted)
+            want = read_by_qemu(d, path)
+            assert want[:100] == want[32 * KIB:32 * KIB + 100] == b'\1' * 100
+            assert read_all(d, path)[0] is None
+            status, text = check(SLUICE, path)
+            assert status == 2 and 'another L1 entry' in text, text
+            status, text = check(SLUICE, path, '-r', 'all')
+            assert status == 0, text
+            assert b''.join(read_all(d, path).values()) == want
+            assert check(SLUICE, path)[0] == 0
+            assert check('qemu-img', path)[0] == 0
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 9 32k 1k',
+                     '-c', 'read -P 1 0 20k', path)
+
+
+def test_such_a_table_of_a_snapshot(d):
+    path = twins(d, 'cluster_size=512', True)
+    qemu_img('snapshot', '-c', 'one', path)
+    want, shown = read_by_qemu(d, path), read_by_qemu(d, path, '-l', 'one')
+    assert check(SLUICE, path)[0] == 2
+    status, text = check(SLUICE, path, '-r', 'all')
+    assert status == 0, text
+    assert check('qemu-img', path)[0] == 0
+    assert read_by_qemu(d, path) == want == shown
+    assert read_by_qemu(d, path, '-l', 'one') == shown
+    assert read_snapshot(d, path) == shown
+
+
+def test_an_entry_past_the_end_stays_so(d):
+    """Also when a repair appends to the file before it comes to that entry."""
+    path = twins(d, 'cluster_size=512', False)
+    im = Image(path, random.Random(SEED))
+    table = im.get(im.tables()[-1]) & OFFSET
+    im.put(table, COPIED | im.end())
+    im.f.close()
+    status, text = check(SLUICE, path, '-r', 'all')
+    assert status == 0, text
+    assert not any(read_by_qemu(d, path)[608 * KIB:608 * KIB + 512])
+    assert check('qemu-img', path)[0] == 0
 
 
 def test_random_damage(d):

@@ -255,6 +255,38 @@ def test_other_leaks_are_told(d):
     tool('check', path, name='qemu-img')
 
 
+def full_overlay(d):
+    """Every cluster is its own; the refcount block that counts the last ones."""
+    base, path = os.path.join(d, 'b.qcow2'), os.path.join(d, 'o.qcow2')
+    qemu_img('create', '-q', '-f', 'qcow2', base, '1M')
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', '-b',
+             base, '-F', 'qcow2', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 1M', path)
+    return path, number(path, number(path, 48) + 8 * 4)
+
+
+def test_leaks_of_commit_and_convert_are_told(d):
+    """Their work is done; what it set free stays counted, and they say so."""
+    zeroes = os.path.join(d, 'zeroes')
+    with open(zeroes, 'wb') as f:
+        f.truncate(1 << 20)
+    for what in ('commit', 'convert'):
+        path, block = full_overlay(d)
+        options, name = failing(path, block)
+        if what == 'commit':
+            text = tool('commit', options, name)
+        else:
+            text = tool('convert', '-n', '--target-image-opts', '-f', 'raw',
+                        zeroes, name)
+        assert text.count('could not be freed') == 1, text
+        assert 'note: ' in text and 'check -r leaks' in text, text
+        tool('check', path, status=3)
+        tool('check', '-r', 'leaks', path)
+        tool('check', path, name='qemu-img')
+        want = b'\1' if what == 'commit' else b'\0'
+        assert bytes_of(d, path) == want * (1 << 20), what
+
+
 def test_state_of_the_machine(d):
     """It lies behind the disk and is applied with the snapshot; a larger disk
     shows nothing of it."""

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/check.h"
@@ -296,9 +297,86 @@ static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
     return 0;
 }
 
+/* A table of its own for entry @i, which leads to that of an earlier one: what
+ * was read at both places stays so.  *@ret_host: where it is, or 0 where there is
+ * nothing in it. */
+static CO_FN int l1_entry_co_separate(struct qcow2_check *c, uint64_t *l1,
+                                      uint32_t i, bool active,
+                                      uint64_t *ret_host)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
+    int ret = 0;
+
+    *ret_host = 0;
+    if (!qcow2_co_check_table_is_hole(c, host)) {
+        /* Few bytes could fill the disk. */
+        ret = qcow2_check_spend(c, "tables", ROOT_WEIGHT * cluster);
+        if (ret == 0) {
+            ret = qcow2_co_check_table_read(c, host);
+        }
+        if (ret == 0) {
+            ret = qcow2_co_check_append(c, c->table, cluster, ret_host);
+        }
+    }
+    if (ret == 0) {
+        put_be64(&l1[i], *ret_host && active ? *ret_host | QCOW2_COPIED
+                                             : *ret_host);
+    }
+    return ret;
+}
+
+/* Entry @i leads to a table, that of an earlier entry: nothing reads that. */
+static CO_FN int l1_twin_co_check(struct qcow2_check *c, uint64_t *l1,
+                                  uint32_t i, bool active, bool *changed)
+{
+    uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
+    int ret;
+
+    if (!qcow2_check_bad(c, "l1_index=%" PRIu32 " l2_offset=%" PRIx64 ": the "
+                         "table of another L1 entry, too", i, host)) {
+        return l1_entry_co_check(c, l1, i, active, changed);
+    }
+    *changed = true;
+    ret = l1_entry_co_separate(c, l1, i, active, &host);
+    return ret < 0 || host == 0 ? ret : qcow2_table_co_check(c, i, host, active);
+}
+
+/* Can a table be at @host, be there anything else or not? */
+static bool is_table_place(const struct qcow2_check *c, uint64_t host)
+{
+    return !(host & (qcow2_cluster_size(c->img) - 1)) &&
+        host >> c->img->cluster_bits < c->found_clusters;
+}
+
+static CO_FN int l1_entries_co_check(struct qcow2_check *c, uint64_t *l1,
+                                     uint32_t n, bool active, bool *changed)
+{
+    GHashTable *seen = qcow2_l1_has_duplicates(l1, n)
+        ? g_hash_table_new(g_direct_hash, g_direct_equal) : NULL;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < n && ret == 0; i++) {
+        uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
+
+        if (host == 0) {
+            continue;
+        }
+        ret = !seen || !is_table_place(c, host) ||
+              g_hash_table_add(seen, GSIZE_TO_POINTER((gsize) host))
+            ? l1_entry_co_check(c, l1, i, active, changed)
+            : l1_twin_co_check(c, l1, i, active, changed);
+    }
+    if (seen) {
+        g_hash_table_destroy(seen);
+    }
+    return ret;
+}
+
 static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
                              uint64_t at, bool active)
 {
+    uint64_t end = c->file_clusters;
     bool changed = false;
     int ret = qcow2_check_count(c, at, (uint64_t) n * 8);
 
@@ -309,12 +387,15 @@ static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
         ret = 0;
     }
     c->hold = qcow2_check_is_other(c, at, (uint64_t) n * 8);
-    for (uint32_t i = 0; i < n && ret == 0; i++) {
-        if (get_be64(&l1[i]) & QCOW2_OFFSET_MASK) {
-            ret = l1_entry_co_check(c, l1, i, active, &changed);
-        }
+    if (ret == 0) {
+        ret = l1_entries_co_check(c, l1, n, active, &changed);
     }
     c->hold = false;
+    if (ret == 0 && c->file_clusters != end) {
+        /* Copies are durable before anything leads to them. */
+        ret = BARRIER(QCOW2_REPAIR, node_co_sync(c->img->node,
+                                                 qcow2_file(c->img)));
+    }
     return ret == 0 && changed
         ? qcow2_co_check_l1_store(c, active ? QCOW2_META_L1
                                   : QCOW2_META_SNAPSHOT_L1, at, l1, n) : ret;

@@ -89,7 +89,7 @@ int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
         return 0;
     }
     if (!range_inside(host, len, UINT64_C(1) << 56) ||
-        (last = (host + len - 1) >> bits) >= c->file_clusters) {
+        (last = (host + len - 1) >> bits) >= c->found_clusters) {
         return -ERANGE;
     }
     return qcow2_counts_add(c->counts, first, last - first + 1);
@@ -374,6 +374,7 @@ static CO_FN int qcow2_check_co_run(struct qcow2_check *c, GError **err)
 
     c->budget = BUDGET_BYTES;
     c->file_clusters = round_up(qcow2_file(img)->size, cluster) / cluster;
+    c->found_clusters = c->file_clusters;
     c->res->total_clusters = round_up(img->hdr.size, cluster) / cluster;
     c->counts = qcow2_counts_new();
     c->table = io_buf_get(cluster);

@@ -17,7 +17,8 @@ struct qcow2_check {
     unsigned fix;
     struct check_result *res;
     struct qcow2_counts *counts;
-    uint64_t file_clusters;
+    uint64_t file_clusters;       /* with what was appended */
+    uint64_t found_clusters;      /* without: what entries may lead to */
     uint64_t budget;              /* bytes of tables that may be read still */
     uint8_t *table;               /* one L2 table */
     bool *bad_blocks;             /* by number: not to be read */
