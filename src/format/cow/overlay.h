@@ -32,8 +32,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "format/group.h"
-#include "format/metadata-cache.h"
+#include "format/alloc/group.h"
+#include "format/alloc/metadata-cache.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"

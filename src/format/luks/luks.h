@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * LUKS version 1: header, key slots, sectors.  Pure: the caller does the I/O,
- * and calls what is marked slow on a thread of the pool (format/cpu-pool.h).
+ * and calls what is marked slow on a thread of the pool (format/alloc/cpu-pool.h).
  *
  *   header (592 bytes)   cipher, hash, a digest of the master key, 8 slots
  *   slot material        the master key, blown up to 4000 stripes of which all

@@ -13,7 +13,7 @@
 #include <errno.h>
 #include "base/barrier.h"
 #include "base/err.h"
-#include "format/qcow2/space.h"
+#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
 static CO_FN void corrupt_entry(void *arg)

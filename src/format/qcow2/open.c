@@ -12,9 +12,9 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
-#include "format/qcow2/bitmap.h"
-#include "format/qcow2/snapshot.h"
-#include "format/qcow2/space.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/snapshot/snapshot.h"
+#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
 

@@ -33,8 +33,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "format/group.h"
-#include "format/metadata-cache.h"
+#include "format/alloc/group.h"
+#include "format/alloc/metadata-cache.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -208,7 +208,7 @@ uint64_t qcow2_l2_entry(const struct qcow2_image *img, uint32_t l1_idx);
 
 /* --- slice.c: L2 slices in memory; key: cluster index >> slice_bits ---
  *
- * Use format/metadata-cache.h on &img->slices; t->data holds the descriptors as in the
+ * Use format/alloc/metadata-cache.h on &img->slices; t->data holds the descriptors as in the
  * file, for qcow2_desc_get(). A slice that is asked for exists: its L2 table has
  * an entry in L1, or is fresh. */
 

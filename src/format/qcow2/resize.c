@@ -17,8 +17,8 @@
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/space.h"
-#include "format/qcow2/write.h"
+#include "format/qcow2/space/space.h"
+#include "format/qcow2/data/write.h"
 #include "loop/io.h"
 
 /* --- the L1 table --- */

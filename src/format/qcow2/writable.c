@@ -8,7 +8,7 @@
  */
 #include <errno.h>
 #include "base/err.h"
-#include "format/qcow2/space.h"
+#include "format/qcow2/space/space.h"
 
 static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
 {

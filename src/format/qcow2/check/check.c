@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Check and repair.
+ *
+ * Every reference from a table is counted, those of snapshots too; then the
+ * refcounts of the file are compared.  One that is too low is a corruption: the
+ * cluster might be handed out twice.  One that is too high is a leak.
+ *
+ * Repairs: of entries that lead nowhere what cannot be read becomes zeroes
+ * (check/entry.c); lists of snapshots and bitmaps are written anew without what
+ * is damaged (check/lists.c); refcounts become what was counted, in place, or,
+ * when the blocks themselves cannot be used, in a new structure that the header
+ * leads to by one write.  What was repaired is durable before the dirty and
+ * corrupt bits go.
+ *
+ * A hostile image costs bounded memory (counts.c) and bounded reads (a budget of
+ * table bytes).  Passes of the commit group are held off meanwhile.
+ */
+#include "format/qcow2/check/check.h"
+#include <errno.h>
+#include <inttypes.h>
+#include "base/barrier.h"
+#include "base/endian.h"
+#include "base/err.h"
+#include "base/math.h"
+#include "loop/io.h"
+
+/* Tables of a disk of 128 TiB with clusters of 64 KiB. */
+#define BUDGET_BYTES (UINT64_C(16) << 30)
+
+static PRINTF_LIKE(3, 0) void qcow2_say(struct qcow2_check *c, const char *prefix,
+                                  const char *fmt, va_list ap)
+{
+    char *text, *line;
+
+    if (!c->res->report) {
+        return;
+    }
+    text = g_strdup_vprintf(fmt, ap);
+    line = g_strconcat(prefix, text, NULL);
+    c->res->report(c->res->report_arg, line);
+    g_free(text);
+    g_free(line);
+}
+
+void qcow2_check_report(struct qcow2_check *c, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    qcow2_say(c, "", fmt, ap);
+    va_end(ap);
+}
+
+bool qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...)
+{
+    bool fix = c->fix & CHECK_FIX_ERRORS && !c->hold;
+    va_list ap;
+
+    va_start(ap, fmt);
+    qcow2_say(c, fix ? "Repairing " : "ERROR ", fmt, ap);
+    va_end(ap);
+    if (fix) {
+        c->res->corruptions_fixed++;
+        c->changed = true;
+    } else {
+        c->res->corruptions++;
+    }
+    return fix;
+}
+
+int qcow2_check_spend(struct qcow2_check *c, const char *what, uint64_t bytes)
+{
+    if (c->budget < bytes) {
+        c->res->check_errors++;
+        qcow2_check_report(c, "ERROR: the %s are too many to be checked", what);
+        return -EFBIG;
+    }
+    c->budget -= bytes;
+    return 0;
+}
+
+int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    unsigned bits = c->img->cluster_bits;
+    uint64_t first = host >> bits, last;
+
+    if (len == 0) {
+        return 0;
+    }
+    if (!range_inside(host, len, UINT64_C(1) << 56) ||
+        (last = (host + len - 1) >> bits) >= c->found_clusters) {
+        return -ERANGE;
+    }
+    return qcow2_counts_add(c->counts, first, last - first + 1);
+}
+
+int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    int ret = qcow2_check_count(c, host, len);
+    uint64_t first = host >> c->img->cluster_bits;
+
+    if (ret == 0 && c->looking && len) {
+        ret = qcow2_counts_add(c->others, first, ((host + len - 1) >>
+                               c->img->cluster_bits) - first + 1);
+    }
+    return ret;
+}
+
+static bool is_counted(struct qcow2_counts *counts, unsigned bits,
+                       uint64_t host, uint64_t len)
+{
+    return counts && len && qcow2_counts_next(counts, host >> bits) <=
+                            (host + len - 1) >> bits;
+}
+
+bool qcow2_check_is_other(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    return !c->looking &&
+        is_counted(c->others, c->img->cluster_bits, host, len);
+}
+
+bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len)
+{
+    return is_counted(c->counts, c->img->cluster_bits, host, len) ||
+        qcow2_check_is_other(c, host, len);
+}
+
+int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
+                          uint64_t len, uint64_t *ret_host)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    uint64_t n = round_up(len, cluster) / cluster;
+    uint64_t host = c->file_clusters << c->img->cluster_bits;
+    struct iovec v;
+    int ret = node_co_pwritev(qcow2_file(c->img), host, iov_one(
+                              &v, (void *) (uintptr_t) buf, len), 0);
+
+    if (ret == 0) {
+        c->changed = true;
+        c->file_clusters += n;
+        *ret_host = host;
+        ret = qcow2_counts_add(c->counts, host >> c->img->cluster_bits, n);
+    }
+    return ret;
+}
+
+/* --- everything but the mapping --- */
+
+/* A structure that no repair can do without. */
+static int count_fixed(struct qcow2_check *c, const char *what, uint64_t host,
+                       uint64_t len)
+{
+    int ret = qcow2_check_count(c, host, len);
+
+    if (ret == -ERANGE) {
+        c->res->corruptions++;
+        qcow2_check_report(c, "ERROR %s at offset %" PRIu64 "+%" PRIu64
+                           " exceeds the end of the file", what, host, len);
+        ret = 0;
+    }
+    return ret;
+}
+
+static CO_FN int fixed_co_count(struct qcow2_check *c)
+{
+    struct qcow2_image *img = c->img;
+    uint64_t host, len;
+    int ret = qcow2_counts_add(c->counts, 0, 1); /* the header */
+
+    qcow2_crypt_range(img, &host, &len);
+    if (ret == 0 && len) {
+        ret = count_fixed(c, "encryption header", host, len);
+    }
+    return ret < 0 ? ret : qcow2_co_check_lists(c);
+}
+
+/* --- the refcount structure --- */
+
+static int count_block(struct qcow2_check *c, uint32_t i, uint64_t host)
+{
+    uint64_t cluster = qcow2_cluster_size(c->img);
+    const char *why = NULL;
+    int ret = 0;
+
+    if (host & (cluster - 1)) {
+        why = "is not cluster aligned; refcount table entry corrupted";
+    } else {
+        ret = qcow2_check_count(c, host, cluster);
+        if (ret == -ERANGE) {
+            why = "is outside image";
+            ret = 0;
+        } else if (ret == 0 && qcow2_counts_get(c->counts, host >>
+                                                c->img->cluster_bits) != 1) {
+            why = "lies where something else is";
+        }
+    }
+    if (why) {
+        qcow2_check_bad(c, "refcount block %" PRIu32 " %s", i, why);
+        c->bad_blocks[i] = true;
+        c->rebuild = true;
+    }
+    return ret;
+}
+
+/* Count the table and the blocks, last of all: then a block that lies on
+ * something else shows. */
+static CO_FN int structure_co_count(struct qcow2_check *c)
+{
+    struct qcow2_refcounts *r = c->img->refcounts;
+    int ret = count_fixed(c, "refcount table", c->img->hdr.reftable_offset,
+                          (uint64_t) c->img->hdr.reftable_clusters <<
+                          c->img->cluster_bits);
+
+    c->bad_blocks = g_try_new0(bool, MAX(r->used, 1));
+    if (!c->bad_blocks) {
+        return -ENOMEM;
+    }
+    if (r->reserved_bits) {
+        qcow2_check_bad(c, "the refcount table has reserved bits set");
+        c->rebuild = true;
+    }
+    for (uint32_t i = 0; i < r->used && ret == 0; i++) {
+        if (r->table[i]) {
+            ret = count_block(c, i, r->table[i]);
+        }
+    }
+    return ret;
+}
+
+/* --- the whole --- */
+
+/* Is everything known and right by now? */
+static bool all_is_well(const struct qcow2_check *c)
+{
+    return c->res->corruptions == 0 && c->res->check_errors == 0;
+}
+
+static CO_FN int bits_co_clear(struct qcow2_check *c)
+{
+    struct qcow2_header h = c->img->hdr;
+
+    if (!(c->fix & CHECK_FIX_ERRORS) || !all_is_well(c) ||
+        !(h.incompat & (QCOW2_I_DIRTY | QCOW2_I_CORRUPT))) {
+        return 0;
+    }
+    h.incompat &= ~(QCOW2_I_DIRTY | QCOW2_I_CORRUPT);
+    /* Bits that come back do no harm: no flush. */
+    return qcow2_co_write_header(c->img, &h);
+}
+
+/* What was changed reaches the file; free space is looked up anew. */
+static CO_FN int repairs_co_finish(struct qcow2_check *c, GError **err)
+{
+    struct qcow2_image *img = c->img;
+    int ret = 0;
+
+    if (!c->changed) {
+        return 0;
+    }
+    if (!c->rebuild) {
+        ret = qcow2_co_refcounts_write(img, 0);
+    }
+    if (ret == 0) {
+        ret = BARRIER(QCOW2_REPAIR, node_co_sync(img->node, qcow2_file(img)));
+    }
+    if (ret == 0) {
+        ret = qcow2_co_check_lists_switch(c);
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not write the repairs");
+    }
+    ret = qcow2_co_space_reload(img, err);
+    img->corrupt = ret < 0;
+    return ret;
+}
+
+/* All that refers to clusters, but for the refcount structure. */
+static CO_FN int references_co_count(struct qcow2_check *c)
+{
+    int ret = fixed_co_count(c);
+
+    return ret < 0 ? ret : qcow2_co_check_tables(c);
+}
+
+static int refcounts_note(struct qcow2_check *c)
+{
+    const struct qcow2_refcounts *r = c->img->refcounts;
+    unsigned bits = c->img->cluster_bits;
+    int ret = qcow2_counts_add(c->others, c->img->hdr.reftable_offset >> bits,
+                               c->img->hdr.reftable_clusters);
+
+    for (uint32_t i = 0; i < r->used && ret == 0; i++) {
+        if (r->table[i] >> bits < c->file_clusters && r->table[i]) {
+            ret = qcow2_counts_add(c->others, r->table[i] >> bits, 1);
+        }
+    }
+    return ret;
+}
+
+/* Before entries are repaired: a table that lies on guest data, or on refcounts,
+ * may not be written to, and which ones do shows in the end. *@ret_sound: there
+ * is nothing to be repaired, and all was counted. */
+static CO_FN int references_co_look(struct qcow2_check *c, bool *ret_sound)
+{
+    struct check_result was = *c->res;
+    unsigned fix = c->fix;
+    int ret;
+
+    c->others = qcow2_counts_new();
+    c->looking = true;
+    c->fix = 0;
+    c->res->report = NULL;
+    ret = references_co_count(c);
+    if (ret == 0) {
+        ret = refcounts_note(c);
+    }
+    c->res->report = was.report;
+    c->fix = fix;
+    c->looking = false;
+    *ret_sound = ret == 0 && c->res->corruptions == was.corruptions &&
+                 c->res->check_errors == was.check_errors;
+    if (!*ret_sound) {
+        *c->res = was;
+        qcow2_counts_free(c->counts);
+        c->counts = qcow2_counts_new();
+        qcow2_check_lists_reset(c);
+        c->budget = BUDGET_BYTES;
+    }
+    /* What was too much will be so again, and is reported then. */
+    return ret == -EFBIG ? 0 : ret;
+}
+
+/* Refcounts, and new lists, which need some. */
+static CO_FN int refcounts_co_steps(struct qcow2_check *c)
+{
+    int ret = qcow2_co_check_lists_store(c);
+
+    if (ret == 0) {
+        ret = structure_co_count(c);
+    }
+    if (ret == 0) {
+        ret = qcow2_co_check_refcounts(c);
+    }
+    if (ret == 0 && c->rebuild && (c->fix & CHECK_FIX_ERRORS)) {
+        ret = qcow2_co_rebuild_refcounts(c);
+    }
+    return ret < 0 ? ret : qcow2_co_check_copied(c);
+}
+
+static CO_FN int check_co_steps(struct qcow2_check *c)
+{
+    bool sound = false;
+    int ret = c->fix ? references_co_look(c, &sound) : 0;
+
+    if (ret == 0 && !sound) {
+        ret = references_co_count(c);
+    }
+    if (ret == 0 && (c->res->check_errors || c->unknown)) {
+        /* What a table leads to would look free, and be given away. */
+        qcow2_check_report(c, "Refcounts are not looked at: not all that "
+                           "refers to clusters could be read");
+        qcow2_check_lists_give_up(c);
+        return 0;
+    }
+    return ret < 0 ? ret : refcounts_co_steps(c);
+}
+
+static CO_FN int qcow2_check_co_run(struct qcow2_check *c, GError **err)
+{
+    struct qcow2_image *img = c->img;
+    uint64_t cluster = qcow2_cluster_size(img);
+    int ret;
+
+    c->budget = BUDGET_BYTES;
+    c->file_clusters = round_up(qcow2_file(img)->size, cluster) / cluster;
+    c->found_clusters = c->file_clusters;
+    c->res->total_clusters = round_up(img->hdr.size, cluster) / cluster;
+    c->counts = qcow2_counts_new();
+    c->table = io_buf_get(cluster);
+    ret = c->table ? check_co_steps(c) : -ENOMEM;
+    if (c->table) {
+        io_buf_put(c->table, cluster);
+    }
+    qcow2_counts_free(c->counts);
+    qcow2_counts_free(c->others);
+    g_free(c->bad_blocks);
+    ret = ret < 0
+        ? err_set_errno(err, -ret, "Could not check the qcow2 image")
+        : repairs_co_finish(c, err);
+    qcow2_check_lists_reset(c);
+    if (ret == 0) {
+        ret = bits_co_clear(c);
+        if (ret < 0) {
+            err_set_errno(err, -ret, "Could not update the qcow2 header");
+        }
+    }
+    return ret;
+}
+
+int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
+                   GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    struct qcow2_check c = { .img = img, .fix = fix, .res = res };
+    bool own = !img->refcounts;
+    int ret = 0;
+
+    if (fix && !img->group) {
+        return err_set(err, EPERM, "Cannot repair a read-only image");
+    }
+    if (img->group) {
+        ret = qcow2_co_settle(img);
+        if (ret < 0) {
+            return err_set_errno(err, -ret, "Could not flush the qcow2 image");
+        }
+        group_co_lock(img->group);
+        qcow2_co_reclaim(img);
+    } else if (own) {
+        ret = qcow2_co_refcounts_open(img, err);
+    }
+    if (ret == 0) {
+        ret = qcow2_check_co_run(&c, err);
+    }
+    if (img->group) {
+        group_unlock(img->group);
+    } else if (own) {
+        qcow2_refcounts_close(img);
+    }
+    return ret;
+}

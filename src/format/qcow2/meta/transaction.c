@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Tables and refcounts that change at one stroke; see snapshot.h. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include "base/barrier.h"
+#include "base/math.h"
+#include "format/qcow2/snapshot/snapshot.h"
+#include "format/qcow2/space/space.h"
+#include "loop/io.h"
+
+int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img)
+{
+    size_t cluster = qcow2_cluster_size(img);
+
+    *sw = (struct qcow2_transaction) {
+        .img = img,
+        .moved = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
+                                       g_free),
+        .taken = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement)),
+        .end = img->space->end,
+        .old = g_array_new(FALSE, FALSE, sizeof(struct qcow2_decrement)),
+        .table = io_buf_get(cluster),
+        .other = io_buf_get(cluster),
+    };
+    return sw->table && sw->other ? 0 : -ENOMEM;
+}
+
+void qcow2_transaction_end(struct qcow2_transaction *sw)
+{
+    size_t cluster = qcow2_cluster_size(sw->img);
+
+    g_hash_table_destroy(sw->moved);
+    g_array_unref(sw->old);
+    g_array_unref(sw->taken);
+    if (sw->table) {
+        io_buf_put(sw->table, cluster);
+    }
+    if (sw->other) {
+        io_buf_put(sw->other, cluster);
+    }
+}
+
+static struct qcow2_decrement qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img,
+                                     uint64_t host, uint64_t len)
+{
+    unsigned bits = img->cluster_bits;
+    uint64_t first = host >> bits;
+
+    return (struct qcow2_decrement) { 0, first, ((host + len - 1) >> bits) - first +
+                                           1 };
+}
+
+void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len)
+{
+    if (len) {
+        struct qcow2_decrement d = qcow2_snapshot_switch_clusters_of(sw->img, host, len);
+
+        g_array_append_val(sw->old, d);
+    }
+}
+
+static CO_FN int host_co_take(struct qcow2_transaction *sw, enum qcow2_meta what,
+                               uint64_t len, uint64_t *ret_host)
+{
+    struct qcow2_decrement d;
+    bool fresh;
+    int ret = qcow2_co_alloc(sw->img, 0, len, ret_host, &fresh);
+
+    if (ret == 0) {
+        d = qcow2_snapshot_switch_clusters_of(sw->img, *ret_host, len);
+        g_array_append_val(sw->taken, d);
+        qcow2_meta_add(sw->img, what, *ret_host, len);
+    }
+    return ret;
+}
+
+/* Let the block of @cluster have a new place; a block that nothing leads to yet
+ * needs none. */
+static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
+{
+    struct qcow2_image *img = sw->img;
+    struct qcow2_refcounts *r = img->refcounts;
+    uint64_t len = qcow2_cluster_size(img), host;
+    uint64_t block = qcow2_block_of(r, cluster);
+    gpointer key = GSIZE_TO_POINTER(block);
+    struct qcow2_decrement *was;
+    int ret;
+
+    if (g_hash_table_contains(sw->moved, key) ||
+        g_tree_lookup(r->unlinked, key)) {
+        return 0;
+    }
+    if (block >= r->len || r->table[block] == 0) {
+        return 0; /* whoever counts finds 0 */
+    }
+    ret = host_co_take(sw, QCOW2_META_REFBLOCK, len, &host);
+    if (ret < 0) {
+        return ret;
+    }
+    do {
+        ret = qcow2_co_blocks_ready(img, cluster, 1, false);
+    } while (ret == 1);
+    if (ret < 0) {
+        return ret;
+    }
+    was = g_new(struct qcow2_decrement, 1);
+    *was = qcow2_snapshot_switch_clusters_of(img, r->table[block], len);
+    g_hash_table_insert(sw->moved, key, was);
+    qcow2_transaction_drop(sw, r->table[block], len);
+    r->table[block] = host;
+    qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0, (uint32_t) len);
+    return 0;
+}
+
+int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host, uint64_t len,
+                          int by)
+{
+    struct qcow2_image *img = sw->img;
+    uint64_t last = (host + len - 1) >> img->cluster_bits, count;
+
+    for (uint64_t i = host >> img->cluster_bits; i <= last; i++) {
+        int ret = block_co_move(sw, i);
+
+        if (ret < 0) {
+            return ret;
+        }
+        do {
+            ret = qcow2_co_blocks_ready(img, i, 1, false);
+        } while (ret == 1);
+        if (ret < 0) {
+            return ret;
+        }
+        count = qcow2_count_at(img, i);
+        if (count == 0 || (by < 0 && count == 1)) {
+            return qcow2_co_corrupt(img, i << img->cluster_bits, "the refcount "
+                                    "of cluster %" PRIu64 " is %" PRIu64 ", but "
+                                    "more refers to it (run a check)", i,
+                                    count);
+        }
+        if (by > 0 && count == img->refcounts->max) {
+            return -EINVAL;
+        }
+        qcow2_count_set(img, i, by > 0 ? count + 1 : count - 1);
+    }
+    return 0;
+}
+
+int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
+                          const void *buf, uint64_t len, uint64_t *ret_host)
+{
+    struct qcow2_image *img = sw->img;
+    uint64_t bytes = round_up(len, QCOW2_SECTOR), host;
+    uint8_t *copy;
+    int ret;
+
+    *ret_host = 0;
+    if (len == 0) {
+        return 0;
+    }
+    copy = io_buf_get(bytes);
+    if (!copy) {
+        return -ENOMEM;
+    }
+    ret = host_co_take(sw, what, bytes, &host);
+    if (ret == 0) {
+        memset(copy + len, 0, bytes - len);
+        memcpy(copy, buf, len);
+        ret = qcow2_co_write_meta(img, what, host, copy, bytes);
+        *ret_host = host;
+    }
+    io_buf_put(copy, bytes);
+    return ret;
+}
+
+void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
+{
+    struct qcow2_image *img = sw->img;
+    GHashTableIter iter;
+    gpointer key, value;
+
+    qcow2_co_reclaim(img);
+    for (guint i = 0; i < sw->taken->len; i++) {
+        struct qcow2_decrement d = g_array_index(sw->taken, struct qcow2_decrement, i);
+
+        qcow2_meta_remove(img, d.first << img->cluster_bits,
+                          d.n << img->cluster_bits);
+    }
+    g_hash_table_iter_init(&iter, sw->moved);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        const struct qcow2_decrement *was = value;
+
+        img->refcounts->table[GPOINTER_TO_SIZE(key)] = was->first <<
+                                                       img->cluster_bits;
+    }
+    qcow2_blocks_drop_new(img);
+    qcow2_refcounts_forget(img);
+    qcow2_space_rewind(img, sw->end);
+}
+
+int qcow2_transaction_co_run(struct qcow2_transaction *sw, const struct qcow2_header *h)
+{
+    struct qcow2_image *img = sw->img;
+    int ret = group_error(img->group);
+
+    if (ret == 0 && img->corrupt) {
+        ret = -EIO;
+    }
+    if (ret == 0) {
+        ret = qcow2_co_refcounts_switch(img, h, sw->exts,
+                                        g_hash_table_size(sw->moved) > 0);
+    }
+    if (ret < 0) {
+        qcow2_transaction_co_undo(sw);
+        return ret;
+    }
+    sw->done = true;
+    ret = BARRIER(QCOW2_SNAPSHOT_HEADER, group_co_sync(img->group));
+    for (guint i = 0; i < sw->old->len && ret == 0; i++) {
+        struct qcow2_decrement d = g_array_index(sw->old, struct qcow2_decrement, i);
+
+        qcow2_refcount_decrement(img, 0, d.first << img->cluster_bits,
+                            d.n << img->cluster_bits);
+    }
+    if (ret == 0) {
+        qcow2_space_published(img, 0);
+    }
+    return ret;
+}
