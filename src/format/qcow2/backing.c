@@ -14,7 +14,8 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
 #include "format/trace.h"
 
 /* What the header shall say. */

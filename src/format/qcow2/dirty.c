@@ -13,6 +13,9 @@
 #include <errno.h>
 #include "base/barrier.h"
 #include "base/err.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"
 

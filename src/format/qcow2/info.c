@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The facts of ImageInfo that are qcow2's own, in the peer's order. */
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/data/data.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/snapshot/snapshot.h"
 
 static const char *const compression_names[] = { "zlib", "zstd" };
 

@@ -13,8 +13,12 @@
 #include "base/math.h"
 #include "base/options.h"
 #include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/data/data.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
-#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
 

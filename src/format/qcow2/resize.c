@@ -17,8 +17,13 @@
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 #include "loop/io.h"
 
 /* --- the L1 table --- */

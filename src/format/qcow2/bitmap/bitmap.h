@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to bitmap.c and bitmap-*.c.
+ * Persistent bitmaps.
  *
  * A persistent bitmap is true in the file or in memory, never in both:
  *
@@ -17,6 +17,7 @@
  */
 #pragma once
 #include "format/qcow2/qcow2.h"
+#include "graph/image.h"
 #include "loop/co.h"
 
 #define QCOW2_BITMAP_IN_USE UINT32_C(1)  /* what is in the file is not true */
@@ -53,7 +54,35 @@ struct qcow2_bitmaps {
     struct co_mutex hold;          /* by who makes it so */
 };
 
-/* --- bitmap/dir.c --- */
+/* --- bitmap.c, edit.c: the state, and what changes it --- */
+
+/* Load the directory, as far as it makes sense. */
+CO_FN int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err);
+/* Writes are over, all else is published: store what was recorded. What cannot
+ * be stored stays marked as not true. */
+CO_FN void qcow2_co_bitmaps_end_writes(struct qcow2_image *img);
+void qcow2_bitmaps_close(struct qcow2_image *img);
+/* The guest is about to change [@off, @off+@len): record it. 0, or the file
+ * could not be told that its bitmaps are out of date. Yields at most once
+ * between two times that they are stored. */
+CO_FN int qcow2_co_bitmaps_mark(struct qcow2_image *img, uint64_t off,
+                                uint64_t len);
+/* The disk is about to change as a whole, its size for example: all bitmaps are
+ * stored anew afterwards. / It has become @size bytes; what is in
+ * [@off, @off+@len) of it is different now. */
+CO_FN int qcow2_co_bitmaps_hold(struct qcow2_image *img);
+void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size,
+                           uint64_t off, uint64_t len);
+/* Where the directory is; 0, 0: nowhere. */
+void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
+                         uint64_t *ret_len);
+/* node_driver.co_bitmap */
+CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
+                          const struct bitmap_args *args, GError **err);
+CO_FN int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data,
+                                GError **err);
+
+/* --- dir.c --- */
 
 void qcow2_bitmap_free(struct qcow2_bitmap *b);
 struct qcow2_bitmap *qcow2_bitmap_find(const struct qcow2_image *img,
@@ -82,7 +111,7 @@ CO_FN int qcow2_co_bitmap_table(struct qcow2_image *img,
                                 const struct qcow2_bitmap *b,
                                 uint64_t **ret_table, GError **err);
 
-/* --- bitmap/bits.c --- */
+/* --- bits.c --- */
 
 /* Bytes of the bits of a disk of @size bytes. */
 uint64_t qcow2_bitmap_bytes(const struct qcow2_bitmap *b, uint64_t size);
@@ -100,7 +129,7 @@ uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
 CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img,
                                struct qcow2_bitmap *b, GError **err);
 
-/* --- bitmap/store.c --- */
+/* --- store.c --- */
 
 /* Let @exts say that there are @n bitmaps, whose directory is at @host; none for
  * 0. */

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/ops.h"
 #include "format/qcow2/space/space.h"
 
 struct edit {

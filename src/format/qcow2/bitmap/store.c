@@ -9,8 +9,8 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
-#include "format/qcow2/snapshot/snapshot.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/meta/transaction.h"
 
 /* What one becomes in the file. */
 struct stored {

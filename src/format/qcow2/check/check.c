@@ -17,6 +17,12 @@
  * table bytes).  Passes of the commit group are held off meanwhile.
  */
 #include "format/qcow2/check/check.h"
+#include "format/qcow2/check/counts.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/refcount.h"
+#include "format/qcow2/space/space.h"
 #include <errno.h>
 #include <inttypes.h>
 #include "base/barrier.h"

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What check.c, check-*.c and repair.c share. */
+/* What check.c, the files beside it and repair.c share. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/check/counts.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/snapshot/snapshot.h"
+#include "format/qcow2/space/refcount.h"
 
 /* What a table of tables weighs against one of clusters: it is seldom read, and
  * every entry of it is looked at, though there be nothing behind. */
@@ -48,6 +49,10 @@ struct qcow2_table_at {
     uint32_t first, end;          /* changed descriptors */
 };
 
+/* node_driver.co_check */
+CO_FN int qcow2_co_check(struct node *n, unsigned fix,
+                         struct check_result *res, GError **err);
+
 /* One more line of the report. */
 void PRINTF_LIKE(2, 3) qcow2_check_report(struct qcow2_check *c,
                                           const char *fmt, ...);
@@ -70,7 +75,7 @@ bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len);
 CO_FN int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
                                 uint64_t len, uint64_t *ret_host);
 
-/* --- check/entry.c: one L2 entry --- */
+/* --- entry.c: one L2 entry --- */
 
 /* What is wrong with @d, the entry of guest offset @guest, wherever the file
  * ends; NULL: nothing. */
@@ -93,7 +98,7 @@ bool qcow2_check_is_zeroes(const struct qcow2_check *c, struct qcow2_desc d);
 CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
                                   uint64_t guest, struct qcow2_desc *ret);
 
-/* --- check/lists.c: snapshots, bitmaps, header extensions --- */
+/* --- lists.c: snapshots, bitmaps, header extensions --- */
 
 /* Count the lists and what bitmaps refer to; what of them is damaged is left out
  * of new ones. */
@@ -110,7 +115,7 @@ void qcow2_check_lists_give_up(struct qcow2_check *c);
 /* Forget what was found. */
 void qcow2_check_lists_reset(struct qcow2_check *c);
 
-/* --- check/tables.c --- */
+/* --- tables.c --- */
 
 /* Read an L2 table into c->table; -EFBIG: see qcow2_check_spend(). */
 CO_FN int qcow2_co_check_table_read(struct qcow2_check *c, uint64_t host);
@@ -129,7 +134,7 @@ CO_FN int qcow2_co_check_l1_store(struct qcow2_check *c, enum qcow2_meta what,
 /* Count all that the active tables and those of snapshots refer to. */
 CO_FN int qcow2_co_check_tables(struct qcow2_check *c);
 
-/* --- check/copied.c --- */
+/* --- copied.c --- */
 
 /* COPIED stands where the refcount is 1, and nowhere else. */
 CO_FN int qcow2_co_check_copied(struct qcow2_check *c);

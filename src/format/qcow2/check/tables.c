@@ -13,6 +13,8 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/check/check.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
 #include "format/qcow2/snapshot/snapshot.h"
 #include "loop/io.h"
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/create/new.h"
+#include "format/qcow2/create/create.h"
 
 /* In the order in which creation announces them. */
 const struct create_option qcow2_create_options[] = {

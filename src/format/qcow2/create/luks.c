@@ -3,9 +3,9 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/options.h"
-#include "format/luks/luks.h"
 #include "format/alloc/cpu-pool.h"
-#include "format/qcow2/qcow2.h"
+#include "format/luks/luks.h"
+#include "format/qcow2/create/create.h"
 #include "graph/secret.h"
 #include "loop/io.h"
 

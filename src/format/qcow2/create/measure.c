@@ -7,7 +7,7 @@
  */
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/create/new.h"
+#include "format/qcow2/create/create.h"
 
 /* Clusters of refcount blocks and table for @others clusters. */
 static uint64_t refcount_clusters(const struct qcow2_create *c, uint64_t others)

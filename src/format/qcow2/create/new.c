@@ -8,7 +8,7 @@
  * All but the first cluster first, durable, and then the first: a file that
  * begins with the magic is a whole image.
  */
-#include "format/qcow2/create/new.h"
+#include "format/qcow2/create/create.h"
 #include <inttypes.h>
 #include <string.h>
 #include "base/barrier.h"

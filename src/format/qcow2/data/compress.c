@@ -10,11 +10,14 @@
 #include <errno.h>
 #include <string.h>
 #include "base/math.h"
-#include "loop/parallel.h"
 #include "format/qcow2/data/compress.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/space/space.h"
 #include "loop/io.h"
+#include "loop/parallel.h"
 
 enum { COMPRESS_AT_ONCE = 16 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Private to compress.c and pack.c. */
+/* Private to compress.c and decompress.c. */
 #pragma once
 #include "format/alloc/codec.h"
 #include "format/alloc/cpu-pool.h"

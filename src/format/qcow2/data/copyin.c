@@ -5,7 +5,12 @@
  * copied as an ordinary write.
  */
 #include "base/math.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
 /* Ciphers need the bytes; parts of clusters are too small to be worth it. */

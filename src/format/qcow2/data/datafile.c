@@ -16,9 +16,10 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/create/new.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/create/create.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
 
 /* --- opening --- */
 

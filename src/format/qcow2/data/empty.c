@@ -10,8 +10,11 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 
 /* Clusters after which others may run. */
 #define RELAX_EVERY 4096

@@ -18,9 +18,10 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
-#include "format/luks/luks.h"
 #include "format/alloc/cpu-pool.h"
-#include "format/qcow2/qcow2.h"
+#include "format/luks/luks.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/data/data.h"
 #include "graph/secret.h"
 #include "loop/io.h"
 

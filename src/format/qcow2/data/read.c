@@ -5,7 +5,9 @@
  */
 #include "base/math.h"
 #include "format/alloc/backing.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/data/data.h"
+#include "format/qcow2/map/map.h"
 
 int qcow2_co_read_data(struct qcow2_image *img, uint64_t off, uint64_t host,
                        struct iov iov, unsigned flags)

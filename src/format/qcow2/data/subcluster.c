@@ -9,8 +9,8 @@
  */
 #include <errno.h>
 #include "base/math.h"
-#include "format/qcow2/space/space.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
 
 uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
                         uint64_t len)

@@ -11,8 +11,14 @@
 #include <string.h>
 #include "base/barrier.h"
 #include "base/math.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
 #define ZERO_BYTES 65536u

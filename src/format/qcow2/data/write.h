@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What write.c, subcluster.c, cow.c and zero.c share: claims of clusters, and
+ * What write.c, subcluster.c, cow.c and zero.c share: cluster locks, and
  * one write of new clusters.
  *
- * A claim keeps changes of one cluster's descriptor apart:
+ * A cluster lock keeps changes of one cluster's descriptor apart:
  *   shared     changes that commute: each touches other subclusters
  *   exclusive  a change of all of it that depends on what it was
- * The dispatcher keeps requests to one subcluster apart already; claims are for
- * those that it does not know to belong together.
+ * The dispatcher keeps requests to one subcluster apart already; locks are
+ * for those that it does not know to belong together.
  */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/data/data.h"
 #include "loop/co.h"
 
 enum {

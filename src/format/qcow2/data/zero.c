@@ -15,8 +15,13 @@
 #include <errno.h>
 #include "base/barrier.h"
 #include "base/math.h"
-#include "format/qcow2/space/space.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 
 /* Without a backing file, attached or named, nothing reads as zeroes anyhow. */
 static bool qcow2_has_backing(const struct qcow2_image *img)

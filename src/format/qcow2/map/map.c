@@ -10,7 +10,8 @@
 #include <inttypes.h>
 #include "base/endian.h"
 #include "base/math.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/ops.h"
 
 /* Descriptors that one lookup looks at, at most: it does not yield. */
 #define SCAN_MAX (UINT64_C(1) << 16)

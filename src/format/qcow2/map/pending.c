@@ -8,7 +8,7 @@
  * from it: where both touch one cluster they touch different subclusters, and
  * their deltas commute.
  */
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/map/map.h"
 
 G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include "base/endian.h"
 #include "base/math.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/map/map.h"
 
 static uint64_t table_at(const struct qcow2_image *img, uint64_t l1_idx)
 {

@@ -4,7 +4,10 @@
  * for all it spans, runs of one kind are joined over slices that are cached.
  */
 #include "base/math.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/space/space.h"
 
 /* In a data file, which may be shorter than the disk: the rest is zeroes. */
 static void cut_at_data_end(const struct qcow2_image *img, struct mapping *m)

@@ -11,7 +11,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/meta/meta.h"
 #include "format/trace.h"
 #include "loop/io.h"
 

@@ -11,8 +11,11 @@
 #include <inttypes.h>
 #include "base/endian.h"
 #include "base/math.h"
+#include "format/qcow2/bitmap/bitmap.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
-#include "format/qcow2/space/space.h"
 
 /* L2 tables that are remembered, and clusters of the L1 tables of snapshots:
  * beyond that an image is not a sane one, and they are not looked at. */

@@ -21,10 +21,12 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
-#include "loop/parallel.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
+#include "loop/parallel.h"
 
 /* Two dirty spots of a table this close become one write. */
 #define MERGE_BYTES 4096

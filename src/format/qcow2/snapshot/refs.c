@@ -12,7 +12,12 @@
 #include <string.h>
 #include "base/endian.h"
 #include "base/math.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/meta/transaction.h"
+#include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
+#include "format/qcow2/space/free.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
 

@@ -1,7 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Private to snapshot.c, snapshot-*.c. */
+/* Internal snapshots. */
 #pragma once
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/meta/transaction.h"
+#include "graph/image.h"
+
+struct qcow2_snapshot {
+    uint64_t l1_offset;
+    uint32_t l1_size;
+    char *id, *name;
+    uint32_t date_sec, date_nsec;
+    uint64_t vm_clock_nsec, vm_state_size, disk_size;
+    uint64_t icount;               /* UINT64_MAX: none */
+    uint8_t *extra;                /* what we do not know, behind what we do */
+    uint32_t extra_len;
+};
 
 struct qcow2_snapshots {
     GPtrArray *list;               /* struct qcow2_snapshot that can be used, in
@@ -17,8 +29,28 @@ enum {
 };
 #define QCOW2_NO_ICOUNT UINT64_MAX
 
-/* --- snapshot/table.c --- */
+/* --- snapshot.c, load.c, gaps.c: operations of the node --- */
 
+/* node_driver.co_snapshot */
+CO_FN int qcow2_co_snapshot(struct node *n, enum snapshot_op op,
+                            const char *name, GError **err);
+/* SNAPSHOT_LOAD. */
+CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
+                                 GError **err);
+/* node_driver.co_snapshot_gaps */
+CO_FN int qcow2_co_snapshot_gaps(struct node *n, unsigned i,
+                                 struct snapshot_gaps *g, GError **err);
+
+/* --- table.c --- */
+
+/* Load the table, as far as it makes sense (L1 tables are not read); free it. */
+CO_FN int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err);
+void qcow2_snapshots_close(struct qcow2_image *img);
+unsigned qcow2_n_snapshots(const struct qcow2_image *img);
+const struct qcow2_snapshot *qcow2_snapshot_at(const struct qcow2_image *img,
+                                               unsigned i);
+/* Bytes of the table in the file. */
+uint64_t qcow2_snapshots_bytes(const struct qcow2_image *img);
 void qcow2_snapshot_free(struct qcow2_snapshot *s);
 /* By id, or else by name; NULL. */
 struct qcow2_snapshot *qcow2_snapshot_find(const struct qcow2_image *img,
@@ -26,8 +58,9 @@ struct qcow2_snapshot *qcow2_snapshot_find(const struct qcow2_image *img,
 /* The table of @list as it stands in a file; NULL when memory is short. Free
  * with g_free(). */
 uint8_t *qcow2_snapshots_encode(const GPtrArray *list, uint64_t *ret_bytes);
+void qcow2_snapshots_info(const struct qcow2_image *img, json_t *info);
 
-/* --- snapshot/read.c --- */
+/* --- read.c --- */
 
 /* Read the table as far as it makes sense: the snapshots that can be used are
  * added to @list, and @tell is called for each flaw. *@ret_bytes: of the table in
@@ -36,7 +69,7 @@ CO_FN int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
                                   uint64_t *ret_bytes, qcow2_flaw_fn *tell,
                                   void *arg);
 
-/* --- snapshot/load.c --- */
+/* --- load.c --- */
 
 /* The L1 table of @s, at least the entries of a disk of @size bytes, in memory
  * of io_buf_get(); *@ret_bytes: its length there. */
@@ -45,54 +78,7 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
                                uint64_t **ret_l1, size_t *ret_bytes,
                                GError **err);
 
-/*
- * --- snapshot/switch.c: tables and refcounts that change at one stroke ---
- *
- * COPIED flags and refcounts say the same in two places.  So that no crash
- * shows one without the other, whatever of them changes is written to places
- * that nothing leads to yet: L2 tables, L1 tables, the list of snapshots, blocks
- * of refcounts and the table of those.  All that is durable before one write of
- * the header, sector 0, leads to it; then the old places are free.
- *
- * The image is drained, all is published, and the group is locked, from the
- * first call to the last.
- */
-struct qcow2_transaction {
-    struct qcow2_image *img;
-    GHashTable *moved;             /* number of a block that has a new place ->
-                                    * struct qcow2_decrement: the old one */
-    GArray *taken;                 /* struct qcow2_decrement: allocated for it */
-    uint64_t end;                  /* of the file before, in clusters */
-    GArray *old;                   /* struct qcow2_decrement: one reference each goes
-                                    * when the switch is durable */
-    GArray *exts;                  /* NULL: the header's extensions stay; else
-                                    * no count may change. Borrowed */
-    bool done;                     /* the header was written */
-    uint8_t *table, *other;        /* of one cluster, for the callers */
-};
-
-/* -ENOMEM; end it in any case. */
-int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img);
-void qcow2_transaction_end(struct qcow2_transaction *sw);
-/* The refcounts of clusters that [@host, @host+@len) touches, which are in use,
- * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
-CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
-                                uint64_t len, int by);
-/* Write @len bytes of structure @what to a place of its own. */
-CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
-                                const void *buf, uint64_t len,
-                                uint64_t *ret_host);
-/* One reference to [@host, @host+@len) goes with the switch. */
-void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len);
-/* Let the header become @h, and refcounts what was counted. A failure before
- * the header is written leaves the image, in memory and file, as it was; one
- * after it is sticky. */
-CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *sw,
-                              const struct qcow2_header *h);
-/* What was done is given up; no I/O is needed for that. */
-CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *sw);
-
-/* --- snapshot/refs.c: what L1 tables refer to; big-endian entries --- */
+/* --- refs.c: what L1 tables refer to; big-endian entries --- */
 
 /* All that @n entries of @l1 refer to gets one more reference, for a second L1
  * table that *@ret_l1, of as many entries, is to become. With @both @l1 itself

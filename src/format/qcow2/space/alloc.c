@@ -15,6 +15,9 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "base/math.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/space/free.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"
 

@@ -11,6 +11,8 @@
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
 

@@ -19,9 +19,13 @@
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/math.h"
-#include "loop/parallel.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
+#include "format/qcow2/space/free.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
+#include "loop/parallel.h"
 
 /* Of a block in `unlinked`; 0 = it is not there. */
 enum { LINK_NEW = 1, LINK_BEGUN };

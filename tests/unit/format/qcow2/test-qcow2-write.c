@@ -8,6 +8,9 @@
 #include <string.h>
 #include "base/endian.h"
 #include "format/qcow2/check/counts.h"
+#include "format/qcow2/map/map.h"
+#include "format/qcow2/space/free.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/space/space.h"
 #include "graph/image.h"
 #include "hold-driver.h"
