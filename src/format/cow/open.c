@@ -16,7 +16,7 @@
 
 static void cow_release(struct overlay *o)
 {
-    cow_pending_drop(o, UINT64_MAX);
+    pending_drop(&o->pending, UINT64_MAX);
     metadata_cache_done(&o->blocks);
     if (o->summary) {
         io_buf_put(o->summary, o->summary_bytes);
@@ -126,8 +126,8 @@ void cow_co_close(struct node *n)
     struct overlay *o = cow_of(n);
     int ret = o->group ? BARRIER(OVERLAY_SETTLE, cow_co_flush(n)) : 0;
 
-    if (o->n_pending) {
-        trace_overlay_lost(n->name, o->n_pending, ret);
+    if (pending_count(&o->pending)) {
+        trace_overlay_lost(n->name, pending_count(&o->pending), ret);
     }
     group_co_free(o->group);
     o->group = NULL;

@@ -34,6 +34,7 @@
 #include "base/annot.h"
 #include "format/alloc/group.h"
 #include "format/alloc/metadata-cache.h"
+#include "format/alloc/pending.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -44,15 +45,8 @@
 enum {
     OVERLAY_CACHE_BYTES = 16 << 20, /* of blocks: 4,096 of them */
     OVERLAY_PENDING_MAX = 1 << 17,  /* runs before a writer must wait */
-    OVERLAY_GENERATIONS = 3,        /* failed, open, and one being closed */
     OVERLAY_WORKERS = 16,           /* blocks read or written at once */
     OVERLAY_GROUP = 1 << COW_GROUP_BITS, /* clusters */
-};
-
-/* Runs of clusters of one generation: first -> end; none touches another. */
-struct cow_pending {
-    uint64_t gen;
-    GTree *runs;
 };
 
 struct overlay {
@@ -75,9 +69,8 @@ struct overlay {
     uint8_t *summary_dirty;         /* a flag a block */
     struct metadata_cache blocks;           /* by group */
 
-    struct cow_pending pending[OVERLAY_GENERATIONS]; /* oldest first */
-    unsigned n_pending_gens;
-    unsigned n_pending;             /* runs in all of them */
+    struct pending pending;         /* first -> end of a run of clusters; none
+                                     * touches another one of its generation */
     GArray *items;                  /* publish.c: the pass under way */
     unsigned quiesced;
 };
@@ -114,8 +107,7 @@ void cow_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
 bool cow_pending_find(const struct overlay *o, uint64_t idx,
                           uint64_t *end);
 /* Make one of all generations up to @gen; NULL when there is none. */
-struct cow_pending *cow_pending_merge(struct overlay *o, uint64_t gen);
-void cow_pending_drop(struct overlay *o, uint64_t gen);
+struct pending_gen *cow_pending_merge(struct overlay *o, uint64_t gen);
 
 /* --- map.c --- */
 

@@ -173,18 +173,18 @@ static CO_FN int cow_publish_co_before(void *arg, uint64_t gen)
 static CO_FN int publish_co_bits(void *arg, uint64_t gen)
 {
     struct overlay *o = arg;
-    struct cow_pending *p = cow_pending_merge(o, gen);
+    struct pending_gen *p = cow_pending_merge(o, gen);
     int ret;
 
     if (!p) { /* every data write of the group failed */
         return 0;
     }
     g_array_set_size(o->items, 0);
-    for (GTreeNode *t = g_tree_node_first(p->runs); t;
+    for (GTreeNode *t = g_tree_node_first(p->map); t;
          t = g_tree_node_next(t)) {
         items_collect_run(o, t);
     }
-    trace_overlay_publish(o->node->name, gen, g_tree_nnodes(p->runs),
+    trace_overlay_publish(o->node->name, gen, g_tree_nnodes(p->map),
                           o->items->len);
     ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS, cow_item_co_write,
                       o);
@@ -196,7 +196,9 @@ static CO_FN int publish_co_bits(void *arg, uint64_t gen)
 
 static void cow_publish_done(void *arg, uint64_t gen)
 {
-    cow_pending_drop(arg, gen);
+    struct overlay *o = arg;
+
+    pending_drop(&o->pending, gen);
 }
 
 GArray *cow_items_new(void)

@@ -113,7 +113,7 @@ static CO_FN int cow_write_co_source(struct overlay *o, uint64_t off,
     uint64_t done = 0, part = 0;
     int ret = 0;
 
-    if (o->n_pending >= OVERLAY_PENDING_MAX) {
+    if (pending_count(&o->pending) >= OVERLAY_PENDING_MAX) {
         ret = group_co_flush(o->group);
     }
     while (done < len && ret == 0) {

@@ -22,7 +22,7 @@ static CO_FN int run_co_zero(struct overlay *o, uint64_t off, uint64_t len,
     uint64_t gen;
     int ret;
 
-    if (o->n_pending >= OVERLAY_PENDING_MAX) {
+    if (pending_count(&o->pending) >= OVERLAY_PENDING_MAX) {
         ret = group_co_flush(o->group);
         if (ret < 0) {
             return ret;

@@ -24,7 +24,7 @@
 
 static void qcow2_image_release(struct qcow2_image *img)
 {
-    qcow2_pending_free(img);
+    pending_drop(&img->pending, UINT64_MAX);
     metadata_cache_done(&img->slices);
     qcow2_bitmaps_close(img);
     qcow2_snapshots_close(img);
@@ -318,8 +318,8 @@ void qcow2_co_close(struct node *n)
     struct qcow2_image *img = qcow2_image(n);
     int ret = qcow2_image_co_end_writes(img);
 
-    if (img->n_pending) {
-        trace_qcow2_lost(n->name, img->n_pending, ret);
+    if (pending_count(&img->pending)) {
+        trace_qcow2_lost(n->name, pending_count(&img->pending), ret);
     }
     if (ret < 0) {
         node_notice(n, "Could not write its metadata when it was closed: %s",

@@ -36,6 +36,7 @@
 #include "base/annot.h"
 #include "format/alloc/group.h"
 #include "format/alloc/metadata-cache.h"
+#include "format/alloc/pending.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -47,7 +48,6 @@ enum {
     QCOW2_CACHE_BYTES = 32 << 20,  /* of L2 slices, per image */
     QCOW2_SLICE_MAX = 65536,       /* bytes of a slice of an L2 table */
     QCOW2_PENDING_MAX = 1 << 18,   /* changes before a writer must wait */
-    QCOW2_GENERATIONS = 3,         /* failed, open, and one being closed */
 };
 
 /* What the options of the node say. */
@@ -55,12 +55,6 @@ struct qcow2_options {
     uint64_t cache_bytes;          /* of L2 slices */
     bool lazy_refcounts;           /* as the image has it unless given */
     bool pass_discard_request, pass_discard_snapshot, pass_discard_other;
-};
-
-/* Changes of one generation: cluster index -> struct qcow2_delta, ordered. */
-struct qcow2_pending {
-    uint64_t gen;
-    GTree *map;
 };
 
 struct qcow2_image {
@@ -94,10 +88,7 @@ struct qcow2_image {
                                     * name yet; publish.c */
     struct metadata_cache slices;          /* slice.c */
 
-    /* changes that wait, oldest generation first */
-    struct qcow2_pending pending[QCOW2_GENERATIONS];
-    unsigned n_pending_gens;
-    unsigned n_pending;            /* changes in all of them */
+    struct pending pending;        /* cluster index -> struct qcow2_delta */
 
     /* The rest of the state is private to one file each; NULL = not there. */
     struct qcow2_refcounts *refcounts; /* refcount.c */

@@ -13,54 +13,16 @@
 #include "base/math.h"
 #include "format/qed/qed.h"
 
-G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
-
-static gint qed_compare_keys(gconstpointer a, gconstpointer b)
-{
-    uint64_t x = GPOINTER_TO_SIZE(a), y = GPOINTER_TO_SIZE(b);
-    return x < y ? -1 : x > y;
-}
-
 /* --- pending pointers --- */
-
-static struct qed_pending *qed_pending_of(struct qed_image *img, uint64_t gen)
-{
-    unsigned n = img->n_pending_gens;
-    struct qed_pending *p;
-
-    for (unsigned i = 0; i < n; i++) {
-        if (img->pending[i].gen == gen) {
-            return &img->pending[i];
-        }
-    }
-    g_assert(n < QED_GENERATIONS);
-    /* Two writers may enter pointers of two generations in either order. */
-    while (n > 0 && img->pending[n - 1].gen > gen) {
-        img->pending[n] = img->pending[n - 1];
-        n--;
-    }
-    img->n_pending_gens++;
-    p = &img->pending[n];
-    *p = (struct qed_pending) { .gen = gen, .map = g_tree_new(qed_compare_keys) };
-    return p;
-}
-
-static void qed_pending_insert(struct qed_image *img, struct qed_pending *p,
-                           uint64_t idx, uint64_t entry)
-{
-    int before = g_tree_nnodes(p->map);
-
-    g_tree_replace(p->map, GSIZE_TO_POINTER(idx), GSIZE_TO_POINTER(entry));
-    img->n_pending += (unsigned) (g_tree_nnodes(p->map) - before);
-}
 
 void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
                      uint64_t n, uint64_t entry)
 {
-    struct qed_pending *p = qed_pending_of(img, gen);
+    struct pending_gen *p = pending_of(&img->pending, gen, NULL);
 
     for (uint64_t i = 0; i < n; i++) {
-        qed_pending_insert(img, p, idx + i, entry);
+        g_tree_replace(p->map, GSIZE_TO_POINTER(idx + i),
+                       GSIZE_TO_POINTER(entry));
         if (entry != QED_ENTRY_ZERO) {
             entry += qed_cluster_size(img);
         }
@@ -70,56 +32,17 @@ void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
     }
 }
 
-static void qed_pending_remove_at(struct qed_image *img, unsigned i)
+static gboolean qed_pending_older(gpointer key, gpointer value, gpointer map)
 {
-    img->n_pending -= (unsigned) g_tree_nnodes(img->pending[i].map);
-    g_tree_destroy(img->pending[i].map);
-    img->n_pending_gens--;
-    for (; i < img->n_pending_gens; i++) {
-        img->pending[i] = img->pending[i + 1];
-    }
-}
-
-struct merge {
-    struct qed_image *img;
-    struct qed_pending *into;
-};
-
-static gboolean qed_merge_one(gpointer key, gpointer value, gpointer data)
-{
-    struct merge *m = data;
-
-    if (!g_tree_lookup(m->into->map, key)) {
-        qed_pending_insert(m->img, m->into, GPOINTER_TO_SIZE(key),
-                       GPOINTER_TO_SIZE(value));
+    if (!g_tree_lookup(map, key)) {
+        g_tree_insert(map, key, value);
     }
     return FALSE;
 }
 
-struct qed_pending *qed_pending_merge(struct qed_image *img, uint64_t gen)
+struct pending_gen *qed_pending_merge(struct qed_image *img, uint64_t gen)
 {
-    while (img->n_pending_gens > 1 && img->pending[1].gen <= gen) {
-        struct merge m = { img, &img->pending[1] };
-        g_tree_foreach(img->pending[0].map, qed_merge_one, &m);
-        m.into->end = max_u64(m.into->end, img->pending[0].end);
-        qed_pending_remove_at(img, 0);
-    }
-    return img->n_pending_gens && img->pending[0].gen <= gen
-        ? &img->pending[0] : NULL;
-}
-
-void qed_pending_drop(struct qed_image *img, uint64_t gen)
-{
-    while (img->n_pending_gens && img->pending[0].gen <= gen) {
-        qed_pending_remove_at(img, 0);
-    }
-}
-
-void qed_pending_free(struct qed_image *img)
-{
-    while (img->n_pending_gens) {
-        qed_pending_remove_at(img, 0);
-    }
+    return pending_merge(&img->pending, gen, qed_pending_older);
 }
 
 /* --- lookup --- */
@@ -142,36 +65,20 @@ bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
     return true;
 }
 
-/* A walk over cluster indices in step with all pending maps. */
-struct cursor {
-    GTreeNode *at[QED_GENERATIONS]; /* first node not below the index */
-};
-
-static uint64_t qed_map_node_idx(GTreeNode *t)
+/* True with *@ret_entry when a pointer for @idx is pending; else *@ret_next is the
+ * next index that has one, or UINT64_MAX. */
+static bool qed_pending_find(struct pending_walk *w, uint64_t idx,
+                             uint64_t *ret_entry, uint64_t *ret_next)
 {
-    return GPOINTER_TO_SIZE(g_tree_node_key(t));
-}
+    *ret_next = pending_walk_to(w, idx);
+    for (unsigned i = 0; *ret_next == idx && i < w->p->n; i++) {
+        gpointer entry = pending_walk_value(w, i, idx);
 
-/* Move to @idx. True with *@ret_entry when a pointer for it is pending; else
- * *@ret_next is the next index that has one, or UINT64_MAX. */
-static bool cursor_seek(const struct qed_image *img, struct cursor *c,
-                        uint64_t idx, uint64_t *ret_entry, uint64_t *ret_next)
-{
-    bool found = false;
-
-    *ret_next = UINT64_MAX;
-    for (unsigned i = 0; i < img->n_pending_gens; i++) {
-        while (c->at[i] && qed_map_node_idx(c->at[i]) < idx) {
-            c->at[i] = g_tree_node_next(c->at[i]);
-        }
-        if (c->at[i] && qed_map_node_idx(c->at[i]) == idx) {
-            *ret_entry = GPOINTER_TO_SIZE(g_tree_node_value(c->at[i]));
-            found = true; /* a newer generation overrides */
-        } else if (c->at[i]) {
-            *ret_next = min_u64(*ret_next, qed_map_node_idx(c->at[i]));
+        if (entry) { /* a newer generation overrides */
+            *ret_entry = GPOINTER_TO_SIZE(entry);
         }
     }
-    return found;
+    return *ret_next == idx;
 }
 
 /* Clusters that one rule answers for: @n entries, the first is @entry; those
@@ -267,19 +174,16 @@ static enum qed_kind entry_kind(uint64_t entry)
 static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
                 struct segment *ret)
 {
-    struct cursor c = { { NULL } };
+    struct pending_walk w;
     struct segment s;
 
-    for (unsigned i = 0; i < img->n_pending_gens; i++) {
-        c.at[i] = g_tree_lower_bound(img->pending[i].map,
-                                     GSIZE_TO_POINTER(first));
-    }
+    pending_walk_init(&w, &img->pending, first);
     ret->n = 0;
     while (first + ret->n < last) {
         uint64_t idx = first + ret->n, next;
         enum qed_kind kind;
 
-        if (cursor_seek(img, &c, idx, &s.entry, &next)) {
+        if (qed_pending_find(&w, idx, &s.entry, &next)) {
             s.n = 1;
         } else {
             int r = metadata_cache_segment(img, idx, min_u64(next, last), &s);

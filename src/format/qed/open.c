@@ -20,7 +20,7 @@
 
 static void qed_image_release(struct qed_image *img)
 {
-    qed_pending_free(img);
+    pending_drop(&img->pending, UINT64_MAX);
     metadata_cache_done(&img->l2);
     if (img->l1) {
         io_buf_put(img->l1, img->table_bytes);
@@ -305,8 +305,8 @@ void qed_co_close(struct node *n)
     struct qed_image *img = qed_image(n);
     int ret = qed_image_co_end_writes(img);
 
-    if (img->n_pending) {
-        trace_qed_lost(n->name, img->n_pending, ret);
+    if (pending_count(&img->pending)) {
+        trace_qed_lost(n->name, pending_count(&img->pending), ret);
     }
     group_co_free(img->group);
     img->group = NULL;

@@ -211,7 +211,7 @@ static CO_FN int need_check_co_set(struct qed_image *img)
 static CO_FN int qed_publish_co_before(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
-    struct qed_pending *p = qed_pending_merge(img, gen);
+    struct pending_gen *p = qed_pending_merge(img, gen);
     uint64_t end;
     int ret;
 
@@ -283,12 +283,12 @@ static CO_FN int qed_publish_co_pointers(void *arg, uint64_t gen)
 static void qed_publish_done(void *arg, uint64_t gen)
 {
     struct qed_image *img = arg;
-    bool any = img->n_pending_gens && img->pending[0].gen <= gen;
+    bool any = img->pending.n && img->pending.gens[0].gen <= gen;
 
     if (any) {
         g_array_set_size(img->items, 0);
         g_hash_table_remove_all(img->fresh);
-        qed_pending_drop(img, gen);
+        pending_drop(&img->pending, gen);
         qed_arm_clear(img);
     }
 }

@@ -25,6 +25,7 @@
 #include "base/annot.h"
 #include "format/alloc/group.h"
 #include "format/alloc/metadata-cache.h"
+#include "format/alloc/pending.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -35,16 +36,8 @@
 enum {
     QED_CACHE_BYTES = 32 << 20,   /* of L2 tables, per image */
     QED_PENDING_MAX = 1 << 20,    /* pointers before a writer must wait */
-    QED_GENERATIONS = 3,          /* failed, open, and one being closed */
     QED_GAPS_MAX = 64,
     QED_WORKERS = 16,             /* tables read or written at once */
-};
-
-/* Pointers of one generation: cluster index -> table entry, ordered. */
-struct qed_pending {
-    uint64_t gen;
-    GTree *map;
-    uint64_t end;                 /* of the highest cluster they point to */
 };
 
 /* File offsets that entries from the file must not point to although they are
@@ -85,10 +78,9 @@ struct qed_image {
     struct qed_gap gaps[QED_GAPS_MAX];
     unsigned n_gaps;
 
-    /* pointers that wait, oldest generation first */
-    struct qed_pending pending[QED_GENERATIONS];
-    unsigned n_pending_gens;
-    unsigned n_pending;           /* pointers in all of them */
+    /* Pointers that wait: cluster index -> table entry; `end`: of the highest
+     * cluster that they lead to. */
+    struct pending pending;
 
     /* publish.c: the pass under way */
     GArray *items;                /* struct qed_item */
@@ -142,9 +134,7 @@ CO_FN int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
 void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
                      uint64_t n, uint64_t entry);
 /* Make one of all generations up to @gen; NULL when there is none. */
-struct qed_pending *qed_pending_merge(struct qed_image *img, uint64_t gen);
-void qed_pending_drop(struct qed_image *img, uint64_t gen);
-void qed_pending_free(struct qed_image *img);
+struct pending_gen *qed_pending_merge(struct qed_image *img, uint64_t gen);
 /* May an entry that came from the file point to @len bytes at @offset? */
 bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
                       uint64_t len);

@@ -84,7 +84,7 @@ static CO_FN int qed_write_co_source(struct qed_image *img, uint64_t off,
     uint64_t done = 0;
     int ret = 0;
 
-    if (img->n_pending >= QED_PENDING_MAX) {
+    if (pending_count(&img->pending) >= QED_PENDING_MAX) {
         ret = group_co_flush(img->group);
     }
     while (done < s->len && ret == 0) {

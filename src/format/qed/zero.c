@@ -27,7 +27,7 @@ static CO_FN int markers_co_add(struct qed_image *img, uint64_t first,
     while (n > 0) {
         uint64_t now = min_u64(n, MARKERS_AT_ONCE), gen;
 
-        if (img->n_pending >= QED_PENDING_MAX) {
+        if (pending_count(&img->pending) >= QED_PENDING_MAX) {
             int ret = group_co_flush(img->group);
             if (ret < 0) {
                 return ret;

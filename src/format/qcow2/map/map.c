@@ -39,47 +39,26 @@ struct walk {
     struct qcow2_image *img;
     uint64_t limit;                 /* cluster index */
     uint64_t seen;                  /* descriptors */
-    GTreeNode *at[QCOW2_GENERATIONS]; /* first node not below the index */
+    struct pending_walk pending;
     uint64_t slice;                 /* that @table is of */
     const void *table;              /* NULL: none yet */
 };
-
-static uint64_t qcow2_map_node_idx(GTreeNode *t)
-{
-    return GPOINTER_TO_SIZE(g_tree_node_key(t));
-}
 
 static void walk_init(struct walk *w, struct qcow2_image *img, uint64_t idx,
                       uint64_t limit)
 {
     *w = (struct walk) { .img = img, .limit = limit };
-    for (unsigned i = 0; i < img->n_pending_gens; i++) {
-        w->at[i] = g_tree_lower_bound(img->pending[i].map,
-                                      GSIZE_TO_POINTER(idx));
-    }
-}
-
-/* The first index from @idx on for which something is pending. */
-static uint64_t walk_next_pending(struct walk *w, uint64_t idx)
-{
-    uint64_t next = UINT64_MAX;
-
-    for (unsigned i = 0; i < w->img->n_pending_gens; i++) {
-        while (w->at[i] && qcow2_map_node_idx(w->at[i]) < idx) {
-            w->at[i] = g_tree_node_next(w->at[i]);
-        }
-        if (w->at[i]) {
-            next = min_u64(next, qcow2_map_node_idx(w->at[i]));
-        }
-    }
-    return next;
+    pending_walk_init(&w->pending, &img->pending, idx);
 }
 
 static void walk_apply(struct walk *w, uint64_t idx, struct qcow2_desc *d)
 {
-    for (unsigned i = 0; i < w->img->n_pending_gens; i++) {
-        if (w->at[i] && qcow2_map_node_idx(w->at[i]) == idx) {
-            *d = qcow2_delta_apply(*d, g_tree_node_value(w->at[i]));
+    for (unsigned i = 0; i < w->img->pending.n; i++) {
+        const struct qcow2_delta *delta =
+            pending_walk_value(&w->pending, i, idx);
+
+        if (delta) {
+            *d = qcow2_delta_apply(*d, delta);
         }
     }
 }
@@ -102,7 +81,7 @@ static int walk_get(struct walk *w, uint64_t idx, struct qcow2_desc *ret,
 {
     struct qcow2_image *img = w->img;
     uint64_t slice = idx >> img->slice_bits;
-    uint64_t next = walk_next_pending(w, idx);
+    uint64_t next = pending_walk_to(&w->pending, idx);
 
     *ret_n = 1;
     *ret = (struct qcow2_desc) { 0, 0 };

@@ -66,10 +66,7 @@ void qcow2_pending_add_run(struct qcow2_image *img, uint64_t gen, uint64_t idx,
 bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
                          struct qcow2_desc *d);
 /* Make one of all generations up to @gen; NULL when there is none. */
-struct qcow2_pending *qcow2_pending_merge(struct qcow2_image *img,
-                                          uint64_t gen);
-void qcow2_pending_drop(struct qcow2_image *img, uint64_t gen);
-void qcow2_pending_free(struct qcow2_image *img);
+struct pending_gen *qcow2_pending_merge(struct qcow2_image *img, uint64_t gen);
 
 /* --- sparse-tables.c: metadata in holes of the file --- */
 

@@ -277,7 +277,7 @@ static CO_FN int qcow2_fresh_co_write(struct qcow2_image *img)
 static CO_FN int qcow2_publish_co_before(void *arg, uint64_t gen)
 {
     struct qcow2_image *img = arg;
-    struct qcow2_pending *p = qcow2_pending_merge(img, gen);
+    struct pending_gen *p = qcow2_pending_merge(img, gen);
     int ret = img->corrupt ? -EIO : qcow2_co_header_settle(img);
 
     if (ret < 0) {
@@ -370,7 +370,7 @@ static void qcow2_publish_done(void *arg, uint64_t gen)
     g_array_set_size(img->publish->items, 0);
     g_array_set_size(img->publish->l1, 0);
     g_hash_table_remove_all(img->fresh);
-    qcow2_pending_drop(img, gen);
+    pending_drop(&img->pending, gen);
     qcow2_space_published(img, gen);
 }
 

@@ -562,12 +562,12 @@ static CO_FN void pending_run(struct graph *g)
     for (uint64_t i = 0; i < many; i++) {
         failed += node_co_zero(n, i * cluster, 512, 0) < 0;
     }
-    g_assert_cmpuint(qcow2_image(n)->n_pending, <=, QCOW2_PENDING_MAX);
+    g_assert_cmpuint(pending_count(&qcow2_image(n)->pending), <=, QCOW2_PENDING_MAX);
     g_assert_cmpuint(failed, >=, 10);
     sim_faults_clear(sim);
     g_assert_cmpint(node_co_zero(n, 0, 512, 0), ==, 0);
     g_assert_cmpint(node_co_flush(n), ==, 0);
-    g_assert_cmpuint(qcow2_image(n)->n_pending, ==, 0);
+    g_assert_cmpuint(pending_count(&qcow2_image(n)->pending), ==, 0);
     node_co_unref(n);
 }
 
