@@ -15,7 +15,6 @@
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/data/data.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"

@@ -25,19 +25,12 @@ CO_FN int qcow2_co_end_writes(struct qcow2_image *img);
 /* Read everything about free space anew: it was rebuilt. */
 CO_FN int qcow2_co_space_reload(struct qcow2_image *img, GError **err);
 
-/* --- dirty.c: the corrupt bit, and the drain --- */
+/* --- settle.c: everything to the file, and the drain --- */
 
-/* Report at file offset @at; a writable image gets its corrupt bit (version 3)
- * and takes no more writes. Returns -EIO. */
-CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
-                           const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* May the image be written to? Settles the header. The group is not locked. 0 or
- * -errno. */
-CO_FN int qcow2_co_ready(struct qcow2_image *img);
-/* May what the image is be changed? -EPERM: it is read-only; -EIO: corrupt. */
-int qcow2_check_writable(const struct qcow2_image *img, GError **err);
 /* All to the file, what was set free included. */
 CO_FN int qcow2_co_settle(struct qcow2_image *img);
+/* node_driver.co_flush */
+CO_FN int qcow2_co_flush(struct node *n);
 CO_FN void qcow2_co_quiesce(struct node *n);
 void qcow2_resume(struct node *n);
 

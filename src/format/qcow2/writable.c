@@ -12,8 +12,6 @@
 #include "format/qcow2/data/data.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
-#include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 
 static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
 {

@@ -11,8 +11,8 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
 #include "format/trace.h"
 #include "loop/io.h"
 

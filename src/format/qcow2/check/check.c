@@ -17,18 +17,15 @@
  * table bytes).  Passes of the commit group are held off meanwhile.
  */
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/check/counts.h"
-#include "format/qcow2/data/crypt.h"
-#include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
-#include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include <errno.h>
 #include <inttypes.h>
 #include "base/barrier.h"
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
+#include "format/qcow2/data/crypt.h"
+#include "format/qcow2/meta/meta.h"
+#include "format/qcow2/ops.h"
 #include "loop/io.h"
 
 /* Tables of a disk of 128 TiB with clusters of 64 KiB. */

@@ -9,9 +9,7 @@
 #include <inttypes.h>
 #include "base/endian.h"
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/check/counts.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/space/space.h"
 
 /* What COPIED says of @host, if it is wrong. */
 static CO_FN int copied_co_is_wrong(struct qcow2_check *c, uint64_t host,

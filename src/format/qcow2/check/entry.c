@@ -12,10 +12,7 @@
 #include <string.h>
 #include "base/math.h"
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/check/counts.h"
 #include "format/qcow2/data/data.h"
-#include "format/qcow2/map/map.h"
-#include "format/qcow2/space/refcount.h"
 #include "loop/io.h"
 
 static bool bits_conflict(const struct qcow2_image *img, struct qcow2_desc d)

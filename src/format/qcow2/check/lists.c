@@ -16,11 +16,8 @@
 #include <string.h>
 #include "base/barrier.h"
 #include "base/math.h"
-#include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/check/counts.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/snapshot/snapshot.h"
 #include "loop/io.h"
 
 /* The clusters of a list; what passes the end of the file is damage of it that

@@ -14,9 +14,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/check/counts.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/space/refcount.h"
 #include "loop/io.h"
 
 /* --- compare --- */

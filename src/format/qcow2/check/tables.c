@@ -15,7 +15,6 @@
 #include "format/qcow2/check/check.h"
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/snapshot/snapshot.h"
 #include "loop/io.h"
 
 /* --- one L2 table --- */

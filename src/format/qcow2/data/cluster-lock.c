@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Locks of guest clusters: see format/qcow2/data/write.h. */
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
 
 struct qcow2_writes {

@@ -11,9 +11,7 @@
 #include <string.h>
 #include "base/math.h"
 #include "format/qcow2/data/compress.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"

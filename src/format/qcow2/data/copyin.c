@@ -6,9 +6,7 @@
  */
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"

@@ -10,9 +10,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/math.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
 

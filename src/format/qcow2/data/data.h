@@ -3,6 +3,15 @@
 #pragma once
 #include "format/qcow2/map/map.h"
 
+/* --- io.c --- */
+
+/* Bytes at @host, wherever data is, as they are: zeroes past the end of a data
+ * file; nothing is written past that of the disk. */
+CO_FN int qcow2_co_data_read(struct qcow2_image *img, uint64_t host,
+                             struct iov iov, unsigned flags);
+CO_FN int qcow2_co_data_write(struct qcow2_image *img, uint64_t host,
+                              struct iov iov, unsigned flags);
+
 /* --- read.c --- */
 
 CO_FN int qcow2_co_decode(struct node *n, uint64_t off, struct iov iov,
@@ -25,7 +34,6 @@ bool qcow2_can_copy_in(struct node *n, struct node *src);
 /* Guest bytes to their place, encrypted; @off is the guest offset. */
 CO_FN int qcow2_co_write_data(struct qcow2_image *img, uint64_t off,
                               uint64_t host, struct iov iov, unsigned flags);
-CO_FN int qcow2_co_flush(struct node *n);
 CO_FN int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len,
                         unsigned flags);
 CO_FN int qcow2_co_discard(struct node *n, uint64_t off, uint64_t len);
@@ -63,12 +71,6 @@ int qcow2_check_backing(const struct qcow2_image *img, GError **err);
 CO_FN int qcow2_co_data_file_reach(struct qcow2_image *img, uint64_t size,
                                    GError **err);
 CO_FN int qcow2_co_data_file_cut(struct qcow2_image *img, uint64_t size);
-/* Bytes at @host, wherever data is, as they are: zeroes past the end of a data
- * file; nothing is written past that of the disk. */
-CO_FN int qcow2_co_data_read(struct qcow2_image *img, uint64_t host,
-                             struct iov iov, unsigned flags);
-CO_FN int qcow2_co_data_write(struct qcow2_image *img, uint64_t host,
-                              struct iov iov, unsigned flags);
 /* Before [@off, @off+@len) is marked zero: the data file is told, one that is
  * raw has it. / Instead of marking it: in a raw one it is data. Begins with a
  * (sub)cluster. */

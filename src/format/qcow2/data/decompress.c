@@ -15,8 +15,7 @@
 #include "format/alloc/codec.h"
 #include "format/qcow2/data/compress.h"
 #include "format/qcow2/data/data.h"
-#include "format/qcow2/map/map.h"
-#include "format/qcow2/ops.h"
+#include "format/qcow2/meta/meta.h"
 #include "loop/io.h"
 
 enum { CACHE_BYTES = 4 << 20, CACHE_CLUSTERS_MIN = 4 };

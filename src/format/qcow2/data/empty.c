@@ -10,9 +10,8 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "base/math.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
+#include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
 #include "format/qcow2/space/space.h"
 

@@ -7,7 +7,6 @@
 #include "format/alloc/backing.h"
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/data/data.h"
-#include "format/qcow2/map/map.h"
 
 int qcow2_co_read_data(struct qcow2_image *img, uint64_t off, uint64_t host,
                        struct iov iov, unsigned flags)

@@ -10,18 +10,6 @@
 #include <errno.h>
 #include "base/math.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
-
-uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
-                        uint64_t len)
-{
-    uint64_t at = off & (qcow2_cluster_size(img) - 1);
-    unsigned first = (unsigned) (at >> img->sub_bits);
-    unsigned last = (unsigned) ((at + len - 1) >> img->sub_bits);
-
-    return (uint32_t) (((UINT64_C(2) << last) - 1) &
-                       ~((UINT64_C(1) << first) - 1));
-}
 
 /* The cluster's place: that of its entry, or of somebody who is writing to it,
  * or a new one. The claim is shared. */

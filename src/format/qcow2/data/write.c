@@ -13,11 +13,8 @@
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/data/crypt.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
@@ -237,19 +234,4 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     ret = flags & IO_COMPRESSED ? qcow2_co_write_compressed(img, off, iov, flags)
                                 : qcow2_co_write_plain(img, off, iov);
     return ret;
-}
-
-int qcow2_co_flush(struct node *n)
-{
-    struct qcow2_image *img = qcow2_image(n);
-    int ret = 0;
-
-    if (!img->group) { /* read-only; or what it held could not be written */
-        return img->corrupt ? -EIO : 0;
-    }
-    if (img->data) { /* also what was written in place */
-        ret = BARRIER(QCOW2_DATA_FILE,
-                      node_co_sync(img->node, qcow2_data(img)));
-    }
-    return ret < 0 ? ret : group_co_flush(img->group);
 }

@@ -23,6 +23,18 @@ enum {
     QCOW2_MARKER_COST = 256,
 };
 
+/* The subclusters that [@off, @off+@len), inside one cluster, touches. */
+static inline uint32_t qcow2_sub_mask(const struct qcow2_image *img,
+                                      uint64_t off, uint64_t len)
+{
+    uint64_t at = off & (qcow2_cluster_size(img) - 1);
+    unsigned first = (unsigned) (at >> img->sub_bits);
+    unsigned last = (unsigned) ((at + len - 1) >> img->sub_bits);
+
+    return (uint32_t) (((UINT64_C(2) << last) - 1) &
+                       ~((UINT64_C(1) << first) - 1));
+}
+
 struct qcow2_cluster_lock {
     uint64_t idx;                 /* guest cluster */
     unsigned users;               /* those that wait included */
@@ -89,6 +101,3 @@ CO_FN int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from,
  * have to share; *@ret_done bytes of it. */
 CO_FN int qcow2_co_write_extended(struct qcow2_image *img, uint64_t off,
                                   struct iov iov, size_t *ret_done);
-/* The subclusters that [@off, @off+@len), inside one cluster, touches. */
-uint32_t qcow2_sub_mask(const struct qcow2_image *img, uint64_t off,
-                        uint64_t len);

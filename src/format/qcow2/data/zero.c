@@ -16,11 +16,8 @@
 #include "base/barrier.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/data/write.h"
-#include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/space/space.h"
 
 /* Without a backing file, attached or named, nothing reads as zeroes anyhow. */

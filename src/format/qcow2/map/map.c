@@ -11,7 +11,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/map/map.h"
-#include "format/qcow2/ops.h"
+#include "format/qcow2/meta/meta.h"
 
 /* Descriptors that one lookup looks at, at most: it does not yield. */
 #define SCAN_MAX (UINT64_C(1) << 16)

@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include "base/math.h"
 #include "format/qcow2/map/map.h"
-#include "format/qcow2/ops.h"
+#include "format/qcow2/meta/meta.h"
 
 static uint64_t slice_offset(const struct qcow2_image *img, uint64_t slice)
 {

@@ -36,6 +36,18 @@ CO_FN int qcow2_co_write_exts(struct qcow2_image *img,
                               const struct qcow2_header *h, GArray *exts,
                               const char *name);
 
+/* --- corrupt.c: may the image be written to? --- */
+
+/* Report at file offset @at; a writable image gets its corrupt bit (version 3)
+ * and takes no more writes. Returns -EIO. */
+CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
+                           const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* May the image be written to? Settles the header. The group is not locked. 0 or
+ * -errno. */
+CO_FN int qcow2_co_ready(struct qcow2_image *img);
+/* May what the image is be changed? -EPERM: it is read-only; -EIO: corrupt. */
+int qcow2_check_writable(const struct qcow2_image *img, GError **err);
+
 /* --- overlap.c: metadata is not overwritten --- */
 
 enum qcow2_meta {

@@ -14,7 +14,6 @@
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
 
 /* L2 tables that are remembered, and clusters of the L1 tables of snapshots:

@@ -7,10 +7,8 @@
 #include "base/math.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/meta/transaction.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "loop/io.h"
 
 int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img)

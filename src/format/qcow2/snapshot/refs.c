@@ -13,12 +13,9 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/meta/transaction.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "loop/io.h"
 
 /* Runs that wait to be freed before somebody waits for them. */

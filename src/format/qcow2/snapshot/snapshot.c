@@ -27,7 +27,6 @@
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/meta/transaction.h"
 #include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
 #include "format/qcow2/space/space.h"

@@ -18,7 +18,6 @@
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
 /* Free runs that are looked at for one that is long enough. */

@@ -15,10 +15,8 @@
 #include "base/barrier.h"
 #include "base/math.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 
 static struct qcow2_epoch *epoch_new(struct qcow2_space *sp)

@@ -28,12 +28,17 @@ struct qcow2_refcounts {
     uint32_t used;                /* one more than the last that has a block */
     bool reserved_bits;           /* some entry had them set: for the check */
     struct metadata_cache blocks;         /* by number */
-    GHashTable *dirty;            /* number -> struct dirty_block */
+    GHashTable *dirty;            /* number -> qcow2_dirty_block */
     GTree *unlinked;              /* numbers */
     struct co_mutex grow;         /* one new block at a time */
     struct co_mutex writing;
     uint64_t moved_to;            /* room for a larger table, or 0 */
     uint32_t moved_clusters;
+};
+
+struct qcow2_dirty_block {
+    struct table *t;              /* held */
+    uint32_t first, end;          /* bytes */
 };
 
 /* Places that entries name may lie far beyond what a table can reach: numbers of
@@ -50,18 +55,13 @@ static inline uint64_t qcow2_block_first(const struct qcow2_refcounts *r,
     return block << r->block_bits;
 }
 
-/* --- refcount.c --- */
+/* --- count.c --- */
 
 /* Of keys of trees that are numbers. */
 gint qcow2_compare_numbers(gconstpointer a, gconstpointer b);
 /* Value @i of a block as in the file. */
 uint64_t qcow2_count_get(unsigned order, const void *block, uint64_t i);
 void qcow2_count_put(unsigned order, void *block, uint64_t i, uint64_t value);
-/* Have the blocks of clusters [@first, @first+@n) in memory; with @make those
- * that do not exist are made. 0: so it is, nothing else had a turn; 1: others
- * had one, ask again; -errno. */
-CO_FN int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first,
-                                uint64_t n, bool make);
 /* Of blocks that are ready (no block: 0). */
 uint64_t qcow2_count_at(struct qcow2_image *img, uint64_t cluster);
 void qcow2_count_set(struct qcow2_image *img, uint64_t cluster,
@@ -69,15 +69,23 @@ void qcow2_count_set(struct qcow2_image *img, uint64_t cluster,
 /* The first cluster in [@first, @end) of refcount 0 (@used: not 0), or @end. */
 uint64_t qcow2_count_find(struct qcow2_image *img, uint64_t first,
                           uint64_t end, bool used);
+/* Block @block was changed in bytes [@first, @end). */
+void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
+                       uint32_t first, uint32_t end);
+void qcow2_dirty_free(void *dirty_block);
+
+/* --- refcount.c --- */
+
+/* Have the blocks of clusters [@first, @first+@n) in memory; with @make those
+ * that do not exist are made. 0: so it is, nothing else had a turn; 1: others
+ * had one, ask again; -errno. */
+CO_FN int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first,
+                                uint64_t n, bool make);
 
 /* --- reftable.c --- */
 
 /* Make block @block. Others get their turn. */
 CO_FN int qcow2_co_block_add(struct qcow2_image *img, uint64_t block);
-/* Block @block was changed in bytes [@first, @end). */
-void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
-                       uint32_t first, uint32_t end);
-void qcow2_dirty_free(void *dirty_block);
 /* Write changed blocks when they begin to fill the cache. 0: no need; 1: it was
  * done, others had a turn. */
 CO_FN int qcow2_co_blocks_trim(struct qcow2_image *img);

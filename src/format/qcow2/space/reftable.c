@@ -20,42 +20,13 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qcow2/meta/meta.h"
-#include "format/qcow2/ops.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "loop/io.h"
 #include "loop/parallel.h"
 
 /* Of a block in `unlinked`; 0 = it is not there. */
 enum { LINK_NEW = 1, LINK_BEGUN };
-
-struct dirty_block {
-    struct table *t;              /* held */
-    uint32_t first, end;          /* bytes */
-};
-
-void qcow2_dirty_free(void *dirty_block)
-{
-    g_free(dirty_block);
-}
-
-void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
-                       uint32_t first, uint32_t end)
-{
-    struct qcow2_refcounts *r = img->refcounts;
-    gpointer key = GSIZE_TO_POINTER(t->key);
-    struct dirty_block *d = g_hash_table_lookup(r->dirty, key);
-
-    if (!d) {
-        d = g_new(struct dirty_block, 1);
-        *d = (struct dirty_block) { t, first, end };
-        metadata_cache_ref(&r->blocks, t);
-        g_hash_table_insert(r->dirty, key, d);
-    }
-    d->first = MIN(d->first, first);
-    d->end = MAX(d->end, end);
-}
 
 /* --- a new block --- */
 
@@ -230,8 +201,8 @@ static CO_FN int block_co_write(void *arg, unsigned i)
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t number = g_array_index(w->numbers, uint64_t, i);
     gpointer key = GSIZE_TO_POINTER(number);
-    struct dirty_block *d = g_hash_table_lookup(r->dirty, key);
-    struct dirty_block was = *d;
+    struct qcow2_dirty_block *d = g_hash_table_lookup(r->dirty, key);
+    struct qcow2_dirty_block was = *d;
     uint64_t a, len;
     uint8_t *copy;
     int ret;

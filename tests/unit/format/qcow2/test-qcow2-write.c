@@ -11,7 +11,6 @@
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/space/free.h"
 #include "format/qcow2/space/refcount.h"
-#include "format/qcow2/space/space.h"
 #include "graph/image.h"
 #include "hold-driver.h"
 #include "loop/sim.h"
