@@ -22,6 +22,13 @@ const char *qcow2_lists_damage(const struct qcow2_image *img);
 CO_FN int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
                                 GError **err);
 CO_FN int qcow2_co_end_writes(struct qcow2_image *img);
+
+/* --- state.c: what a writable image keeps in memory --- */
+
+/* Refcounts, free space and what goes with them; after a failure nothing is kept. */
+CO_FN int qcow2_co_state_open(struct qcow2_image *img, unsigned flags,
+                              GError **err);
+void qcow2_state_close(struct qcow2_image *img);
 /* Read everything about free space anew: it was rebuilt. */
 CO_FN int qcow2_co_space_reload(struct qcow2_image *img, GError **err);
 

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include "base/err.h"
 #include "format/qcow2/check/check.h"
-#include "format/qcow2/data/data.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
 
@@ -30,43 +29,10 @@ static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
     return 0;
 }
 
-static void state_close(struct qcow2_image *img)
-{
-    qcow2_overlap_close(img);
-    qcow2_space_close(img);
-    qcow2_refcounts_close(img);
-    qcow2_publish_close(img);
-    qcow2_cluster_locks_close(img);
-}
-
-static CO_FN int state_co_open(struct qcow2_image *img, unsigned flags,
-                               GError **err)
-{
-    int ret = qcow2_co_refcounts_open(img, err);
-
-    if (ret == 0) {
-        ret = qcow2_co_space_open(img, flags, err);
-    }
-    if (ret < 0) {
-        state_close(img);
-        return ret;
-    }
-    qcow2_overlap_open(img, img->refcounts->table, img->refcounts->used);
-    qcow2_publish_open(img);
-    qcow2_cluster_locks_open(img);
-    return 0;
-}
-
-int qcow2_co_space_reload(struct qcow2_image *img, GError **err)
-{
-    state_close(img);
-    return state_co_open(img, 0, err);
-}
-
 int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
                           GError **err)
 {
-    int ret = state_co_open(img, flags, err);
+    int ret = qcow2_co_state_open(img, flags, err);
 
     if (ret < 0) {
         return ret;
@@ -81,7 +47,7 @@ int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
         co_latch_co_wait(&img->background);
         group_co_free(img->group);
         img->group = NULL;
-        state_close(img);
+        qcow2_state_close(img);
     }
     return ret;
 }
@@ -98,6 +64,6 @@ int qcow2_co_end_writes(struct qcow2_image *img)
     group_co_free(img->group);
     qcow2_co_reclaim(img);
     img->group = NULL;
-    state_close(img);
+    qcow2_state_close(img);
     return ret;
 }

@@ -53,6 +53,8 @@ struct qcow2_table_at {
 CO_FN int qcow2_co_check(struct node *n, unsigned fix,
                          struct check_result *res, GError **err);
 
+/* --- report.c --- */
+
 /* One more line of the report. */
 void PRINTF_LIKE(2, 3) qcow2_check_report(struct qcow2_check *c,
                                           const char *fmt, ...);
