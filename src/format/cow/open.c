@@ -156,18 +156,6 @@ int cow_co_reopen(struct node *n, struct opts *opts, unsigned flags,
     return 0;
 }
 
-/* When all is done the disk is the data file, and says so. */
-void cow_describe(struct node *n)
-{
-    struct overlay *o = cow_of(n);
-    struct node *of = node_storage(o->complete ? cow_data(o) : n);
-
-    if (of && of->filename) {
-        g_free(n->filename);
-        n->filename = g_strdup(of->filename);
-    }
-}
-
 void cow_co_quiesce(struct node *n)
 {
     struct overlay *o = cow_of(n);

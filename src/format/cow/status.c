@@ -63,3 +63,15 @@ int cow_co_info(struct node *n, json_t *info, GError **err)
         "state", state_name(o)));
     return 0;
 }
+
+/* When all is done the disk is the data file, and says so. */
+void cow_describe(struct node *n)
+{
+    struct overlay *o = cow_of(n);
+    struct node *of = node_storage(o->complete ? cow_data(o) : n);
+
+    if (of && of->filename) {
+        g_free(n->filename);
+        n->filename = g_strdup(of->filename);
+    }
+}

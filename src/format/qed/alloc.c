@@ -66,3 +66,21 @@ void qed_note_offset(struct qed_image *img, uint64_t offset, uint64_t len)
     img->gaps[img->n_gaps++] = (struct qed_gap) { img->alloc_end, end };
     img->alloc_end = end;
 }
+
+bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
+                      uint64_t len)
+{
+    if (offset & (qed_cluster_size(img) - 1) || offset < img->header_bytes ||
+        !range_inside(offset, len, img->alloc_end) ||
+        ranges_overlap(offset, len, img->hdr.l1_table_offset,
+                       img->table_bytes)) {
+        return false;
+    }
+    for (unsigned i = 0; i < img->n_gaps; i++) {
+        if (ranges_overlap(offset, len, img->gaps[i].start,
+                           img->gaps[i].end - img->gaps[i].start)) {
+            return false;
+        }
+    }
+    return true;
+}

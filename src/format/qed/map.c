@@ -47,24 +47,6 @@ struct pending_gen *qed_pending_merge(struct qed_image *img, uint64_t gen)
 
 /* --- lookup --- */
 
-bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
-                      uint64_t len)
-{
-    if (offset & (qed_cluster_size(img) - 1) || offset < img->header_bytes ||
-        !range_inside(offset, len, img->alloc_end) ||
-        ranges_overlap(offset, len, img->hdr.l1_table_offset,
-                       img->table_bytes)) {
-        return false;
-    }
-    for (unsigned i = 0; i < img->n_gaps; i++) {
-        if (ranges_overlap(offset, len, img->gaps[i].start,
-                           img->gaps[i].end - img->gaps[i].start)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* True with *@ret_entry when a pointer for @idx is pending; else *@ret_next is the
  * next index that has one, or UINT64_MAX. */
 static bool qed_pending_find(struct pending_walk *w, uint64_t idx,

@@ -67,7 +67,7 @@ struct qed_image {
     /* header: hdr mirrors sector */
     struct qed_header hdr;
     uint8_t sector[QED_SECTOR];   /* sector 0 as it is in the file */
-    bool header_unknown;          /* or as it shall be again: open.c */
+    bool header_unknown;          /* or as it shall be again: header.c */
     char *backing_name;           /* or NULL */
 
     /* allocation */
@@ -135,9 +135,6 @@ void qed_pending_add(struct qed_image *img, uint64_t gen, uint64_t idx,
                      uint64_t n, uint64_t entry);
 /* Make one of all generations up to @gen; NULL when there is none. */
 struct pending_gen *qed_pending_merge(struct qed_image *img, uint64_t gen);
-/* May an entry that came from the file point to @len bytes at @offset? */
-bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
-                      uint64_t len);
 
 /* --- l2.c: tables in memory; keys are indices into the L1 table --- */
 
@@ -160,6 +157,9 @@ CO_FN int qed_co_reserve(struct qed_image *img, uint64_t bytes,
 CO_FN int qed_co_extend(struct qed_image *img, uint64_t end);
 /* Bytes up to @end were written. */
 void qed_note_written(struct qed_image *img, uint64_t end);
+/* May an entry that came from the file point to @len bytes at @offset? */
+bool qed_offset_valid(const struct qed_image *img, uint64_t offset,
+                      uint64_t len);
 /* A table read from the file points at @offset: never allocate it (M7). */
 void qed_note_offset(struct qed_image *img, uint64_t offset, uint64_t len);
 
@@ -170,6 +170,9 @@ CO_FN int qed_co_open(struct node *n, struct opts *o, unsigned flags,
 CO_FN void qed_co_close(struct node *n);
 CO_FN int qed_co_reopen(struct node *n, struct opts *o, unsigned flags,
                         GError **err);
+
+/* --- header.c --- */
+
 /* Write @h into sector 0; img->hdr follows on success. Not flushed. After a
  * failure the old header is written again and flushed, as the new one may be in
  * the file. Where that fails too nobody knows which one is, and nothing is
