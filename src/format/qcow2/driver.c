@@ -5,10 +5,12 @@
  */
 #include "base/err.h"
 #include "format/format.h"
+#include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/check/check.h"
 #include "format/qcow2/create/create.h"
 #include "format/qcow2/data/data.h"
 #include "format/qcow2/ops.h"
+#include "format/qcow2/snapshot/snapshot.h"
 
 static const char *const qcow2_option_names[] = {
     "file", "data-file", "backing", "encrypt", "lazy-refcounts",

@@ -12,7 +12,7 @@
 #include "format/qcow2/data/write.h"
 
 /* The cluster's place: that of its entry, or of somebody who is writing to it,
- * or a new one. The claim is shared. */
+ * or a new one. The lock is shared. */
 static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock *c,
                               uint64_t gen, struct qcow2_desc d,
                               uint64_t *ret_host)
@@ -42,7 +42,7 @@ static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock 
     return ret;
 }
 
-/* @iov lies in one cluster. The claim is shared, @d was looked up under it. */
+/* @iov lies in one cluster. The lock is shared, @d was looked up under it. */
 static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock *c,
                               struct qcow2_desc d, uint64_t off,
                               struct iov iov)

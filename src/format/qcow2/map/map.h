@@ -11,10 +11,10 @@ struct qcow2_run {
     uint64_t len;                  /* bytes */
     uint64_t host;                 /* DATA: file offset of the first byte; ZERO:
                                     * the same, or 0 = no place (with @in_place
-                                    * that of a data file); PACKED: where the
-                                    * stream begins */
-    uint32_t compressed_len;           /* PACKED: bytes to read at most; such a run
-                                    * lies within one cluster */
+                                    * that of a data file); COMPRESSED: where
+                                    * the stream begins */
+    uint32_t compressed_len;       /* COMPRESSED: bytes to read at most; such a
+                                    * run lies within one cluster */
     uint64_t entry;                /* of the first cluster, as it stands */
 };
 

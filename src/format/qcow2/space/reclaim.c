@@ -2,8 +2,8 @@
 /*
  * Giving clusters back, late enough (M3, M4).
  *
- *   waits for the pass     its pointer is durably gone      downs
- *   waits for accesses     none that may use it is left     epochs[].downs
+ *   waits for the pass     its pointer is durably gone      decrements
+ *   waits for accesses     none that may use it is left     epochs[].decrements
  *   discard                holes in the file, before anybody may write there
  *   refcount down          and free if that makes it 0
  *
@@ -126,7 +126,7 @@ static CO_FN int part_co_reclaim(struct qcow2_image *img, struct qcow2_decrement
         if (BARRIER_OFF(QCOW2_DISCARD)) {
             counts_lower(img, d->first, n);
         }
-        /* A gift: if it fails the bytes stay. */
+        /* If it fails the bytes stay: no harm. */
         node_co_discard(qcow2_file(img), d->first << img->cluster_bits,
                         n << img->cluster_bits);
         do { /* the block may have left memory meanwhile */

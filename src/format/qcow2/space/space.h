@@ -86,5 +86,5 @@ void qcow2_access_end(struct qcow2_image *img, uint64_t epoch);
 void qcow2_space_published(struct qcow2_image *img, uint64_t gen);
 /* Nothing ever pointed to clusters [@first, @first+@n). */
 void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n);
-/* Wait until all that is ripe has been taken; nothing runs on the image. */
+/* Wait until all that is reclaimable has been taken; nothing runs on the image. */
 CO_FN void qcow2_co_reclaim(struct qcow2_image *img);
