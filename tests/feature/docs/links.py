@@ -73,7 +73,7 @@ def test_hostile_rows(d):
     for line in read(TOP + '/doc/testing.rst').splitlines():
         m = re.match(r'((?:V[A-E]\d+ )+) +(\w[\w, -]*?)  ', line)
         if m and m.group(2) != 'none yet':
-            code = ''.join(read('%s/tests/attack/%s.py' % (TOP, name))
+            code = ''.join(read('%s/tests/hostile/%s.py' % (TOP, name))
                            for name in re.findall(r'[\w-]+', m.group(2))
                            if name != 'dst')
             for row in m.group(1).split():
