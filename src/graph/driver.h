@@ -286,7 +286,7 @@ struct node_driver {
     void (*interrupt)(struct node *n);
     /* Requests that change nothing and wait for somebody else fail with @error
      * now; later ones are served.  -ERESTART: whoever made them makes them again
-     * (graph/backend.c), so nothing is lost but time. Optional. */
+     * (graph/model/backend.c), so nothing is lost but time. Optional. */
     void (*end_requests)(struct node *n, int error);
     /* Somebody has had enough of a server that does not answer: all requests
      * that wait fail with -ECONNABORTED, those that write, too; the connections

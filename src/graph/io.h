@@ -27,7 +27,7 @@ enum io_flags {
     IO_FUA       = 1 << 0, /* durable, mapping included, before it returns */
     IO_MAY_UNMAP = 1 << 1, /* zero: storage may be freed */
     IO_FAST      = 1 << 2, /* zero: -ENOTSUP at once rather than write */
-    IO_POPULATE  = 1 << 3, /* write/zero by graph/populate.c, which holds the range:
+    IO_POPULATE  = 1 << 3, /* write/zero by graph/populate/populate.c, which holds the range:
                             * no tracking, no fill; PERM_WRITE_UNCHANGED */
     IO_BACKGROUND = 1 << 4, /* yields to demand requests */
     IO_KNOWN_DATA = 1 << 5, /* populate: the caller has asked the status of the

@@ -3,7 +3,7 @@
 #include <jansson.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/loop.h"

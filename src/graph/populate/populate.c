@@ -14,7 +14,7 @@
 #include <glib.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/io.h"
 #include "graph/node.h"

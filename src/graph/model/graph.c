@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"

@@ -11,7 +11,7 @@
  * A change of edges above a node stops requests alone: asking a format for
  * silence may cost it a flush, and guests would wait for that (P4).
  */
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"

@@ -18,7 +18,7 @@
  */
 #include <string.h>
 #include "base/barrier.h"
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/io.h"

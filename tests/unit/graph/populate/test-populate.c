@@ -6,7 +6,7 @@
  */
 #include <glib.h>
 #include <string.h>
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "populate-env.h"

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/populate.h"

@@ -6,7 +6,7 @@
  * holds an offset with one look.  The table lives while anything is in flight
  * or waits for room; a node at rest has none.
  */
-#include "graph/in-flight.h"
+#include "graph/populate/in-flight.h"
 #include <glib.h>
 #include "graph/driver.h"
 #include "graph/io.h"
