@@ -138,3 +138,23 @@ void *iov_contiguous(struct iov w)
     return iov_export(w, one, 2, &len) == 1 && len == w.len
         ? one[0].iov_base : NULL;
 }
+
+bool iov_is_aligned(struct iov iov, uint32_t align)
+{
+    uintptr_t mask = (uintptr_t)align - 1;
+    size_t skip = iov.skip, left = iov.len;
+
+    if (align <= 1) {
+        return true;
+    }
+    for (unsigned i = 0; left > 0; i++) {
+        size_t len = MIN(iov.v[i].iov_len - skip, left);
+
+        if ((((uintptr_t)iov.v[i].iov_base + skip) | len) & mask) {
+            return false;
+        }
+        skip = 0;
+        left -= len;
+    }
+    return true;
+}

@@ -7,6 +7,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/uio.h>
 
 struct iov {
@@ -35,3 +36,6 @@ bool iov_is_zero(struct iov w);
 bool buf_is_zero(const void *buf, size_t len);
 /* The address of the window when it is contiguous, else NULL. */
 void *iov_contiguous(struct iov w);
+/* Do all parts of the window begin and end at multiples of @align, a power of
+ * two? */
+bool iov_is_aligned(struct iov w, uint32_t align);

@@ -76,7 +76,7 @@ struct node {
     bool implicit_filter;       /* inserted by a job without a name */
     struct node_int *priv;      /* graph-int.h */
     const unsigned *debuggers;  /* how many listen: graph/debug.h */
-    struct inflight_table *fetches; /* graph/populate/in-flight.c; NULL: none in flight */
+    struct inflight_table *fetches; /* graph/model/in-flight.c; NULL: none in flight */
 };
 
 /* What a header may name; --backing-policy. */

@@ -18,8 +18,9 @@
  */
 #include <string.h>
 #include "base/barrier.h"
-#include "graph/populate/in-flight.h"
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
+#include "graph/io/read-below.h"
+#include "graph/model/in-flight.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 

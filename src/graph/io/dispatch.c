@@ -12,24 +12,8 @@
  * the two may have failed the flush alone.
  */
 #include "base/barrier.h"
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
 #include "graph/trace.h"
-
-#define SECTOR_SIZE 512
-
-static bool range_overflows(uint64_t off, uint64_t len)
-{
-    return off > INT64_MAX || len > INT64_MAX - off;
-}
-
-/* Storage is elastic; through a filter over it, too. */
-static const struct node *elastic_storage(const struct node *n)
-{
-    while (n && node_is_filter(n)) {
-        n = node_file(n);
-    }
-    return n && n->drv->kind == NODE_PROTOCOL ? n : NULL;
-}
 
 static int dispatch_result(struct node *n, const char *op, uint64_t off,
                            uint64_t len, int ret)
@@ -40,57 +24,24 @@ static int dispatch_result(struct node *n, const char *op, uint64_t off,
     return ret;
 }
 
-/* How much of a read that passes the end of storage to ask for.  A file that
- * ends inside a sector may be growing now: the sector is read as a whole, lest
- * its first part be newer than the rest (G3). */
-static uint64_t elastic_len(const struct node *n, uint64_t off, uint64_t len)
-{
-    uint64_t end = elastic_storage(n)->priv->growable
-                   ? round_up(n->size, SECTOR_SIZE) : n->size;
-
-    return off < end ? MIN(len, end - off) : 0;
-}
-
 int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
                    unsigned flags)
 {
-    size_t have = iov.len;
-    int ret;
+    uint64_t have;
+    int ret = read_check(n, off, iov.len, &have);
 
-    if (iov.len == 0) {
-        return range_overflows(off, 0) ? -EIO : 0;
+    if (ret < 0) {
+        return ret;
     }
-    if (range_overflows(off, iov.len)) {
-        return -EIO;
-    }
-    if (off + iov.len > n->size) {
-        if (!elastic_storage(n)) {
-            return -EIO;
-        }
-        have = elastic_len(n, off, iov.len);
+    if (have < iov.len) {
         iov_memset(iov, have, 0, iov.len - have);
-        if (have == 0) {
-            return 0;
-        }
-        iov = iov_slice(iov, 0, have);
     }
+    if (have == 0) {
+        return 0;
+    }
+    iov = iov_slice(iov, 0, have);
     ret = read_co_dispatch(n, off, iov, flags);
     return dispatch_result(n, "read", off, have, ret);
-}
-
-int write_check(struct node *n, uint64_t off, uint64_t len)
-{
-    if (range_overflows(off, len)) {
-        return -EIO;
-    }
-    if (off + len > n->size) {
-        const struct node *storage = elastic_storage(n);
-
-        if (!storage || !storage->priv->growable) {
-            return -EIO;
-        }
-    }
-    return node_is_writable(n) ? 0 : -EPERM;
 }
 
 static int compressed_check(const struct node *n, uint64_t off, uint64_t len)
@@ -222,9 +173,4 @@ int fua_co_finish(struct node *n, unsigned flags, int ret)
         ret = BARRIER(DRIVER_FUA, node_co_flush(n));
     }
     return ret;
-}
-
-int node_co_truncate(struct node *n, uint64_t size, GError **err)
-{
-    return truncate_co_dispatch(n, size, err);
 }

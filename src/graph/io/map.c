@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See graph/map.h. */
-#include "graph/map.h"
 #include "graph/graph-int.h"
+#include "graph/map.h"
 
 int node_co_map_begin(struct node *n, uint64_t off, uint64_t len,
                       unsigned flags, struct mapping *ret_map)

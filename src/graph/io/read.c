@@ -4,32 +4,12 @@
  * to the node that answers for it, asking each for its map once, and reads the
  * bytes from where that map says they are.
  */
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 #include "loop/parallel.h"
 
 #define BOUNCE_MAX (1u << 20)
-
-bool iov_is_aligned(struct iov iov, uint32_t align)
-{
-    uintptr_t mask = (uintptr_t)align - 1;
-    size_t skip = iov.skip, left = iov.len;
-
-    if (align <= 1) {
-        return true;
-    }
-    for (unsigned i = 0; left > 0; i++) {
-        size_t len = MIN(iov.v[i].iov_len - skip, left);
-
-        if ((((uintptr_t)iov.v[i].iov_base + skip) | len) & mask) {
-            return false;
-        }
-        skip = 0;
-        left -= len;
-    }
-    return true;
-}
 
 /* One aligned piece through a buffer of our own. */
 static CO_FN int read_co_bounced(struct node *n, uint64_t off, struct iov iov,

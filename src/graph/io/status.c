@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a range holds: of one node, and of a chain. */
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 
 /* Answers joined into one, at most. */

@@ -8,9 +8,9 @@
  * conflicting requests with a lower arrival number.  So the waiting has no
  * cycles and nobody is overtaken by a later conflicting request.
  */
-#include "graph/track.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
+#include "graph/track.h"
 
 static uint64_t tracked_end(const struct tracked *t)
 {

@@ -2,7 +2,7 @@
 /* Changing and re-reading the size of a node. */
 #include <inttypes.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "graph/populate.h"
 #include "graph/trace.h"
 
@@ -107,7 +107,7 @@ static CO_FN int truncate_co_tracked(struct node *n, uint64_t size,
     return ret;
 }
 
-int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
+int node_co_truncate(struct node *n, uint64_t size, GError **err)
 {
     if (size > INT64_MAX) {
         return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
@@ -118,26 +118,6 @@ int truncate_co_dispatch(struct node *n, uint64_t size, GError **err)
     return n->drv->kind == NODE_PROTOCOL && n->priv->tracked
            ? truncate_co_tracked(n, size, err)
            : truncate_co_apply(n, size, err);
-}
-
-int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
-{
-    struct backend *u;
-    int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
-
-    if (ret == 0) {
-        ret = backend_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    /* A write on its way could bring back what is cut off, a read see a longer
-     * base before it is covered. */
-    node_co_drain_requests_begin(n);
-    ret = node_co_truncate(n, size, err);
-    node_drain_end(n);
-    backend_co_free(u);
-    return ret;
 }
 
 int node_co_refresh_size(struct node *n)

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 #include "base/barrier.h"
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 
@@ -14,22 +14,6 @@
 #define ZERO_VECS 16
 
 static uint8_t zero_buf[ZERO_BUF_SIZE] __attribute__((aligned(4096)));
-
-void write_done(struct node *n, uint64_t off, uint64_t len, int ret)
-{
-    struct node_int *p = n->priv;
-
-    /* Even a failed write may have changed something that a flush covers. */
-    p->write_gen++;
-    if (ret < 0) {
-        return;
-    }
-    p->write_highest = MAX(p->write_highest, off + len);
-    if (n->drv->kind == NODE_PROTOCOL && off + len > n->size && !p->end_held) {
-        n->size = off + len;
-        node_notify_changed(n);
-    }
-}
 
 static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
                              unsigned flags)

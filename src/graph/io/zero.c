@@ -5,7 +5,8 @@
  * show (G8).
  */
 #include "base/barrier.h"
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 
 /* The whole units within a range; empty when start == end. */

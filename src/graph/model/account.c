@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Accounting of users' requests, and the latency that guests see. */
 #include <errno.h>
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "loop/loop.h"
 
 /* New samples weigh 1/16. */

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "loop/loop.h"
 
 int backend_co_new(struct node *n, const char *name, unsigned perm,
@@ -77,11 +77,6 @@ void backend_co_free(struct backend *u)
     node_co_unref(n);
     g_free(u->name);
     g_free(u);
-}
-
-struct node *backend_node(const struct backend *u)
-{
-    return u->edge->child;
 }
 
 int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,

@@ -6,30 +6,7 @@
  */
 #include <string.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
-
-struct edge *node_child(const struct node *n, const char *name)
-{
-    for (struct edge *e = n->children; e; e = e->next_in_parent) {
-        if (!strcmp(e->name, name)) {
-            return e;
-        }
-    }
-    return NULL;
-}
-
-struct node *node_filtered(const struct node *n)
-{
-    return node_is_filter(n) ? node_file(n) : NULL;
-}
-
-struct node *node_skip_filters(struct node *n)
-{
-    while (n && node_is_filter(n)) {
-        n = node_file(n);
-    }
-    return n;
-}
+#include "graph/model/model.h"
 
 /* One step through what holds nothing of its own; *@off moves along. */
 static struct node *transparent_step(const struct node *n, uint64_t *off)
@@ -65,12 +42,6 @@ struct node *view_step(struct node *n, uint64_t *off)
         return NULL;
     }
     return transparent_step(n, off);
-}
-
-struct node *node_backing(struct node *n)
-{
-    n = node_skip_filters(n);
-    return n && n->priv->backing ? n->priv->backing->child : NULL;
 }
 
 static struct edge *chain_edge(struct node *n)
@@ -166,14 +137,6 @@ struct node *node_chain_find_file(struct node *top, const char *filename)
         overlay = n;
     }
     return NULL;
-}
-
-struct node *node_storage(struct node *n)
-{
-    while (n && n->drv->kind != NODE_PROTOCOL) {
-        n = node_file(n);
-    }
-    return n;
 }
 
 const char *node_header_backing(const struct node *n, const char **ret_format)

@@ -2,7 +2,7 @@
 /* Devices: stable names of users whose node may change beneath them. */
 #include <string.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 
 static char *device_describe(void *arg)
 {
@@ -55,18 +55,6 @@ void device_co_free(struct device *d)
         g_free(d->id);
         g_free(d);
     }
-}
-
-struct device *device_find(struct graph *g, const char *id)
-{
-    for (unsigned i = 0; i < g->devices->len; i++) {
-        struct device *d = g_ptr_array_index(g->devices, i);
-
-        if (d->backend && !strcmp(d->id, id)) {
-            return d;
-        }
-    }
-    return NULL;
 }
 
 struct device *device_of_node(struct node *n)

@@ -11,19 +11,10 @@
  * A change of edges above a node stops requests alone: asking a format for
  * silence may cost it a flush, and guests would wait for that (P4).
  */
-#include "graph/populate/in-flight.h"
 #include "graph/graph-int.h"
+#include "graph/model/in-flight.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
-
-struct drain {
-    struct node *node;
-    GPtrArray *backends;   /* stopped; borrowed */
-    GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
-    bool begun;         /* all is quiet: it may be ended */
-    struct co *owner;   /* who began it; compared, nothing else */
-    struct drain *next;
-};
 
 static void add_once(GPtrArray *array, void *item)
 {
@@ -243,30 +234,4 @@ void node_drain_end(struct node *n)
     g_ptr_array_free(d->backends, TRUE);
     g_ptr_array_free(d->quiet, TRUE);
     g_free(d);
-}
-
-void drain_forget_node(struct node *n)
-{
-    for (struct drain *d = n->graph->drains; d; d = d->next) {
-        g_assert(d->node != n);
-        g_ptr_array_remove(d->quiet, n);
-    }
-}
-
-void drain_forget_backend(struct backend *u)
-{
-    for (struct drain *d = u->graph->drains; d; d = d->next) {
-        g_ptr_array_remove(d->backends, u);
-    }
-}
-
-/* A new user above a drained node is stopped like the others. */
-void drain_adopt_backend(struct backend *u)
-{
-    for (struct drain *d = u->graph->drains; d; d = d->next) {
-        if (node_reaches(u->edge->child, d->node)) {
-            g_ptr_array_add(d->backends, u);
-            u->quiesced++;
-        }
-    }
 }

@@ -8,7 +8,7 @@
  * hears the sum before a change counts (image locks).
  */
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 
 static char *perm_names(unsigned perm)

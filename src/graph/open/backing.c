@@ -15,8 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
 #include "graph/image.h"
+#include "graph/open/open.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 

@@ -11,8 +11,8 @@
  * UDIF (dmg).  Guests write the last bytes of their raw disks, too, so there the
  * whole trailer has to fit: a VHD footer has a checksum.
  */
-#include "graph/foreign.h"
 
+#include "graph/foreign.h"
 #include <glib.h>
 #include <string.h>
 #include "base/endian.h"

@@ -4,18 +4,19 @@
  * only then empty it, write the format, make file and directory entry durable.
  * So an image that somebody uses is refused before a byte of it is lost.
  */
-#include "graph/image.h"
 
+#include "graph/image.h"
 #include <fcntl.h>
 #include <string.h>
-
 #include "base/barrier.h"
 #include "base/err.h"
 #include "graph/driver.h"
-#include "graph/graph-int.h"
 #include "graph/io.h"
+#include "graph/model/model.h"
+#include "graph/open/open.h"
 #include "graph/reference.h"
 #include "loop/io.h"
+
 
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
                         GError **err)

@@ -17,7 +17,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/json-text.h"
-#include "graph/graph-int.h"
+#include "graph/open/open.h"
 #include "loop/io.h"
 
 struct json_name {

@@ -9,7 +9,8 @@
  */
 #include <string.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
+#include "graph/open/open.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 

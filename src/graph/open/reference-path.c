@@ -9,7 +9,7 @@
  */
 #include "graph/reference.h"
 #include <string.h>
-#include "graph/graph-int.h"
+#include "graph/open/open.h"
 
 /* Not "nbd://host" and the like: a colon before any slash. */
 static bool is_path(const char *name)

@@ -10,7 +10,7 @@
 #include "graph/reference.h"
 #include <string.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/open/open.h"
 #include "loop/io.h"
 
 /* Of qcow2 and QED, in QEMU, too. */

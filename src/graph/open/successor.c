@@ -10,7 +10,7 @@
  */
 #include <stdarg.h>
 #include "base/err.h"
-#include "graph/graph-int.h"
+#include "graph/open/open.h"
 #include "graph/trace.h"
 
 /* --- notices --- */

@@ -14,7 +14,8 @@
  * Nothing here changes the order of things: a clone counts as a write of the
  * file it goes to, and is durable after that file's next flush (M2).
  */
-#include "graph/graph-int.h"
+#include "graph/io/dispatch.h"
+#include "graph/populate/copy-offload.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 

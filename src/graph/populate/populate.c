@@ -14,10 +14,12 @@
 #include <glib.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/populate/in-flight.h"
-#include "graph/graph-int.h"
 #include "graph/io.h"
+#include "graph/io/dispatch.h"
+#include "graph/io/read-below.h"
+#include "graph/model/in-flight.h"
 #include "graph/node.h"
+#include "graph/populate/copy-offload.h"
 #include "graph/trace.h"
 #include "graph/track.h"
 #include "loop/co.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Names, permissions, filters, chains, freezing, blockers, drain. */
 #include "fake.h"
+#include "graph/open/open.h"
 
 #define C 4096
 

@@ -3,8 +3,8 @@
 #include <jansson.h>
 #include <string.h>
 #include "graph/driver.h"
-#include "graph/populate/in-flight.h"
 #include "graph/io.h"
+#include "graph/model/in-flight.h"
 #include "graph/node.h"
 #include "loop/loop.h"
 

@@ -12,13 +12,13 @@
 #include <glib.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coro.h"
 #include "graph/driver.h"
-#include "graph/populate/in-flight.h"
 #include "graph/io.h"
+#include "graph/model/in-flight.h"
 #include "graph/node.h"
 #include "graph/populate.h"
 #include "loop/loop.h"
-#include "coro.h"
 #include "ram.h"
 
 #define KIB 1024u

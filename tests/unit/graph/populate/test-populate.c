@@ -6,8 +6,9 @@
  */
 #include <glib.h>
 #include <string.h>
-#include "graph/populate/in-flight.h"
 #include "graph/io.h"
+#include "graph/io/read-below.h"
+#include "graph/model/in-flight.h"
 #include "graph/node.h"
 #include "populate-env.h"
 

@@ -6,10 +6,10 @@
  * holds an offset with one look.  The table lives while anything is in flight
  * or waits for room; a node at rest has none.
  */
-#include "graph/populate/in-flight.h"
 #include <glib.h>
 #include "graph/driver.h"
 #include "graph/io.h"
+#include "graph/model/in-flight.h"
 #include "graph/node.h"
 #include "loop/io.h"
 #include "loop/loop.h"
@@ -114,39 +114,17 @@ struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len)
     return f;
 }
 
-/* From below alone. */
-static CO_FN int below_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                                 unsigned flags)
+void inflight_set_ready(struct inflight *f, int result)
 {
-    struct node *below = node_backing(n);
-    uint64_t size = below ? below->size : 0;
-    uint64_t have = off < size ? MIN(iov.len, size - off) : 0;
-
-    if (have < iov.len) {
-        iov_memset(iov, have, 0, iov.len - have);
-    }
-    if (have == 0) {
-        return 0;
-    }
-    node_co_debug_event(node_file(n), DEBUG_READ_BACKING_AIO);
-    return node_co_preadv(below, off, iov_slice(iov, 0, have), flags);
-}
-
-int inflight_co_read(struct inflight *f, unsigned flags)
-{
-    struct iovec store;
-
     g_assert(!f->ready);
-    f->result = below_co_preadv(f->node, f->off,
-                                iov_one(&store, f->buf, f->len), flags);
+    f->result = result;
     f->ready = true;
-    if (f->result < 0 && f->listed) {
+    if (result < 0 && f->listed) {
         /* Whoever comes now makes a try of his own. */
         g_tree_remove(f->node->fetches->tree, &f->off);
         f->listed = false;
     }
     co_queue_wake_all(&f->ready_waiters);
-    return f->result;
 }
 
 void inflight_end(struct inflight *f)
@@ -243,34 +221,4 @@ void inflight_co_wait_idle(struct node *n)
 bool inflight_any(const struct node *n)
 {
     return n->fetches && n->fetches->count > 0;
-}
-
-int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
-                        unsigned flags)
-{
-    size_t done = 0;
-    int r = 0;
-
-    while (done < iov.len && r == 0) {
-        uint64_t pos = off + done;
-        struct inflight *f = inflight_find(n, pos);
-        size_t len;
-
-        if (!f) {
-            len = MIN(iov.len - done, inflight_next(n, pos) - pos);
-            r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
-        } else {
-            inflight_ref(f);
-            len = MIN(iov.len - done, f->off + f->len - pos);
-            r = inflight_co_wait_ready(f);
-            if (r == 0) {
-                iov_from_buf(iov, done, f->buf + (pos - f->off), len);
-            } else if (!has_given_up(r)) {
-                r = below_co_preadv(n, pos, iov_slice(iov, done, len), flags);
-            }
-            inflight_unref(f);
-        }
-        done += len;
-    }
-    return r;
 }

@@ -47,9 +47,8 @@ struct inflight {
  * Listed when it overlaps no other. NULL when memory is short, never up to
  * FETCH_MAX. Every one is read, then ended. */
 struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len);
-/* Read the clusters from the chain below; zeroes past its end. Wakes joiners.
- * @flags: IO_BACKGROUND or 0. Returns what joiners get, too. */
-CO_FN int inflight_co_read(struct inflight *f, unsigned flags);
+/* The read is over with @result: joiners wake. One that failed leaves the table. */
+void inflight_set_ready(struct inflight *f, int result);
 /* The clusters are mapped or never will be: leave the table, wake those who
  * wait for the end, drop the owner's reference. */
 void inflight_end(struct inflight *f);
@@ -75,9 +74,3 @@ CO_FN void inflight_co_wait_room(struct node *n, uint64_t len);
 CO_FN void inflight_co_wait_idle(struct node *n);
 /* For assertions: is anything being fetched, private ones included? */
 bool inflight_any(const struct node *n);
-
-/* Read [@off, ...) of the chain below @n as a reader of @n sees it where @n
- * itself has nothing: from fetches in flight where they hold the bytes, else
- * from below; zeroes past the end of what is below. */
-CO_FN int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
-                              unsigned flags);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The parts of the dispatcher. Where nothing else is said, ranges are checked and
+ * lengths are more than 0. */
+#pragma once
+#include "graph/graph-int.h"
+
+CO_FN int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
+                           unsigned flags);
+/* Read what @m, which it ends, says of all of @iov at @off; not MAP_ABSENT. */
+CO_FN int read_co_mapped(struct node *n, uint64_t off, struct iov iov,
+                         const struct mapping *m, unsigned flags);
+CO_FN int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
+                            unsigned flags);
+/* The driver's own write: split and aligned; tracking is the caller's. */
+CO_FN int write_co_driver(struct node *n, uint64_t off, struct iov iov,
+                          unsigned flags);
+/* To where @m, of @n at @off, says that it may go. */
+CO_FN int write_co_in_place(struct node *n, const struct mapping *m,
+                            uint64_t off, struct iov iov, unsigned flags);
+CO_FN int read_co_driver(struct node *n, uint64_t off, struct iov iov,
+                         unsigned flags);
+CO_FN int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
+                       unsigned flags);
+CO_FN int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
+                           unsigned flags);
+CO_FN int discard_co_dispatch(struct node *n, uint64_t off, uint64_t len);
+CO_FN int write_co_zeroes(struct node *n, uint64_t off, uint64_t len,
+                          unsigned flags);
+/* The driver's answer for @n alone, clamped and completed. */
+CO_FN int status_co_node(struct node *n, uint64_t off, uint64_t len,
+                         struct extent *ext);
+/* Does the chain from @n (NULL: nothing) read as zeroes in the range? */
+CO_FN bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len);
+
+/* --- bounds.c: the range is checked here --- */
+
+/* May @n be read there? 0, -EIO. What lies past *@ret_have bytes reads as zeroes:
+ * it is behind the end of storage. */
+int read_check(const struct node *n, uint64_t off, uint64_t len,
+               uint64_t *ret_have);
+/* May @n be written there? 0, -EIO, -EPERM. */
+int write_check(struct node *n, uint64_t off, uint64_t len);
+/* The driver has written, or failed to: sizes and generations. */
+void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
+/* IO_FUA on a driver that does not know it, after the write. */
+CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A new size for the disk of somebody: nobody else is in the way, and nothing is
+ * on its way meanwhile. */
+#include "graph/graph-int.h"
+
+int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
+{
+    struct backend *u;
+    int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
+
+    if (ret == 0) {
+        ret = backend_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    /* A write on its way could bring back what is cut off, a read see a longer
+     * base before it is covered. */
+    node_co_drain_requests_begin(n);
+    ret = node_co_truncate(n, size, err);
+    node_drain_end(n);
+    backend_co_free(u);
+    return ret;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Questions about nodes and what is around them that need no other file: all of
+ * graph/ asks them, so nothing here may call out of here.
+ */
+#include <string.h>
+#include "graph/model/model.h"
+
+struct loop *graph_loop(struct graph *g)
+{
+    return g->loop;
+}
+
+bool name_wellformed(const char *name)
+{
+    if (!g_ascii_isalpha(name[0])) {
+        return false;
+    }
+    for (const char *p = name; *p; p++) {
+        if (!g_ascii_isalnum(*p) && !strchr("-._", *p)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+struct device *device_find(struct graph *g, const char *id)
+{
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        struct device *d = g_ptr_array_index(g->devices, i);
+
+        if (d->backend && !strcmp(d->id, id)) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+struct node *backend_node(const struct backend *u)
+{
+    return u->edge->child;
+}
+
+struct node *node_ref(struct node *n)
+{
+    n->refs++;
+    return n;
+}
+
+bool node_is_writable(const struct node *n)
+{
+    return n->flags & NODE_RDWR;
+}
+
+bool node_is_filter(const struct node *n)
+{
+    return n->drv->kind == NODE_FILTER;
+}
+
+const struct node_limits *node_get_limits(const struct node *n)
+{
+    return &n->priv->limits;
+}
+
+struct node *node_file(const struct node *n)
+{
+    return n->priv->file ? n->priv->file->child : NULL;
+}
+
+struct edge *node_child(const struct node *n, const char *name)
+{
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        if (!strcmp(e->name, name)) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+struct node *node_filtered(const struct node *n)
+{
+    return node_is_filter(n) ? node_file(n) : NULL;
+}
+
+struct node *node_skip_filters(struct node *n)
+{
+    while (n && node_is_filter(n)) {
+        n = node_file(n);
+    }
+    return n;
+}
+
+struct node *node_backing(struct node *n)
+{
+    n = node_skip_filters(n);
+    return n && n->priv->backing ? n->priv->backing->child : NULL;
+}
+
+struct node *node_storage(struct node *n)
+{
+    while (n && n->drv->kind != NODE_PROTOCOL) {
+        n = node_file(n);
+    }
+    return n;
+}
+
+bool node_reaches(const struct node *from, const struct node *to)
+{
+    if (from == to) {
+        return true;
+    }
+    /* Along the last child without recursion: chains are long, not wide. */
+    while (from && from != to) {
+        const struct edge *e = from->children;
+
+        if (!e) {
+            return false;
+        }
+        for (; e->next_in_parent; e = e->next_in_parent) {
+            if (node_reaches(e->child, to)) {
+                return true;
+            }
+        }
+        from = e->child;
+    }
+    return from == to;
+}
+
+char *edge_describe_parent(const struct edge *e)
+{
+    if (e->parent) {
+        return g_strdup_printf("node '%s'", e->parent->name);
+    }
+    if (e->backend->ops && e->backend->ops->describe) {
+        return e->backend->ops->describe(e->backend->arg);
+    }
+    return g_strdup(e->backend->name);
+}

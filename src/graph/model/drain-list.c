@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The drains of a graph, and who comes and goes while they last. */
+#include "graph/model/model.h"
+#include "graph/graph-int.h"
+
+void drain_forget_node(struct node *n)
+{
+    for (struct drain *d = n->graph->drains; d; d = d->next) {
+        g_assert(d->node != n);
+        g_ptr_array_remove(d->quiet, n);
+    }
+}
+
+void drain_forget_backend(struct backend *u)
+{
+    for (struct drain *d = u->graph->drains; d; d = d->next) {
+        g_ptr_array_remove(d->backends, u);
+    }
+}
+
+/* A new user above a drained node is stopped like the others. */
+void drain_adopt_backend(struct backend *u)
+{
+    for (struct drain *d = u->graph->drains; d; d = d->next) {
+        if (node_reaches(u->edge->child, d->node)) {
+            g_ptr_array_add(d->backends, u);
+            u->quiesced++;
+        }
+    }
+}

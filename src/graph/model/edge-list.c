@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An edge stands in two lists: its parent's children and its child's parents.
+ * Nobody is asked here whether an edge may be there: see edge.c.
+ */
+#include <string.h>
+#include "graph/model/in-flight.h"
+#include "graph/model/model.h"
+#include "graph/trace.h"
+
+static void edge_list_parent(struct edge *e)
+{
+    struct edge **p = &e->parent->children;
+
+    while (*p) {
+        p = &(*p)->next_in_parent;
+    }
+    *p = e;
+    if (!strcmp(e->name, "file")) {
+        e->parent->priv->file = e;
+    } else if (!strcmp(e->name, "backing")) {
+        e->parent->priv->backing = e;
+    }
+}
+
+/* A fetch in flight reads what the backing edge leads to; whoever changes the
+ * edge has drained. */
+static void edge_check_fetches(const struct edge *e)
+{
+    g_assert(!e->parent || e->parent->priv->backing != e ||
+             !inflight_any(e->parent));
+}
+
+static void edge_unlist_parent(struct edge *e)
+{
+    struct edge **p = &e->parent->children;
+
+    while (*p != e) {
+        p = &(*p)->next_in_parent;
+    }
+    *p = e->next_in_parent;
+    if (e->parent->priv->file == e) {
+        e->parent->priv->file = NULL;
+    } else if (e->parent->priv->backing == e) {
+        e->parent->priv->backing = NULL;
+    }
+}
+
+static void edge_list_child(struct edge *e)
+{
+    struct edge **p = &e->child->parents;
+
+    while (*p) {
+        p = &(*p)->next_in_child;
+    }
+    e->next_in_child = NULL;
+    *p = e;
+}
+
+static void edge_unlist_child(struct edge *e)
+{
+    struct edge **p = &e->child->parents;
+
+    while (*p != e) {
+        p = &(*p)->next_in_child;
+    }
+    *p = e->next_in_child;
+}
+
+struct edge *edge_link(struct node *parent, struct backend *backend,
+                       struct node *child, const char *name, unsigned perm,
+                       unsigned shared)
+{
+    struct edge *e = g_new0(struct edge, 1);
+
+    e->parent = parent;
+    e->backend = backend;
+    e->child = node_ref(child);
+    e->name = g_intern_string(name);
+    e->perm = e->own_perm = perm;
+    e->shared = e->own_shared = shared;
+    if (parent && node_is_filter(parent)) {
+        e->perm |= parent->priv->perm;
+        e->shared &= parent->priv->shared;
+    }
+    if (parent) {
+        edge_list_parent(e);
+    }
+    edge_list_child(e);
+    return e;
+}
+
+struct node *edge_unlink(struct edge *e)
+{
+    struct node *child = e->child;
+
+    edge_check_fetches(e);
+    if (e->parent) {
+        edge_unlist_parent(e);
+    }
+    edge_unlist_child(e);
+    g_free(e->frozen_by);
+    g_free(e);
+    return child;
+}
+
+/* References do not move: the caller holds both nodes. */
+void edge_point_to(struct edge *e, struct node *child)
+{
+    trace_edge_change(e->parent ? e->parent->name : e->backend->name, e->name,
+                      e->child->name, child->name);
+    edge_check_fetches(e);
+    edge_unlist_child(e);
+    e->child->refs--;
+    g_assert(e->child->refs > 0);
+    e->child = node_ref(child);
+    edge_list_child(e);
+}

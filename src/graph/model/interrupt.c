@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Requests that wait for storage that does not answer: at the end of the daemon
+ * they fail; where somebody waits for them to end, they come back to where they
+ * entered the graph.
+ */
+#include <errno.h>
+#include "graph/graph-int.h"
+#include "graph/trace.h"
+
+void graph_interrupt(struct graph *g)
+{
+    for (unsigned i = 0; i < g->nodes->len; i++) {
+        struct node *n = g_ptr_array_index(g->nodes, i);
+
+        if (n->drv->interrupt) {
+            trace_node_interrupt(n->name);
+            n->drv->interrupt(n);
+        }
+    }
+}
+
+void graph_interrupt_bases(struct graph *g)
+{
+    for (unsigned i = 0; i < g->nodes->len; i++) {
+        struct node *n = g_ptr_array_index(g->nodes, i);
+
+        if (n->drv->interrupt && !(n->flags & NODE_RDWR)) {
+            trace_node_interrupt(n->name);
+            n->drv->interrupt(n);
+        }
+    }
+}
+
+void node_let_go(struct node *n)
+{
+    if (n->drv->end_requests) {
+        trace_node_let_go(n->name);
+        n->drv->end_requests(n, -ERESTART);
+    }
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        node_let_go(e->child);
+    }
+}

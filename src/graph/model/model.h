@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of model/ offer to the rest of graph/, beside node.h. */
+#pragma once
+#include "graph/graph-int.h"
+
+/* The same coroutine may take it again. lock.c */
+CO_FN void graph_co_lock(struct graph *g);
+void graph_unlock(struct graph *g);
+
+struct node *node_new(struct graph *g, const struct node_driver *drv,
+                      const char *name, unsigned flags, GError **err);
+/* Of a node that never opened or has closed: no edges are left. */
+void node_free(struct node *n);
+/* After a child, an option or the driver's state has changed. notify.c */
+void node_refresh_limits(struct node *n);
+void node_refresh_filename(struct node *n);
+void backing_request_free(struct backing_request *r);
+/* Of a node or a device. */
+bool name_wellformed(const char *name);
+
+/* Is @n a view (raw) of an overlay? Then the node below it, and @off, a place in
+ * @n, becomes the place there; else NULL. chain.c */
+struct node *view_step(struct node *n, uint64_t *off);
+
+/* edge-list.c, perm.c; under the graph's lock, no drain. */
+struct edge *edge_link(struct node *parent, struct backend *backend,
+                       struct node *child, const char *name, unsigned perm,
+                       unsigned shared);
+/* Unlink and free; the child's reference passes to the caller. */
+struct node *edge_unlink(struct edge *e);
+void edge_point_to(struct edge *e, struct node *child);
+/* Is @to @from, or below it? */
+bool node_reaches(const struct node *from, const struct node *to);
+/* Check what the parents of @n want, tell its driver, and pass it on through
+ * filters. On failure the caller restores the edges and calls again. */
+CO_FN int perm_co_refresh(struct node *n, GError **err);
+/* What format @n takes from its children, but "backing", as it becomes writable
+ * or ends to be. All or none. */
+CO_FN int children_co_set_perms(struct node *n, bool writable, GError **err);
+/* For error texts; owned. */
+char *edge_describe_parent(const struct edge *e);
+/* The size or the node below changed: filters above follow, users hear. */
+void node_notify_changed(struct node *n);
+
+/* drain-list.c */
+void drain_forget_node(struct node *n);
+void drain_forget_backend(struct backend *u);
+void drain_adopt_backend(struct backend *u);
+
+/* account.c */
+void account_done(struct backend *u, enum acct_kind kind, uint64_t off,
+                  uint64_t bytes, unsigned flags, uint64_t start_ns, int ret);
