@@ -3,6 +3,12 @@
 #pragma once
 #include "graph/graph-int.h"
 
+/* How error texts call the image of @n. */
+static inline const char *image_of(const struct node *n)
+{
+    return n->filename ? n->filename : n->name;
+}
+
 /* The file that the image @path, which is gone, has ended as: 1 and its name,
  * owned, with the image's format. 0: there is none. Else -errno. */
 CO_FN int successor_co_find(struct graph *g, const char *path, char **ret_path,
@@ -20,19 +26,33 @@ int node_take_zeroing(struct node *n, const json_t *options, GError **err);
 CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,
                              json_t **ret_options, char **ret_identity,
                              GError **err);
-/* @b was opened by the backing name of @n: is it what the policy allows? Names
- * may have led elsewhere between the look and the open. */
-CO_FN int backing_co_check_opened(const struct node *n, struct node *b,
-                                  GError **err);
+
+/* --- address.c --- */
+
 /* Is @name a path, not an address or options? "a:b" can be given as "./a:b". */
 bool backing_is_path(const char *name);
 /* The driver that knows addresses that begin like @name, or NULL. */
 const struct node_driver *backing_address_driver(struct graph *g,
                                                  const char *name);
+/* Options of the storage that address @name, of a driver that takes such, stands
+ * for; owned. */
+int address_parse(struct graph *g, const char *name, json_t **ret_options,
+                  GError **err);
+/* Options of file @path; owned. */
+json_t *address_of_file(const char *driver, const char *path);
+/* An address or path a person gave: options of a protocol node; owned. */
+CO_FN int backing_co_parse_address(struct graph *g, const char *address,
+                                   json_t **ret_options, GError **err);
+/* The driver for file @path; -EINVAL where it is no file or block device. */
+int backing_file_driver(const char *path, const struct stat *st,
+                        const char **ret_driver, GError **err);
 /* Does @name, of the header of @n, hold bytes that no name has? */
 int backing_check_text(const struct node *n, const char *name, GError **err);
 /* Is it of a kind that no header may use (fd:, filters)? */
 int backing_check_kind(const struct node *n, const char *name, GError **err);
+
+/* --- identity.c --- */
+
 /* Path @name as the header of @n means it: in the image's folder; owned. */
 int backing_path_beside(struct node *n, const char *name, char **ret_path,
                         GError **err);
@@ -45,9 +65,21 @@ CO_FN int backing_co_check_relative(struct node *n, const char *path,
                                     GError **err);
 /* What tells the file that @st describes from others; owned. */
 char *backing_stat_identity(const struct stat *st);
-/* The driver for file @path; -EINVAL where it is no file or block device. */
-int backing_file_driver(const char *path, const struct stat *st,
-                        const char **ret_driver, GError **err);
+
+/* --- policy.c --- */
+
+/* Does the policy let a header lead anywhere? @name is for the error text. */
+int policy_check_name(const struct node *n, const char *name, GError **err);
+/* With "beneath": is it @path, which @st describes, where it may be? */
+CO_FN int policy_co_beneath(const struct node *n, const char *path,
+                            const struct stat *st, GError **err);
+/* @b was opened by the backing name of @n: is it what the policy allows? Names
+ * may have led elsewhere between the look and the open. */
+CO_FN int backing_co_check_opened(const struct node *n, struct node *b,
+                                  GError **err);
+
+/* --- probe.c --- */
+
 /* The format that storage with options @storage seems to be of; static. */
 CO_FN int backing_co_probe(struct node *n, const char *name,
                            const json_t *storage, const char **ret_format,
@@ -66,7 +98,3 @@ static inline bool json_name_is(const char *name)
 CO_FN int json_name_co_parse(struct node *n, const char *name, const char *fmt,
                              bool may_be_gone, json_t **ret_options,
                              char **ret_identity, GError **err);
-
-/* An address or path a person gave: options of a protocol node; owned. */
-CO_FN int backing_co_parse_address(struct graph *g, const char *address,
-                                   json_t **ret_options, GError **err);

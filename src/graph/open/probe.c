@@ -10,8 +10,8 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/foreign.h"
-#include "graph/graph-int.h"
 #include "graph/image.h"
+#include "graph/open/open.h"
 #include "loop/io.h"
 
 #define PROBE_SIZE 4096
@@ -141,4 +141,28 @@ int image_co_probe(struct graph *g, const json_t *options, unsigned flags,
                            say_raw, ret_drv, err);
     json_decref(file);
     return ret;
+}
+
+int backing_co_probe(struct node *n, const char *name, const json_t *storage,
+                     const char **ret_format, GError **err)
+{
+    const struct node_driver *drv = NULL;
+    int ret = storage_co_probe(n->graph, storage, n->flags & (NODE_FORCE_SHARE |
+                                                              NODE_CACHE_DIRECT),
+                               "backing.driver=raw here, or -F raw when the "
+                               "overlay is created", &drv, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!drv) {
+        err_set(err, EINVAL, "The format of backing file '%s' is not recorded "
+                "in '%s', and its content shows none", name,
+                n->filename ? n->filename : n->name);
+        err_hint(err, "If it is raw, say so: backing.driver=raw here, or -F raw "
+                 "when the overlay is created.");
+        return -EINVAL;
+    }
+    *ret_format = drv->name;
+    return 0;
 }
