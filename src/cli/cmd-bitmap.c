@@ -8,7 +8,6 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/node.h"
 

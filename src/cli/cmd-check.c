@@ -15,7 +15,6 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/print.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 
 enum { CHECK_GOOD = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
@@ -120,7 +119,7 @@ static void print_result_json(const struct check *c, const struct node *n,
     set_count(obj, "leaks-fixed", res->leaks_fixed);
     set_count(obj, "allocated-clusters", res->allocated_clusters);
     json_object_set_new(obj, "filename", json_string(c->image.name));
-    json_object_set_new(obj, "format", json_string(n->drv->name));
+    json_object_set_new(obj, "format", json_string(node_driver_name(n)));
     set_count(obj, "fragmented-clusters", res->fragmented_clusters);
     print_json(obj);
     json_decref(obj);

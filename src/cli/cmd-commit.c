@@ -20,7 +20,6 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/copy-run.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"

@@ -17,7 +17,6 @@
 #include "cli/internal.h"
 #include "cli/target.h"
 #include "cli/transfer.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
 
@@ -289,9 +288,9 @@ CO_FN_LOOKS static int check_target(const struct convert *c, GError **err)
         return err_set(err, ENOTSUP,
                        "Compression not supported for this file format");
     }
-    if (c->bitmaps && !n->drv->co_bitmap) {
+    if (c->bitmaps && !node_can(n, NODE_CAN_BITMAP)) {
         return err_set(err, ENOTSUP, "Format driver '%s' does not support "
-                       "bitmaps", n->drv->name);
+                       "bitmaps", node_driver_name(n));
     }
     return 0;
 }

@@ -12,7 +12,6 @@
 #include "cli/commands.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 
 #define SECTOR 512
@@ -179,7 +178,8 @@ static void print_formatting(const struct create *c,
                              const struct node_driver *drv)
 {
     printf("Formatting '%s', fmt=%s", c->filename, c->format);
-    for (const struct create_option *o = drv->create_options; o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv);
+         o->name; o++) {
         print_value(o->name, json_object_get(c->options, o->name));
     }
     printf("\n");

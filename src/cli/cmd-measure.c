@@ -12,12 +12,12 @@
 
 #include "base/err.h"
 #include "base/math.h"
+#include "base/options.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
 #include "cli/internal.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -185,7 +185,7 @@ static CO_FN int measure_co_image(struct measure *m,
 
     json_object_set_new(m->options, "size", json_integer((json_int_t)size));
     o = opts_new(m->options);
-    int r = drv->measure(o, res, err);
+    int r = driver_measure(drv, o, res, err);
     if (r == 0) {
         r = opts_finish(o, err);
     }
@@ -236,7 +236,7 @@ static CO_FN int measure_co_format(struct graph *g, struct measure *m,
         return err_set(err, EINVAL, "Invalid options for file format '%s'",
                        m->format);
     }
-    if (!drv->measure) {
+    if (!driver_can_measure(drv)) {
         return err_set(err, ENOTSUP, "Block driver '%s' does not support size "
                        "measurement", m->format);
     }

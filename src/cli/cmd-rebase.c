@@ -18,7 +18,6 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/copy-run.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -298,12 +297,12 @@ static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
     if (b->new_base) {
         node_ref(b->new_base);
         b->in_chain = true;
-        return strcmp(b->new_base->drv->name, b->backing_format) == 0
+        return strcmp(node_driver_name(b->new_base), b->backing_format) == 0
             ? reference_co_check(b->top, b->backing, b->backing_format,
                                  b->new_base, err)
             : err_set(err, EINVAL, "'%s' is part of the chain already, there "
                       "its format is %s, not %s", b->backing,
-                      b->new_base->drv->name, b->backing_format);
+                      node_driver_name(b->new_base), b->backing_format);
     }
     r = image_co_open_bare(g, &spec, &b->new_base, err);
     if (r < 0) {
@@ -428,7 +427,7 @@ static CO_FN int rebase_co_check(const struct rebase *b, struct graph *g,
         return err_set(err, EINVAL, "Invalid format name: '%s'",
                        b->backing_format);
     }
-    if (!b->top->drv->co_change_backing) {
+    if (!node_can(b->top, NODE_CAN_CHANGE_BACKING)) {
         return err_set(err, ENOTSUP, "Could not change the backing file to "
                        "'%s': Operation not supported",
                        b->backing ? b->backing : "(null)");

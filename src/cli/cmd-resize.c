@@ -11,7 +11,6 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/copy-run.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/io.h"

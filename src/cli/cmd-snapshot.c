@@ -9,7 +9,6 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/print.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/node.h"
 

@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "cli/cli.h"
-#include "graph/driver.h"
+#include "graph/image.h"
 
 /* --- the words --- */
 
@@ -88,7 +88,7 @@ const char *create_options_get(const json_t *options, const char *name)
 static const struct create_option *create_options_find_option(const struct node_driver *drv,
                                                const char *name, GError **err)
 {
-    const struct create_option *o = drv->create_options;
+    const struct create_option *o = driver_create_options(drv);
 
     while (o->name && strcmp(o->name, name) != 0) {
         o++;
@@ -98,7 +98,7 @@ static const struct create_option *create_options_find_option(const struct node_
     }
     if (strcmp(name, "backing_file") == 0 || strcmp(name, "backing_fmt") == 0) {
         err_set(err, EINVAL, "Backing file not supported for file format '%s'",
-                drv->name);
+                driver_name(drv));
     } else {
         err_set(err, EINVAL, "Invalid parameter '%s'", name);
     }
@@ -156,7 +156,8 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
             return -EINVAL;
         }
     }
-    for (const struct create_option *o = drv->create_options; o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv);
+         o->name; o++) {
         if (o->value && !json_object_get(options, o->name)) {
             create_options_set(options, o->name, o->value);
         }
@@ -186,12 +187,12 @@ const struct node_driver *create_options_driver(struct graph *g,
 {
     const struct node_driver *drv = graph_find_driver(g, format);
 
-    if (drv && drv->kind == NODE_PROTOCOL && !drv->name_prefixes) {
+    if (drv && driver_is_file_storage(drv)) {
         drv = graph_find_driver(g, "raw");
     }
     if (!drv) {
         err_set(err, EINVAL, "Unknown file format '%s'", format);
-    } else if (!drv->create_options) {
+    } else if (!driver_create_options(drv)) {
         err_set(err, ENOTSUP, "Format driver '%s' does not support image "
                 "creation", format);
         drv = NULL;
@@ -210,11 +211,12 @@ int create_options_print(const struct node_driver *drv)
     g_autoptr(GArray) sorted = g_array_new(FALSE, FALSE,
                                            sizeof(struct create_option));
 
-    for (const struct create_option *o = drv->create_options; o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv);
+         o->name; o++) {
         g_array_append_vals(sorted, o, 1);
     }
     g_array_sort(sorted, create_options_compare_names);
-    printf("Supported %s options:\n", drv->name);
+    printf("Supported %s options:\n", driver_name(drv));
     for (guint i = 0; i < sorted->len; i++) {
         const struct create_option *o =
             &g_array_index(sorted, struct create_option, i);

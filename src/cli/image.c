@@ -14,7 +14,6 @@
 #include "cli/cli.h"
 #include "control/drivers.h"
 #include "control/objects.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "loop/co.h"
 #include "loop/io.h"
@@ -155,7 +154,7 @@ static CO_FN int image_format_co_find(struct graph *g, const json_t *options,
     int r = image_co_probe(g, options, flags, "-f raw", &drv, err);
 
     if (r == 0) {
-        *ret_format = drv ? drv->name : "raw";
+        *ret_format = drv ? driver_name(drv) : "raw";
     }
     return r;
 }
@@ -376,7 +375,7 @@ CO_FN int image_co_backing_format(struct graph *g, const char *filename,
     }
     json_decref(options);
     if (r == 0) {
-        *ret_format = drv ? drv->name : "raw";
+        *ret_format = drv ? driver_name(drv) : "raw";
     }
     return r;
 }

@@ -8,7 +8,6 @@
 #include "base/err.h"
 #include "base/keyval.h"
 #include "cli/cli.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/node.h"
 
@@ -92,10 +91,10 @@ CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
             return r;
         }
     }
-    if (!n->drv->co_snapshot) {
+    if (!node_can(n, NODE_CAN_SNAPSHOT)) {
         r = err_set(err, ENOTSUP, "Block format '%s' used by device '' does "
                     "not support temporarily loading internal snapshots",
-                    n->drv->name);
+                    node_driver_name(n));
     } else {
         r = node_co_info(n, info, err);
     }
@@ -119,7 +118,7 @@ static CO_FN json_t *bitmaps_co_list(struct node *n, GError **err)
 {
     json_t *info = json_object(), *data, *list = NULL;
 
-    if (n->drv->co_bitmap && node_co_info(n, info, err) == 0) {
+    if (node_can(n, NODE_CAN_BITMAP) && node_co_info(n, info, err) == 0) {
         data = json_object_get(json_object_get(info, "format-specific"),
                                "data");
         if (g_strcmp0(inside_get_str(data, "compat"), "0.10") != 0) {

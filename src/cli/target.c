@@ -7,7 +7,6 @@
 #include "base/err.h"
 #include "cli/create-options.h"
 #include "cli/image.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "loop/io.h"
@@ -24,8 +23,8 @@ CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
     if (!drv) {
         return -EINVAL;
     }
-    t->format = drv->name;
-    if (backing && !drv->supports_backing) {
+    t->format = driver_name(drv);
+    if (backing && !driver_has_backing(drv)) {
         return err_set(err, ENOTSUP, "Backing file not supported for file "
                        "format '%s'", t->format);
     }
@@ -87,7 +86,7 @@ static bool is_file(struct node *n)
 {
     const struct node *storage = node_storage(n);
 
-    return storage && strcmp(storage->drv->name, "file") == 0;
+    return storage && strcmp(node_driver_name(storage), "file") == 0;
 }
 
 /* A new raw image on a device, or behind an address, holds what was there; data
@@ -96,8 +95,8 @@ static bool is_zero_when_new(struct node *n)
 {
     struct node *data = image_data_file(n);
 
-    return data ? is_file(data) : n->drv->supports_backing ||
-        (strcmp(n->drv->name, "raw") == 0 && is_file(n));
+    return data ? is_file(data) : node_can(n, NODE_CAN_HAVE_BACKING) ||
+        (strcmp(node_driver_name(n), "raw") == 0 && is_file(n));
 }
 
 /* May all of @t that is there already be written to? */

@@ -18,7 +18,6 @@
 #include "base/math.h"
 #include "cli/cli.h"
 #include "cli/sparse.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "job/copy.h"
@@ -295,7 +294,7 @@ static void target_wrote(struct transfer *t, uint64_t len)
 {
     t->unflushed += len;
     if (t->unflushed >= FLUSH_EVERY && !t->flushing.count &&
-        !t->p->target->drv->supports_backing) {
+        !node_can(t->p->target, NODE_CAN_HAVE_BACKING)) {
         t->unflushed = 0;
         co_latch_add(&t->flushing);
         co_start(graph_loop(t->p->target->graph), flush_entry, t);

@@ -6,7 +6,6 @@
 #include "control/commands.h"
 #include "control/control-int.h"
 #include "control/journal.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/reference.h"
@@ -147,7 +146,8 @@ CO_FN int cmd_co_change_backing_file(struct control *c, const json_t *args,
                        "'%s' and image file are not in the same chain",
                        arg_str(args, "device"));
     }
-    if (!node_header_backing(image, NULL) || !image->drv->co_change_backing) {
+    if (!node_header_backing(image, NULL) ||
+        !node_can(image, NODE_CAN_CHANGE_BACKING)) {
         return err_set(err, EINVAL, "not allowing backing file change on an "
                        "image without a backing file");
     }

@@ -7,7 +7,6 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/control-int.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/node.h"
 
@@ -41,7 +40,7 @@ static struct node *find_image(struct control *c, const char *device,
 static CO_FN json_t *snapshots_co_list(struct node *n, GError **err)
 {
     json_t *info = json_object(), *list;
-    int r = n->drv->co_snapshot ? node_co_info(n, info, err)
+    int r = node_can(n, NODE_CAN_SNAPSHOT) ? node_co_info(n, info, err)
         : err_set(err, ENOTSUP, "Operation not supported");
 
     list = r == 0 ? json_incref(json_object_get(info, "snapshots")) : NULL;
@@ -80,10 +79,10 @@ static CO_FN int create_co_check(struct node *n, const char *device,
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Device '%s' is read only", device);
     }
-    if (!n->drv->co_snapshot) {
+    if (!node_can(n, NODE_CAN_SNAPSHOT)) {
         return err_set(err, ENOTSUP, "Block format '%s' used by device '%s' "
-                       "does not support internal snapshots", n->drv->name,
-                       device);
+                       "does not support internal snapshots",
+                       node_driver_name(n), device);
     }
     if (!*name) {
         return err_set(err, EINVAL, "Name is empty");

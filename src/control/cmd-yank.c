@@ -3,7 +3,6 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/control-int.h"
-#include "graph/driver.h"
 
 /* The node that an instance names, if it can be yanked. */
 static struct node *find_instance(struct control *c, const json_t *instance)
@@ -11,12 +10,12 @@ static struct node *find_instance(struct control *c, const json_t *instance)
     const char *name = arg_str(instance, "node-name");
     struct node *n = name ? node_find(c->graph, name, NULL) : NULL;
 
-    return n && n->drv->yank ? n : NULL;
+    return n && node_can(n, NODE_CAN_YANK) ? n : NULL;
 }
 
 static void add_instance(struct node *n, void *arg)
 {
-    if (n->drv->yank) {
+    if (node_can(n, NODE_CAN_YANK)) {
         json_array_append_new(arg, json_pack("{s:s,s:s}", "type", "block-node",
                                              "node-name", n->name));
     }
@@ -44,9 +43,7 @@ CO_FN int cmd_co_yank(struct control *c, const json_t *args, json_t **ret,
         }
     }
     json_array_foreach(instances, i, instance) {
-        struct node *n = find_instance(c, instance);
-
-        n->drv->yank(n);
+        node_yank(find_instance(c, instance));
     }
     return 0;
 }

@@ -16,7 +16,6 @@
 #include "base/options.h"
 #include "control/commands.h"
 #include "control/control-int.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 
 /* The options that are about the device, not about the image. */
@@ -109,17 +108,6 @@ static int take_hang(struct opts *o, struct drive *d, GError **err)
     return r;
 }
 
-static void set_hang(const struct drive *d, struct node *n)
-{
-    if (n->drv->set_hang) {
-        n->drv->set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S,
-                         d->on_hang == 1);
-    }
-    for (struct edge *e = n->children; e; e = e->next_in_parent) {
-        set_hang(d, e->child);
-    }
-}
-
 static int take_device(struct opts *o, struct drive *d, GError **err)
 {
     static const char *const ro[] = { "readonly", "read-only" };
@@ -172,7 +160,7 @@ static CO_FN int format_co_probe(struct control *c, const json_t *node,
     const struct node_driver *drv = NULL;
     int r = image_co_probe(c->graph, node, 0, "format=raw", &drv, err);
 
-    *ret_name = drv ? drv->name : "raw";
+    *ret_name = drv ? driver_name(drv) : "raw";
     return r;
 }
 
@@ -261,7 +249,8 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
         return r;
     }
     if (d->set_hang) {
-        set_hang(d, n);
+        node_set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S,
+                      d->on_hang == 1);
     }
     if (d->copy_on_read) {
         r = node_co_add_filter(c, &n, err);

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/node.h"
 
@@ -87,7 +86,7 @@ static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
     json_object_set_new(info, "filename",
                         json_string(n->filename ? n->filename : ""));
     move(info, facts, "cluster-size");
-    json_object_set_new(info, "format", json_string(n->drv->name));
+    json_object_set_new(info, "format", json_string(node_driver_name(n)));
     move(info, facts, "actual-size");
     move(info, facts, "format-specific");
     move(info, facts, "encrypted");
@@ -147,7 +146,8 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
         "iops_rd", 0, "detect_zeroes", detect_zeroes(n), "image", image,
         "iops_wr", 0, "ro", !node_is_writable(n), "node-name", n->name,
         "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n),
-        "drv", n->drv->name, "iops", 0, "bps_wr", 0, "write_threshold", 0,
+        "drv", node_driver_name(n), "iops", 0, "bps_wr", 0,
+        "write_threshold", 0,
         "backing_file", below ? below->filename : NULL, "encrypted", 0,
         "bps", 0, "bps_rd", 0, "cache",
         "no-flush", (n->flags & NODE_NO_FLUSH) != 0,

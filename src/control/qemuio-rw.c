@@ -7,7 +7,6 @@
 #include <string.h>
 #include "base/units.h"
 #include "control/qemuio-int.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 #include "loop/io.h"
 #include "loop/loop.h"

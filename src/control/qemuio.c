@@ -11,7 +11,6 @@
 #include "base/units.h"
 #include "control/qemuio-int.h"
 #include "graph/debug.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 
 /* How long wait_break waits: a session that hangs helps nobody. */
@@ -147,7 +146,7 @@ static CO_FN void qemuio_info_co_run(struct qemuio_run *run,
                               const struct qemuio_args *a)
 {
     g_string_append_printf(run->out, "format name: %s\ncluster size: ",
-                           run->node->drv->name);
+                           node_driver_name(run->node));
     qemuio_print_size(run->out,
                       (double)node_get_limits(run->node)->cluster_size);
     g_string_append(run->out, "\nvm state offset: 0 bytes\n");

@@ -29,32 +29,10 @@
 #include "base/iov.h"
 #include "base/options.h"
 #include "graph/debug.h"
+#include "graph/image.h"
 #include "graph/io.h"
 #include "graph/map.h"
 #include "graph/node.h"
-
-struct node_limits {
-    /* Power of two; 1 = bytes. Honoured on nodes that have no backing file;
-     * with supports_backing it is always 1 (the "file" node aligns). */
-    uint32_t request_alignment;
-    uint32_t cluster_size;      /* unit of allocation, 0 = none */
-    uint64_t max_transfer;      /* 0 = no limit */
-    uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
-    bool fast_zero;             /* co_zero never writes data */
-    bool can_allocate;             /* co_zero obeys IO_ALLOCATE */
-    uint32_t compressed_unit;   /* IO_COMPRESSED takes whole ones, 0 = cannot */
-};
-
-struct check_result {
-    uint64_t corruptions, leaks, check_errors;
-    uint64_t corruptions_fixed, leaks_fixed;
-    uint64_t total_clusters, allocated_clusters, fragmented_clusters,
-        compressed_clusters;
-    uint64_t image_end_offset;
-    void (*report)(void *arg, const char *line); /* may be NULL */
-    void *report_arg;
-};
-enum check_fix { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
 
 /* What is asked of a filter with breakpoints; see graph/debug.h. */
 enum debug_control {
@@ -62,42 +40,7 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
-/* Internal snapshots, by id or else by name. LOAD: a read-only node shows that
- * snapshot from now on; nothing is written. */
-enum snapshot_op {
-    SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE, SNAPSHOT_LOAD,
-};
-
-/* Dirty bitmaps that live in the image, by name. */
-enum bitmap_op {
-    BITMAP_ADD, BITMAP_REMOVE, BITMAP_CLEAR, BITMAP_ENABLE, BITMAP_DISABLE,
-    BITMAP_MERGE,
-};
-struct bitmap_args {
-    uint64_t granularity;   /* ADD: bytes, 0 = default */
-    bool disabled;          /* ADD: does not record */
-    struct node *from;      /* MERGE: the node that has it ... */
-    const char *from_name;  /* ... and its name */
-};
-
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
-
-/* What an image of a format takes, bytes. */
-struct image_measure {
-    uint64_t size;          /* the disk, in whole clusters */
-    uint64_t metadata;      /* what comes to it */
-    uint64_t cluster_size;  /* unit of allocation; 0: always as large as @size */
-    bool all;               /* every cluster is allocated at once */
-    uint64_t data;          /* of those that a source holds; by the caller */
-};
-
-/* Who is told what a snapshot shows of the backing chain. */
-struct snapshot_gaps {
-    const char *name;        /* of the snapshot; set and kept by the driver */
-    /* In order of @off; > 0: that is enough; -errno with a text of its own. */
-    CO_FN_PTR int (*co_gap)(struct snapshot_gaps *g, uint64_t off,
-                            uint64_t len);
-};
 
 struct node_driver {
     const char *name;            /* "qed" */
@@ -243,11 +186,7 @@ struct node_driver {
     /* A step after co_create() has failed: what it made besides @file goes. */
     CO_FN_PTR void (*co_uncreate)(struct node *file);
     bool creates_over;           /* ... except that it may hold something */
-    /* What co_create() takes, as "name\0help" pairs for -o help. */
-    const struct create_option {
-        const char *name, *type, *help;
-        const char *value;       /* default that creation announces, or NULL */
-    } *create_options;
+    const struct create_option *create_options; /* what co_create() takes */
 
     /* Everything durable on success; on failure the image is as it was. The
      * node is writable (for LOAD: not) and nobody else uses it. SNAPSHOT_APPLY
@@ -346,9 +285,6 @@ CO_FN int node_co_restrict_file(struct node *n, unsigned take,
                                 unsigned unshare, GError **err);
 /* What its file says. */
 bool node_file_can_copy_in(struct node *n, struct node *src);
-/* The smallest limits of @n, after defaults. */
-const struct node_limits *node_get_limits(const struct node *n);
-
 /* Tell whoever runs the program, with the name of the image. */
 void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Tell the control plane: @name is a QMP event, @data its members (borrowed). No

@@ -8,10 +8,75 @@
 #include <jansson.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "graph/driver.h"
+#include "graph/node.h"
 
-struct graph;
-struct node;
+struct opts;
+struct stat;
+
+struct check_result {
+    uint64_t corruptions, leaks, check_errors;
+    uint64_t corruptions_fixed, leaks_fixed;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters,
+        compressed_clusters;
+    uint64_t image_end_offset;
+    void (*report)(void *arg, const char *line); /* may be NULL */
+    void *report_arg;
+};
+enum check_fix { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
+
+/* Internal snapshots, by id or else by name. LOAD: a read-only node shows that
+ * snapshot from now on; nothing is written. */
+enum snapshot_op {
+    SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE, SNAPSHOT_LOAD,
+};
+
+/* Dirty bitmaps that live in the image, by name. */
+enum bitmap_op {
+    BITMAP_ADD, BITMAP_REMOVE, BITMAP_CLEAR, BITMAP_ENABLE, BITMAP_DISABLE,
+    BITMAP_MERGE,
+};
+struct bitmap_args {
+    uint64_t granularity;   /* ADD: bytes, 0 = default */
+    bool disabled;          /* ADD: does not record */
+    struct node *from;      /* MERGE: the node that has it ... */
+    const char *from_name;  /* ... and its name */
+};
+
+/* What an image of a format takes, bytes. */
+struct image_measure {
+    uint64_t size;          /* the disk, in whole clusters */
+    uint64_t metadata;      /* what comes to it */
+    uint64_t cluster_size;  /* unit of allocation; 0: always as large as @size */
+    bool all;               /* every cluster is allocated at once */
+    uint64_t data;          /* of those that a source holds; by the caller */
+};
+
+/* What one may say when an image is made, as for "-o help". */
+struct create_option {
+    const char *name, *type, *help;
+    const char *value;       /* default that creation announces, or NULL */
+};
+
+/* Who is told what a snapshot shows of the backing chain. */
+struct snapshot_gaps {
+    const char *name;        /* of the snapshot; set and kept by the driver */
+    /* In order of @off; > 0: that is enough; -errno with a text of its own. */
+    CO_FN_PTR int (*co_gap)(struct snapshot_gaps *g, uint64_t off,
+                            uint64_t len);
+};
+
+/* What image_co_create() takes for @drv, up to one without a name; NULL: no images
+ * of it can be made. */
+const struct create_option *driver_create_options(const struct node_driver *drv);
+/* Can its images have a backing file? */
+bool driver_has_backing(const struct node_driver *drv);
+/* Is it storage that takes no addresses, such as files? */
+bool driver_is_file_storage(const struct node_driver *drv);
+/* How much space an image of @drv would take; @o as for image_co_create().
+ * Makes nothing. Only where driver_can_measure(). */
+bool driver_can_measure(const struct node_driver *drv);
+int driver_measure(const struct node_driver *drv, struct opts *o,
+                   struct image_measure *ret, GError **err);
 
 /* Make image @filename of format @drv; @options is what its co_create() takes
  * and is checked in full.  @filename may be a device or an address: then the
@@ -86,3 +151,9 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
                            const char *name, GError **err);
 CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                          const struct bitmap_args *args, GError **err);
+
+/* Tell @g of each run that internal snapshot number @i of @n shows of the backing
+ * chain, until it has enough. The result of the last call; 0: all were told;
+ * -ENOENT, and no text: there is no snapshot of that number. */
+CO_FN int node_co_snapshot_gaps(struct node *n, unsigned i,
+                                struct snapshot_gaps *g, GError **err);

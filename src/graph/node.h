@@ -152,6 +152,43 @@ CO_FN int node_co_probe(struct node *file, const char *say_raw,
 bool node_is_writable(const struct node *n);
 bool node_is_filter(const struct node *n);
 
+struct node_limits {
+    /* Power of two; 1 = bytes. Honoured on nodes that have no backing file;
+     * with supports_backing it is always 1 (the "file" node aligns). */
+    uint32_t request_alignment;
+    uint32_t cluster_size;      /* unit of allocation, 0 = none */
+    uint64_t max_transfer;      /* 0 = no limit */
+    uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
+    bool fast_zero;             /* co_zero never writes data */
+    bool can_allocate;             /* co_zero obeys IO_ALLOCATE */
+    uint32_t compressed_unit;   /* IO_COMPRESSED takes whole ones, 0 = cannot */
+};
+
+/* The smallest limits of @n, after defaults. */
+const struct node_limits *node_get_limits(const struct node *n);
+
+/* "qcow2": as it is called in options and answers. */
+const char *driver_name(const struct node_driver *drv);
+const char *node_driver_name(const struct node *n);
+enum node_ability {
+    NODE_CAN_HAVE_BACKING,   /* an overlay is of such a format */
+    NODE_CAN_CHANGE_BACKING, /* node_co_change_backing() */
+    NODE_CAN_SNAPSHOT,       /* node_co_snapshot() */
+    NODE_CAN_BITMAP,         /* node_co_bitmap() */
+    NODE_CAN_YANK,           /* node_yank() */
+    NODE_CAN_VIEW,           /* shows a part of its file's disk, like raw */
+};
+/* Does @n's own driver know how? The state of the node is not asked. */
+bool node_can(const struct node *n, enum node_ability what);
+
+/* All requests that wait for a server that does not answer fail, those that
+ * write, too. Nothing where the driver waits for nobody. */
+void node_yank(struct node *n);
+/* What @n and the nodes below it do about storage that does not answer for
+ * @timeout_ns (0: for ever): tell, then wait on or, @fail, fail what changes
+ * nothing. */
+void node_set_hang(struct node *n, uint64_t timeout_ns, bool fail);
+
 struct edge *node_child(const struct node *n, const char *name);
 /* The child of a filter ("file"), NULL for others. */
 struct node *node_filtered(const struct node *n);

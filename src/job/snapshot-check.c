@@ -2,7 +2,7 @@
 #include "job/snapshot-check.h"
 #include <errno.h>
 #include "base/err.h"
-#include "graph/driver.h"
+#include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/co.h"
@@ -79,11 +79,8 @@ int snapshots_co_check(struct node *image, const struct chain_change *change,
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
     int ret = 0;
 
-    if (!image->drv->co_snapshot_gaps) {
-        return 0;
-    }
     for (unsigned i = 0; ret >= 0; i++) {
-        ret = image->drv->co_snapshot_gaps(image, i, &c.gaps, err);
+        ret = node_co_snapshot_gaps(image, i, &c.gaps, err);
         if (ret > 0) {
             g_ptr_array_add(names, g_strdup(c.gaps.name));
         }

@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
-#include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/reference.h"
@@ -115,7 +114,7 @@ static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
 
     for (struct edge *e = n->parents; e; e = e->next_in_child) {
         struct node *above = e->parent;
-        bool is_view = above && above->drv->view_offset, more;
+        bool is_view = above && node_can(above, NODE_CAN_VIEW), more;
 
         if (!is_view && (!above || !node_is_filter(above))) {
             continue;

@@ -10,7 +10,6 @@
 #include "job/stream.h"
 #include <inttypes.h>
 #include "base/err.h"
-#include "graph/driver.h"
 #include "graph/io.h"
 #include "job/copy.h"
 #include "job/stream-chain.h"
@@ -251,9 +250,10 @@ static CO_FN int stream_co_check(const struct stream_params *p,
     if (ret < 0) {
         return ret;
     }
-    if (node_backing(top) && !top->drv->supports_backing) {
+    if (node_backing(top) && !node_can(top, NODE_CAN_HAVE_BACKING)) {
         return err_set(err, ENOTSUP, "'%s' cannot be streamed: its driver '%s' "
-                       "has no backing files", top->name, top->drv->name);
+                       "has no backing files", top->name,
+                       node_driver_name(top));
     }
     return stream_chain_co_check_name(top, *ret_bottom, p->backing_file, err);
 }

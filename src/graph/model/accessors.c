@@ -4,6 +4,7 @@
  * graph/ asks them, so nothing here may call out of here.
  */
 #include <string.h>
+#include "graph/image.h"
 #include "graph/model/model.h"
 
 struct loop *graph_loop(struct graph *g)
@@ -135,4 +136,59 @@ char *edge_describe_parent(const struct edge *e)
         return e->backend->ops->describe(e->backend->arg);
     }
     return g_strdup(e->backend->name);
+}
+
+const char *driver_name(const struct node_driver *drv)
+{
+    return drv->name;
+}
+
+const char *node_driver_name(const struct node *n)
+{
+    return n->drv->name;
+}
+
+bool node_can(const struct node *n, enum node_ability what)
+{
+    switch (what) {
+    case NODE_CAN_HAVE_BACKING:
+        return n->drv->supports_backing;
+    case NODE_CAN_CHANGE_BACKING:
+        return n->drv->co_change_backing;
+    case NODE_CAN_SNAPSHOT:
+        return n->drv->co_snapshot;
+    case NODE_CAN_BITMAP:
+        return n->drv->co_bitmap;
+    case NODE_CAN_YANK:
+        return n->drv->yank;
+    case NODE_CAN_VIEW:
+        return n->drv->view_offset;
+    }
+    g_assert_not_reached();
+}
+
+const struct create_option *driver_create_options(const struct node_driver *drv)
+{
+    return drv->create_options;
+}
+
+bool driver_has_backing(const struct node_driver *drv)
+{
+    return drv->supports_backing;
+}
+
+bool driver_is_file_storage(const struct node_driver *drv)
+{
+    return drv->kind == NODE_PROTOCOL && !drv->name_prefixes;
+}
+
+bool driver_can_measure(const struct node_driver *drv)
+{
+    return drv->measure;
+}
+
+int driver_measure(const struct node_driver *drv, struct opts *o,
+                   struct image_measure *ret, GError **err)
+{
+    return drv->measure(o, ret, err);
 }

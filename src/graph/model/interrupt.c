@@ -42,3 +42,20 @@ void node_let_go(struct node *n)
         node_let_go(e->child);
     }
 }
+
+void node_yank(struct node *n)
+{
+    if (n->drv->yank) {
+        n->drv->yank(n);
+    }
+}
+
+void node_set_hang(struct node *n, uint64_t timeout_ns, bool fail)
+{
+    if (n->drv->set_hang) {
+        n->drv->set_hang(n, timeout_ns, fail);
+    }
+    for (struct edge *e = n->children; e; e = e->next_in_parent) {
+        node_set_hang(e->child, timeout_ns, fail);
+    }
+}

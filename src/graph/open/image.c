@@ -294,3 +294,10 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
     new_storage_co_close(&s, r == 0);
     return r;
 }
+
+int node_co_snapshot_gaps(struct node *n, unsigned i, struct snapshot_gaps *g,
+                          GError **err)
+{
+    return n->drv->co_snapshot_gaps ? n->drv->co_snapshot_gaps(n, i, g, err)
+                                    : -ENOENT;
+}
