@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Writing.  Storage with an alignment gets read-modify-write here, serialised
- * over the aligned blocks by TRACK_ALLOC.  Overlays are cow.c's.
+ * over the aligned blocks by TRACK_ALLOC.  Overlays are
+ * written by allocating-write.c.
  */
 #include <string.h>
 #include "base/barrier.h"
