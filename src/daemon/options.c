@@ -69,12 +69,7 @@ static int set_resume_jobs(struct settings *s, const char *arg, GError **err)
 
 static int set_engine(struct settings *s, const char *arg, GError **err)
 {
-    int r = io_engine_parse(arg, &s->engine, err);
-
-    if (r == 0 && s->engine == IO_ENGINE_SIM) {
-        return err_set(err, EINVAL, "the simulator is for tests only");
-    }
-    return r;
+    return io_engine_parse(arg, &s->engine, err);
 }
 
 static int set_policy(struct settings *s, const char *arg, GError **err)

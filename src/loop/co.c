@@ -47,22 +47,12 @@ static struct co *co_list_take(struct co_list *list)
     return co;
 }
 
-/* xorshift64* */
-static bool shuffle_roll(struct loop *l)
-{
-    uint64_t x = l->shuffle_state | 1;
-
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    l->shuffle_state = x;
-    return (x * 0x2545f4914f6cdd1du >> 32) % 100 < l->shuffle;
-}
-
 static void co_make_ready(struct co *co)
 {
+    const struct io_engine *engine = co->loop->engine;
+
     co->state = CO_READY;
-    if (co->loop->shuffle && shuffle_roll(co->loop)) {
+    if (engine->runs_first && engine->runs_first(co->loop)) {
         co_list_add_first(&co->loop->ready, co);
     } else {
         co_list_add(&co->loop->ready, co);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What an I/O engine is to its loop.  Private to loop/.
+ * What an I/O engine is to its loop.  For loop/ and for engines.
  *
  * A request lives on the stack of the coroutine that waits for it; an engine
  * that took one in submit() completes it exactly once with io_req_complete(),
@@ -97,11 +97,14 @@ struct io_engine {
     /* Monotonic nanoseconds. */
     uint64_t (*clock)(struct loop *l);
     uint64_t (*date)(struct loop *l); /* NULL: the real one */
+    /* Shall a coroutine that becomes ready now run before those that already
+     * are? NULL: never. Nothing promises their order; tests change it. */
+    bool (*runs_first)(struct loop *l);
+    bool has_own_files;     /* its descriptors are not the kernel's */
 };
 
 extern const struct io_engine engine_uring;
 extern const struct io_engine engine_threads;
-extern const struct io_engine engine_sim;
 
 /* Run @r on the caller's loop and wait. Returns its result. */
 CO_FN int64_t io_req_co_run(struct io_req *r);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include "loop/io-priv.h"
 #include "loop/io.h"
-#include "loop/loop.h"
+#include "loop/loop-priv.h"
 
 CO_FN static int io_co_simple(struct io_req *r)
 {
@@ -248,7 +248,7 @@ int io_co_real_path(struct io_file *f, char **ret_path)
 {
     char *path;
 
-    if (strcmp(loop_engine_name(loop_current()), "sim") == 0) {
+    if (loop_current()->engine->has_own_files) {
         return -ENOTSUP;
     }
     path = g_strdup_printf("/proc/self/fd/%d", f->fd);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The inside of loops and coroutines.  Private to loop/.
+ * The inside of loops and coroutines.  Private to loop/ and to engines.
  *
  * A coroutine that waits is either yielded (its own doing: co_wake() ends it)
  * or blocked (in a primitive of this folder: only co_unblock() ends it).  A
@@ -48,7 +48,7 @@ struct io_buf_pool {
 struct loop {
     const struct io_engine *engine;
     void *engine_state;
-    struct pool *pool;          /* NULL under sim */
+    struct pool *pool;          /* NULL with a custom engine */
 
     uint64_t now_ns;
     struct loop_timer **timers; /* binary heap, 1-based */
@@ -56,8 +56,6 @@ struct loop {
 
     struct co_list ready;       /* run in this turn */
     struct co_list relaxed;     /* run in the next */
-    unsigned shuffle;           /* percent that jump the queue: sim_shuffle() */
-    uint64_t shuffle_state;
     struct co *running;
     struct co_ctx main_ctx;
     unsigned n_co;

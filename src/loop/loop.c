@@ -23,14 +23,12 @@ static const char *const engine_names[] = {
     [IO_ENGINE_AUTO] = "auto",
     [IO_ENGINE_IO_URING] = "io_uring",
     [IO_ENGINE_THREADS] = "threads",
-    [IO_ENGINE_SIM] = "sim",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(engine_names) == IO_ENGINE_COUNT);
 
 static const struct io_engine *const engines[] = {
     [IO_ENGINE_IO_URING] = &engine_uring,
     [IO_ENGINE_THREADS] = &engine_threads,
-    [IO_ENGINE_SIM] = &engine_sim,
 };
 
 int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
@@ -43,7 +41,7 @@ int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
         }
     }
     return err_set(err, EINVAL, "Unknown I/O engine '%s', expected auto, "
-                   "io_uring, threads or sim", name);
+                   "io_uring or threads", name);
 }
 
 static int loop_set_engine(struct loop *l, const struct loop_options *opts,
@@ -53,6 +51,10 @@ static int loop_set_engine(struct loop *l, const struct loop_options *opts,
     const char *preferred = getenv("SLUICE_IO_ENGINE");
     int r;
 
+    if (opts->custom) {
+        l->engine = opts->custom;
+        return l->engine->init(l, opts, err);
+    }
     if (kind == IO_ENGINE_AUTO && preferred) {
         r = io_engine_parse(preferred, &kind, err);
         if (r < 0) {
@@ -80,7 +82,7 @@ int loop_new(const struct loop_options *opts, struct loop **ret_loop,
 
     l->max_co_pool = co_pool ? (unsigned)atoi(co_pool) : CO_POOL_MAX;
     pthread_mutex_init(&l->msg_lock, NULL);
-    if (opts->engine != IO_ENGINE_SIM) {
+    if (!opts->custom) {
         l->pool = pool_new(l, opts->workers);
     }
     r = loop_set_engine(l, opts, err);

@@ -21,17 +21,21 @@ enum io_engine_kind {
     IO_ENGINE_AUTO,
     IO_ENGINE_IO_URING,
     IO_ENGINE_THREADS,
-    IO_ENGINE_SIM,      /* RAM files, virtual clock, seeded order: loop/sim.h */
     IO_ENGINE_COUNT
 };
+
+struct io_engine;
 
 struct loop_options {
     enum io_engine_kind engine;
     unsigned workers;        /* threads of the pool at most; 0 = default */
-    uint64_t sim_seed;       /* IO_ENGINE_SIM only */
+    /* An engine that is not one of those above, instead of @engine; borrowed
+     * for the life of the loop.  Such a loop has no pool. */
+    const struct io_engine *custom;
+    uint64_t custom_seed;    /* for @custom alone; the loop does not look */
 };
 
-/* Parse "auto", "io_uring", "threads" or "sim". Returns 0 or -EINVAL. */
+/* Parse "auto", "io_uring" or "threads". Returns 0 or -EINVAL. */
 int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
                     GError **err);
 
@@ -53,11 +57,11 @@ bool loop_turn(struct loop *l, bool may_block);
 struct loop *loop_current(void);
 const char *loop_engine_name(struct loop *l);
 
-/* Monotonic nanoseconds, read once a turn (virtual under sim). */
+/* Monotonic nanoseconds, read once a turn (virtual where a custom engine's clock is). */
 uint64_t loop_now_ns(struct loop *l);
 /* Monotonic nanoseconds, read now. */
 uint64_t loop_clock_ns(struct loop *l);
-/* The date, since 1970; of the simulated machine: its clock. */
+/* Nanoseconds since 1970; a custom engine may give its own. */
 uint64_t loop_date_ns(struct loop *l);
 
 /* Call @fn(@arg) on @l's thread, in order of posting. Any thread. */

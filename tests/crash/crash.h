@@ -26,7 +26,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "graph/node.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 /* What a disk writes as a whole (A1). */
 #define SECTOR 512u

@@ -76,7 +76,7 @@ static CO_FN void world_entry(void *arg)
 void world_run(const struct crash_config *c, uint64_t seed,
                void (*fn)(void *arg), void *arg)
 {
-    struct loop_options opts = { .engine = IO_ENGINE_SIM, .sim_seed = seed };
+    struct loop_options opts = SIM_OPTIONS(seed);
     struct run run = { fn, arg };
 
     world = (struct world) { .config = c };

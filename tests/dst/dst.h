@@ -25,7 +25,7 @@
 #include "base/annot.h"
 #include "loop/co.h"
 #include "loop/loop.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 #define MS UINT64_C(1000000)
 #define SEC (1000 * MS)

@@ -283,7 +283,7 @@ void power_verify(struct world *w, const struct sim_image *img,
                   const struct model_cut *cut, bool independent,
                   const GPtrArray *snapshots, const char *what)
 {
-    struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = w->seed };
+    struct loop_options o = SIM_OPTIONS(w->seed);
     struct verify v = { .w = w, .cut = cut, .what = what,
                         .independent = independent,
                         .snapshots = snapshots };

@@ -419,7 +419,7 @@ static void check_base(struct world *w)
 
 uint64_t world_run(uint64_t seed)
 {
-    struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = seed };
+    struct loop_options o = SIM_OPTIONS(seed);
     struct world w = { .seed = seed, .rng.state = seed ^ 0x5eed };
     struct control_params p = { 0 };
     g_autoptr(GError) err = NULL;

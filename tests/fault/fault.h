@@ -23,7 +23,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "loop/loop.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 enum {
     SECTOR = 512,

@@ -486,7 +486,7 @@ static CO_FN void run_entry(void *arg)
 void rig_run(struct rig *r, void (*fn)(struct rig *r),
              const struct sim_image *files, struct sim_image **ret_files)
 {
-    struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct loop_options o = SIM_OPTIONS(1);
     struct control_params p = { 0 };
     struct run run = { r, fn };
 

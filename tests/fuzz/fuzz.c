@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include "loop/co.h"
 #include "loop/loop.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 /* The linker sends calls of these here (--wrap): no input reaches a network. */
 int __wrap_socket(int domain, int type, int protocol);
@@ -94,7 +94,7 @@ static CO_FN void run_entry(void *arg)
 
 void fuzz_run(void (*fn)(void *arg), void *arg)
 {
-    struct loop_options opts = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct loop_options opts = SIM_OPTIONS(1);
     struct run r = { .fn = fn, .arg = arg };
     g_autoptr(GError) err = NULL;
 

@@ -9,6 +9,7 @@
 #include "export/nbd/nbd-int.h"
 #include "graph/node.h"
 #include "loop/io.h"
+#include "sim/sim.h"
 #include "ram.h"
 
 #define DISK_SIZE (1u << 20)
@@ -75,7 +76,7 @@ static CO_FN void rig_entry(void *arg)
 
 static void run_rig(gconstpointer data)
 {
-    struct loop_options opts = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct loop_options opts = SIM_OPTIONS(1);
     struct rig r = *(const struct rig *)data;
     GError *err = NULL;
 

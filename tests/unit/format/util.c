@@ -8,6 +8,7 @@
 #include "format/format.h"
 #include "hold-driver.h"
 #include "loop/io.h"
+#include "sim/sim.h"
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
@@ -30,19 +31,13 @@ static CO_FN void run_entry(void *arg)
     loop_stop(run->loop);
 }
 
-void run_graph(void (*fn)(struct graph *g))
+static void run_graph_with(const struct loop_options *opts,
+                           void (*fn)(struct graph *g))
 {
-    run_graph_on(IO_ENGINE_AUTO, 0, fn);
-}
-
-void run_graph_on(enum io_engine_kind engine, uint64_t seed,
-                  void (*fn)(struct graph *g))
-{
-    struct loop_options opts = { .engine = engine, .sim_seed = seed };
     struct run run = { .fn = fn };
     GError *err = NULL;
 
-    loop_new(&opts, &run.loop, &err);
+    loop_new(opts, &run.loop, &err);
     g_assert_no_error(err);
     co_start(run.loop, run_entry, &run);
     loop_run(run.loop);
@@ -50,6 +45,20 @@ void run_graph_on(enum io_engine_kind engine, uint64_t seed,
     }
     g_assert_cmpuint(co_count(run.loop), ==, 0);
     loop_free(run.loop);
+}
+
+void run_graph(void (*fn)(struct graph *g))
+{
+    struct loop_options opts = { .engine = IO_ENGINE_AUTO };
+
+    run_graph_with(&opts, fn);
+}
+
+void run_graph_on_sim(uint64_t seed, void (*fn)(struct graph *g))
+{
+    struct loop_options opts = SIM_OPTIONS(seed);
+
+    run_graph_with(&opts, fn);
 }
 
 static char *scratch_dir;

@@ -13,8 +13,8 @@
 /* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw,
  * qed, qcow2 and cow; ends when it has returned and the graph is freed. */
 void run_graph(void (*fn)(struct graph *g));
-void run_graph_on(enum io_engine_kind engine, uint64_t seed,
-                  void (*fn)(struct graph *g));
+/* The same on the simulated machine. */
+void run_graph_on_sim(uint64_t seed, void (*fn)(struct graph *g));
 
 /* A path in a directory that is removed at exit; owned by the caller. */
 char *scratch(const char *name);

@@ -9,6 +9,7 @@
 #include "job/copy.h"
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "sim/sim.h"
 
 #define SEC UINT64_C(1000000000)
 #define MS UINT64_C(1000000)
@@ -199,7 +200,7 @@ static CO_FN void world_entry(void *arg)
 /* Returns the virtual nanoseconds it took. */
 static uint64_t run(struct world *w)
 {
-    struct loop_options o = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct loop_options o = SIM_OPTIONS(1);
     GError *err = NULL;
     int ret = loop_new(&o, &w->loop, &err);
     uint64_t start, took;

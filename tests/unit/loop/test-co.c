@@ -32,7 +32,7 @@ CO_FN static void many_entry(void *arg)
 
 static void test_switches(void)
 {
-    run_on(engine, 0, many_entry, NULL);
+    run_on(engine, many_entry, NULL);
 }
 
 CO_FN static void count_entry(void *arg)
@@ -57,13 +57,13 @@ CO_FN static void lives_entry(void *arg)
 
 static void test_lives(void)
 {
-    run_on(engine, 0, lives_entry, NULL);
+    run_on(engine, lives_entry, NULL);
 }
 
 static void test_no_pool(void)
 {
     g_setenv("SLUICE_CO_POOL", "0", TRUE);
-    run_on(engine, 0, lives_entry, NULL);
+    run_on(engine, lives_entry, NULL);
     g_unsetenv("SLUICE_CO_POOL");
 }
 
@@ -103,7 +103,7 @@ CO_FN static void deep_many_entry(void *arg)
 
 static void test_deep(void)
 {
-    run_on(engine, 0, deep_many_entry, NULL);
+    run_on(engine, deep_many_entry, NULL);
 }
 
 /* Wakes are remembered, and not eaten by other waits. */
@@ -144,7 +144,7 @@ CO_FN static void wake_entry(void *arg)
 
 static void test_wake(void)
 {
-    run_on(engine, 0, wake_entry, NULL);
+    run_on(engine, wake_entry, NULL);
 }
 
 /* Queue, mutex, latch. */
@@ -191,7 +191,7 @@ CO_FN static void queue_entry(void *arg)
 
 static void test_queue(void)
 {
-    run_on(engine, 0, queue_entry, NULL);
+    run_on(engine, queue_entry, NULL);
 }
 
 struct slow_wake {
@@ -220,7 +220,7 @@ CO_FN static void queue_until_entry(void *arg)
 
 static void test_queue_until(void)
 {
-    run_on(engine, 0, queue_until_entry, NULL);
+    run_on(engine, queue_until_entry, NULL);
 }
 
 CO_FN static void mutex_user_entry(void *arg)
@@ -255,7 +255,7 @@ CO_FN static void mutex_entry(void *arg)
 
 static void test_mutex(void)
 {
-    run_on(engine, 0, mutex_entry, NULL);
+    run_on(engine, mutex_entry, NULL);
 }
 
 /* Threads. */
@@ -275,7 +275,7 @@ CO_FN static void pool_entry(void *arg)
 
 static void test_in_pool(void)
 {
-    run_on(engine, 0, pool_entry, NULL);
+    run_on(engine, pool_entry, NULL);
 }
 
 #define POSTERS 4
@@ -405,7 +405,7 @@ static void test_call_on(void)
     pthread_barrier_init(&o.ready, NULL, 2);
     pthread_create(&o.thread, NULL, other_main, &o);
     pthread_barrier_wait(&o.ready);
-    run_on(engine, 0, callers_entry, &o);
+    run_on(engine, callers_entry, &o);
     loop_stop(o.loop);
     pthread_join(o.thread, NULL);
     pthread_barrier_destroy(&o.ready);

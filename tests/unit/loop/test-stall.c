@@ -199,12 +199,12 @@ static CO_FN void direct_entry(void *arg)
 
 static void test_cached(void)
 {
-    run_on(IO_ENGINE_THREADS, 0, cached_entry, NULL);
+    run_on(IO_ENGINE_THREADS, cached_entry, NULL);
 }
 
 static void test_direct(void)
 {
-    run_on(IO_ENGINE_THREADS, 0, direct_entry, NULL);
+    run_on(IO_ENGINE_THREADS, direct_entry, NULL);
 }
 
 int main(int argc, char **argv)

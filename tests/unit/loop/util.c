@@ -19,18 +19,23 @@ CO_FN static void run_entry(void *arg)
     loop_stop(run->loop);
 }
 
-void run_on(enum io_engine_kind kind, uint64_t seed, void (*fn)(void *arg),
-            void *arg)
+void run_with(const struct loop_options *opts, void (*fn)(void *arg), void *arg)
 {
-    struct loop_options opts = {.engine = kind, .sim_seed = seed};
     struct run run = {.fn = fn, .arg = arg};
     GError *err = NULL;
 
-    loop_new(&opts, &run.loop, &err);
+    loop_new(opts, &run.loop, &err);
     g_assert_no_error(err);
     co_start(run.loop, run_entry, &run);
     loop_run(run.loop);
     loop_free(run.loop);
+}
+
+void run_on(enum io_engine_kind kind, void (*fn)(void *arg), void *arg)
+{
+    struct loop_options opts = {.engine = kind};
+
+    run_with(&opts, fn, arg);
 }
 
 struct param {
@@ -49,7 +54,7 @@ static void run_param(gconstpointer data)
         return;
     }
     loop_free(l);
-    run_on(p->kind, 0, p->fn, NULL);
+    run_on(p->kind, p->fn, NULL);
 }
 
 void add_for_real_engines(const char *path, void (*fn)(void *arg))

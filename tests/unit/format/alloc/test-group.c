@@ -11,6 +11,7 @@
 #include "graph/node.h"
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "sim/sim.h"
 
 /* --- a disk that logs --- */
 
@@ -123,7 +124,7 @@ static CO_FN void run_entry(void *arg)
 static void run(gconstpointer data)
 {
     /* Virtual time: the age of a group does not depend on the machine. */
-    struct loop_options opts = { .engine = IO_ENGINE_SIM, .sim_seed = 1 };
+    struct loop_options opts = SIM_OPTIONS(1);
     struct loop *l;
 
     body = data;

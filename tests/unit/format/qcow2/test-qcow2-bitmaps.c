@@ -10,7 +10,7 @@
 #include <string.h>
 #include "format/qcow2/bitmap/bitmap.h"
 #include "graph/image.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 enum { DISK = 1 << 20, UNIT = 4096 };
 
@@ -220,7 +220,7 @@ static CO_FN void sweep_run(struct graph *g)
 
 static void test_sweep(void)
 {
-    run_graph_on(IO_ENGINE_SIM, 1, sweep_run);
+    run_graph_on_sim(1, sweep_run);
 }
 
 int main(int argc, char **argv)

@@ -13,7 +13,7 @@
 #include "format/qcow2/space/refcount.h"
 #include "graph/image.h"
 #include "hold-driver.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 enum { CLUSTER = 65536 };
 
@@ -510,7 +510,7 @@ static CO_FN void landed_run(struct graph *g)
 
 static void test_landed(void)
 {
-    run_graph_on(IO_ENGINE_SIM, 1, landed_run);
+    run_graph_on_sim(1, landed_run);
 }
 
 /* --- what fails late --- */
@@ -538,7 +538,7 @@ static CO_FN void block_run(struct graph *g)
 
 static void test_block(void)
 {
-    run_graph_on(IO_ENGINE_SIM, 1, block_run);
+    run_graph_on_sim(1, block_run);
 }
 
 /* Zeroes smaller than a cluster, while nothing can be published: as many wait as
@@ -572,7 +572,7 @@ static CO_FN void pending_run(struct graph *g)
 
 static void test_pending(void)
 {
-    run_graph_on(IO_ENGINE_SIM, 1, pending_run);
+    run_graph_on_sim(1, pending_run);
 }
 
 int main(int argc, char **argv)

@@ -17,7 +17,7 @@
 #include "graph/image.h"
 #include "graph/populate.h"
 #include "loop/io.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 enum { SECTORS = 4096, DISK = SECTORS * 512, OPS = 160, TASKS = 8,
        STATES = 80 };
@@ -491,7 +491,7 @@ static void test_crash(gconstpointer data)
         seed = (uint64_t) g_test_rand_int() & 0x7fffffff;
         g_test_message("seed %" PRIu64, seed);
         rnd = g_rand_new_with_seed((guint32) seed);
-        run_graph_on(IO_ENGINE_SIM, seed, crash_run);
+        run_graph_on_sim(seed, crash_run);
         g_rand_free(rnd);
     }
     g_assert_cmpuint(broken[1], >, 0);

@@ -10,7 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "loop/io.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 enum { CELLS = 12, CELL = 3000, STRIDE = 150000, DISK = 2 << 20 };
 
@@ -227,7 +227,7 @@ static CO_FN void sweep_run(struct graph *g)
 static void test_sweep(gconstpointer data)
 {
     with_backing = GPOINTER_TO_INT(data);
-    run_graph_on(IO_ENGINE_SIM, 1, sweep_run);
+    run_graph_on_sim(1, sweep_run);
 }
 
 int main(int argc, char **argv)

@@ -8,7 +8,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 #define PAGE 4096u
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The simulated machine under a loop with IO_ENGINE_SIM: files in memory, a
+ * The simulated machine under a loop with SIM_OPTIONS(): files in memory, a
  * clock that only moves while nothing can run, latencies and thereby the order
  * of completions from a seed, faults on demand, and a log that misses nothing.
  *
@@ -21,6 +21,10 @@
 #include "loop/loop.h"
 
 struct sim;
+
+/* The machine as an engine, and the options of a loop that runs on one. */
+extern const struct io_engine engine_sim;
+#define SIM_OPTIONS(seed) { .custom = &engine_sim, .custom_seed = (seed) }
 
 /* The machine of @l, or NULL on a real engine. */
 struct sim *loop_sim(struct loop *l);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The log of the simulated machine, its faults and latencies. */
 #include <string.h>
-#include "loop/loop-priv.h"
-#include "loop/sim-priv.h"
+#include "sim/sim-priv.h"
 
 static const char *const op_names[] = {
     [SIM_CREATE] = "create",
@@ -202,12 +201,6 @@ void sim_faults_clear(struct sim *s)
         g_free((char *)g_array_index(s->faults, struct sim_fault, i).path);
     }
     g_array_set_size(s->faults, 0);
-}
-
-void sim_shuffle(struct loop *l, unsigned percent, uint64_t seed)
-{
-    l->shuffle = percent;
-    l->shuffle_state = seed;
 }
 
 unsigned sim_open_files(const struct sim *s)

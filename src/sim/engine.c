@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include "loop/loop-priv.h"
-#include "loop/sim-priv.h"
+#include "sim/sim-priv.h"
 
 #define START_NS 1000000000u    /* not 0: deadlines of 0 are past */
 #define SPIN_NS 1000u           /* what a turn of relaxing coroutines takes */
@@ -42,7 +42,7 @@ static int sim_init(struct loop *l, const struct loop_options *opts,
     struct sim *s = g_new0(struct sim, 1);
 
     s->now_ns = START_NS;
-    s->rng = opts->sim_seed;
+    s->rng = opts->custom_seed;
     s->pending = g_ptr_array_new_with_free_func(g_free);
     s->live = sim_image_new();
     s->block = 512;
@@ -255,6 +255,33 @@ static uint64_t sim_clock(struct loop *l)
     return ((struct sim *)l->engine_state)->now_ns;
 }
 
+void sim_shuffle(struct loop *l, unsigned percent, uint64_t seed)
+{
+    struct sim *s = loop_sim(l);
+
+    s->shuffle = percent;
+    s->shuffle_state = seed;
+}
+
+/* xorshift64* */
+static bool shuffle_roll(struct sim *s)
+{
+    uint64_t x = s->shuffle_state | 1;
+
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    s->shuffle_state = x;
+    return (x * 0x2545f4914f6cdd1du >> 32) % 100 < s->shuffle;
+}
+
+static bool sim_runs_first(struct loop *l)
+{
+    struct sim *s = l->engine_state;
+
+    return s->shuffle && shuffle_roll(s);
+}
+
 const struct io_engine engine_sim = {
     .name = "sim",
     .init = sim_init,
@@ -265,4 +292,6 @@ const struct io_engine engine_sim = {
     .wake = sim_wake,
     .clock = sim_clock,
     .date = sim_clock,
+    .runs_first = sim_runs_first,
+    .has_own_files = true,
 };

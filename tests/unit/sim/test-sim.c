@@ -7,10 +7,17 @@
 #include <time.h>
 #include "loop/channel.h"
 #include "loop/io.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 #include "util.h"
 
 #define KIB ((size_t)1024)
+
+static void run_on_sim(uint64_t seed, void (*fn)(void *arg), void *arg)
+{
+    struct loop_options opts = SIM_OPTIONS(seed);
+
+    run_with(&opts, fn, arg);
+}
 
 CO_FN static struct io_file *file_co_new(const char *path)
 {
@@ -147,9 +154,9 @@ CO_FN static void copy_entry(void *arg)
 
 static void test_files(void)
 {
-    run_on(IO_ENGINE_SIM, 1, files_entry, NULL);
-    run_on(IO_ENGINE_SIM, 2, locks_entry, NULL);
-    run_on(IO_ENGINE_SIM, 3, copy_entry, NULL);
+    run_on_sim(1, files_entry, NULL);
+    run_on_sim(2, locks_entry, NULL);
+    run_on_sim(3, copy_entry, NULL);
 }
 
 /* The clock. */
@@ -174,7 +181,7 @@ CO_FN static void clock_entry(void *arg)
 
 static void test_clock(void)
 {
-    run_on(IO_ENGINE_SIM, 1, clock_entry, NULL);
+    run_on_sim(1, clock_entry, NULL);
 }
 
 /* Same seed, same log; other seed, other order. */
@@ -221,7 +228,7 @@ static uint64_t work_hash(uint64_t seed)
 {
     uint64_t hash;
 
-    run_on(IO_ENGINE_SIM, seed, work_entry, &hash);
+    run_on_sim(seed, work_entry, &hash);
     return hash;
 }
 
@@ -368,7 +375,7 @@ CO_FN static void log_entry(void *arg)
 
 static void test_log(void)
 {
-    run_on(IO_ENGINE_SIM, 5, log_entry, NULL);
+    run_on_sim(5, log_entry, NULL);
 }
 
 /* Writes of one coroutine each reach the disk in some other order. */
@@ -377,7 +384,7 @@ static void test_order(void)
     unsigned swapped = 0;
 
     for (uint64_t seed = 0; seed < 5; seed++) {
-        struct loop_options opts = {.engine = IO_ENGINE_SIM, .sim_seed = seed};
+        struct loop_options opts = SIM_OPTIONS(seed);
         uint64_t hash;
         struct loop *l;
         const struct sim_record *const *log;
@@ -439,9 +446,9 @@ static void test_images(void)
 {
     struct image_step step = {0};
 
-    run_on(IO_ENGINE_SIM, 1, image_entry, &step);
+    run_on_sim(1, image_entry, &step);
     step.second = true;
-    run_on(IO_ENGINE_SIM, 2, image_entry, &step);
+    run_on_sim(2, image_entry, &step);
     sim_image_free(step.image);
 }
 
@@ -486,7 +493,7 @@ CO_FN static void faults_entry(void *arg)
 
 static void test_faults(void)
 {
-    run_on(IO_ENGINE_SIM, 1, faults_entry, NULL);
+    run_on_sim(1, faults_entry, NULL);
 }
 
 /* Syncs that come together share one, begun after the last of them came. */
@@ -544,8 +551,8 @@ CO_FN static void shared_sync_entry(void *arg)
 
 static void test_shared_sync(void)
 {
-    run_on(IO_ENGINE_SIM, 1, shared_sync_entry, NULL);
-    run_on(IO_ENGINE_SIM, 1, shared_sync_entry, GINT_TO_POINTER(1));
+    run_on_sim(1, shared_sync_entry, NULL);
+    run_on_sim(1, shared_sync_entry, GINT_TO_POINTER(1));
 }
 
 /* A file that ends inside a sector grows while it is read: the sector is old
@@ -584,7 +591,7 @@ CO_FN static void growing_entry(void *arg)
 
 static void test_growing(void)
 {
-    run_on(IO_ENGINE_SIM, 1, growing_entry, NULL);
+    run_on_sim(1, growing_entry, NULL);
 }
 
 int main(int argc, char **argv)

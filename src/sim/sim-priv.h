@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The inside of the simulated machine.  Private to loop/. */
+/* The inside of the simulated machine.  Private to sim/. */
 #pragma once
 #include <pthread.h>
 #include "loop/engine.h"
-#include "loop/sim.h"
+#include "sim/sim.h"
 
 /* An open file. */
 struct sim_handle {
@@ -34,6 +34,8 @@ struct sim_pending {
 struct sim {
     uint64_t now_ns;
     uint64_t rng;
+    unsigned shuffle;           /* percent of coroutines that run first */
+    uint64_t shuffle_state;
     GPtrArray *pending;         /* struct sim_pending */
 
     struct sim_image *live;

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include "loop/sim-priv.h"
+#include "sim/sim-priv.h"
 
 struct sim_handle *sim_handle(struct sim *s, int fd)
 {
