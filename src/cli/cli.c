@@ -64,13 +64,18 @@ int cli_option_error(const char *command, int c, char **argv)
                            : "unrecognized option '%s'", argv[optind - 1]);
 }
 
-int cli_print_help(const char *command)
+static const struct subcommand *current;
+
+int cli_run(const struct subcommand *s, int argc, char **argv)
 {
-    for (const struct subcommand *s = subcommands; s->name; s++) {
-        if (strcmp(s->name, command) == 0) {
-            printf("usage: sluice %s %s\n\n%s", s->name, s->synopsis, s->help);
-        }
-    }
+    current = s;
+    return s->run(argc, argv);
+}
+
+int cli_print_help(void)
+{
+    printf("usage: sluice %s %s\n\n%s", current->name, current->synopsis,
+           current->help);
     return 0;
 }
 

@@ -16,7 +16,8 @@ struct subcommand {
     const char *synopsis;   /* after "sluice NAME " */
     const char *help;       /* options, a line each; ends with \n */
 };
-extern const struct subcommand subcommands[];   /* ends with name NULL */
+/* Run it. Returns the exit status. */
+int cli_run(const struct subcommand *s, int argc, char **argv);
 
 /* "sluice: ..." on stderr, then the hint of @err if it has one. */
 void cli_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
@@ -29,8 +30,8 @@ int cli_bad_option(const char *command, char **argv);
 /* The same in the words of the image commands; @c is what getopt_long() gave,
  * its option string begins with ':'. */
 int cli_option_error(const char *command, int c, char **argv);
-/* Print the help of the named subcommand. Returns 0. */
-int cli_print_help(const char *command);
+/* Print the help of the subcommand that runs. Returns 0. */
+int cli_print_help(void);
 
 /* A number of bytes with suffixes, @min to @max; refused in the words that
  * scripts know ("Invalid WHAT specified. ..."). 0 or 1. */

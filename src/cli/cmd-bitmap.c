@@ -100,7 +100,7 @@ static int bitmap_parse_args(int argc, char **argv, struct bitmap *b)
     while (r == 0 && (c = getopt_long(argc, argv, ":b:f:F:g:h", bitmap_options,
                                       NULL)) != -1) {
         if (c == 'h') {
-            cli_print_help("bitmap");
+            cli_print_help();
             return -1;
         }
         r = take_option(b, c, argv);

@@ -41,7 +41,7 @@ static int check_parse_args(int argc, char **argv, struct check *c)
     while (r == 0 &&
            (opt = getopt_long(argc, argv, ":hf:r:T:qU", options, NULL)) != -1) {
         switch (opt) {
-        case 'h': cli_print_help("check"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': c->image.format = optarg; break;
         case OPT_OUTPUT: r = cli_parse_output("check", optarg, &c->json); break;
         case 'q': c->quiet = true; break;

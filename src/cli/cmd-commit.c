@@ -49,7 +49,7 @@ static int commit_parse_args(int argc, char **argv, struct commit *m)
     while (r == 0 && (c = getopt_long(argc, argv, ":f:ht:b:dpqr:", options,
                                       NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("commit"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': m->image.format = optarg; break;
         case 't':
             if (image_parse_cache(optarg, &m->image.flags) < 0) {

@@ -57,7 +57,7 @@ static int compare_parse_args(int argc, char **argv, struct compare *c)
     while (r == 0 && (opt = getopt_long(argc, argv, ":hf:F:T:pqsU", options,
                                         NULL)) != -1) {
         switch (opt) {
-        case 'h': cli_print_help("compare"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': c->spec[0].format = optarg; break;
         case 'F': c->spec[1].format = optarg; break;
         case 'T':

@@ -189,7 +189,7 @@ static int convert_parse_args(int argc, char **argv, struct convert *c)
            (opt = getopt_long(argc, argv, ":hf:O:B:F:o:cCWm:S:npqUr:t:T:l:",
                               options, NULL)) != -1) {
         if (opt == 'h') {
-            cli_print_help("convert");
+            cli_print_help();
             return -1;
         }
         r = convert_parse_option(c, opt, argv);

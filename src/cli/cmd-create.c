@@ -37,7 +37,7 @@ static int create_parse_args(int argc, char **argv, struct create *c)
     while (r == 0 &&
            (opt = getopt_long(argc, argv, ":hf:b:F:o:uq", options, NULL)) != -1) {
         switch (opt) {
-        case 'h': cli_print_help("create"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': c->format = optarg; break;
         case 'b': c->backing = optarg; break;
         case 'F': c->backing_format = optarg; break;

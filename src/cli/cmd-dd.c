@@ -67,7 +67,7 @@ static int dd_parse_args(int argc, char **argv, struct dd *d)
     while (r == 0 &&
            (opt = getopt_long(argc, argv, ":hf:O:U", options, NULL)) != -1) {
         switch (opt) {
-        case 'h': cli_print_help("dd"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': d->source.format = optarg; break;
         case 'O': d->target.format = optarg; break;
         case 'U': d->source.flags |= NODE_FORCE_SHARE; break;

@@ -38,7 +38,7 @@ static int info_parse_args(int argc, char **argv, struct info *i)
     while (r == 0 &&
            (c = getopt_long(argc, argv, ":hf:U", options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("info"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': i->image.format = optarg; break;
         case OPT_OUTPUT: r = cli_parse_output("info", optarg, &i->json); break;
         case 'c': i->chain = true; break;

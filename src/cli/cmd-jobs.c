@@ -31,7 +31,7 @@ static int jobs_parse_args(int argc, char **argv, struct job_args *a)
     while (r == 0 &&
            (c = getopt_long(argc, argv, "hs:f", options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help(a->command); return -1;
+        case 'h': cli_print_help(); return -1;
         case 's': a->socket = optarg; break;
         case 'o': r = cli_parse_output(a->command, optarg, &a->json); break;
         case 'f': a->force = true; break;

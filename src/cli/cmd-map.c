@@ -44,7 +44,7 @@ static int map_parse_args(int argc, char **argv, struct map *m)
     while (r == 0 &&
            (c = getopt_long(argc, argv, ":hf:s:l:U", options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("map"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': m->image.format = optarg; break;
         case OPT_OUTPUT: r = cli_parse_output("map", optarg, &m->json); break;
         case 's':

@@ -92,7 +92,7 @@ static int measure_parse_args(int argc, char **argv, struct measure *m)
     while (r == 0 && (opt = getopt_long(argc, argv, ":hf:O:o:l:U", options,
                                         NULL)) != -1) {
         if (opt == 'h') {
-            cli_print_help("measure");
+            cli_print_help();
             return -1;
         }
         r = measure_parse_option(m, opt, argv);

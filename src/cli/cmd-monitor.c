@@ -177,7 +177,7 @@ int cmd_monitor(int argc, char **argv)
     while (r == 0 &&
            (c = getopt_long(argc, argv, "hs:e", options, NULL)) != -1) {
         switch (c) {
-        case 'h': return cli_print_help("monitor");
+        case 'h': return cli_print_help();
         case 's': socket = optarg; break;
         case 'e': m.events_only = true; break;
         case 'o': r = cli_parse_output("monitor", optarg, &m.json); break;

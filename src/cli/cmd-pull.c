@@ -44,7 +44,7 @@ static int pull_parse_args(int argc, char **argv, struct pull *p)
     while (r == 0 &&
            (c = getopt_long(argc, argv, "hs:b:", options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("pull"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 's': p->socket = optarg; break;
         case 'b': p->base = optarg; break;
         case 'B': p->backing_file = optarg; break;

@@ -64,7 +64,7 @@ static int rebase_parse_args(int argc, char **argv, struct rebase *b)
     while (r == 0 && (c = getopt_long(argc, argv, ":hf:F:b:upt:T:qU", options,
                                       NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("rebase"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': b->image.format = optarg; break;
         case 'F': b->backing_format = optarg; break;
         case 'b': b->backing = optarg; break;

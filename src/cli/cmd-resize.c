@@ -73,13 +73,13 @@ static int resize_parse_args(int argc, char **argv, struct resize *z)
     int c, r = 0;
 
     if (size && (g_str_equal(size, "-h") || g_str_equal(size, "--help"))) {
-        cli_print_help("resize");
+        cli_print_help();
         return -1;
     }
     while (r == 0 &&
            (c = getopt_long(argc, argv, ":hf:q", options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("resize"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': z->image.format = optarg; break;
         case OPT_SHRINK: z->shrink = true; break;
         case 'q': z->quiet = true; break;

@@ -66,7 +66,7 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
 
     while ((c = getopt_long(argc, argv, "hf:k:rd", serve_options, NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("serve"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'f': s->format = optarg; break;
         case 'k': s->socket = optarg; break;
         case 'r': s->read_only = true; break;

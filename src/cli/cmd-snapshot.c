@@ -40,7 +40,7 @@ static int snapshot_parse_args(int argc, char **argv, struct snapshot *s)
     while (r == 0 && (c = getopt_long(argc, argv, ":la:c:d:hqUf:", options,
                                       NULL)) != -1) {
         switch (c) {
-        case 'h': cli_print_help("snapshot"); return -1;
+        case 'h': cli_print_help(); return -1;
         case 'l': r = set_action(s, 'l', NULL); break;
         case 'a':
         case 'c':

@@ -26,7 +26,7 @@
     "  " option " MODE               cache of " what ": writeback (default), none,\n" \
     "                        writethrough, directsync, unsafe\n"
 
-const struct subcommand subcommands[] = {
+static const struct subcommand subcommands[] = {
     { "create", cmd_create,
       "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE "
       "[SIZE]",
@@ -281,7 +281,7 @@ int main(int argc, char **argv)
     }
     for (const struct subcommand *s = subcommands; s->name; s++) {
         if (strcmp(argv[1], s->name) == 0) {
-            return s->run(argc - 1, argv + 1);
+            return cli_run(s, argc - 1, argv + 1);
         }
     }
     return cli_usage_error(NULL, "'%s' is not a command", argv[1]);
