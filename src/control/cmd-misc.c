@@ -4,12 +4,6 @@
 #include "control/commands.h"
 #include "control/control-int.h"
 
-json_t *control_version(void)
-{
-    return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", 0, "minor", 2,
-                     "major", 7, "package", "sluice-" SLUICE_VERSION);
-}
-
 CO_FN int cmd_co_query_version(struct control *c, const json_t *args,
                                json_t **ret, GError **err)
 {

@@ -38,10 +38,15 @@ struct control {
     GHashTable *cursors;           /* device -> uint64_t: incremental streams */
 };
 
+/* --- execute.c --- */
 /* Run @fn(@arg) as a coroutine of the data loop, wait here. */
+CO_FN void control_co_cross(struct control *c, void (*fn)(void *arg),
+                            void *arg);
+/* The same; control_co_stop() waits for it. */
 CO_FN void control_co_on_data(struct control *c, void (*fn)(void *arg),
                               void *arg);
 
+/* --- control.c --- */
 /* Send an event to all connections. Any of the two loops, no yield. @data is
  * borrowed; it must fit what the schema declares for @name. */
 void control_emit(struct control *c, const char *name, json_t *data);
@@ -54,7 +59,7 @@ void session_finish(struct session *s);
 /* End at once, whatever is queued. */
 void session_shutdown(struct session *s);
 
-/* --- cmd-misc.c --- */
+/* --- version.c --- */
 /* VersionInfo; caller owns. */
 json_t *control_version(void);
 

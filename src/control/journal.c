@@ -17,7 +17,6 @@
 
 #include "base/barrier.h"
 #include "base/err.h"
-#include "control/cmd-stream.h"
 #include "control/control-int.h"
 #include "job/job.h"
 #include "loop/io.h"
@@ -29,6 +28,7 @@ enum {
 
 struct journal {
     struct control *c;
+    CO_FN_PTR journal_co_restart_fn *co_restart;
     char *path, *tmp;
     struct io_file *lock;
     struct co_mutex writing;
@@ -183,6 +183,7 @@ static CO_FN void journal_co_settle(struct job *job, bool by_shutdown,
 }
 
 int journal_co_open(struct control *c, const char *dir,
+                    journal_co_restart_fn *co_restart,
                     struct journal **ret_journal, GError **err)
 {
     struct journal *j = g_new0(struct journal, 1);
@@ -191,6 +192,7 @@ int journal_co_open(struct control *c, const char *dir,
     int r;
 
     j->c = c;
+    j->co_restart = co_restart;
     j->path = g_build_filename(dir, "jobs.json", NULL);
     j->tmp = g_build_filename(dir, "jobs.json.tmp", NULL);
     j->entries = json_object();
@@ -409,7 +411,7 @@ static CO_FN int resume_co_try(struct journal *j, const char *id)
     }
     json_incref(args);
     start_enter(j, &s);
-    r = stream_co_command(j->c, args, &err);
+    r = j->co_restart(j->c, args, &err);
     json_decref(args);
     if (r < 0) {
         fprintf(stderr, "sluiced: job '%s' of the journal cannot go on: %s\n",

@@ -20,7 +20,15 @@
 struct control;
 struct journal;
 
+/* Starts again the job that an entry's @args describe, without a record in the
+ * journal. May yield. 0, or -errno with @err. */
+typedef int journal_co_restart_fn(struct control *c, const json_t *args,
+                                  GError **err);
+
+/* Read the journal of @dir and hold its lock until journal_co_close(). 0, or
+ * -errno with @err. */
 CO_FN int journal_co_open(struct control *c, const char *dir,
+                          journal_co_restart_fn *co_restart,
                           struct journal **ret_journal, GError **err);
 CO_FN void journal_co_close(struct journal *j);
 

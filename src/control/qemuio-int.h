@@ -59,13 +59,14 @@ CO_FN void qemuio_co_rw(struct qemuio_run *run,
 CO_FN void qemuio_co_aio_flush(struct qemuio_run *run,
                                const struct qemuio_command *cmd,
                                const struct qemuio_args *a);
+/* Free a command's backend; what it did counts for the device @name, if there
+ * is one. */
+CO_FN void qemuio_co_backend_done(struct qemuio *q, const char *name,
+                                  struct backend *u);
 
+/* qemuio-text.c */
 void qemuio_print_usage(const struct qemuio_command *cmd, GString *out);
 /* A size with suffix. False after the complaint was printed. */
 bool qemuio_parse_size(const char *word, uint64_t *ret, GString *out);
 /* "4 KiB", "1.500 MiB", "3 bytes". */
 void qemuio_print_size(GString *out, double bytes);
-/* Free a command's user; what it did counts for the device @name, if there is
- * one. */
-CO_FN void qemuio_co_backend_done(struct qemuio *q, const char *name,
-                               struct backend *u);

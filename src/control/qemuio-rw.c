@@ -292,6 +292,16 @@ static CO_FN void request_co_run(struct request *r, GString *out)
     }
 }
 
+void qemuio_co_backend_done(struct qemuio *q, const char *name, struct backend *u)
+{
+    struct device *d = device_find(q->graph, name);
+
+    if (d) {
+        backend_stats_add(d->backend, u);
+    }
+    backend_co_free(u);
+}
+
 static CO_FN void aio_entry(void *arg)
 {
     struct request *r = arg;

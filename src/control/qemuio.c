@@ -16,53 +16,6 @@
 /* How long wait_break waits: a session that hangs helps nobody. */
 #define WAIT_BREAK_MS 30000
 
-/* --- words and numbers --- */
-
-void qemuio_print_usage(const struct qemuio_command *cmd, GString *out)
-{
-    g_string_append(out, cmd->name);
-    for (const char *o = cmd->options; *o; o++) {
-        if (*o != ':') {
-            g_string_append_printf(out, " [-%c%s]", *o,
-                                   o[1] == ':' ? " value" : "");
-        }
-    }
-    g_string_append_printf(out, "%s%s -- %s\n", *cmd->params ? " " : "",
-                           cmd->params, cmd->help);
-}
-
-bool qemuio_parse_size(const char *word, uint64_t *ret, GString *out)
-{
-    if (!g_ascii_isdigit(*word) || size_parse(word, 0, ret, NULL) < 0 ||
-        *ret > INT64_MAX) {
-        g_string_append_printf(out, "Parsing error: non-numeric argument, or "
-                               "extraneous/unrecognized suffix -- %s\n", word);
-        return false;
-    }
-    return true;
-}
-
-void qemuio_print_size(GString *out, double bytes)
-{
-    static const char *const units[] = {
-        "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB",
-    };
-    unsigned i = 0;
-    gsize len;
-
-    for (; bytes >= 1024 && i + 1 < G_N_ELEMENTS(units); i++) {
-        bytes /= 1024;
-    }
-    len = out->len;
-    g_string_append_printf(out, i ? "%.3f" : "%f", bytes);
-    /* A whole number has no fraction. */
-    if (strspn(strchr(out->str + len, '.') + 1, "0") ==
-        strlen(strchr(out->str + len, '.') + 1)) {
-        g_string_truncate(out, (gsize)(strchr(out->str + len, '.') - out->str));
-    }
-    g_string_append_printf(out, " %s", units[i]);
-}
-
 /* Options in front of the words, as getopt(3) takes them. */
 static bool qemuio_take_options(const struct qemuio_command *cmd, char **words,
                          unsigned n, struct qemuio_args *a, GString *out)
@@ -416,17 +369,7 @@ static CO_FN void line_co_run(struct qemuio_run *run, const char *line)
     cmd->co_run(run, cmd, &a);
 }
 
-void qemuio_co_backend_done(struct qemuio *q, const char *name, struct backend *u)
-{
-    struct device *d = device_find(q->graph, name);
-
-    if (d) {
-        backend_stats_add(d->backend, u);
-    }
-    backend_co_free(u);
-}
-
-/* A user above the device or node, for reading: who writes asks for more. */
+/* A backend on the device or node, for reading: who writes asks for more. */
 static CO_FN int backend_co_make(struct qemuio_run *run, const char *name,
                               GError **err)
 {
