@@ -2,7 +2,7 @@
 # that everything it needs is there and gives the common tasks short names.
 #   make          build            make check        all tests
 #   make demo     see it work      make check-quick  the fast ones
-#   make bench    measure it against its peer
+#   make bench    measure it against QEMU
 #   make asan     all tests under ASan and UBSan     make tsan  under TSan
 #   make fuzz     all fuzzers, SECONDS=60 each
 #   make format   rewrite the C files as .clang-format says
