@@ -159,7 +159,7 @@ static CO_FN int resize_data_co_write(struct backend *u, uint64_t off, uint64_t 
     return r;
 }
 
-/* What was added, from @off, gets its place in the file. */
+/* Allocate what was added, from @off. */
 static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
                                       struct backend *u, uint64_t off)
 {

@@ -50,8 +50,8 @@ int image_parse_cache(const char *text, unsigned *flags);
  * For writing a guess is believed only where that does no harm, for a guest
  * could have written the magic: when the command itself says that the image is
  * none (@is_overlay), the name ends in the format's name, or the image names no
- * other file; else -EINVAL. A guess of raw is told on stderr then. Prints like the peer: "Could not open 'F': ...". The caller owns
- * the reference. */
+ * other file; else -EINVAL. A guess of raw is told on stderr then. Prints
+ * like QEMU: "Could not open 'F': ...". The caller owns the reference. */
 CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err);
 /* The same without "Could not open 'F': ". */

@@ -41,7 +41,7 @@ CO_FN int cmd_co_query_named_block_nodes(struct control *c, const json_t *args,
     json_t *list = json_array();
     int r = 0;
 
-    /* The newest first, as the peer has it. */
+    /* The newest first, as QEMU has it. */
     for (unsigned i = nodes->len; i-- > 0 && r == 0;) {
         json_t *info = image_co_describe_node(nodes->pdata[i], flat, err);
 
@@ -173,7 +173,7 @@ static json_t *describe_stats(struct control *c, const struct backend_stats *st,
     return o;
 }
 
-/* The numbers of @n, or of user @st above it, and of its storage. */
+/* The numbers of @n, or of backend @st above it, and of its storage. */
 static json_t *describe_node_stats(struct control *c, struct node *n,
                                    const struct backend_stats *st)
 {
@@ -256,7 +256,7 @@ static json_t *describe_perms(unsigned perms)
 
 struct picture {
     json_t *nodes, *edges;
-    GHashTable *ids;       /* node or user -> number */
+    GHashTable *ids;       /* node or backend -> number */
 };
 
 static int picture_id(struct picture *p, const void *what, const char *name,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ImageInfo and BlockDeviceInfo, members in the peer's order.
+ * ImageInfo and BlockDeviceInfo, members in QEMU's order.
  *
  * The asking yields, so a node found before may be gone after: callers hold a
  * reference, and the chain below is walked with references too.

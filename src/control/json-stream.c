@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The splitter follows just enough of JSON to know where a value ends: the
+ * The stream parser follows just enough of JSON to know where a value ends: the
  * brackets that are open and whether it stands in a string.  Everything else
  * is left to the JSON parser, which sees each value whole, with its single
  * quotes rewritten.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The command language of the peer's "qemu-io" on nodes of a running graph:
+ * The command language of "qemu-io" on nodes of a running graph:
  * reads, writes with patterns, allocation, breakpoints of "blkdebug".
  *
  * Commands that begin with aio_ go on in the background; what they have to say

@@ -178,7 +178,7 @@ static int check_enum(const struct schema_type *t, const json_t *v,
     if (!g_strv_contains(t->values, text)) {
         const char *dot = strrchr(path->str, '.');
 
-        /* Without the path, as the peer has it. */
+        /* Without the path, as QEMU has it. */
         return err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'",
                        dot ? dot + 1 : path->str, text);
     }

@@ -174,7 +174,7 @@ static json_t *error_object(const GError *err)
                      "desc", desc);
 }
 
-/* {return, id} or {id, error}: the order in which the peer sends them. */
+/* {return, id} or {id, error}: the order in which QEMU sends them. */
 static void send_answer(struct session *s, json_t *id, json_t *ret,
                         const GError *err)
 {

@@ -193,7 +193,7 @@ static int export_take_args(struct exports *es, struct opts *o,
     return 0;
 }
 
-/* By node name, as a peer's tools give it, or by the id of a device. */
+/* By node name, as QEMU's tools give it, or by the id of a device. */
 static struct node *export_find_node(struct graph *g, const char *name,
                                      GError **err)
 {

@@ -44,7 +44,7 @@ static const char *const blkdebug_prefixes[] = { "blkdebug:", NULL };
 
 /* --- options --- */
 
-/* Sizes must be multiples of the alignment and fit 31 bits, as the peer has
+/* Sizes must be multiples of the alignment and fit 31 bits, as QEMU has
  * it; "opt" ones need not be. */
 static int take_limit(struct opts *o, const char *name, uint64_t align,
                       uint64_t *ret, GError **err)

@@ -26,7 +26,7 @@
 #define DEFAULT_CLUSTER (UINT32_C(64) << 10)
 #define DEFAULT_WINDOW (UINT64_C(64) << 20)
 /* A failed chunk is tried again in pieces of this size, so that progress ends
- * where the error is, as the peer's users expect. */
+ * where the error is, as QEMU's users expect. */
 #define ERROR_PIECE (UINT64_C(512) << 10)
 /* Zeroes are metadata: long chunks, a few at a time, none in the window. */
 #define ZERO_CHUNK (UINT64_C(64) << 20)

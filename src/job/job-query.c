@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What queries say of a job; keys in the order of the peer. */
+/* What queries say of a job; keys in the order of QEMU. */
 #include "base/err.h"
 #include "job/job.h"
 

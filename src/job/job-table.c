@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which state may follow which, and which verb is taken in which: those of the
- * peer, so that its tools find what they know. */
+/* Which state may follow which, and which verb is taken in which: those of
+ * QEMU, so that its tools find what they know. */
 #include "job/job.h"
 
 #define S(x) (1u << JOB_##x)

@@ -2,7 +2,7 @@
 /*
  * Jobs: long operations with a state machine, progress, speed and events.
  *
- * States and verbs are tables in job.c (those of the peer's job.c); every
+ * States and verbs are tables in job.c (those of QEMU's job.c); every
  * transition is asserted, traced and sent to the listener.  A job runs as one
  * coroutine on its graph's loop and belongs to a `struct jobs`, the list that
  * the control plane queries.  Verbs are called on that loop.
@@ -75,7 +75,7 @@ struct job {
 };
 
 /* What happened, for the control plane to send. No yield. @name is the QMP
- * event, @data its data (borrowed), keys in the peer's order. */
+ * event, @data its data (borrowed), keys in QEMU's order. */
 typedef void (*job_event_fn)(const char *name, json_t *data, void *arg);
 
 struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg);

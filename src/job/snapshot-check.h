@@ -3,7 +3,7 @@
  * Would a change of what lies below an image change its internal snapshots?
  *
  * A snapshot shows the backing chain wherever it holds nothing itself, and it
- * is not filled when the disk is.  Whoever cuts the chain, or changes what it
+ * is not populated when the disk is.  Whoever cuts the chain, or changes what it
  * holds, asks here first.  Images without snapshots, or with snapshots that hold
  * all they show, are not concerned.
  *

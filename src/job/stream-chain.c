@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Filling an overlay and cutting it loose; see pull.h.
+ * Populating an overlay and replacing its backing file; see stream-chain.h.
  *
  * Order of the pivot, each step complete before the next:
  *   1 check that the sources are still what they were (S6); flush the overlay,

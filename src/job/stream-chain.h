@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A pull: an overlay that is filled from its chain down to a lowest node, then
- * linked to what is below that.  What the stream job and its one-step form
+ * The chain of a stream: an overlay that is populated from it down to a lowest
+ * node, then linked to what is below that.  What the stream job and its one-step form
  * share.
  *
  * While it is held nobody else may change the part of the chain concerned.
@@ -33,11 +33,11 @@ struct stream_chain {
 
 /* The lowest node of the chain below @top; @top itself when it has none. */
 struct node *stream_chain_lowest(struct node *top);
-/* May the chain from @n (filters included) down to @bottom be pulled? -EBUSY */
+/* May the chain from @n (filters included) down to @bottom be streamed? -EBUSY */
 int stream_chain_check(struct node *n, struct node *bottom, GError **err);
 
-/* Will @top's header be able to say what its backing file is, once it is filled
- * down to @bottom? @backing_file: what it shall say; NULL: worked out. */
+/* Will @top's header be able to say what its backing file is, once it is
+ * populated down to @bottom? @backing_file: what it shall say; NULL: worked out. */
 CO_FN int stream_chain_co_check_name(struct node *top, struct node *bottom,
                              const char *backing_file, GError **err);
 

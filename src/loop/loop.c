@@ -3,7 +3,7 @@
  * The loop: turns, messages from other threads, the choice of an engine.
  *
  * A sender appends and wakes under one lock, which the loop also takes to
- * fetch: whoever received a message may therefore free the loop at once.  The
+ * receive: whoever received a message may therefore free the loop at once.  The
  * engine is woken only when the loop has said, under the same lock, that it is
  * about to sleep.
  */

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define NBD_MAX_STRING 4096u
-#define NBD_MAX_PAYLOAD (32u << 20) /* what every peer can rely on */
+#define NBD_MAX_PAYLOAD (32u << 20) /* what every client and server takes */
 
 /* --- handshake --- */
 

@@ -173,9 +173,9 @@ struct qcow2_desc {
 
 enum qcow2_kind {
     QCOW2_ABSENT,                  /* ask the backing file */
-    QCOW2_ZERO,                    /* reads as zeroes; may have a place */
+    QCOW2_ZERO,                    /* reads as zeroes; may have a host cluster */
     QCOW2_DATA,
-    QCOW2_RUN_COMPRESSED,                  /* compressed */
+    QCOW2_RUN_COMPRESSED,
     QCOW2_INVALID,
 };
 

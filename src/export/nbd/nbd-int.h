@@ -191,7 +191,7 @@ void nbd_meta_forget(struct nbd_conn *c);
 CO_FN void nbd_transmission_co_run(struct nbd_conn *c);
 
 /* --- orphan.c --- */
-/* @r is going to write: give it its place among the writes, and bar clients that
+/* @r is going to write: register it among the writes, and bar clients that
  * are gone and whose requests it must not be overtaken by. */
 void nbd_write_register(struct nbd_request *r);
 /* Wait until no orphan is under way that would land behind @r. */
