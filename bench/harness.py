@@ -109,7 +109,7 @@ class Process:
 
 
 class Daemon(Process):
-    """sluiced or the peer: they take the same options."""
+    """sluiced or QEMU: they take the same options."""
 
     def __init__(self, program, folder, *args):
         self.dir = tempfile.mkdtemp(dir=folder)

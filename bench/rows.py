@@ -3,7 +3,7 @@
 
 'sluiced' and 'peer' (qemu-storage-daemon) get the same options and files; any
 other contestant is a yardstick: what the machine, or the best tool for that
-one thing, does.  The peer's NBD server is never put in an iothread: version
+one thing, does.  QEMU's NBD server is never put in an iothread: version
 7.2 aborts when a client of such a server leaves.
 """
 import os
@@ -17,7 +17,7 @@ from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
                      need, overlay_options, raw_options, remove, run, timed)
 
 ROWS = []
-# The peer copies every hole as zeroes into QED, 512 KiB at a time.
+# QEMU copies every hole as zeroes into QED, 512 KiB at a time.
 QEMU_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
 
 
@@ -164,7 +164,7 @@ def stream_far(ctx):
     goals = {2: 5, 10: 15, 50: 60, 200: None}
 
     def measure(who, rtt):
-        # The peer's rate does not depend on the size, its patience does.
+        # QEMU's rate does not depend on the size, the time that it takes does.
         n = size if who == 'sluiced' else max(4, 128 // rtt) * MIB
         base = ctx.base(n)
         with ctx.far(base, rtt) as far:

@@ -13,7 +13,7 @@ static const char *const cover_texts[] = {
 #undef X
 };
 
-/* Of qcow2 and cow: not the journal. What is packed, snapshots: of qcow2. */
+/* Of qcow2 and cow: not the journal. Compressed clusters, snapshots: of qcow2. */
 static bool is_needed(enum cover c, const char *group)
 {
     bool qcow2 = !g_strcmp0(group, "qcow2"), cow = !g_strcmp0(group, "cow");

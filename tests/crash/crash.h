@@ -87,7 +87,7 @@ struct crash_config {
     bool shares;                /* the file system shares extents */
     bool bitmap;                /* qcow2: with a dirty bitmap, 512 bytes a bit */
     bool data_file, data_raw;   /* qcow2: data is in /data, which is raw */
-    const char *base_format;    /* NULL: raw; else packed in part */
+    const char *base_format;    /* NULL: raw; else compressed in part */
     const char *options;        /* more for its creation, JSON */
     unsigned fill;              /* clusters of written zeroes at 64 KiB */
     /* Instead of a guest on an image: journal.c and the like. */

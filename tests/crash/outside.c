@@ -108,7 +108,7 @@ static char *data_option(const struct crash_config *c, const char *dir)
                           "\"filename\":\"%s/data\"}", dir) : g_strdup("");
 }
 
-/* Corruptions by the peer's count: exit code 2. */
+/* Corruptions by QEMU's count: exit code 2. */
 char *outside_check(const struct state *st)
 {
     char *dir = dir_new(st), *bad = NULL;

@@ -171,7 +171,7 @@ char *config_describe(const struct config *c)
         }
     }
     g_string_append_printf(s, "%s%s%s%s%s%s%s%s%s",
-                           c->compressed ? " packed" : "",
+                           c->compressed ? " compressed" : "",
                            c->is_drive ? " drive" : "",
                            c->copy_on_read ? " copy-on-read" : "",
                            c->stream_at_start ? " stream" : "",

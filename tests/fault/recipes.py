@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Recipes for blkdebug, as users of the qemu_tools keep them, by both programs: the
+"""Recipes for blkdebug, as users of QEMU's tools keep them, by both programs: the
 same config files, the same nodes, the same requests over NBD; every request
 must end the same way.
 

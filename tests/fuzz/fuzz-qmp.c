@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A control connection: splitter, JSON, argument checks, dispatch, commands.
+ * A control connection: stream parser, JSON, argument checks, dispatch, commands.
  * Input: flags (1), then the bytes that the client sends after negotiation.
  */
 #include <string.h>

@@ -299,7 +299,7 @@ def test_VA12_tables_that_point_anywhere(d):
 # --- bombs, chains, loops ---
 
 def bomb(path):
-    """Few bytes on disk that claim as much metadata as the format allows: each
+    """Few bytes on disk that describe as much metadata as the format allows: each
     L1 entry leads to the same table, every entry to the same cluster."""
     cluster, table = 1 << 20, 16
     size = cluster * table

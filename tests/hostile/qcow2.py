@@ -4,7 +4,7 @@
 rows.  VA4: what a header may name as data file.  VA6, VA7, VA10: extreme
 fields, alone and in pairs.  Tables that point anywhere.  VA3: names of backing
 files.  VA8, VA9: snapshots.  VA11: refcounts that lie.  VA13: a bomb (few bytes
-that claim as much metadata as there can be), loops and long chains.  VA14:
+that describe as much metadata as there can be), loops and long chains.  VA14:
 counts in the directory of bitmaps.  VA16: work without end."""
 import itertools
 import os

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""resize --preallocation: what is added reads as zeroes and has its place, for
+"""resize --preallocation: what is added reads as zeroes and is allocated, for
 the room that the mode stands for; a resize that fails leaves the old size."""
 import json
 import os
@@ -43,7 +43,7 @@ def used(path):
 
 
 def mapped(path):
-    """Bytes of the added part that have a place in the image."""
+    """Bytes of the added part that are allocated in the image."""
     out = run_tool(SLUICE, 'map', '--output=json', '-s', str(OLD), path)
     return sum(e['length'] for e in json.loads(out)
                if e['depth'] == 0 and 'offset' in e)
@@ -65,7 +65,7 @@ def one_mode(d, options, mode):
     assert (taken < 2 * MIB) == (mode == 'metadata'), (options, mode, taken)
     assert taken < 70 * MIB
     if 'extended' not in options:
-        # Up to the cluster that was there, every one has its place.
+        # Up to the cluster that was there, every one is allocated.
         assert mapped(path) >= NEW - OLD - 2 * MIB, (options, mode)
     # Not a cluster more is needed for what is written there.
     end = os.path.getsize(path)

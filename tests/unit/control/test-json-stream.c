@@ -142,10 +142,10 @@ static void test_random(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/splitter/values", test_values);
-    g_test_add_func("/splitter/bad", test_bad);
-    g_test_add_func("/splitter/limits", test_limits);
-    g_test_add_func("/splitter/huge", test_huge);
-    g_test_add_func("/splitter/random", test_random);
+    g_test_add_func("/json-stream/values", test_values);
+    g_test_add_func("/json-stream/bad", test_bad);
+    g_test_add_func("/json-stream/limits", test_limits);
+    g_test_add_func("/json-stream/huge", test_huge);
+    g_test_add_func("/json-stream/random", test_random);
     return g_test_run();
 }

@@ -107,7 +107,7 @@ static CO_FN struct backend *co_backend(struct node *n)
     return co_backend_perm(n, PERM_WRITE);
 }
 
-/* A request of a user, in a coroutine of its own. */
+/* A request of a backend, in a coroutine of its own. */
 struct req {
     struct backend *u;
     bool is_write, done;

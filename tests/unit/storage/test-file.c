@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The file driver and raw, through the graph, on real files: content, growth,
- * holes, direct I/O, refusals, image locks against the peer's tools.
+ * holes, direct I/O, refusals, image locks against QEMU's tools.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -423,7 +423,7 @@ static CO_FN void test_reopen_entry(void *arg)
     end_co_graph(g, u, n);
 }
 
-/* Our locks, seen by the peer's tools. */
+/* Our locks, seen by QEMU's tools. */
 static CO_FN void test_locks_ours_entry(void *arg)
 {
     g_autofree char *path = g_strdup(scratch("ours.qcow2"));
@@ -435,7 +435,7 @@ static CO_FN void test_locks_ours_entry(void *arg)
         graph_co_free(g);
         return;
     }
-    /* The peer's readers of a format with metadata bear no writer. */
+    /* QEMU's readers of a format with metadata bear no writer. */
     g_free(test_shell(&status, "qemu-img create -f qcow2 %s 1M", path));
     g_assert_cmpint(status, ==, 0);
     struct node *n = test_co_open(g, NODE_RDWR,

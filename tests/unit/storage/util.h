@@ -18,7 +18,7 @@ CO_FN struct node *test_co_open(struct graph *g, unsigned flags,
 /* As above, but it must fail; the error is the caller's. */
 CO_FN GError *test_co_open_fails(struct graph *g, unsigned flags,
                                  const char *json, ...) PRINTF_LIKE(3, 4);
-/* A user that reads, and writes and resizes when the node is writable. */
+/* A backend that reads, and writes and resizes when the node is writable. */
 CO_FN struct backend *test_co_backend(struct node *n);
 
 /* Byte @off of pattern @seed; a range of it. */

@@ -226,7 +226,7 @@ static bool tool(const char *fmt, ...)
            status == 0;
 }
 
-/* The peer measures its processor and sometimes finds that no time passed. */
+/* QEMU measures its processor and sometimes finds that no time passed. */
 static bool tool_create(const struct kind *k, const char *path)
 {
     for (unsigned i = 0; i < 50; i++) {
@@ -344,6 +344,6 @@ int main(int argc, char **argv)
     g_test_add_func("/luks/hostile-fields", test_hostile_fields);
     g_test_add_func("/luks/hostile-random", test_hostile_random);
     g_test_add_func("/luks/create-refuses", test_create_refuses);
-    g_test_add_func("/luks/peer", test_qemu);
+    g_test_add_func("/luks/qemu", test_qemu);
     return g_test_run();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The QED driver on real files: a random model with reopening, checks by the
- * peer's tools, concurrent allocation, images that were never closed.
+ * QEMU's tools, concurrent allocation, images that were never closed.
  */
 #include "util.h"
 #include <glib/gstdio.h>
@@ -19,7 +19,7 @@ static void fill(uint8_t *buf, size_t len, unsigned stamp)
     }
 }
 
-/* --- the peer agrees --- */
+/* --- QEMU agrees --- */
 
 static void qemu_check(const char *path)
 {
@@ -28,7 +28,7 @@ static void qemu_check(const char *path)
     }
 }
 
-/* The disk of @path as the peer reads it is @want. */
+/* The disk of @path as QEMU reads it is @want. */
 static void qemu_compare(const char *path, const uint8_t *want, size_t len)
 {
     g_autofree char *raw = scratch("want.raw");
@@ -168,7 +168,7 @@ static CO_FN void model_run(struct graph *g)
         g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
         g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
         node_co_unref(n);
-        if (model->table_size > 1) { /* the peer cannot open those */
+        if (model->table_size > 1) { /* QEMU cannot open those */
             qemu_check(path);
             qemu_compare(path, shadow, DISK);
         }
@@ -689,7 +689,7 @@ static void test_grow(void)
     run_graph(grow_run);
 }
 
-/* --- images of the peer --- */
+/* --- images of QEMU --- */
 
 static const struct {
     unsigned cluster_k, table;
@@ -763,6 +763,6 @@ int main(int argc, char **argv)
     g_test_add_func("/qed/bomb", test_bomb);
     g_test_add_func("/qed/reopen", test_reopen);
     g_test_add_func("/qed/grow", test_grow);
-    g_test_add_func("/qed/peer", test_qemu);
+    g_test_add_func("/qed/qemu", test_qemu);
     return g_test_run();
 }

@@ -340,7 +340,8 @@ static CO_FN void drained_entry(void *arg)
     fake_release(top);
     fake_co_wait(&d.quiet);
     settle_co();
-    /* Quiet: the first is done, the second at the door, drivers told. */
+    /* Quiet: the first is done, the second waits for the end of the drain, and
+     * drivers were told. */
     g_assert_true(first.done && second.started && !second.done);
     g_assert_cmpuint(u->stats.in_flight, ==, 0);
     g_assert_cmpuint(fake_of(top)->quiesced, ==, 1);
@@ -630,7 +631,7 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/drain-overlap", test_drain_overlap);
     g_test_add_func("/graph/drain-kinds", test_drain_kinds);
     g_test_add_func("/graph/drain-filter", test_drain_filter);
-    g_test_add_func("/graph/user-free", test_backend_free);
+    g_test_add_func("/graph/backend-free", test_backend_free);
     g_test_add_func("/graph/stats", test_stats);
     g_test_add_func("/graph/reopen", test_reopen);
     g_test_add_func("/graph/depth", test_depth);

@@ -83,9 +83,9 @@ static void test_new_visit(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/graph/gate/grows", test_grows);
-    g_test_add_func("/graph/gate/stays", test_stays);
-    g_test_add_func("/graph/gate/falls", test_falls);
-    g_test_add_func("/graph/gate/new-visit", test_new_visit);
+    g_test_add_func("/graph/admission/grows", test_grows);
+    g_test_add_func("/graph/admission/stays", test_stays);
+    g_test_add_func("/graph/admission/falls", test_falls);
+    g_test_add_func("/graph/admission/new-visit", test_new_visit);
     return g_test_run();
 }
