@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "filter/throttle.h"
+#include "filter/throttle/throttle.h"
 #include "graph/secret.h"
 
 struct object_type {

@@ -13,7 +13,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "filter/filter.h"
-#include "filter/throttle.h"
+#include "filter/throttle/throttle.h"
 #include "format/format.h"
 #include "graph/driver.h"
 #include "graph/image.h"

@@ -4,7 +4,7 @@
  * let happen (a count, then one byte each), then the text.  Oracle: words for
  * each text that is refused; no event and no request trips over the rules.
  */
-#include "filter/blkdebug-int.h"
+#include "filter/blkdebug/blkdebug-int.h"
 #include "fuzz.h"
 
 enum { TEXT_MAX = 8192 };

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What `make install` puts in place, and the service."""
-import glob
 import os
 import re
 import shutil
 import subprocess
 
+from manpages import PAGES
 from sluiced import SLUICED, TOP, Skip, run
 from waiting import until
 
@@ -47,8 +47,8 @@ def test_install(d):
               'doc/sluice/architecture.rst', 'doc/sluice/testing.rst',
               'doc/sluice/control-commands.rst', 'doc/sluice/README.md']
     if shutil.which('rst2man') or shutil.which('rst2man.py'):
-        for page in glob.glob(TOP + '/man/*.rst') + ['/sluice-qmp.7.rst']:
-            name = os.path.basename(page)[:-4]
+        for page in list(PAGES) + ['sluice-qmp.7.rst']:
+            name = page[:-4]
             wanted.append('man/man%s/%s' % (name[-1], name))
     for w in wanted:
         assert any(t.endswith(w) for t in there), (w, there)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+from manpages import PAGES
 from sluiced import SLUICED, TOP, Skip, run
 
 BUILD = os.path.dirname(SLUICED)
@@ -36,7 +37,7 @@ def test_rst(d):
         from docutils.core import publish_string
     except ImportError:
         raise Skip('docutils (python3-docutils)') from None
-    for path in DOCUMENTS + glob.glob(TOP + '/man/*.rst') + [REFERENCE]:
+    for path in DOCUMENTS + list(PAGES.values()) + [REFERENCE]:
         if path.endswith('.rst'):
             publish_string(read(path), source_path=path, writer_name='manpage',
                            settings_overrides={'halt_level': 2,
@@ -111,9 +112,9 @@ def test_functions_named(d):
 
 def test_pages_named(d):
     """Pages that a page refers to are made here or known to everybody."""
-    own = {os.path.basename(p)[:-4] for p in glob.glob(TOP + '/man/*.rst')}
+    own = {name[:-4] for name in PAGES}
     own.add('sluice-qmp.7')
-    for path in glob.glob(TOP + '/man/*.rst') + [REFERENCE]:
+    for path in list(PAGES.values()) + [REFERENCE]:
         for name, sec in re.findall(r'\*\*([\w-]+)\*\*\\\((\d)\)', read(path)):
             if 'sluice' in name:
                 assert '%s.%s' % (name, sec) in own, (path, name)

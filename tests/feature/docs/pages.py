@@ -9,9 +9,9 @@ import re
 import shutil
 import subprocess
 
+from manpages import PAGES
 from sluiced import SLUICE, SLUICED, TOP, Skip, Sluiced, run
 
-MAN = TOP + '/man/'
 BUILD = os.path.dirname(SLUICED)
 REFERENCE = BUILD + '/src/control/control-commands.rst'
 DRIVER_PAGE = {'host_device': 'file', 'null-co': 'null', 'null-aio': 'null'}
@@ -20,6 +20,11 @@ DRIVER_PAGE = {'host_device': 'file', 'null-co': 'null', 'null-aio': 'null'}
 def read(path):
     with open(path, encoding='utf-8') as f:
         return f.read()
+
+
+def driver_pages():
+    return [path for name, path in PAGES.items()
+            if name.startswith('sluice-') and name.endswith('.7.rst')]
 
 
 def output(*argv):
@@ -59,7 +64,7 @@ def same(what, program, page):
 
 
 def test_sluice(d):
-    page = read(MAN + 'sluice.1.rst')
+    page = read(PAGES['sluice.1.rst'])
     documented = sections(page, r'sluice (\w+)', '-')
     shared = options_in(sections(page, r'(COMMANDS FOR A RUNNING DAEMON)', '=')
                         ['COMMANDS FOR A RUNNING DAEMON'])
@@ -80,7 +85,7 @@ def test_sluice(d):
 
 
 def test_sluiced(d):
-    body = sections(read(MAN + 'sluiced.8.rst'), r'(OPTIONS)$', '=')['OPTIONS']
+    body = sections(read(PAGES['sluiced.8.rst']), r'(OPTIONS)$', '=')['OPTIONS']
     there = '\n'.join(l for l in body.splitlines() if l.startswith('-'))
     text = '\n'.join(l for l in output(SLUICED, '--help').splitlines()
                      if l.startswith('  -'))
@@ -96,25 +101,25 @@ def test_drivers(d):
     with Sluiced(d) as s:
         by_name = {e['name']: e for e in s.qmp.cmd('query-qmp-schema')}
     node = by_name[by_name['blockdev-add']['arg-type']]
-    common = read(MAN + 'sluiced.8.rst')
+    common = read(PAGES['sluiced.8.rst'])
     for name in type_members(by_name, node['name']):
         assert '``%s' % name in common or name + '=' in common, name
     for v in node['variants']:
         page = 'sluice-%s.7.rst' % DRIVER_PAGE.get(v['case'], v['case'])
-        text = read(MAN + page)
+        text = read(PAGES[page])
         assert v['case'] in text, (page, v['case'])
         for option in type_members(by_name, v['type']):
             assert re.search(r'^(``[^\n]*, )?``%s``' % option, text, re.M), \
                 '%s: option %s is missing' % (page, option)
     export = by_name[by_name['block-export-add']['arg-type']]
-    text = read(MAN + 'sluice-nbd.7.rst')
+    text = read(PAGES['sluice-nbd.7.rst'])
     for name in (list(type_members(by_name, export['name'])) +
                  list(type_members(by_name, export['variants'][0]['type']))):
         assert '\n``%s``' % name in text or ', ``%s``' % name in text, name
     obj = by_name[by_name['object-add']['arg-type']]
     group = next(v for v in obj['variants'] if v['case'] == 'throttle-group')
     limits = type_members(by_name, group['type'])['limits']
-    text = read(MAN + 'sluice-throttle.7.rst')
+    text = read(PAGES['sluice-throttle.7.rst'])
     for name in type_members(by_name, limits):
         assert '``%s``' % name in text, name
 
@@ -127,7 +132,7 @@ def test_no_option_is_invented(d):
             names = set(re.findall(r'"([\w.-]+)"', m.group(1)))
             known[path] = known.get(path, set()) | names
     every = set().union(*known.values())
-    for path in glob.glob(MAN + 'sluice-*.7.rst'):
+    for path in driver_pages():
         body = sections(read(path), r'(OPTIONS)$', '=').get('OPTIONS', '')
         for name in re.findall(r'^``([\w-]+)`` \(', body, re.M):
             assert name in every, (path, name)
@@ -152,7 +157,7 @@ def test_library(d):
     symbols = {l.split()[-1].split('@')[0]
                for l in output('nm', '-D', '--defined-only', lib).splitlines()
                if ' T ' in l}
-    page = read(MAN + 'libsluice.3.rst')
+    page = read(PAGES['libsluice.3.rst'])
     header = read(TOP + '/include/sluice/sluice.h')
     declared = set(re.findall(r'\b(sluice_\w+)\(', header))
     same('header', symbols, declared)
@@ -167,7 +172,7 @@ def test_library_example(d):
     """The program in libsluice(3) compiles and runs."""
     if not shutil.which('cc'):
         raise Skip('cc')
-    page = read(MAN + 'libsluice.3.rst').split('EXAMPLE')[1]
+    page = read(PAGES['libsluice.3.rst']).split('EXAMPLE')[1]
     code = re.search(r'::\n\n((?:   .*\n|\n)+)', page).group(1)
     with open(d + '/prog.c', 'w', encoding='utf-8') as f:
         f.write('\n'.join(l[3:] for l in code.splitlines()) + '\n')
@@ -182,7 +187,7 @@ def test_examples_open(d):
     """Every example with --blockdev, --drive, --object or --export on the
     pages is one that the daemon can read."""
     bad = []
-    for path in sorted(glob.glob(MAN + '*.rst')):
+    for path in PAGES.values():
         for m in re.finditer(r'^ +(--(?:blockdev|object|drive) [^\'\n]\S*)$',
                              read(path), re.M):
             name, arg = m.group(1).split(' ', 1)
@@ -200,7 +205,7 @@ def test_json_examples(d):
     """The JSON on the pages is JSON, and the schema accepts it."""
     with Sluiced(d) as s:
         n = 0
-        for path in sorted(glob.glob(MAN + 'sluice-*.7.rst')):
+        for path in driver_pages():
             text = read(path)
             decoder = json.JSONDecoder()
             for m in re.finditer(r'\{ "execute"', text):

@@ -5,7 +5,7 @@
 #include <jansson.h>
 #include <string.h>
 #include "filter/filter.h"
-#include "filter/throttle.h"
+#include "filter/throttle/throttle.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"

@@ -2,7 +2,7 @@
 /*
  * A handful of runs, replaced in turn.  So few that a linear search is all.
  */
-#include "storage/file-holes.h"
+#include "storage/file/file-holes.h"
 
 #include <stddef.h>
 

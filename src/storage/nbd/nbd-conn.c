@@ -4,7 +4,7 @@
  * all its requests with ENOTCONN, which no server can send: that is how the
  * loss of the connection is told from an error of the server.
  */
-#include "storage/nbd-conn.h"
+#include "storage/nbd/nbd-conn.h"
 
 #include <fcntl.h>
 #include <libnbd.h>
@@ -20,7 +20,7 @@
 #include "loop/channel.h"
 #include "loop/co.h"
 #include "loop/loop.h"
-#include "storage/nbd-cover.h"
+#include "storage/nbd/nbd-cover.h"
 #include "wire/nbd-uri.h"
 
 /* A server that has more to say about one status request is not believed. */

@@ -4,14 +4,14 @@
  * address comes as a SocketAddress object, flat ("server.path"), in the older
  * flat spelling ("path", "host", "port"), or as an address in "filename".
  */
-#include "storage/nbd-options.h"
+#include "storage/nbd/nbd-options.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/options.h"
-#include "storage/nbd-client.h"
+#include "storage/nbd/nbd-client.h"
 #include "wire/nbd-uri.h"
 
 #define NS_PER_S UINT64_C(1000000000)

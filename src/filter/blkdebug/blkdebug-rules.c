@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The rules of "blkdebug": see filter/blkdebug-int.h. */
+/* The rules of "blkdebug": see filter/blkdebug/blkdebug-int.h. */
 #include <string.h>
-#include "filter/blkdebug-int.h"
+#include "filter/blkdebug/blkdebug-int.h"
 
 void blkdebug_rules_init(struct blkdebug_rules *r)
 {

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <jansson.h>
-#include "filter/throttle-bucket.h"
+#include "filter/throttle/throttle-bucket.h"
 
 #define S 1000000000ull
 

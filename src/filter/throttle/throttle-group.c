@@ -12,9 +12,9 @@
 #include <glib.h>
 #include "base/err.h"
 #include "base/options.h"
-#include "filter/throttle-bucket.h"
-#include "filter/throttle-int.h"
-#include "filter/throttle.h"
+#include "filter/throttle/throttle-bucket.h"
+#include "filter/throttle/throttle-int.h"
+#include "filter/throttle/throttle.h"
 #include "graph/node.h"
 #include "loop/co.h"
 #include "loop/loop.h"

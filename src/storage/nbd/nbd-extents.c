@@ -3,7 +3,7 @@
  * A sorted array: replies come in ascending order, so that nearly every run is
  * appended, and lookups are a binary search.
  */
-#include "storage/nbd-extents.h"
+#include "storage/nbd/nbd-extents.h"
 
 #define RUNS_MAX (256u * 1024) /* 6 MiB */
 

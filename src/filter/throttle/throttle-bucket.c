@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Limits of a throttle group and the levels of its buckets. */
-#include "filter/throttle-bucket.h"
+#include "filter/throttle/throttle-bucket.h"
 #include <math.h>
 #include "base/err.h"
 

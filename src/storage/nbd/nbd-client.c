@@ -13,7 +13,7 @@
  * cut while the server holds writes that are not flushed: it would be the loss
  * of them, as far as anybody could tell.
  */
-#include "storage/nbd-client.h"
+#include "storage/nbd/nbd-client.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -2,7 +2,7 @@
 /* Coverage of a reply, against one flag a byte. */
 #include <glib.h>
 #include <string.h>
-#include "storage/nbd-cover.h"
+#include "storage/nbd/nbd-cover.h"
 
 enum { LEN = 24, ROUNDS = 20000, BASE = 1000 };
 

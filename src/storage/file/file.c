@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "graph/driver.h"
 #include "loop/io.h"
-#include "storage/file-int.h"
+#include "storage/file/file-int.h"
 #include "storage/storage.h"
 #include "storage/trace.h"
 

@@ -15,8 +15,8 @@
 #include "base/annot.h"
 #include "base/iov.h"
 #include "graph/map.h"
-#include "storage/file-holes.h"
-#include "storage/file-lock.h"
+#include "storage/file/file-holes.h"
+#include "storage/file/file-lock.h"
 
 struct extent;
 struct io_file;

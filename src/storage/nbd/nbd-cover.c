@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "storage/nbd-cover.h"
+#include "storage/nbd/nbd-cover.h"
 
 #include <string.h>
 

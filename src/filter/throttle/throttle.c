@@ -9,7 +9,7 @@
 #include <glib.h>
 #include "base/err.h"
 #include "filter/filter.h"
-#include "filter/throttle-int.h"
+#include "filter/throttle/throttle-int.h"
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"

@@ -3,7 +3,7 @@
  * Filter "blkdebug": requests fail, change size or wait, as rules say.
  *
  * The nodes above tell what they are about to do (graph/debug.h); that moves
- * the rules (filter/blkdebug-int.h), and a request that comes here while a rule
+ * the rules (filter/blkdebug/blkdebug-int.h), and a request that comes here while a rule
  * is active gets its error.  A breakpoint holds the coroutine that reported the
  * event; a drain lets all of them go, since it would wait for them for ever.
  */
@@ -12,7 +12,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/math.h"
-#include "filter/blkdebug-int.h"
+#include "filter/blkdebug/blkdebug-int.h"
 #include "filter/filter.h"
 #include "graph/driver.h"
 #include "graph/io.h"

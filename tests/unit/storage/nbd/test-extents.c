@@ -2,7 +2,7 @@
 /* What is kept of a server's map, against a model: one entry a byte. */
 #include <string.h>
 
-#include "storage/nbd-extents.h"
+#include "storage/nbd/nbd-extents.h"
 
 #define SPACE 400
 enum { UNKNOWN, DATA, ZERO };

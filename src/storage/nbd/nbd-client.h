@@ -21,7 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "storage/nbd-conn.h"
+#include "storage/nbd/nbd-conn.h"
 
 #define NBD_CONNECTIONS_MAX 16
 

@@ -3,7 +3,7 @@
  * Image locks; see file-lock.h for the protocol.  The bytes are locked and
  * tested, never read or written: they lie inside the image's own data.
  */
-#include "storage/file-lock.h"
+#include "storage/file/file-lock.h"
 
 #include "base/err.h"
 #include "graph/node.h"

@@ -2,7 +2,7 @@
 /* The rules of blkdebug, without I/O: config text, states, active rules. */
 #include <errno.h>
 #include <glib.h>
-#include "filter/blkdebug-int.h"
+#include "filter/blkdebug/blkdebug-int.h"
 
 static void parse(struct blkdebug_rules *r, const char *text)
 {

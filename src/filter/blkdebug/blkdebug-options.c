@@ -15,7 +15,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "base/err.h"
-#include "filter/blkdebug-int.h"
+#include "filter/blkdebug/blkdebug-int.h"
 #include "loop/io.h"
 
 #define CONFIG_MAX (64u << 10)

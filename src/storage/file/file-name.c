@@ -11,7 +11,7 @@
 #include "base/err.h"
 #include "graph/driver.h"
 #include "loop/io.h"
-#include "storage/file-int.h"
+#include "storage/file/file-int.h"
 
 /* Where the open file is; owned. */
 static CO_FN int name_co_find(struct file_state *s, char **ret_path,

@@ -6,7 +6,7 @@
  * that it is asked once.  The file grows by writes only, never by ftruncate(2)
  * on the side, which could race with a write further out and cut it off.
  */
-#include "storage/file-int.h"
+#include "storage/file/file-int.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
