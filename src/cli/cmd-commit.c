@@ -23,7 +23,7 @@
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "job/snapshot-check.h"
 #include "loop/io.h"
 

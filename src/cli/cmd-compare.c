@@ -19,7 +19,7 @@
 #include "cli/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "loop/io.h"
 
 #define SECTOR 512

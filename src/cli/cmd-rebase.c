@@ -22,7 +22,7 @@
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/reference.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "job/snapshot-check.h"
 #include "loop/io.h"
 

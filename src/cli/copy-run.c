@@ -8,7 +8,7 @@
 #include "base/iov.h"
 #include "graph/io.h"
 #include "graph/node.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 
 void copy_run_progress(void *arg, uint64_t offset)
 {

@@ -20,7 +20,7 @@
 #include "cli/sparse.h"
 #include "graph/io.h"
 #include "graph/node.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "loop/co.h"
 #include "loop/io.h"
 

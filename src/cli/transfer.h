@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Copying images at rest into another one: the copy engine (job/copy.h) between
+ * Copying images at rest into another one: the copy engine (job/copy/copy.h) between
  * sources that stand one behind another and a target that nobody else uses.
  * What reads as zeroes by status alone is never read; what turns out to be
  * zeroes is not written where the target reads as zeroes anyway.

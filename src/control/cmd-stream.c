@@ -14,7 +14,7 @@
 #include "control/control-int.h"
 #include "control/journal.h"
 #include "job/job.h"
-#include "job/stream.h"
+#include "job/stream/stream.h"
 
 /* Two ways to say where the copying ends exclude each other. */
 static int check_exclusive(const json_t *args, GError **err)

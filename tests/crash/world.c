@@ -18,7 +18,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
-#include "job/stream.h"
+#include "job/stream/stream.h"
 #include "loop/co.h"
 #include "loop/io.h"
 #include "loop/loop.h"

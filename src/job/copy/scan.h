@@ -11,7 +11,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "loop/co.h"
 
 enum scan_kind { SCAN_SKIP, SCAN_ZERO, SCAN_DATA, SCAN_ERROR };

@@ -3,7 +3,7 @@
  * may vary. It must reach the bandwidth-delay product, find it again when it
  * changes, and give way to demand requests. */
 #include <glib.h>
-#include "job/window.h"
+#include "job/copy/window.h"
 
 #define MS UINT64_C(1000000)
 #define SEC UINT64_C(1000000000)

@@ -13,7 +13,7 @@
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/reference.h"
-#include "job/stream.h"
+#include "job/stream/stream.h"
 #include "loop/co.h"
 #include "loop/io.h"
 #include "loop/loop.h"

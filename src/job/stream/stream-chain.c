@@ -14,7 +14,7 @@
  * Copy-on-read need not be stopped for it: it only adds clusters with the bytes
  * that readers see anyway, and after step 1 there is nothing left to add.
  */
-#include "job/stream-chain.h"
+#include "job/stream/stream-chain.h"
 #include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"

@@ -6,7 +6,7 @@
  * latencies and a disk queue hides its own, but more requests in flight that
  * move no more bytes are of no use anywhere.
  */
-#include "job/window.h"
+#include "job/copy/window.h"
 #include <glib.h>
 
 #define START_CHUNKS 4

@@ -7,12 +7,12 @@
  * overlay's own mapping: a job that was cancelled, or lost with its daemon, goes
  * on where it was when it is started again.
  */
-#include "job/stream.h"
+#include "job/stream/stream.h"
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/io.h"
-#include "job/copy.h"
-#include "job/stream-chain.h"
+#include "job/copy/copy.h"
+#include "job/stream/stream-chain.h"
 #include "loop/co.h"
 
 /* Passes over the image. The second finds nothing unless somebody meddles. */

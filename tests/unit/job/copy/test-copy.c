@@ -6,7 +6,7 @@
 #include <glib.h>
 #include <string.h>
 #include "base/err.h"
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include "loop/co.h"
 #include "loop/loop.h"
 #include "sim/sim.h"

@@ -12,13 +12,13 @@
  *  - the planner alone calls co_pause_point() and co_error(), so a pause or a
  *    cancel never waits for anything but what is in flight.
  */
-#include "job/copy.h"
+#include "job/copy/copy.h"
 #include <errno.h>
 #include <glib.h>
-#include "job/bucket.h"
-#include "job/scan.h"
+#include "job/copy/bucket.h"
+#include "job/copy/scan.h"
 #include "job/trace.h"
-#include "job/window.h"
+#include "job/copy/window.h"
 #include "loop/co.h"
 #include "loop/loop.h"
 

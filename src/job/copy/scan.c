@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The scanner of a copy; see scan.h. */
-#include "job/scan.h"
+#include "job/copy/scan.h"
 #include <glib.h>
 
 /* Status that comes from memory never yields; be a good neighbour anyway. */

@@ -2,7 +2,7 @@
 /* The rate limit: exact in the long run, even in the short, at once when
  * changed. A sender of the test asks as soon as it may, on its own clock. */
 #include <glib.h>
-#include "job/bucket.h"
+#include "job/copy/bucket.h"
 
 #define SEC UINT64_C(1000000000)
 #define KIB UINT64_C(1024)

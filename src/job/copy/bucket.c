@@ -7,7 +7,7 @@
  * interval t the bytes that go are at most rate * (t + BURST_NS) plus one
  * request, and a sender that always asks is exact in the long run.
  */
-#include "job/bucket.h"
+#include "job/copy/bucket.h"
 #include <glib.h>
 
 #define SECOND_NS UINT64_C(1000000000)
