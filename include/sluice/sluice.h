@@ -41,8 +41,8 @@ int sluice_fd(const struct sluice_conn *conn);
 /* --- block pull: populate a device from its backing chain --- */
 
 struct sluice_block_pull_info {
-    int64_t cur;   /* bytes of virtual disk done */
-    int64_t end;   /* bytes in all; cur == end once nothing is left */
+    int64_t cur; /* bytes of virtual disk done */
+    int64_t end; /* bytes in all; cur == end once nothing is left */
 };
 enum sluice_block_pull_result {
     SLUICE_BLOCK_PULL_COMPLETED = 0,

@@ -5,17 +5,17 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ENDIAN_ACCESSORS(order, bits)                                        \
-    static inline uint##bits##_t get_##order##bits(const void *p)            \
-    {                                                                        \
-        uint##bits##_t v;                                                    \
-        memcpy(&v, p, sizeof(v));                                            \
-        return order##bits##toh(v);                                          \
-    }                                                                        \
-    static inline void put_##order##bits(void *p, uint##bits##_t v)          \
-    {                                                                        \
-        v = hto##order##bits(v);                                             \
-        memcpy(p, &v, sizeof(v));                                            \
+#define ENDIAN_ACCESSORS(order, bits) \
+    static inline uint##bits##_t get_##order##bits(const void *p) \
+    { \
+        uint##bits##_t v; \
+        memcpy(&v, p, sizeof(v)); \
+        return order##bits##toh(v); \
+    } \
+    static inline void put_##order##bits(void *p, uint##bits##_t v) \
+    { \
+        v = hto##order##bits(v); \
+        memcpy(p, &v, sizeof(v)); \
     }
 
 ENDIAN_ACCESSORS(le, 16)

@@ -43,8 +43,8 @@ int err_set(GError **err, int errnum, const char *fmt, ...)
     return -errnum;
 }
 
-int err_set_class(GError **err, enum err_class cls, int errnum,
-                  const char *fmt, ...)
+int err_set_class(GError **err, enum err_class cls, int errnum, const char *fmt,
+                  ...)
 {
     va_list ap;
 

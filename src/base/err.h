@@ -29,8 +29,8 @@ int err_set_errno(GError **err, int errnum, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
 
 /* As err_set(), of class @cls. */
-int err_set_class(GError **err, enum err_class cls, int errnum,
-                  const char *fmt, ...) PRINTF_LIKE(4, 5);
+int err_set_class(GError **err, enum err_class cls, int errnum, const char *fmt,
+                  ...) PRINTF_LIKE(4, 5);
 
 /* Put "fmt: " before the message of *@err, keeping class and errno. */
 void err_prefix(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -12,8 +12,8 @@
 
 struct iov iov_one(struct iovec *store, void *buf, size_t len)
 {
-    *store = (struct iovec){ .iov_base = buf, .iov_len = len };
-    return (struct iov){ .v = store, .n = 1, .len = len };
+    *store = (struct iovec) { .iov_base = buf, .iov_len = len };
+    return (struct iov) { .v = store, .n = 1, .len = len };
 }
 
 struct iov iov_slice(struct iov w, size_t off, size_t len)
@@ -38,7 +38,7 @@ unsigned iov_export(struct iov w, struct iovec *out, unsigned max,
     for (unsigned i = 0; i < w.n && n < max && left > 0; i++) {
         size_t take = MIN_SIZE(w.v[i].iov_len - skip, left);
         if (take > 0) {
-            out[n++] = (struct iovec){
+            out[n++] = (struct iovec) {
                 .iov_base = (char *)w.v[i].iov_base + skip, .iov_len = take
             };
         }
@@ -78,7 +78,8 @@ static bool piece_from_buf(char *p, size_t done, size_t n, void *arg)
 
 void iov_from_buf(struct iov w, size_t off, const void *buf, size_t len)
 {
-    foreach_piece(w, off, len, piece_from_buf, (void *)buf);
+    foreach_piece(w, off, len, piece_from_buf, (void *)buf)
+        ;
 }
 
 static bool piece_to_buf(char *p, size_t done, size_t n, void *arg)
@@ -89,7 +90,8 @@ static bool piece_to_buf(char *p, size_t done, size_t n, void *arg)
 
 void iov_to_buf(struct iov w, size_t off, void *buf, size_t len)
 {
-    foreach_piece(w, off, len, piece_to_buf, buf);
+    foreach_piece(w, off, len, piece_to_buf, buf)
+        ;
 }
 
 static bool piece_memset(char *p, size_t done, size_t n, void *arg)
@@ -100,7 +102,8 @@ static bool piece_memset(char *p, size_t done, size_t n, void *arg)
 
 void iov_memset(struct iov w, size_t off, int c, size_t len)
 {
-    foreach_piece(w, off, len, piece_memset, &c);
+    foreach_piece(w, off, len, piece_memset, &c)
+        ;
 }
 
 /* Compare the memory with itself shifted: as fast as memcmp is. */
@@ -135,8 +138,8 @@ void *iov_contiguous(struct iov w)
     if (w.len == 0) {
         return NULL;
     }
-    return iov_export(w, one, 2, &len) == 1 && len == w.len
-        ? one[0].iov_base : NULL;
+    return iov_export(w, one, 2, &len) == 1 && len == w.len ? one[0].iov_base
+                                                            : NULL;
 }
 
 bool iov_is_aligned(struct iov iov, uint32_t align)

@@ -12,9 +12,9 @@
 
 struct iov {
     const struct iovec *v;
-    unsigned n;   /* elements in @v */
-    size_t skip;  /* bytes of v[0] before the window; < v[0].iov_len if len>0 */
-    size_t len;   /* bytes in the window */
+    unsigned n;  /* elements in @v */
+    size_t skip; /* bytes of v[0] before the window; < v[0].iov_len if len>0 */
+    size_t len;  /* bytes in the window */
 };
 
 /* The window over one buffer; @store must live as long as the result. */

@@ -14,8 +14,8 @@
 /* --- quotes --- */
 
 struct lexer {
-    const char *at;      /* what follows */
-    char quote;          /* of the string that @at is in; 0: none */
+    const char *at; /* what follows */
+    char quote;     /* of the string that @at is in; 0: none */
     unsigned depth;
     GString *out;
 };
@@ -87,16 +87,18 @@ int json_text_parse(const char *text, json_t **ret, GError **err)
     while (*l.at) {
         l.quote ? take_in_string(&l) : take_outside(&l);
         if (l.depth > JSON_TEXT_DEPTH_MAX) {
-            return err_set(err, EINVAL, "JSON parse error, nested deeper than "
-                           "%d at character %zu", JSON_TEXT_DEPTH_MAX,
-                           (size_t)(l.at - text));
+            return err_set(err, EINVAL,
+                           "JSON parse error, nested deeper than "
+                           "%d at character %zu",
+                           JSON_TEXT_DEPTH_MAX, (size_t)(l.at - text));
         }
     }
-    v = json_loadb(out->str, out->len,
-                   JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
+    v = json_loadb(out->str, out->len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY,
+                   &je);
     if (!v) {
         return err_set(err, EINVAL, "JSON parse error, %s at character %zu",
-                       je.text, json_text_find_place(text, (size_t)je.position));
+                       je.text,
+                       json_text_find_place(text, (size_t)je.position));
     }
     *ret = v;
     return 0;
@@ -148,7 +150,7 @@ static int expand_object(const json_t *value, unsigned depth, json_t **ret,
     json_t *o = json_object(), *sub, *done;
     const char *key;
 
-    json_object_foreach ((json_t *)value, key, sub) {
+    json_object_foreach((json_t *)value, key, sub) {
         if (expand(sub, depth + count_dots(key), &done, err) < 0 ||
             put_at(o, key, done, err) < 0) {
             json_decref(o);
@@ -165,7 +167,7 @@ static int expand_list(const json_t *value, unsigned depth, json_t **ret,
     json_t *list = json_array(), *sub, *done;
     size_t i;
 
-    json_array_foreach (value, i, sub) {
+    json_array_foreach(value, i, sub) {
         if (expand(sub, depth, &done, err) < 0) {
             json_decref(list);
             return -EINVAL;
@@ -186,10 +188,8 @@ static int expand(const json_t *value, unsigned depth, json_t **ret,
                        JSON_TEXT_DEPTH_MAX);
     }
     switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        return expand_object(value, depth + 1, ret, err);
-    case JSON_ARRAY:
-        return expand_list(value, depth + 1, ret, err);
+    case JSON_OBJECT: return expand_object(value, depth + 1, ret, err);
+    case JSON_ARRAY: return expand_list(value, depth + 1, ret, err);
     case JSON_TRUE:
     case JSON_FALSE:
         *ret = json_string(json_is_true(value) ? "on" : "off");
@@ -199,9 +199,7 @@ static int expand(const json_t *value, unsigned depth, json_t **ret,
         text = json_dumps(value, JSON_ENCODE_ANY);
         *ret = json_string(text);
         return 0;
-    default:
-        *ret = json_incref((json_t *)value);
-        return 0;
+    default: *ret = json_incref((json_t *)value); return 0;
     }
 }
 

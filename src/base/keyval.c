@@ -34,8 +34,7 @@ static char *take_element(const char **text)
 static bool name_valid(const char *name)
 {
     if (g_ascii_isdigit(*name)) {
-        return strlen(name) <= 6 &&
-               strspn(name, "0123456789") == strlen(name);
+        return strlen(name) <= 6 && strspn(name, "0123456789") == strlen(name);
     }
     if (!g_ascii_isalpha(*name)) {
         return false;
@@ -70,8 +69,8 @@ static int insert(json_t *root, const char *key, const char *value,
         }
         sub = json_object_get(at, names[i]);
         if (sub && !json_is_object(sub)) {
-            return err_set(err, EINVAL,
-                           "Parameters '%s.*' used inconsistently", names[i]);
+            return err_set(err, EINVAL, "Parameters '%s.*' used inconsistently",
+                           names[i]);
         }
         if (!sub) {
             sub = json_object();
@@ -100,7 +99,7 @@ static int lists(json_t *obj, const char *where, json_t **ret, GError **err)
     const char *key;
 
     res = json_object();
-    json_object_foreach (obj, key, sub) {
+    json_object_foreach(obj, key, sub) {
         if (json_is_object(sub)) {
             if (lists(sub, key, &done, err) < 0) {
                 json_decref(res);
@@ -135,7 +134,7 @@ static int lists(json_t *obj, const char *where, json_t **ret, GError **err)
 }
 
 static int keyval_parse_pairs(const char *text, const char *implied_key,
-                       json_t *root, GError **err)
+                              json_t *root, GError **err)
 {
     bool first = true;
 
@@ -168,7 +167,7 @@ int keyval_parse(const char *text, const char *implied_key, json_t **ret,
     int r;
 
     if (*text == '{') {
-        return json_text_parse(text, ret, err);   /* an object, then */
+        return json_text_parse(text, ret, err); /* an object, then */
     }
     root = json_object();
     r = keyval_parse_pairs(text, implied_key, root, err);

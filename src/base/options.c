@@ -7,7 +7,7 @@
 #include "base/units.h"
 
 struct opts {
-    json_t *obj;   /* what is left; a copy of the object, sharing its values */
+    json_t *obj; /* what is left; a copy of the object, sharing its values */
 };
 
 struct opts *opts_new(const json_t *obj)
@@ -38,8 +38,8 @@ bool opts_has(const struct opts *o, const char *name)
 
 static int options_bad_type(const char *name, const char *type, GError **err)
 {
-    return err_set(err, EINVAL,
-                   "Invalid parameter type for '%s', expected: %s", name, type);
+    return err_set(err, EINVAL, "Invalid parameter type for '%s', expected: %s",
+                   name, type);
 }
 
 json_t *opts_take_any(struct opts *o, const char *name)
@@ -118,8 +118,8 @@ int opts_take_size(struct opts *o, const char *name, uint64_t *ret,
     if (json_is_integer(v) && json_integer_value(v) >= 0) {
         *ret = (uint64_t)json_integer_value(v);
     } else if (json_is_integer(v)) {
-        r = err_set(err, EINVAL,
-                    "Parameter '%s' expects a non-negative value", name);
+        r = err_set(err, EINVAL, "Parameter '%s' expects a non-negative value",
+                    name);
     } else if (!json_is_string(v)) {
         r = options_bad_type(name, "integer", err);
     } else {

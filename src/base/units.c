@@ -18,11 +18,12 @@ static int suffix_power(char c)
 }
 
 /* The number without a message: 0, -EINVAL or -ERANGE. */
-static int local_parse(const char *text, char default_suffix, uint64_t *ret_bytes)
+static int local_parse(const char *text, char default_suffix,
+                       uint64_t *ret_bytes)
 {
     int power = default_suffix ? suffix_power(default_suffix) : 0;
     bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X') &&
-        isxdigit((unsigned char)text[2]);
+               isxdigit((unsigned char)text[2]);
     double fraction = 0;
     char *end;
 
@@ -51,7 +52,7 @@ static int local_parse(const char *text, char default_suffix, uint64_t *ret_byte
         return -ERANGE;
     }
     *ret_bytes = (whole << shift) +
-        (uint64_t)(fraction * (double)(1ull << shift) + 0.5);
+                 (uint64_t)(fraction * (double)(1ull << shift) + 0.5);
     return 0;
 }
 
@@ -59,22 +60,22 @@ int size_parse(const char *text, char default_suffix, uint64_t *ret_bytes,
                GError **err)
 {
     switch (local_parse(text, default_suffix, ret_bytes)) {
-    case 0:
-        return 0;
+    case 0: return 0;
     case -ERANGE:
         return err_set(err, ERANGE, "'%s' is too large: sizes end below 16 E",
                        text);
     default:
-        return err_set(err, EINVAL, "'%s' is not a size: give a number with "
-                       "an optional suffix k, M, G, T, P or E", text);
+        return err_set(err, EINVAL,
+                       "'%s' is not a size: give a number with "
+                       "an optional suffix k, M, G, T, P or E",
+                       text);
     }
 }
 
 char *size_format(uint64_t bytes)
 {
-    static const char *const names[] = {
-        "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"
-    };
+    static const char *const names[] = { "B",   "KiB", "MiB", "GiB",
+                                         "TiB", "PiB", "EiB" };
     unsigned i = 0;
     double value = (double)bytes;
 

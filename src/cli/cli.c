@@ -50,18 +50,23 @@ int cli_bad_option(const char *command, char **argv)
 {
     /* The letter, where getopt stands inside a word of several. */
     if (optopt > ' ' && optopt < 0x7f) {
-        return cli_usage_error(command, "option '-%c' is unknown or lacks its "
-                               "argument", optopt);
+        return cli_usage_error(command,
+                               "option '-%c' is unknown or lacks its "
+                               "argument",
+                               optopt);
     }
-    return cli_usage_error(command, "option '%s' is unknown or lacks its "
-                           "argument", argv[optind - 1]);
+    return cli_usage_error(command,
+                           "option '%s' is unknown or lacks its "
+                           "argument",
+                           argv[optind - 1]);
 }
 
 int cli_option_error(const char *command, int c, char **argv)
 {
-    return cli_usage_error(command, c == ':'
-                           ? "missing argument for option '%s'"
-                           : "unrecognized option '%s'", argv[optind - 1]);
+    return cli_usage_error(command,
+                           c == ':' ? "missing argument for option '%s'"
+                                    : "unrecognized option '%s'",
+                           argv[optind - 1]);
 }
 
 static const struct subcommand *current;
@@ -99,13 +104,15 @@ int cli_parse_size(const char *what, const char *text, uint64_t min,
     int r = size_parse(*p == '+' ? p + 1 : p, 0, ret, NULL);
 
     if (r == -ERANGE || (r == 0 && (*ret < min || *ret > max))) {
-        cli_error("Invalid %s specified. Must be between %" PRIu64 " and %"
-                  PRIu64 ".", what, min, max);
+        cli_error("Invalid %s specified. Must be between %" PRIu64
+                  " and %" PRIu64 ".",
+                  what, min, max);
         return 1;
     }
     if (r < 0) {
         cli_error("Invalid %s specified. You may use k, M, G, T, P or E "
-                  "suffixes for", what);
+                  "suffixes for",
+                  what);
         cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and "
                   "exabytes.");
     }

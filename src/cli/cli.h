@@ -13,8 +13,8 @@
 struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
-    const char *synopsis;   /* after "sluice NAME " */
-    const char *help;       /* options, a line each; ends with \n */
+    const char *synopsis; /* after "sluice NAME " */
+    const char *help;     /* options, a line each; ends with \n */
 };
 /* Run it. Returns the exit status. */
 int cli_run(const struct subcommand *s, int argc, char **argv);

@@ -28,7 +28,7 @@ struct sluice_conn *client_connect(const char *path)
         cli_error("%s", error);
         if (!path) {
             fprintf(stderr, "Name the control socket with --socket or in "
-                    "SLUICE_SOCKET.\n");
+                            "SLUICE_SOCKET.\n");
         }
         sluice_free(error);
     }

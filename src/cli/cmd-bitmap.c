@@ -14,23 +14,23 @@
 #define ACTIONS_MAX 64
 
 static const char *const action_names[] = {
-    [BITMAP_ADD] = "add", [BITMAP_REMOVE] = "remove",
-    [BITMAP_CLEAR] = "clear", [BITMAP_ENABLE] = "enable",
+    [BITMAP_ADD] = "add",         [BITMAP_REMOVE] = "remove",
+    [BITMAP_CLEAR] = "clear",     [BITMAP_ENABLE] = "enable",
     [BITMAP_DISABLE] = "disable", [BITMAP_MERGE] = "merge",
 };
 
 struct action {
     enum bitmap_op op;
-    const char *source;        /* BITMAP_MERGE */
+    const char *source; /* BITMAP_MERGE */
 };
 
 struct bitmap {
-    struct image_spec image, source;   /* source.name NULL: none */
+    struct image_spec image, source; /* source.name NULL: none */
     const char *name;
     uint64_t granularity;
     struct action actions[ACTIONS_MAX];
     unsigned n_actions;
-    unsigned said;             /* bits 1 << op */
+    unsigned said; /* bits 1 << op */
 };
 
 /* Their values are OPT_OTHER + op. */
@@ -53,7 +53,7 @@ static int add_action(struct bitmap *b, enum bitmap_op op, const char *source)
     if (b->n_actions == ACTIONS_MAX) {
         return cli_usage_error("bitmap", "More than %d actions", ACTIONS_MAX);
     }
-    b->actions[b->n_actions++] = (struct action){ op, source };
+    b->actions[b->n_actions++] = (struct action) { op, source };
     b->said |= 1u << op;
     return 0;
 }
@@ -80,15 +80,15 @@ static int take_option(struct bitmap *b, int c, char **argv)
 /* Do the words fit together? */
 static const char *complaint(const struct bitmap *b, int n_words)
 {
-    return n_words != 2 ? "Expecting filename and bitmap name"
-        : !b->n_actions ? "Need at least one of --add, --remove, --clear, "
-                          "--enable, --disable, or --merge"
-        : b->granularity && !(b->said & (1u << BITMAP_ADD))
-            ? "granularity only supported with --add"
-        : b->source.format && !b->source.name ? "-F only supported with -b"
-        : b->source.name && !(b->said & (1u << BITMAP_MERGE))
-            ? "Merge bitmap source file only supported with --merge"
-        : NULL;
+    return n_words != 2    ? "Expecting filename and bitmap name"
+           : !b->n_actions ? "Need at least one of --add, --remove, --clear, "
+                             "--enable, --disable, or --merge"
+           : b->granularity && !(b->said & (1u << BITMAP_ADD))
+               ? "granularity only supported with --add"
+           : b->source.format && !b->source.name ? "-F only supported with -b"
+           : b->source.name && !(b->said & (1u << BITMAP_MERGE))
+               ? "Merge bitmap source file only supported with --merge"
+               : NULL;
 }
 
 /* 0, an exit status, or -1 after help. */
@@ -131,8 +131,8 @@ static CO_FN int bitmap_co_act(const struct bitmap *b, const struct action *a,
     int r = node_co_bitmap(n, a->op, b->name, &args, err);
 
     if (r < 0) {
-        err_prefix(err, "Operation %s on bitmap %s failed",
-                   action_names[a->op], b->name);
+        err_prefix(err, "Operation %s on bitmap %s failed", action_names[a->op],
+                   b->name);
     }
     return r;
 }

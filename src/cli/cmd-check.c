@@ -17,8 +17,13 @@
 #include "cli/print.h"
 #include "graph/image.h"
 
-enum { CHECK_GOOD = 0, CHECK_FAILED = 1, CHECK_CORRUPT = 2, CHECK_LEAKS = 3,
-       CHECK_UNSUPPORTED = 63 };
+enum {
+    CHECK_GOOD = 0,
+    CHECK_FAILED = 1,
+    CHECK_CORRUPT = 2,
+    CHECK_LEAKS = 3,
+    CHECK_UNSUPPORTED = 63
+};
 
 struct check {
     struct image_spec image;
@@ -30,7 +35,8 @@ struct check {
 static int check_parse_args(int argc, char **argv, struct check *c)
 {
     static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        IMAGE_OPTIONS,
+        FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
         { "repair", required_argument, NULL, 'r' },
         { "output", required_argument, NULL, OPT_OUTPUT },
@@ -60,13 +66,13 @@ static int check_parse_args(int argc, char **argv, struct check *c)
             } else if (strcmp(optarg, "all") == 0) {
                 c->fix = CHECK_FIX_LEAKS | CHECK_FIX_ERRORS;
             } else {
-                r = cli_usage_error("check", "Unknown option value for -r "
+                r = cli_usage_error("check",
+                                    "Unknown option value for -r "
                                     "(expecting 'leaks' or 'all'): %s",
                                     optarg);
             }
             break;
-        default:
-            r = cli_option_error("check", opt, argv);
+        default: r = cli_option_error("check", opt, argv);
         }
     }
     if (r == 0 && optind + 1 != argc) {
@@ -144,7 +150,8 @@ static void check_print_human(const struct check_result *res)
     if (res->corruptions) {
         printf("\n%" PRIu64 " errors were found on the image.\n"
                "Data may be corrupted, or further writes to the image may "
-               "corrupt it.\n", res->corruptions);
+               "corrupt it.\n",
+               res->corruptions);
     }
     if (res->leaks) {
         printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
@@ -153,7 +160,8 @@ static void check_print_human(const struct check_result *res)
     }
     if (res->check_errors) {
         printf("\n%" PRIu64 " internal errors have occurred during the "
-               "check.\n", res->check_errors);
+               "check.\n",
+               res->check_errors);
     }
     if (res->total_clusters && res->allocated_clusters) {
         double allocated = (double)res->allocated_clusters;
@@ -231,7 +239,7 @@ static CO_FN int check_co_run(struct graph *g, void *arg)
     int r;
 
     c->image.flags |= NODE_CHECK | NODE_NO_BACKING |
-        (c->fix ? (unsigned)NODE_RDWR : 0u);
+                      (c->fix ? (unsigned)NODE_RDWR : 0u);
     r = image_co_open_spec(g, &c->image, &n, &err);
     if (r < 0) {
         cli_gerror(err);

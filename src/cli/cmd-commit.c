@@ -28,10 +28,10 @@
 #include "loop/io.h"
 
 struct commit {
-    struct copy_run copy_run;          /* first */
+    struct copy_run copy_run; /* first */
     struct image_spec image;
-    const char *base_name;        /* NULL: the next one */
-    bool keep, progress, quiet;   /* keep: do not empty the overlay */
+    const char *base_name;      /* NULL: the next one */
+    bool keep, progress, quiet; /* keep: do not empty the overlay */
 
     struct node *top, *base, *nothing;
     struct backend *top_user, *base_user;
@@ -40,10 +40,8 @@ struct commit {
 /* 0, an exit status, or -1 after help. */
 static int commit_parse_args(int argc, char **argv, struct commit *m)
 {
-    static const struct option options[] = {
-        IMAGE_OPTIONS,
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { IMAGE_OPTIONS,
+                                             { NULL, 0, NULL, 0 } };
     int c, r = 0;
 
     while (r == 0 && (c = getopt_long(argc, argv, ":f:ht:b:dpqr:", options,
@@ -58,7 +56,10 @@ static int commit_parse_args(int argc, char **argv, struct commit *m)
             }
             break;
         /* What lies between is not valid any more: keeping is all one can. */
-        case 'b': m->base_name = optarg; m->keep = true; break;
+        case 'b':
+            m->base_name = optarg;
+            m->keep = true;
+            break;
         case 'd': m->keep = true; break;
         case 'p': m->progress = true; break;
         case 'q': m->quiet = true; break;
@@ -130,8 +131,10 @@ static CO_FN int commit_co_find_base(struct commit *m, GError **err)
     if (m->base_name) {
         m->base = node_chain_find_file(m->top, m->base_name);
         if (!m->base) {
-            return err_set(err, EINVAL, "Did not find '%s' in the backing "
-                           "chain of '%s'", m->base_name, m->image.name);
+            return err_set(err, EINVAL,
+                           "Did not find '%s' in the backing "
+                           "chain of '%s'",
+                           m->base_name, m->image.name);
         }
     } else {
         m->base = node_skip_filters(node_backing(m->top));
@@ -162,13 +165,13 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
         r = node_co_set_read_only(m->base, false, err);
     }
     if (r == 0) {
-        r = backend_co_new(m->base, "commit",
-                        PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
-                        PERM_CONSISTENT_READ, NULL, NULL, &m->base_user, err);
+        r = backend_co_new(
+            m->base, "commit", PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+            PERM_CONSISTENT_READ, NULL, NULL, &m->base_user, err);
     }
     if (r == 0) {
         r = backend_co_new(m->top, "commit", PERM_CONSISTENT_READ,
-                        PERM_CONSISTENT_READ, NULL, NULL, &m->top_user, err);
+                           PERM_CONSISTENT_READ, NULL, NULL, &m->top_user, err);
     }
     return r < 0 ? r : node_co_forget_base(overlay, err);
 }
@@ -177,8 +180,9 @@ static CO_FN int commit_co_flush_base(struct commit *m, GError **err)
 {
     int r = backend_co_flush(m->base_user);
 
-    return r == 0 ? 0 : err_set_errno(err, -r, "Could not flush '%s'",
-                                      m->base->filename);
+    return r == 0 ? 0
+                  : err_set_errno(err, -r, "Could not flush '%s'",
+                                  m->base->filename);
 }
 
 static CO_FN int commit_co_grow_base(struct commit *m, GError **err)
@@ -198,11 +202,10 @@ static CO_FN int commit_co_empty_top(struct commit *m, GError **err)
     int r = m->keep ? 0 : node_co_make_empty(m->top, &why);
 
     if (r == -ENOTSUP) {
-        return 0;    /* it stays as it is: the same content, only twice */
+        return 0; /* it stays as it is: the same content, only twice */
     }
     if (r < 0) {
-        err_set(err, -r, "Could not empty %s: %s", m->image.name,
-                why->message);
+        err_set(err, -r, "Could not empty %s: %s", m->image.name, why->message);
     }
     return r;
 }

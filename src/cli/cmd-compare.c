@@ -27,8 +27,11 @@
 #define DIFFERENT EILSEQ
 
 enum {
-    COMPARE_SAME = 0, COMPARE_DIFFERENT = 1, COMPARE_OPEN = 2,
-    COMPARE_STATUS = 3, COMPARE_READ = 4,
+    COMPARE_SAME = 0,
+    COMPARE_DIFFERENT = 1,
+    COMPARE_OPEN = 2,
+    COMPARE_STATUS = 3,
+    COMPARE_READ = 4,
 };
 
 struct compare {
@@ -36,21 +39,20 @@ struct compare {
     bool strict, quiet;
     struct percent percent;
     struct node *node[2];
-    uint64_t common, size;    /* bytes: of the shorter, of the longer */
+    uint64_t common, size; /* bytes: of the shorter, of the longer */
     /* What ended it. */
     int status;
-    uint64_t bad_status;      /* offset where the answers differ or fail */
-    int bad_index;            /* the image that failed */
+    uint64_t bad_status; /* offset where the answers differ or fail */
+    int bad_index;       /* the image that failed */
     bool warned;
 };
 
 /* 0, an exit status, or -1 after help. */
 static int compare_parse_args(int argc, char **argv, struct compare *c)
 {
-    static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { IMAGE_OPTIONS,
+                                             FORCE_SHARE_OPTION,
+                                             { NULL, 0, NULL, 0 } };
     unsigned flags = 0;
     int opt, r = 0;
 
@@ -114,7 +116,7 @@ static CO_FN int compare_co_extent(struct compare *c, int i, uint64_t off,
                                    uint64_t max, struct extent *ext)
 {
     if (off >= c->node[i]->size) {
-        *ext = (struct extent){ .flags = STATUS_ZERO, .len = max };
+        *ext = (struct extent) { .flags = STATUS_ZERO, .len = max };
         return 0;
     }
     int r = node_co_status_above(c->node[i], NULL, off, max, ext);

@@ -39,8 +39,11 @@ struct convert {
 };
 
 enum {
-    OPT_TARGET_IMAGE_OPTS = OPT_OTHER, OPT_TARGET_IS_ZERO, OPT_SALVAGE,
-    OPT_BITMAPS, OPT_SKIP_BROKEN,
+    OPT_TARGET_IMAGE_OPTS = OPT_OTHER,
+    OPT_TARGET_IS_ZERO,
+    OPT_SALVAGE,
+    OPT_BITMAPS,
+    OPT_SKIP_BROKEN,
 };
 
 static int parse_sparse(struct convert *c, const char *text)
@@ -53,7 +56,8 @@ static int parse_sparse(struct convert *c, const char *text)
         cli_error("Invalid buffer size for sparse output specified. Valid "
                   "sizes are multiples of %d up to %" G_GUINT64_FORMAT
                   ". Select 0 to disable sparse detection (fully allocates "
-                  "output).", SECTOR, SPARSE_MAX);
+                  "output).",
+                  SECTOR, SPARSE_MAX);
         return 1;
     }
     c->params.sparse = size;
@@ -67,14 +71,16 @@ static int parse_parallel(struct convert *c, const char *text)
 
     if (cli_parse_number(text, &n) < 0 || n < 1 || n > PARALLEL_MAX) {
         cli_error("Invalid number of coroutines. Allowed number of coroutines "
-                  "is between 1 and %d", PARALLEL_MAX);
+                  "is between 1 and %d",
+                  PARALLEL_MAX);
         return 1;
     }
     c->params.parallel = (unsigned)n;
     return 0;
 }
 
-static int convert_parse_cache(const char *what, const char *text, unsigned *flags)
+static int convert_parse_cache(const char *what, const char *text,
+                               unsigned *flags)
 {
     if (image_parse_cache(text, flags) < 0) {
         cli_error("Invalid %s option: %s", what, text);
@@ -92,8 +98,7 @@ static int convert_parse_option(struct convert *c, int opt, char **argv)
     case 'F': c->backing_format = optarg; break;
     case 'o':
         c->has_options = true;
-        return create_options_add(c->target.options, optarg,
-                                  &c->list_options);
+        return create_options_add(c->target.options, optarg, &c->list_options);
     case 'c': c->params.compressed = true; break;
     case 'C': c->params.copy_offload = true; break;
     case 'W': c->params.out_of_order = true; break;
@@ -103,10 +108,12 @@ static int convert_parse_option(struct convert *c, int opt, char **argv)
     case 'p': c->params.progress = true; break;
     case 'q': c->quiet = true; break;
     case 'U': c->source_flags |= NODE_FORCE_SHARE; break;
-    case 'r': return cli_parse_size("rate limit", optarg, 0, INT64_MAX,
-                                    &c->params.rate);
+    case 'r':
+        return cli_parse_size("rate limit", optarg, 0, INT64_MAX,
+                              &c->params.rate);
     case 't': return convert_parse_cache("cache", optarg, &c->target.cache);
-    case 'T': return convert_parse_cache("source cache", optarg, &c->source_flags);
+    case 'T':
+        return convert_parse_cache("source cache", optarg, &c->source_flags);
     case 'l': c->snapshot = optarg; break;
     case OPT_IMAGE_OPTS: c->source_opts = true; break;
     case OPT_OBJECT: return image_add_object("convert", optarg);
@@ -174,7 +181,8 @@ static int convert_check_args(const struct convert *c)
 static int convert_parse_args(int argc, char **argv, struct convert *c)
 {
     static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        IMAGE_OPTIONS,
+        FORCE_SHARE_OPTION,
         { "source-format", required_argument, NULL, 'f' },
         { "target-image-opts", no_argument, NULL, OPT_TARGET_IMAGE_OPTS },
         { "target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO },
@@ -221,8 +229,10 @@ static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
 
     for (int i = 0; i < c->n_sources && r == 0; i++) {
         struct image_spec spec = {
-            .name = c->source_names[i], .format = c->source_format,
-            .is_opts = c->source_opts, .flags = c->source_flags,
+            .name = c->source_names[i],
+            .format = c->source_format,
+            .is_opts = c->source_opts,
+            .flags = c->source_flags,
         };
         r = image_co_open_spec(g, &spec, &c->sources[i], err);
         if (r < 0) {
@@ -274,8 +284,8 @@ static CO_FN void convert_co_make_zero(struct convert *c)
     if (!c->params.target_is_zero && !c->params.has_backing &&
         !node_backing(n) && c->params.size > 0 && c->params.sparse > 0 &&
         node_get_limits(n)->fast_zero) {
-        c->params.target_is_zero =
-            node_co_zero(n, 0, c->params.size, IO_MAY_UNMAP | IO_FAST) == 0;
+        c->params.target_is_zero = node_co_zero(n, 0, c->params.size,
+                                                IO_MAY_UNMAP | IO_FAST) == 0;
     }
 }
 
@@ -289,8 +299,10 @@ CO_FN_LOOKS static int check_target(const struct convert *c, GError **err)
                        "Compression not supported for this file format");
     }
     if (c->bitmaps && !node_can(n, NODE_CAN_BITMAP)) {
-        return err_set(err, ENOTSUP, "Format driver '%s' does not support "
-                       "bitmaps", node_driver_name(n));
+        return err_set(err, ENOTSUP,
+                       "Format driver '%s' does not support "
+                       "bitmaps",
+                       node_driver_name(n));
     }
     return 0;
 }
@@ -304,13 +316,13 @@ static CO_FN int convert_co_transfer(struct graph *g, struct convert *c,
         return r;
     }
     find_base(c);
-    c->params.target_is_zero =
-        (zero || c->target_is_zero) && !c->params.has_backing;
+    c->params.target_is_zero = (zero || c->target_is_zero) &&
+                               !c->params.has_backing;
     convert_co_make_zero(c);
     r = transfer_co_run(g, &c->params);
     if (r == 0 && c->bitmaps) {
         r = internal_co_copy_bitmaps(c->sources[0], c->params.target,
-                                   c->skip_broken, err);
+                                     c->skip_broken, err);
     }
     return r;
 }
@@ -342,8 +354,8 @@ static CO_FN int convert_co_list_options(struct graph *g,
                                          const struct convert *c)
 {
     g_autoptr(GError) err = NULL;
-    const struct node_driver *drv =
-        create_options_driver(g, c->target.format, &err);
+    const struct node_driver *drv = create_options_driver(g, c->target.format,
+                                                          &err);
 
     if (!drv) {
         cli_gerror(err);

@@ -18,7 +18,7 @@
 
 struct create {
     const char *filename, *format, *backing, *backing_format;
-    json_t *options;      /* name -> value, strings */
+    json_t *options; /* name -> value, strings */
     uint64_t size;
     bool has_size, no_open_backing, quiet, list_options;
 };
@@ -34,8 +34,8 @@ static int create_parse_args(int argc, char **argv, struct create *c)
     };
     int opt, r = 0;
 
-    while (r == 0 &&
-           (opt = getopt_long(argc, argv, ":hf:b:F:o:uq", options, NULL)) != -1) {
+    while (r == 0 && (opt = getopt_long(argc, argv, ":hf:b:F:o:uq", options,
+                                        NULL)) != -1) {
         switch (opt) {
         case 'h': cli_print_help(); return -1;
         case 'f': c->format = optarg; break;
@@ -61,7 +61,8 @@ static int create_parse_args(int argc, char **argv, struct create *c)
     c->filename = argv[optind];
     c->has_size = r == 0 && argc - optind == 2;
     return c->has_size ? cli_parse_size("image size", argv[optind + 1], 0,
-                                        INT64_MAX, &c->size) : r;
+                                        INT64_MAX, &c->size)
+                       : r;
 }
 
 /* "Backing file specified without backing format", and what it seems to be. */
@@ -71,7 +72,8 @@ static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
     g_autoptr(GError) why = NULL;
     const char *found;
     int r = c->no_open_backing ? -ENOENT
-        : image_co_backing_format(g, c->filename, backing, &found, &why);
+                               : image_co_backing_format(g, c->filename,
+                                                         backing, &found, &why);
 
     if (r == -ENOTSUP) { /* of a format that has no driver: says what to do */
         g_propagate_error(err, g_steal_pointer(&why));
@@ -143,18 +145,21 @@ static int create_size(struct create *c, GError **err)
     const char *said = create_options_get(c->options, "size");
 
     if (c->has_size && said) {
-        return err_set(err, EINVAL, "The image size must be specified only "
+        return err_set(err, EINVAL,
+                       "The image size must be specified only "
                        "once");
     }
     if (!c->has_size && !said) {
         return err_set(err, EINVAL, "Image creation needs a size parameter");
     }
     if (said) {
-        size_parse(said, 0, &c->size, NULL);   /* checked before */
+        size_parse(said, 0, &c->size, NULL); /* checked before */
     }
     if (c->size > INT64_MAX - SECTOR) {
-        return err_set(err, EFBIG, "The image size is too large for file "
-                       "format '%s'", c->format);
+        return err_set(err, EFBIG,
+                       "The image size is too large for file "
+                       "format '%s'",
+                       c->format);
     }
     json_object_set_new(c->options, "size", json_integer((json_int_t)c->size));
     return 0;
@@ -178,8 +183,8 @@ static void print_formatting(const struct create *c,
                              const struct node_driver *drv)
 {
     printf("Formatting '%s', fmt=%s", c->filename, c->format);
-    for (const struct create_option *o = driver_create_options(drv);
-         o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv); o->name;
+         o++) {
         print_value(o->name, json_object_get(c->options, o->name));
     }
     printf("\n");

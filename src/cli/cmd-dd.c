@@ -58,10 +58,9 @@ static int parse_operand(struct dd *d, const char *text)
 /* 0, an exit status, or -1 after help. */
 static int dd_parse_args(int argc, char **argv, struct dd *d)
 {
-    static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { IMAGE_OPTIONS,
+                                             FORCE_SHARE_OPTION,
+                                             { NULL, 0, NULL, 0 } };
     int opt, r = 0;
 
     while (r == 0 &&
@@ -102,7 +101,9 @@ static CO_FN int dd_co_images(struct graph *g, struct dd *d,
     uint64_t size = source->size;
     uint64_t skip = product_up_to(d->skip, d->block, INT64_MAX);
     struct transfer_params p = {
-        .sources = &source, .n_sources = 1, .skip = MIN(skip, size),
+        .sources = &source,
+        .n_sources = 1,
+        .skip = MIN(skip, size),
         .sparse = SPARSE,
     };
 
@@ -151,7 +152,8 @@ int cmd_dd(int argc, char **argv)
 {
     struct dd d = {
         .block = SECTOR,
-        .target = { .format = "raw", .options = json_object(),
+        .target = { .format = "raw",
+                    .options = json_object(),
                     .purpose = "creating output image" },
     };
     int status = dd_parse_args(argc, argv, &d);

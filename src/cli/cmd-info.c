@@ -27,7 +27,8 @@ struct info {
 static int info_parse_args(int argc, char **argv, struct info *i)
 {
     static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        IMAGE_OPTIONS,
+        FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
         { "output", required_argument, NULL, OPT_OUTPUT },
         { "backing-chain", no_argument, NULL, 'c' },
@@ -73,9 +74,9 @@ static void info_print_human(const json_t *info)
     const char *full = info_get_str(info, "full-backing-filename");
     const json_t *specific = json_object_get(info, "format-specific");
 
-    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64
-           " bytes)\n", info_get_str(info, "filename"), info_get_str(info, "format"),
-           virt, get_u64(info, "virtual-size"));
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n",
+           info_get_str(info, "filename"), info_get_str(info, "format"), virt,
+           get_u64(info, "virtual-size"));
     printf("disk size: %s\n",
            json_object_get(info, "actual-size") ? disk : "unavailable");
     if (json_is_true(json_object_get(info, "encrypted"))) {
@@ -147,8 +148,7 @@ static CO_FN int info_co_run(struct graph *g, void *arg)
     json_t *list = json_array();
     int r;
 
-    i->image.flags |= NODE_NO_IO |
-                      (i->chain ? 0u : (unsigned)NODE_NO_BACKING);
+    i->image.flags |= NODE_NO_IO | (i->chain ? 0u : (unsigned)NODE_NO_BACKING);
     r = image_co_open_spec(g, &i->image, &n, &err);
     if (r == 0) {
         r = info_co_collect(i, n, list, &err);

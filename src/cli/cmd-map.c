@@ -24,15 +24,16 @@ struct map {
 struct entry {
     uint64_t start, length, offset;
     bool present, zero, data, has_offset;
-    unsigned depth;            /* 0 = the image itself */
-    const char *filename;      /* when has_offset; borrowed */
+    unsigned depth;       /* 0 = the image itself */
+    const char *filename; /* when has_offset; borrowed */
 };
 
 /* 0, an exit status, or -1 after help. */
 static int map_parse_args(int argc, char **argv, struct map *m)
 {
     static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        IMAGE_OPTIONS,
+        FORCE_SHARE_OPTION,
         { "format", required_argument, NULL, 'f' },
         { "output", required_argument, NULL, OPT_OUTPUT },
         { "start-offset", required_argument, NULL, 's' },
@@ -48,12 +49,10 @@ static int map_parse_args(int argc, char **argv, struct map *m)
         case 'f': m->image.format = optarg; break;
         case OPT_OUTPUT: r = cli_parse_output("map", optarg, &m->json); break;
         case 's':
-            r = cli_parse_size("start offset", optarg, 0, INT64_MAX,
-                                     &m->start);
+            r = cli_parse_size("start offset", optarg, 0, INT64_MAX, &m->start);
             break;
         case 'l':
-            r = cli_parse_size("max length", optarg, 0, INT64_MAX,
-                                     &m->length);
+            r = cli_parse_size("max length", optarg, 0, INT64_MAX, &m->length);
             break;
         case 'U': m->image.flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: m->image.is_opts = true; break;
@@ -98,9 +97,9 @@ static int map_print_human(const struct entry *e)
 static bool can_merge(const struct entry *a, const struct entry *b)
 {
     return a->present == b->present && a->zero == b->zero &&
-        a->data == b->data && a->depth == b->depth &&
-        a->has_offset == b->has_offset && a->filename == b->filename &&
-        (!a->has_offset || a->offset + a->length == b->offset);
+           a->data == b->data && a->depth == b->depth &&
+           a->has_offset == b->has_offset && a->filename == b->filename &&
+           (!a->has_offset || a->offset + a->length == b->offset);
 }
 
 static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
@@ -112,7 +111,7 @@ static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
     if (r < 0) {
         return r;
     }
-    *ret = (struct entry){
+    *ret = (struct entry) {
         .start = off,
         .length = ext.len,
         .present = ext.depth > 0,
@@ -121,7 +120,8 @@ static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
         .has_offset = ext.flags & STATUS_OFFSET_VALID,
         .offset = ext.map_offset,
         .filename = ext.flags & STATUS_OFFSET_VALID && ext.map_node
-            ? ext.map_node->filename : NULL,
+                        ? ext.map_node->filename
+                        : NULL,
     };
     if (ext.depth > 0) {
         ret->depth = ext.depth - 1;
@@ -151,7 +151,8 @@ static int map_print(const struct map *m, const struct entry *e, bool *first)
 static CO_FN int map_co_walk(const struct map *m, struct node *n)
 {
     uint64_t end = range_inside(m->start, m->length, n->size)
-        ? m->start + m->length : n->size;
+                       ? m->start + m->length
+                       : n->size;
     /* A range of nothing is printed, too. */
     struct entry cur = { .start = m->start }, next;
     bool first = true;

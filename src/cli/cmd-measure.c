@@ -25,11 +25,11 @@
 #define SECTOR 512
 
 struct measure {
-    struct image_spec source;  /* name NULL: --size */
+    struct image_spec source; /* name NULL: --size */
     const char *format, *snapshot;
     json_t *options;
     uint64_t size;
-    uint64_t bitmaps;          /* bytes, of the source's; UINT64_MAX: none */
+    uint64_t bitmaps; /* bytes, of the source's; UINT64_MAX: none */
     bool has_size, json, list_options;
 };
 
@@ -41,8 +41,7 @@ static int measure_parse_option(struct measure *m, int opt, char **argv)
     case 'f': m->source.format = optarg; break;
     case 'O': m->format = optarg; break;
     case 'l': m->snapshot = optarg; break;
-    case 'o': return create_options_add(m->options, optarg,
-                                        &m->list_options);
+    case 'o': return create_options_add(m->options, optarg, &m->list_options);
     case 'U': m->source.flags |= NODE_FORCE_SHARE; break;
     case OPT_IMAGE_OPTS: m->source.is_opts = true; break;
     case OPT_OBJECT: return image_add_object("measure", optarg);
@@ -62,8 +61,8 @@ static int measure_check_args(const struct measure *m, int words)
 
     if (words > 1) {
         text = "At most one filename argument is allowed.";
-    } else if (words == 0 && (m->source.is_opts || m->source.format ||
-                              m->snapshot)) {
+    } else if (words == 0 &&
+               (m->source.is_opts || m->source.format || m->snapshot)) {
         text = "--image-opts, -f, and -l require a filename argument.";
     } else if (words == 0 && !m->has_size) {
         text = "Either --size N or one filename must be specified.";
@@ -82,7 +81,8 @@ static int measure_check_args(const struct measure *m, int words)
 static int measure_parse_args(int argc, char **argv, struct measure *m)
 {
     static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
+        IMAGE_OPTIONS,
+        FORCE_SHARE_OPTION,
         { "output", required_argument, NULL, OPT_OUTPUT },
         { "size", required_argument, NULL, OPT_SIZE },
         { NULL, 0, NULL, 0 }
@@ -166,10 +166,10 @@ static CO_FN int measure_co_bitmaps(struct node *source, uint64_t cluster,
     int r = node_co_info(source, info, err);
 
     data = json_object_get(json_object_get(info, "format-specific"), "data");
-    if (g_strcmp0(json_string_value(json_object_get(data, "compat")),
-                  "1.1") == 0) {
-        *ret_size = bitmaps_size(json_object_get(data, "bitmaps"),
-                                 source->size, cluster);
+    if (g_strcmp0(json_string_value(json_object_get(data, "compat")), "1.1") ==
+        0) {
+        *ret_size = bitmaps_size(json_object_get(data, "bitmaps"), source->size,
+                                 cluster);
     }
     json_decref(info);
     return r;
@@ -209,8 +209,9 @@ static void print_result(const struct measure *m,
         if (m->bitmaps != UINT64_MAX) {
             printf("    \"bitmaps\": %" PRIu64 ",\n", m->bitmaps);
         }
-        printf("    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %"
-               PRIu64 "\n}\n", required, full);
+        printf("    \"required\": %" PRIu64
+               ",\n    \"fully-allocated\": %" PRIu64 "\n}\n",
+               required, full);
         return;
     }
     printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n",
@@ -231,14 +232,17 @@ static CO_FN int measure_co_format(struct graph *g, struct measure *m,
         return -EINVAL;
     }
     if (create_options_complete(m->options, drv, &why) < 0 ||
-        (m->list_options && err_set(&why, EINVAL, "Invalid parameter 'help'"))) {
+        (m->list_options &&
+         err_set(&why, EINVAL, "Invalid parameter 'help'"))) {
         cli_gerror(why);
         return err_set(err, EINVAL, "Invalid options for file format '%s'",
                        m->format);
     }
     if (!driver_can_measure(drv)) {
-        return err_set(err, ENOTSUP, "Block driver '%s' does not support size "
-                       "measurement", m->format);
+        return err_set(err, ENOTSUP,
+                       "Block driver '%s' does not support size "
+                       "measurement",
+                       m->format);
     }
     *ret_drv = drv;
     return 0;
@@ -279,7 +283,9 @@ static CO_FN int measure_co_run(struct graph *g, void *arg)
 int cmd_measure(int argc, char **argv)
 {
     struct measure m = {
-        .format = "raw", .options = json_object(), .bitmaps = UINT64_MAX,
+        .format = "raw",
+        .options = json_object(),
+        .bitmaps = UINT64_MAX,
     };
     int status = measure_parse_args(argc, argv, &m);
 

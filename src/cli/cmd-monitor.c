@@ -21,8 +21,8 @@
 struct monitor {
     struct sluice_conn *conn;
     bool events_only, json;
-    GString *line;     /* typed and not yet ended by a newline */
-    int status;        /* of the last command */
+    GString *line; /* typed and not yet ended by a newline */
+    int status;    /* of the last command */
 };
 
 static void monitor_print_event(const struct monitor *m, const char *text)
@@ -35,8 +35,7 @@ static void monitor_print_event(const struct monitor *m, const char *text)
         printf("%s\n", flat);
         free(flat);
     } else {
-        printf("%s %s\n",
-               json_string_value(json_object_get(event, "event")),
+        printf("%s %s\n", json_string_value(json_object_get(event, "event")),
                data ? data : "");
     }
     fflush(stdout);
@@ -65,8 +64,8 @@ static void run_json(struct monitor *m, const char *line)
     const char *name = json_string_value(json_object_get(cmd, "execute"));
 
     if (!name) {
-        cli_error("not a command: %s", cmd ? "\"execute\" is missing"
-                                           : where.text);
+        cli_error("not a command: %s",
+                  cmd ? "\"execute\" is missing" : where.text);
         m->status = 1;
         json_decref(cmd);
         return;

@@ -72,15 +72,13 @@ static json_t *stream_arguments(const struct pull *p)
         json_object_set_new(args, "base", json_string(p->base));
     }
     if (p->backing_file) {
-        json_object_set_new(args, "backing-file",
-                            json_string(p->backing_file));
+        json_object_set_new(args, "backing-file", json_string(p->backing_file));
     }
     if (p->on_error) {
         json_object_set_new(args, "on-error", json_string(p->on_error));
     }
     if (p->speed) {
-        json_object_set_new(args, "speed",
-                            json_integer((json_int_t)p->speed));
+        json_object_set_new(args, "speed", json_integer((json_int_t)p->speed));
     }
     return args;
 }

@@ -29,18 +29,18 @@
 #define SECTOR 512
 
 struct rebase {
-    struct copy_run copy_run;          /* first */
+    struct copy_run copy_run; /* first */
     struct image_spec image;
-    const char *backing;          /* NULL or "": none */
+    const char *backing; /* NULL or "": none */
     const char *backing_format;
-    unsigned source_flags;        /* to open the new backing file with */
+    unsigned source_flags; /* to open the new backing file with */
     bool unsafe, progress, quiet;
 
-    struct node *top, *new_base;  /* new_base NULL: none */
-    bool in_chain;                /* new_base is part of the old chain */
-    bool has_old;                 /* the image has a backing file now */
+    struct node *top, *new_base; /* new_base NULL: none */
+    bool in_chain;               /* new_base is part of the old chain */
+    bool has_old;                /* the image has a backing file now */
     struct backend *top_user, *new_user;
-    uint64_t cluster;             /* of top; bytes */
+    uint64_t cluster; /* of top; bytes */
 };
 
 static int rebase_parse_cache(const char *what, unsigned *flags)
@@ -55,10 +55,9 @@ static int rebase_parse_cache(const char *what, unsigned *flags)
 /* 0, an exit status, or -1 after help. */
 static int rebase_parse_args(int argc, char **argv, struct rebase *b)
 {
-    static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { IMAGE_OPTIONS,
+                                             FORCE_SHARE_OPTION,
+                                             { NULL, 0, NULL, 0 } };
     int c, r = 0;
 
     while (r == 0 && (c = getopt_long(argc, argv, ":hf:F:b:upt:T:qU", options,
@@ -71,7 +70,9 @@ static int rebase_parse_args(int argc, char **argv, struct rebase *b)
         case 'u': b->unsafe = true; break;
         case 'p': b->progress = true; break;
         case 't': r = rebase_parse_cache("cache", &b->image.flags); break;
-        case 'T': r = rebase_parse_cache("source cache", &b->source_flags); break;
+        case 'T':
+            r = rebase_parse_cache("source cache", &b->source_flags);
+            break;
         case 'q': b->quiet = true; break;
         case 'U': b->source_flags |= NODE_FORCE_SHARE; break;
         case OPT_IMAGE_OPTS: b->image.is_opts = true; break;
@@ -84,7 +85,7 @@ static int rebase_parse_args(int argc, char **argv, struct rebase *b)
     }
     if (r == 0 && !b->unsafe && !b->backing) {
         return cli_usage_error("rebase", "Must specify backing file (-b) or "
-                               "use unsafe mode (-u)");
+                                         "use unsafe mode (-u)");
     }
     b->image.name = argv[optind];
     return r;
@@ -201,7 +202,7 @@ static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
                                 uint64_t len)
 {
     bool whole = off % b->cluster == 0 &&
-        (len % b->cluster == 0 || off + len == b->top->size);
+                 (len % b->cluster == 0 || off + len == b->top->size);
 
     if (whole && buf_is_zero(buf, len)) {
         return backend_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
@@ -281,15 +282,19 @@ static CO_FN int rebase_co_check_loop(const struct rebase *b, GError **err)
     const struct node *storage = node_storage(b->top);
 
     return storage && image_co_is_part_of(b->new_base, storage->filename)
-        ? err_set(err, ELOOP, "'%s' is part of the chain of '%s': the new "
-                  "chain would be a loop", b->image.name, b->backing) : 0;
+               ? err_set(err, ELOOP,
+                         "'%s' is part of the chain of '%s': the new "
+                         "chain would be a loop",
+                         b->image.name, b->backing)
+               : 0;
 }
 
 static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
                                     GError **err)
 {
     g_autofree char *path = image_backing_path(b->top->filename, b->backing);
-    struct image_spec spec = { .name = path, .format = b->backing_format,
+    struct image_spec spec = { .name = path,
+                               .format = b->backing_format,
                                .flags = b->source_flags };
     int r;
 
@@ -298,11 +303,13 @@ static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
         node_ref(b->new_base);
         b->in_chain = true;
         return strcmp(node_driver_name(b->new_base), b->backing_format) == 0
-            ? reference_co_check(b->top, b->backing, b->backing_format,
-                                 b->new_base, err)
-            : err_set(err, EINVAL, "'%s' is part of the chain already, there "
-                      "its format is %s, not %s", b->backing,
-                      node_driver_name(b->new_base), b->backing_format);
+                   ? reference_co_check(b->top, b->backing, b->backing_format,
+                                        b->new_base, err)
+                   : err_set(err, EINVAL,
+                             "'%s' is part of the chain already, there "
+                             "its format is %s, not %s",
+                             b->backing, node_driver_name(b->new_base),
+                             b->backing_format);
     }
     r = image_co_open_bare(g, &spec, &b->new_base, err);
     if (r < 0) {
@@ -368,12 +375,12 @@ static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
     }
     if (r == 0) {
         r = backend_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
-                        PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);
+                           PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);
     }
     if (r == 0 && b->new_base) {
         r = backend_co_new(b->new_base, "rebase", PERM_CONSISTENT_READ,
-                        PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL,
-                        NULL, &b->new_user, err);
+                           PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL,
+                           NULL, &b->new_user, err);
     }
     return r;
 }
@@ -409,8 +416,10 @@ static CO_FN int rebase_co_header(struct rebase *b, GError **err)
     r = node_co_change_backing(b->top, name, name ? b->backing_format : NULL,
                                &why);
     if (r == -ENOSPC) {
-        err_set(err, ENOSPC, "Could not change the backing file to '%s': No "
-                "space left in the file header", b->backing);
+        err_set(err, ENOSPC,
+                "Could not change the backing file to '%s': No "
+                "space left in the file header",
+                b->backing);
     } else if (r < 0) {
         err_set(err, -r, "Could not change the backing file to '%s': %s",
                 b->backing ? b->backing : "(null)",
@@ -428,17 +437,21 @@ static CO_FN int rebase_co_check(const struct rebase *b, struct graph *g,
                        b->backing_format);
     }
     if (!node_can(b->top, NODE_CAN_CHANGE_BACKING)) {
-        return err_set(err, ENOTSUP, "Could not change the backing file to "
+        return err_set(err, ENOTSUP,
+                       "Could not change the backing file to "
                        "'%s': Operation not supported",
                        b->backing ? b->backing : "(null)");
     }
     if (rebase_has_backing(b) && !b->backing_format) {
-        return err_set(err, EINVAL, "Could not change the backing file to "
-                       "'%s': backing format must be specified", b->backing);
+        return err_set(err, EINVAL,
+                       "Could not change the backing file to "
+                       "'%s': backing format must be specified",
+                       b->backing);
     }
-    return rebase_has_backing(b) ? reference_co_check(b->top, b->backing,
-                                               b->backing_format, NULL, err)
-                          : 0;
+    return rebase_has_backing(b)
+               ? reference_co_check(b->top, b->backing, b->backing_format, NULL,
+                                    err)
+               : 0;
 }
 
 static CO_FN int rebase_co_run(struct graph *g, void *arg)

@@ -18,18 +18,25 @@
 #define SECTOR 512
 enum { OPT_SHRINK = OPT_OTHER, OPT_PREALLOCATION };
 
-enum preallocation { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC,
-                     PREALLOC_FULL };
+enum preallocation {
+    PREALLOC_OFF,
+    PREALLOC_METADATA,
+    PREALLOC_FALLOC,
+    PREALLOC_FULL
+};
 static const char *const resize_preallocation_names[] = {
-    "off", "metadata", "falloc", "full",
+    "off",
+    "metadata",
+    "falloc",
+    "full",
 };
 
 struct resize {
     struct image_spec image;
-    char sign;          /* '+', '-' or 0: absolute */
-    uint64_t amount;    /* bytes */
+    char sign;       /* '+', '-' or 0: absolute */
+    uint64_t amount; /* bytes */
     bool shrink, quiet;
-    unsigned preallocation;   /* enum preallocation: of what is added */
+    unsigned preallocation; /* enum preallocation: of what is added */
 };
 
 static int parse_preallocation(struct resize *z)
@@ -51,7 +58,8 @@ static int parse_amount(struct resize *z, const char *size)
     }
     if (size_parse(size, 0, &z->amount, NULL) < 0) {
         cli_error("Parameter 'size' expects a non-negative number below 2^64");
-        fprintf(stderr, "Optional suffix k, M, G, T, P or E means kilo-, "
+        fprintf(stderr,
+                "Optional suffix k, M, G, T, P or E means kilo-, "
                 "mega-, giga-, tera-, peta-\nand exabytes, respectively.\n");
         return 1;
     }
@@ -128,9 +136,9 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
         err_set(err, EINVAL,
                 "Use the --shrink option to perform a shrink operation.");
         err_hint(err, "sluice: warning: Shrinking an image will delete all "
-                 "data beyond the shrunken image's end. Before performing "
-                 "such an operation, make sure there is no important data "
-                 "there.");
+                      "data beyond the shrunken image's end. Before performing "
+                      "such an operation, make sure there is no important data "
+                      "there.");
         return -EINVAL;
     }
     return 0;
@@ -139,7 +147,8 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
 /* --- preallocation --- */
 
 /* Zeroes as data. */
-static CO_FN int resize_data_co_write(struct backend *u, uint64_t off, uint64_t end)
+static CO_FN int resize_data_co_write(struct backend *u, uint64_t off,
+                                      uint64_t end)
 {
     void *buf = io_buf_get(COPY_RUN_CHUNK);
     int r = buf ? 0 : -ENOMEM;
@@ -168,10 +177,8 @@ static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
     switch (z->preallocation) {
     case PREALLOC_METADATA:
         return backend_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);
-    case PREALLOC_FALLOC:
-        return backend_co_zero(u, off, n->size - off, place);
-    default:
-        return resize_data_co_write(u, off, n->size);
+    case PREALLOC_FALLOC: return backend_co_zero(u, off, n->size - off, place);
+    default: return resize_data_co_write(u, off, n->size);
     }
 }
 
@@ -186,7 +193,7 @@ static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
         return 0;
     }
     r = backend_co_new(n, "resize", PERM_CONSISTENT_READ | PERM_WRITE,
-                    PERM_CONSISTENT_READ, NULL, NULL, &u, err);
+                       PERM_CONSISTENT_READ, NULL, NULL, &u, err);
     if (r < 0) {
         return r;
     }
@@ -195,8 +202,11 @@ static CO_FN int resize_co_preallocate(const struct resize *z, struct node *n,
     if (r < 0) {
         node_co_truncate(n, old, NULL);
     }
-    return r == 0 ? 0 : err_set_errno(err, -r, "Could not preallocate what was "
-                                      "added to '%s'", z->image.name);
+    return r == 0 ? 0
+                  : err_set_errno(err, -r,
+                                  "Could not preallocate what was "
+                                  "added to '%s'",
+                                  z->image.name);
 }
 
 static int preallocation_check(const struct resize *z, const struct node *n,
@@ -209,9 +219,9 @@ static int preallocation_check(const struct resize *z, const struct node *n,
         (z->preallocation == PREALLOC_FALLOC && !l->cluster_size)) {
         return 0;
     }
-    return err_set(err, ENOTSUP, l->cluster_size
-                   ? "Unsupported preallocation mode '%s'"
-                   : "Unsupported preallocation mode: %s",
+    return err_set(err, ENOTSUP,
+                   l->cluster_size ? "Unsupported preallocation mode '%s'"
+                                   : "Unsupported preallocation mode: %s",
                    resize_preallocation_names[z->preallocation]);
 }
 

@@ -22,8 +22,15 @@ struct serve {
 };
 
 enum {
-    OPT_NAME = 256, OPT_PORT, OPT_CONTROL, OPT_STREAM, OPT_COR, OPT_CACHE,
-    OPT_PIDFILE, OPT_ENGINE, OPT_DRY_RUN
+    OPT_NAME = 256,
+    OPT_PORT,
+    OPT_CONTROL,
+    OPT_STREAM,
+    OPT_COR,
+    OPT_CACHE,
+    OPT_PIDFILE,
+    OPT_ENGINE,
+    OPT_DRY_RUN
 };
 
 static const struct option serve_options[] = {
@@ -64,7 +71,8 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
 {
     int c;
 
-    while ((c = getopt_long(argc, argv, "hf:k:rd", serve_options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "hf:k:rd", serve_options, NULL)) !=
+           -1) {
         switch (c) {
         case 'h': cli_print_help(); return -1;
         case 'f': s->format = optarg; break;
@@ -88,16 +96,17 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
     }
     s->image = argv[optind];
     if (!s->format && !(s->format = format_of_name(s->image))) {
-        return cli_usage_error(
-            "serve", "the format of '%s' is not known from its name: "
-            "say it with -f (for example -f qed)", s->image);
+        return cli_usage_error("serve",
+                               "the format of '%s' is not known from its name: "
+                               "say it with -f (for example -f qed)",
+                               s->image);
     }
     if (s->socket && s->port) {
         return cli_usage_error("serve", "give --socket or --port, not both");
     }
     if (s->read_only && (s->stream || s->copy_on_read)) {
         return cli_usage_error("serve", "--stream and --copy-on-read write to "
-                               "the image: they exclude --read-only");
+                                        "the image: they exclude --read-only");
     }
     return 0;
 }
@@ -127,8 +136,9 @@ static bool cache_is_writethrough(const char *mode)
 /* What is left of a mode for the drive. */
 static const char *drive_cache(const char *mode)
 {
-    return !cache_is_writethrough(mode) ? mode
-           : g_str_equal(mode, "directsync") ? "none" : "writeback";
+    return !cache_is_writethrough(mode)      ? mode
+           : g_str_equal(mode, "directsync") ? "none"
+                                             : "writeback";
 }
 
 static char *drive_option(const struct serve *s)
@@ -164,23 +174,25 @@ static GPtrArray *daemon_args(const struct serve *s, const char *program)
     }
     if (s->control) {
         g_autofree char *control = quote(s->control);
-        add(args, "--chardev", g_strdup_printf(
-            "socket,id=control,path=%s,server=on,wait=off", control));
+        add(args, "--chardev",
+            g_strdup_printf("socket,id=control,path=%s,server=on,wait=off",
+                            control));
         add(args, "--monitor", g_strdup("chardev=control"));
     }
     if (socket) {
-        add(args, "--nbd-server", g_strdup_printf(
-            "addr.type=unix,addr.path=%s", socket));
+        add(args, "--nbd-server",
+            g_strdup_printf("addr.type=unix,addr.path=%s", socket));
     } else {
-        add(args, "--nbd-server", g_strdup_printf(
-            "addr.type=inet,addr.host=127.0.0.1,addr.port=%s",
-            s->port ? s->port : "10809"));
+        add(args, "--nbd-server",
+            g_strdup_printf("addr.type=inet,addr.host=127.0.0.1,addr.port=%s",
+                            s->port ? s->port : "10809"));
     }
     add(args, "--drive", drive_option(s));
-    add(args, "--export", g_strdup_printf(
-        "type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s%s", s->name,
-        s->name, s->name, s->read_only ? "off" : "on",
-        cache_is_writethrough(s->cache) ? ",writethrough=on" : ""));
+    add(args, "--export",
+        g_strdup_printf("type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s%s",
+                        s->name, s->name, s->name, s->read_only ? "off" : "on",
+                        cache_is_writethrough(s->cache) ? ",writethrough=on"
+                                                        : ""));
     if (s->pidfile) {
         add(args, "--pidfile", g_strdup(s->pidfile));
     }

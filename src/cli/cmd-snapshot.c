@@ -14,7 +14,7 @@
 
 struct snapshot {
     struct image_spec image;
-    int action;           /* 'l', 'a', 'c', 'd'; 0: nothing is done */
+    int action; /* 'l', 'a', 'c', 'd'; 0: nothing is done */
     const char *name;
 };
 
@@ -31,10 +31,9 @@ static int set_action(struct snapshot *s, int action, const char *name)
 /* 0, an exit status, or -1 after help. */
 static int snapshot_parse_args(int argc, char **argv, struct snapshot *s)
 {
-    static const struct option options[] = {
-        IMAGE_OPTIONS, FORCE_SHARE_OPTION,
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { IMAGE_OPTIONS,
+                                             FORCE_SHARE_OPTION,
+                                             { NULL, 0, NULL, 0 } };
     int c, r = 0;
 
     while (r == 0 && (c = getopt_long(argc, argv, ":la:c:d:hqUf:", options,
@@ -85,30 +84,38 @@ static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
     switch (s->action) {
     case 'c':
         r = node_co_snapshot(n, SNAPSHOT_CREATE, s->name, &why);
-        return r == 0 ? 0 : err_set(err, -r, "Could not create snapshot '%s': "
-                                    "%d (%s)", s->name, r,
-                                    g_strerror(-r));
+        return r == 0 ? 0
+                      : err_set(err, -r,
+                                "Could not create snapshot '%s': "
+                                "%d (%s)",
+                                s->name, r, g_strerror(-r));
     case 'a':
         r = node_co_snapshot(n, SNAPSHOT_APPLY, s->name, &why);
-        return r == 0 ? 0 : err_set(err, -r, "Could not apply snapshot '%s': "
-                                    "%s", s->name, r == -ENOENT
+        return r == 0 ? 0
+                      : err_set(err, -r,
+                                "Could not apply snapshot '%s': "
+                                "%s",
+                                s->name,
+                                r == -ENOENT
                                     ? "Failed to load snapshot: No such file "
-                                      "or directory" : why->message);
+                                      "or directory"
+                                    : why->message);
     case 'd':
         /* By name alone: the id of one can be the name of another. */
         if (!find_id(list, s->name)) {
-            return err_set(err, ENOENT, "Could not delete snapshot '%s': "
-                           "snapshot not found", s->name);
+            return err_set(err, ENOENT,
+                           "Could not delete snapshot '%s': "
+                           "snapshot not found",
+                           s->name);
         }
-        r = node_co_snapshot(n, SNAPSHOT_DELETE, find_id(list, s->name),
-                             &why);
-        return r == 0 ? 0 : err_set(err, -r, "Could not delete snapshot '%s': "
-                                    "%s", s->name, why->message);
-    case 'l':
-        print_snapshots(list);
-        return 0;
-    default:
-        return 0;
+        r = node_co_snapshot(n, SNAPSHOT_DELETE, find_id(list, s->name), &why);
+        return r == 0 ? 0
+                      : err_set(err, -r,
+                                "Could not delete snapshot '%s': "
+                                "%s",
+                                s->name, why->message);
+    case 'l': print_snapshots(list); return 0;
+    default: return 0;
     }
 }
 
@@ -120,14 +127,14 @@ static CO_FN int snapshot_co_run(struct graph *g, void *arg)
     struct node *n;
     int r;
 
-    s->image.flags |= s->action == 'l' || !s->action ? NODE_NO_BACKING : NODE_RDWR;
+    s->image.flags |= s->action == 'l' || !s->action ? NODE_NO_BACKING
+                                                     : NODE_RDWR;
     s->image.is_overlay = true;
     r = image_co_open_spec(g, &s->image, &n, &err);
     if (r == 0) {
         r = node_co_info(n, info, &err);
         if (r == 0) {
-            r = snapshot_co_act(s, n, json_object_get(info, "snapshots"),
-                                &err);
+            r = snapshot_co_act(s, n, json_object_get(info, "snapshots"), &err);
         }
         node_co_unref(n);
     }

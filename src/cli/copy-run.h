@@ -17,11 +17,11 @@ struct backend;
 
 /* First member of whatever is the argument of the copy_ops. */
 struct copy_run {
-    struct percent percent;   /* begun and ended by the caller */
-    uint64_t total;           /* bytes */
-    uint64_t speed;           /* bytes/s; 0 = as fast as it goes */
-    uint32_t cluster;         /* bytes; at most COPY_RUN_CHUNK */
-    int error;                /* what ended it, and where */
+    struct percent percent; /* begun and ended by the caller */
+    uint64_t total;         /* bytes */
+    uint64_t speed;         /* bytes/s; 0 = as fast as it goes */
+    uint32_t cluster;       /* bytes; at most COPY_RUN_CHUNK */
+    int error;              /* what ended it, and where */
     uint64_t error_offset;
     bool error_is_read;
 };
@@ -29,8 +29,7 @@ struct copy_run {
 
 /* For the tables: */
 void copy_run_progress(void *arg, uint64_t offset);
-CO_FN int copy_run_co_error(void *arg, uint64_t off, bool is_read,
-                            int errnum);
+CO_FN int copy_run_co_error(void *arg, uint64_t off, bool is_read, int errnum);
 CO_FN int copy_run_co_pause_point(void *arg);
 
 /* Run the engine over [0, total). No chunk that is not zeroes is longer than

@@ -85,8 +85,9 @@ const char *create_options_get(const json_t *options, const char *name)
 
 /* --- what a format takes --- */
 
-static const struct create_option *create_options_find_option(const struct node_driver *drv,
-                                               const char *name, GError **err)
+static const struct create_option *
+create_options_find_option(const struct node_driver *drv, const char *name,
+                           GError **err)
 {
     const struct create_option *o = driver_create_options(drv);
 
@@ -107,9 +108,8 @@ static const struct create_option *create_options_find_option(const struct node_
 
 static bool is_bool(const char *text)
 {
-    static const char *const words[] = {
-        "on", "yes", "true", "y", "off", "no", "false", "n", NULL
-    };
+    static const char *const words[] = { "on", "yes",   "true", "y", "off",
+                                         "no", "false", "n",    NULL };
 
     return g_strv_contains(words, text);
 }
@@ -122,13 +122,16 @@ static int check_value(const struct create_option *o, json_t *value,
     uint64_t n;
 
     if (!text) {
-        return 0;                  /* the command's own size */
+        return 0; /* the command's own size */
     }
     if (strcmp(o->type, "size") == 0) {
         if (size_parse(text, 0, &n, NULL) < 0) {
-            err_set(err, EINVAL, "Parameter '%s' expects a non-negative number "
-                    "below 2^64", o->name);
-            err_hint(err, "Optional suffix k, M, G, T, P or E means kilo-, "
+            err_set(err, EINVAL,
+                    "Parameter '%s' expects a non-negative number "
+                    "below 2^64",
+                    o->name);
+            err_hint(err,
+                     "Optional suffix k, M, G, T, P or E means kilo-, "
                      "mega-, giga-, tera-, peta-\nand exabytes, respectively.");
             return -EINVAL;
         }
@@ -150,14 +153,15 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
     json_t *value;
 
     json_object_foreach(options, key, value) {
-        const struct create_option *o = create_options_find_option(drv, key, err);
+        const struct create_option *o = create_options_find_option(drv, key,
+                                                                   err);
 
         if (!o || check_value(o, value, err) < 0) {
             return -EINVAL;
         }
     }
-    for (const struct create_option *o = driver_create_options(drv);
-         o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv); o->name;
+         o++) {
         if (o->value && !json_object_get(options, o->name)) {
             create_options_set(options, o->name, o->value);
         }
@@ -171,19 +175,20 @@ int create_options_check_backing(const json_t *options, const char *filename,
     const char *backing = create_options_get(options, "backing_file");
 
     if (backing && !*backing) {
-        return err_set(err, EINVAL, "Expected backing file name, got empty "
+        return err_set(err, EINVAL,
+                       "Expected backing file name, got empty "
                        "string");
     }
     if (backing && strcmp(backing, filename) == 0) {
-        return err_set(err, EINVAL, "Error: Trying to create an image with the "
+        return err_set(err, EINVAL,
+                       "Error: Trying to create an image with the "
                        "same filename as the backing file");
     }
     return 0;
 }
 
-const struct node_driver *create_options_driver(struct graph *g,
-                                                const char *format,
-                                                GError **err)
+const struct node_driver *
+create_options_driver(struct graph *g, const char *format, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(g, format);
 
@@ -193,8 +198,10 @@ const struct node_driver *create_options_driver(struct graph *g,
     if (!drv) {
         err_set(err, EINVAL, "Unknown file format '%s'", format);
     } else if (!driver_create_options(drv)) {
-        err_set(err, ENOTSUP, "Format driver '%s' does not support image "
-                "creation", format);
+        err_set(err, ENOTSUP,
+                "Format driver '%s' does not support image "
+                "creation",
+                format);
         drv = NULL;
     }
     return drv;
@@ -208,18 +215,18 @@ static int create_options_compare_names(const void *a, const void *b)
 
 int create_options_print(const struct node_driver *drv)
 {
-    g_autoptr(GArray) sorted = g_array_new(FALSE, FALSE,
-                                           sizeof(struct create_option));
+    g_autoptr(GArray)
+        sorted = g_array_new(FALSE, FALSE, sizeof(struct create_option));
 
-    for (const struct create_option *o = driver_create_options(drv);
-         o->name; o++) {
+    for (const struct create_option *o = driver_create_options(drv); o->name;
+         o++) {
         g_array_append_vals(sorted, o, 1);
     }
     g_array_sort(sorted, create_options_compare_names);
     printf("Supported %s options:\n", driver_name(drv));
     for (guint i = 0; i < sorted->len; i++) {
-        const struct create_option *o =
-            &g_array_index(sorted, struct create_option, i);
+        const struct create_option *o = &g_array_index(sorted,
+                                                       struct create_option, i);
         g_autofree char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
         printf("  %-22s - %s\n", left, o->help);
     }

@@ -34,8 +34,7 @@ int create_options_check_backing(const json_t *options, const char *filename,
                                  GError **err);
 /* The driver that makes new images of @format. Files and devices, named as
  * formats, hold raw ones. */
-const struct node_driver *create_options_driver(struct graph *g,
-                                                const char *format,
-                                                GError **err);
+const struct node_driver *
+create_options_driver(struct graph *g, const char *format, GError **err);
 /* -o help. Returns 0. */
 int create_options_print(const struct node_driver *drv);

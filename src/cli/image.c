@@ -26,7 +26,7 @@ struct run {
     int result;
 };
 
-static json_t *objects;   /* what --object said; an array or NULL */
+static json_t *objects; /* what --object said; an array or NULL */
 
 static void image_print_notice(const char *text)
 {
@@ -136,8 +136,8 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
         json_object_set_new(*ret, "driver", json_string(spec->format));
     }
     if (spec->data_file) {
-        json_object_set_new(*ret, "data-file", json_pack("{s:s}", "filename",
-                                                         spec->data_file));
+        json_object_set_new(*ret, "data-file",
+                            json_pack("{s:s}", "filename", spec->data_file));
     }
     return 0;
 }
@@ -147,8 +147,8 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
 /* The driver that knows the first bytes of the storage that @options name;
  * raw when none does. */
 static CO_FN int image_format_co_find(struct graph *g, const json_t *options,
-                                unsigned flags, const char **ret_format,
-                                GError **err)
+                                      unsigned flags, const char **ret_format,
+                                      GError **err)
 {
     const struct node_driver *drv = NULL;
     int r = image_co_probe(g, options, flags, "-f raw", &drv, err);
@@ -165,8 +165,10 @@ static CO_FN int names_co_find(struct graph *g, const json_t *options,
 {
     json_t *info, *data;
     struct node *n;
-    int r = node_co_open(g, options, (flags & NODE_FORCE_SHARE) |
-                         NODE_NO_BACKING | NODE_NO_IO | NODE_CHECK, &n, err);
+    int r = node_co_open(g, options,
+                         (flags & NODE_FORCE_SHARE) | NODE_NO_BACKING |
+                             NODE_NO_IO | NODE_CHECK,
+                         &n, err);
 
     if (r < 0) {
         return r;
@@ -190,7 +192,8 @@ static CO_FN int guess_co_check(struct graph *g, const struct image_spec *spec,
     int r;
 
     if (strcmp(format, "raw") == 0) {
-        fprintf(stderr, "WARNING: Image format was not specified for '%s' and "
+        fprintf(stderr,
+                "WARNING: Image format was not specified for '%s' and "
                 "probing guessed raw.\n         Say -f raw: what a guest "
                 "writes to its disk can look like another format.\n",
                 spec->name);
@@ -201,10 +204,14 @@ static CO_FN int guess_co_check(struct graph *g, const struct image_spec *spec,
     }
     r = names_co_find(g, options, spec->flags, &names, err);
     if (r == 0 && names) {
-        err_set(err, EINVAL, "the format is not said, and the image, which "
-                "seems to be %s, names another file", format);
-        err_hint(err, "A guest could have written that to a raw disk; if it is "
-                 "right, say -f %s.", format);
+        err_set(err, EINVAL,
+                "the format is not said, and the image, which "
+                "seems to be %s, names another file",
+                format);
+        err_hint(err,
+                 "A guest could have written that to a raw disk; if it is "
+                 "right, say -f %s.",
+                 format);
         return -EINVAL;
     }
     return r;
@@ -214,13 +221,13 @@ static CO_FN int options_co_complete(struct graph *g,
                                      const struct image_spec *spec,
                                      json_t *options, GError **err)
 {
-    const char *format =
-        json_string_value(json_object_get(options, "driver"));
+    const char *format = json_string_value(json_object_get(options, "driver"));
     int r;
 
     if (format) {
-        return graph_find_driver(g, format) ? 0
-            : err_set(err, EINVAL, "Unknown driver '%s'", format);
+        return graph_find_driver(g, format)
+                   ? 0
+                   : err_set(err, EINVAL, "Unknown driver '%s'", format);
     }
     r = image_format_co_find(g, options, spec->flags, &format, err);
     if (r == 0) {
@@ -242,8 +249,8 @@ CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
         r = options_co_complete(g, spec, options, err);
     }
     if (r == 0 && spec->key_secret) {
-        json_object_set_new(options, "encrypt", json_pack(
-            "{s:s}", "key-secret", spec->key_secret));
+        json_object_set_new(options, "encrypt",
+                            json_pack("{s:s}", "key-secret", spec->key_secret));
     }
     if (r == 0) {
         r = node_co_open(g, options, spec->flags, ret_node, err);
@@ -263,7 +270,8 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
     int r;
 
     if (spec->is_opts && spec->format) {
-        return err_set(err, EINVAL, "--image-opts and --format are mutually "
+        return err_set(err, EINVAL,
+                       "--image-opts and --format are mutually "
                        "exclusive");
     }
     r = image_co_open_bare(g, spec, ret_node, err);
@@ -277,8 +285,9 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
                         const char *format, unsigned flags,
                         struct node **ret_node, GError **err)
 {
-    struct image_spec spec = { .name = filename, .format = format,
-                            .flags = flags };
+    struct image_spec spec = { .name = filename,
+                               .format = format,
+                               .flags = flags };
 
     return image_co_open_spec(g, &spec, ret_node, err);
 }
@@ -286,7 +295,8 @@ CO_FN int image_co_open(struct graph *g, const char *filename,
 char *image_backing_path(const char *filename, const char *backing)
 {
     const char *path = g_str_has_prefix(backing, "file:")
-        ? backing + strlen("file:") : NULL;
+                           ? backing + strlen("file:")
+                           : NULL;
     const char *colon = strchr(backing, ':');
     const char *slash = strchr(backing, '/');
     bool address = !path && colon && (!slash || colon < slash);
@@ -313,8 +323,8 @@ static CO_FN bool storage_co_is(struct node *n, const struct stat *a)
     struct stat b;
 
     return storage && storage->filename &&
-        io_co_stat(storage->filename, &b) == 0 &&
-        a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+           io_co_stat(storage->filename, &b) == 0 && a->st_dev == b.st_dev &&
+           a->st_ino == b.st_ino;
 }
 
 CO_FN bool image_co_is_part_of(struct node *n, const char *path)
@@ -352,8 +362,10 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
         return r;
     }
     if (image_co_is_part_of(n, filename)) {
-        r = err_set(err, ELOOP, "'%s' is part of the chain of '%s': the new "
-                    "image would overwrite it", filename, backing);
+        r = err_set(err, ELOOP,
+                    "'%s' is part of the chain of '%s': the new "
+                    "image would overwrite it",
+                    filename, backing);
     }
     *ret_size = n->size;
     node_co_unref(n);

@@ -24,20 +24,24 @@ int image_add_object(const char *command, const char *text);
 enum { OPT_OBJECT = 256, OPT_IMAGE_OPTS, OPT_OUTPUT, OPT_OTHER };
 #define IMAGE_OPTIONS \
     { "help", no_argument, NULL, 'h' }, \
-    { "object", required_argument, NULL, OPT_OBJECT }, \
-    { "image-opts", no_argument, NULL, OPT_IMAGE_OPTS }
+        { "object", required_argument, NULL, OPT_OBJECT }, \
+    { \
+        "image-opts", no_argument, NULL, OPT_IMAGE_OPTS \
+    }
 #define FORCE_SHARE_OPTION \
-    { "force-share", no_argument, NULL, 'U' }
+    { \
+        "force-share", no_argument, NULL, 'U' \
+    }
 
 /* An image as a command line names it. */
 struct image_spec {
-    const char *name;    /* file, address, "json:{...}"; with @is_opts
+    const char *name;       /* file, address, "json:{...}"; with @is_opts
                           * "driver=qed,file.filename=a.qed" */
-    const char *format;  /* -f; NULL: not said */
-    const char *data_file; /* what a new image was told to keep its data in */
-    bool is_opts;        /* --image-opts */
-    bool is_overlay;     /* the command is meaningless for a raw disk */
-    unsigned flags;      /* enum node_flags */
+    const char *format;     /* -f; NULL: not said */
+    const char *data_file;  /* what a new image was told to keep its data in */
+    bool is_opts;           /* --image-opts */
+    bool is_overlay;        /* the command is meaningless for a raw disk */
+    unsigned flags;         /* enum node_flags */
     const char *key_secret; /* id of the secret that unlocks it, or NULL */
 };
 

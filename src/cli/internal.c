@@ -35,8 +35,8 @@ static int inside_parse_pairs(const char *text, json_t **ret, GError **err)
         if (strcmp(key, names[0]) != 0 && strcmp(key, names[1]) != 0) {
             cli_error("Invalid parameter 'snapshot.%s'", key);
             json_decref(pairs);
-            return err_set(err, EINVAL,
-                           "Failed in parsing snapshot param '%s'", text);
+            return err_set(err, EINVAL, "Failed in parsing snapshot param '%s'",
+                           text);
         }
     }
     *ret = pairs;
@@ -46,7 +46,7 @@ static int inside_parse_pairs(const char *text, json_t **ret, GError **err)
 static bool matches(const json_t *snapshot, const char *id, const char *name)
 {
     return (!id || g_strcmp0(inside_get_str(snapshot, "id"), id) == 0) &&
-        (!name || g_strcmp0(inside_get_str(snapshot, "name"), name) == 0);
+           (!name || g_strcmp0(inside_get_str(snapshot, "name"), name) == 0);
 }
 
 /* The id of the snapshot; borrowed from @list. */
@@ -78,7 +78,7 @@ static const char *choose_snapshot(const json_t *list, const char *text,
 }
 
 CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
-                                  GError **err)
+                                    GError **err)
 {
     json_t *info = json_object(), *pairs = NULL;
     const char *id;
@@ -92,7 +92,8 @@ CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
         }
     }
     if (!node_can(n, NODE_CAN_SNAPSHOT)) {
-        r = err_set(err, ENOTSUP, "Block format '%s' used by device '' does "
+        r = err_set(err, ENOTSUP,
+                    "Block format '%s' used by device '' does "
                     "not support temporarily loading internal snapshots",
                     node_driver_name(n));
     } else {
@@ -149,7 +150,7 @@ static bool is_broken(const json_t *bitmap)
 }
 
 CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
-                                  GError **err)
+                                    GError **err)
 {
     g_autoptr(GError) why = NULL;
     json_t *list = bitmaps_co_list(source, &why);
@@ -158,15 +159,15 @@ CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
     int r = 0;
 
     if (!list) {
-        return err_set(err, ENOTSUP, "%s", why ? why->message
-                       : "Source lacks bitmap support");
+        return err_set(err, ENOTSUP, "%s",
+                       why ? why->message : "Source lacks bitmap support");
     }
     json_array_foreach(list, i, b) {
         if (is_broken(b) && !skip_broken && r == 0) {
             r = err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'",
                         inside_get_str(b, "name"));
             err_hint(err, "Try --skip-broken-bitmaps, or use 'sluice bitmap "
-                     "--remove' to delete it");
+                          "--remove' to delete it");
         }
     }
     json_decref(list);
@@ -198,7 +199,7 @@ static CO_FN int bitmaps_co_copy_one(struct node *source, struct node *target,
 }
 
 CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
-                                 bool skip_broken, GError **err)
+                                   bool skip_broken, GError **err)
 {
     json_t *list = bitmaps_co_list(source, err);
     const json_t *b;
@@ -207,8 +208,10 @@ CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
 
     json_array_foreach(list, i, b) {
         if (r == 0 && is_broken(b)) {
-            fprintf(stderr, "sluice: warning: Skipping inconsistent bitmap "
-                    "'%s'\n", inside_get_str(b, "name"));
+            fprintf(stderr,
+                    "sluice: warning: Skipping inconsistent bitmap "
+                    "'%s'\n",
+                    inside_get_str(b, "name"));
         } else if (r == 0) {
             r = bitmaps_co_copy_one(source, target, b, err);
         }

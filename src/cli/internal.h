@@ -10,12 +10,12 @@ struct node;
 /* Make @n, which is read-only, show the snapshot that @text names: an id or
  * else a name, or "snapshot.id=ID,snapshot.name=NAME" (either or both). */
 CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
-                                  GError **err);
+                                    GError **err);
 
 /* Before anything is made: can the bitmaps of @source be copied? One that is
  * inconsistent cannot; with @skip_broken it is left out, with a warning. */
 CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
-                                  GError **err);
+                                    GError **err);
 /* Copy them into @target. */
 CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
-                                 bool skip_broken, GError **err);
+                                   bool skip_broken, GError **err);

@@ -13,19 +13,20 @@
 
 #define SOCKET_HELP \
     "  -s, --socket PATH     control socket of the daemon (or SLUICE_SOCKET)\n"
-#define HELP_HELP \
-    "  -h, --help            print this\n"
-#define OUTPUT_HELP \
-    "      --output FORMAT   human (default) or json\n"
+#define HELP_HELP "  -h, --help            print this\n"
+#define OUTPUT_HELP "      --output FORMAT   human (default) or json\n"
 #define FORMAT_HELP \
     "  -f FORMAT             format of the image\n" \
     "      --image-opts      FILE is driver=NAME,file.filename=PATH,...\n" \
     "      --object TYPE,id=ID,...\n" \
     "                        make an object that the image needs\n"
 #define CACHE_HELP(option, what) \
-    "  " option " MODE               cache of " what ": writeback (default), none,\n" \
+    "  " option " MODE               cache of " what \
+    ": writeback (default), none,\n" \
     "                        writethrough, directsync, unsafe\n"
 
+/* The lines of the help are laid out by hand. */
+/* clang-format off */
 static const struct subcommand subcommands[] = {
     { "create", cmd_create,
       "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE "
@@ -252,6 +253,7 @@ static const struct subcommand subcommands[] = {
       OUTPUT_HELP HELP_HELP },
     { NULL, NULL, NULL, NULL }
 };
+/* clang-format on */
 
 static int main_print_usage(void)
 {
@@ -268,7 +270,7 @@ static int main_print_usage(void)
 int main(int argc, char **argv)
 {
     setlocale(LC_ALL, "C.UTF-8");
-    opterr = 0;                      /* cli_bad_option() says it */
+    opterr = 0; /* cli_bad_option() says it */
     if (argc < 2) {
         return cli_usage_error(NULL, "expecting a command");
     }

@@ -26,7 +26,7 @@ void percent_begin(struct percent *p, bool on)
 {
     struct sigaction sa = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
 
-    *p = (struct percent){ .on = on };
+    *p = (struct percent) { .on = on };
     if (on) {
         percent_print(0);
     } else {
@@ -38,8 +38,8 @@ void percent_update(struct percent *p, uint64_t done, uint64_t total)
 {
     double value = total ? (double)done * 100.0 / (double)total : 100.0;
 
-    if (p->on && (value >= p->shown + 1.0 ||
-                  (done >= total && p->shown < 100.0))) {
+    if (p->on &&
+        (value >= p->shown + 1.0 || (done >= total && p->shown < 100.0))) {
         p->shown = value;
         percent_print(value);
     } else if (!p->on && asked) {

@@ -13,13 +13,16 @@
 
 #define WIDTH 28
 #define REDRAW_US 100000
-#define SAMPLES 32   /* a rate window of about three seconds */
+#define SAMPLES 32 /* a rate window of about three seconds */
 
 struct progress {
     char *what;
     bool shown;
     gint64 last_draw_us;
-    struct { gint64 us; uint64_t done; } sample[SAMPLES];
+    struct {
+        gint64 us;
+        uint64_t done;
+    } sample[SAMPLES];
     unsigned n;
 };
 
@@ -42,7 +45,7 @@ static double rate(const struct progress *p, gint64 now, uint64_t done)
         return 0;
     }
     return (double)(done - p->sample[oldest].done) * 1e6 /
-        (double)(now - p->sample[oldest].us);
+           (double)(now - p->sample[oldest].us);
 }
 
 static void draw(struct progress *p, gint64 now, uint64_t done, uint64_t total)

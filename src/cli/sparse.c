@@ -7,8 +7,8 @@
 #include "base/iov.h"
 
 /* Bytes from @at that are all zero or (@zero false) all not, in units. */
-static size_t same_units(const uint8_t *buf, size_t at, size_t len,
-                         size_t unit, bool zero)
+static size_t same_units(const uint8_t *buf, size_t at, size_t len, size_t unit,
+                         bool zero)
 {
     size_t end = at;
 

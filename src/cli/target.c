@@ -25,13 +25,15 @@ CO_FN int target_co_check(struct graph *g, struct target *t, GError **err)
     }
     t->format = driver_name(drv);
     if (backing && !driver_has_backing(drv)) {
-        return err_set(err, ENOTSUP, "Backing file not supported for file "
-                       "format '%s'", t->format);
+        return err_set(err, ENOTSUP,
+                       "Backing file not supported for file "
+                       "format '%s'",
+                       t->format);
     }
     int r = create_options_complete(t->options, drv, err);
-    if (r == 0 && backing &&
-        !create_options_get(t->options, "backing_fmt")) {
-        r = err_set(err, EINVAL, "Use of backing file requires explicit "
+    if (r == 0 && backing && !create_options_get(t->options, "backing_fmt")) {
+        r = err_set(err, EINVAL,
+                    "Use of backing file requires explicit "
                     "backing format");
     }
     return r;
@@ -95,8 +97,9 @@ static bool is_zero_when_new(struct node *n)
 {
     struct node *data = image_data_file(n);
 
-    return data ? is_file(data) : node_can(n, NODE_CAN_HAVE_BACKING) ||
-        (strcmp(node_driver_name(n), "raw") == 0 && is_file(n));
+    return data ? is_file(data)
+                : node_can(n, NODE_CAN_HAVE_BACKING) ||
+                      (strcmp(node_driver_name(n), "raw") == 0 && is_file(n));
 }
 
 /* May all of @t that is there already be written to? */
@@ -120,12 +123,15 @@ CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
                          struct node **ret_node, bool *ret_zero, GError **err)
 {
     struct image_spec spec = {
-        .name = t->name, .format = t->format, .is_opts = t->is_opts,
+        .name = t->name,
+        .format = t->format,
+        .is_opts = t->is_opts,
         .flags = NODE_RDWR | t->cache,
         .data_file = t->exists ? NULL
-            : create_options_get(t->options, "data_file"),
-        .key_secret = t->exists ? NULL : create_options_get(
-            t->options, "encrypt.key-secret"),
+                               : create_options_get(t->options, "data_file"),
+        .key_secret = t->exists ? NULL
+                                : create_options_get(t->options,
+                                                     "encrypt.key-secret"),
     };
     int r = t->exists ? 0 : target_co_create(g, t, size, err);
 

@@ -12,12 +12,12 @@ struct node;
 
 struct target {
     const char *name, *format;
-    const char *purpose;    /* "error while PURPOSE"; NULL: converting FORMAT */
-    bool is_opts;           /* --target-image-opts */
-    bool exists;            /* -n: not made here */
-    json_t *options;        /* of creation; name -> string */
-    unsigned cache;         /* enum node_flags, from -t */
-    struct node *const *sources;  /* what must not be overwritten */
+    const char *purpose; /* "error while PURPOSE"; NULL: converting FORMAT */
+    bool is_opts;        /* --target-image-opts */
+    bool exists;         /* -n: not made here */
+    json_t *options;     /* of creation; name -> string */
+    unsigned cache;      /* enum node_flags, from -t */
+    struct node *const *sources; /* what must not be overwritten */
     unsigned n_sources;
 };
 

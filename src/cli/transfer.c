@@ -44,11 +44,11 @@ struct turn {
 struct transfer {
     const struct transfer_params *p;
     struct percent percent;
-    uint32_t unit;          /* bytes, a power of two */
-    unsigned write_flags;   /* enum io_flags */
-    GQueue turns;           /* struct turn, by offset */
-    uint64_t bad_status;    /* where the last question of status failed */
-    uint64_t unflushed;     /* bytes written since the last flush began */
+    uint32_t unit;        /* bytes, a power of two */
+    unsigned write_flags; /* enum io_flags */
+    GQueue turns;         /* struct turn, by offset */
+    uint64_t bad_status;  /* where the last question of status failed */
+    uint64_t unflushed;   /* bytes written since the last flush began */
     struct co_latch flushing;
     int flush_error;
 };
@@ -131,8 +131,10 @@ static CO_FN void source_co_salvage(struct transfer *t, uint64_t off,
             source_co_salvage(t, off + at, buf + at, step);
         } else if (r < 0) {
             fflush(stdout);
-            fprintf(stderr, "sluice: warning: error while reading offset %"
-                    PRIu64 ": %s\n", off + at, g_strerror(-r));
+            fprintf(stderr,
+                    "sluice: warning: error while reading offset %" PRIu64
+                    ": %s\n",
+                    off + at, g_strerror(-r));
             memset(buf + at, 0, step);
         }
     }
@@ -242,7 +244,7 @@ static CO_FN int transfer_co_scan(void *arg, uint64_t off, uint64_t max,
     }
     *ret_zero = part == PART_ZERO && t->p->sparse;
     *ret_need = part == PART_DATA || !t->p->sparse ||
-        (part == PART_ZERO && !t->p->target_is_zero);
+                (part == PART_ZERO && !t->p->target_is_zero);
     if (part == PART_BACKING) {
         *ret_need = false;
     }
@@ -253,7 +255,7 @@ static CO_FN int transfer_co_scan(void *arg, uint64_t off, uint64_t max,
 
 static void turn_take(struct transfer *t, struct turn *turn)
 {
-    *turn = (struct turn){ .transfer = t, .taken = !t->p->out_of_order };
+    *turn = (struct turn) { .transfer = t, .taken = !t->p->out_of_order };
     if (turn->taken) {
         g_queue_push_tail(&t->turns, turn);
     }
@@ -304,7 +306,8 @@ static void target_wrote(struct transfer *t, uint64_t len)
 static CO_FN int target_co_zero(struct transfer *t, uint64_t off, uint64_t len)
 {
     return t->p->target_is_zero
-        ? 0 : node_co_zero(t->p->target, off, len, IO_MAY_UNMAP);
+               ? 0
+               : node_co_zero(t->p->target, off, len, IO_MAY_UNMAP);
 }
 
 /* Write what is not zero, and zeroes where the target needs to be told. */
@@ -381,7 +384,7 @@ static CO_FN int transfer_co_copy_by_hand(struct transfer *t, uint64_t off,
 
 /* Let the file system do it, run by run; what it cannot goes by hand. */
 static CO_FN int transfer_co_copy_offload(struct transfer *t, uint64_t off,
-                                     uint64_t len, struct copy_result *res)
+                                          uint64_t len, struct copy_result *res)
 {
     int r = 0;
 
@@ -390,8 +393,8 @@ static CO_FN int transfer_co_copy_offload(struct transfer *t, uint64_t off,
         struct node *n = source_at(t, off, &at, &room);
 
         room = MIN(room, len);
-        if (n && node_co_copy_range(n, at, t->p->target, off, room,
-                                    &done) < 0) {
+        if (n &&
+            node_co_copy_range(n, at, t->p->target, off, room, &done) < 0) {
             done = 0;
         }
         res->copied += done;
@@ -418,7 +421,7 @@ static CO_FN int transfer_co_copy(void *arg, uint64_t off, uint64_t len,
         return target_co_zero(t, off, len);
     }
     return t->p->copy_offload ? transfer_co_copy_offload(t, off, len, res)
-                         : transfer_co_copy_by_hand(t, off, len, res);
+                              : transfer_co_copy_by_hand(t, off, len, res);
 }
 
 /* --- the rest of what the engine asks --- */
@@ -477,7 +480,9 @@ CO_FN int transfer_co_run(struct graph *g, const struct transfer_params *p)
     const struct node_limits *l = node_get_limits(p->target);
     uint32_t unit = p->compressed ? l->compressed_unit : l->cluster_size;
     struct transfer t = {
-        .p = p, .unit = MAX(unit, BLOCK), .turns = G_QUEUE_INIT,
+        .p = p,
+        .unit = MAX(unit, BLOCK),
+        .turns = G_QUEUE_INIT,
         .write_flags = p->compressed ? IO_COMPRESSED : 0,
         .bad_status = UINT64_MAX,
     };

@@ -97,10 +97,9 @@ CO_FN int cmd_co_nbd_server_add(struct control *c, const json_t *args,
         return -ENOENT;
     }
     name = name ? name : device;
-    modern = json_pack("{s:s,s:s,s:s,s:b,s:s,s:s*}", "type", "nbd",
-                       "id", name, "node-name", device,
-                       "writable", arg_bool(args, "writable", false),
-                       "name", name,
+    modern = json_pack("{s:s,s:s,s:s,s:b,s:s,s:s*}", "type", "nbd", "id", name,
+                       "node-name", device, "writable",
+                       arg_bool(args, "writable", false), "name", name,
                        "description", arg_str(args, "description"));
     r = exports_co_add(c->exports, modern, err);
     json_decref(modern);

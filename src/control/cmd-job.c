@@ -55,8 +55,8 @@ CO_FN int cmd_co_query_block_jobs(struct control *c, const json_t *args,
     return 0;
 }
 
-CO_FN int cmd_co_query_jobs(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_query_jobs(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     struct job_list list = { json_array(), job_describe };
 
@@ -127,24 +127,24 @@ CO_FN int cmd_co_block_job_dismiss(struct control *c, const json_t *args,
     return j ? job_user_dismiss(j, err) : -ENOENT;
 }
 
-CO_FN int cmd_co_job_cancel(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_job_cancel(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     struct job *j = find_job(c, arg_str(args, "id"), err);
 
     return j ? job_user_cancel(j, true, err) : -ENOENT;
 }
 
-CO_FN int cmd_co_job_pause(struct control *c, const json_t *args,
-                           json_t **ret, GError **err)
+CO_FN int cmd_co_job_pause(struct control *c, const json_t *args, json_t **ret,
+                           GError **err)
 {
     struct job *j = find_job(c, arg_str(args, "id"), err);
 
     return j ? job_user_pause(j, err) : -ENOENT;
 }
 
-CO_FN int cmd_co_job_resume(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_job_resume(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     struct job *j = find_job(c, arg_str(args, "id"), err);
 

@@ -119,8 +119,8 @@ static CO_FN int backing_co_rewrite(struct node *image, const char *name,
             return r;
         }
     }
-    r = node_co_change_backing(image, *name ? name : NULL,
-                               *name ? kept : NULL, err);
+    r = node_co_change_backing(image, *name ? name : NULL, *name ? kept : NULL,
+                               err);
     if (was_read_only) {
         (void)node_co_set_read_only(image, true, NULL);
     }
@@ -148,7 +148,8 @@ CO_FN int cmd_co_change_backing_file(struct control *c, const json_t *args,
     }
     if (!node_header_backing(image, NULL) ||
         !node_can(image, NODE_CAN_CHANGE_BACKING)) {
-        return err_set(err, EINVAL, "not allowing backing file change on an "
+        return err_set(err, EINVAL,
+                       "not allowing backing file change on an "
                        "image without a backing file");
     }
     r = node_check_op(image, BLOCK_OP_CHANGE, err);
@@ -167,10 +168,10 @@ static struct node *find_resized(struct control *c, const json_t *args,
     const char *device = arg_str(args, "device");
     const char *name = arg_str(args, "node-name");
     struct device *d = device ? device_find(c->graph, device) : NULL;
-    struct node *n = d ? backend_node(d->backend)
-                       : name ? node_find(c->graph, name, NULL)
-                              : device ? node_find(c->graph, device, NULL)
-                                       : NULL;
+    struct node *n = d        ? backend_node(d->backend)
+                     : name   ? node_find(c->graph, name, NULL)
+                     : device ? node_find(c->graph, device, NULL)
+                              : NULL;
 
     if (!n) {
         err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'",

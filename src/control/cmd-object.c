@@ -5,16 +5,18 @@
 #include "control/control-int.h"
 #include "control/objects.h"
 
-CO_FN int cmd_co_object_add(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_object_add(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     const char *id = arg_str(args, "id");
     const char *type = arg_str(args, "qom-type");
     int r;
 
     if (g_hash_table_contains(c->objects, id)) {
-        return err_set(err, EEXIST, "attempt to add duplicate property '%s' to "
-                       "object (type 'container')", id);
+        return err_set(err, EEXIST,
+                       "attempt to add duplicate property '%s' to "
+                       "object (type 'container')",
+                       id);
     }
     r = object_co_add(c->graph, args, err);
     if (r < 0) {
@@ -24,8 +26,8 @@ CO_FN int cmd_co_object_add(struct control *c, const json_t *args,
     return 0;
 }
 
-CO_FN int cmd_co_object_del(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_object_del(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     const char *id = arg_str(args, "id");
     const char *type = g_hash_table_lookup(c->objects, id);

@@ -111,10 +111,11 @@ CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
         node_co_unref(shown);
         node_co_unref(d->node);
         if (info) {
-            json_array_append_new(list, json_pack(
-                "{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",
-                "device", d->id, "locked", 0, "removable", 0, "inserted", info,
-                "qdev", "", "type", "unknown"));
+            json_array_append_new(
+                list,
+                json_pack("{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",
+                          "device", d->id, "locked", 0, "removable", 0,
+                          "inserted", info, "qdev", "", "type", "unknown"));
         }
     }
     g_ptr_array_free(devices, TRUE);
@@ -167,8 +168,7 @@ static json_t *describe_stats(struct control *c, const struct backend_stats *st,
     set(o, "invalid_wr_operations", st->invalid[ACCT_WRITE]);
     set(o, "invalid_rd_operations", st->invalid[ACCT_READ]);
     if (st->last_access_ns) {
-        set(o, "idle_time_ns",
-            loop_clock_ns(c->data) - st->last_access_ns);
+        set(o, "idle_time_ns", loop_clock_ns(c->data) - st->last_access_ns);
     }
     return o;
 }
@@ -181,11 +181,11 @@ static json_t *describe_node_stats(struct control *c, struct node *n,
     json_t *o = json_object();
 
     if (storage && storage != n) {
-        json_object_set_new(o, "parent",
-                            describe_node_stats(c, storage, NULL));
+        json_object_set_new(o, "parent", describe_node_stats(c, storage, NULL));
     }
-    json_object_set_new(o, "stats", describe_stats(
-        c, st, storage ? node_write_highest(storage) : 0));
+    json_object_set_new(
+        o, "stats",
+        describe_stats(c, st, storage ? node_write_highest(storage) : 0));
     json_object_set_new(o, "node-name", json_string(n->name));
     return o;
 }
@@ -235,7 +235,10 @@ CO_FN int cmd_co_query_blockstats(struct control *c, const json_t *args,
 
 /* --- the graph as such --- */
 
-static const struct { unsigned bit; const char *name; } cmd_query_perm_names[] = {
+static const struct {
+    unsigned bit;
+    const char *name;
+} cmd_query_perm_names[] = {
     { PERM_RESIZE, "resize" },
     { PERM_WRITE_UNCHANGED, "write-unchanged" },
     { PERM_WRITE, "write" },
@@ -248,7 +251,8 @@ static json_t *describe_perms(unsigned perms)
 
     for (unsigned i = 0; i < G_N_ELEMENTS(cmd_query_perm_names); i++) {
         if (perms & cmd_query_perm_names[i].bit) {
-            json_array_append_new(list, json_string(cmd_query_perm_names[i].name));
+            json_array_append_new(list,
+                                  json_string(cmd_query_perm_names[i].name));
         }
     }
     return list;
@@ -256,7 +260,7 @@ static json_t *describe_perms(unsigned perms)
 
 struct picture {
     json_t *nodes, *edges;
-    GHashTable *ids;       /* node or backend -> number */
+    GHashTable *ids; /* node or backend -> number */
 };
 
 static int picture_id(struct picture *p, const void *what, const char *name,
@@ -267,9 +271,8 @@ static int picture_id(struct picture *p, const void *what, const char *name,
     if (id == 0) {
         id = (int)g_hash_table_size(p->ids) + 1;
         g_hash_table_insert(p->ids, (void *)what, GINT_TO_POINTER(id));
-        json_array_append_new(p->nodes, json_pack("{s:s,s:s,s:i}", "name",
-                                                  name, "type", type,
-                                                  "id", id));
+        json_array_append_new(p->nodes, json_pack("{s:s,s:s,s:i}", "name", name,
+                                                  "type", type, "id", id));
     }
     return id;
 }
@@ -283,13 +286,13 @@ static void picture_edge(struct picture *p, const struct edge *e)
 {
     int child = picture_id(p, e->child, e->child->name, "block-driver");
     int parent = e->parent
-        ? picture_id(p, e->parent, e->parent->name, "block-driver")
-        : picture_id(p, e->backend, "", "block-backend");
+                     ? picture_id(p, e->parent, e->parent->name, "block-driver")
+                     : picture_id(p, e->backend, "", "block-backend");
 
-    json_array_append_new(p->edges, json_pack(
-        "{s:s,s:i,s:o,s:o,s:i}", "name", e->name, "parent", parent,
-        "shared-perm", describe_perms(e->shared),
-        "perm", describe_perms(e->perm), "child", child));
+    json_array_append_new(
+        p->edges, json_pack("{s:s,s:i,s:o,s:o,s:i}", "name", e->name, "parent",
+                            parent, "shared-perm", describe_perms(e->shared),
+                            "perm", describe_perms(e->perm), "child", child));
 }
 
 static void picture_node(struct node *n, void *arg)
@@ -342,8 +345,7 @@ CO_FN int cmd_co_x_query_block_graph_dot(struct control *c, const json_t *args,
 
         g_string_append_printf(dot, "  n%d -> n%d [label=\"%s\"];\n",
                                (int)arg_int(e, "parent", 0),
-                               (int)arg_int(e, "child", 0),
-                               arg_str(e, "name"));
+                               (int)arg_int(e, "child", 0), arg_str(e, "name"));
     }
     g_string_append(dot, "}\n");
     json_decref(p.nodes);

@@ -34,14 +34,17 @@ static struct node *find_image(struct control *c, const char *device,
     }
     /* A job blocks its filter, too: that has the device's name. */
     return n && node_check_op(n, BLOCK_OP_SNAPSHOT, err) == 0 &&
-           node_check_op(image, BLOCK_OP_SNAPSHOT, err) == 0 ? image : NULL;
+                   node_check_op(image, BLOCK_OP_SNAPSHOT, err) == 0
+               ? image
+               : NULL;
 }
 
 static CO_FN json_t *snapshots_co_list(struct node *n, GError **err)
 {
     json_t *info = json_object(), *list;
-    int r = node_can(n, NODE_CAN_SNAPSHOT) ? node_co_info(n, info, err)
-        : err_set(err, ENOTSUP, "Operation not supported");
+    int r = node_can(n, NODE_CAN_SNAPSHOT)
+                ? node_co_info(n, info, err)
+                : err_set(err, ENOTSUP, "Operation not supported");
 
     list = r == 0 ? json_incref(json_object_get(info, "snapshots")) : NULL;
     json_decref(info);
@@ -60,10 +63,10 @@ static json_t *snapshot_find(const json_t *list, const char *id,
     size_t i;
 
     json_array_foreach(list, i, s) {
-        if ((!id || g_str_equal(id, json_string_value(
-                json_object_get(s, "id")))) &&
+        if ((!id ||
+             g_str_equal(id, json_string_value(json_object_get(s, "id")))) &&
             (!name || g_str_equal(name, json_string_value(
-                json_object_get(s, "name"))))) {
+                                            json_object_get(s, "name"))))) {
             return s;
         }
     }
@@ -80,7 +83,8 @@ static CO_FN int create_co_check(struct node *n, const char *device,
         return err_set(err, EACCES, "Device '%s' is read only", device);
     }
     if (!node_can(n, NODE_CAN_SNAPSHOT)) {
-        return err_set(err, ENOTSUP, "Block format '%s' used by device '%s' "
+        return err_set(err, ENOTSUP,
+                       "Block format '%s' used by device '%s' "
                        "does not support internal snapshots",
                        node_driver_name(n), device);
     }
@@ -93,8 +97,11 @@ static CO_FN int create_co_check(struct node *n, const char *device,
     }
     exists = snapshot_find(list, NULL, name);
     json_decref(list);
-    return exists ? err_set(err, EEXIST, "Snapshot with name '%s' already "
-                            "exists on device '%s'", name, device) : 0;
+    return exists ? err_set(err, EEXIST,
+                            "Snapshot with name '%s' already "
+                            "exists on device '%s'",
+                            name, device)
+                  : 0;
 }
 
 CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
@@ -111,8 +118,8 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
         return -EINVAL;
     }
     /* Whoever changes the chain has asked the snapshots that there are. */
-    making = node_block(node_ref(n), 1u << BLOCK_OP_STREAM |
-                        1u << BLOCK_OP_COMMIT,
+    making = node_block(node_ref(n),
+                        1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_COMMIT,
                         "an internal snapshot of it is being made");
     r = create_co_check(n, device, name, err);
     if (r == 0) {
@@ -129,7 +136,7 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
 
 /* *@ret becomes the description of what is gone. */
 static CO_FN int cmd_snapshot_co_delete(struct node *n, const json_t *args,
-                                    json_t **ret, GError **err)
+                                        json_t **ret, GError **err)
 {
     const char *id = arg_str(args, "id"), *name = arg_str(args, "name");
     json_t *list = snapshots_co_list(n, err), *s;
@@ -140,12 +147,14 @@ static CO_FN int cmd_snapshot_co_delete(struct node *n, const json_t *args,
     }
     s = snapshot_find(list, id, name);
     if (!s) {
-        r = err_set(err, ENOENT, "Snapshot with id '%s' and name '%s' does not "
-                    "exist on device '%s'", id ? id : "null",
-                    name ? name : "null", arg_str(args, "device"));
+        r = err_set(err, ENOENT,
+                    "Snapshot with id '%s' and name '%s' does not "
+                    "exist on device '%s'",
+                    id ? id : "null", name ? name : "null",
+                    arg_str(args, "device"));
     } else {
-        r = node_co_snapshot(n, SNAPSHOT_DELETE, json_string_value(
-            json_object_get(s, "id")), err);
+        r = node_co_snapshot(n, SNAPSHOT_DELETE,
+                             json_string_value(json_object_get(s, "id")), err);
     }
     if (r == 0) {
         *ret = json_incref(s);
@@ -154,8 +163,10 @@ static CO_FN int cmd_snapshot_co_delete(struct node *n, const json_t *args,
     return r;
 }
 
-CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(
-    struct control *c, const json_t *args, json_t **ret, GError **err)
+CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(struct control *c,
+                                                        const json_t *args,
+                                                        json_t **ret,
+                                                        GError **err)
 {
     struct node *n = find_image(c, arg_str(args, "device"), err);
     struct blocker *deleting;
@@ -167,8 +178,8 @@ CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(
     if (!arg_str(args, "id") && !arg_str(args, "name")) {
         return err_set(err, EINVAL, "Name or id must be provided");
     }
-    deleting = node_block(node_ref(n), 1u << BLOCK_OP_STREAM |
-                          1u << BLOCK_OP_COMMIT,
+    deleting = node_block(node_ref(n),
+                          1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_COMMIT,
                           "an internal snapshot of it is being deleted");
     r = cmd_snapshot_co_delete(n, args, ret, err);
     node_unblock(deleting);

@@ -19,14 +19,16 @@
 /* Two ways to say where the copying ends exclude each other. */
 static int check_exclusive(const json_t *args, GError **err)
 {
-    static const char *const pairs[][2] = {
-        { "base", "base-node" }, { "base", "bottom" }, { "bottom", "base-node" }
-    };
+    static const char *const pairs[][2] = { { "base", "base-node" },
+                                            { "base", "bottom" },
+                                            { "bottom", "base-node" } };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(pairs); i++) {
         if (arg_str(args, pairs[i][0]) && arg_str(args, pairs[i][1])) {
-            return err_set(err, EINVAL, "'%s' and '%s' cannot be specified at "
-                           "the same time", pairs[i][0], pairs[i][1]);
+            return err_set(err, EINVAL,
+                           "'%s' and '%s' cannot be specified at "
+                           "the same time",
+                           pairs[i][0], pairs[i][1]);
         }
     }
     return 0;
@@ -67,7 +69,7 @@ static enum on_error parse_on_error(const char *text)
 {
     static const char *const names[ON_ERROR_COUNT] = {
         [ON_ERROR_REPORT] = "report", [ON_ERROR_IGNORE] = "ignore",
-        [ON_ERROR_STOP] = "stop", [ON_ERROR_ENOSPC] = "enospc",
+        [ON_ERROR_STOP] = "stop",     [ON_ERROR_ENOSPC] = "enospc",
         [ON_ERROR_AUTO] = "auto",
     };
 
@@ -161,8 +163,8 @@ static CO_FN int stream_co_increment(struct control *c, const char *device,
         g_hash_table_insert(c->cursors, g_strdup(device),
                             g_memdup2(&cursor, sizeof(cursor)));
     }
-    *ret = json_pack("{s:s,s:I,s:I}", "device", device,
-                     "len", (json_int_t)len, "offset", (json_int_t)offset);
+    *ret = json_pack("{s:s,s:I,s:I}", "device", device, "len", (json_int_t)len,
+                     "offset", (json_int_t)offset);
     return 0;
 }
 
@@ -195,9 +197,9 @@ CO_FN int cmd_co_block_stream_2011(struct control *c, const json_t *args,
         }
         return stream_co_increment(c, device, ret, err);
     }
-    modern = json_pack("{s:s,s:s,s:s*,s:I}", "job-id", device,
-                       "device", device, "base", base,
-                       "speed", (json_int_t)arg_int(args, "speed", 0));
+    modern = json_pack("{s:s,s:s,s:s*,s:I}", "job-id", device, "device", device,
+                       "base", base, "speed",
+                       (json_int_t)arg_int(args, "speed", 0));
     r = cmd_co_block_stream(c, modern, ret, err);
     json_decref(modern);
     return r;
@@ -206,10 +208,10 @@ CO_FN int cmd_co_block_stream_2011(struct control *c, const json_t *args,
 static void add_stream(struct job *j, void *arg)
 {
     if (g_str_equal(j->drv->type, "stream")) {
-        json_array_append_new(arg, json_pack("{s:s,s:I,s:I}",
-                                             "device", j->device,
-                                             "len", (json_int_t)j->len,
-                                             "offset", (json_int_t)j->offset));
+        json_array_append_new(arg,
+                              json_pack("{s:s,s:I,s:I}", "device", j->device,
+                                        "len", (json_int_t)j->len, "offset",
+                                        (json_int_t)j->offset));
     }
 }
 

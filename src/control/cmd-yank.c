@@ -21,8 +21,8 @@ static void add_instance(struct node *n, void *arg)
     }
 }
 
-CO_FN int cmd_co_query_yank(struct control *c, const json_t *args,
-                            json_t **ret, GError **err)
+CO_FN int cmd_co_query_yank(struct control *c, const json_t *args, json_t **ret,
+                            GError **err)
 {
     *ret = json_array();
     graph_foreach_node(c->graph, add_instance, *ret);

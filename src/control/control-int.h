@@ -22,20 +22,20 @@ struct control {
     void *quit_arg;
 
     /* Control loop only. */
-    GPtrArray *sessions;           /* of struct session, borrowed */
+    GPtrArray *sessions; /* of struct session, borrowed */
     struct co_queue ready_waiters, session_ended;
     bool ready, quitting;
 
     /* Data loop only. */
-    bool stopping;                 /* commands are refused */
-    struct co_latch visits;        /* those that run */
+    bool stopping;          /* commands are refused */
+    struct co_latch visits; /* those that run */
     struct graph *graph;
     struct jobs *jobs;
     struct exports *exports;
-    struct journal *journal;       /* NULL: no state directory */
+    struct journal *journal; /* NULL: no state directory */
     struct qemuio *qemuio;
-    GHashTable *objects;           /* id -> ObjectType, both strings */
-    GHashTable *cursors;           /* device -> uint64_t: incremental streams */
+    GHashTable *objects; /* id -> ObjectType, both strings */
+    GHashTable *cursors; /* device -> uint64_t: incremental streams */
 };
 
 /* --- execute.c --- */

@@ -85,15 +85,14 @@ void control_emit(struct control *c, const char *name, json_t *data)
     g_assert(decl);
     if (schema_check(decl->data, data, &err) < 0) {
         /* Still worth sending; the tests look for this line. */
-        fprintf(stderr, "sluiced: event %s does not fit its schema: %s\n",
-                name, err->message);
+        fprintf(stderr, "sluiced: event %s does not fit its schema: %s\n", name,
+                err->message);
     }
     ev->c = c;
     /* A deep copy: the event belongs to the other thread from here on. */
-    ev->json = json_pack("{s:{s:I,s:I},s:s}", "timestamp",
-                         "seconds", (json_int_t)(now / 1000000),
-                         "microseconds", (json_int_t)(now % 1000000),
-                         "event", name);
+    ev->json = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds",
+                         (json_int_t)(now / 1000000), "microseconds",
+                         (json_int_t)(now % 1000000), "event", name);
     if (data && json_object_size(data) > 0) {
         json_object_set_new(ev->json, "data", json_deep_copy(data));
     }

@@ -19,12 +19,12 @@ struct channel;
 struct loop;
 
 struct control_params {
-    struct loop *loop;             /* of sockets; runs on the calling thread */
-    struct loop *data;             /* of the graph */
+    struct loop *loop; /* of sockets; runs on the calling thread */
+    struct loop *data; /* of the graph */
     enum backing_policy policy;
-    const char *beneath;           /* folder, for BACKING_BENEATH */
-    const char *state_dir;         /* of the job journal; NULL: none */
-    bool resume_jobs;              /* start what the journal holds */
+    const char *beneath;   /* folder, for BACKING_BENEATH */
+    const char *state_dir; /* of the job journal; NULL: none */
+    bool resume_jobs;      /* start what the journal holds */
     /* Tells the user what is no error; graph_set_notice(). On @data. */
     void (*notice)(const char *text);
     /* Somebody asked for the end. Called on @loop, at most once. */

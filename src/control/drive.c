@@ -22,9 +22,9 @@
 struct drive {
     char *id, *interface;
     bool copy_on_read, stream, read_only;
-    bool set_hang;              /* one of the next two was given */
-    int on_hang;                /* 1: error */
-    int64_t hang_timeout;       /* s */
+    bool set_hang;        /* one of the next two was given */
+    int on_hang;          /* 1: error */
+    int64_t hang_timeout; /* s */
 };
 
 /* As for the driver nbd. */
@@ -42,9 +42,8 @@ static void drive_clear(struct drive *d)
  * object and go to them unchanged. */
 static int take_cache(struct opts *o, json_t *node, GError **err)
 {
-    static const char *const modes[] = {
-        "writeback", "none", "unsafe", "writethrough", "directsync", NULL
-    };
+    static const char *const modes[] = { "writeback",    "none",       "unsafe",
+                                         "writethrough", "directsync", NULL };
     int mode = 0, r;
 
     if (!opts_has(o, "cache")) {
@@ -61,16 +60,16 @@ static int take_cache(struct opts *o, json_t *node, GError **err)
                  mode == 3 ? "writeback" : "none");
         return -ENOTSUP;
     }
-    json_object_set_new(node, "cache", json_pack("{s:b,s:b}", "direct",
-                                                 mode == 1, "no-flush",
-                                                 mode == 2));
+    json_object_set_new(
+        node, "cache",
+        json_pack("{s:b,s:b}", "direct", mode == 1, "no-flush", mode == 2));
     return 0;
 }
 
 /* Options that mean nothing here but must not be an error. */
 static int take_accepted(struct opts *o, GError **err)
 {
-    static const char *const names[] = { "media", "index", "bus", "unit",
+    static const char *const names[] = { "media",  "index",  "bus", "unit",
                                          "werror", "rerror", "aio" };
     bool snapshot = false;
     int r;
@@ -100,10 +99,12 @@ static int take_hang(struct opts *o, struct drive *d, GError **err)
     if (r >= 0) {
         r = opts_take_int(o, "hang-timeout", &d->hang_timeout, err);
     }
-    if (r >= 0 && (d->hang_timeout < 0 ||
-                   d->hang_timeout > HANG_TIMEOUT_MAX_S)) {
-        r = err_set(err, EINVAL, "Parameter 'hang-timeout' expects 0 to %d "
-                    "seconds", HANG_TIMEOUT_MAX_S);
+    if (r >= 0 &&
+        (d->hang_timeout < 0 || d->hang_timeout > HANG_TIMEOUT_MAX_S)) {
+        r = err_set(err, EINVAL,
+                    "Parameter 'hang-timeout' expects 0 to %d "
+                    "seconds",
+                    HANG_TIMEOUT_MAX_S);
     }
     return r;
 }
@@ -178,7 +179,7 @@ static CO_FN int format_co_take(struct control *c, struct opts *o,
     if (r == 0 && !d->read_only) {
         err_set(err, EINVAL, "Parameter 'format' is missing");
         err_hint(err, "Say format=qed, format=raw ...: the format of a "
-                 "writable image is never guessed.");
+                      "writable image is never guessed.");
         return -EINVAL;
     }
     if (r == 0) {
@@ -198,7 +199,7 @@ static void take_rest(const json_t *options, struct opts *o, json_t *node)
     const char *key;
     json_t *v;
 
-    json_object_foreach ((json_t *)options, key, v) {
+    json_object_foreach((json_t *)options, key, v) {
         if (opts_has(o, key)) {
             json_object_set_new(node, key, opts_take_any(o, key));
         }
@@ -208,8 +209,8 @@ static void take_rest(const json_t *options, struct opts *o, json_t *node)
 static char *free_id(struct control *c, const struct drive *d)
 {
     for (unsigned i = 0;; i++) {
-        char *id = g_strdup_printf("%s%u", d->interface ? d->interface
-                                                        : "drive", i);
+        char *id = g_strdup_printf("%s%u",
+                                   d->interface ? d->interface : "drive", i);
 
         if (!node_find_any(c->graph, id, NULL)) {
             return id;
@@ -242,15 +243,14 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
 {
     struct node *n;
     struct device *dev;
-    int r = node_co_open(c->graph, node_options,
-                         d->read_only ? 0 : NODE_RDWR, &n, err);
+    int r = node_co_open(c->graph, node_options, d->read_only ? 0 : NODE_RDWR,
+                         &n, err);
 
     if (r < 0) {
         return r;
     }
     if (d->set_hang) {
-        node_set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S,
-                      d->on_hang == 1);
+        node_set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S, d->on_hang == 1);
     }
     if (d->copy_on_read) {
         r = node_co_add_filter(c, &n, err);
@@ -260,8 +260,8 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
     }
     node_co_unref(n);
     if (r == 0 && d->stream) {
-        json_t *args = json_pack("{s:s,s:s}", "job-id", d->id, "device",
-                                 d->id), *ret = NULL;
+        json_t *args = json_pack("{s:s,s:s}", "job-id", d->id, "device", d->id),
+               *ret = NULL;
 
         r = cmd_co_block_stream(c, args, &ret, err);
         json_decref(args);
@@ -311,8 +311,7 @@ static CO_FN void add_drive_entry(void *arg)
     a->result = r;
 }
 
-int control_co_add_drive(struct control *c, const json_t *options,
-                         GError **err)
+int control_co_add_drive(struct control *c, const json_t *options, GError **err)
 {
     struct add_drive a = { .c = c, .options = options };
 

@@ -104,8 +104,8 @@ int control_co_execute(struct control *c, const char *name, const json_t *args,
         call.args = empty;
     }
     if (cmd->context == SCHEMA_ON_DATA) {
-        control_co_on_data(c, c->data == c->loop ? call_entry
-                                                 : call_crossed_entry, &call);
+        control_co_on_data(
+            c, c->data == c->loop ? call_entry : call_crossed_entry, &call);
     } else {
         call_entry(&call);
     }

@@ -26,15 +26,18 @@ void hmp_print_block_jobs(const json_t *result, const char *only, GString *out)
         const json_t *job = json_array_get(result, i);
 
         if (g_str_equal(str(job, "type"), "stream")) {
-            g_string_append_printf(out, "Streaming device %s: ",
-                                   str(job, "device"));
+            g_string_append_printf(out,
+                                   "Streaming device %s: ", str(job, "device"));
         } else {
-            g_string_append_printf(out, "Type %s, device %s: ",
-                                   str(job, "type"), str(job, "device"));
+            g_string_append_printf(out,
+                                   "Type %s, device %s: ", str(job, "type"),
+                                   str(job, "device"));
         }
-        g_string_append_printf(out, "Completed %lld of %lld bytes, speed limit "
-                               "%lld bytes/s\n", num(job, "offset"),
-                               num(job, "len"), num(job, "speed"));
+        g_string_append_printf(out,
+                               "Completed %lld of %lld bytes, speed limit "
+                               "%lld bytes/s\n",
+                               num(job, "offset"), num(job, "len"),
+                               num(job, "speed"));
     }
 }
 
@@ -47,9 +50,11 @@ void hmp_print_block_stream(const json_t *result, const char *only,
     for (size_t i = 0; i < json_array_size(result); i++) {
         const json_t *st = json_array_get(result, i);
 
-        g_string_append_printf(out, "Streaming device %s: Completed %lld of "
-                               "%lld bytes\n", str(st, "device"),
-                               num(st, "offset"), num(st, "len"));
+        g_string_append_printf(out,
+                               "Streaming device %s: Completed %lld of "
+                               "%lld bytes\n",
+                               str(st, "device"), num(st, "offset"),
+                               num(st, "len"));
     }
 }
 
@@ -64,16 +69,17 @@ static void print_node(const json_t *info, GString *out)
     bool direct = json_is_true(json_object_get(cache, "direct"));
     bool unsafe = json_is_true(json_object_get(cache, "no-flush"));
 
-    g_string_append_printf(out, ": %s (%s%s)\n", str(info, "file"),
-                           str(info, "drv"),
-                           json_is_true(json_object_get(info, "ro"))
-                               ? ", read-only" : "");
+    g_string_append_printf(
+        out, ": %s (%s%s)\n", str(info, "file"), str(info, "drv"),
+        json_is_true(json_object_get(info, "ro")) ? ", read-only" : "");
     g_string_append_printf(out, "    Cache mode:       writeback%s%s\n",
                            direct ? ", direct" : "",
                            unsafe ? ", ignore flushes" : "");
     if (*str(info, "backing_file")) {
-        g_string_append_printf(out, "    Backing file:     %s (chain depth: "
-                               "%lld)\n", str(info, "backing_file"),
+        g_string_append_printf(out,
+                               "    Backing file:     %s (chain depth: "
+                               "%lld)\n",
+                               str(info, "backing_file"),
                                num(info, "backing_file_depth"));
     }
 }
@@ -109,11 +115,15 @@ void hmp_print_nodes(const json_t *result, const char *only, GString *out)
 
 void hmp_print_blockstats(const json_t *result, const char *only, GString *out)
 {
-    static const char *const shown[] = {
-        "rd_bytes", "wr_bytes", "rd_operations", "wr_operations",
-        "flush_operations", "wr_total_time_ns", "rd_total_time_ns",
-        "flush_total_time_ns", NULL
-    };
+    static const char *const shown[] = { "rd_bytes",
+                                         "wr_bytes",
+                                         "rd_operations",
+                                         "wr_operations",
+                                         "flush_operations",
+                                         "wr_total_time_ns",
+                                         "rd_total_time_ns",
+                                         "flush_total_time_ns",
+                                         NULL };
 
     for (size_t i = 0; i < json_array_size(result); i++) {
         const json_t *dev = json_array_get(result, i);

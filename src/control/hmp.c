@@ -40,8 +40,8 @@ static void print_help(const char *name, GString *out)
 {
     for (const struct hmp_command *cmd = hmp_commands; cmd->name; cmd++) {
         if (!name || g_str_equal(cmd->name, name) ||
-            (g_str_equal(name, "info") && g_str_has_prefix(cmd->name, "info ")))
-        {
+            (g_str_equal(name, "info") &&
+             g_str_has_prefix(cmd->name, "info "))) {
             hmp_print_usage(cmd, out);
         }
     }
@@ -58,8 +58,8 @@ static const struct hmp_arg *find_flag(const struct hmp_arg *args, char flag)
 }
 
 /* Leading "-x" words become true members. Returns how many. */
-static int take_flags(const struct hmp_command *cmd, char **words,
-                      json_t *args, GError **err)
+static int take_flags(const struct hmp_command *cmd, char **words, json_t *args,
+                      GError **err)
 {
     int n = 0;
 
@@ -95,7 +95,7 @@ static int take_word(const struct hmp_command *cmd, const struct hmp_arg *a,
 }
 
 static int hmp_parse_args(const struct hmp_command *cmd, char **words,
-                      json_t *args, GError **err)
+                          json_t *args, GError **err)
 {
     int n = take_flags(cmd, words, args, err);
 
@@ -122,8 +122,10 @@ static int hmp_parse_args(const struct hmp_command *cmd, char **words,
         }
     }
     if (*words) {
-        return err_set(err, EINVAL, "%s: extraneous characters at the end of "
-                       "line", cmd->name);
+        return err_set(err, EINVAL,
+                       "%s: extraneous characters at the end of "
+                       "line",
+                       cmd->name);
     }
     return 0;
 }
@@ -141,9 +143,10 @@ static CO_FN void qemuio_entry(void *arg)
     struct qemuio_call *call = arg;
 
     call->result = call->c->qemuio
-        ? qemuio_co_execute(call->c->qemuio, call->name, call->line, call->out,
-                            call->err)
-        : err_set(call->err, ESHUTDOWN, "The daemon is about to end");
+                       ? qemuio_co_execute(call->c->qemuio, call->name,
+                                           call->line, call->out, call->err)
+                       : err_set(call->err, ESHUTDOWN,
+                                 "The daemon is about to end");
 }
 
 /* The one command that has no QMP form: its language is its own. */
@@ -151,8 +154,11 @@ static CO_FN int hmp_co_qemuio(struct control *c, const json_t *args,
                                GString *out, GError **err)
 {
     struct qemuio_call call = {
-        .c = c, .name = arg_str(args, "device"),
-        .line = arg_str(args, "command"), .out = out, .err = err,
+        .c = c,
+        .name = arg_str(args, "device"),
+        .line = arg_str(args, "command"),
+        .out = out,
+        .err = err,
     };
 
     control_co_on_data(c, qemuio_entry, &call);

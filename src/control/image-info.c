@@ -129,8 +129,8 @@ static unsigned backing_depth(struct node *n)
 
 static const char *detect_zeroes(const struct node *n)
 {
-    const char *v = json_string_value(json_object_get(n->options,
-                                                      "detect-zeroes"));
+    const char *v = json_string_value(
+        json_object_get(n->options, "detect-zeroes"));
 
     return v && (g_str_equal(v, "on") || g_str_equal(v, "unmap")) ? v : "off";
 }
@@ -145,14 +145,12 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
         "s:{s:b,s:b,s:b},s:s}",
         "iops_rd", 0, "detect_zeroes", detect_zeroes(n), "image", image,
         "iops_wr", 0, "ro", !node_is_writable(n), "node-name", n->name,
-        "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n),
-        "drv", node_driver_name(n), "iops", 0, "bps_wr", 0,
-        "write_threshold", 0,
-        "backing_file", below ? below->filename : NULL, "encrypted", 0,
-        "bps", 0, "bps_rd", 0, "cache",
-        "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
-        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1,
-        "file", file);
+        "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n), "drv",
+        node_driver_name(n), "iops", 0, "bps_wr", 0, "write_threshold", 0,
+        "backing_file", below ? below->filename : NULL, "encrypted", 0, "bps",
+        0, "bps_rd", 0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
+        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file",
+        file);
 }
 
 json_t *image_co_describe_node(struct node *n, bool flat, GError **err)

@@ -22,8 +22,10 @@
 #include "loop/io.h"
 
 enum {
-    JOURNAL_SIZE_MAX = 16 << 20, JOURNAL_VERSION = 1,
-    LOCK_TRIES = 20, LOCK_PAUSE_NS = 50000000,
+    JOURNAL_SIZE_MAX = 16 << 20,
+    JOURNAL_VERSION = 1,
+    LOCK_TRIES = 20,
+    LOCK_PAUSE_NS = 50000000,
 };
 
 struct journal {
@@ -32,12 +34,12 @@ struct journal {
     char *path, *tmp;
     struct io_file *lock;
     struct co_mutex writing;
-    json_t *entries;        /* id -> {command, arguments} */
-    GHashTable *waiting;    /* ids */
-    GHashTable *starting;   /* id -> struct journal_start, borrowed */
+    json_t *entries;      /* id -> {command, arguments} */
+    GHashTable *waiting;  /* ids */
+    GHashTable *starting; /* id -> struct journal_start, borrowed */
     struct co_queue start_ended;
-    bool resuming;          /* start-up is over */
-    uint64_t n_retries;     /* calls of journal_co_retry() */
+    bool resuming;      /* start-up is over */
+    uint64_t n_retries; /* calls of journal_co_retry() */
 };
 
 /* --- the file --- */
@@ -90,7 +92,8 @@ static CO_FN int journal_co_write(struct journal *j, GError **err)
     return r;
 }
 
-static int journal_parse(struct journal *j, const char *text, size_t len, GError **err)
+static int journal_parse(struct journal *j, const char *text, size_t len,
+                         GError **err)
 {
     json_error_t je;
     json_t *all = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
@@ -101,15 +104,15 @@ static int journal_parse(struct journal *j, const char *text, size_t len, GError
     int r = 0;
 
     if (!all || !json_is_object(jobs) ||
-        json_integer_value(json_object_get(all, "version")) != JOURNAL_VERSION)
-    {
+        json_integer_value(json_object_get(all, "version")) !=
+            JOURNAL_VERSION) {
         r = err_set(err, EINVAL, "Journal '%s' cannot be read: %s", j->path,
                     all ? "not of this version" : je.text);
         err_hint(err, "Move it away to start without the jobs it holds.");
         json_decref(all);
         return r;
     }
-    json_object_foreach (jobs, id, entry) {
+    json_object_foreach(jobs, id, entry) {
         g_autoptr(GError) bad = NULL;
 
         if (schema_check(stream->args, json_object_get(entry, "arguments"),
@@ -338,7 +341,8 @@ void journal_co_end_start(struct journal *j, struct journal_start *s,
 void journal_co_set_speed(struct journal *j, const char *id, int64_t speed)
 {
     json_t *args = j ? json_object_get(json_object_get(j->entries, id),
-                                       "arguments") : NULL;
+                                       "arguments")
+                     : NULL;
     g_autoptr(GError) err = NULL;
 
     if (!args) {
@@ -381,14 +385,14 @@ json_t *journal_describe(const struct journal *j)
     if (!j) {
         return res;
     }
-    json_object_foreach (j->entries, id, entry) {
+    json_object_foreach(j->entries, id, entry) {
         bool waiting = g_hash_table_contains(j->waiting, id);
 
-        json_array_append_new(res, json_pack(
-            "{s:s,s:O,s:O,s:s}", "id", id,
-            "command", json_object_get(entry, "command"),
-            "arguments", json_object_get(entry, "arguments"),
-            "state", waiting ? "waiting" : "active"));
+        json_array_append_new(
+            res, json_pack("{s:s,s:O,s:O,s:s}", "id", id, "command",
+                           json_object_get(entry, "command"), "arguments",
+                           json_object_get(entry, "arguments"), "state",
+                           waiting ? "waiting" : "active"));
     }
     return res;
 }

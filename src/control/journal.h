@@ -35,10 +35,10 @@ CO_FN void journal_co_close(struct journal *j);
 /* A job's start by a command; on the caller's stack. */
 struct journal_start {
     /* journal.c's */
-    char *id;               /* NULL: the journal has nothing to do with it */
-    json_t *entry;          /* what it is to say */
-    bool was_waiting;       /* an entry of that id waited to be resumed */
-    bool settled;           /* the job has ended already */
+    char *id;         /* NULL: the journal has nothing to do with it */
+    json_t *entry;    /* what it is to say */
+    bool was_waiting; /* an entry of that id waited to be resumed */
+    bool settled;     /* the job has ended already */
 };
 /* Make the intent durable, before the job is started. Waits for another start of
  * the same @id. An @id that a running job has, or no job could have, is left to

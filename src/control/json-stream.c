@@ -14,22 +14,24 @@
 #include "base/err.h"
 
 const struct json_stream_limits json_stream_default_limits = {
-    .max_bytes = 1 << 20, .max_depth = 32, .max_keys = 1024,
+    .max_bytes = 1 << 20,
+    .max_depth = 32,
+    .max_keys = 1024,
 };
 
 enum verdict { FINE, TOO_LONG, TOO_DEEP, TOO_MANY_KEYS, MISMATCH };
 
 struct json_stream {
     struct json_stream_limits limits;
-    GString *in;        /* fed, not yet looked at from @pos on */
+    GString *in; /* fed, not yet looked at from @pos on */
     size_t pos;
-    GString *value;     /* the value so far */
-    uint64_t brackets;  /* bit per open bracket, 1 = "{"; up to max_depth */
+    GString *value;    /* the value so far */
+    uint64_t brackets; /* bit per open bracket, 1 = "{"; up to max_depth */
     uint64_t depth;
     unsigned keys;
-    char quote;         /* in a string that began with this; 0: not */
-    bool escaped;       /* the last character was a backslash */
-    bool scalar;        /* in a number or word outside all brackets */
+    char quote;   /* in a string that began with this; 0: not */
+    bool escaped; /* the last character was a backslash */
+    bool scalar;  /* in a number or word outside all brackets */
     enum verdict verdict;
 };
 
@@ -134,9 +136,7 @@ static void step_plain(struct json_stream *s, char c)
         c = '"';
         break;
     case '{':
-    case '[':
-        open_bracket(s, c);
-        break;
+    case '[': open_bracket(s, c); break;
     case '}':
     case ']':
         if (s->depth == 0) {
@@ -150,9 +150,7 @@ static void step_plain(struct json_stream *s, char c)
             fail(s, TOO_MANY_KEYS);
         }
         break;
-    default:
-        s->scalar = s->depth == 0;
-        break;
+    default: s->scalar = s->depth == 0; break;
     }
     store(s, c);
 }
@@ -204,12 +202,11 @@ static int finish(struct json_stream *s, json_t **ret, GError **err)
                        "JSON parse error, nesting is deeper than %u",
                        l->max_depth);
     case TOO_MANY_KEYS:
-        return err_set(err, EINVAL,
-                       "JSON parse error, more than %u members", l->max_keys);
+        return err_set(err, EINVAL, "JSON parse error, more than %u members",
+                       l->max_keys);
     case MISMATCH:
         return err_set(err, EINVAL, "JSON parse error, expecting value");
-    case FINE:
-        break;
+    case FINE: break;
     }
     *ret = json_loadb(s->value->str, s->value->len,
                       JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);

@@ -15,9 +15,9 @@
 struct json_stream;
 
 struct json_stream_limits {
-    size_t max_bytes;     /* of one value */
-    unsigned max_depth;   /* of nesting; at most 64 */
-    unsigned max_keys;    /* members of all its objects together */
+    size_t max_bytes;   /* of one value */
+    unsigned max_depth; /* of nesting; at most 64 */
+    unsigned max_keys;  /* members of all its objects together */
 };
 extern const struct json_stream_limits json_stream_default_limits;
 

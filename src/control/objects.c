@@ -59,8 +59,10 @@ int object_co_add(struct graph *g, const json_t *props, GError **err)
         return err_set(err, EINVAL, "Parameter 'qom-type' is missing");
     }
     if (!type) {
-        return err_set(err, EINVAL, "Parameter 'qom-type' does not accept "
-                       "value '%s'", name);
+        return err_set(err, EINVAL,
+                       "Parameter 'qom-type' does not accept "
+                       "value '%s'",
+                       name);
     }
     if (!id) {
         return err_set(err, EINVAL, "Parameter 'id' is missing");

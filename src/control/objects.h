@@ -15,5 +15,4 @@ struct graph;
  * that only have to be accepted do nothing. -EINVAL with a text for people. */
 CO_FN int object_co_add(struct graph *g, const json_t *props, GError **err);
 /* Forget it. -EBUSY while something uses it. */
-int object_del(struct graph *g, const char *type, const char *id,
-               GError **err);
+int object_del(struct graph *g, const char *type, const char *id, GError **err);

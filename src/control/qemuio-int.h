@@ -10,16 +10,16 @@
 /* What is known of a name that aio commands ran on. */
 struct qemuio_target {
     char *name;
-    unsigned running;          /* aio requests */
+    unsigned running; /* aio requests */
     struct co_queue idle;
-    GString *done;             /* what they printed */
+    GString *done; /* what they printed */
 };
 
 struct qemuio {
     struct graph *graph;
-    struct co_latch busy;      /* commands and aio requests */
+    struct co_latch busy; /* commands and aio requests */
     bool stopping;
-    GHashTable *targets;       /* name -> struct qemuio_target */
+    GHashTable *targets; /* name -> struct qemuio_target */
 };
 
 /* One command under way. */
@@ -27,32 +27,37 @@ struct qemuio_run {
     struct qemuio *q;
     struct qemuio_target *target;
     struct node *node;
-    struct backend *backend;         /* made for this command */
-    bool keep_user;            /* an aio request took it over */
+    struct backend *backend; /* made for this command */
+    bool keep_user;          /* an aio request took it over */
     GString *out;
 };
 
 /* Its words, after the options have been taken out. */
 struct qemuio_args {
-    const char *option[128];   /* value, "" for a flag, NULL: not given */
+    const char *option[128]; /* value, "" for a flag, NULL: not given */
     char **word;
     unsigned n;
 };
 
 struct qemuio_command {
-    const char *name, *alias;  /* @alias may be NULL */
-    int min, max;              /* words after the name; max -1: any number */
-    const char *options;       /* letters, ':' after those with a value */
+    const char *name, *alias; /* @alias may be NULL */
+    int min, max;             /* words after the name; max -1: any number */
+    const char *options;      /* letters, ':' after those with a value */
     const char *params, *help;
     /* Prints to @run->out, errors too. */
     CO_FN_PTR void (*co_run)(struct qemuio_run *run,
                              const struct qemuio_command *cmd,
                              const struct qemuio_args *a);
-    unsigned flags;            /* of co_run's own */
+    unsigned flags; /* of co_run's own */
 };
 
 /* qemuio-rw.c */
-enum { QEMUIO_WRITE = 1, QEMUIO_AIO = 2, QEMUIO_VECTOR = 4, QEMUIO_DISCARD = 8 };
+enum {
+    QEMUIO_WRITE = 1,
+    QEMUIO_AIO = 2,
+    QEMUIO_VECTOR = 4,
+    QEMUIO_DISCARD = 8
+};
 CO_FN void qemuio_co_rw(struct qemuio_run *run,
                         const struct qemuio_command *cmd,
                         const struct qemuio_args *a);

@@ -23,9 +23,9 @@ struct request {
     bool zero, quiet, machine, dump, has_pattern;
     uint8_t pattern;
     uint64_t off, len;
-    uint64_t check_off, check_len;   /* of the pattern, within the request */
-    unsigned flags;                  /* enum io_flags */
-    uint8_t *buf;                    /* @len bytes, or NULL */
+    uint64_t check_off, check_len; /* of the pattern, within the request */
+    unsigned flags;                /* enum io_flags */
+    uint8_t *buf;                  /* @len bytes, or NULL */
     struct iovec vec[VECS_MAX];
     unsigned n_vec;
     uint64_t start_ns;
@@ -66,7 +66,7 @@ static bool check_options(const struct qemuio_args *a, GString *out)
 {
     if (a->option['z'] && a->option['P']) {
         g_string_append(out, "-z and -P cannot be specified at the same "
-                        "time\n");
+                             "time\n");
     } else if (a->option['u'] && !a->option['z']) {
         g_string_append(out, "-u requires -z to be specified\n");
     } else if (a->option['n'] && !a->option['z']) {
@@ -98,7 +98,7 @@ static bool parse_check_range(struct request *r, const struct qemuio_args *a,
     }
     if (r->check_off > r->len || r->check_len > r->len - r->check_off) {
         g_string_append(out, "pattern verification range exceeds end of read "
-                        "data\n");
+                             "data\n");
         return false;
     }
     return true;
@@ -123,8 +123,9 @@ static bool parse_ranges(struct request *r, const struct qemuio_args *a,
             return false;
         }
         if (len > LEN_MAX - r->len) {
-            g_string_append_printf(out, "length cannot exceed %" PRIu64
-                                   ", given %s\n", LEN_MAX, a->word[i]);
+            g_string_append_printf(
+                out, "length cannot exceed %" PRIu64 ", given %s\n", LEN_MAX,
+                a->word[i]);
             return false;
         }
         r->vec[r->n_vec++].iov_len = len;
@@ -146,8 +147,8 @@ static bool fill_buffer(struct request *r, GString *out)
                                g_strerror(ENOMEM));
         return false;
     }
-    memset(r->buf, is_write(r) && r->has_pattern ? r->pattern
-                                                 : PATTERN_DEFAULT, r->len);
+    memset(r->buf, is_write(r) && r->has_pattern ? r->pattern : PATTERN_DEFAULT,
+           r->len);
     for (unsigned i = 0; i < r->n_vec; i++) {
         r->vec[i].iov_base = r->buf + at;
         at += r->vec[i].iov_len;
@@ -162,9 +163,14 @@ static struct request *request_new(struct qemuio_run *run,
     struct request *r = g_new0(struct request, 1);
 
     *r = (struct request) {
-        .cmd = cmd, .q = run->q, .target = run->target, .backend = run->backend,
-        .zero = a->option['z'], .quiet = a->option['q'],
-        .machine = a->option['C'], .dump = a->option['v'],
+        .cmd = cmd,
+        .q = run->q,
+        .target = run->target,
+        .backend = run->backend,
+        .zero = a->option['z'],
+        .quiet = a->option['q'],
+        .machine = a->option['C'],
+        .dump = a->option['v'],
     };
     r->flags = (a->option['f'] ? IO_FUA : 0) |
                (a->option['u'] ? IO_MAY_UNMAP : 0) |
@@ -176,8 +182,7 @@ static struct request *request_new(struct qemuio_run *run,
     } else if (check_options(a, run->out) &&
                parse_pattern(r, a->option['P'], run->out) &&
                parse_ranges(r, a, run->out) &&
-               parse_check_range(r, a, run->out) &&
-               fill_buffer(r, run->out)) {
+               parse_check_range(r, a, run->out) && fill_buffer(r, run->out)) {
         return r;
     }
     request_free(r);
@@ -239,7 +244,8 @@ static void print_report(const struct request *r, GString *out)
     uint64_t ns = MAX(loop_clock_ns(graph_loop(r->q->graph)) - r->start_ns, 1);
     double seconds = (double)ns / 1e9;
     const char *verb = r->cmd->flags & QEMUIO_DISCARD ? "discard"
-                       : is_write(r) ? "wrote" : "read";
+                       : is_write(r)                  ? "wrote"
+                                                      : "read";
 
     if (r->machine) {
         g_string_append_printf(out, "%" PRIu64 ",1,", r->len);
@@ -248,8 +254,9 @@ static void print_report(const struct request *r, GString *out)
                                1 / seconds);
         return;
     }
-    g_string_append_printf(out, "%s %" PRIu64 "/%" PRIu64 " bytes at offset %"
-                           PRIu64 "\n", verb, r->len, r->len, r->off);
+    g_string_append_printf(
+        out, "%s %" PRIu64 "/%" PRIu64 " bytes at offset %" PRIu64 "\n", verb,
+        r->len, r->len, r->off);
     qemuio_print_size(out, (double)r->len);
     g_string_append(out, ", 1 ops; ");
     print_time(out, ns, false);
@@ -262,7 +269,8 @@ static void check_pattern(const struct request *r, GString *out)
 {
     for (uint64_t i = 0; i < r->check_len; i++) {
         if (r->buf[r->check_off + i] != r->pattern) {
-            g_string_append_printf(out, "Pattern verification failed at offset "
+            g_string_append_printf(out,
+                                   "Pattern verification failed at offset "
                                    "%" PRIu64 ", %" PRIu64 " bytes\n",
                                    r->off + r->check_off, r->check_len);
             return;
@@ -292,7 +300,8 @@ static CO_FN void request_co_run(struct request *r, GString *out)
     }
 }
 
-void qemuio_co_backend_done(struct qemuio *q, const char *name, struct backend *u)
+void qemuio_co_backend_done(struct qemuio *q, const char *name,
+                            struct backend *u)
 {
     struct device *d = device_find(q->graph, name);
 
@@ -326,7 +335,7 @@ static CO_FN bool may_co_write(struct qemuio_run *run,
     if (!(cmd->flags & (QEMUIO_WRITE | QEMUIO_DISCARD)) ||
         !node_is_writable(run->node) ||
         backend_co_set_perms(run->backend, PERM_CONSISTENT_READ | PERM_WRITE,
-                          PERM_ALL, &err) == 0) {
+                             PERM_ALL, &err) == 0) {
         return true;
     }
     g_string_append_printf(run->out, "%s\n", err->message);

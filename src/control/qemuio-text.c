@@ -21,8 +21,10 @@ bool qemuio_parse_size(const char *word, uint64_t *ret, GString *out)
 {
     if (!g_ascii_isdigit(*word) || size_parse(word, 0, ret, NULL) < 0 ||
         *ret > INT64_MAX) {
-        g_string_append_printf(out, "Parsing error: non-numeric argument, or "
-                               "extraneous/unrecognized suffix -- %s\n", word);
+        g_string_append_printf(out,
+                               "Parsing error: non-numeric argument, or "
+                               "extraneous/unrecognized suffix -- %s\n",
+                               word);
         return false;
     }
     return true;

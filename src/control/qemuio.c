@@ -18,7 +18,7 @@
 
 /* Options in front of the words, as getopt(3) takes them. */
 static bool qemuio_take_options(const struct qemuio_command *cmd, char **words,
-                         unsigned n, struct qemuio_args *a, GString *out)
+                                unsigned n, struct qemuio_args *a, GString *out)
 {
     unsigned i = 0;
 
@@ -40,8 +40,10 @@ static bool qemuio_take_options(const struct qemuio_command *cmd, char **words,
                 continue;
             }
             if (!f[1] && i + 1 == n) {
-                g_string_append_printf(out, "%s: option requires an argument "
-                                       "-- '%c'\n", cmd->name, *f);
+                g_string_append_printf(out,
+                                       "%s: option requires an argument "
+                                       "-- '%c'\n",
+                                       cmd->name, *f);
                 return false;
             }
             a->option[(unsigned char)*f] = f[1] ? f + 1 : words[++i];
@@ -56,8 +58,8 @@ static bool qemuio_take_options(const struct qemuio_command *cmd, char **words,
 /* --- commands --- */
 
 static CO_FN void qemuio_flush_co_run(struct qemuio_run *run,
-                               const struct qemuio_command *cmd,
-                               const struct qemuio_args *a)
+                                      const struct qemuio_command *cmd,
+                                      const struct qemuio_args *a)
 {
     int r = backend_co_flush(run->backend);
 
@@ -95,8 +97,8 @@ static CO_FN void length_co_run(struct qemuio_run *run,
 }
 
 static CO_FN void qemuio_info_co_run(struct qemuio_run *run,
-                              const struct qemuio_command *cmd,
-                              const struct qemuio_args *a)
+                                     const struct qemuio_command *cmd,
+                                     const struct qemuio_args *a)
 {
     g_string_append_printf(run->out, "format name: %s\ncluster size: ",
                            node_driver_name(run->node));
@@ -128,8 +130,10 @@ static CO_FN void alloc_co_run(struct qemuio_run *run,
         sum += ext.flags & STATUS_ALLOCATED ? ext.len : 0;
         at += ext.len;
     }
-    g_string_append_printf(run->out, "%" PRIu64 "/%" PRIu64 " bytes allocated "
-                           "at offset ", sum, len);
+    g_string_append_printf(run->out,
+                           "%" PRIu64 "/%" PRIu64 " bytes allocated "
+                           "at offset ",
+                           sum, len);
     qemuio_print_size(run->out, (double)off);
     g_string_append_c(run->out, '\n');
 }
@@ -144,8 +148,8 @@ static void print_map_line(GString *out, uint64_t off, uint64_t len, bool has)
 }
 
 static CO_FN void qemuio_map_co_run(struct qemuio_run *run,
-                             const struct qemuio_command *cmd,
-                             const struct qemuio_args *a)
+                                    const struct qemuio_command *cmd,
+                                    const struct qemuio_args *a)
 {
     uint64_t size = run->node->size, start = 0, at = 0;
     bool has = false;
@@ -156,8 +160,10 @@ static CO_FN void qemuio_map_co_run(struct qemuio_run *run,
         int r = node_co_status(run->node, at, size - at, &ext);
 
         if (r < 0) {
-            g_string_append_printf(run->out, "Failed to get allocation status: "
-                                   "%s\n", g_strerror(-r));
+            g_string_append_printf(run->out,
+                                   "Failed to get allocation status: "
+                                   "%s\n",
+                                   g_strerror(-r));
             return;
         }
         now = ext.flags & STATUS_ALLOCATED;
@@ -251,10 +257,14 @@ static const struct qemuio_command qemuio_commands[] = {
     { "aio_write", NULL, 2, -1, "CfiquzP:", "off len [len..]",
       "write, without waiting for it", qemuio_co_rw,
       QEMUIO_AIO | QEMUIO_VECTOR | QEMUIO_WRITE },
-    { "alloc", "a", 1, 2, "", "off [len]", "tell what is allocated in the "
-      "image", alloc_co_run, 0 },
-    { "break", NULL, 2, 2, "", "event tag", "hold a request at an event and "
-      "call it by the tag", break_co_run, 0 },
+    { "alloc", "a", 1, 2, "", "off [len]",
+      "tell what is allocated in the "
+      "image",
+      alloc_co_run, 0 },
+    { "break", NULL, 2, 2, "", "event tag",
+      "hold a request at an event and "
+      "call it by the tag",
+      break_co_run, 0 },
     { "discard", "d", 2, -1, "Cq", "off len", "discard a range", qemuio_co_rw,
       QEMUIO_WRITE | QEMUIO_DISCARD },
     { "flush", "f", 0, 0, "", "", "make all that was written durable",
@@ -267,12 +277,18 @@ static const struct qemuio_command qemuio_commands[] = {
       0 },
     { "map", NULL, 0, 0, "", "", "show the allocated parts of the image",
       qemuio_map_co_run, 0 },
-    { "read", "r", 2, -1, "abCqvpP:s:l:", "off len", "read a range; -P: compare "
-      "with a byte, -s -l: only there, -v: show", qemuio_co_rw, 0 },
-    { "readv", NULL, 2, -1, "CqvP:", "off len [len..]", "read into several "
-      "buffers", qemuio_co_rw, QEMUIO_VECTOR },
-    { "remove_break", NULL, 1, 1, "", "tag", "remove a breakpoint, let its "
-      "requests go on", remove_break_co_run, 0 },
+    { "read", "r", 2, -1, "abCqvpP:s:l:", "off len",
+      "read a range; -P: compare "
+      "with a byte, -s -l: only there, -v: show",
+      qemuio_co_rw, 0 },
+    { "readv", NULL, 2, -1, "CqvP:", "off len [len..]",
+      "read into several "
+      "buffers",
+      qemuio_co_rw, QEMUIO_VECTOR },
+    { "remove_break", NULL, 1, 1, "", "tag",
+      "remove a breakpoint, let its "
+      "requests go on",
+      remove_break_co_run, 0 },
     { "resume", NULL, 1, 1, "", "tag", "let a held request go on",
       resume_co_run, 0 },
     { "sleep", NULL, 1, 1, "", "ms", "wait", sleep_co_run, 0 },
@@ -280,11 +296,14 @@ static const struct qemuio_command qemuio_commands[] = {
       truncate_co_run, 0 },
     { "wait_break", NULL, 1, 1, "", "tag", "wait until a request is held",
       wait_break_co_run, 0 },
-    { "write", "w", 2, -1, "bcCfnpquzP:", "off len", "write a range; -P: a "
-      "byte, -z: zeroes, -u: may free, -f: durable", qemuio_co_rw,
-      QEMUIO_WRITE },
-    { "writev", NULL, 2, -1, "CfqP:", "off len [len..]", "write from several "
-      "buffers", qemuio_co_rw, QEMUIO_WRITE | QEMUIO_VECTOR },
+    { "write", "w", 2, -1, "bcCfnpquzP:", "off len",
+      "write a range; -P: a "
+      "byte, -z: zeroes, -u: may free, -f: durable",
+      qemuio_co_rw, QEMUIO_WRITE },
+    { "writev", NULL, 2, -1, "CfqP:", "off len [len..]",
+      "write from several "
+      "buffers",
+      qemuio_co_rw, QEMUIO_WRITE | QEMUIO_VECTOR },
 };
 
 static const struct qemuio_command *command_find(const char *name)
@@ -371,12 +390,13 @@ static CO_FN void line_co_run(struct qemuio_run *run, const char *line)
 
 /* A backend on the device or node, for reading: who writes asks for more. */
 static CO_FN int backend_co_make(struct qemuio_run *run, const char *name,
-                              GError **err)
+                                 GError **err)
 {
     run->node = node_find_any(run->q->graph, name, err);
-    return run->node ? backend_co_new(run->node, "qemu-io", PERM_CONSISTENT_READ,
-                                   PERM_ALL, NULL, NULL, &run->backend, err)
-                     : -ENOENT;
+    return run->node
+               ? backend_co_new(run->node, "qemu-io", PERM_CONSISTENT_READ,
+                                PERM_ALL, NULL, NULL, &run->backend, err)
+               : -ENOENT;
 }
 
 static struct qemuio_target *target_get(struct qemuio *q, const char *name)

@@ -68,8 +68,8 @@ find_member(const struct schema_member *members, const char *name)
 static const struct schema_member *variant_members(const struct schema_type *t,
                                                    const json_t *v)
 {
-    const char *tag = t->tag
-        ? json_string_value(json_object_get(v, t->tag)) : NULL;
+    const char *tag = t->tag ? json_string_value(json_object_get(v, t->tag))
+                             : NULL;
     const struct schema_type *var = tag ? schema_find_variant(t, tag) : NULL;
 
     return var ? var->members : NULL;
@@ -78,10 +78,10 @@ static const struct schema_member *variant_members(const struct schema_type *t,
 static int check(const struct schema_type *t, const json_t *v, GString *path,
                  GError **err);
 
-static int schema_bad_type(const GString *path, const char *expected, GError **err)
+static int schema_bad_type(const GString *path, const char *expected,
+                           GError **err)
 {
-    return err_set(err, EINVAL,
-                   "Invalid parameter type for '%s', expected: %s",
+    return err_set(err, EINVAL, "Invalid parameter type for '%s', expected: %s",
                    path->len ? path->str : "arguments", expected);
 }
 
@@ -136,7 +136,7 @@ static int check_object(const struct schema_type *t, const json_t *v,
     if (r < 0) {
         return r;
     }
-    json_object_foreach ((json_t *)v, key, sub) {
+    json_object_foreach((json_t *)v, key, sub) {
         if (!find_member(t->members, key) && !find_member(more, key)) {
             path_push(path, key);
             return err_set(err, EINVAL, "Parameter '%s' is unexpected",
@@ -227,22 +227,17 @@ static int check(const struct schema_type *t, const json_t *v, GString *path,
     switch (t->kind) {
     case SCHEMA_STR:
         return json_is_string(v) ? 0 : schema_bad_type(path, "string", err);
-    case SCHEMA_INT:
-        return check_int(t, v, path, err);
+    case SCHEMA_INT: return check_int(t, v, path, err);
     case SCHEMA_NUMBER:
         return json_is_number(v) ? 0 : schema_bad_type(path, "number", err);
     case SCHEMA_BOOL:
         return json_is_boolean(v) ? 0 : schema_bad_type(path, "boolean", err);
     case SCHEMA_NULL:
         return json_is_null(v) ? 0 : schema_bad_type(path, "null", err);
-    case SCHEMA_ANY:
-        return 0;
-    case SCHEMA_ENUM:
-        return check_enum(t, v, path, err);
-    case SCHEMA_ARRAY:
-        return check_array(t, v, path, err);
-    case SCHEMA_OBJECT:
-        return check_object(t, v, path, err);
+    case SCHEMA_ANY: return 0;
+    case SCHEMA_ENUM: return check_enum(t, v, path, err);
+    case SCHEMA_ARRAY: return check_array(t, v, path, err);
+    case SCHEMA_OBJECT: return check_object(t, v, path, err);
     case SCHEMA_ALTERNATE:
         branch = find_branch(t, v);
         return branch ? check(branch, v, path, err)
@@ -300,12 +295,12 @@ static json_t *convert_object(const struct schema_type *t, const json_t *v)
     const char *key;
     json_t *sub;
 
-    json_object_foreach ((json_t *)v, key, sub) {
+    json_object_foreach((json_t *)v, key, sub) {
         const struct schema_member *m = find_member(t->members, key);
 
         m = m ? m : find_member(more, key);
-        json_object_set_new(res, key, m ? schema_convert(m->type, sub)
-                                        : json_incref(sub));
+        json_object_set_new(
+            res, key, m ? schema_convert(m->type, sub) : json_incref(sub));
     }
     return res;
 }
@@ -315,8 +310,8 @@ static json_t *convert_array(const struct schema_type *t, const json_t *v)
     json_t *res = json_array();
 
     for (size_t i = 0; i < json_array_size(v); i++) {
-        json_array_append_new(res, schema_convert(t->element,
-                                                  json_array_get(v, i)));
+        json_array_append_new(res,
+                              schema_convert(t->element, json_array_get(v, i)));
     }
     return res;
 }

@@ -15,8 +15,16 @@
 struct control;
 
 enum schema_kind {
-    SCHEMA_STR, SCHEMA_INT, SCHEMA_NUMBER, SCHEMA_BOOL, SCHEMA_NULL, SCHEMA_ANY,
-    SCHEMA_ENUM, SCHEMA_ARRAY, SCHEMA_OBJECT, SCHEMA_ALTERNATE
+    SCHEMA_STR,
+    SCHEMA_INT,
+    SCHEMA_NUMBER,
+    SCHEMA_BOOL,
+    SCHEMA_NULL,
+    SCHEMA_ANY,
+    SCHEMA_ENUM,
+    SCHEMA_ARRAY,
+    SCHEMA_OBJECT,
+    SCHEMA_ALTERNATE
 };
 struct schema_type {
     const char *name;
@@ -29,12 +37,12 @@ struct schema_type {
     const struct schema_variant *variants; /* members by value of the tag */
 };
 struct schema_member {
-    const char *name;                      /* NULL ends a table */
+    const char *name; /* NULL ends a table */
     const struct schema_type *type;
     bool optional;
 };
 struct schema_variant {
-    const char *value;                     /* NULL ends a table */
+    const char *value; /* NULL ends a table */
     const struct schema_type *type;
 };
 
@@ -43,7 +51,7 @@ struct schema_variant {
 enum schema_context { SCHEMA_ON_DATA, SCHEMA_ON_CONTROL, SCHEMA_ON_SESSION };
 
 struct schema_command {
-    const char *name;                      /* NULL ends the table */
+    const char *name; /* NULL ends the table */
     const struct schema_type *args;
     enum schema_context context;
     /* @args: checked, never NULL. *@ret: what "return" carries, owned by the
@@ -52,22 +60,22 @@ struct schema_command {
                                 json_t **ret, GError **err);
 };
 struct schema_event {
-    const char *name;                      /* NULL ends the table */
+    const char *name; /* NULL ends the table */
     const struct schema_type *data;
 };
 
 /* A human command: how its words become the arguments of a QMP command. */
 struct hmp_arg {
-    const char *name;                      /* NULL ends the table */
-    char flag;                             /* 'f': -f means true; 0: a word */
-    char unit;                             /* 'M': size, MiB unless it says */
+    const char *name; /* NULL ends the table */
+    char flag;        /* 'f': -f means true; 0: a word */
+    char unit;        /* 'M': size, MiB unless it says */
     bool optional;
 };
 struct hmp_command {
-    const char *name;                      /* "info block"; NULL ends */
+    const char *name; /* "info block"; NULL ends */
     const char *params, *help;
     const struct hmp_arg *args;
-    const char *command;                   /* QMP name; NULL: done in hmp.c */
+    const char *command; /* QMP name; NULL: done in hmp.c */
     /* Turns the answer into text; NULL: prints nothing. @only: the word after
      * the command, or NULL. */
     void (*print)(const json_t *result, const char *only, GString *out);

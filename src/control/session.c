@@ -26,13 +26,13 @@ struct session {
     struct control *c;
     struct channel *ch;
     enum session_mode mode;
-    bool negotiated;         /* qmp_capabilities came */
-    bool draining;           /* no more input will be read */
-    bool broken;             /* no more output can be sent */
-    unsigned coroutines;     /* that are still running */
-    unsigned lost;           /* events dropped since the last marker */
+    bool negotiated;     /* qmp_capabilities came */
+    bool draining;       /* no more input will be read */
+    bool broken;         /* no more output can be sent */
+    unsigned coroutines; /* that are still running */
+    unsigned lost;       /* events dropped since the last marker */
     struct json_stream *json_stream;
-    GQueue out;              /* of char *, each one message */
+    GQueue out; /* of char *, each one message */
     size_t out_bytes;
     struct co_queue out_ready, out_room;
 };
@@ -66,11 +66,11 @@ static void send_json(struct session *s, const json_t *msg)
 static void send_lost_marker(struct session *s)
 {
     gint64 now = g_get_real_time();
-    json_t *ev = json_pack("{s:{s:I,s:I},s:s,s:{s:I}}", "timestamp",
-                           "seconds", (json_int_t)(now / 1000000),
-                           "microseconds", (json_int_t)(now % 1000000),
-                           "event", "SLUICE_EVENTS_LOST",
-                           "data", "count", (json_int_t)s->lost);
+    json_t *ev = json_pack("{s:{s:I,s:I},s:s,s:{s:I}}", "timestamp", "seconds",
+                           (json_int_t)(now / 1000000), "microseconds",
+                           (json_int_t)(now % 1000000), "event",
+                           "SLUICE_EVENTS_LOST", "data", "count",
+                           (json_int_t)s->lost);
 
     s->lost = 0;
     send_json(s, ev);
@@ -202,7 +202,8 @@ static void send_greeting(struct session *s)
     json_decref(msg);
 }
 
-static int session_negotiate(struct session *s, const json_t *args, GError **err)
+static int session_negotiate(struct session *s, const json_t *args,
+                             GError **err)
 {
     const struct schema_command *cmd = schema_find_command("qmp_capabilities");
     const json_t *first;
@@ -231,7 +232,7 @@ static int check_message(const json_t *msg, GError **err)
     if (!json_is_object(msg)) {
         return err_set(err, EINVAL, "QMP input must be a JSON object");
     }
-    json_object_foreach ((json_t *)msg, key, v) {
+    json_object_foreach((json_t *)msg, key, v) {
         if (!g_strv_contains(known, key)) {
             return err_set(err, EINVAL, "QMP input member '%s' is unexpected",
                            key);

@@ -24,11 +24,11 @@ struct chardev {
     struct daemon *d;
     char *id, *path, *host, *port;
     bool is_stdio, server, wait;
-    bool used;                    /* a monitor has it */
+    bool used; /* a monitor has it */
     enum session_mode mode;
     struct listener *listener;
-    bool connected;               /* once at least, for wait=on */
-    int pump_fd;                  /* our end of the socket pair */
+    bool connected; /* once at least, for wait=on */
+    int pump_fd;    /* our end of the socket pair */
     pthread_t pump_out;
 };
 
@@ -119,8 +119,7 @@ int chardev_add(struct daemon *d, const char *arg, GError **err)
     ch->pump_fd = -1;
     r = chardev_fill(ch, o, err);
     if (r == 0 && g_hash_table_contains(d->chardevs, ch->id)) {
-        r = err_set(err, EEXIST, "Chardev with id '%s' already exists",
-                    ch->id);
+        r = err_set(err, EEXIST, "Chardev with id '%s' already exists", ch->id);
     }
     if (r < 0) {
         chardev_free(ch);

@@ -21,7 +21,7 @@ struct io_file;
 /* One option as it stood on the command line. */
 struct option_use {
     const struct option *option;
-    const char *arg;          /* NULL for those that take none */
+    const char *arg; /* NULL for those that take none */
 };
 
 /* What the first pass found. */
@@ -35,17 +35,17 @@ struct settings {
 
 struct daemon {
     struct settings set;
-    GArray *uses;             /* struct option_use, in order */
+    GArray *uses; /* struct option_use, in order */
     struct loop *loop, *data;
     struct control *control;
-    GHashTable *chardevs;     /* id -> struct chardev */
-    struct co_queue wake;     /* main's coroutine waits for the end */
+    GHashTable *chardevs; /* id -> struct chardev */
+    struct co_queue wake; /* main's coroutine waits for the end */
     bool quit;
     bool signals_ended;
     int signal_fd;
-    int verdict_fd;           /* to the parent of --daemonize, or -1 */
+    int verdict_fd; /* to the parent of --daemonize, or -1 */
     struct io_file *pidfile;
-    int status;               /* exit code */
+    int status; /* exit code */
 };
 
 /* --- options.c --- */

@@ -39,7 +39,7 @@ struct data_thread {
     GError *err;
     pthread_t thread;
     pthread_mutex_t lock;
-    pthread_cond_t known;      /* loop or err is set */
+    pthread_cond_t known; /* loop or err is set */
 };
 
 static void *data_main(void *arg)
@@ -136,9 +136,13 @@ static int daemon_run(struct daemon *d, GError **err)
     struct data_thread data = { .options.engine = d->set.engine };
     struct loop_options options = { .engine = d->set.engine, .workers = 2 };
     struct control_params p = {
-        .policy = d->set.policy, .beneath = d->set.beneath,
-        .state_dir = d->set.state_dir, .resume_jobs = d->set.resume_jobs,
-        .notice = main_print_notice, .quit = on_quit, .quit_arg = d,
+        .policy = d->set.policy,
+        .beneath = d->set.beneath,
+        .state_dir = d->set.state_dir,
+        .resume_jobs = d->set.resume_jobs,
+        .notice = main_print_notice,
+        .quit = on_quit,
+        .quit_arg = d,
     };
     int r = loop_new(&options, &d->loop, err);
 
@@ -164,7 +168,8 @@ static int daemon_run(struct daemon *d, GError **err)
 
 int main(int argc, char **argv)
 {
-    struct daemon d = { .verdict_fd = -1, .signal_fd = -1,
+    struct daemon d = { .verdict_fd = -1,
+                        .signal_fd = -1,
                         .set.resume_jobs = true };
     g_autoptr(GError) err = NULL;
     int r;

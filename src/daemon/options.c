@@ -17,8 +17,8 @@
 
 struct option {
     const char *name;
-    char letter;              /* -h; 0: none */
-    const char *params;       /* NULL: takes no argument */
+    char letter;        /* -h; 0: none */
+    const char *params; /* NULL: takes no argument */
     const char *help;
     /* First pass, or NULL. */
     int (*set)(struct settings *s, const char *arg, GError **err);
@@ -124,8 +124,8 @@ static CO_FN int apply_co_command(struct daemon *d, const char *command,
 static CO_FN int apply_co_blockdev(struct daemon *d, const char *arg,
                                    GError **err)
 {
-    return apply_co_command(d, "blockdev-add", "BlockdevOptions", "driver",
-                            arg, err);
+    return apply_co_command(d, "blockdev-add", "BlockdevOptions", "driver", arg,
+                            err);
 }
 
 static CO_FN int apply_co_object(struct daemon *d, const char *arg,
@@ -138,8 +138,8 @@ static CO_FN int apply_co_object(struct daemon *d, const char *arg,
 static CO_FN int apply_co_export(struct daemon *d, const char *arg,
                                  GError **err)
 {
-    return apply_co_command(d, "block-export-add", "BlockExportOptions",
-                            "type", arg, err);
+    return apply_co_command(d, "block-export-add", "BlockExportOptions", "type",
+                            arg, err);
 }
 
 /* The option has the address flat, the command wrapped in "data". */
@@ -180,8 +180,7 @@ static CO_FN int apply_co_nbd_server(struct daemon *d, const char *arg,
     return r;
 }
 
-static CO_FN int apply_co_drive(struct daemon *d, const char *arg,
-                                GError **err)
+static CO_FN int apply_co_drive(struct daemon *d, const char *arg, GError **err)
 {
     json_t *daemon_options;
     int r = keyval_parse(arg, "file", &daemon_options, err);
@@ -209,7 +208,8 @@ static const struct option daemon_options[] = {
       "make a device: cache=, copy-on-read=on, stream=on, readonly=on ...",
       NULL, apply_co_drive },
     { "object", 0, "[qom-type=]TYPE,id=ID[,...]",
-      "make an object: secret, throttle-group, iothread", NULL, apply_co_object },
+      "make an object: secret, throttle-group, iothread", NULL,
+      apply_co_object },
     { "chardev", 0, "socket|stdio,id=ID[,...]",
       "a way to reach a monitor: path= or host=,port=; server=on,wait=off",
       NULL, apply_co_chardev },
@@ -221,8 +221,8 @@ static const struct option daemon_options[] = {
       "export a node or device", NULL, apply_co_export },
     { "daemonize", 0, NULL, "go to the background when all is ready",
       set_daemonize, NULL },
-    { "pidfile", 0, "FILE", "write the process id there, locked",
-      set_pidfile, NULL },
+    { "pidfile", 0, "FILE", "write the process id there, locked", set_pidfile,
+      NULL },
     { "io-engine", 0, "auto|io_uring|threads", "how files are accessed",
       set_engine, NULL },
     { "backing-policy", 0, "follow|explicit|deny|beneath=DIR",
@@ -268,7 +268,7 @@ void options_print_trace_events(void)
 /* The option that @word names, "--name", "-name", "--name=value" or "-x".
  * *@ret_value: the text after "=", or NULL. */
 static const struct option *options_find_option(const char *word,
-                                        const char **ret_value)
+                                                const char **ret_value)
 {
     const char *name = word + (word[1] == '-' ? 2 : 1);
     const char *eq = strchr(name, '=');
@@ -293,8 +293,7 @@ static int add_use(struct daemon *d, const struct option *o, const char *arg,
     int r = 0;
 
     if (arg && !g_utf8_validate(arg, -1, NULL)) {
-        return err_set(err, EINVAL, "--%s: the argument is not UTF-8",
-                       o->name);
+        return err_set(err, EINVAL, "--%s: the argument is not UTF-8", o->name);
     }
     if (o->set) {
         r = o->set(&d->set, arg, err);

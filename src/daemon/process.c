@@ -192,8 +192,10 @@ void signals_co_stop(struct daemon *d)
 static void *watch_main(void *arg)
 {
     sleep(SHUTDOWN_MAX_S);
-    fprintf(stderr, "sluiced: the end takes more than %d s; giving up. Images "
-            "are consistent, unflushed writes may be lost.\n", SHUTDOWN_MAX_S);
+    fprintf(stderr,
+            "sluiced: the end takes more than %d s; giving up. Images "
+            "are consistent, unflushed writes may be lost.\n",
+            SHUTDOWN_MAX_S);
     _exit(1);
     return NULL;
 }

@@ -10,9 +10,9 @@ struct exports {
     struct graph *graph;
     void (*event)(const char *name, json_t *data, void *arg);
     void *event_arg;
-    GPtrArray *list;         /* struct export, in order of creation */
-    struct co_queue gone;    /* woken after each deletion */
-    struct nbd_server *nbd;  /* while the server runs */
+    GPtrArray *list;        /* struct export, in order of creation */
+    struct co_queue gone;   /* woken after each deletion */
+    struct nbd_server *nbd; /* while the server runs */
 };
 
 /* exports.c; NULL-terminated. */

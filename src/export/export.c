@@ -23,10 +23,9 @@
  * node is free when the command returns.  Deletion goes on beyond it. */
 #define DELETE_WAIT_NS (2 * 1000 * 1000 * 1000ull)
 
-struct exports *exports_new(struct graph *g,
-                            void (*event)(const char *name, json_t *data,
-                                          void *arg),
-                            void *arg)
+struct exports *
+exports_new(struct graph *g,
+            void (*event)(const char *name, json_t *data, void *arg), void *arg)
 {
     struct exports *es = g_new0(struct exports, 1);
 
@@ -207,7 +206,7 @@ static CO_FN int export_co_start(struct export *e, struct node *n,
 {
     unsigned perm = PERM_CONSISTENT_READ | (e->writable ? PERM_WRITE : 0);
     int ret = backend_co_new(n, e->id, perm, PERM_ALL, &export_backend_ops, e,
-                          &e->backend, err);
+                             &e->backend, err);
 
     if (ret < 0) {
         return ret;
@@ -347,10 +346,11 @@ json_t *exports_describe(struct exports *es)
         if (e->starting || !e->backend) {
             continue;
         }
-        json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}",
-            "node-name", backend_node(e->backend)->name,
-            "shutting-down", e->shutting_down,
-            "type", e->drv->type, "id", e->id));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:b, s:s, s:s}", "node-name",
+                                        backend_node(e->backend)->name,
+                                        "shutting-down", e->shutting_down,
+                                        "type", e->drv->type, "id", e->id));
     }
     return list;
 }

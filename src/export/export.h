@@ -15,8 +15,8 @@ struct exports;
 struct export;
 
 struct export_driver {
-    const char *type;          /* "nbd" */
-    size_t export_size;        /* of the struct that begins with struct export */
+    const char *type;   /* "nbd" */
+    size_t export_size; /* of the struct that begins with struct export */
     const char *const *option_names;
     CO_FN_PTR int (*co_create)(struct export *e, struct opts *o, GError **err);
     /* Ask clients to go; non-blocking. */
@@ -24,14 +24,15 @@ struct export_driver {
     /* No client is left. */
     CO_FN_PTR void (*co_delete)(struct export *e);
 };
-struct export {
+struct export
+{
     char *id;
     const struct export_driver *drv;
     struct exports *exports;
     struct backend *backend;
     bool writable, writethrough, shutting_down;
-    bool starting;             /* being created: only its id counts */
-    unsigned refs;             /* 1 + connections */
+    bool starting; /* being created: only its id counts */
+    unsigned refs; /* 1 + connections */
 };
 /* BLOCK_EXPORT_DELETED is sent through @event. */
 struct exports *exports_new(struct graph *g,
@@ -55,8 +56,8 @@ void export_unref(struct export *e);
 
 /* --- export/nbd --- */
 struct nbd_server_params {
-    const char *path, *host, *port;    /* as struct sock_addr */
-    unsigned max_connections;          /* 0 = default 100 */
+    const char *path, *host, *port; /* as struct sock_addr */
+    unsigned max_connections;       /* 0 = default 100 */
 };
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err);

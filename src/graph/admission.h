@@ -31,15 +31,15 @@ struct admission_limit {
     unsigned wait, hold;   /* good steps still to come, and after a bad one */
 };
 /* Guests have had @ops requests that took @time_ns together, all time. */
-void admission_limit_step(struct admission_limit *l, uint64_t ops, uint64_t time_ns,
-                     uint64_t now_ns);
+void admission_limit_step(struct admission_limit *l, uint64_t ops,
+                          uint64_t time_ns, uint64_t now_ns);
 
 struct admission {
     struct admission_limit limit;
-    uint64_t bytes;        /* inside */
-    uint64_t looked_ns;    /* when guests were last looked for */
+    uint64_t bytes;     /* inside */
+    uint64_t looked_ns; /* when guests were last looked for */
     bool guests;
-    GQueue waiters;        /* struct admission_waiter, in order of arrival */
+    GQueue waiters; /* struct admission_waiter, in order of arrival */
 };
 
 /* Waits for room for @len bytes, in order of arrival. Nothing may be held that

@@ -36,20 +36,23 @@
 
 /* What is asked of a filter with breakpoints; see graph/debug.h. */
 enum debug_control {
-    DEBUG_BREAK, DEBUG_REMOVE_BREAK, DEBUG_RESUME, DEBUG_IS_SUSPENDED,
+    DEBUG_BREAK,
+    DEBUG_REMOVE_BREAK,
+    DEBUG_RESUME,
+    DEBUG_IS_SUSPENDED,
     DEBUG_RELEASE, /* everything, for good */
 };
 
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
 
 struct node_driver {
-    const char *name;            /* "qed" */
+    const char *name; /* "qed" */
     enum node_kind kind;
-    size_t state_size;           /* zeroed node->state of this size; freed by graph */
+    size_t state_size; /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
-    bool is_local;               /* storage whose transfers keep this machine's
+    bool is_local;        /* storage whose transfers keep this machine's
                                   * processors and disks busy, no network */
-    unsigned filter_perm;        /* a filter's own needs of "file": enum perm */
+    unsigned filter_perm; /* a filter's own needs of "file": enum perm */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */
     bool handles_fua;
@@ -185,7 +188,7 @@ struct node_driver {
     CO_FN_PTR int (*co_create)(struct node *file, struct opts *o, GError **err);
     /* A step after co_create() has failed: what it made besides @file goes. */
     CO_FN_PTR void (*co_uncreate)(struct node *file);
-    bool creates_over;           /* ... except that it may hold something */
+    bool creates_over; /* ... except that it may hold something */
     const struct create_option *create_options; /* what co_create() takes */
 
     /* Everything durable on success; on failure the image is as it was. The
@@ -200,8 +203,8 @@ struct node_driver {
     CO_FN_PTR int (*co_snapshot_gaps)(struct node *n, unsigned i,
                                       struct snapshot_gaps *g, GError **err);
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
-                               const char *name,
-                               const struct bitmap_args *args, GError **err);
+                               const char *name, const struct bitmap_args *args,
+                               GError **err);
 
     /* How much space a new image would take; @o as for co_create. Pure.
      * Optional. */
@@ -281,8 +284,8 @@ struct node *node_file(const struct node *n);
 bool node_wants_backing(const struct node *n);
 /* A filter takes more of "file" than its driver says, and shares less: enum
  * perm. -EPERM when others do not agree; the old values stand then. */
-CO_FN int node_co_restrict_file(struct node *n, unsigned take,
-                                unsigned unshare, GError **err);
+CO_FN int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
+                                GError **err);
 /* What its file says. */
 bool node_file_can_copy_in(struct node *n, struct node *src);
 /* Tell whoever runs the program, with the name of the image. */
@@ -292,5 +295,5 @@ void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void node_event(const struct node *n, const char *name, json_t *data);
 /* Something is wrong with the image's bytes: records where, traces, returns
  * -EINVAL. Never asserts. */
-int node_corrupt(struct node *n, GError **err, uint64_t offset,
-                 const char *fmt, ...) PRINTF_LIKE(4, 5);
+int node_corrupt(struct node *n, GError **err, uint64_t offset, const char *fmt,
+                 ...) PRINTF_LIKE(4, 5);

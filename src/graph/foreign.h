@@ -9,9 +9,9 @@
 enum { FOREIGN_TAIL = 1024 };
 
 struct foreign {
-    const char *title;     /* as people call it: "VHDX" */
-    const char *driver;    /* as QEMU's tools call it: "vhdx" */
-    uint64_t disk_size;    /* > 0: the file begins with the disk as it is, so
+    const char *title;  /* as people call it: "VHDX" */
+    const char *driver; /* as QEMU's tools call it: "vhdx" */
+    uint64_t disk_size; /* > 0: the file begins with the disk as it is, so
                             * many bytes of it */
 };
 

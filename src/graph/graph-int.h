@@ -25,36 +25,36 @@ struct drain;
 struct graph {
     struct loop *loop;
     const struct node_driver *const *drivers;
-    GHashTable *by_name;    /* name -> node, borrowed */
-    GPtrArray *nodes;       /* in order of opening */
+    GHashTable *by_name; /* name -> node, borrowed */
+    GPtrArray *nodes;    /* in order of opening */
     GPtrArray *devices;
     struct backend *backends;
-    struct drain *drains;   /* latest first */
+    struct drain *drains; /* latest first */
     struct co_mutex lock;
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
-    struct admission admission;       /* of background copying */
+    struct admission admission; /* of background copying */
     unsigned max_depth;
-    unsigned debuggers;     /* nodes that hear debug events */
+    unsigned debuggers; /* nodes that hear debug events */
     enum backing_policy policy;
     char *beneath;
     void (*event_fn)(const char *name, json_t *data, void *arg);
     void *event_arg;
-    GHashTable *secrets;    /* id -> GBytes; NULL: none yet; secret.c */
+    GHashTable *secrets; /* id -> GBytes; NULL: none yet; secret.c */
     void (*notice)(const char *text); /* NULL: nobody listens */
     char *last_notice;
 };
 
 /* What node_co_open_backing() asked for, until it is opened. */
 struct backing_request {
-    char *header_name;      /* or NULL: @options say it all */
-    char *format;           /* of the header, or NULL */
-    json_t *options;        /* object, node name, or NULL */
+    char *header_name; /* or NULL: @options say it all */
+    char *format;      /* of the header, or NULL */
+    json_t *options;   /* object, node name, or NULL */
 };
 
 struct track_set {
-    struct tracked *writes, *allocs;   /* roots */
+    struct tracked *writes, *allocs; /* roots */
     uint64_t next_seq;
     uint32_t rand;
     unsigned reads;
@@ -62,10 +62,10 @@ struct track_set {
 
 struct drain {
     struct node *node;
-    GPtrArray *backends;   /* stopped; borrowed */
-    GPtrArray *quiet;   /* nodes whose driver is quiesced; borrowed */
-    bool begun;         /* all is quiet: it may be ended */
-    struct co *owner;   /* who began it; compared, nothing else */
+    GPtrArray *backends; /* stopped; borrowed */
+    GPtrArray *quiet;    /* nodes whose driver is quiesced; borrowed */
+    bool begun;          /* all is quiet: it may be ended */
+    struct co *owner;    /* who began it; compared, nothing else */
     struct drain *next;
 };
 
@@ -73,30 +73,31 @@ enum detect_zeroes { DETECT_OFF, DETECT_ON, DETECT_UNMAP };
 
 struct node_int {
     struct node_limits limits;
-    uint32_t mem_align;     /* that buffers must have here */
-    bool tracked;           /* writes are tracked */
-    bool growable;          /* writes past the end extend it */
-    bool end_held;          /* write_co_tail() is at work */
-    bool no_discard;        /* discard=ignore */
-    bool open;              /* co_open succeeded */
-    bool ready;             /* its chain, too: names find it */
-    bool explicit_rdonly;   /* read-only=on was given */
-    char *followed;         /* the name in a header that led here, or NULL */
+    uint32_t mem_align;   /* that buffers must have here */
+    bool tracked;         /* writes are tracked */
+    bool growable;        /* writes past the end extend it */
+    bool end_held;        /* write_co_tail() is at work */
+    bool no_discard;      /* discard=ignore */
+    bool open;            /* co_open succeeded */
+    bool ready;           /* its chain, too: names find it */
+    bool explicit_rdonly; /* read-only=on was given */
+    char *followed;       /* the name in a header that led here, or NULL */
     enum detect_zeroes detect_zeroes;
     struct edge *file, *backing;
     struct track_set track;
     GSList *blockers;
-    unsigned quiesced;      /* drains that hold the driver quiet */
-    bool quieting;          /* the first of them is still asking it */
+    unsigned quiesced; /* drains that hold the driver quiet */
+    bool quieting;     /* the first of them is still asking it */
     struct co_queue quieted;
-    uint64_t write_gen;     /* completed changes ... */
-    uint64_t flushed_gen;   /* ... and how many a flush has covered */
-    int failure;            /* 0, or what every flush gets (G6) */
+    uint64_t write_gen;   /* completed changes ... */
+    uint64_t flushed_gen; /* ... and how many a flush has covered */
+    int failure;          /* 0, or what every flush gets (G6) */
     uint64_t write_highest;
-    unsigned perm, shared;  /* cumulative, as the driver last accepted */
+    unsigned perm, shared; /* cumulative, as the driver last accepted */
     struct backing_request *pending;
-    const struct node_driver *ended; /* storage: open in the place of an image */
-    char *ended_name;                /* of this format that is gone */
+    const struct node_driver
+        *ended;       /* storage: open in the place of an image */
+    char *ended_name; /* of this format that is gone */
 };
 
 struct backend {
@@ -107,9 +108,9 @@ struct backend {
     void *arg;
     unsigned quiesced;
     unsigned n_drain_waiters;
-    bool ending;            /* requests that are let go are not made again */
-    struct co_queue drain_waiters;   /* waiting for the drain to end */
-    struct co_queue idle;   /* waiting for in_flight == 0 */
+    bool ending; /* requests that are let go are not made again */
+    struct co_queue drain_waiters; /* waiting for the drain to end */
+    struct co_queue idle;          /* waiting for in_flight == 0 */
     struct backend_stats stats;
     uint64_t latency_ns;    /* moving average of demand requests */
     uint64_t latency_at_ns; /* when it was last fed */

@@ -27,39 +27,46 @@ enum check_fix { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
 /* Internal snapshots, by id or else by name. LOAD: a read-only node shows that
  * snapshot from now on; nothing is written. */
 enum snapshot_op {
-    SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE, SNAPSHOT_LOAD,
+    SNAPSHOT_CREATE,
+    SNAPSHOT_APPLY,
+    SNAPSHOT_DELETE,
+    SNAPSHOT_LOAD,
 };
 
 /* Dirty bitmaps that live in the image, by name. */
 enum bitmap_op {
-    BITMAP_ADD, BITMAP_REMOVE, BITMAP_CLEAR, BITMAP_ENABLE, BITMAP_DISABLE,
+    BITMAP_ADD,
+    BITMAP_REMOVE,
+    BITMAP_CLEAR,
+    BITMAP_ENABLE,
+    BITMAP_DISABLE,
     BITMAP_MERGE,
 };
 struct bitmap_args {
-    uint64_t granularity;   /* ADD: bytes, 0 = default */
-    bool disabled;          /* ADD: does not record */
-    struct node *from;      /* MERGE: the node that has it ... */
-    const char *from_name;  /* ... and its name */
+    uint64_t granularity;  /* ADD: bytes, 0 = default */
+    bool disabled;         /* ADD: does not record */
+    struct node *from;     /* MERGE: the node that has it ... */
+    const char *from_name; /* ... and its name */
 };
 
 /* What an image of a format takes, bytes. */
 struct image_measure {
-    uint64_t size;          /* the disk, in whole clusters */
-    uint64_t metadata;      /* what comes to it */
-    uint64_t cluster_size;  /* unit of allocation; 0: always as large as @size */
-    bool all;               /* every cluster is allocated at once */
-    uint64_t data;          /* of those that a source holds; by the caller */
+    uint64_t size;         /* the disk, in whole clusters */
+    uint64_t metadata;     /* what comes to it */
+    uint64_t cluster_size; /* unit of allocation; 0: always as large as @size */
+    bool all;              /* every cluster is allocated at once */
+    uint64_t data;         /* of those that a source holds; by the caller */
 };
 
 /* What one may say when an image is made, as for "-o help". */
 struct create_option {
     const char *name, *type, *help;
-    const char *value;       /* default that creation announces, or NULL */
+    const char *value; /* default that creation announces, or NULL */
 };
 
 /* Who is told what a snapshot shows of the backing chain. */
 struct snapshot_gaps {
-    const char *name;        /* of the snapshot; set and kept by the driver */
+    const char *name; /* of the snapshot; set and kept by the driver */
     /* In order of @off; > 0: that is enough; -errno with a text of its own. */
     CO_FN_PTR int (*co_gap)(struct snapshot_gaps *g, uint64_t off,
                             uint64_t len);
@@ -67,7 +74,8 @@ struct snapshot_gaps {
 
 /* What image_co_create() takes for @drv, up to one without a name; NULL: no images
  * of it can be made. */
-const struct create_option *driver_create_options(const struct node_driver *drv);
+const struct create_option *
+driver_create_options(const struct node_driver *drv);
 /* Can its images have a backing file? */
 bool driver_has_backing(const struct node_driver *drv);
 /* Is it storage that takes no addresses, such as files? */
@@ -93,8 +101,8 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
 CO_FN int storage_co_probe(struct graph *g, const json_t *storage,
                            unsigned flags, const char *say_raw,
                            const struct node_driver **ret_drv, GError **err);
-CO_FN int image_co_probe(struct graph *g, const json_t *options,
-                         unsigned flags, const char *say_raw,
+CO_FN int image_co_probe(struct graph *g, const json_t *options, unsigned flags,
+                         const char *say_raw,
                          const struct node_driver **ret_drv, GError **err);
 
 /* New storage, for an image or for data that one keeps elsewhere: open it, which
@@ -102,11 +110,11 @@ CO_FN int image_co_probe(struct graph *g, const json_t *options,
  * nobody; empty the file there is; write to it; make it durable with its
  * directory entry; close. */
 struct new_storage {
-    struct node *node;      /* writable */
+    struct node *node; /* writable */
     struct backend *backend;
-    char *path;             /* of a file; NULL: other storage, which stays as
+    char *path; /* of a file; NULL: other storage, which stays as
                              * long as it is */
-    bool made;              /* there was no file */
+    bool made;  /* there was no file */
 };
 /* @filename may be a device or an address. After 0 close it. */
 CO_FN int new_storage_co_open(struct graph *g, const char *filename,

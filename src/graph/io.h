@@ -24,36 +24,40 @@ struct node;
 struct backend;
 
 enum io_flags {
-    IO_FUA       = 1 << 0, /* durable, mapping included, before it returns */
+    IO_FUA = 1 << 0,       /* durable, mapping included, before it returns */
     IO_MAY_UNMAP = 1 << 1, /* zero: storage may be freed */
-    IO_FAST      = 1 << 2, /* zero: -ENOTSUP at once rather than write */
-    IO_POPULATE  = 1 << 3, /* write/zero by graph/populate/populate.c, which holds the range:
+    IO_FAST = 1 << 2,      /* zero: -ENOTSUP at once rather than write */
+    IO_POPULATE =
+        1
+        << 3, /* write/zero by graph/populate/populate.c, which holds the range:
                             * no tracking, no fill; PERM_WRITE_UNCHANGED */
     IO_BACKGROUND = 1 << 4, /* yields to demand requests */
     IO_KNOWN_DATA = 1 << 5, /* populate: the caller has asked the status of the
                              * chain; whatever the node lacks is to be copied */
-    IO_COMPRESSED = 1 << 6, /* write: whole units of limits.compressed_unit (or to
+    IO_COMPRESSED =
+        1 << 6, /* write: whole units of limits.compressed_unit (or to
                              * the end of the disk); -ENOTSUP where that is 0.
                              * What does not shrink is stored as it is. */
-    IO_ALLOCATE      = 1 << 7, /* zero, where limits.can_allocate: whole clusters; those
+    IO_ALLOCATE =
+        1 << 7, /* zero, where limits.can_allocate: whole clusters; those
                              * without a place in the image get one, whose bytes
                              * are a hole with IO_MAY_UNMAP. A file takes the
                              * space past its end, too, without that. */
 };
 
 enum status_flags {
-    STATUS_ALLOCATED    = 1 << 0, /* this node, not its backing, decides */
-    STATUS_DATA         = 1 << 1, /* may hold other than zeroes */
-    STATUS_ZERO         = 1 << 2, /* reads as zeroes */
+    STATUS_ALLOCATED = 1 << 0,    /* this node, not its backing, decides */
+    STATUS_DATA = 1 << 1,         /* may hold other than zeroes */
+    STATUS_ZERO = 1 << 2,         /* reads as zeroes */
     STATUS_OFFSET_VALID = 1 << 3, /* map_offset in map_node's file */
-    STATUS_EOF          = 1 << 4,
+    STATUS_EOF = 1 << 4,
 };
 struct extent {
-    unsigned flags;          /* enum status_flags */
-    uint64_t len;            /* > 0; at most what was asked for */
+    unsigned flags; /* enum status_flags */
+    uint64_t len;   /* > 0; at most what was asked for */
     uint64_t map_offset;
-    struct node *map_node;   /* borrowed */
-    unsigned depth;          /* chain status only: 1 = top, 0 = nobody has it */
+    struct node *map_node; /* borrowed */
+    unsigned depth;        /* chain status only: 1 = top, 0 = nobody has it */
 };
 
 /* Has a request that failed with @ret waited for storage that did not answer?
@@ -93,8 +97,8 @@ CO_FN int node_co_status_above(struct node *n, struct node *base, uint64_t off,
                                uint64_t len, struct extent *ret_ext);
 /* Bytes in storage. */
 struct host_range {
-    struct node *node;       /* a protocol node, borrowed; NULL: not to be had */
-    uint64_t off, len;       /* there; of the range that was asked for */
+    struct node *node; /* a protocol node, borrowed; NULL: not to be had */
+    uint64_t off, len; /* there; of the range that was asked for */
 };
 /* Where the bytes of @n from @off are, if they are in storage just as a reader
  * of @n gets them (no zeroes, no filter between): looked for in the chain from
@@ -129,15 +133,15 @@ CO_FN int node_co_resize(struct node *n, const char *by, uint64_t size,
 CO_FN int node_co_refresh_size(struct node *n);
 
 CO_FN int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
-                         unsigned flags);
+                            unsigned flags);
 CO_FN int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
-                          unsigned flags);
+                             unsigned flags);
 CO_FN int backend_co_zero(struct backend *u, uint64_t off, uint64_t len,
-                       unsigned flags);
+                          unsigned flags);
 CO_FN int backend_co_discard(struct backend *u, uint64_t off, uint64_t len);
 CO_FN int backend_co_flush(struct backend *u);
 CO_FN int backend_co_status(struct backend *u, uint64_t off, uint64_t len,
-                         struct extent *ret_ext);
+                            struct extent *ret_ext);
 /* NBD CACHE, prefetch: bring @off..@off+@len into the top image where the
  * node under @u copies on read, else nothing. */
 CO_FN int backend_co_cache(struct backend *u, uint64_t off, uint64_t len);
@@ -155,7 +159,7 @@ struct backend_stats {
     uint64_t ops[ACCT_KINDS], bytes[ACCT_KINDS], time_ns[ACCT_KINDS];
     uint64_t failed[ACCT_KINDS], invalid[ACCT_KINDS];
     uint64_t last_access_ns;
-    uint64_t highest_write;   /* end of the highest write, bytes */
+    uint64_t highest_write; /* end of the highest write, bytes */
     unsigned in_flight;
 };
 const struct backend_stats *backend_get_stats(const struct backend *u);

@@ -16,8 +16,8 @@
 struct node;
 
 enum map_kind {
-    MAP_ABSENT,   /* this node has nothing there: its backing file decides */
-    MAP_ZERO,     /* reads as zeroes */
+    MAP_ABSENT, /* this node has nothing there: its backing file decides */
+    MAP_ZERO,   /* reads as zeroes */
     MAP_DATA,
 };
 
@@ -30,9 +30,9 @@ enum map_flags {
 
 struct mapping {
     enum map_kind kind;
-    bool in_place;         /* MAP_DATA: a write may go to @child at @host */
-    bool like_child;       /* MAP_DATA: @child knows which parts are zeroes */
-    uint64_t len;          /* bytes from the offset asked for; > 0 */
+    bool in_place;   /* MAP_DATA: a write may go to @child at @host */
+    bool like_child; /* MAP_DATA: @child knows which parts are zeroes */
+    uint64_t len;    /* bytes from the offset asked for; > 0 */
     /* Where the bytes are, as they are: of MAP_DATA, or set aside for a
      * MAP_ZERO. Borrowed; NULL: the node is storage, or only its driver can
      * make the bytes (compressed, encrypted). */

@@ -28,62 +28,63 @@ struct backend;
 /* What a parent does with its child, and lets others do with it. */
 enum perm {
     PERM_CONSISTENT_READ = 1 << 0, /* "consistent read" */
-    PERM_WRITE           = 1 << 1, /* "write" */
+    PERM_WRITE = 1 << 1,           /* "write" */
     PERM_WRITE_UNCHANGED = 1 << 2, /* "write unchanged": populate */
-    PERM_RESIZE          = 1 << 3, /* "resize" */
-    PERM_ALL             = (1 << 4) - 1,
+    PERM_RESIZE = 1 << 3,          /* "resize" */
+    PERM_ALL = (1 << 4) - 1,
 };
 
 enum node_flags {
-    NODE_RDWR          = 1 << 0,
-    NODE_NO_BACKING    = 1 << 1, /* ignore the backing name in the header */
-    NODE_CHECK         = 1 << 2, /* for check/repair: do not repair on open */
-    NODE_FORCE_SHARE   = 1 << 3, /* take no image locks (-U) */
-    NODE_NO_IO         = 1 << 4, /* info only: no data is asked for */
-    NODE_AUTO_RDONLY   = 1 << 5, /* auto-read-only=on */
-    NODE_IMPLICIT      = 1 << 6, /* opened by following a header */
-    NODE_CACHE_DIRECT  = 1 << 7, /* inherited by children */
-    NODE_NO_FLUSH      = 1 << 8,
+    NODE_RDWR = 1 << 0,
+    NODE_NO_BACKING = 1 << 1,   /* ignore the backing name in the header */
+    NODE_CHECK = 1 << 2,        /* for check/repair: do not repair on open */
+    NODE_FORCE_SHARE = 1 << 3,  /* take no image locks (-U) */
+    NODE_NO_IO = 1 << 4,        /* info only: no data is asked for */
+    NODE_AUTO_RDONLY = 1 << 5,  /* auto-read-only=on */
+    NODE_IMPLICIT = 1 << 6,     /* opened by following a header */
+    NODE_CACHE_DIRECT = 1 << 7, /* inherited by children */
+    NODE_NO_FLUSH = 1 << 8,
 };
 
 struct edge {
-    struct node *parent;   /* or NULL: then @user */
+    struct node *parent; /* or NULL: then @user */
     struct backend *backend;
     struct node *child;
     const char *name;      /* "file", "backing", "root" */
     unsigned perm, shared; /* enum perm; of a filter: own + its parents' */
     unsigned own_perm, own_shared;
-    unsigned frozen;       /* > 0: must not be changed (a job walks it) */
-    char *frozen_by;       /* name for the error text */
+    unsigned frozen; /* > 0: must not be changed (a job walks it) */
+    char *frozen_by; /* name for the error text */
     struct edge *next_in_parent, *next_in_child;
 };
 
 /* Public view; written only by graph/. */
 struct node {
     char *name;
-    bool auto_named;            /* '#blockNNN' */
+    bool auto_named; /* '#blockNNN' */
     struct graph *graph;
     const struct node_driver *drv;
-    void *state;                /* the driver's */
-    unsigned flags;             /* enum node_flags */
+    void *state;    /* the driver's */
+    unsigned flags; /* enum node_flags */
     unsigned refs;
-    uint64_t size;              /* virtual size, bytes */
-    struct edge *children;      /* in order of attaching */
+    uint64_t size;         /* virtual size, bytes */
+    struct edge *children; /* in order of attaching */
     struct edge *parents;
-    char *filename;             /* as a peer's tools would print it */
-    json_t *options;            /* as given, driver options included */
+    char *filename;  /* as a peer's tools would print it */
+    json_t *options; /* as given, driver options included */
     bool monitor_owned;
-    bool implicit_filter;       /* inserted by a job without a name */
-    struct node_int *priv;      /* graph-int.h */
-    const unsigned *debuggers;  /* how many listen: graph/debug.h */
-    struct inflight_table *fetches; /* graph/model/in-flight.c; NULL: none in flight */
+    bool implicit_filter;      /* inserted by a job without a name */
+    struct node_int *priv;     /* graph-int.h */
+    const unsigned *debuggers; /* how many listen: graph/debug.h */
+    struct inflight_table
+        *fetches; /* graph/model/in-flight.c; NULL: none in flight */
 };
 
 /* What a header may name; --backing-policy. */
 enum backing_policy {
-    BACKING_FOLLOW,    /* as users of the peer expect */
-    BACKING_EXPLICIT,  /* only what options name */
-    BACKING_BENEATH,   /* regular files under one folder */
+    BACKING_FOLLOW,   /* as users of the peer expect */
+    BACKING_EXPLICIT, /* only what options name */
+    BACKING_BENEATH,  /* regular files under one folder */
     BACKING_DENY
 };
 
@@ -100,8 +101,9 @@ void graph_interrupt(struct graph *g);
  * nothing. */
 void graph_interrupt_bases(struct graph *g);
 /* Who hears the events of nodes. */
-void graph_set_events(struct graph *g, void (*fn)(const char *name, json_t *data,
-                                                  void *arg), void *arg);
+void graph_set_events(struct graph *g,
+                      void (*fn)(const char *name, json_t *data, void *arg),
+                      void *arg);
 /* Requests at and below @n that wait for storage that does not answer, and that
  * change nothing, come back to where they entered the graph and are made again
  * from there.  So a drain need not wait for a server. */
@@ -156,12 +158,12 @@ struct node_limits {
     /* Power of two; 1 = bytes. Honoured on nodes that have no backing file;
      * with supports_backing it is always 1 (the "file" node aligns). */
     uint32_t request_alignment;
-    uint32_t cluster_size;      /* unit of allocation, 0 = none */
-    uint64_t max_transfer;      /* 0 = no limit */
-    uint32_t mem_alignment;     /* of buffers; enforced on protocol nodes */
-    bool fast_zero;             /* co_zero never writes data */
-    bool can_allocate;             /* co_zero obeys IO_ALLOCATE */
-    uint32_t compressed_unit;   /* IO_COMPRESSED takes whole ones, 0 = cannot */
+    uint32_t cluster_size;    /* unit of allocation, 0 = none */
+    uint64_t max_transfer;    /* 0 = no limit */
+    uint32_t mem_alignment;   /* of buffers; enforced on protocol nodes */
+    bool fast_zero;           /* co_zero never writes data */
+    bool can_allocate;        /* co_zero obeys IO_ALLOCATE */
+    uint32_t compressed_unit; /* IO_COMPRESSED takes whole ones, 0 = cannot */
 };
 
 /* The smallest limits of @n, after defaults. */
@@ -238,9 +240,16 @@ void chain_unfreeze(struct node *top, struct node *bottom);
 
 /* --- blockers: "Node 'N' is busy: REASON" --- */
 enum block_op {
-    BLOCK_OP_STREAM, BLOCK_OP_COMMIT, BLOCK_OP_MIRROR, BLOCK_OP_BACKUP,
-    BLOCK_OP_RESIZE, BLOCK_OP_REOPEN, BLOCK_OP_DELETE, BLOCK_OP_CHANGE,
-    BLOCK_OP_SNAPSHOT, BLOCK_OP_COUNT
+    BLOCK_OP_STREAM,
+    BLOCK_OP_COMMIT,
+    BLOCK_OP_MIRROR,
+    BLOCK_OP_BACKUP,
+    BLOCK_OP_RESIZE,
+    BLOCK_OP_REOPEN,
+    BLOCK_OP_DELETE,
+    BLOCK_OP_CHANGE,
+    BLOCK_OP_SNAPSHOT,
+    BLOCK_OP_COUNT
 };
 struct blocker;
 /* Block operations @ops (bits 1 << op) on @n. @reason is copied:
@@ -262,16 +271,16 @@ struct backend_ops {
 };
 /* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
 CO_FN int backend_co_new(struct node *n, const char *name, unsigned perm,
-                      unsigned shared, const struct backend_ops *ops, void *arg,
-                      struct backend **ret_user, GError **err);
+                         unsigned shared, const struct backend_ops *ops,
+                         void *arg, struct backend **ret_user, GError **err);
 /* Nobody wants the answers any more: requests that node_let_go() can end fail,
  * now and whenever this is called again. */
 void backend_let_go(struct backend *u);
 /* Waits for its requests. NULL is fine. */
 CO_FN void backend_co_free(struct backend *u);
 struct node *backend_node(const struct backend *u);
-CO_FN int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,
-                            GError **err);
+CO_FN int backend_co_set_perms(struct backend *u, unsigned perm,
+                               unsigned shared, GError **err);
 
 struct device {
     char *id;

@@ -23,11 +23,11 @@
 struct node;
 
 struct populate_result {
-    uint64_t copied;   /* bytes read below and written here, or shared */
-    uint64_t shared;   /* those that were shared: no data was moved */
-    uint64_t zeroed;   /* bytes that became zero clusters */
-    int read_error;    /* 0, or -errno of the chain below ... */
-    int write_error;   /* ... or of the overlay */
+    uint64_t copied; /* bytes read below and written here, or shared */
+    uint64_t shared; /* those that were shared: no data was moved */
+    uint64_t zeroed; /* bytes that became zero clusters */
+    int read_error;  /* 0, or -errno of the chain below ... */
+    int write_error; /* ... or of the overlay */
 };
 
 /* Populate [@off, @off+@len) of overlay @n (no filter), widened to its
@@ -44,5 +44,5 @@ CO_FN int node_co_populate(struct node *n, struct node *base, uint64_t off,
 /* Read [@off, ...) of @n as its reader sees it and populate on the way; the
  * read succeeds even where the populate's own write failed. On a read-only
  * node, and when too much is in flight already, it only reads. */
-CO_FN int node_co_read_populate(struct node *n, struct node *base,
-                                uint64_t off, struct iov iov);
+CO_FN int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
+                                struct iov iov);

@@ -76,7 +76,7 @@ static int base64_decode(struct wiped *w, GError **err)
 {
     static const char alphabet[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n";
-    char *text = (char *) w->bytes;
+    char *text = (char *)w->bytes;
     gsize len = 0;
 
     if (strlen(text) != w->len || strspn(text, alphabet) != w->len) {
@@ -146,7 +146,7 @@ int secret_co_add(struct graph *g, const char *id, const json_t *props,
     }
     if (!g->secrets) {
         g->secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
-                                           (GDestroyNotify) g_bytes_unref);
+                                           (GDestroyNotify)g_bytes_unref);
     }
     g_hash_table_insert(g->secrets, g_strdup(id), wiped_to_bytes(w));
     return 0;

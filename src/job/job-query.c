@@ -25,11 +25,10 @@ json_t *job_describe_block(const struct job *j)
         "{s:b, s:s, s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:I, s:b, s:s}",
         "auto-finalize", j->auto_finalize, "io-status", status[j->io_status],
         "device", j->device, "auto-dismiss", j->auto_dismiss, "busy", j->busy,
-        "len", (json_int_t)j->len, "offset", (json_int_t)j->offset,
-        "status", job_state_name(j->state), "paused", j->backend_paused,
-        "speed", (json_int_t)j->speed,
-        "ready", j->state == JOB_READY || j->state == JOB_STANDBY,
-        "type", j->drv->type);
+        "len", (json_int_t)j->len, "offset", (json_int_t)j->offset, "status",
+        job_state_name(j->state), "paused", j->backend_paused, "speed",
+        (json_int_t)j->speed, "ready",
+        j->state == JOB_READY || j->state == JOB_STANDBY, "type", j->drv->type);
 
     job_add_error(j, o);
     return o;
@@ -37,11 +36,10 @@ json_t *job_describe_block(const struct job *j)
 
 json_t *job_describe(const struct job *j)
 {
-    json_t *o = json_pack("{s:I, s:s, s:I, s:s, s:s}", "current-progress",
-                          (json_int_t)j->offset, "status",
-                          job_state_name(j->state), "total-progress",
-                          (json_int_t)j->len, "type", j->drv->type,
-                          "id", j->id);
+    json_t *o = json_pack(
+        "{s:I, s:s, s:I, s:s, s:s}", "current-progress", (json_int_t)j->offset,
+        "status", job_state_name(j->state), "total-progress",
+        (json_int_t)j->len, "type", j->drv->type, "id", j->id);
 
     job_add_error(j, o);
     return o;

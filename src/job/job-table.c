@@ -6,16 +6,15 @@
 #define S(x) (1u << JOB_##x)
 static const struct {
     const char *name;
-    unsigned next;              /* states that may follow */
-    unsigned verbs;             /* verbs that it takes */
+    unsigned next;  /* states that may follow */
+    unsigned verbs; /* verbs that it takes */
 } states[JOB_STATE_COUNT] = {
 #define V(x) (1u << JOB_##x)
 #define V_LIVE (V(CANCEL) | V(PAUSE) | V(RESUME) | V(SET_SPEED))
     [JOB_UNDEFINED] = { "undefined", S(CREATED), 0 },
     [JOB_CREATED] = { "created", S(RUNNING) | S(ABORTING) | S(NULL), V_LIVE },
     [JOB_RUNNING] = { "running",
-                      S(PAUSED) | S(READY) | S(WAITING) | S(ABORTING),
-                      V_LIVE },
+                      S(PAUSED) | S(READY) | S(WAITING) | S(ABORTING), V_LIVE },
     [JOB_PAUSED] = { "paused", S(RUNNING), V_LIVE },
     [JOB_READY] = { "ready", S(STANDBY) | S(WAITING) | S(ABORTING),
                     V_LIVE | V(COMPLETE) },
@@ -28,9 +27,9 @@ static const struct {
     [JOB_NULL] = { "null", 0, 0 },
 };
 static const char *const verb_names[JOB_VERB_COUNT] = {
-    [JOB_CANCEL] = "cancel",       [JOB_PAUSE] = "pause",
-    [JOB_RESUME] = "resume",       [JOB_SET_SPEED] = "set-speed",
-    [JOB_COMPLETE] = "complete",   [JOB_FINALIZE] = "finalize",
+    [JOB_CANCEL] = "cancel",     [JOB_PAUSE] = "pause",
+    [JOB_RESUME] = "resume",     [JOB_SET_SPEED] = "set-speed",
+    [JOB_COMPLETE] = "complete", [JOB_FINALIZE] = "finalize",
     [JOB_DISMISS] = "dismiss",
 };
 

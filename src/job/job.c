@@ -21,17 +21,17 @@ struct jobs {
     job_event_fn fn;
     void *arg;
     struct job_settle settle;
-    GPtrArray *list;            /* struct job, oldest first */
-    struct co_queue changed;    /* a job left the list */
+    GPtrArray *list;         /* struct job, oldest first */
+    struct co_queue changed; /* a job left the list */
     bool shutting_down;
 };
 struct job_int {
-    unsigned refs;              /* the list's and those of waiters */
+    unsigned refs; /* the list's and those of waiters */
     bool listed;
-    bool finalize;              /* the verb came */
+    bool finalize; /* the verb came */
     bool started, by_shutdown;
-    struct loop_timer let_go;   /* runs from cancel to the end */
-    struct co_queue wake;       /* the job's coroutine waits for a verb */
+    struct loop_timer let_go; /* runs from cancel to the end */
+    struct co_queue wake;     /* the job's coroutine waits for a verb */
     struct co_queue concluded;
 };
 
@@ -50,17 +50,17 @@ static void job_set_state(struct job *j, enum job_state to)
     g_assert(job_state_may_follow(j->state, to));
     trace_job_state(j->id, job_state_name(j->state), job_state_name(to));
     j->state = to;
-    job_send(j, "JOB_STATUS_CHANGE",
-             json_pack("{s:s, s:s}", "status", job_state_name(to),
-                       "id", j->id));
+    job_send(
+        j, "JOB_STATUS_CHANGE",
+        json_pack("{s:s, s:s}", "status", job_state_name(to), "id", j->id));
 }
 
-static json_t *progress_data(const char *type, const char *device,
-                             uint64_t len, uint64_t offset, uint64_t speed)
+static json_t *progress_data(const char *type, const char *device, uint64_t len,
+                             uint64_t offset, uint64_t speed)
 {
-    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "device", device,
-                     "len", (json_int_t)len, "offset", (json_int_t)offset,
-                     "speed", (json_int_t)speed, "type", type);
+    return json_pack("{s:s, s:I, s:I, s:I, s:s}", "device", device, "len",
+                     (json_int_t)len, "offset", (json_int_t)offset, "speed",
+                     (json_int_t)speed, "type", type);
 }
 
 static void job_send_end(struct job *j)
@@ -187,8 +187,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     struct job *j;
 
     if (!id_well_formed(p->id)) {
-        return err_set(err, EINVAL, "Invalid job ID '%s'",
-                       p->id ? p->id : "");
+        return err_set(err, EINVAL, "Invalid job ID '%s'", p->id ? p->id : "");
     }
     if (jobs_find(js, p->id)) {
         return err_set(err, EEXIST, "Job ID '%s' already in use", p->id);
@@ -500,19 +499,14 @@ enum error_action job_error_action(struct job *j, enum on_error policy,
     enum error_action action = ERROR_ACTION_REPORT;
 
     switch (policy) {
-    case ON_ERROR_IGNORE:
-        action = ERROR_ACTION_IGNORE;
-        break;
-    case ON_ERROR_STOP:
-        action = ERROR_ACTION_STOP;
-        break;
+    case ON_ERROR_IGNORE: action = ERROR_ACTION_IGNORE; break;
+    case ON_ERROR_STOP: action = ERROR_ACTION_STOP; break;
     case ON_ERROR_ENOSPC:
     case ON_ERROR_AUTO:
         action = errnum == ENOSPC ? ERROR_ACTION_STOP : ERROR_ACTION_REPORT;
         break;
     case ON_ERROR_REPORT:
-    case ON_ERROR_COUNT:
-        break;
+    case ON_ERROR_COUNT: break;
     }
     trace_job_error(j->id, is_read, errnum, names[action]);
     job_send(j, "BLOCK_JOB_ERROR",
@@ -520,8 +514,7 @@ enum error_action job_error_action(struct job *j, enum on_error policy,
                        is_read ? "read" : "write", "action", names[action]));
     if (action == ERROR_ACTION_STOP) {
         j->backend_paused = true;
-        j->io_status = errnum == ENOSPC ? IO_STATUS_NOSPACE
-                                        : IO_STATUS_FAILED;
+        j->io_status = errnum == ENOSPC ? IO_STATUS_NOSPACE : IO_STATUS_FAILED;
     }
     return action;
 }

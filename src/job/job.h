@@ -20,17 +20,36 @@
 #include "graph/node.h"
 
 enum job_state {
-    JOB_UNDEFINED, JOB_CREATED, JOB_RUNNING, JOB_PAUSED, JOB_READY, JOB_STANDBY,
-    JOB_WAITING, JOB_PENDING, JOB_ABORTING, JOB_CONCLUDED, JOB_NULL,
+    JOB_UNDEFINED,
+    JOB_CREATED,
+    JOB_RUNNING,
+    JOB_PAUSED,
+    JOB_READY,
+    JOB_STANDBY,
+    JOB_WAITING,
+    JOB_PENDING,
+    JOB_ABORTING,
+    JOB_CONCLUDED,
+    JOB_NULL,
     JOB_STATE_COUNT
 };
 enum job_verb {
-    JOB_CANCEL, JOB_PAUSE, JOB_RESUME, JOB_SET_SPEED, JOB_COMPLETE,
-    JOB_FINALIZE, JOB_DISMISS, JOB_VERB_COUNT
+    JOB_CANCEL,
+    JOB_PAUSE,
+    JOB_RESUME,
+    JOB_SET_SPEED,
+    JOB_COMPLETE,
+    JOB_FINALIZE,
+    JOB_DISMISS,
+    JOB_VERB_COUNT
 };
 enum on_error {
-    ON_ERROR_REPORT, ON_ERROR_IGNORE, ON_ERROR_STOP, ON_ERROR_ENOSPC,
-    ON_ERROR_AUTO, ON_ERROR_COUNT
+    ON_ERROR_REPORT,
+    ON_ERROR_IGNORE,
+    ON_ERROR_STOP,
+    ON_ERROR_ENOSPC,
+    ON_ERROR_AUTO,
+    ON_ERROR_COUNT
 };
 enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
 
@@ -38,8 +57,8 @@ struct job;
 struct jobs;
 
 struct job_driver {
-    const char *type;           /* "stream" */
-    size_t job_size;            /* of the struct that begins with struct job */
+    const char *type; /* "stream" */
+    size_t job_size;  /* of the struct that begins with struct job */
     /* The work. 0 or -errno (then @err). Calls job_co_pause_point() often. */
     CO_FN_PTR int (*co_run)(struct job *j, GError **err);
     /* After success and before the event, once finalized: change the graph.
@@ -59,17 +78,17 @@ struct job_driver {
 
 struct job {
     char *id;
-    char *device;               /* as query-block-jobs shows it (= id) */
+    char *device; /* as query-block-jobs shows it (= id) */
     const struct job_driver *drv;
     struct jobs *jobs;
     enum job_state state;
     bool auto_finalize, auto_dismiss, internal;
-    uint64_t speed;             /* bytes/s, 0 = unlimited */
-    uint64_t offset, len;       /* bytes of virtual size */
+    uint64_t speed;       /* bytes/s, 0 = unlimited */
+    uint64_t offset, len; /* bytes of virtual size */
     uint64_t start_ns;
     bool busy, backend_paused, cancelled, force_cancel;
     enum io_status io_status;
-    int result;                 /* 0 or -errno once it ended */
+    int result; /* 0 or -errno once it ended */
     GError *error;
     struct job_int *priv;
 };
@@ -96,7 +115,7 @@ void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
 CO_FN void jobs_co_cancel_all(struct jobs *js);
 
 struct job_params {
-    const char *id;             /* required; checked for form and uniqueness */
+    const char *id; /* required; checked for form and uniqueness */
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
 };
@@ -125,7 +144,9 @@ bool job_is_cancelled(const struct job *j);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
 enum error_action {
-    ERROR_ACTION_REPORT, ERROR_ACTION_IGNORE, ERROR_ACTION_STOP
+    ERROR_ACTION_REPORT,
+    ERROR_ACTION_IGNORE,
+    ERROR_ACTION_STOP
 };
 enum error_action job_error_action(struct job *j, enum on_error policy,
                                    bool is_read, int errnum);

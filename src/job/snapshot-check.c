@@ -15,7 +15,7 @@
 /* --- one image --- */
 
 struct check {
-    struct snapshot_gaps gaps;         /* first */
+    struct snapshot_gaps gaps; /* first */
     const struct chain_change *change;
     GError **err;
     unsigned asked;
@@ -34,8 +34,10 @@ static CO_FN int check_co_gap(struct snapshot_gaps *g, uint64_t off,
                                         &part);
 
         if (ret < 0) {
-            return err_set_errno(c->err, -ret, "Could not tell what snapshot "
-                                 "'%s' shows of the backing chain", g->name);
+            return err_set_errno(c->err, -ret,
+                                 "Could not tell what snapshot "
+                                 "'%s' shows of the backing chain",
+                                 g->name);
         }
         if (changes) {
             return 1;
@@ -51,7 +53,7 @@ static CO_FN int check_co_gap(struct snapshot_gaps *g, uint64_t off,
 }
 
 static int snapshot_check_refuse(const struct node *image, const char *verb,
-                  const GPtrArray *names, GError **err)
+                                 const GPtrArray *names, GError **err)
 {
     g_autoptr(GString) list = g_string_new(NULL);
 
@@ -62,11 +64,14 @@ static int snapshot_check_refuse(const struct node *image, const char *verb,
     if (names->len > NAMES_MAX) {
         g_string_append_printf(list, " and %u more", names->len - NAMES_MAX);
     }
-    err_set(err, EBUSY, "'%s' cannot be %s: its internal snapshots %s show "
+    err_set(err, EBUSY,
+            "'%s' cannot be %s: its internal snapshots %s show "
             "parts of the backing chain, and would show other bytes afterwards",
             image->auto_named && image->filename ? image->filename
-            : image->name, verb, list->str);
-    err_hint(err, "Delete these snapshots first, or copy the disk and each "
+                                                 : image->name,
+            verb, list->str);
+    err_hint(err,
+             "Delete these snapshots first, or copy the disk and each "
              "snapshot that is needed into images of their own (sluice convert "
              "-l NAME).");
     return -EBUSY;
@@ -88,7 +93,8 @@ int snapshots_co_check(struct node *image, const struct chain_change *change,
     if (ret != -ENOENT) {
         return ret;
     }
-    return names->len ? snapshot_check_refuse(image, change->verb, names, err) : 0;
+    return names->len ? snapshot_check_refuse(image, change->verb, names, err)
+                      : 0;
 }
 
 /* --- the changes --- */

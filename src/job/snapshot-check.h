@@ -20,7 +20,7 @@ struct node;
 
 /* What is about to happen. */
 struct chain_change {
-    const char *verb;        /* "streamed", for the text */
+    const char *verb; /* "streamed", for the text */
     /* Does [@off, @off+@max), as the chain below the image shows it, change?
      * *@ret_len, > 0: how far the answer holds. 0 or -errno. */
     CO_FN_PTR int (*co_changes)(void *arg, uint64_t off, uint64_t max,

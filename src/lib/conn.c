@@ -24,9 +24,9 @@
 
 struct sluice_conn {
     int fd;
-    char *buf;         /* bytes received and not yet taken */
+    char *buf; /* bytes received and not yet taken */
     size_t used, size;
-    json_t *events;    /* array, oldest first */
+    json_t *events; /* array, oldest first */
 };
 
 int conn_error(char **ret_error, int errnum, const char *fmt, ...)
@@ -223,7 +223,7 @@ int conn_wait_event(struct sluice_conn *conn, int timeout_ms,
             *ret_event = msg;
             return 1;
         }
-        json_decref(msg);   /* an answer nobody waits for */
+        json_decref(msg); /* an answer nobody waits for */
     }
 }
 
@@ -249,7 +249,8 @@ static int dial(const char *path)
 }
 
 /* Greeting, then qmp_capabilities. */
-static int conn_negotiate(struct sluice_conn *c, const char *path, char **ret_error)
+static int conn_negotiate(struct sluice_conn *c, const char *path,
+                          char **ret_error)
 {
     json_t *greeting;
     int r = next_message(c, conn_now_ms() + 10000, &greeting);
@@ -333,8 +334,7 @@ int sluice_execute(struct sluice_conn *conn, const char *command,
     return r;
 }
 
-int sluice_wait_event(struct sluice_conn *conn, int timeout_ms,
-                      char **ret_json)
+int sluice_wait_event(struct sluice_conn *conn, int timeout_ms, char **ret_json)
 {
     json_t *event;
     int r = conn_wait_event(conn, timeout_ms, &event);

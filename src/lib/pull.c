@@ -86,8 +86,7 @@ static int is_end(const json_t *event, const char *device,
     if (strcmp(name, "BLOCK_JOB_COMPLETED") != 0) {
         return 0;
     }
-    *ret_result = text ? SLUICE_BLOCK_PULL_FAILED
-                       : SLUICE_BLOCK_PULL_COMPLETED;
+    *ret_result = text ? SLUICE_BLOCK_PULL_FAILED : SLUICE_BLOCK_PULL_COMPLETED;
     if (text) {
         conn_error(ret_error, EIO, "%s", text);
     }

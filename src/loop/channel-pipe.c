@@ -15,12 +15,12 @@
 
 struct channel_pipe {
     struct channel c;
-    struct channel_pipe *peer;    /* NULL once that was freed */
-    char *ring;                   /* what the peer wrote */
+    struct channel_pipe *peer; /* NULL once that was freed */
+    char *ring;                /* what the peer wrote */
     size_t capacity, start, used;
-    bool ended;                   /* the peer writes no more */
-    struct co_queue readable;     /* this end's reader waits for bytes */
-    struct co_queue writable;     /* this end's writer, for the peer's room */
+    bool ended;               /* the peer writes no more */
+    struct co_queue readable; /* this end's reader waits for bytes */
+    struct co_queue writable; /* this end's writer, for the peer's room */
 };
 
 /* Wait on @q, up to the deadline if there is one. */

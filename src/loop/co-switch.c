@@ -80,8 +80,8 @@ static inline void switch_begin(struct co_ctx *from, struct co_ctx *to,
 /* makecontext() passes ints only: the pointer comes in two halves. */
 static void ctx_trampoline(unsigned lo, unsigned hi)
 {
-    struct co_ctx *c = (struct co_ctx *)((uintptr_t)lo
-                                         | (uintptr_t)hi << 16 << 16);
+    struct co_ctx *c = (struct co_ctx *)((uintptr_t)lo | (uintptr_t)hi << 16
+                                                                       << 16);
 
     switch_finish(c);
     g_clear_pointer(&c->first, g_free);
@@ -94,11 +94,11 @@ bool co_ctx_init(struct co_ctx *c, void (*main)(void *arg), void *arg)
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     uintptr_t self = (uintptr_t)c;
 
-    *c = (struct co_ctx){.main = main, .arg = arg};
+    *c = (struct co_ctx) { .main = main, .arg = arg };
     c->map_len = STACK_LEN + page;
     c->map = mmap(NULL, c->map_len, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK,
-                  -1, 0);
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1,
+                  0);
     if (c->map == MAP_FAILED) {
         return false;
     }

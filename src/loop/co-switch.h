@@ -10,14 +10,14 @@
 #include <ucontext.h>
 
 struct co_ctx {
-    jmp_buf env;              /* where to go on, once entered */
+    jmp_buf env; /* where to go on, once entered */
     bool entered;
-    struct co_ctx *caller;    /* who switched here last */
+    struct co_ctx *caller; /* who switched here last */
     void (*main)(void *arg);
     void *arg;
-    void *map;                /* the mapping: guard page, then the stack */
+    void *map; /* the mapping: guard page, then the stack */
     size_t map_len;
-    ucontext_t *first;        /* how to enter for the first time, then freed */
+    ucontext_t *first; /* how to enter for the first time, then freed */
     /* What sanitizers and valgrind want to know. */
     const void *stack_lo;
     size_t stack_len;

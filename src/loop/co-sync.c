@@ -14,7 +14,7 @@ static struct co_waiter *co_queue_add_self(struct co_queue *q)
     struct co_waiter *w = &co->waiter;
 
     g_assert(co && !w->queue);
-    *w = (struct co_waiter){.co = co, .queue = q, .prev = q->tail};
+    *w = (struct co_waiter) { .co = co, .queue = q, .prev = q->tail };
     if (q->tail) {
         q->tail->next = w;
     } else {

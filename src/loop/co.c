@@ -184,7 +184,7 @@ CO_FN static void co_leave(struct co *co, enum co_state state)
     co_ctx_switch(&co->ctx, &co->loop->main_ctx, false);
 }
 
-void co_yield(void)
+void co_yield (void)
 {
     struct co *co = co_self();
 
@@ -249,7 +249,7 @@ static void co_event_set(void *arg)
 
 void co_sleep(uint64_t ns)
 {
-    struct co_event e = {.co = co_self()};
+    struct co_event e = { .co = co_self() };
     struct loop_timer t;
 
     g_assert(e.co);
@@ -260,7 +260,7 @@ void co_sleep(uint64_t ns)
 
 void co_in_pool(void (*fn)(void *arg), void *arg)
 {
-    struct io_req r = {.op = IO_OP_CALL, .fn = fn, .arg = arg};
+    struct io_req r = { .op = IO_OP_CALL, .fn = fn, .arg = arg };
 
     io_req_co_run(&r);
 }
@@ -275,8 +275,8 @@ struct co_call {
 
 static struct co_call *co_call_of(struct loop_msg *m)
 {
-    return (struct co_call *)
-        (void *)((char *)m - offsetof(struct co_call, msg));
+    return (struct co_call *)(void *)((char *)m -
+                                      offsetof(struct co_call, msg));
 }
 
 static void co_call_returned(struct loop_msg *m)
@@ -304,7 +304,10 @@ void co_call_on(struct loop *other, void (*fn)(void *arg), void *arg)
 {
     struct co *self = co_self();
     struct co_call c = {
-        .event.co = self, .there = other, .fn = fn, .arg = arg,
+        .event.co = self,
+        .there = other,
+        .fn = fn,
+        .arg = arg,
         .msg.fn = co_call_arrived,
     };
 

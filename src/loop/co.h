@@ -26,7 +26,7 @@ struct loop *co_loop(const struct co *co);
 
 /* Give up the processor until co_wake(). A wake that came before the yield is
  * remembered (one), so wake-then-yield does not hang. */
-CO_FN void co_yield(void);
+CO_FN void co_yield (void);
 /* Context: the coroutine's loop. */
 void co_wake(struct co *co);
 

@@ -27,27 +27,27 @@
 
 struct watch {
     int fd;
-    struct io_req *reqs;        /* the polls that wait for @fd */
+    struct io_req *reqs; /* the polls that wait for @fd */
 };
 
 struct engine {
     int epoll_fd;
     int wake_fd;
     bool no_pwait2;
-    GHashTable *watches;        /* fd -> struct watch, those with waiters */
+    GHashTable *watches; /* fd -> struct watch, those with waiters */
 };
 
 static int threads_init(struct loop *l, const struct loop_options *opts,
                         GError **err)
 {
     struct engine *e = g_new0(struct engine, 1);
-    struct epoll_event ev = {.events = EPOLLIN};
+    struct epoll_event ev = { .events = EPOLLIN };
 
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ev.data.fd = e->wake_fd;
-    if (e->epoll_fd < 0 || e->wake_fd < 0
-        || epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->wake_fd, &ev) < 0) {
+    if (e->epoll_fd < 0 || e->wake_fd < 0 ||
+        epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->wake_fd, &ev) < 0) {
         int r = err_set_errno(err, errno, "Cannot set up the I/O engine");
 
         close(e->epoll_fd);
@@ -77,14 +77,14 @@ static void threads_wake(struct loop *l)
     uint64_t one = 1;
 
     if (write(e->wake_fd, &one, sizeof(one)) < 0) {
-        g_assert(errno == EAGAIN);      /* wakes enough have piled up */
+        g_assert(errno == EAGAIN); /* wakes enough have piled up */
     }
 }
 
 /* Tell epoll what the waiters of @w want. 0 or -errno. */
 static int watch_arm(struct engine *e, struct watch *w)
 {
-    struct epoll_event ev = {.events = EPOLLONESHOT, .data.fd = w->fd};
+    struct epoll_event ev = { .events = EPOLLONESHOT, .data.fd = w->fd };
 
     for (struct io_req *r = w->reqs; r; r = r->next) {
         ev.events |= (uint32_t)r->flags;
@@ -92,8 +92,8 @@ static int watch_arm(struct engine *e, struct watch *w)
     if (epoll_ctl(e->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev) == 0) {
         return 0;
     }
-    if (errno == ENOENT
-        && epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) == 0) {
+    if (errno == ENOENT &&
+        epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, w->fd, &ev) == 0) {
         return 0;
     }
     return -errno;
@@ -190,7 +190,8 @@ static int epoll_wait_ns(struct engine *e, struct epoll_event *ev, int max,
                          int64_t timeout_ns)
 {
     struct timespec ts = {
-        .tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000,
+        .tv_sec = timeout_ns / 1000000000,
+        .tv_nsec = timeout_ns % 1000000000,
     };
     int64_t ms;
     int n;
@@ -203,8 +204,9 @@ static int epoll_wait_ns(struct engine *e, struct epoll_event *ev, int max,
         }
         e->no_pwait2 = true;
     }
-    ms = timeout_ns < 0 ? -1 : MIN(timeout_ns / 1000000 + (timeout_ns > 0),
-                                   3600 * 1000);
+    ms = timeout_ns < 0
+             ? -1
+             : MIN(timeout_ns / 1000000 + (timeout_ns > 0), 3600 * 1000);
     return epoll_wait(e->epoll_fd, ev, max, (int)ms);
 }
 

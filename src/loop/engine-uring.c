@@ -23,21 +23,21 @@
  * this, bytes, that copying is left to its workers: a stream that sends a
  * window of such transfers would make the guest wait for all of them. */
 #define INLINE_MAX (UINT64_C(128) << 10)
-#define DATA_IGNORE 1           /* user_data: nobody waits for this */
-#define DATA_WAKE 3             /* user_data: the read of wake_fd */
+#define DATA_IGNORE 1 /* user_data: nobody waits for this */
+#define DATA_WAKE 3   /* user_data: the read of wake_fd */
 
 struct engine {
     struct io_uring ring;
     int wake_fd;
-    uint64_t wake_count;        /* what the read of wake_fd returns */
+    uint64_t wake_count; /* what the read of wake_fd returns */
 };
 
 /* The best set of flags that this kernel takes. 0 or -errno. */
 static int ring_open(struct io_uring *ring)
 {
     static const unsigned flags[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
-            | IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+            IORING_SETUP_TASKRUN_FLAG,
         IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
         0,
     };
@@ -50,10 +50,10 @@ static int ring_open(struct io_uring *ring)
         };
 
         r = io_uring_queue_init_params(SQ_ENTRIES, ring, &p);
-        if (r == 0 && (~p.features & (IORING_FEAT_NODROP
-                                      | IORING_FEAT_EXT_ARG))) {
+        if (r == 0 &&
+            (~p.features & (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG))) {
             io_uring_queue_exit(ring);
-            r = -ENOSYS;        /* before Linux 5.11 */
+            r = -ENOSYS; /* before Linux 5.11 */
         }
     }
     return r;
@@ -79,8 +79,8 @@ static void wake_arm(struct engine *e)
 {
     struct io_uring_sqe *sqe = uring_sqe(e);
 
-    io_uring_prep_read(sqe, e->wake_fd, &e->wake_count,
-                       sizeof(e->wake_count), 0);
+    io_uring_prep_read(sqe, e->wake_fd, &e->wake_count, sizeof(e->wake_count),
+                       0);
     io_uring_sqe_set_data64(sqe, DATA_WAKE);
 }
 
@@ -101,7 +101,7 @@ static int uring_init(struct loop *l, const struct loop_options *opts,
         g_free(e);
         return r;
     }
-    io_uring_register_ring_fd(&e->ring);    /* cheaper entry, where possible */
+    io_uring_register_ring_fd(&e->ring); /* cheaper entry, where possible */
     wake_arm(e);
     l->engine_state = e;
     return 0;
@@ -158,8 +158,7 @@ static void prep_fsync(struct io_uring_sqe *sqe, struct io_req *r)
 
 static void prep_fallocate(struct io_uring_sqe *sqe, struct io_req *r)
 {
-    io_uring_prep_fallocate(sqe, r->fd, r->flags, (off_t)r->off,
-                            (off_t)r->len);
+    io_uring_prep_fallocate(sqe, r->fd, r->flags, (off_t)r->off, (off_t)r->len);
 }
 
 static void prep_poll(struct io_uring_sqe *sqe, struct io_req *r)
@@ -170,12 +169,9 @@ static void prep_poll(struct io_uring_sqe *sqe, struct io_req *r)
 /* Operations that are not here go to the pool. */
 static void (*const prep[IO_OP_COUNT])(struct io_uring_sqe *sqe,
                                        struct io_req *r) = {
-    [IO_OP_READ] = prep_read,
-    [IO_OP_WRITE] = prep_write,
-    [IO_OP_FDATASYNC] = prep_fdatasync,
-    [IO_OP_FSYNC] = prep_fsync,
-    [IO_OP_FALLOCATE] = prep_fallocate,
-    [IO_OP_POLL] = prep_poll,
+    [IO_OP_READ] = prep_read,           [IO_OP_WRITE] = prep_write,
+    [IO_OP_FDATASYNC] = prep_fdatasync, [IO_OP_FSYNC] = prep_fsync,
+    [IO_OP_FALLOCATE] = prep_fallocate, [IO_OP_POLL] = prep_poll,
 };
 
 static void uring_submit(struct loop *l, struct io_req *r)
@@ -205,7 +201,8 @@ static void uring_cancel(struct loop *l, struct io_req *r)
 static void uring_enter(struct engine *e, int64_t timeout_ns)
 {
     struct __kernel_timespec ts = {
-        .tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000,
+        .tv_sec = timeout_ns / 1000000000,
+        .tv_nsec = timeout_ns % 1000000000,
     };
     struct io_uring_cqe *cqe;
     unsigned flags;

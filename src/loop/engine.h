@@ -18,30 +18,30 @@
 #include "loop/loop.h"
 
 enum io_op {
-    IO_OP_READ,         /* fd off iov n_iov len */
-    IO_OP_WRITE,        /* fd off iov n_iov len tag */
-    IO_OP_FDATASYNC,    /* fd */
-    IO_OP_FSYNC,        /* fd */
-    IO_OP_FALLOCATE,    /* fd flags off len */
-    IO_OP_POLL,         /* fd, flags = events; result = revents */
-    IO_OP_OPEN,         /* path flags mode; result = fd */
-    IO_OP_CLOSE,        /* fd */
-    IO_OP_TRUNCATE,     /* fd off */
-    IO_OP_FSTAT,        /* fd, ret_stat */
-    IO_OP_SIZE,         /* fd; ret_off */
-    IO_OP_EXTENT,       /* fd off; ret_data, ret_off */
-    IO_OP_LOCK,         /* fd off len flags = F_RDLCK... */
-    IO_OP_LOCK_TEST,    /* the same */
-    IO_OP_COPY,         /* fd off fd2 off2 len; result = bytes */
-    IO_OP_CLONE,        /* fd off fd2 off2 len */
-    IO_OP_DISCARD,      /* fd off len */
-    IO_OP_ZEROOUT,      /* fd off len */
-    IO_OP_ALIGNMENT,    /* fd; result = bytes */
-    IO_OP_STAT,         /* path, ret_stat */
-    IO_OP_RENAME,       /* path path2, flags = RENAME_NOREPLACE or 0 */
-    IO_OP_UNLINK,       /* path */
-    IO_OP_FSYNC_DIR,    /* path of the directory */
-    IO_OP_CALL,         /* fn(arg) on a thread of the pool */
+    IO_OP_READ,      /* fd off iov n_iov len */
+    IO_OP_WRITE,     /* fd off iov n_iov len tag */
+    IO_OP_FDATASYNC, /* fd */
+    IO_OP_FSYNC,     /* fd */
+    IO_OP_FALLOCATE, /* fd flags off len */
+    IO_OP_POLL,      /* fd, flags = events; result = revents */
+    IO_OP_OPEN,      /* path flags mode; result = fd */
+    IO_OP_CLOSE,     /* fd */
+    IO_OP_TRUNCATE,  /* fd off */
+    IO_OP_FSTAT,     /* fd, ret_stat */
+    IO_OP_SIZE,      /* fd; ret_off */
+    IO_OP_EXTENT,    /* fd off; ret_data, ret_off */
+    IO_OP_LOCK,      /* fd off len flags = F_RDLCK... */
+    IO_OP_LOCK_TEST, /* the same */
+    IO_OP_COPY,      /* fd off fd2 off2 len; result = bytes */
+    IO_OP_CLONE,     /* fd off fd2 off2 len */
+    IO_OP_DISCARD,   /* fd off len */
+    IO_OP_ZEROOUT,   /* fd off len */
+    IO_OP_ALIGNMENT, /* fd; result = bytes */
+    IO_OP_STAT,      /* path, ret_stat */
+    IO_OP_RENAME,    /* path path2, flags = RENAME_NOREPLACE or 0 */
+    IO_OP_UNLINK,    /* path */
+    IO_OP_FSYNC_DIR, /* path of the directory */
+    IO_OP_CALL,      /* fn(arg) on a thread of the pool */
     IO_OP_COUNT
 };
 
@@ -51,16 +51,16 @@ struct io_req;
 /* A message to a loop from any thread, embedded in what it is about. */
 struct loop_msg {
     struct loop_msg *next;
-    void (*fn)(struct loop_msg *m);   /* on the loop's thread */
+    void (*fn)(struct loop_msg *m); /* on the loop's thread */
 };
 
 struct io_req {
     enum io_op op;
-    int fd, fd2;                /* @fd2 is the target of COPY and CLONE */
+    int fd, fd2; /* @fd2 is the target of COPY and CLONE */
     int flags;
     mode_t mode;
     enum io_tag tag;
-    bool direct;                /* READ, WRITE: past the page cache */
+    bool direct; /* READ, WRITE: past the page cache */
     uint64_t off, off2, len;
     const struct iovec *iov;
     unsigned n_iov;
@@ -68,7 +68,7 @@ struct io_req {
     void (*fn)(void *arg);
     void *arg;
 
-    int64_t result;             /* >= 0, else -errno */
+    int64_t result; /* >= 0, else -errno */
     uint64_t ret_off;
     bool ret_data;
     struct stat *ret_stat;
@@ -77,7 +77,7 @@ struct io_req {
     bool done;
     struct co *co;
     struct loop *loop;
-    struct io_req *next;        /* in a queue of the engine or of the pool */
+    struct io_req *next; /* in a queue of the engine or of the pool */
     struct loop_msg msg;
 };
 
@@ -100,7 +100,7 @@ struct io_engine {
     /* Shall a coroutine that becomes ready now run before those that already
      * are? NULL: never. Nothing promises their order; tests change it. */
     bool (*runs_first)(struct loop *l);
-    bool has_own_files;     /* its descriptors are not the kernel's */
+    bool has_own_files; /* its descriptors are not the kernel's */
 };
 
 extern const struct io_engine engine_uring;

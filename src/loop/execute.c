@@ -42,8 +42,7 @@ static int64_t exec_fsync(struct io_req *r)
 
 static int64_t exec_fallocate(struct io_req *r)
 {
-    return result_of(fallocate(r->fd, r->flags, (off_t)r->off,
-                               (off_t)r->len));
+    return result_of(fallocate(r->fd, r->flags, (off_t)r->off, (off_t)r->len));
 }
 
 static int64_t exec_open(struct io_req *r)
@@ -128,9 +127,11 @@ static int64_t exec_extent(struct io_req *r)
 
 static struct flock req_flock(const struct io_req *r)
 {
-    return (struct flock){
-        .l_type = (short)r->flags, .l_whence = SEEK_SET,
-        .l_start = (off_t)r->off, .l_len = (off_t)r->len,
+    return (struct flock) {
+        .l_type = (short)r->flags,
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)r->off,
+        .l_len = (off_t)r->len,
     };
 }
 
@@ -162,7 +163,9 @@ static int64_t exec_copy(struct io_req *r)
 static int64_t exec_clone(struct io_req *r)
 {
     struct file_clone_range range = {
-        .src_fd = r->fd, .src_offset = r->off, .src_length = r->len,
+        .src_fd = r->fd,
+        .src_offset = r->off,
+        .src_length = r->len,
         .dest_offset = r->off2,
     };
 
@@ -171,14 +174,14 @@ static int64_t exec_clone(struct io_req *r)
 
 static int64_t exec_discard(struct io_req *r)
 {
-    uint64_t range[2] = {r->off, r->len};
+    uint64_t range[2] = { r->off, r->len };
 
     return result_of(ioctl(r->fd, BLKDISCARD, range));
 }
 
 static int64_t exec_zeroout(struct io_req *r)
 {
-    uint64_t range[2] = {r->off, r->len};
+    uint64_t range[2] = { r->off, r->len };
 
     return result_of(ioctl(r->fd, BLKZEROOUT, range));
 }
@@ -192,8 +195,8 @@ static int64_t exec_alignment(struct io_req *r)
 #ifdef STATX_DIOALIGN
     struct statx stx;
 
-    if (statx(r->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0
-        && (stx.stx_mask & STATX_DIOALIGN) && stx.stx_dio_offset_align) {
+    if (statx(r->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        (stx.stx_mask & STATX_DIOALIGN) && stx.stx_dio_offset_align) {
         return MAX(stx.stx_dio_offset_align, stx.stx_dio_mem_align);
     }
 #endif
@@ -217,8 +220,7 @@ static int64_t exec_rename(struct io_req *r)
     if (!r->flags) {
         return result_of(rename(r->path, r->path2));
     }
-    ret = renameat2(AT_FDCWD, r->path, AT_FDCWD, r->path2,
-                    (unsigned)r->flags);
+    ret = renameat2(AT_FDCWD, r->path, AT_FDCWD, r->path2, (unsigned)r->flags);
     if (ret < 0 && errno == EINVAL) {
         /* A file system that does not know the flag: as good as it gets. */
         if (access(r->path2, F_OK) == 0) {
@@ -254,28 +256,17 @@ static int64_t exec_call(struct io_req *r)
 }
 
 static int64_t (*const execute_table[])(struct io_req *r) = {
-    [IO_OP_READ] = exec_read,
-    [IO_OP_WRITE] = exec_write,
-    [IO_OP_FDATASYNC] = exec_fdatasync,
-    [IO_OP_FSYNC] = exec_fsync,
-    [IO_OP_FALLOCATE] = exec_fallocate,
-    [IO_OP_OPEN] = exec_open,
-    [IO_OP_CLOSE] = exec_close,
-    [IO_OP_TRUNCATE] = exec_truncate,
-    [IO_OP_FSTAT] = exec_fstat,
-    [IO_OP_SIZE] = exec_size,
-    [IO_OP_EXTENT] = exec_extent,
-    [IO_OP_LOCK] = exec_lock,
-    [IO_OP_LOCK_TEST] = exec_lock_test,
-    [IO_OP_COPY] = exec_copy,
-    [IO_OP_CLONE] = exec_clone,
-    [IO_OP_DISCARD] = exec_discard,
-    [IO_OP_ZEROOUT] = exec_zeroout,
-    [IO_OP_ALIGNMENT] = exec_alignment,
-    [IO_OP_STAT] = exec_stat,
-    [IO_OP_RENAME] = exec_rename,
-    [IO_OP_UNLINK] = exec_unlink,
-    [IO_OP_FSYNC_DIR] = exec_fsync_dir,
+    [IO_OP_READ] = exec_read,           [IO_OP_WRITE] = exec_write,
+    [IO_OP_FDATASYNC] = exec_fdatasync, [IO_OP_FSYNC] = exec_fsync,
+    [IO_OP_FALLOCATE] = exec_fallocate, [IO_OP_OPEN] = exec_open,
+    [IO_OP_CLOSE] = exec_close,         [IO_OP_TRUNCATE] = exec_truncate,
+    [IO_OP_FSTAT] = exec_fstat,         [IO_OP_SIZE] = exec_size,
+    [IO_OP_EXTENT] = exec_extent,       [IO_OP_LOCK] = exec_lock,
+    [IO_OP_LOCK_TEST] = exec_lock_test, [IO_OP_COPY] = exec_copy,
+    [IO_OP_CLONE] = exec_clone,         [IO_OP_DISCARD] = exec_discard,
+    [IO_OP_ZEROOUT] = exec_zeroout,     [IO_OP_ALIGNMENT] = exec_alignment,
+    [IO_OP_STAT] = exec_stat,           [IO_OP_RENAME] = exec_rename,
+    [IO_OP_UNLINK] = exec_unlink,       [IO_OP_FSYNC_DIR] = exec_fsync_dir,
     [IO_OP_CALL] = exec_call,
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(execute_table) == IO_OP_COUNT);

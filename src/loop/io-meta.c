@@ -32,10 +32,12 @@ int io_co_open(const char *path, int flags, mode_t mode,
                struct io_file **ret_file)
 {
     struct io_req open = {
-        .op = IO_OP_OPEN, .path = path, .flags = flags | O_CLOEXEC,
+        .op = IO_OP_OPEN,
+        .path = path,
+        .flags = flags | O_CLOEXEC,
         .mode = mode,
     };
-    struct io_req align = {.op = IO_OP_ALIGNMENT};
+    struct io_req align = { .op = IO_OP_ALIGNMENT };
     struct io_file *f;
     int r = io_co_simple(&open);
 
@@ -57,14 +59,14 @@ int io_co_open(const char *path, int flags, mode_t mode,
 
 void io_co_close(struct io_file *f)
 {
-    struct io_req r = {.op = IO_OP_CLOSE};
+    struct io_req r = { .op = IO_OP_CLOSE };
 
     if (!f) {
         return;
     }
     g_assert(!f->sync_running);
     r.fd = f->fd;
-    io_req_co_run(&r);          /* after EINTR the descriptor is gone, too */
+    io_req_co_run(&r); /* after EINTR the descriptor is gone, too */
     g_free(f);
 }
 
@@ -75,7 +77,7 @@ uint32_t io_alignment(const struct io_file *f)
 
 int io_co_truncate(struct io_file *f, uint64_t size)
 {
-    struct io_req r = {.op = IO_OP_TRUNCATE, .fd = f->fd, .off = size};
+    struct io_req r = { .op = IO_OP_TRUNCATE, .fd = f->fd, .off = size };
 
     return size > INT64_MAX ? -EFBIG : io_co_simple(&r);
 }
@@ -83,7 +85,10 @@ int io_co_truncate(struct io_file *f, uint64_t size)
 int io_co_fallocate(struct io_file *f, int mode, uint64_t off, uint64_t len)
 {
     struct io_req r = {
-        .op = IO_OP_FALLOCATE, .fd = f->fd, .flags = mode, .off = off,
+        .op = IO_OP_FALLOCATE,
+        .fd = f->fd,
+        .flags = mode,
+        .off = off,
         .len = len,
     };
 
@@ -95,14 +100,14 @@ int io_co_fallocate(struct io_file *f, int mode, uint64_t off, uint64_t len)
 
 int io_co_fstat(struct io_file *f, struct stat *ret_st)
 {
-    struct io_req r = {.op = IO_OP_FSTAT, .fd = f->fd, .ret_stat = ret_st};
+    struct io_req r = { .op = IO_OP_FSTAT, .fd = f->fd, .ret_stat = ret_st };
 
     return io_co_simple(&r);
 }
 
 int io_co_size(struct io_file *f, uint64_t *ret_size)
 {
-    struct io_req r = {.op = IO_OP_SIZE, .fd = f->fd};
+    struct io_req r = { .op = IO_OP_SIZE, .fd = f->fd };
     int res = io_co_simple(&r);
 
     *ret_size = r.ret_off;
@@ -112,7 +117,7 @@ int io_co_size(struct io_file *f, uint64_t *ret_size)
 int io_co_extent(struct io_file *f, uint64_t off, bool *ret_data,
                  uint64_t *ret_end)
 {
-    struct io_req r = {.op = IO_OP_EXTENT, .fd = f->fd, .off = off};
+    struct io_req r = { .op = IO_OP_EXTENT, .fd = f->fd, .off = off };
     int res = off > INT64_MAX ? -ENXIO : io_co_simple(&r);
 
     *ret_data = r.ret_data;
@@ -129,17 +134,20 @@ CO_FN static int io_co_lock_op(struct io_file *f, enum io_op op, uint64_t off,
         [IO_LOCK_EXCLUSIVE] = F_WRLCK,
     };
     struct io_req r = {
-        .op = op, .fd = f->fd, .flags = types[how], .off = off, .len = len,
+        .op = op,
+        .fd = f->fd,
+        .flags = types[how],
+        .off = off,
+        .len = len,
     };
 
     if (!len || off > INT64_MAX || len > INT64_MAX - off) {
-        return -EINVAL;         /* fcntl(2) would take 0 for "to the end" */
+        return -EINVAL; /* fcntl(2) would take 0 for "to the end" */
     }
     return io_co_simple(&r);
 }
 
-int io_co_lock(struct io_file *f, uint64_t off, uint64_t len,
-               enum io_lock how)
+int io_co_lock(struct io_file *f, uint64_t off, uint64_t len, enum io_lock how)
 {
     return io_co_lock_op(f, IO_OP_LOCK, off, len, how);
 }
@@ -150,13 +158,16 @@ int io_co_lock_test(struct io_file *f, uint64_t off, uint64_t len,
     return io_co_lock_op(f, IO_OP_LOCK_TEST, off, len, how);
 }
 
-int io_co_copy_range(struct io_file *src, uint64_t src_off,
-                     struct io_file *dst, uint64_t dst_off, uint64_t len,
-                     uint64_t *ret_done)
+int io_co_copy_range(struct io_file *src, uint64_t src_off, struct io_file *dst,
+                     uint64_t dst_off, uint64_t len, uint64_t *ret_done)
 {
     struct io_req r = {
-        .op = IO_OP_COPY, .fd = src->fd, .off = src_off, .fd2 = dst->fd,
-        .off2 = dst_off, .len = MIN(len, (uint64_t)1 << 30),
+        .op = IO_OP_COPY,
+        .fd = src->fd,
+        .off = src_off,
+        .fd2 = dst->fd,
+        .off2 = dst_off,
+        .len = MIN(len, (uint64_t)1 << 30),
     };
     int res = not_supported(io_co_simple(&r));
 
@@ -168,8 +179,12 @@ int io_co_clone_range(struct io_file *src, uint64_t src_off,
                       struct io_file *dst, uint64_t dst_off, uint64_t len)
 {
     struct io_req r = {
-        .op = IO_OP_CLONE, .fd = src->fd, .off = src_off, .fd2 = dst->fd,
-        .off2 = dst_off, .len = len,
+        .op = IO_OP_CLONE,
+        .fd = src->fd,
+        .off = src_off,
+        .fd2 = dst->fd,
+        .off2 = dst_off,
+        .len = len,
     };
 
     /* Length 0 would mean "to the end". */
@@ -179,7 +194,7 @@ int io_co_clone_range(struct io_file *src, uint64_t src_off,
 CO_FN static int io_co_blk_op(struct io_file *f, enum io_op op, uint64_t off,
                               uint64_t len)
 {
-    struct io_req r = {.op = op, .fd = f->fd, .off = off, .len = len};
+    struct io_req r = { .op = op, .fd = f->fd, .off = off, .len = len };
 
     return len ? not_supported(io_co_simple(&r)) : 0;
 }
@@ -196,14 +211,14 @@ int io_co_blk_zeroout(struct io_file *f, uint64_t off, uint64_t len)
 
 int io_co_stat(const char *path, struct stat *ret_st)
 {
-    struct io_req r = {.op = IO_OP_STAT, .path = path, .ret_stat = ret_st};
+    struct io_req r = { .op = IO_OP_STAT, .path = path, .ret_stat = ret_st };
 
     return io_co_simple(&r);
 }
 
 int io_co_rename(const char *from, const char *to)
 {
-    struct io_req r = {.op = IO_OP_RENAME, .path = from, .path2 = to};
+    struct io_req r = { .op = IO_OP_RENAME, .path = from, .path2 = to };
 
     return io_co_simple(&r);
 }
@@ -211,7 +226,9 @@ int io_co_rename(const char *from, const char *to)
 int io_co_rename_new(const char *from, const char *to)
 {
     struct io_req r = {
-        .op = IO_OP_RENAME, .path = from, .path2 = to,
+        .op = IO_OP_RENAME,
+        .path = from,
+        .path2 = to,
         .flags = RENAME_NOREPLACE,
     };
 
@@ -220,7 +237,7 @@ int io_co_rename_new(const char *from, const char *to)
 
 int io_co_unlink(const char *path)
 {
-    struct io_req r = {.op = IO_OP_UNLINK, .path = path};
+    struct io_req r = { .op = IO_OP_UNLINK, .path = path };
 
     return io_co_simple(&r);
 }
@@ -228,7 +245,7 @@ int io_co_unlink(const char *path)
 int io_co_fsync_parent(const char *path)
 {
     char *dir = g_path_get_dirname(path);
-    struct io_req r = {.op = IO_OP_FSYNC_DIR, .path = dir};
+    struct io_req r = { .op = IO_OP_FSYNC_DIR, .path = dir };
     int res = io_co_simple(&r);
 
     g_free(dir);

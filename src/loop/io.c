@@ -13,7 +13,7 @@
 
 #define SECTOR 512
 #define FEW_VECS 16
-#define MAX_VECS 1024           /* IOV_MAX of Linux */
+#define MAX_VECS 1024 /* IOV_MAX of Linux */
 /* Longest transfer of one request: entries of the ring have 32 bits, and Linux
  * itself stops short of 2 GiB. */
 #define MAX_TRANSFER ((size_t)1 << 30)
@@ -120,7 +120,7 @@ CO_FN static int io_co_rw(struct io_file *f, struct io_req *r, uint64_t off,
 
 int io_co_preadv(struct io_file *f, uint64_t off, struct iov iov)
 {
-    struct io_req r = {.op = IO_OP_READ};
+    struct io_req r = { .op = IO_OP_READ };
 
     return io_co_rw(f, &r, off, iov);
 }
@@ -128,7 +128,7 @@ int io_co_preadv(struct io_file *f, uint64_t off, struct iov iov)
 int io_co_pwritev(struct io_file *f, uint64_t off, struct iov iov,
                   enum io_tag tag)
 {
-    struct io_req r = {.op = IO_OP_WRITE, .tag = tag};
+    struct io_req r = { .op = IO_OP_WRITE, .tag = tag };
 
     return io_co_rw(f, &r, off, iov);
 }
@@ -137,7 +137,8 @@ int io_co_pwritev(struct io_file *f, uint64_t off, struct iov iov,
 CO_FN static int io_co_sync_lead(struct io_file *f)
 {
     struct io_req r = {
-        .op = f->sync_full ? IO_OP_FSYNC : IO_OP_FDATASYNC, .fd = f->fd,
+        .op = f->sync_full ? IO_OP_FSYNC : IO_OP_FDATASYNC,
+        .fd = f->fd,
     };
     uint64_t ticket = ++f->syncs_started;
     int64_t res;

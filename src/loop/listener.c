@@ -35,10 +35,10 @@
 struct listener {
     struct loop *loop;
     int fd;
-    char *path;             /* Unix only */
-    dev_t dev;              /* of the socket file we made */
+    char *path; /* Unix only */
+    dev_t dev;  /* of the socket file we made */
     ino_t ino;
-    unsigned port;          /* TCP only */
+    unsigned port; /* TCP only */
     bool closing;
     void (*on_accept)(struct channel *c, void *arg);
     void *arg;
@@ -54,8 +54,10 @@ int sock_addr_unix(const char *path, struct sockaddr_storage *ret_ss,
 
     memset(ret_ss, 0, sizeof(*ret_ss));
     if (len == 0 || len >= sizeof(un->sun_path)) {
-        return err_set(err, ENAMETOOLONG, "Unix socket path '%s' must have 1"
-                       " to %zu bytes", path, sizeof(un->sun_path) - 1);
+        return err_set(err, ENAMETOOLONG,
+                       "Unix socket path '%s' must have 1"
+                       " to %zu bytes",
+                       path, sizeof(un->sun_path) - 1);
     }
     un->sun_family = AF_UNIX;
     memcpy(un->sun_path, path, len + 1);
@@ -68,8 +70,10 @@ static int port_parse(const char *text, uint16_t *ret_port, GError **err)
     guint64 port;
 
     if (!text || !g_ascii_string_to_unsigned(text, 10, 0, 65535, &port, NULL)) {
-        return err_set(err, EINVAL, "Invalid port '%s', expected a number from"
-                       " 0 to 65535", text ? text : "");
+        return err_set(err, EINVAL,
+                       "Invalid port '%s', expected a number from"
+                       " 0 to 65535",
+                       text ? text : "");
     }
     *ret_port = (uint16_t)port;
     return 0;
@@ -104,8 +108,10 @@ int sock_addr_numeric(const struct sock_addr *addr,
         *ret_len = sizeof(*in6);
         return 0;
     }
-    return err_set(err, EINVAL, "Address '%s' is neither numeric nor"
-                   " 'localhost'", addr->host);
+    return err_set(err, EINVAL,
+                   "Address '%s' is neither numeric nor"
+                   " 'localhost'",
+                   addr->host);
 }
 
 bool sock_addr_is_loopback(const struct sockaddr_storage *ss)
@@ -169,8 +175,7 @@ static int listener_bind_unix(struct listener *ls, GError **err)
     return 0;
 }
 
-static int listener_bind_tcp(struct listener *ls,
-                             const struct sock_addr *addr,
+static int listener_bind_tcp(struct listener *ls, const struct sock_addr *addr,
                              const struct sockaddr_storage *ss, socklen_t len,
                              GError **err)
 {
@@ -205,8 +210,10 @@ static int listener_bind(struct listener *ls, const struct sock_addr *addr,
             return ret;
         }
         if (!sock_addr_is_loopback(&ss)) {
-            ret = err_set(err, EPERM, "Refusing to listen on '%s': without TLS"
-                          " only loopback addresses are served", addr->host);
+            ret = err_set(err, EPERM,
+                          "Refusing to listen on '%s': without TLS"
+                          " only loopback addresses are served",
+                          addr->host);
             err_hint(err, "Use 127.0.0.1, ::1 or a Unix socket.");
             return ret;
         }
@@ -309,7 +316,7 @@ unsigned listener_port(const struct listener *ls)
 struct lookup {
     const struct sock_addr *addr;
     struct addrinfo *list;
-    int ret;               /* of getaddrinfo() */
+    int ret; /* of getaddrinfo() */
 };
 
 static void lookup_in_pool(void *arg)
@@ -366,8 +373,10 @@ static CO_FN int connect_co_tcp(const struct sock_addr *addr, GError **err)
 
     co_in_pool(lookup_in_pool, &lk);
     if (lk.ret != 0) {
-        return err_set(err, EHOSTUNREACH, "Address resolution of %s:%s failed:"
-                       " %s", addr->host, addr->port, gai_strerror(lk.ret));
+        return err_set(err, EHOSTUNREACH,
+                       "Address resolution of %s:%s failed:"
+                       " %s",
+                       addr->host, addr->port, gai_strerror(lk.ret));
     }
     for (struct addrinfo *ai = lk.list; ai && ret < 0; ai = ai->ai_next) {
         ret = connect_co_one(ai->ai_addr, ai->ai_addrlen);

@@ -19,7 +19,7 @@ enum co_state { CO_RUNNING, CO_READY, CO_YIELDED, CO_BLOCKED, CO_ENDED };
 struct co_waiter {
     struct co_waiter *next, *prev;
     struct co *co;
-    struct co_queue *queue;     /* NULL once taken off */
+    struct co_queue *queue; /* NULL once taken off */
     bool timed_out;
 };
 
@@ -28,7 +28,7 @@ struct co {
     struct loop *loop;
     void (*fn)(void *arg);
     void *arg;
-    struct co *next;            /* in the run queue or in the pool */
+    struct co *next; /* in the run queue or in the pool */
     enum co_state state;
     bool wake_pending;
     struct co_waiter waiter;
@@ -38,7 +38,7 @@ struct co_list {
     struct co *head, *tail;
 };
 
-#define IO_BUF_CLASSES 9        /* 4 KiB << 0 ... 4 KiB << 8 = 1 MiB */
+#define IO_BUF_CLASSES 9 /* 4 KiB << 0 ... 4 KiB << 8 = 1 MiB */
 
 struct io_buf_pool {
     void *free[IO_BUF_CLASSES]; /* linked through their first bytes */
@@ -48,28 +48,28 @@ struct io_buf_pool {
 struct loop {
     const struct io_engine *engine;
     void *engine_state;
-    struct pool *pool;          /* NULL with a custom engine */
+    struct pool *pool; /* NULL with a custom engine */
 
     uint64_t now_ns;
     struct loop_timer **timers; /* binary heap, 1-based */
     unsigned n_timers, max_timers;
 
-    struct co_list ready;       /* run in this turn */
-    struct co_list relaxed;     /* run in the next */
+    struct co_list ready;   /* run in this turn */
+    struct co_list relaxed; /* run in the next */
     struct co *running;
     struct co_ctx main_ctx;
     unsigned n_co;
     struct co *co_pool;
     unsigned n_co_pool, max_co_pool;
-    unsigned n_inline;          /* requests completed at once, in a row */
+    unsigned n_inline; /* requests completed at once, in a row */
 
     struct io_buf_pool bufs;
 
-    pthread_mutex_t msg_lock;   /* guards these two */
+    pthread_mutex_t msg_lock; /* guards these two */
     struct loop_msg *msg_head, *msg_tail;
-    bool has_msgs;              /* atomic hint: msg_head is set */
-    bool sleeping;              /* atomic: a message must wake the engine */
-    bool stop;                  /* atomic */
+    bool has_msgs; /* atomic hint: msg_head is set */
+    bool sleeping; /* atomic: a message must wake the engine */
+    bool stop;     /* atomic */
 };
 
 /* Queue @m for its function on @l's thread. Any thread. */

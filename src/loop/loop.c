@@ -15,7 +15,7 @@
 #include "loop/loop-priv.h"
 #include "loop/pool.h"
 
-#define CO_POOL_MAX 256         /* idle stacks kept by a loop */
+#define CO_POOL_MAX 256 /* idle stacks kept by a loop */
 
 static __thread struct loop *current;
 
@@ -40,8 +40,10 @@ int io_engine_parse(const char *name, enum io_engine_kind *ret_kind,
             return 0;
         }
     }
-    return err_set(err, EINVAL, "Unknown I/O engine '%s', expected auto, "
-                   "io_uring or threads", name);
+    return err_set(err, EINVAL,
+                   "Unknown I/O engine '%s', expected auto, "
+                   "io_uring or threads",
+                   name);
 }
 
 static int loop_set_engine(struct loop *l, const struct loop_options *opts,
@@ -180,7 +182,7 @@ void loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
 {
     struct loop_call *c = g_new(struct loop_call, 1);
 
-    *c = (struct loop_call){.msg.fn = loop_call_run, .fn = fn, .arg = arg};
+    *c = (struct loop_call) { .msg.fn = loop_call_run, .fn = fn, .arg = arg };
     loop_send(l, &c->msg);
 }
 
@@ -277,7 +279,7 @@ uint64_t loop_clock_ns(struct loop *l)
 uint64_t loop_date_ns(struct loop *l)
 {
     return l->engine->date ? l->engine->date(l)
-                           : (uint64_t) g_get_real_time() * 1000;
+                           : (uint64_t)g_get_real_time() * 1000;
 }
 
 uint64_t engine_monotonic_ns(struct loop *l)

@@ -28,11 +28,11 @@ struct io_engine;
 
 struct loop_options {
     enum io_engine_kind engine;
-    unsigned workers;        /* threads of the pool at most; 0 = default */
+    unsigned workers; /* threads of the pool at most; 0 = default */
     /* An engine that is not one of those above, instead of @engine; borrowed
      * for the life of the loop.  Such a loop has no pool. */
     const struct io_engine *custom;
-    uint64_t custom_seed;    /* for @custom alone; the loop does not look */
+    uint64_t custom_seed; /* for @custom alone; the loop does not look */
 };
 
 /* Parse "auto", "io_uring" or "threads". Returns 0 or -EINVAL. */
@@ -73,7 +73,7 @@ struct loop_timer {
     void (*fn)(void *arg);
     void *arg;
     uint64_t deadline_ns;
-    unsigned heap_idx;       /* 0 = not armed */
+    unsigned heap_idx; /* 0 = not armed */
 };
 void loop_timer_init(struct loop_timer *t, struct loop *l,
                      void (*fn)(void *arg), void *arg);

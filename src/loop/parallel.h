@@ -8,4 +8,4 @@ struct loop;
 /* Run fn(@arg, 0) ... fn(@arg, @n - 1) on @l, at most @workers at once, each in
  * a coroutine; waits for all. The first error, after which no more begin. */
 CO_FN int parallel_co_for(struct loop *l, unsigned n, unsigned workers,
-                      int (*fn)(void *arg, unsigned i), void *arg);
+                          int (*fn)(void *arg, unsigned i), void *arg);

@@ -20,9 +20,9 @@ static void poll_expire(void *arg)
 
 int channel_co_poll_fd(int fd, short events, uint64_t timeout_ns)
 {
-    struct io_req r = {.op = IO_OP_POLL, .fd = fd, .flags = events};
+    struct io_req r = { .op = IO_OP_POLL, .fd = fd, .flags = events };
     struct loop *l = loop_current();
-    struct poll_limit limit = {.req = &r};
+    struct poll_limit limit = { .req = &r };
     struct loop_timer t;
     int64_t res;
 

@@ -17,10 +17,10 @@
 
 /* Requests of one file that wait, and how many run. */
 struct file_queue {
-    int key;                    /* queue_key() */
+    int key; /* queue_key() */
     unsigned n_running, n_waiting;
     struct io_req *head, *tail;
-    bool ready;                 /* in the list of the pool */
+    bool ready; /* in the list of the pool */
     struct file_queue *next;
 };
 
@@ -28,9 +28,9 @@ struct pool {
     struct loop *loop;
     pthread_mutex_t lock;
     pthread_cond_t work;
-    GHashTable *files;          /* key -> struct file_queue; in use */
-    struct file_queue *ready_head, *ready_tail;  /* may run something now */
-    unsigned n_runnable;        /* requests that a free thread would take */
+    GHashTable *files; /* key -> struct file_queue; in use */
+    struct file_queue *ready_head, *ready_tail; /* may run something now */
+    unsigned n_runnable; /* requests that a free thread would take */
     unsigned n_idle;
     unsigned n_threads, max_threads;
     unsigned per_file;
@@ -75,8 +75,8 @@ void pool_free(struct pool *p)
 
 static void req_done(struct loop_msg *m)
 {
-    struct io_req *r = (struct io_req *)
-        (void *)((char *)m - offsetof(struct io_req, msg));
+    struct io_req *r = (struct io_req *)(void *)((char *)m -
+                                                 offsetof(struct io_req, msg));
 
     io_req_complete(r, r->result);
 }
@@ -91,15 +91,11 @@ static int queue_key(const struct io_req *r)
     case IO_OP_STAT:
     case IO_OP_RENAME:
     case IO_OP_UNLINK:
-    case IO_OP_FSYNC_DIR:
-        return -1;
-    case IO_OP_CALL:
-        return -2;
+    case IO_OP_FSYNC_DIR: return -1;
+    case IO_OP_CALL: return -2;
     case IO_OP_COPY:
-    case IO_OP_CLONE:
-        return r->fd2;
-    default:
-        return r->fd;
+    case IO_OP_CLONE: return r->fd2;
+    default: return r->fd;
     }
 }
 
@@ -122,8 +118,7 @@ static unsigned queue_runnable(const struct pool *p, const struct file_queue *q)
 }
 
 /* @q has changed; it had @before runnable requests. An empty one goes. */
-static void queue_changed(struct pool *p, struct file_queue *q,
-                          unsigned before)
+static void queue_changed(struct pool *p, struct file_queue *q, unsigned before)
 {
     unsigned now = queue_runnable(p, q);
 
@@ -208,7 +203,7 @@ static void *pool_thread(void *arg)
         pthread_mutex_unlock(&p->lock);
         r->result = io_req_execute(r);
         r->msg.fn = req_done;
-        loop_send(p->loop, &r->msg);   /* @r may be gone from here on */
+        loop_send(p->loop, &r->msg); /* @r may be gone from here on */
         pthread_mutex_lock(&p->lock);
         queue_ended(p, q);
     }

@@ -29,8 +29,8 @@ static void heap_down(struct loop *l, unsigned i)
     while (2 * i <= l->n_timers) {
         unsigned child = 2 * i;
 
-        if (child < l->n_timers && l->timers[child + 1]->deadline_ns
-                                       < l->timers[child]->deadline_ns) {
+        if (child < l->n_timers &&
+            l->timers[child + 1]->deadline_ns < l->timers[child]->deadline_ns) {
             child++;
         }
         if (l->timers[child]->deadline_ns >= t->deadline_ns) {
@@ -45,7 +45,7 @@ static void heap_down(struct loop *l, unsigned i)
 void loop_timer_init(struct loop_timer *t, struct loop *l,
                      void (*fn)(void *arg), void *arg)
 {
-    *t = (struct loop_timer){.loop = l, .fn = fn, .arg = arg};
+    *t = (struct loop_timer) { .loop = l, .fn = fn, .arg = arg };
 }
 
 void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns)
@@ -55,8 +55,7 @@ void loop_timer_arm(struct loop_timer *t, uint64_t deadline_ns)
     if (!t->heap_idx) {
         if (l->n_timers + 1 >= l->max_timers) {
             l->max_timers = l->max_timers ? l->max_timers * 2 : 64;
-            l->timers = g_renew(struct loop_timer *, l->timers,
-                                l->max_timers);
+            l->timers = g_renew(struct loop_timer *, l->timers, l->max_timers);
         }
         heap_place(l, ++l->n_timers, t);
     }

@@ -13,9 +13,9 @@
 #include "loop/loop-priv.h"
 #include "sim/sim-priv.h"
 
-#define START_NS 1000000000u    /* not 0: deadlines of 0 are past */
-#define SPIN_NS 1000u           /* what a turn of relaxing coroutines takes */
-#define FIRST_FD 1000000        /* no system's descriptor */
+#define START_NS 1000000000u /* not 0: deadlines of 0 are past */
+#define SPIN_NS 1000u        /* what a turn of relaxing coroutines takes */
+#define FIRST_FD 1000000     /* no system's descriptor */
 #define STALL_SECONDS 20
 
 /* splitmix64 */
@@ -93,15 +93,15 @@ static void sim_pick_fault(struct sim *s, struct sim_pending *p)
     for (unsigned i = 0; i < s->faults->len; i++) {
         struct sim_fault *f = &g_array_index(s->faults, struct sim_fault, i);
 
-        if (f->op != p->rec->op || !f->nth
-            || (f->path && g_strcmp0(f->path, p->rec->path))) {
+        if (f->op != p->rec->op || !f->nth ||
+            (f->path && g_strcmp0(f->path, p->rec->path))) {
             continue;
         }
         if (f->nth > 1) {
             f->nth--;
             continue;
         }
-        f->nth = f->sticky;     /* 1 goes on, 0 is spent */
+        f->nth = f->sticky; /* 1 goes on, 0 is spent */
         p->fault = f->err ? -f->err : p->fault;
         p->lands = f->lands;
         p->short_len = f->short_len ? f->short_len : p->short_len;
@@ -119,8 +119,8 @@ static void sim_submit(struct loop *l, struct io_req *r)
     p->req = r;
     p->rec = sim_record_new(s, r);
     op = p->rec->op;
-    if (op == SIM_OPEN && (r->flags & O_CREAT)
-        && !sim_image_find(s->live, r->path)) {
+    if (op == SIM_OPEN && (r->flags & O_CREAT) &&
+        !sim_image_find(s->live, r->path)) {
         p->rec->op = op = SIM_CREATE;
     }
     p->rec->submitted = ++s->instant;
@@ -191,7 +191,8 @@ static void sim_stall(struct loop *l)
     while (!s->woken) {
         if (pthread_cond_timedwait(&s->wake_cond, &s->wake_lock, &until)) {
             g_error("The simulation stands still: %u coroutines wait, "
-                    "no request and no timer is under way", co_count(l));
+                    "no request and no timer is under way",
+                    co_count(l));
         }
     }
     s->woken = false;

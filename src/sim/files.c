@@ -118,7 +118,7 @@ static int64_t apply_clone(struct sim *s, struct sim_pending *p)
     if ((r->off | r->off2) % 4096 || p->rec->len != r->len) {
         return -EINVAL;
     }
-    p->short_len = 0;           /* all or nothing */
+    p->short_len = 0; /* all or nothing */
     return MIN(apply_copy(s, p), 0);
 }
 
@@ -167,8 +167,10 @@ static int64_t apply_open(struct sim *s, struct sim_pending *p)
     }
     p->rec->file = file;
     h = g_new(struct sim_handle, 1);
-    *h = (struct sim_handle){
-        .file = file, .flags = r->flags, .path = g_strdup(p->rec->path),
+    *h = (struct sim_handle) {
+        .file = file,
+        .flags = r->flags,
+        .path = g_strdup(p->rec->path),
     };
     g_hash_table_insert(s->handles, GINT_TO_POINTER(++s->last_fd), h);
     return s->last_fd;
@@ -209,11 +211,15 @@ static int64_t stat_file(struct sim *s, uint64_t file, struct stat *st)
 {
     uint64_t changes = sim_image_changes(s->live, file);
 
-    *st = (struct stat){
-        .st_ino = file, .st_dev = 1, .st_mode = S_IFREG | 0600, .st_nlink = 1,
-        .st_size = (off_t)sim_image_size(s->live, file), .st_blksize = 4096,
+    *st = (struct stat) {
+        .st_ino = file,
+        .st_dev = 1,
+        .st_mode = S_IFREG | 0600,
+        .st_nlink = 1,
+        .st_size = (off_t)sim_image_size(s->live, file),
+        .st_blksize = 4096,
         .st_blocks = (blkcnt_t)(sim_image_size(s->live, file) / 512),
-        .st_mtim = {(time_t)(changes / 1000000000), changes % 1000000000},
+        .st_mtim = { (time_t)(changes / 1000000000), changes % 1000000000 },
     };
     return 0;
 }
@@ -249,23 +255,27 @@ static int64_t apply_extent(struct sim *s, struct sim_pending *p)
     struct sim_handle *h = sim_handle(s, r->fd);
 
     return h ? sim_image_extent(s->live, h->file, r->off, &r->ret_data,
-                                &r->ret_off) : -EBADF;
+                                &r->ret_off)
+             : -EBADF;
 }
 
 static bool lock_conflicts(const struct sim_lock *a, const struct sim_lock *b)
 {
-    return a->file == b->file && a->fd != b->fd && a->start < b->end
-           && b->start < a->end && b->type != F_UNLCK
-           && (a->type == F_WRLCK || b->type == F_WRLCK);
+    return a->file == b->file && a->fd != b->fd && a->start < b->end &&
+           b->start < a->end && b->type != F_UNLCK &&
+           (a->type == F_WRLCK || b->type == F_WRLCK);
 }
 
 static struct sim_lock lock_wanted(struct sim *s, const struct io_req *r)
 {
     struct sim_handle *h = sim_handle(s, r->fd);
 
-    return (struct sim_lock){
-        .fd = r->fd, .file = h ? h->file : 0, .start = r->off,
-        .end = r->off + r->len, .type = r->flags,
+    return (struct sim_lock) {
+        .fd = r->fd,
+        .file = h ? h->file : 0,
+        .start = r->off,
+        .end = r->off + r->len,
+        .type = r->flags,
     };
 }
 
@@ -292,8 +302,8 @@ static void lock_cut(struct sim *s, const struct sim_lock *cut)
         struct sim_lock old = g_array_index(s->locks, struct sim_lock, i);
         struct sim_lock left = old, right = old;
 
-        if (old.fd != cut->fd || old.start >= cut->end
-            || cut->start >= old.end) {
+        if (old.fd != cut->fd || old.start >= cut->end ||
+            cut->start >= old.end) {
             continue;
         }
         g_array_remove_index(s->locks, i);
@@ -379,31 +389,20 @@ static int64_t apply_none(struct sim *s, struct sim_pending *p)
     return -ENOTSUP;
 }
 
-static int64_t (*const sim_files_table[])(struct sim *s, struct sim_pending *p) = {
-    [IO_OP_READ] = apply_read,
-    [IO_OP_WRITE] = apply_write,
-    [IO_OP_FDATASYNC] = apply_sync,
-    [IO_OP_FSYNC] = apply_sync,
-    [IO_OP_FALLOCATE] = apply_fallocate,
-    [IO_OP_POLL] = apply_none,
-    [IO_OP_OPEN] = apply_open,
-    [IO_OP_CLOSE] = apply_close,
-    [IO_OP_TRUNCATE] = apply_truncate,
-    [IO_OP_FSTAT] = apply_fstat,
-    [IO_OP_SIZE] = apply_size,
-    [IO_OP_EXTENT] = apply_extent,
-    [IO_OP_LOCK] = apply_lock,
-    [IO_OP_LOCK_TEST] = apply_lock_test,
-    [IO_OP_COPY] = apply_copy,
-    [IO_OP_CLONE] = apply_clone,
-    [IO_OP_DISCARD] = apply_none,
-    [IO_OP_ZEROOUT] = apply_none,
-    [IO_OP_ALIGNMENT] = apply_alignment,
-    [IO_OP_STAT] = apply_stat,
-    [IO_OP_RENAME] = apply_rename,
-    [IO_OP_UNLINK] = apply_unlink,
-    [IO_OP_FSYNC_DIR] = apply_fsync_dir,
-    [IO_OP_CALL] = apply_call,
+static int64_t (*const sim_files_table[])(struct sim *s,
+                                          struct sim_pending *p) = {
+    [IO_OP_READ] = apply_read,           [IO_OP_WRITE] = apply_write,
+    [IO_OP_FDATASYNC] = apply_sync,      [IO_OP_FSYNC] = apply_sync,
+    [IO_OP_FALLOCATE] = apply_fallocate, [IO_OP_POLL] = apply_none,
+    [IO_OP_OPEN] = apply_open,           [IO_OP_CLOSE] = apply_close,
+    [IO_OP_TRUNCATE] = apply_truncate,   [IO_OP_FSTAT] = apply_fstat,
+    [IO_OP_SIZE] = apply_size,           [IO_OP_EXTENT] = apply_extent,
+    [IO_OP_LOCK] = apply_lock,           [IO_OP_LOCK_TEST] = apply_lock_test,
+    [IO_OP_COPY] = apply_copy,           [IO_OP_CLONE] = apply_clone,
+    [IO_OP_DISCARD] = apply_none,        [IO_OP_ZEROOUT] = apply_none,
+    [IO_OP_ALIGNMENT] = apply_alignment, [IO_OP_STAT] = apply_stat,
+    [IO_OP_RENAME] = apply_rename,       [IO_OP_UNLINK] = apply_unlink,
+    [IO_OP_FSYNC_DIR] = apply_fsync_dir, [IO_OP_CALL] = apply_call,
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(sim_files_table) == IO_OP_COUNT);
 

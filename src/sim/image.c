@@ -20,13 +20,13 @@ struct page {
 struct ram {
     unsigned refs;
     uint64_t size;
-    uint64_t changes;           /* how often it was written to */
-    GTree *pages;               /* page number -> struct page */
+    uint64_t changes; /* how often it was written to */
+    GTree *pages;     /* page number -> struct page */
 };
 
 struct sim_image {
-    GHashTable *names;          /* char * -> id (uint64_t *) */
-    GHashTable *files;          /* id (uint64_t *) -> struct ram */
+    GHashTable *names; /* char * -> id (uint64_t *) */
+    GHashTable *files; /* id (uint64_t *) -> struct ram */
 };
 
 static void page_unref(void *p)
@@ -153,8 +153,7 @@ struct sim_image *sim_image_new(void)
 {
     struct sim_image *img = g_new0(struct sim_image, 1);
 
-    img->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
-                                       g_free);
+    img->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     img->files = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free,
                                        ram_unref);
     return img;
@@ -346,8 +345,8 @@ int sim_image_fallocate(struct sim_image *img, uint64_t id, int mode,
     int what = mode & ~FALLOC_FL_KEEP_SIZE;
     struct ram *ram;
 
-    if (what != 0 && what != FALLOC_FL_ZERO_RANGE
-        && !(what == FALLOC_FL_PUNCH_HOLE && keep)) {
+    if (what != 0 && what != FALLOC_FL_ZERO_RANGE &&
+        !(what == FALLOC_FL_PUNCH_HOLE && keep)) {
         return -ENOTSUP;
     }
     ram = image_ram_own(img, id);

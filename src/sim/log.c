@@ -4,20 +4,13 @@
 #include "sim/sim-priv.h"
 
 static const char *const op_names[] = {
-    [SIM_CREATE] = "create",
-    [SIM_OPEN] = "open",
-    [SIM_CLOSE] = "close",
-    [SIM_READ] = "read",
-    [SIM_WRITE] = "write",
-    [SIM_TRUNCATE] = "truncate",
-    [SIM_FALLOCATE] = "fallocate",
-    [SIM_FDATASYNC] = "fdatasync",
-    [SIM_FSYNC] = "fsync",
-    [SIM_RENAME] = "rename",
-    [SIM_UNLINK] = "unlink",
-    [SIM_FSYNC_DIR] = "fsync-dir",
-    [SIM_MARK] = "mark",
-    [SIM_OTHER] = "other",
+    [SIM_CREATE] = "create",       [SIM_OPEN] = "open",
+    [SIM_CLOSE] = "close",         [SIM_READ] = "read",
+    [SIM_WRITE] = "write",         [SIM_TRUNCATE] = "truncate",
+    [SIM_FALLOCATE] = "fallocate", [SIM_FDATASYNC] = "fdatasync",
+    [SIM_FSYNC] = "fsync",         [SIM_RENAME] = "rename",
+    [SIM_UNLINK] = "unlink",       [SIM_FSYNC_DIR] = "fsync-dir",
+    [SIM_MARK] = "mark",           [SIM_OTHER] = "other",
 };
 G_STATIC_ASSERT(G_N_ELEMENTS(op_names) == SIM_OP_COUNT);
 
@@ -29,18 +22,12 @@ const char *sim_op_name(enum sim_op op)
 static enum sim_op sim_op_of(enum io_op op)
 {
     static const unsigned char map[IO_OP_COUNT] = {
-        [IO_OP_READ] = SIM_READ,
-        [IO_OP_WRITE] = SIM_WRITE,
-        [IO_OP_COPY] = SIM_WRITE,
-        [IO_OP_CLONE] = SIM_WRITE,
-        [IO_OP_FDATASYNC] = SIM_FDATASYNC,
-        [IO_OP_FSYNC] = SIM_FSYNC,
-        [IO_OP_FALLOCATE] = SIM_FALLOCATE,
-        [IO_OP_OPEN] = SIM_OPEN,
-        [IO_OP_CLOSE] = SIM_CLOSE,
-        [IO_OP_TRUNCATE] = SIM_TRUNCATE,
-        [IO_OP_RENAME] = SIM_RENAME,
-        [IO_OP_UNLINK] = SIM_UNLINK,
+        [IO_OP_READ] = SIM_READ,           [IO_OP_WRITE] = SIM_WRITE,
+        [IO_OP_COPY] = SIM_WRITE,          [IO_OP_CLONE] = SIM_WRITE,
+        [IO_OP_FDATASYNC] = SIM_FDATASYNC, [IO_OP_FSYNC] = SIM_FSYNC,
+        [IO_OP_FALLOCATE] = SIM_FALLOCATE, [IO_OP_OPEN] = SIM_OPEN,
+        [IO_OP_CLOSE] = SIM_CLOSE,         [IO_OP_TRUNCATE] = SIM_TRUNCATE,
+        [IO_OP_RENAME] = SIM_RENAME,       [IO_OP_UNLINK] = SIM_UNLINK,
         [IO_OP_FSYNC_DIR] = SIM_FSYNC_DIR,
     };
 
@@ -83,8 +70,7 @@ struct sim_record *sim_record_new(struct sim *s, struct io_req *r)
     struct sim_handle *h = r->path ? NULL
                                    : sim_handle(s, copies ? r->fd2 : r->fd);
 
-    rec->op = r->op == IO_OP_CLONE && !s->shares ? SIM_OTHER
-                                                 : sim_op_of(r->op);
+    rec->op = r->op == IO_OP_CLONE && !s->shares ? SIM_OTHER : sim_op_of(r->op);
     rec->tag = r->tag;
     rec->file = h ? h->file : 0;
     rec->off = r->off;
@@ -174,8 +160,9 @@ uint64_t sim_log_hash(struct sim *s)
     for (unsigned i = 0; i < s->log->len; i++) {
         const struct sim_record *r = g_ptr_array_index(s->log, i);
         const uint64_t words[] = {
-            r->op, r->submitted, r->completed, (uint64_t)r->result, r->tag,
-            r->file, r->file2, r->off, r->len, (uint64_t)r->mode,
+            r->op,  r->submitted,      r->completed, (uint64_t)r->result,
+            r->tag, r->file,           r->file2,     r->off,
+            r->len, (uint64_t)r->mode,
         };
 
         h = hash_bytes(h, words, sizeof(words));

@@ -24,34 +24,36 @@ struct sim_lock {
 struct sim_pending {
     struct io_req *req;
     struct sim_record *rec;
-    bool logged;                /* @rec belongs to the log */
+    bool logged; /* @rec belongs to the log */
     uint64_t due_ns;
-    int64_t fault;              /* 0, else the result */
-    bool lands;                 /* it takes place all the same */
-    size_t short_len;           /* 0, else the most to move */
+    int64_t fault;    /* 0, else the result */
+    bool lands;       /* it takes place all the same */
+    size_t short_len; /* 0, else the most to move */
 };
 
 struct sim {
     uint64_t now_ns;
     uint64_t rng;
-    unsigned shuffle;           /* percent of coroutines that run first */
+    unsigned shuffle; /* percent of coroutines that run first */
     uint64_t shuffle_state;
-    GPtrArray *pending;         /* struct sim_pending */
+    GPtrArray *pending; /* struct sim_pending */
 
     struct sim_image *live;
     uint64_t last_file;
-    uint32_t block;             /* of O_DIRECT */
-    GHashTable *handles;        /* fd -> struct sim_handle */
+    uint32_t block;      /* of O_DIRECT */
+    GHashTable *handles; /* fd -> struct sim_handle */
     int last_fd;
-    GArray *locks;              /* struct sim_lock */
+    GArray *locks; /* struct sim_lock */
 
     bool log_on;
     uint64_t instant;
-    GPtrArray *log;             /* struct sim_record */
-    GArray *faults;             /* struct sim_fault */
-    bool shares;                /* clones succeed */
+    GPtrArray *log; /* struct sim_record */
+    GArray *faults; /* struct sim_fault */
+    bool shares;    /* clones succeed */
     uint64_t count[SIM_OP_COUNT];
-    struct { uint64_t min_ns, max_ns; } latency[SIM_OP_COUNT];
+    struct {
+        uint64_t min_ns, max_ns;
+    } latency[SIM_OP_COUNT];
 
     pthread_mutex_t wake_lock;
     pthread_cond_t wake_cond;

@@ -24,7 +24,10 @@ struct sim;
 
 /* The machine as an engine, and the options of a loop that runs on one. */
 extern const struct io_engine engine_sim;
-#define SIM_OPTIONS(seed) { .custom = &engine_sim, .custom_seed = (seed) }
+#define SIM_OPTIONS(seed) \
+    { \
+        .custom = &engine_sim, .custom_seed = (seed) \
+    }
 
 /* The machine of @l, or NULL on a real engine. */
 struct sim *loop_sim(struct loop *l);
@@ -88,20 +91,20 @@ void sim_restore(struct sim *s, const struct sim_image *img);
 /* ---- the log ------------------------------------------------------------ */
 
 enum sim_op {
-    SIM_CREATE,         /* file path: an open that made a file */
-    SIM_OPEN,           /* file path */
-    SIM_CLOSE,          /* file */
-    SIM_READ,           /* file off len; counted, never logged */
-    SIM_WRITE,          /* file off len data tag; copies and clones, too */
-    SIM_TRUNCATE,       /* file off = new size; also O_TRUNC */
-    SIM_FALLOCATE,      /* file off len mode */
-    SIM_FDATASYNC,      /* file */
-    SIM_FSYNC,          /* file */
-    SIM_RENAME,         /* file path path2, file2 = what path2 named or 0 */
-    SIM_UNLINK,         /* file path */
-    SIM_FSYNC_DIR,      /* path */
-    SIM_MARK,           /* path = name, off = value: put there by a test */
-    SIM_OTHER,          /* stat, extents, locks...; counted, never logged */
+    SIM_CREATE,    /* file path: an open that made a file */
+    SIM_OPEN,      /* file path */
+    SIM_CLOSE,     /* file */
+    SIM_READ,      /* file off len; counted, never logged */
+    SIM_WRITE,     /* file off len data tag; copies and clones, too */
+    SIM_TRUNCATE,  /* file off = new size; also O_TRUNC */
+    SIM_FALLOCATE, /* file off len mode */
+    SIM_FDATASYNC, /* file */
+    SIM_FSYNC,     /* file */
+    SIM_RENAME,    /* file path path2, file2 = what path2 named or 0 */
+    SIM_UNLINK,    /* file path */
+    SIM_FSYNC_DIR, /* path */
+    SIM_MARK,      /* path = name, off = value: put there by a test */
+    SIM_OTHER,     /* stat, extents, locks...; counted, never logged */
     SIM_OP_COUNT
 };
 const char *sim_op_name(enum sim_op op);
@@ -111,10 +114,10 @@ struct sim_record {
     /* Instants: one counter for submissions, completions and marks, from 1.
      * @completed is 0 while under way. */
     uint64_t submitted, completed;
-    int64_t result;             /* bytes or 0, else -errno: no effect */
+    int64_t result; /* bytes or 0, else -errno: no effect */
     enum io_tag tag;
     uint64_t file, file2;
-    uint64_t off, len;          /* a short write has @result < @len */
+    uint64_t off, len; /* a short write has @result < @len */
     int mode;
     unsigned char *data;
     char *path, *path2;
@@ -135,13 +138,13 @@ uint64_t sim_log_hash(struct sim *s);
 
 struct sim_fault {
     enum sim_op op;
-    unsigned nth;               /* 1 = the next of its kind from now on */
-    const char *path;           /* only files opened by this name; NULL = any */
-    bool sticky;                /* every later one, too */
-    int err;                    /* fail with -@err; 0: */
-    bool lands;                 /* ... after it took place */
-    size_t short_len;           /* move only so many bytes; 0: all */
-    uint64_t delay_ns;          /* complete so much later */
+    unsigned nth;      /* 1 = the next of its kind from now on */
+    const char *path;  /* only files opened by this name; NULL = any */
+    bool sticky;       /* every later one, too */
+    int err;           /* fail with -@err; 0: */
+    bool lands;        /* ... after it took place */
+    size_t short_len;  /* move only so many bytes; 0: all */
+    uint64_t delay_ns; /* complete so much later */
 };
 void sim_inject(struct sim *s, const struct sim_fault *f);
 void sim_faults_clear(struct sim *s);

@@ -10,39 +10,54 @@
 #include "base/math.h"
 
 /* With line ends of two kinds, so that a copy made as text does not pass. */
-static const uint8_t cow_magic[8] = { 'S', 'l', 'C', 'O', 'W', '\r', '\n', 0x1a };
+static const uint8_t cow_magic[8] = {
+    'S', 'l', 'C', 'O', 'W', '\r', '\n', 0x1a
+};
 
 #define VERSION 1
 
 /* Offsets of fields in a slot. */
 enum {
-    AT_MAGIC = 0, AT_VERSION = 8, AT_CRC = 12, AT_GENERATION = 16,
-    AT_UUID = 24, AT_INCOMPATIBLE = 40, AT_COMPATIBLE = 48, AT_SIZE = 56,
-    AT_CLUSTER_BITS = 64, AT_STATE = 68, AT_KNOWN = 72, AT_DATA_INODE = 80,
-    AT_BASE_SIZE = 88, AT_BASE_TIME = 96, AT_LENGTHS = 104, AT_STRINGS = 128,
+    AT_MAGIC = 0,
+    AT_VERSION = 8,
+    AT_CRC = 12,
+    AT_GENERATION = 16,
+    AT_UUID = 24,
+    AT_INCOMPATIBLE = 40,
+    AT_COMPATIBLE = 48,
+    AT_SIZE = 56,
+    AT_CLUSTER_BITS = 64,
+    AT_STATE = 68,
+    AT_KNOWN = 72,
+    AT_DATA_INODE = 80,
+    AT_BASE_SIZE = 88,
+    AT_BASE_TIME = 96,
+    AT_LENGTHS = 104,
+    AT_STRINGS = 128,
 };
 
 struct text {
     const char *what;
-    size_t offset, max;      /* in struct cow_header */
+    size_t offset, max; /* in struct cow_header */
 };
 static const struct text texts[] = {
     { "data file name", offsetof(struct cow_header, data_name),
       COW_DATA_NAME_MAX },
-    { "data format", offsetof(struct cow_header, data_format),
-      COW_FORMAT_MAX },
+    { "data format", offsetof(struct cow_header, data_format), COW_FORMAT_MAX },
     { "backing file name", offsetof(struct cow_header, backing),
       COW_BACKING_MAX },
     { "backing format", offsetof(struct cow_header, backing_format),
       COW_FORMAT_MAX },
 };
 G_STATIC_ASSERT(AT_STRINGS + COW_DATA_NAME_MAX + COW_BACKING_MAX +
-                2 * COW_FORMAT_MAX <= COW_SLOT_BYTES);
+                    2 * COW_FORMAT_MAX <=
+                COW_SLOT_BYTES);
 G_STATIC_ASSERT(COW_SUMMARY_AT + COW_GROUPS_MAX / 4 == COW_MAP_AT);
 
 bool cow_probe(const uint8_t *buf, size_t len)
 {
-    return len >= sizeof(cow_magic) && memcmp(buf, cow_magic, sizeof(cow_magic)) == 0;
+    return len >= sizeof(cow_magic) &&
+           memcmp(buf, cow_magic, sizeof(cow_magic)) == 0;
 }
 
 /* --- rules --- */
@@ -54,16 +69,19 @@ int cow_geometry_validate(uint64_t cluster_size, uint64_t size, GError **err)
     if (!is_power_of_two(cluster_size) ||
         cluster_size < UINT64_C(1) << COW_CLUSTER_BITS_MIN ||
         cluster_size > UINT64_C(1) << COW_CLUSTER_BITS_MAX) {
-        return err_set(err, EINVAL, "Cluster size must be a power of two "
+        return err_set(err, EINVAL,
+                       "Cluster size must be a power of two "
                        "between %" PRIu64 " and %" PRIu64 " bytes",
                        UINT64_C(1) << COW_CLUSTER_BITS_MIN,
                        UINT64_C(1) << COW_CLUSTER_BITS_MAX);
     }
     max = cluster_size * COW_GROUPS_MAX << COW_GROUP_BITS;
     if (size % COW_SECTOR || size > max) {
-        return err_set(err, EINVAL, "Image size %" PRIu64 " must be a multiple "
+        return err_set(err, EINVAL,
+                       "Image size %" PRIu64 " must be a multiple "
                        "of %d and, with clusters of %" PRIu64 " bytes, at most "
-                       "%" PRIu64, size, COW_SECTOR, cluster_size, max);
+                       "%" PRIu64,
+                       size, COW_SECTOR, cluster_size, max);
     }
     return 0;
 }
@@ -73,21 +91,30 @@ int cow_data_name_validate(const char *name, GError **err)
     size_t len = strlen(name);
 
     if (len == 0 || len > COW_DATA_NAME_MAX) {
-        return err_set(err, EINVAL, "The data file's name has %zu bytes; it "
-                       "may have 1 to %d", len, COW_DATA_NAME_MAX);
+        return err_set(err, EINVAL,
+                       "The data file's name has %zu bytes; it "
+                       "may have 1 to %d",
+                       len, COW_DATA_NAME_MAX);
     }
-    if (strchr(name, '/') || g_str_equal(name, ".") || g_str_equal(name, "..")) {
-        return err_set(err, EINVAL, "The data file's name '%s' must be that of "
-                       "a file in the image's own folder", name);
+    if (strchr(name, '/') || g_str_equal(name, ".") ||
+        g_str_equal(name, "..")) {
+        return err_set(err, EINVAL,
+                       "The data file's name '%s' must be that of "
+                       "a file in the image's own folder",
+                       name);
     }
     for (const char *p = name; *p; p++) {
         if ((unsigned char)*p < 0x20 || *p == 0x7f) {
-            return err_set(err, EINVAL, "The data file's name holds control "
-                           "characters (offset %zu)", (size_t)(p - name));
+            return err_set(err, EINVAL,
+                           "The data file's name holds control "
+                           "characters (offset %zu)",
+                           (size_t)(p - name));
         }
     }
-    return g_utf8_validate(name, -1, NULL) ? 0
-        : err_set(err, EINVAL, "The data file's name is not valid UTF-8");
+    return g_utf8_validate(name, -1, NULL)
+               ? 0
+               : err_set(err, EINVAL,
+                         "The data file's name is not valid UTF-8");
 }
 
 static int cow_header_validate(const struct cow_header *h, GError **err)
@@ -177,8 +204,9 @@ static int crc_check(const uint8_t *buf, GError **err)
 
     memcpy(copy, buf, sizeof(copy));
     put_le32(copy + AT_CRC, 0);
-    return crc32c(copy, sizeof(copy)) == get_le32(buf + AT_CRC) ? 0
-        : err_set(err, EINVAL, "the checksum does not fit");
+    return crc32c(copy, sizeof(copy)) == get_le32(buf + AT_CRC)
+               ? 0
+               : err_set(err, EINVAL, "the checksum does not fit");
 }
 
 int cow_header_decode(const uint8_t buf[COW_SLOT_BYTES],
@@ -199,8 +227,9 @@ int cow_header_decode(const uint8_t buf[COW_SLOT_BYTES],
                        get_le32(buf + AT_VERSION));
     }
     if (get_le64(buf + AT_INCOMPATIBLE)) {
-        return err_set(err, ENOTSUP, "incompatible features 0x%" PRIx64
-                       " are not known", get_le64(buf + AT_INCOMPATIBLE));
+        return err_set(err, ENOTSUP,
+                       "incompatible features 0x%" PRIx64 " are not known",
+                       get_le64(buf + AT_INCOMPATIBLE));
     }
     h.generation = get_le64(buf + AT_GENERATION);
     memcpy(h.uuid, buf + AT_UUID, COW_UUID_BYTES);
@@ -252,13 +281,15 @@ int cow_header_choose(const uint8_t slots[COW_SLOTS * COW_SLOT_BYTES],
     if (ret[0] == 0 && ret[1] == 0 &&
         (h[0].generation == h[1].generation ||
          memcmp(h[0].uuid, h[1].uuid, COW_UUID_BYTES))) {
-        return err_set(err, EINVAL, "the two header slots do not belong "
+        return err_set(err, EINVAL,
+                       "the two header slots do not belong "
                        "together");
     }
     *ret_slot = ret[0] < 0 ||
-        (ret[1] == 0 && h[1].generation > h[0].generation);
+                (ret[1] == 0 && h[1].generation > h[0].generation);
     *ret_h = h[*ret_slot];
     *ret_torn = ret[1 - *ret_slot] < 0 &&
-        !buf_is_zero(slots + (1 - *ret_slot) * COW_SLOT_BYTES, COW_SLOT_BYTES);
+                !buf_is_zero(slots + (1 - *ret_slot) * COW_SLOT_BYTES,
+                             COW_SLOT_BYTES);
     return 0;
 }

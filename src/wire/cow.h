@@ -22,13 +22,13 @@ enum {
     COW_CLUSTER_BITS_MIN = 12,
     COW_CLUSTER_BITS_MAX = 21,
     COW_CLUSTER_BITS_DEFAULT = 12,
-    COW_GROUP_BITS = 15,           /* log2 of the clusters of a group */
-    COW_BLOCK_BYTES = 4096,        /* of the map, for one group */
+    COW_GROUP_BITS = 15,    /* log2 of the clusters of a group */
+    COW_BLOCK_BYTES = 4096, /* of the map, for one group */
     COW_SUMMARY_AT = 0x10000,
     COW_MAP_AT = 0x110000,
-    COW_GROUPS_MAX = 1 << 22,      /* the summary ends where the map begins */
-    COW_SECTOR = 512,              /* unit of the size */
-    COW_DATA_NAME_MAX = 246,       /* a file name, with COW_PARTIAL behind it */
+    COW_GROUPS_MAX = 1 << 22, /* the summary ends where the map begins */
+    COW_SECTOR = 512,         /* unit of the size */
+    COW_DATA_NAME_MAX = 246,  /* a file name, with COW_PARTIAL behind it */
     COW_FORMAT_MAX = 63,
     COW_BACKING_MAX = 3072,
 };
@@ -45,24 +45,23 @@ enum { COW_KNOWS_DATA = 1, COW_KNOWS_BASE = 2, COW_KNOWS_TIME = 4 };
 struct cow_header {
     uint64_t generation;
     uint8_t uuid[COW_UUID_BYTES];
-    uint64_t size;                 /* of the disk, bytes */
+    uint64_t size; /* of the disk, bytes */
     uint32_t cluster_bits;
-    uint32_t state;                /* enum cow_state */
+    uint32_t state; /* enum cow_state */
     uint32_t known;
     uint64_t data_inode;
     uint64_t base_size;
-    int64_t base_time;             /* last change, seconds */
+    int64_t base_time; /* last change, seconds */
     char data_name[COW_DATA_NAME_MAX + 1];
     char data_format[COW_FORMAT_MAX + 1];
-    char backing[COW_BACKING_MAX + 1];         /* "": none */
-    char backing_format[COW_FORMAT_MAX + 1];   /* "": not recorded */
+    char backing[COW_BACKING_MAX + 1];       /* "": none */
+    char backing_format[COW_FORMAT_MAX + 1]; /* "": not recorded */
 };
 
 /* Does an image that begins with @buf carry the magic? */
 bool cow_probe(const uint8_t *buf, size_t len);
 
-void cow_header_encode(const struct cow_header *h,
-                       uint8_t buf[COW_SLOT_BYTES]);
+void cow_header_encode(const struct cow_header *h, uint8_t buf[COW_SLOT_BYTES]);
 /* -EINVAL: no magic, a checksum that does not fit, a field that cannot be;
  * -ENOTSUP: a version or a feature that is not known. The message names the
  * field. */

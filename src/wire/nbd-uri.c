@@ -17,7 +17,7 @@ void nbd_target_clear(struct nbd_target *t)
     g_free(t->host);
     g_free(t->port);
     g_free(t->export_name);
-    *t = (struct nbd_target){};
+    *t = (struct nbd_target) {};
 }
 
 /* How a name can begin; the longest that fits counts. */
@@ -160,8 +160,8 @@ static int parse_uri(const char *name, const struct scheme *sch,
     if (auth_len > 0) {
         return bad_uri(name, "nbd+unix:// takes no host", err);
     }
-    return t->path && *t->path ? 0 : bad_uri(name, "?socket=PATH is missing",
-                                             err);
+    return t->path && *t->path ? 0
+                               : bad_uri(name, "?socket=PATH is missing", err);
 }
 
 /* nbd:HOST:PORT and nbd:unix:PATH, with :exportname= at the end. */
@@ -209,14 +209,14 @@ int nbd_uri_parse(const char *name, struct nbd_target *ret, GError **err)
 char *nbd_uri_format(const struct nbd_target *t)
 {
     const char *s = t->tls ? "nbds" : "nbd";
-    g_autofree char *name = g_uri_escape_string(t->export_name,
-        G_URI_RESERVED_CHARS_ALLOWED_IN_PATH, FALSE);
+    g_autofree char *name = g_uri_escape_string(
+        t->export_name, G_URI_RESERVED_CHARS_ALLOWED_IN_PATH, FALSE);
 
     if (t->path) {
         /* '&' would begin another parameter. */
         g_autofree char *path = g_uri_escape_string(t->path, "/:", FALSE);
-        return g_strdup_printf("%s+unix://%s%s?socket=%s", s,
-                               *name ? "/" : "", name, path);
+        return g_strdup_printf("%s+unix://%s%s?socket=%s", s, *name ? "/" : "",
+                               name, path);
     }
     bool v6 = strchr(t->host, ':');
     g_autofree char *host = g_uri_escape_string(t->host, ":", FALSE);

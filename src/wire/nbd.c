@@ -230,7 +230,10 @@ int nbd_decode_meta_request(const uint8_t *in, size_t len,
     struct nbd_text name = take_text(&t);
     uint32_t count = take32(&t);
     struct nbd_meta_request r = {
-        .name = name, .count = count, .queries = t.p, .len = t.len,
+        .name = name,
+        .count = count,
+        .queries = t.p,
+        .len = t.len,
     };
 
     if (t.bad || !nbd_text_is_valid(name)) {
@@ -310,12 +313,18 @@ uint32_t nbd_error_from_errno(int errnum)
         int errnum;
         enum nbd_error error;
     } table[] = {
-        { 0, NBD_SUCCESS },         { EPERM, NBD_EPERM },
-        { EROFS, NBD_EPERM },       { EACCES, NBD_EPERM },
-        { EIO, NBD_EIO },           { ENOMEM, NBD_ENOMEM },
-        { EINVAL, NBD_EINVAL },     { ENOSPC, NBD_ENOSPC },
-        { EDQUOT, NBD_ENOSPC },     { EFBIG, NBD_ENOSPC },
-        { EOVERFLOW, NBD_EOVERFLOW }, { ENOTSUP, NBD_ENOTSUP },
+        { 0, NBD_SUCCESS },
+        { EPERM, NBD_EPERM },
+        { EROFS, NBD_EPERM },
+        { EACCES, NBD_EPERM },
+        { EIO, NBD_EIO },
+        { ENOMEM, NBD_ENOMEM },
+        { EINVAL, NBD_EINVAL },
+        { ENOSPC, NBD_ENOSPC },
+        { EDQUOT, NBD_ENOSPC },
+        { EFBIG, NBD_ENOSPC },
+        { EOVERFLOW, NBD_EOVERFLOW },
+        { ENOTSUP, NBD_ENOTSUP },
         { ESHUTDOWN, NBD_ESHUTDOWN },
     };
 
@@ -389,8 +398,7 @@ size_t nbd_encode_chunk_hole(uint8_t out[NBD_CHUNK_HEAD_MAX], uint64_t cookie,
 }
 
 size_t nbd_encode_chunk_error(uint8_t out[NBD_CHUNK_HEAD_MAX], uint64_t cookie,
-                              uint16_t flags, uint32_t error,
-                              uint16_t text_len)
+                              uint16_t flags, uint32_t error, uint16_t text_len)
 {
     uint8_t *p;
 

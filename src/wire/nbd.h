@@ -19,8 +19,8 @@
 
 /* --- handshake --- */
 
-#define NBD_MAGIC UINT64_C(0x4e42444d41474943)      /* "NBDMAGIC" */
-#define NBD_OPT_MAGIC UINT64_C(0x49484156454f5054)  /* "IHAVEOPT" */
+#define NBD_MAGIC UINT64_C(0x4e42444d41474943)     /* "NBDMAGIC" */
+#define NBD_OPT_MAGIC UINT64_C(0x49484156454f5054) /* "IHAVEOPT" */
 #define NBD_REP_MAGIC UINT64_C(0x0003e889045565a9)
 
 #define NBD_GREETING_SIZE 18
@@ -118,7 +118,7 @@ void nbd_encode_info_block_size(uint8_t out[NBD_INFO_BLOCK_SIZE_SIZE],
 /* Payload of INFO and GO. */
 struct nbd_info_request {
     struct nbd_text name;
-    uint16_t count;         /* information requests */
+    uint16_t count; /* information requests */
     const uint8_t *items;
 };
 int nbd_decode_info_request(const uint8_t *in, size_t len,
@@ -129,7 +129,7 @@ uint16_t nbd_info_request_item(const struct nbd_info_request *r, unsigned i);
 /* Payload of LIST_META_CONTEXT and SET_META_CONTEXT. */
 struct nbd_meta_request {
     struct nbd_text name;
-    uint32_t count;         /* queries; all of them are inside the payload */
+    uint32_t count; /* queries; all of them are inside the payload */
     const uint8_t *queries;
     size_t len;
 };

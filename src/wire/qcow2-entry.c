@@ -3,21 +3,20 @@
 #include "base/endian.h"
 #include "wire/qcow2.h"
 
-struct qcow2_desc qcow2_desc_get(const struct qcow2_shape *s,
-                                 const void *table, uint32_t i)
+struct qcow2_desc qcow2_desc_get(const struct qcow2_shape *s, const void *table,
+                                 uint32_t i)
 {
-    const uint8_t *p = (const uint8_t *) table +
-                       (size_t) i * (s->extended ? 16 : 8);
+    const uint8_t *p = (const uint8_t *)table +
+                       (size_t)i * (s->extended ? 16 : 8);
 
-    return (struct qcow2_desc) {
-        get_be64(p), s->extended ? get_be64(p + 8) : 0
-    };
+    return (struct qcow2_desc) { get_be64(p),
+                                 s->extended ? get_be64(p + 8) : 0 };
 }
 
 void qcow2_desc_put(const struct qcow2_shape *s, void *table, uint32_t i,
                     struct qcow2_desc d)
 {
-    uint8_t *p = (uint8_t *) table + (size_t) i * (s->extended ? 16 : 8);
+    uint8_t *p = (uint8_t *)table + (size_t)i * (s->extended ? 16 : 8);
 
     put_be64(p, d.entry);
     if (s->extended) {
@@ -43,7 +42,7 @@ static bool host_aligned(const struct qcow2_shape *s, struct qcow2_desc d)
 static enum qcow2_kind kind_extended(const struct qcow2_shape *s,
                                      struct qcow2_desc d, unsigned sub)
 {
-    uint32_t data = (uint32_t) d.bits, zero = (uint32_t) (d.bits >> 32);
+    uint32_t data = (uint32_t)d.bits, zero = (uint32_t)(d.bits >> 32);
     uint32_t bit = UINT32_C(1) << sub;
 
     if ((data & zero) || (data && !qcow2_desc_has_host(s, d))) {
@@ -94,24 +93,23 @@ static unsigned offset_bits(const struct qcow2_shape *s)
 }
 
 void qcow2_compressed_get(const struct qcow2_shape *s, uint64_t entry,
-                      uint64_t *ret_offset, uint32_t *ret_len)
+                          uint64_t *ret_offset, uint32_t *ret_len)
 {
     unsigned x = offset_bits(s);
     uint64_t sectors = ((entry & (QCOW2_COMPRESSED - 1)) >> x) + 1;
 
     *ret_offset = entry & ((UINT64_C(1) << x) - 1) & UINT64_C(0xffffffffffffff);
-    *ret_len = (uint32_t) (sectors * QCOW2_SECTOR -
-                           (*ret_offset & (QCOW2_SECTOR - 1)));
+    *ret_len = (uint32_t)(sectors * QCOW2_SECTOR -
+                          (*ret_offset & (QCOW2_SECTOR - 1)));
 }
 
 uint64_t qcow2_compressed_entry(const struct qcow2_shape *s, uint64_t offset,
-                            uint32_t len)
+                                uint32_t len)
 {
     unsigned x = offset_bits(s);
     uint64_t more = (offset + len - 1) / QCOW2_SECTOR - offset / QCOW2_SECTOR;
 
-    if (len == 0 || offset >> MIN(x, 56u) ||
-        more >> (s->cluster_bits - 8u)) {
+    if (len == 0 || offset >> MIN(x, 56u) || more >> (s->cluster_bits - 8u)) {
         return 0;
     }
     return QCOW2_COMPRESSED | more << x | offset;
@@ -131,7 +129,7 @@ struct qcow2_desc qcow2_delta_apply(struct qcow2_desc d,
         d.entry = delta->entry;
     }
     d.bits &= ~(any | any << 32);
-    d.bits |= delta->data | (uint64_t) delta->zero << 32;
+    d.bits |= delta->data | (uint64_t)delta->zero << 32;
     return d;
 }
 

@@ -82,13 +82,12 @@ static void append(GArray *exts, uint32_t type, const void *data, uint32_t len)
     g_array_append_val(exts, e);
 }
 
-void qcow2_exts_set(GArray *exts, uint32_t type, const void *data,
-                    uint32_t len)
+void qcow2_exts_set(GArray *exts, uint32_t type, const void *data, uint32_t len)
 {
     struct qcow2_ext *e = qcow2_ext_find(exts, type);
 
     if (e && !data) {
-        g_array_remove_index(exts, (guint) (e - ext_at(exts, 0)));
+        g_array_remove_index(exts, (guint)(e - ext_at(exts, 0)));
     } else if (e) {
         uint8_t *copy = g_memdup2(data, len);
         g_free(e->data);
@@ -132,9 +131,11 @@ int qcow2_exts_decode(GArray *exts, const uint8_t *area, size_t len,
         *ret_where = at + pos;
         pos += EXT_HEAD;
         if (size > len - pos) {
-            return err_set(err, EINVAL, "qcow2 header extension 0x%08" PRIx32
+            return err_set(err, EINVAL,
+                           "qcow2 header extension 0x%08" PRIx32
                            " at offset %" PRIu64 " has %" PRIu32 " bytes: it "
-                           "does not fit the header", type, *ret_where, size);
+                           "does not fit the header",
+                           type, *ret_where, size);
         }
         if (is_known(type) && qcow2_ext_find(exts, type)) {
             qcow2_exts_set(exts, type, area + pos, size);
@@ -202,7 +203,7 @@ size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room)
     if (names && room - need >= EXT_HEAD + FEATURE_LEN) {
         size_t fit = (room - need - EXT_HEAD) / FEATURE_LEN * FEATURE_LEN;
         pos += put_ext(buf + pos, names->type, names->data,
-                       (uint32_t) MIN(fit, names->len));
+                       (uint32_t)MIN(fit, names->len));
     }
     return pos + put_ext(buf + pos, QCOW2_EXT_END, NULL, 0);
 }
@@ -256,7 +257,7 @@ static char *name_from_table(const struct qcow2_ext *table,
         if (entry[0] != kind || entry[1] != bit) {
             continue;
         }
-        name = g_strndup((const char *) entry + FEATURE_NAME_AT,
+        name = g_strndup((const char *)entry + FEATURE_NAME_AT,
                          FEATURE_LEN - FEATURE_NAME_AT);
         for (char *c = name; *c; c++) {
             *c = g_ascii_isprint(*c) ? *c : '?';
@@ -304,7 +305,8 @@ char *qcow2_feature_names(const GArray *exts, enum qcow2_feature_kind kind,
                                all->len ? ", " : "",
                                kind == QCOW2_INCOMPATIBLE ? "incompatible"
                                : kind == QCOW2_COMPATIBLE ? "compatible"
-                               : "autoclear", unnamed);
+                                                          : "autoclear",
+                               unnamed);
     }
     return g_string_free(all, FALSE);
 }

@@ -19,26 +19,26 @@
 
 enum {
     QED_HEADER_LEN = 64,
-    QED_SECTOR = 512,                  /* unit of image_size; atomic write */
+    QED_SECTOR = 512, /* unit of image_size; atomic write */
     QED_CLUSTER_MIN = 4096,
     QED_CLUSTER_MAX = 64 << 20,
     QED_CLUSTER_DEFAULT = 65536,
-    QED_TABLE_MIN = 1,                 /* clusters in a table */
+    QED_TABLE_MIN = 1, /* clusters in a table */
     QED_TABLE_MAX = 16,
     QED_TABLE_DEFAULT = 4,
-    QED_TABLE_BYTES_MAX = 16 << 20,    /* ours: one table must fit in memory */
+    QED_TABLE_BYTES_MAX = 16 << 20, /* ours: one table must fit in memory */
     QED_HEADER_BYTES_MAX = 64 << 20,
-    QED_NAME_MAX = 1023,               /* backing names that are written */
-    QED_NAME_READ_MAX = 4095,          /* ... that are read */
+    QED_NAME_MAX = 1023,      /* backing names that are written */
+    QED_NAME_READ_MAX = 4095, /* ... that are read */
 };
 
 #define QED_MAGIC UINT32_C(0x00444551) /* "QED\0" */
 
 /* header.features: an image with an unknown one must not be opened. */
 #define QED_F_BACKING_FILE UINT64_C(1)
-#define QED_F_NEED_CHECK   UINT64_C(2)
-#define QED_F_NO_PROBE     UINT64_C(4) /* the backing file is raw */
-#define QED_F_KNOWN        UINT64_C(7)
+#define QED_F_NEED_CHECK UINT64_C(2)
+#define QED_F_NO_PROBE UINT64_C(4) /* the backing file is raw */
+#define QED_F_KNOWN UINT64_C(7)
 
 /* Special values of table entries. */
 #define QED_ENTRY_NONE UINT64_C(0)
@@ -46,22 +46,21 @@ enum {
 
 /* Host byte order. */
 struct qed_header {
-    uint32_t cluster_size;      /* bytes */
-    uint32_t table_size;        /* clusters */
-    uint32_t header_size;       /* clusters */
+    uint32_t cluster_size; /* bytes */
+    uint32_t table_size;   /* clusters */
+    uint32_t header_size;  /* clusters */
     uint64_t features;
-    uint64_t compat_features;   /* unknown ones may be ignored */
-    uint64_t autoclear_features;/* unknown ones are cleared before writing */
-    uint64_t l1_table_offset;   /* bytes */
-    uint64_t image_size;        /* bytes */
+    uint64_t compat_features;    /* unknown ones may be ignored */
+    uint64_t autoclear_features; /* unknown ones are cleared before writing */
+    uint64_t l1_table_offset;    /* bytes */
+    uint64_t image_size;         /* bytes */
     uint32_t backing_name_offset, backing_name_size;
 };
 
 /* Does an image that begins with @buf carry the magic? */
 bool qed_probe(const uint8_t *buf, size_t len);
 
-void qed_header_encode(const struct qed_header *h,
-                       uint8_t buf[QED_HEADER_LEN]);
+void qed_header_encode(const struct qed_header *h, uint8_t buf[QED_HEADER_LEN]);
 /* Takes the fields as they are. -EINVAL when @len < QED_HEADER_LEN or the magic
  * is missing. */
 int qed_header_decode(const uint8_t *buf, size_t len, struct qed_header *ret_h,

@@ -25,7 +25,7 @@ static uint64_t be64_at(const struct sim_image *img, uint64_t file,
 static uint32_t be32_at(const struct sim_image *img, uint64_t file,
                         uint64_t off)
 {
-    return (uint32_t) (be64_at(img, file, off) >> 32);
+    return (uint32_t)(be64_at(img, file, off) >> 32);
 }
 
 bool bitmap_find(const struct sim_image *img, uint64_t file,
@@ -63,8 +63,7 @@ uint64_t bitmap_entry(const struct sim_image *img, uint64_t file,
 static bool bit_is_set(const struct sim_image *img, uint64_t file,
                        const struct bitmap_view *b, uint64_t bit)
 {
-    uint64_t e = bitmap_entry(img, file, b,
-                              (uint32_t) (bit / 8 / b->cluster));
+    uint64_t e = bitmap_entry(img, file, b, (uint32_t)(bit / 8 / b->cluster));
     uint8_t byte;
 
     if (!(e & OFFSET)) {
@@ -74,8 +73,7 @@ static bool bit_is_set(const struct sim_image *img, uint64_t file,
     return byte >> bit % 8 & 1;
 }
 
-char *bitmap_check(const struct state *st, const uint64_t *ids,
-                   uint64_t grains)
+char *bitmap_check(const struct state *st, const uint64_t *ids, uint64_t grains)
 {
     const struct oracle *o = st->o;
     uint64_t file = sim_image_find(st->img, "/top");
@@ -95,9 +93,9 @@ char *bitmap_check(const struct state *st, const uint64_t *ids,
                 !bit_is_set(st->img, file, &b, s * GRAIN / 512)) {
                 return g_strdup_printf("grain %" PRIu64 " holds %" PRId64
                                        " and not %" PRId64 " as at the start, "
-                                       "which the bitmap does not say", s,
-                                       (int64_t) ids[slot],
-                                       (int64_t) o->init[slot]);
+                                       "which the bitmap does not say",
+                                       s, (int64_t)ids[slot],
+                                       (int64_t)o->init[slot]);
             }
         }
     }

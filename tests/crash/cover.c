@@ -25,7 +25,7 @@ static bool is_needed(enum cover c, const char *group)
         return false;
     }
     return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
-        c != COVER_RESTORE && c != COVER_BITMAP;
+           c != COVER_RESTORE && c != COVER_BITMAP;
 }
 
 bool cover_report(const char *group)

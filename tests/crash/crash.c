@@ -18,37 +18,51 @@
 #include "graph/driver.h"
 
 static const struct suite suites[] = {
-    { "quick", 2, 23, 1, 1,
+    { "quick",
+      2,
+      23,
+      1,
+      1,
       { .per_instant = 20, .exhaustive = 3, .random = 1, .instants = 8 },
       { .per_instant = 12, .random = 2, .instants = 6 } },
-    { "check", 3, 301, 3, 12,
+    { "check",
+      3,
+      301,
+      3,
+      12,
       { .per_instant = 40, .exhaustive = 5, .random = 2, .instants = 20 },
       { .per_instant = 30, .random = 6, .instants = 20 } },
-    { "soak", 3, 1, 1, 1500,
+    { "soak",
+      3,
+      1,
+      1,
+      1500,
       { .per_instant = 4000, .exhaustive = 10, .random = 20 },
       { .per_instant = 100, .random = 20, .instants = 60 } },
 };
-const struct limits limits_full = { .per_instant = 600, .exhaustive = 8,
+const struct limits limits_full = { .per_instant = 600,
+                                    .exhaustive = 8,
                                     .random = 10 };
 
 static const char *alphabet(const struct crash_config *c)
 {
-    return c->alphabet ? c->alphabet
-        : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynlj"
-                                    : "aufbvexztFrgwWdoynlj"
-        : c->mid ? "aufbvexztFrqpsSkcgwWdoy"
-        : c->backing ? "aufbvexztFrqpsScgwWdoy"
-        : c->direct ? "aufbvemxztFrgwWdoy" : "aufbvexztFrgwWdoy";
+    return c->alphabet    ? c->alphabet
+           : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynlj"
+                                       : "aufbvexztFrgwWdoynlj"
+           : c->mid       ? "aufbvexztFrqpsSkcgwWdoy"
+           : c->backing   ? "aufbvexztFrqpsScgwWdoy"
+           : c->direct    ? "aufbvemxztFrgwWdoy"
+                          : "aufbvexztFrgwWdoy";
 }
 
 /* What a sequence may begin with. */
 struct prelude {
-    bool creates;               /* '!': the creation is looked at, too */
-    bool littered;              /* '#': an earlier crash has left traces */
-    bool again;                 /* '*': the creation of one where one was */
-    bool broken, worse;         /* '@', '&': the image is broken first */
-    bool autoclear;             /* '^': it has a bit that nobody knows */
-    bool compressed;                /* '%': some of it is compressed */
+    bool creates;       /* '!': the creation is looked at, too */
+    bool littered;      /* '#': an earlier crash has left traces */
+    bool again;         /* '*': the creation of one where one was */
+    bool broken, worse; /* '@', '&': the image is broken first */
+    bool autoclear;     /* '^': it has a bit that nobody knows */
+    bool compressed;    /* '%': some of it is compressed */
 };
 
 static const char *prelude_take(const char *sequence, struct prelude *p)
@@ -170,8 +184,10 @@ char *sequence_try(const struct crash_config *c, const char *sequence,
 {
     struct one one = { sequence, seed, limits, NULL };
 
-    g_snprintf(replay, sizeof(replay), "crash --image %s --sequence '%s' "
-               "--seed %u\n", c->name, sequence, seed);
+    g_snprintf(replay, sizeof(replay),
+               "crash --image %s --sequence '%s' "
+               "--seed %u\n",
+               c->name, sequence, seed);
     world_run(c, seed, one_run, &one);
     return one.story;
 }
@@ -187,7 +203,7 @@ static bool is_large(const struct crash_config *c)
 /* The @i-th sequence of @len letters. */
 static void sequence_nth(const char *abc, unsigned len, unsigned i, char *out)
 {
-    unsigned n = (unsigned) strlen(abc);
+    unsigned n = (unsigned)strlen(abc);
 
     for (unsigned k = 0; k < len; k++, i /= n) {
         out[k] = abc[i % n];
@@ -208,40 +224,45 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
                          guint32 seed)
 {
     static const char *const created[] = { "!", "!aF", "!sa" };
-    static const char *const found[] = { "So", "|S|o|S|o", "r|S|o|r|o",
-                                         "aFh", "ahaF", "bzFhrs", "ppppp" };
+    static const char *const found[] = { "So",   "|S|o|S|o", "r|S|o|r|o", "aFh",
+                                         "ahaF", "bzFhrs",   "ppppp" };
     /* Clusters that snapshots share with the disk. */
     static const char *const shared[] = {
-        "aFnaF", "naFvF", "aFjaF", "uFnaFjvF", "rjaF", "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
+        "aFnaF", "naFvF",    "aFjaF",           "uFnaFjvF",
+        "rjaF",  "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
     };
     /* Clusters that are freed and used again. */
     static const char *const freed[] = {
-        "uF~rtFFFfF", "uFtFfF", "bF~qTFDF~RTFDF", "DF|T|F|D|F|T|F|D",
+        "uF~rtFFFfF",
+        "uFtFfF",
+        "bF~qTFDF~RTFDF",
+        "DF|T|F|D|F|T|F|D",
     };
     static const char *const broken[] = {
-        "@", "@y", "@aF", "@a|y|bF", "@dyF", "@gF", "^", "^a", "^uF", "^gF",
-        "@^", "@^fw", "&", "&aF", "&gF", "&^y", "%", "%aF", "%u|vF", "%tF|aF", "%zaF", "%|a|s|F",
-        "%sF", "%ftabF", "%rx|u|F", "*", "*aF", "#", "#aF", "#ub",
-        "#gF", "#te", "#sF", "#|S|a|z|R", "#pppp",
+        "@",       "@y",  "@aF",    "@a|y|bF", "@dyF",  "@gF",       "^",
+        "^a",      "^uF", "^gF",    "@^",      "@^fw",  "&",         "&aF",
+        "&gF",     "&^y", "%",      "%aF",     "%u|vF", "%tF|aF",    "%zaF",
+        "%|a|s|F", "%sF", "%ftabF", "%rx|u|F", "*",     "*aF",       "#",
+        "#aF",     "#ub", "#gF",    "#te",     "#sF",   "#|S|a|z|R", "#pppp",
     };
     char *story = NULL;
 
     if (c->fill > 1000 && s->length < 3) {
-        return NULL;            /* not in a hurry */
+        return NULL; /* not in a hurry */
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(created) && !story; i++) {
         const char *letters = created[i] + 1;
         bool can = !c->co_run &&
-            strspn(letters, alphabet(c)) == strlen(letters);
+                   strspn(letters, alphabet(c)) == strlen(letters);
 
         story = can ? sequence_try(c, created[i], seed, &s->limits) : NULL;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(broken) && !story; i++) {
         bool can = strchr("@&", broken[i][0]) ? can_break(c)
-            : broken[i][0] == '#' ? c->format->litter != NULL
-            : broken[i][0] == '*' ? c->format->abandon != NULL
-            : broken[i][0] == '%' ? c->format->pack && c->cluster == 4096
-            : c->format->set_autoclear != NULL;
+                   : broken[i][0] == '#'      ? c->format->litter != NULL
+                   : broken[i][0] == '*'      ? c->format->abandon != NULL
+                   : broken[i][0] == '%' ? c->format->pack && c->cluster == 4096
+                                         : c->format->set_autoclear != NULL;
 
         can = can && !c->co_run && (c->backing || !strpbrk(broken[i], "sSp"));
         story = can ? sequence_try(c, broken[i], seed, &s->limits) : NULL;
@@ -253,9 +274,10 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     }
     /* A snapshot copies all tables: of a full image too many to try. */
     for (unsigned i = 0; i < G_N_ELEMENTS(shared) && c->fill <= 1000 &&
-         c->format->drv->co_snapshot; i++) {
-        story = story ? story : sequence_try(c, shared[i], seed,
-                                             &s->random_limits);
+                         c->format->drv->co_snapshot;
+         i++) {
+        story = story ? story
+                      : sequence_try(c, shared[i], seed, &s->random_limits);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {
@@ -275,13 +297,14 @@ char *short_try(const struct crash_config *c, const struct suite *s,
 
     for (unsigned len = 1; len <= s->length && !story; len++) {
         /* Those of the journal cost nothing. */
-        unsigned step = c->co_run ? 1
-            : len == s->length ? s->stride * (is_large(c) ? 16 : 1)
-            : len == 2 ? s->pairs * (c->fill > 1000 ? 32 : 1) : 1;
+        unsigned step = c->co_run          ? 1
+                        : len == s->length ? s->stride * (is_large(c) ? 16 : 1)
+                        : len == 2 ? s->pairs * (c->fill > 1000 ? 32 : 1)
+                                   : 1;
         /* Other ones on each image. */
-        unsigned first = (seed + (unsigned) (c - crash_configs)) % step;
+        unsigned first = (seed + (unsigned)(c - crash_configs)) % step;
 
-        total *= (unsigned) strlen(abc);
+        total *= (unsigned)strlen(abc);
         for (unsigned i = first; i < total && !story; i += step) {
             char sequence[8];
 
@@ -294,17 +317,18 @@ char *short_try(const struct crash_config *c, const struct suite *s,
 
 static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
-    const char *abc = c->mid ? "DDDUZTFFRRpSkcgwdoy"
-        : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynlj"
-                                    : "DDDUZTFFRgwdoynlj"
-        : c->backing ? "DDDUZTFFRRpScgwdoy" : "DDDUZTFFRgwdoy";
-    unsigned len = (unsigned) g_rand_int_range(rnd, 5, 40);
+    const char *abc = c->mid         ? "DDDUZTFFRRpSkcgwdoy"
+                      : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynlj"
+                                                  : "DDDUZTFFRgwdoynlj"
+                      : c->backing   ? "DDDUZTFFRRpScgwdoy"
+                                     : "DDDUZTFFRgwdoy";
+    unsigned len = (unsigned)g_rand_int_range(rnd, 5, 40);
 
     for (unsigned i = 0; i < len; i++) {
         if (i && g_rand_int_range(rnd, 0, 3)) {
             *out++ = '|';
         }
-        *out++ = abc[g_rand_int_range(rnd, 0, (gint32) strlen(abc))];
+        *out++ = abc[g_rand_int_range(rnd, 0, (gint32)strlen(abc))];
     }
     *out = 0;
 }
@@ -356,26 +380,28 @@ static bool suite_run_image(const struct suite *s, const struct crash_config *c,
     g_free(story);
     printf("%sok %u %s # %" PRIu64 " states, %.1f s\n", ok ? "" : "not ",
            number, c->name, tally.distinct - before,
-           (double) (g_get_monotonic_time() - start) / 1e6);
+           (double)(g_get_monotonic_time() - start) / 1e6);
     fflush(stdout);
     return ok;
 }
 
 static void print_tally(double seconds)
 {
-    printf("# %" PRIu64 " states built, %" PRIu64 " distinct and verified, %"
-           PRIu64 " gone on with, %" PRIu64 " crashed again, %" PRIu64
-           " checked and %" PRIu64 " compared by qemu-img: %.1f s, %.0f "
-           "states/s\n", tally.built, tally.distinct, tally.deep, tally.twice,
-           tally.outside, tally.compared, seconds,
-           (double) tally.distinct / seconds);
+    printf("# %" PRIu64 " states built, %" PRIu64
+           " distinct and verified, %" PRIu64 " gone on with, %" PRIu64
+           " crashed again, %" PRIu64 " checked and %" PRIu64
+           " compared by qemu-img: %.1f s, %.0f "
+           "states/s\n",
+           tally.built, tally.distinct, tally.deep, tally.twice, tally.outside,
+           tally.compared, seconds, (double)tally.distinct / seconds);
 }
 
 /* "qcow2", "cow", or "qed" for the rest. */
 static const char *group_of(const struct crash_config *c)
 {
     return c->format == &format_qcow2 ? "qcow2"
-        : c->format == &format_cow ? "cow" : "qed";
+           : c->format == &format_cow ? "cow"
+                                      : "qed";
 }
 
 /* @only: one image; else those of @group. */
@@ -394,7 +420,7 @@ static bool suite_run(const struct suite *s, const struct crash_config *only,
             ok = suite_run_image(s, c, seed, ++n) && ok;
         }
     }
-    print_tally((double) (g_get_monotonic_time() - begun) / 1e6);
+    print_tally((double)(g_get_monotonic_time() - begun) / 1e6);
     if (!only) {
         bool all = cover_report(group);
 
@@ -428,8 +454,8 @@ static const struct suite *suite_find(const char *name)
     return NULL;
 }
 
-static char *opt_suite, *opt_image, *opt_sequence, *opt_mutate,
-            *opt_without, *opt_group;
+static char *opt_suite, *opt_image, *opt_sequence, *opt_mutate, *opt_without,
+    *opt_group;
 static gint opt_seed = 1;
 static const GOptionEntry options[] = {
     { "suite", 0, 0, G_OPTION_ARG_STRING, &opt_suite, "Run a suite",
@@ -438,8 +464,8 @@ static const GOptionEntry options[] = {
       "On images of this kind: qed (and all others), qcow2, cow", "KIND" },
     { "image", 0, 0, G_OPTION_ARG_STRING, &opt_image, "On this image only",
       "NAME" },
-    { "sequence", 0, 0, G_OPTION_ARG_STRING, &opt_sequence,
-      "Try this sequence", "LETTERS" },
+    { "sequence", 0, 0, G_OPTION_ARG_STRING, &opt_sequence, "Try this sequence",
+      "LETTERS" },
     { "seed", 0, 0, G_OPTION_ARG_INT, &opt_seed, "Seed", "N" },
     { "mutate", 0, 0, G_OPTION_ARG_STRING, &opt_mutate,
       "Take a barrier out; a state must then fail", "all|NAME" },
@@ -451,7 +477,7 @@ static const GOptionEntry options[] = {
 /* Thoroughly, then just as the suites do it. */
 static bool replay_run(const struct crash_config *c)
 {
-    guint32 seed = (guint32) opt_seed;
+    guint32 seed = (guint32)opt_seed;
     char *story = sequence_try(c, opt_sequence, seed, &limits_full);
 
     for (unsigned i = 0; i + 1 < G_N_ELEMENTS(suites) && !story; i++) {
@@ -492,16 +518,15 @@ int main(int argc, char **argv)
         return 2;
     }
     if (opt_mutate) {
-        ok = mutants_run(opt_mutate, (guint32) opt_seed);
+        ok = mutants_run(opt_mutate, (guint32)opt_seed);
     } else if (opt_sequence && c) {
         ok = replay_run(c);
     } else if (suite_find(opt_suite) && (c || !opt_image)) {
-        ok = suite_run(suite_find(opt_suite), c,
-                       opt_group ? opt_group : "qed",
-                       (guint32) opt_seed);
+        ok = suite_run(suite_find(opt_suite), c, opt_group ? opt_group : "qed",
+                       (guint32)opt_seed);
     } else {
         fprintf(stderr, "crash: --suite, --mutate, or --image and "
-                "--sequence\n");
+                        "--sequence\n");
         return 2;
     }
     g_hash_table_destroy(states_seen);

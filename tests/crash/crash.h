@@ -35,10 +35,10 @@
 #define GRAIN 256u
 /* Who wrote a grain: operation i writes id_base + i + 1. */
 #define ID_BASE_FILE UINT64_C(1000000)
-#define ID_MID       UINT64_C(1000001)
-#define ID_BEFORE    UINT64_C(1000002)
-#define ID_LITTER    UINT64_C(1000003)
-#define ID_RECOVERY  UINT64_C(500000)
+#define ID_MID UINT64_C(1000001)
+#define ID_BEFORE UINT64_C(1000002)
+#define ID_LITTER UINT64_C(1000003)
+#define ID_RECOVERY UINT64_C(500000)
 
 struct history;
 struct oracle;
@@ -49,7 +49,7 @@ struct crash_config;
 struct crash_format {
     const char *name;
     const struct node_driver *drv;
-    bool is_raw;                /* no header, no check */
+    bool is_raw; /* no header, no check */
     /* What is each record? NULL: all of it is data. */
     void (*classify)(struct history *h, const struct crash_config *c);
     /* Rules that a state must keep whatever it holds. NULL, or what is wrong. */
@@ -57,7 +57,7 @@ struct crash_format {
     /* Break an image that holds data. */
     void (*damage)(struct sim_image *img, const struct crash_config *c,
                    bool worse);
-    bool loses;                 /* clusters 1 and 2 are lost by that */
+    bool loses; /* clusters 1 and 2 are lost by that */
     void (*set_autoclear)(struct sim_image *img);
     /* Compress @n clusters from @first of @path. */
     void (*pack)(struct sim_image *img, const char *path, uint64_t first,
@@ -79,17 +79,17 @@ char *rules_autoclear(const struct state *st, uint64_t top);
 struct crash_config {
     const char *name;
     const struct crash_format *format;
-    uint32_t cluster, table;    /* bytes; clusters, or 1 where it is fixed */
-    uint64_t size, base_size;   /* bytes */
-    bool backing, mid;          /* over /base; with /mid in between */
-    bool direct, throttle;      /* 4,096 byte blocks; a filter above */
-    bool snapshots;             /* internal ones, too */
-    bool shares;                /* the file system shares extents */
-    bool bitmap;                /* qcow2: with a dirty bitmap, 512 bytes a bit */
-    bool data_file, data_raw;   /* qcow2: data is in /data, which is raw */
-    const char *base_format;    /* NULL: raw; else compressed in part */
-    const char *options;        /* more for its creation, JSON */
-    unsigned fill;              /* clusters of written zeroes at 64 KiB */
+    uint32_t cluster, table;  /* bytes; clusters, or 1 where it is fixed */
+    uint64_t size, base_size; /* bytes */
+    bool backing, mid;        /* over /base; with /mid in between */
+    bool direct, throttle;    /* 4,096 byte blocks; a filter above */
+    bool snapshots;           /* internal ones, too */
+    bool shares;              /* the file system shares extents */
+    bool bitmap;              /* qcow2: with a dirty bitmap, 512 bytes a bit */
+    bool data_file, data_raw; /* qcow2: data is in /data, which is raw */
+    const char *base_format;  /* NULL: raw; else compressed in part */
+    const char *options;      /* more for its creation, JSON */
+    unsigned fill;            /* clusters of written zeroes at 64 KiB */
     /* Instead of a guest on an image: journal.c and the like. */
     CO_FN_PTR void (*co_run)(const char *sequence, GRand *rnd,
                              struct oracle *o);
@@ -102,36 +102,36 @@ extern const unsigned crash_n_configs;
 /* --- cover.c: did what is to be tested happen at all? --- */
 
 #define COVERS(X) \
-    X(UNALIGNED,      "writes of parts of sectors") \
-    X(FUA,            "writes with FUA") \
-    X(ZERO,           "zeroes") \
-    X(TRIM,           "trims") \
-    X(COPY_ON_READ,   "reads that populated") \
-    X(STREAM,         "streams of the whole chain") \
-    X(STREAM_TO,      "streams down to a base") \
-    X(STREAM_STEP,    "last steps of a stream in steps") \
-    X(CANCEL,         "streams that were cancelled on the way") \
-    X(RESIZE,         "disks that grew") \
-    X(REOPEN,         "images that became read-only and writable again") \
-    X(COMPRESSED,         "images with compressed clusters") \
+    X(UNALIGNED, "writes of parts of sectors") \
+    X(FUA, "writes with FUA") \
+    X(ZERO, "zeroes") \
+    X(TRIM, "trims") \
+    X(COPY_ON_READ, "reads that populated") \
+    X(STREAM, "streams of the whole chain") \
+    X(STREAM_TO, "streams down to a base") \
+    X(STREAM_STEP, "last steps of a stream in steps") \
+    X(CANCEL, "streams that were cancelled on the way") \
+    X(RESIZE, "disks that grew") \
+    X(REOPEN, "images that became read-only and writable again") \
+    X(COMPRESSED, "images with compressed clusters") \
     X(SNAPSHOT, "snapshots that were made") \
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
-    X(BITMAP,         "bitmaps that counted") \
-    X(AUTOCLEAR,      "autoclear bits that were cleared") \
-    X(CREATE,         "images that were made") \
-    X(BESIDE,         "operations that began while others ran") \
-    X(GO_ON,          "states that a guest went on with") \
-    X(TWICE,          "second crashes, while going on") \
-    X(TORN,           "torn writes of metadata") \
-    X(EMPTY,          "images that were emptied") \
-    X(REPAIR,         "images that were repaired") \
-    X(JOURNAL,        "journals read after a crash")
+    X(BITMAP, "bitmaps that counted") \
+    X(AUTOCLEAR, "autoclear bits that were cleared") \
+    X(CREATE, "images that were made") \
+    X(BESIDE, "operations that began while others ran") \
+    X(GO_ON, "states that a guest went on with") \
+    X(TWICE, "second crashes, while going on") \
+    X(TORN, "torn writes of metadata") \
+    X(EMPTY, "images that were emptied") \
+    X(REPAIR, "images that were repaired") \
+    X(JOURNAL, "journals read after a crash")
 enum cover {
 #define X(id, text) COVER_##id,
     COVERS(X)
 #undef X
-    COVER_COUNT
+        COVER_COUNT
 };
 extern uint64_t cover_count[COVER_COUNT];
 static inline void cover(enum cover c)
@@ -149,10 +149,10 @@ struct world {
     struct sim *sim;
     struct graph *graph;
     struct jobs *jobs;
-    uint64_t job_done;          /* instant of the COMPLETED event, 0 = none */
+    uint64_t job_done; /* instant of the COMPLETED event, 0 = none */
     bool job_cancelled;
-    bool made_again;            /* an image is made where one was */
-    char *bad_read;             /* what a guest read that it may not (G7) */
+    bool made_again; /* an image is made where one was */
+    char *bad_read;  /* what a guest read that it may not (G7) */
 };
 extern struct world world;
 
@@ -181,18 +181,37 @@ CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 /* --- oracle.c --- */
 
 enum op_kind {
-    OP_WRITE, OP_ZERO, OP_EMPTY, OP_TRIM, OP_FLUSH, OP_READ, OP_STEP, OP_STREAM,
-    OP_STREAM_BG, OP_STREAM_TO, OP_CANCEL, OP_RESIZE, OP_WAIT, OP_DRAIN,
-    OP_REOPEN, OP_REPAIR, OP_SNAPSHOT, OP_FORGET, OP_RESTORE, OP_CLOSE,
-    OP_RECORD, OP_ERASE, OP_REFUSE,
+    OP_WRITE,
+    OP_ZERO,
+    OP_EMPTY,
+    OP_TRIM,
+    OP_FLUSH,
+    OP_READ,
+    OP_STEP,
+    OP_STREAM,
+    OP_STREAM_BG,
+    OP_STREAM_TO,
+    OP_CANCEL,
+    OP_RESIZE,
+    OP_WAIT,
+    OP_DRAIN,
+    OP_REOPEN,
+    OP_REPAIR,
+    OP_SNAPSHOT,
+    OP_FORGET,
+    OP_RESTORE,
+    OP_CLOSE,
+    OP_RECORD,
+    OP_ERASE,
+    OP_REFUSE,
 };
 struct op {
     enum op_kind kind;
     bool fua;
-    uint64_t first, n;          /* grains; resize: n = new size; wait: ms */
-    uint64_t begun, ended;      /* instants, 0 = not */
+    uint64_t first, n;     /* grains; resize: n = new size; wait: ms */
+    uint64_t begun, ended; /* instants, 0 = not */
     int result;
-    bool promised;              /* oracle_set_instant() */
+    bool promised; /* oracle_set_instant() */
 };
 
 /* Places of the disk that hold data and are looked at: runs of grains, each
@@ -210,15 +229,15 @@ struct oracle {
     struct op *ops;
     unsigned n_ops;
     uint64_t id_base;
-    uint64_t *init;             /* per slot: id at the start */
-    bool *loose;                /* per slot: anything until it is repaired */
-    uint64_t init_size;         /* grains */
-    uint64_t gone, mid_gone;    /* instants from which on a file is gone */
-    uint64_t repaired;          /* the image was broken before; 0 = never */
-    uint64_t created;           /* from which on the image must be there */
+    uint64_t *init;          /* per slot: id at the start */
+    bool *loose;             /* per slot: anything until it is repaired */
+    uint64_t init_size;      /* grains */
+    uint64_t gone, mid_gone; /* instants from which on a file is gone */
+    uint64_t repaired;       /* the image was broken before; 0 = never */
+    uint64_t created;        /* from which on the image must be there */
     uint64_t at;
-    bool killed;                /* not power: the process died (M9) */
-    GArray **by_slot;           /* unsigned: operations that touch it */
+    bool killed;      /* not power: the process died (M9) */
+    GArray **by_slot; /* unsigned: operations that touch it */
 };
 void oracle_init(struct oracle *o, const struct crash_config *c);
 void oracle_done(struct oracle *o);
@@ -246,20 +265,27 @@ uint64_t hash_words(uint64_t h, const void *buf, size_t len);
 
 /* --- history.c --- */
 
-enum rec_class { CLASS_DATA, CLASS_HEADER, CLASS_L1, CLASS_L2, CLASS_REFCOUNT,
-                 CLASS_NAME, CLASS_COUNT };
+enum rec_class {
+    CLASS_DATA,
+    CLASS_HEADER,
+    CLASS_L1,
+    CLASS_L2,
+    CLASS_REFCOUNT,
+    CLASS_NAME,
+    CLASS_COUNT
+};
 struct rec {
-    struct sim_record r;        /* a copy, data included */
-    uint64_t durable;           /* instant, UINT64_MAX = never */
+    struct sim_record r; /* a copy, data included */
+    uint64_t durable;    /* instant, UINT64_MAX = never */
     enum rec_class cls;
 };
 struct history {
     struct sim_image *start;
-    struct rec *recs;           /* in order of completion */
+    struct rec *recs; /* in order of completion */
     unsigned n;
-    uint64_t last;              /* latest instant */
-    GArray *touched;            /* struct spot, sorted, unique */
-    GArray *instants;           /* uint64_t, sorted: where to crash */
+    uint64_t last;    /* latest instant */
+    GArray *touched;  /* struct spot, sorted, unique */
+    GArray *instants; /* uint64_t, sorted: where to crash */
 };
 struct spot {
     uint64_t file, sector;
@@ -273,30 +299,36 @@ uint64_t history_hash(const struct history *h, const struct sim_image *img);
 /* --- states.c --- */
 
 enum choice_kind {
-    KEEP_NONE, KEEP_ALL, KEEP_SIZE,     /* only the growth of the file */
-    KEEP_ONE, KEEP_BUT_ONE, KEEP_HEAD, KEEP_TAIL, KEEP_RANDOM
+    KEEP_NONE,
+    KEEP_ALL,
+    KEEP_SIZE, /* only the growth of the file */
+    KEEP_ONE,
+    KEEP_BUT_ONE,
+    KEEP_HEAD,
+    KEEP_TAIL,
+    KEEP_RANDOM
 };
 struct choice {
     enum choice_kind kind;
-    uint64_t arg;               /* sector of the write, or a seed */
+    uint64_t arg; /* sector of the write, or a seed */
 };
 struct state {
     struct history *h;
     struct oracle *o;
     uint64_t at;
-    unsigned *open;             /* records that are not durable at @at */
-    struct choice *choices;     /* one each */
+    unsigned *open;         /* records that are not durable at @at */
+    struct choice *choices; /* one each */
     unsigned n;
     struct sim_image *img;
     uint64_t hash;
-    const char *how;            /* the rule that made it */
+    const char *how; /* the rule that made it */
 };
 
 struct limits {
-    unsigned per_instant;       /* states at one instant at most */
-    unsigned exhaustive;        /* 2^n up to this n */
-    unsigned random;            /* random states per instant */
-    unsigned instants;          /* at most; 0 = all */
+    unsigned per_instant; /* states at one instant at most */
+    unsigned exhaustive;  /* 2^n up to this n */
+    unsigned random;      /* random states per instant */
+    unsigned instants;    /* at most; 0 = all */
 };
 struct tally {
     uint64_t built, distinct, deep, twice, outside, compared;
@@ -313,7 +345,7 @@ CO_FN char *states_co_try(struct history *h, struct oracle *o,
 
 /* NULL, or what is wrong with @st. @depth 0: may crash again. */
 CO_FN char *state_co_verify(struct state *st, unsigned depth);
-extern bool verify_outside;     /* ask qemu-img about a sample */
+extern bool verify_outside; /* ask qemu-img about a sample */
 char *state_story(const struct state *st, const char *bad);
 
 /* --- bitmap.c --- */
@@ -349,10 +381,10 @@ CO_FN char *file_co_verify(struct state *st);
 /* ACE: short sequences, all of them; then longer ones by seed. */
 struct suite {
     const char *name;
-    unsigned length;            /* of the exhaustive sequences */
-    unsigned stride;            /* every so many of the longest ones */
-    unsigned pairs;             /* every so many of two, when longer ones are */
-    unsigned random;            /* random sequences per image */
+    unsigned length; /* of the exhaustive sequences */
+    unsigned stride; /* every so many of the longest ones */
+    unsigned pairs;  /* every so many of two, when longer ones are */
+    unsigned random; /* random sequences per image */
     struct limits limits, random_limits;
 };
 /* The story of the first state that breaks a promise, or NULL. */

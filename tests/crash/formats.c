@@ -31,14 +31,14 @@ char *rules_autoclear(const struct state *st, uint64_t top)
         const struct rec *rec = &st->h->recs[i];
 
         bool changes = rec->r.op == SIM_WRITE || rec->r.op == SIM_TRUNCATE ||
-            rec->r.op == SIM_FALLOCATE;
+                       rec->r.op == SIM_FALLOCATE;
 
         if (is_there(st, i, &next) && rec->r.file == top && changes &&
             rec->cls != CLASS_HEADER) {
             return g_strdup_printf("autoclear bits are set, but the write of "
                                    "instants %" PRIu64 " to %" PRIu64
-                                   " is there", rec->r.submitted,
-                                   rec->r.completed);
+                                   " is there",
+                                   rec->r.submitted, rec->r.completed);
         }
     }
     return NULL;
@@ -48,7 +48,7 @@ char *rules_autoclear(const struct state *st, uint64_t top)
 
 static uint64_t table_bytes(const struct crash_config *c)
 {
-    return (uint64_t) c->cluster * c->table;
+    return (uint64_t)c->cluster * c->table;
 }
 
 static void note_tables(GHashTable *l2, const uint8_t *entries, size_t len)
@@ -189,16 +189,17 @@ static char *qed_check_tables(const struct state *st, const uint8_t *l1)
     for (unsigned i = 0; i < st->n; i++) {
         const struct rec *rec = &st->h->recs[st->open[i]];
         uint64_t table = rec->cls == CLASS_L2 && rec->r.op == SIM_WRITE
-            ? qed_table_of(l1, rec->r.off, st->o->config) : 0;
+                             ? qed_table_of(l1, rec->r.off, st->o->config)
+                             : 0;
         uint64_t linked = table ? qed_linked_at(st->h, table, st->o->config)
-            : 0;
+                                : 0;
 
         if (linked != UINT64_MAX && rec->r.submitted < linked &&
             st->choices[i].kind != KEEP_ALL) {
             return g_strdup_printf("a table is linked, but its write of "
                                    "instants %" PRIu64 " to %" PRIu64
-                                   " is not there (M5)", rec->r.submitted,
-                                   rec->r.completed);
+                                   " is not there (M5)",
+                                   rec->r.submitted, rec->r.completed);
         }
     }
     return NULL;
@@ -223,8 +224,8 @@ static char *qed_check_rules(const struct state *st)
         l1 = qed_l1_get(st->img, top, st->o->config);
         bad = qed_check_tables(st, l1);
     }
-    if (!bad && st->n && !(features & (QED_F_BACKING_FILE |
-                                       QED_F_NEED_CHECK))) {
+    if (!bad && st->n &&
+        !(features & (QED_F_BACKING_FILE | QED_F_NEED_CHECK))) {
         bad = qed_check_mark(st, l1);
     }
     return bad;
@@ -274,14 +275,20 @@ static bool qed_is_whole(const struct sim_image *img)
 }
 
 const struct crash_format format_qed = {
-    .name = "qed", .drv = &qed_driver,
-    .classify = qed_classify, .check_rules = qed_check_rules,
-    .damage = qed_damage, .loses = true, .set_autoclear = qed_set_autoclear,
+    .name = "qed",
+    .drv = &qed_driver,
+    .classify = qed_classify,
+    .check_rules = qed_check_rules,
+    .damage = qed_damage,
+    .loses = true,
+    .set_autoclear = qed_set_autoclear,
     .is_whole = qed_is_whole,
 };
 
 /* --- raw --- */
 
 const struct crash_format format_raw = {
-    .name = "raw", .drv = &raw_driver, .is_raw = true,
+    .name = "raw",
+    .drv = &raw_driver,
+    .is_raw = true,
 };

@@ -9,7 +9,7 @@
 static bool is_sync(const struct sim_record *r)
 {
     return (r->op == SIM_FDATASYNC || r->op == SIM_FSYNC) && r->result >= 0 &&
-        r->completed;
+           r->completed;
 }
 
 static bool is_name_op(const struct sim_record *r)
@@ -183,7 +183,7 @@ static void add_name(const char *path, uint64_t id, void *arg)
 {
     uint64_t *hash = arg;
 
-    *hash += (uint64_t) g_str_hash(path) * (2 * id + 1) * UINT64_C(0x9e3779b9);
+    *hash += (uint64_t)g_str_hash(path) * (2 * id + 1) * UINT64_C(0x9e3779b9);
 }
 
 uint64_t history_hash(const struct history *h, const struct sim_image *img)

@@ -32,8 +32,7 @@ const struct crash_config crash_configs[] = {
     { "4k-direct", QED(true), .direct = true, .cluster = 4096,
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
     { "4k-shared", QED(true), .shares = true, .cluster = 4096,
-      .size = 4 * MIB + 14 * KIB - 512,
-      .base_size = 4 * MIB + 14 * KIB - 512 },
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 14 * KIB - 512 },
     { "64k", QED(false), .cluster = 65536, .size = KIB * MIB + 96 * KIB },
     { "64k-base", QED(true), .cluster = 65536, .size = KIB * MIB + 96 * KIB,
       .base_size = KIB * MIB + 96 * KIB },
@@ -41,21 +40,18 @@ const struct crash_config crash_configs[] = {
     { "q4k", QCOW2(false), .snapshots = true, .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512 },
     { "q4k-base", QCOW2(true), .snapshots = true, .cluster = 4096,
-      .size = 2 * MIB + 14 * KIB - 512,
-      .base_size = 2 * MIB + 14 * KIB - 512 },
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 14 * KIB - 512 },
     { "q4k-packed", QCOW2(true), .cluster = 4096, .base_format = "qcow2",
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 8 * KIB },
     { "q4k-lazy", QCOW2(false), .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512,
       .options = "{\"lazy_refcounts\": \"on\"}" },
-    { "q4k-v2", QCOW2(false), .cluster = 4096,
-      .size = 2 * MIB + 14 * KIB - 512,
+    { "q4k-v2", QCOW2(false), .cluster = 4096, .size = 2 * MIB + 14 * KIB - 512,
       .options = "{\"compat\": \"0.10\"}" },
     { "q4k-v2-long", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
       .base_size = 2 * MIB + 16 * KIB, .options = "{\"compat\": \"0.10\"}" },
-    { "q4k-lazy-short", QCOW2(true), .cluster = 4096,
-      .size = 2 * MIB + 6 * KIB, .base_size = 9 * KIB + 512,
-      .options = "{\"lazy_refcounts\": \"on\"}" },
+    { "q4k-lazy-short", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
+      .base_size = 9 * KIB + 512, .options = "{\"lazy_refcounts\": \"on\"}" },
     { "q4k-long", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
       .base_size = 2 * MIB + 16 * KIB },
     { "q4k-mid", QCOW2(true), .mid = true, .cluster = 4096,
@@ -63,15 +59,14 @@ const struct crash_config crash_configs[] = {
     { "q4k-direct", QCOW2(true), .direct = true, .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB },
     /* The L1 table has a cluster, and must have another for the next byte. */
-    { "q512", QCOW2_TABLE(false, 64), .cluster = 512,
-      .size = 2 * MIB - 512, .options = "{\"refcount_bits\": 64}",
-      .fill = 56 },
+    { "q512", QCOW2_TABLE(false, 64), .cluster = 512, .size = 2 * MIB - 512,
+      .options = "{\"refcount_bits\": 64}", .fill = 56 },
     /* The refcount table, too. */
-    { "q512-full", QCOW2_TABLE(true, 64), .cluster = 512,
-      .size = 2 * MIB - 512, .base_size = 2 * MIB - 512,
-      .options = "{\"refcount_bits\": 64}", .fill = 3960 },
-    { "q512-base", QCOW2_TABLE(true, 64), .cluster = 512,
-      .size = 2 * MIB - 512, .base_size = 2 * MIB - 512 },
+    { "q512-full", QCOW2_TABLE(true, 64), .cluster = 512, .size = 2 * MIB - 512,
+      .base_size = 2 * MIB - 512, .options = "{\"refcount_bits\": 64}",
+      .fill = 3960 },
+    { "q512-base", QCOW2_TABLE(true, 64), .cluster = 512, .size = 2 * MIB - 512,
+      .base_size = 2 * MIB - 512 },
     { "q16k-sub", QCOW2(true), .cluster = 16384, .size = 32 * MIB + 24 * KIB,
       .base_size = 32 * MIB + 24 * KIB,
       .options = "{\"extended_l2\": \"on\"}" },
@@ -85,13 +80,11 @@ const struct crash_config crash_configs[] = {
       .size = 32 * MIB + 24 * KIB, .base_size = 32 * MIB + 24 * KIB,
       .options = "{\"extended_l2\": \"on\"}" },
     { "q4k-bitmap", QCOW2(true), .bitmap = true, .cluster = 4096,
-      .size = 2 * MIB + 14 * KIB - 512,
-      .base_size = 2 * MIB + 14 * KIB - 512 },
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 14 * KIB - 512 },
     { "q512-bitmap", QCOW2_TABLE(false, 64), .bitmap = true, .cluster = 512,
       .size = 2 * MIB - 512 },
     { "c4k", COW(false), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512 },
-    { "c4k-base", COW(true), .cluster = 4096,
-      .size = 4 * MIB + 14 * KIB - 512,
+    { "c4k-base", COW(true), .cluster = 4096, .size = 4 * MIB + 14 * KIB - 512,
       .base_size = 4 * MIB + 14 * KIB - 512 },
     { "c4k-mid", COW(true), .mid = true, .cluster = 4096,
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 3 * KIB },
@@ -102,8 +95,7 @@ const struct crash_config crash_configs[] = {
     { "c4k-direct", COW(true), .direct = true, .cluster = 4096,
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
     { "c4k-shared", COW(true), .shares = true, .cluster = 4096,
-      .size = 4 * MIB + 14 * KIB - 512,
-      .base_size = 4 * MIB + 14 * KIB - 512 },
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 14 * KIB - 512 },
     /* Two groups of clusters. */
     { "c4k-groups", .format = &format_cow, .backing = true, .table = 64,
       .cluster = 4096, .size = 128 * MIB + 14 * KIB - 512,
@@ -126,7 +118,7 @@ const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
 static bool base_has(const struct crash_config *c, uint64_t sector)
 {
     return c->backing && (sector + 1) * GRAIN <= c->base_size &&
-        sector / (c->cluster / GRAIN) != 3;
+           sector / (c->cluster / GRAIN) != 3;
 }
 
 static CO_FN void image_co_make(const char *path, const char *backing)
@@ -135,12 +127,14 @@ static CO_FN void image_co_make(const char *path, const char *backing)
     json_t *o = c->options ? json_loads(c->options, 0, NULL) : json_object();
     g_autoptr(GError) err = NULL;
 
-    json_object_set_new(o, "size", json_integer((json_int_t) c->size));
+    json_object_set_new(o, "size", json_integer((json_int_t)c->size));
     if (backing) {
         json_object_set_new(o, "backing_file", json_string(backing));
-        json_object_set_new(o, "backing_fmt", json_string(
-            g_str_equal(backing, "/mid") ? c->format->name
-            : c->base_format ? c->base_format : "raw"));
+        json_object_set_new(o, "backing_fmt",
+                            json_string(g_str_equal(backing, "/mid")
+                                            ? c->format->name
+                                        : c->base_format ? c->base_format
+                                                         : "raw"));
     }
     if (c->data_file) {
         json_object_set_new(o, "data_file", json_string("/data"));
@@ -164,10 +158,11 @@ static void options_add_data(json_t *o)
     const struct crash_config *c = world.config;
 
     if (c->data_file) {
-        json_object_set_new(o, "data-file", json_pack(
-            "{s:s,s:s,s:s,s:s,s:{s:b}}", "driver", "file", "filename", "/data",
-            "locking", "off", "discard", "unmap", "cache", "direct",
-            c->direct));
+        json_object_set_new(o, "data-file",
+                            json_pack("{s:s,s:s,s:s,s:s,s:{s:b}}", "driver",
+                                      "file", "filename", "/data", "locking",
+                                      "off", "discard", "unmap", "cache",
+                                      "direct", c->direct));
     }
 }
 
@@ -202,8 +197,8 @@ static CO_FN void cluster_co_put(struct node *n, unsigned w, uint64_t i,
     for (uint64_t s = 0; s < grains; s++) {
         stamp_put(buf + s * GRAIN, id, first + s);
     }
-    g_assert(node_co_pwritev(n, first * GRAIN,
-                             iov_one(&v, buf, grains * GRAIN), 0) == 0);
+    g_assert(node_co_pwritev(n, first * GRAIN, iov_one(&v, buf, grains * GRAIN),
+                             0) == 0);
 }
 
 /* The same as a raw one, in a format: parts of it compressed, and the hole a
@@ -227,7 +222,7 @@ static CO_FN void base_co_make_compressed(void)
         }
     }
     cluster_co_put(n, 0, 3, ID_BASE_FILE);
-    g_assert(node_co_zero(n, 3 * (uint64_t) c->cluster, c->cluster, 0) == 0);
+    g_assert(node_co_zero(n, 3 * (uint64_t)c->cluster, c->cluster, 0) == 0);
     node_co_unref(n);
     c->format->pack(sim_live(world.sim), "/base", 0, 3);
     c->format->pack(sim_live(world.sim), "/base",
@@ -256,8 +251,7 @@ void world_co_make_base(void)
         for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
             if (base_has(c, s)) {
                 stamp_put(buf, ID_BASE_FILE, s);
-                g_assert(io_co_pwritev(f, s * GRAIN,
-                                       iov_one(&v, buf, GRAIN),
+                g_assert(io_co_pwritev(f, s * GRAIN, iov_one(&v, buf, GRAIN),
                                        IO_TAG_DATA) == 0);
             }
         }
@@ -302,11 +296,10 @@ static bool mid_has(const struct crash_config *c, uint64_t grain,
     return false;
 }
 
-
 /* So that tables are nearly full before the guest begins. */
 static CO_FN void image_co_fill_up(void)
 {
-    uint64_t left = (uint64_t) world.config->fill * world.config->cluster;
+    uint64_t left = (uint64_t)world.config->fill * world.config->cluster;
     g_autofree uint8_t *zeroes = g_malloc0(left);
     struct node *n = image_co_open_at("/top");
     struct window w[N_WINDOWS];
@@ -399,8 +392,7 @@ void world_co_compress(struct oracle *o)
 void world_co_damage(struct oracle *o, bool worse)
 {
     image_co_fill(o, world.config->format->loses);
-    world.config->format->damage(sim_live(world.sim), world.config,
-                                 worse);
+    world.config->format->damage(sim_live(world.sim), world.config, worse);
     o->repaired = UINT64_MAX;
 }
 
@@ -408,16 +400,16 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
 {
     const struct crash_config *c = world.config;
     json_t *o = json_pack("{s:s,s:s,s:{s:s,s:s,s:s,s:s,s:{s:b}}}", "driver",
-                          c->format->name, "discard", "unmap", "file",
-                          "driver", "file", "filename", "/top", "locking",
-                          "off", "discard", "unmap", "cache", "direct",
-                          c->direct);
+                          c->format->name, "discard", "unmap", "file", "driver",
+                          "file", "filename", "/top", "locking", "off",
+                          "discard", "unmap", "cache", "direct", c->direct);
     const char *raw = c->format->ended_as
-        ? c->format->ended_as(sim_live(world.sim)) : NULL;
+                          ? c->format->ended_as(sim_live(world.sim))
+                          : NULL;
     int ret;
 
     options_add_data(o);
-    if (raw) {                  /* there is nothing else any more */
+    if (raw) { /* there is nothing else any more */
         json_object_set_new(o, "driver", json_string("raw"));
         json_object_set_new(json_object_get(o, "file"), "filename",
                             json_string(raw));

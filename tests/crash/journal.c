@@ -48,7 +48,7 @@ static CO_FN void journal_co_start(struct journal *j, unsigned i,
 /* 1 and 2 record, 3 and 4 erase, 5 and 6 set a speed, 7 and 8 are refused. */
 static CO_FN void journal_co_do(struct journal *j, struct op *op, char letter)
 {
-    unsigned i = (unsigned) (letter - '1') % N_IDS;
+    unsigned i = (unsigned)(letter - '1') % N_IDS;
     json_t *args = json_pack("{s:s}", "device", ids[i]);
 
     op->first = i;
@@ -79,7 +79,7 @@ CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o)
 
         if (*p >= '7') {
             journal_co_close(j);
-            j = journal_co_get(&c);     /* what it holds waits */
+            j = journal_co_get(&c); /* what it holds waits */
             g_assert(j);
         }
         op->begun = sim_mark(world.sim, "begin", o->n_ops);
@@ -130,8 +130,9 @@ CO_FN char *journal_co_verify(struct state *st)
 
         journal_expect(st->o, i, &may, &must);
         json_array_foreach(all, k, entry) {
-            found = found || g_str_equal(json_string_value(
-                json_object_get(entry, "id")), ids[i]);
+            found = found ||
+                    g_str_equal(json_string_value(json_object_get(entry, "id")),
+                                ids[i]);
         }
         if (found ? !may : must) {
             bad = g_strdup_printf("job '%s' is %sin the journal", ids[i],
@@ -148,7 +149,7 @@ CO_FN char *journal_co_verify(struct state *st)
 CO_FN void file_co_play(const char *sequence, GRand *rnd, struct oracle *o)
 {
     json_t *props = json_pack("{s:s,s:I}", "filename", "/top", "size",
-                              (json_int_t) world.config->size);
+                              (json_int_t)world.config->size);
     struct opts *opts = opts_new(props);
     g_autoptr(GError) err = NULL;
 
@@ -171,6 +172,7 @@ CO_FN char *file_co_verify(struct state *st)
     if (!id) {
         return g_strdup("the file is not there");
     }
-    return sim_image_size(st->img, id) == world.config->size ? NULL
-        : g_strdup("the file has another size");
+    return sim_image_size(st->img, id) == world.config->size
+               ? NULL
+               : g_strdup("the file has another size");
 }

@@ -16,7 +16,7 @@ static int barrier_off = -1;
 
 bool barrier_is_off(enum barrier b)
 {
-    return (int) b == barrier_off;
+    return (int)b == barrier_off;
 }
 
 static const char *const barrier_names[] = {
@@ -125,9 +125,15 @@ static const struct hunter {
 
 static char *mutant_try(const struct hunter *h, guint32 seed)
 {
-    static const struct suite rest = { "mutant", 2, 1, 1, 30,
+    static const struct suite rest = {
+        "mutant",
+        2,
+        1,
+        1,
+        30,
         { .per_instant = 100, .exhaustive = 6, .random = 2 },
-        { .per_instant = 40, .random = 8, .instants = 30 } };
+        { .per_instant = 40, .random = 8, .instants = 30 }
+    };
     const struct crash_config *c = image_find(h->image);
     char *story = NULL;
 
@@ -165,7 +171,7 @@ static bool mutant_found(const struct hunter *h, guint32 seed)
     if (pid == 0) {
         char *story;
 
-        barrier_off = (int) h->b;
+        barrier_off = (int)h->b;
         signal(SIGPROF, on_time_up);
         setitimer(ITIMER_PROF, &limit, NULL);
         story = mutant_try(h, seed);
@@ -185,7 +191,7 @@ static bool mutant_found(const struct hunter *h, guint32 seed)
 static bool has_hunter(int b)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(hunters); i++) {
-        if ((int) hunters[i].b == b) {
+        if ((int)hunters[i].b == b) {
             return true;
         }
     }
@@ -210,7 +216,7 @@ bool mutants_run(const char *name, guint32 seed)
         found += ok;
         printf("%sok %u without %s, %s # %.1f s\n", ok ? "" : "not ", tried,
                barrier_names[h->b], image_find(h->image)->format->name,
-               (double) (g_get_monotonic_time() - start) / 1e6);
+               (double)(g_get_monotonic_time() - start) / 1e6);
     }
     for (int b = 0; all && b < BARRIER_COUNT; b++) {
         if (!has_hunter(b)) {

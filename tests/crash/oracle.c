@@ -54,7 +54,7 @@ uint64_t hash_words(uint64_t h, const void *buf, size_t len)
 unsigned windows_get(const struct crash_config *c, struct window *w)
 {
     uint64_t cluster = c->cluster / GRAIN;
-    uint64_t span = (uint64_t) c->cluster * c->table / 8 * cluster;
+    uint64_t span = (uint64_t)c->cluster * c->table / 8 * cluster;
     uint64_t end = c->size / GRAIN + 2 * cluster;
 
     w[0] = (struct window) { 0, 5 * cluster };
@@ -68,7 +68,7 @@ unsigned windows_slots(const struct crash_config *c)
     struct window w[N_WINDOWS];
 
     windows_get(c, w);
-    return (unsigned) (w[0].n + w[1].n + w[2].n);
+    return (unsigned)(w[0].n + w[1].n + w[2].n);
 }
 
 unsigned slot_of(const struct crash_config *c, uint64_t grain)
@@ -79,9 +79,9 @@ unsigned slot_of(const struct crash_config *c, uint64_t grain)
 
     for (unsigned i = 0; i < windows_get(c, w); i++) {
         if (grain >= w[i].first && grain - w[i].first < w[i].n) {
-            return before + (unsigned) (grain - w[i].first);
+            return before + (unsigned)(grain - w[i].first);
         }
-        before += (unsigned) w[i].n;
+        before += (unsigned)w[i].n;
     }
     g_assert_not_reached();
 }
@@ -129,8 +129,9 @@ static bool changes_data(const struct op *op)
 static uint64_t op_gives(const struct oracle *o, const struct op *op,
                          unsigned slot)
 {
-    return op->kind == OP_WRITE ? o->id_base + (uint64_t) (op - o->ops) + 1
-        : op->kind == OP_EMPTY ? o->init[slot] : 0;
+    return op->kind == OP_WRITE   ? o->id_base + (uint64_t)(op - o->ops) + 1
+           : op->kind == OP_EMPTY ? o->init[slot]
+                                  : 0;
 }
 
 static bool touches(const struct op *op, uint64_t grain)
@@ -165,9 +166,9 @@ void oracle_index(struct oracle *o)
 static bool keeps_all(const struct oracle *o, const struct op *f)
 {
     return f->kind == OP_FLUSH || f->kind == OP_REOPEN ||
-        f->kind == OP_SNAPSHOT ||
-        (o->killed && (f->kind == OP_DRAIN || f->kind == OP_CLOSE ||
-                       f->kind == OP_WAIT));
+           f->kind == OP_SNAPSHOT ||
+           (o->killed &&
+            (f->kind == OP_DRAIN || f->kind == OP_CLOSE || f->kind == OP_WAIT));
 }
 
 static bool is_promised(const struct oracle *o, const struct op *op)
@@ -203,7 +204,7 @@ void oracle_set_instant(struct oracle *o, uint64_t at, bool killed)
 static bool hides(const struct op *op, const struct op *older)
 {
     return op->promised && op->kind != OP_TRIM &&
-        (!older || (older->ended && older->ended < op->begun));
+           (!older || (older->ended && older->ended < op->begun));
 }
 
 static const struct op *op_at(const struct oracle *o, unsigned slot, unsigned i)
@@ -248,8 +249,7 @@ bool oracle_may_mix(const struct oracle *o, uint64_t grain)
             return true;
         }
     }
-    return o->init[slot_of(o->config, a)] !=
-        o->init[slot_of(o->config, a + 1)];
+    return o->init[slot_of(o->config, a)] != o->init[slot_of(o->config, a + 1)];
 }
 
 /* As hides(), for readers: everything that ended counts. */
@@ -269,10 +269,10 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
             const struct op *by = &o->ops[k];
 
             hidden = by->kind != OP_TRIM && touches(by, grain) && by->ended &&
-                by->ended < begun && op->ended && op->ended < by->begun;
+                     by->ended < begun && op->ended && op->ended < by->begun;
         }
         init_hidden = init_hidden ||
-            (op->kind != OP_TRIM && op->ended && op->ended < begun);
+                      (op->kind != OP_TRIM && op->ended && op->ended < begun);
         if (!hidden && id == op_gives(o, op, slot_of(o->config, grain))) {
             return true;
         }
@@ -330,18 +330,21 @@ bool oracle_may_have_size(const struct oracle *o, uint64_t grains)
 
 uint64_t oracle_hash(const struct oracle *o)
 {
-    uint64_t h = (o->gone && o->gone <= o->at) +
-        2 * (o->created <= o->at) + 4 * o->killed +
-        8 * (o->mid_gone && o->mid_gone <= o->at) + 16 * (o->repaired > o->at);
+    uint64_t h = (o->gone && o->gone <= o->at) + 2 * (o->created <= o->at) +
+                 4 * o->killed + 8 * (o->mid_gone && o->mid_gone <= o->at) +
+                 16 * (o->repaired > o->at);
 
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *op = &o->ops[i];
         bool begun = op->begun && op->begun <= o->at;
         bool ended = op->ended && op->ended <= o->at;
         uint64_t words[] = {
-            i, op->kind, op->first, op->n,
-            (uint64_t) begun | (uint64_t) ended << 1 |
-                (uint64_t) op->promised << 2,
+            i,
+            op->kind,
+            op->first,
+            op->n,
+            (uint64_t)begun | (uint64_t)ended << 1 |
+                (uint64_t)op->promised << 2,
         };
 
         if (begun && op->kind != OP_FLUSH && op->kind != OP_READ &&
@@ -355,18 +358,36 @@ uint64_t oracle_hash(const struct oracle *o)
 /* --- for people --- */
 
 static const char *const kind_names[] = {
-    "write", "zero", "empty", "trim", "flush", "read", "stream-step", "stream",
-    "stream in the background", "stream to the base", "cancel", "resize",
-    "wait", "drain", "reopen", "repair", "snapshot",
-    "forget a snapshot", "restore a snapshot", "close", "record", "erase",
+    "write",
+    "zero",
+    "empty",
+    "trim",
+    "flush",
+    "read",
+    "stream-step",
+    "stream",
+    "stream in the background",
+    "stream to the base",
+    "cancel",
+    "resize",
+    "wait",
+    "drain",
+    "reopen",
+    "repair",
+    "snapshot",
+    "forget a snapshot",
+    "restore a snapshot",
+    "close",
+    "record",
+    "erase",
     "refused start",
 };
 
 char *op_describe(const struct op *op, unsigned i)
 {
     return g_strdup_printf("op %u: %s%s %" PRIu64 "+%" PRIu64 ", began %" PRIu64
-                           ", ended %" PRIu64 "%s, result %d", i + 1,
-                           kind_names[op->kind], op->fua ? " FUA" : "",
+                           ", ended %" PRIu64 "%s, result %d",
+                           i + 1, kind_names[op->kind], op->fua ? " FUA" : "",
                            op->first, op->n, op->begun, op->ended,
                            op->promised ? " (durable)" : "", op->result);
 }
@@ -399,7 +420,7 @@ char *oracle_describe(const struct oracle *o, unsigned slot)
     }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
-        uint64_t id = o->id_base + (uint64_t) (op - o->ops) + 1;
+        uint64_t id = o->id_base + (uint64_t)(op - o->ops) + 1;
 
         if (op->kind == OP_WRITE && oracle_may_hold(o, slot, id)) {
             add_name(s, id);

@@ -8,9 +8,7 @@
 #include <glib/gstdio.h>
 #include <unistd.h>
 
-static const char *const names[] = {
-    "top", "mid", "base", "data", "expected"
-};
+static const char *const names[] = { "top", "mid", "base", "data", "expected" };
 
 /* Holes stay holes: some disks are larger than the memory. */
 static void file_export(const struct sim_image *img, const char *name,
@@ -27,15 +25,15 @@ static void file_export(const struct sim_image *img, const char *name,
     }
     fd = g_open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, (off_t) size), ==, 0);
+    g_assert_cmpint(ftruncate(fd, (off_t)size), ==, 0);
     while (at < size && sim_image_extent(img, id, at, &data, &end) == 0) {
         end = MIN(end, size);
         if (data) {
             g_autofree uint8_t *buf = g_malloc(end - at);
 
             sim_image_read(img, id, at, buf, end - at);
-            g_assert_cmpint(pwrite(fd, buf, end - at, (off_t) at), ==,
-                            (ssize_t) (end - at));
+            g_assert_cmpint(pwrite(fd, buf, end - at, (off_t)at), ==,
+                            (ssize_t)(end - at));
         }
         at = end;
     }
@@ -52,12 +50,12 @@ static void expected_export(const struct crash_config *c, const uint64_t *ids,
     uint8_t buf[GRAIN];
 
     g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, (off_t) (grains * GRAIN)), ==, 0);
+    g_assert_cmpint(ftruncate(fd, (off_t)(grains * GRAIN)), ==, 0);
     for (unsigned i = 0; i < windows_get(c, w); i++) {
         for (uint64_t s = w[i].first; s < MIN(w[i].first + w[i].n, grains);
              s++) {
             stamp_put(buf, ids[slot_of(c, s)], ids[slot_of(c, s)] ? s : 0);
-            g_assert_cmpint(pwrite(fd, buf, GRAIN, (off_t) (s * GRAIN)), ==,
+            g_assert_cmpint(pwrite(fd, buf, GRAIN, (off_t)(s * GRAIN)), ==,
                             GRAIN);
         }
     }
@@ -93,7 +91,7 @@ static int qemu_img(const char *line, char **ret_out)
     const char *argv[] = { "/bin/sh", "-c", command, NULL };
     int status = 0;
 
-    if (!g_spawn_sync(NULL, (char **) (uintptr_t) argv, NULL, G_SPAWN_DEFAULT,
+    if (!g_spawn_sync(NULL, (char **)(uintptr_t)argv, NULL, G_SPAWN_DEFAULT,
                       NULL, NULL, ret_out, NULL, &status, NULL)) {
         return -1;
     }
@@ -103,9 +101,10 @@ static int qemu_img(const char *line, char **ret_out)
 /* The member that says where the data is; owned. */
 static char *data_option(const struct crash_config *c, const char *dir)
 {
-    return c->data_file
-        ? g_strdup_printf(",\"data-file\":{\"driver\":\"file\","
-                          "\"filename\":\"%s/data\"}", dir) : g_strdup("");
+    return c->data_file ? g_strdup_printf(",\"data-file\":{\"driver\":\"file\","
+                                          "\"filename\":\"%s/data\"}",
+                                          dir)
+                        : g_strdup("");
 }
 
 /* Corruptions by QEMU's count: exit code 2. */
@@ -135,10 +134,13 @@ static char *chain_options(const struct state *st, const char *dir)
     const struct crash_config *c = st->o->config;
     bool base = sim_image_find(st->img, "/base") != 0;
     g_autofree char *data = data_option(c, dir);
-    g_autofree char *below = c->backing && base ? g_strdup_printf(
-        ",\"backing\":{\"driver\":\"%s\",\"file\":{\"driver\":\"file\","
-        "\"filename\":\"%s/base\"}}", c->base_format ? c->base_format : "raw",
-        dir) : g_strdup("");
+    g_autofree char *below =
+        c->backing && base
+            ? g_strdup_printf(
+                  ",\"backing\":{\"driver\":\"%s\",\"file\":{\"driver\":\"file\","
+                  "\"filename\":\"%s/base\"}}",
+                  c->base_format ? c->base_format : "raw", dir)
+            : g_strdup("");
 
     return g_strdup_printf("json:{\"driver\":\"%s\",\"file\":{\"driver\":"
                            "\"file\",\"filename\":\"%s/top\"}%s%s}",

@@ -21,7 +21,8 @@ static void overlay_classify(struct history *h, const struct crash_config *c)
             continue;
         }
         h->recs[i].cls = r->off < COW_SUMMARY_AT ? CLASS_HEADER
-            : r->off < COW_MAP_AT ? CLASS_L1 : CLASS_L2;
+                         : r->off < COW_MAP_AT   ? CLASS_L1
+                                                 : CLASS_L2;
     }
 }
 
@@ -79,8 +80,8 @@ static bool overlay_is_whole(const struct sim_image *img)
     }
     if (world.made_again) {
         return header_read(img, &h) &&
-            h.data_inode == sim_image_find(img, PARTIAL) &&
-            h.data_inode != old_data;
+               h.data_inode == sim_image_find(img, PARTIAL) &&
+               h.data_inode != old_data;
     }
     sim_image_read(img, id, 0, head, sizeof(head));
     return cow_probe(head, sizeof(head));
@@ -114,8 +115,8 @@ static void overlay_litter(struct sim_image *img, const struct crash_config *c)
                         sizeof(block));
     }
     for (unsigned i = 0; i < windows_get(c, w); i++) {
-        for (uint64_t s = w[i].first; s < w[i].first + w[i].n &&
-             (s + 1) * GRAIN <= c->size; s++) {
+        for (uint64_t s = w[i].first;
+             s < w[i].first + w[i].n && (s + 1) * GRAIN <= c->size; s++) {
             stamp_put(buf, ID_LITTER, s);
             sim_image_write(img, data, s * GRAIN, buf, GRAIN);
         }
@@ -128,9 +129,12 @@ static const char *overlay_ended(const struct sim_image *img)
 }
 
 const struct crash_format format_cow = {
-    .name = "cow", .drv = &cow_driver,
-    .classify = overlay_classify, .check_rules = overlay_check_rules,
-    .is_whole = overlay_is_whole, .abandon = overlay_abandon,
+    .name = "cow",
+    .drv = &cow_driver,
+    .classify = overlay_classify,
+    .check_rules = overlay_check_rules,
+    .is_whole = overlay_is_whole,
+    .abandon = overlay_abandon,
     .litter = overlay_litter,
     .ended_as = overlay_ended,
 };

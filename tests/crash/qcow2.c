@@ -20,14 +20,14 @@
 
 struct walk {
     const struct sim_image *img;
-    uint64_t file, size;            /* the file's */
+    uint64_t file, size; /* the file's */
     uint64_t cluster, data_file;
     unsigned bits, refcount_bits, entry;
     uint64_t l1, l1_size, table, table_clusters, snapshots;
     unsigned n_snapshots;
     uint64_t incompat;
-    GHashTable *refs;               /* cluster -> count */
-    GHashTable *classes;            /* cluster -> rec_class, or NULL */
+    GHashTable *refs;    /* cluster -> count */
+    GHashTable *classes; /* cluster -> rec_class, or NULL */
     char *bad;
 };
 
@@ -41,7 +41,7 @@ static uint64_t be64_at(const struct walk *w, uint64_t off)
 
 static uint32_t be32_at(const struct walk *w, uint64_t off)
 {
-    return (uint32_t) (be64_at(w, off) >> 32);
+    return (uint32_t)(be64_at(w, off) >> 32);
 }
 
 /* False: no image. */
@@ -83,13 +83,16 @@ static void refer(struct walk *w, uint64_t off, uint64_t len, enum rec_class c)
     /* The last cluster of a file need not be whole. */
     if (!w->bad && off + len >= w->size + w->cluster) {
         w->bad = g_strdup_printf("qcow2: a structure at %#" PRIx64 " lies past "
-                                 "the end of the file", off);
+                                 "the end of the file",
+                                 off);
     }
     for (uint64_t i = first; i <= last; i++) {
         gpointer key = GSIZE_TO_POINTER(i);
 
-        g_hash_table_insert(w->refs, key, GSIZE_TO_POINTER(
-            GPOINTER_TO_SIZE(g_hash_table_lookup(w->refs, key)) + 1));
+        g_hash_table_insert(
+            w->refs, key,
+            GSIZE_TO_POINTER(
+                GPOINTER_TO_SIZE(g_hash_table_lookup(w->refs, key)) + 1));
         if (w->classes) {
             g_hash_table_insert(w->classes, key, GUINT_TO_POINTER(c));
         }
@@ -115,7 +118,8 @@ static uint64_t refcount(const struct walk *w, uint64_t off)
         value = value << 8 | byte;
     }
     return w->refcount_bits < 8
-        ? value >> bit % 8 & ((1u << w->refcount_bits) - 1) : value;
+               ? value >> bit % 8 & ((1u << w->refcount_bits) - 1)
+               : value;
 }
 
 /* COPIED says that the refcount is 1: wrong, a writer would share. */
@@ -123,8 +127,7 @@ static void check_copied(struct walk *w, uint64_t entry, const char *what)
 {
     uint64_t off = entry & OFFSET, count = refcount(w, off);
 
-    if (!w->bad && !(w->incompat & I_DIRTY) && (entry & COPIED) &&
-        count != 1) {
+    if (!w->bad && !(w->incompat & I_DIRTY) && (entry & COPIED) && count != 1) {
         w->bad = g_strdup_printf("qcow2: %s %#" PRIx64 " is marked as not "
                                  "shared, but counted %" PRIu64 " times",
                                  what, off, count);
@@ -137,8 +140,9 @@ static void check_place(struct walk *w, uint64_t entry, uint64_t guest)
     uint64_t off = entry & OFFSET;
 
     if (!w->bad && ((off || (entry & COPIED)) && off != guest)) {
-        w->bad = g_strdup_printf("qcow2: the cluster of %#" PRIx64 " is at %#"
-                                 PRIx64 " of the data file", guest, off);
+        w->bad = g_strdup_printf("qcow2: the cluster of %#" PRIx64
+                                 " is at %#" PRIx64 " of the data file",
+                                 guest, off);
     }
 }
 
@@ -321,7 +325,7 @@ static void qcow2_classify(struct history *h, const struct crash_config *c)
         const struct sim_record *r = &h->recs[i].r;
 
         if (r->op == SIM_WRITE && !g_strcmp0(r->path, "/top")) {
-            h->recs[i].cls = (enum rec_class) GPOINTER_TO_UINT(
+            h->recs[i].cls = (enum rec_class)GPOINTER_TO_UINT(
                 g_hash_table_lookup(classes,
                                     GSIZE_TO_POINTER(r->off / c->cluster)));
         }
@@ -360,7 +364,7 @@ static void qcow2_damage(struct sim_image *img, const struct crash_config *c,
         refcount_set(img, &w, be64_at(&w, table + w.entry) & OFFSET, 0);
     }
     refcount_set(img, &w, table, 0);
-    if (worse) {                /* or all of them are lost */
+    if (worse) { /* or all of them are lost */
         put_be64(bits, 0);
         sim_image_write(img, w.file, w.table, bits, 8);
     }
@@ -391,8 +395,9 @@ static uint64_t entry_at(const struct walk *w, uint64_t i)
 static uint32_t deflate_into(uint8_t *out, uint32_t room, uint8_t *data,
                              uint32_t len)
 {
-    z_stream z = { .next_in = data, .avail_in = len, .next_out = out,
-                   .avail_out = room };
+    z_stream z = {
+        .next_in = data, .avail_in = len, .next_out = out, .avail_out = room
+    };
 
     g_assert(deflateInit2(&z, 6, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) ==
              Z_OK);
@@ -402,15 +407,15 @@ static uint32_t deflate_into(uint8_t *out, uint32_t room, uint8_t *data,
 }
 
 /* Streams of several clusters share one at the end of the file. */
-static void qcow2_compress(struct sim_image *img, const char *path, uint64_t first,
-                       unsigned n)
+static void qcow2_compress(struct sim_image *img, const char *path,
+                           uint64_t first, unsigned n)
 {
     uint64_t at;
     struct walk w;
 
     g_assert(walk_begin_at(&w, img, path));
     at = (w.size + w.cluster - 1) / w.cluster * w.cluster;
-    refcount_set(img, &w, at, (uint16_t) n);
+    refcount_set(img, &w, at, (uint16_t)n);
     sim_image_truncate(img, w.file, at + w.cluster);
     for (unsigned i = 0; i < n; i++) {
         g_autofree uint8_t *data = g_malloc(w.cluster);
@@ -421,11 +426,11 @@ static void qcow2_compress(struct sim_image *img, const char *path, uint64_t fir
 
         sim_image_read(img, w.file, host & OFFSET, data, w.cluster);
         refcount_set(img, &w, host & OFFSET, 0);
-        len = deflate_into(out, (uint32_t) w.cluster / n, data,
-                           (uint32_t) w.cluster);
+        len = deflate_into(out, (uint32_t)w.cluster / n, data,
+                           (uint32_t)w.cluster);
         sim_image_write(img, w.file, at, out, len);
-        put_be64(e, COMPRESSED | at | ((at % 512 + len - 1) / 512) <<
-                 (62 - (w.bits - 8)));
+        put_be64(e, COMPRESSED | at |
+                        ((at % 512 + len - 1) / 512) << (62 - (w.bits - 8)));
         sim_image_write(img, w.file, where, e, 8);
         at += len;
     }
@@ -439,8 +444,12 @@ static bool qcow2_is_whole(const struct sim_image *img)
 }
 
 const struct crash_format format_qcow2 = {
-    .name = "qcow2", .drv = &qcow2_driver,
-    .classify = qcow2_classify, .check_rules = qcow2_check_rules,
-    .set_autoclear = qcow2_set_autoclear, .is_whole = qcow2_is_whole,
-    .pack = qcow2_compress, .damage = qcow2_damage,
+    .name = "qcow2",
+    .drv = &qcow2_driver,
+    .classify = qcow2_classify,
+    .check_rules = qcow2_check_rules,
+    .set_autoclear = qcow2_set_autoclear,
+    .is_whole = qcow2_is_whole,
+    .pack = qcow2_compress,
+    .damage = qcow2_damage,
 };

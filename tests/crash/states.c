@@ -25,7 +25,7 @@ struct search {
     struct sim_image *durable;
     const struct limits *lim;
     GRand *rnd;
-    unsigned left;              /* states that may still be tried here */
+    unsigned left; /* states that may still be tried here */
     unsigned depth;
     char *story;
 };
@@ -36,18 +36,12 @@ static bool keeps(const struct choice *c, uint64_t i, uint64_t n)
 {
     switch (c->kind) {
     case KEEP_NONE:
-    case KEEP_SIZE:
-        return false;
-    case KEEP_ALL:
-        return true;
-    case KEEP_ONE:
-        return i == c->arg;
-    case KEEP_BUT_ONE:
-        return i != c->arg;
-    case KEEP_HEAD:
-        return i < c->arg;
-    case KEEP_TAIL:
-        return i >= c->arg;
+    case KEEP_SIZE: return false;
+    case KEEP_ALL: return true;
+    case KEEP_ONE: return i == c->arg;
+    case KEEP_BUT_ONE: return i != c->arg;
+    case KEEP_HEAD: return i < c->arg;
+    case KEEP_TAIL: return i >= c->arg;
     case KEEP_RANDOM:
         return hash_words(c->arg + i, &(uint64_t) { i }, 8) & 1024;
     }
@@ -123,16 +117,11 @@ static void lay(struct sim_image *img, const struct sim_record *r,
             lay_sectors(img, r, c);
         }
         break;
-    case SIM_TRUNCATE:
-        sim_image_truncate(img, r->file, r->off);
-        break;
+    case SIM_TRUNCATE: sim_image_truncate(img, r->file, r->off); break;
     case SIM_CREATE:
     case SIM_RENAME:
-    case SIM_UNLINK:
-        lay_name(img, r);
-        break;
-    default:
-        break;
+    case SIM_UNLINK: lay_name(img, r); break;
+    default: break;
     }
 }
 
@@ -159,9 +148,10 @@ static CO_FN void state_co_try(struct search *s, const char *how)
         sim_image_link(st->img, "/mid", 0);
     }
     st->hash = history_hash(st->h, st->img) ^ oracle_hash(st->o) ^
-        (uint64_t) (st->o->config - crash_configs) * UINT64_C(0x1003f2a5d1b7);
-    if (s->depth == 0 && !g_hash_table_add(states_seen,
-                                           GSIZE_TO_POINTER(st->hash))) {
+               (uint64_t)(st->o->config - crash_configs) *
+                   UINT64_C(0x1003f2a5d1b7);
+    if (s->depth == 0 &&
+        !g_hash_table_add(states_seen, GSIZE_TO_POINTER(st->hash))) {
         sim_image_free(st->img);
         return;
     }
@@ -230,14 +220,16 @@ static CO_FN void search_co_classes(struct search *s)
 {
     for (int cls = 0; cls < CLASS_COUNT; cls++) {
         static const enum choice_kind pairs[][2] = {
-            { KEEP_ALL, KEEP_NONE }, { KEEP_ALL, KEEP_SIZE },
-            { KEEP_NONE, KEEP_ALL }, { KEEP_SIZE, KEEP_ALL },
+            { KEEP_ALL, KEEP_NONE },
+            { KEEP_ALL, KEEP_SIZE },
+            { KEEP_NONE, KEEP_ALL },
+            { KEEP_SIZE, KEEP_ALL },
         };
 
         for (unsigned p = 0; p < G_N_ELEMENTS(pairs); p++) {
             for (unsigned i = 0; i < s->st.n; i++) {
                 s->st.choices[i].kind =
-                    pairs[p][rec_at(s, i)->cls != (enum rec_class) cls];
+                    pairs[p][rec_at(s, i)->cls != (enum rec_class)cls];
             }
             state_co_try(s, "by class");
         }
@@ -362,15 +354,19 @@ char *states_co_try(struct history *h, struct oracle *o,
                     const struct limits *lim, GRand *rnd, unsigned depth)
 {
     struct search s = {
-        .st = { .h = h, .o = o, .open = g_new0(unsigned, h->n + 1),
+        .st = { .h = h,
+                .o = o,
+                .open = g_new0(unsigned, h->n + 1),
                 .choices = g_new0(struct choice, h->n + 1) },
-        .lim = lim, .rnd = rnd, .depth = depth,
+        .lim = lim,
+        .rnd = rnd,
+        .depth = depth,
     };
     unsigned n = h->instants->len;
 
     for (unsigned i = 0; i < n && !s.story; i++) {
         if (lim->instants && n > lim->instants &&
-            (unsigned) g_rand_int_range(rnd, 0, (gint32) n) >= lim->instants) {
+            (unsigned)g_rand_int_range(rnd, 0, (gint32)n) >= lim->instants) {
             continue;
         }
         instant_begin(&s, g_array_index(h->instants, uint64_t, i));

@@ -16,9 +16,9 @@
 bool verify_outside;
 
 /* Which states are looked into further, by hash. */
-#define EVERY_DEEP     8
-#define EVERY_TWICE    10
-#define EVERY_OUTSIDE  997
+#define EVERY_DEEP 8
+#define EVERY_TWICE 10
+#define EVERY_OUTSIDE 997
 #define EVERY_COMPARED 1999
 
 /* Read all windows of @n: an id per slot. Slots past the end: 0. */
@@ -41,8 +41,8 @@ static CO_FN char *ids_co_read(struct node *n, uint64_t *ids)
                                    g_strerror(-ret));
         }
         for (uint64_t s = 0; s < count; s++) {
-            ids[slot_of(c, w[i].first + s)] =
-                stamp_get(buf + s * GRAIN, w[i].first + s);
+            ids[slot_of(c, w[i].first + s)] = stamp_get(buf + s * GRAIN,
+                                                        w[i].first + s);
         }
     }
     return NULL;
@@ -73,7 +73,8 @@ static CO_FN char *data_file_co_verify(struct node *n)
         sim_image_read(img, id, at, there, len);
         if (memcmp(here, there, len)) {
             return g_strdup_printf("the raw data file differs from the disk in "
-                                   "window %u", i);
+                                   "window %u",
+                                   i);
         }
     }
     return NULL;
@@ -88,8 +89,9 @@ static char *ids_check_mix(const struct oracle *o, const uint64_t *ids,
     if (grain % 2 == 1 && ids[slot] != ids[slot - 1] &&
         !oracle_may_mix(o, grain)) {
         return g_strdup_printf("the sector of grain %" PRIu64 " mixes %" PRId64
-                               " and %" PRId64 " (G3)", grain,
-                               (int64_t) ids[slot - 1], (int64_t) ids[slot]);
+                               " and %" PRId64 " (G3)",
+                               grain, (int64_t)ids[slot - 1],
+                               (int64_t)ids[slot]);
     }
     return NULL;
 }
@@ -113,8 +115,8 @@ static char *ids_compare(const struct oracle *o, const uint64_t *ids,
                 g_autofree char *want = oracle_describe(o, slot);
 
                 return g_strdup_printf("grain %" PRIu64 " holds %" PRId64
-                                       ", may hold: %s", s,
-                                       (int64_t) ids[slot], want);
+                                       ", may hold: %s",
+                                       s, (int64_t)ids[slot], want);
             }
             if ((bad = ids_check_mix(o, ids, s)) != NULL) {
                 return bad;
@@ -159,9 +161,10 @@ static CO_FN char *rest_co_verify(struct node *n)
             struct iovec v;
 
             if (node_co_preadv(n, at * GRAIN, iov_one(&v, buf, ext.len), 0) <
-                0 || buf[0] || memcmp(buf, buf + 1, ext.len - 1)) {
-                return g_strdup_printf("data outside the windows, at grain %"
-                                       PRIu64, at);
+                    0 ||
+                buf[0] || memcmp(buf, buf + 1, ext.len - 1)) {
+                return g_strdup_printf(
+                    "data outside the windows, at grain %" PRIu64, at);
             }
         }
         end = at + MAX(ext.len / GRAIN, 1);
@@ -183,8 +186,8 @@ static CO_FN char *node_co_verify(struct node *n)
     }
     if (res.corruptions || res.check_errors) {
         return g_strdup_printf("%" PRIu64 " corruptions, %" PRIu64
-                               " check errors", res.corruptions,
-                               res.check_errors);
+                               " check errors",
+                               res.corruptions, res.check_errors);
     }
     return NULL;
 }
@@ -224,7 +227,7 @@ static void oracle_after(struct oracle *next, const struct oracle *o,
     oracle_init(next, o->config);
     memcpy(next->init, ids, windows_slots(o->config) * sizeof(*ids));
     next->init_size = grains;
-    if (o->at < o->repaired) {  /* still broken */
+    if (o->at < o->repaired) { /* still broken */
         next->repaired = UINT64_MAX;
         memcpy(next->loose, o->loose,
                windows_slots(o->config) * sizeof(*o->loose));
@@ -239,7 +242,7 @@ static CO_FN char *recovery_co_check(struct oracle *next)
     char *bad;
 
     for (unsigned i = 0; i < next->n_ops; i++) {
-        next->ops[i].promised = true;           /* it was closed in order */
+        next->ops[i].promised = true; /* it was closed in order */
     }
     next->at = UINT64_MAX;
     bad = image_co_look(false, ids, &grains);
@@ -266,7 +269,8 @@ static CO_FN char *recovery_co_run(struct oracle *next)
 static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
                                   uint64_t grains)
 {
-    static const struct limits again = { .per_instant = 4, .random = 2,
+    static const struct limits again = { .per_instant = 4,
+                                         .random = 2,
                                          .instants = 6 };
     bool twice = st->hash / EVERY_DEEP % EVERY_TWICE == 0;
     struct history h;
@@ -290,7 +294,7 @@ static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
         bad = recovery_co_check(&next);
     }
     if (twice && !bad) {
-        g_autoptr(GRand) rnd = g_rand_new_with_seed((guint32) st->hash);
+        g_autoptr(GRand) rnd = g_rand_new_with_seed((guint32)st->hash);
 
         tally.twice++;
         cover(COVER_TWICE);
@@ -334,8 +338,8 @@ static CO_FN char *state_co_look_again(const struct state *st,
     uint64_t grains_again = 0;
     char *bad = image_co_look(true, again, &grains_again);
 
-    if (!bad && (grains != grains_again ||
-                 memcmp(ids, again, slots * sizeof(*ids)))) {
+    if (!bad &&
+        (grains != grains_again || memcmp(ids, again, slots * sizeof(*ids)))) {
         bad = g_strdup("a writable open changed what is read");
     }
     return bad;
@@ -373,7 +377,7 @@ char *state_co_verify(struct state *st, unsigned depth)
     }
     bad = state_co_look(st, ids, &grains);
     if (bad && st->at < st->o->created && !is_whole(st)) {
-        g_free(bad);            /* not made yet, and it says so */
+        g_free(bad); /* not made yet, and it says so */
         return NULL;
     }
     if (!bad) {
@@ -390,11 +394,10 @@ char *state_co_verify(struct state *st, unsigned depth)
 
 /* --- the story --- */
 
-static const char *const class_names[] = {
-    "data", "header", "L1", "L2", "refcount", "name"
-};
+static const char *const class_names[] = { "data", "header",   "L1",
+                                           "L2",   "refcount", "name" };
 static const char *const choice_names[] = {
-    "lost", "there", "only its size", "one sector", "all but a sector",
+    "lost",     "there",    "only its size", "one sector", "all but a sector",
     "its head", "its tail", "random sectors"
 };
 
@@ -402,9 +405,10 @@ char *state_story(const struct state *st, const char *bad)
 {
     GString *s = g_string_new(NULL);
 
-    g_string_append_printf(s, "%s\ncrash at instant %" PRIu64 " of %" PRIu64
-                           ", state: %s, hash %016" PRIx64 "\n", bad, st->at,
-                           st->h->last, st->how, st->hash);
+    g_string_append_printf(s,
+                           "%s\ncrash at instant %" PRIu64 " of %" PRIu64
+                           ", state: %s, hash %016" PRIx64 "\n",
+                           bad, st->at, st->h->last, st->how, st->hash);
     for (unsigned i = 0; i < st->o->n_ops; i++) {
         g_autofree char *line = op_describe(&st->o->ops[i], i);
 
@@ -417,13 +421,13 @@ char *state_story(const struct state *st, const char *bad)
         if (rec->r.submitted > st->at) {
             continue;
         }
-        g_string_append_printf(s, "  %5" PRIu64 "-%-5" PRIu64 " %-9s %s %-6s "
-                               "%#" PRIx64 "+%#" PRIx64 " %s",
-                               rec->r.submitted, rec->r.completed,
-                               sim_op_name(rec->r.op), rec->r.path,
-                               class_names[rec->cls], rec->r.off, rec->r.len,
-                               open ? choice_names[st->choices[k].kind]
-                               : "durable");
+        g_string_append_printf(
+            s,
+            "  %5" PRIu64 "-%-5" PRIu64 " %-9s %s %-6s "
+            "%#" PRIx64 "+%#" PRIx64 " %s",
+            rec->r.submitted, rec->r.completed, sim_op_name(rec->r.op),
+            rec->r.path, class_names[rec->cls], rec->r.off, rec->r.len,
+            open ? choice_names[st->choices[k].kind] : "durable");
         if (open && st->choices[k].kind >= KEEP_ONE) {
             g_string_append_printf(s, " %" PRIu64, st->choices[k].arg);
         }

@@ -30,8 +30,8 @@ struct world world;
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver,
-    &copy_on_read_driver, &throttle_driver, NULL
+    &file_driver, &raw_driver,          &qed_driver,      &qcow2_driver,
+    &cow_driver,  &copy_on_read_driver, &throttle_driver, NULL
 };
 
 /* --- the machine --- */
@@ -84,10 +84,10 @@ void world_run(const struct crash_config *c, uint64_t seed,
         g_error("no simulated machine");
     }
     world.sim = loop_sim(world.loop);
-    g_random_set_seed((guint32) seed);  /* of uuids */
+    g_random_set_seed((guint32)seed); /* of uuids */
     sim_set_shares(world.sim, c->shares);
     sim_set_block(world.sim, 4096);
-    if (seed % 2) {             /* they may outlive a pass */
+    if (seed % 2) { /* they may outlive a pass */
         sim_set_latency(world.sim, SIM_READ, 10000, 30000000);
         sim_set_latency(world.sim, SIM_FALLOCATE, 10000, 3000000);
     }
@@ -105,12 +105,12 @@ struct guest {
     struct oracle *o;
     struct node *n;
     struct backend *u;
-    uint64_t cursor;            /* of stream steps */
+    uint64_t cursor; /* of stream steps */
     GRand *rnd;
     unsigned n_snapshots;
-    struct co_mutex managing;   /* no command repairs while another resizes */
+    struct co_mutex managing; /* no command repairs while another resizes */
     struct co_latch running;
-    struct co_latch behind;     /* nobody waits for them before the end */
+    struct co_latch behind; /* nobody waits for them before the end */
     struct co_latch jobs;
 };
 
@@ -125,7 +125,7 @@ struct task {
 static CO_FN int guest_co_write(struct guest *g, struct op *op)
 {
     g_autofree uint8_t *buf = g_malloc(op->n * GRAIN);
-    uint64_t id = g->o->id_base + (uint64_t) (op - g->o->ops) + 1;
+    uint64_t id = g->o->id_base + (uint64_t)(op - g->o->ops) + 1;
     struct iovec v;
 
     for (uint64_t s = 0; s < op->n; s++) {
@@ -135,8 +135,8 @@ static CO_FN int guest_co_write(struct guest *g, struct op *op)
         cover(COVER_UNALIGNED);
     }
     return backend_co_pwritev(g->u, op->first * GRAIN,
-                           iov_one(&v, buf, op->n * GRAIN),
-                           op->fua ? IO_FUA : 0);
+                              iov_one(&v, buf, op->n * GRAIN),
+                              op->fua ? IO_FUA : 0);
 }
 
 /* Does the overlay itself have all of @op's range?  -1 where there is no base,
@@ -167,7 +167,7 @@ static CO_FN int guest_co_read(struct guest *g, struct op *op)
     int had = guest_co_has_all(g, op);
     struct iovec v;
     int ret = backend_co_preadv(g->u, op->first * GRAIN,
-                             iov_one(&v, buf, op->n * GRAIN), 0);
+                                iov_one(&v, buf, op->n * GRAIN), 0);
 
     if (had == 0 && guest_co_has_all(g, op) == 1) {
         cover(COVER_COPY_ON_READ);
@@ -179,9 +179,10 @@ static CO_FN int guest_co_read(struct guest *g, struct op *op)
         if (!oracle_may_read(g->o, op->begun, op->first + s, id)) {
             g_free(world.bad_read);
             world.bad_read = g_strdup_printf(
-                "a read that began at instant %" G_GUINT64_FORMAT " saw %"
-                G_GINT64_FORMAT " in grain %" G_GUINT64_FORMAT " (G2, G7)",
-                op->begun, (gint64) id, op->first + s);
+                "a read that began at instant %" G_GUINT64_FORMAT
+                " saw %" G_GINT64_FORMAT " in grain %" G_GUINT64_FORMAT
+                " (G2, G7)",
+                op->begun, (gint64)id, op->first + s);
         }
     }
     return ret;
@@ -203,7 +204,8 @@ static CO_FN int guest_co_stream(struct guest *g, bool wait, struct node *base)
 {
     struct stream_params p = {
         .job = { .id = "j", .auto_finalize = true, .auto_dismiss = true },
-        .node = backend_node(g->u), .base = base,
+        .node = backend_node(g->u),
+        .base = base,
     };
     struct job *j;
     int ret = stream_co_start(world.jobs, &p, &j, NULL);
@@ -263,7 +265,7 @@ static CO_FN int guest_co_reopen(struct guest *g)
         }
     }
     if (backend_co_new(g->n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g->u,
-                    &err) < 0) {
+                       &err) < 0) {
         g_error("guest after a reopen: %s", err->message);
     }
     return ret;
@@ -288,10 +290,10 @@ static CO_FN int guest_co_repair(struct guest *g)
 /* Take an internal snapshot, or delete the newest. */
 static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
 {
-    g_autofree char *name = g_strdup_printf("s%u", g->n_snapshots -
-                                            (what == SNAPSHOT_DELETE));
-    int ret = node_co_snapshot(node_skip_filters(backend_node(g->u)), what, name,
-                               NULL);
+    g_autofree char *name = g_strdup_printf(
+        "s%u", g->n_snapshots - (what == SNAPSHOT_DELETE));
+    int ret = node_co_snapshot(node_skip_filters(backend_node(g->u)), what,
+                               name, NULL);
 
     if (ret == 0) {
         g->n_snapshots += what == SNAPSHOT_CREATE ? 1 : UINT_MAX;
@@ -312,7 +314,7 @@ static CO_FN int guest_co_restore(struct guest *g)
         struct iovec v;
 
         ret = backend_co_preadv(g->u, i * world.config->cluster,
-                             iov_one(&v, buf, world.config->cluster), 0);
+                                iov_one(&v, buf, world.config->cluster), 0);
     }
     if (ret == 0) {
         ret = node_co_snapshot(n, SNAPSHOT_APPLY, "back", NULL);
@@ -384,51 +386,33 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     uint64_t ret_len, ret_off;
 
     switch (op->kind) {
-    case OP_WRITE:
-        return guest_co_write(g, op);
+    case OP_WRITE: return guest_co_write(g, op);
     case OP_ZERO:
         return backend_co_zero(g->u, off, len,
-                            IO_MAY_UNMAP | (op->fua ? IO_FUA : 0));
-    case OP_TRIM:
-        return backend_co_discard(g->u, off, len);
-    case OP_FLUSH:
-        return backend_co_flush(g->u);
-    case OP_READ:
-        return guest_co_read(g, op);
+                               IO_MAY_UNMAP | (op->fua ? IO_FUA : 0));
+    case OP_TRIM: return backend_co_discard(g->u, off, len);
+    case OP_FLUSH: return backend_co_flush(g->u);
+    case OP_READ: return guest_co_read(g, op);
     case OP_STEP:
         return stream_co_step(world.jobs, backend_node(g->u), "top", &g->cursor,
                               &ret_len, &ret_off, NULL);
-    case OP_STREAM:
-        return guest_co_stream(g, true, NULL);
-    case OP_STREAM_BG:
-        return guest_co_stream(g, false, NULL);
-    case OP_STREAM_TO:
-        return guest_co_stream_to(g);
-    case OP_CANCEL:
-        return guest_co_cancel(g, op);
-    case OP_RESIZE:
-        return guest_co_resize(g, op);
-    case OP_WAIT:
-        co_sleep(op->n * 1000000);
-        return 0;
+    case OP_STREAM: return guest_co_stream(g, true, NULL);
+    case OP_STREAM_BG: return guest_co_stream(g, false, NULL);
+    case OP_STREAM_TO: return guest_co_stream_to(g);
+    case OP_CANCEL: return guest_co_cancel(g, op);
+    case OP_RESIZE: return guest_co_resize(g, op);
+    case OP_WAIT: co_sleep(op->n * 1000000); return 0;
     case OP_DRAIN:
         node_co_drain_begin(g->n);
         node_drain_end(g->n);
         return 0;
-    case OP_REOPEN:
-        return guest_co_reopen(g);
-    case OP_EMPTY:
-        return guest_co_empty(g);
-    case OP_SNAPSHOT:
-        return guest_co_snapshot(g, SNAPSHOT_CREATE);
-    case OP_FORGET:
-        return guest_co_snapshot(g, SNAPSHOT_DELETE);
-    case OP_RESTORE:
-        return guest_co_restore(g);
-    case OP_REPAIR:
-        return guest_co_repair(g);
-    default:
-        return 0;
+    case OP_REOPEN: return guest_co_reopen(g);
+    case OP_EMPTY: return guest_co_empty(g);
+    case OP_SNAPSHOT: return guest_co_snapshot(g, SNAPSHOT_CREATE);
+    case OP_FORGET: return guest_co_snapshot(g, SNAPSHOT_DELETE);
+    case OP_RESTORE: return guest_co_restore(g);
+    case OP_REPAIR: return guest_co_repair(g);
+    default: return 0;
     }
 }
 
@@ -441,20 +425,15 @@ static void op_cover(struct guest *g, const struct op *op)
         cover(COVER_FUA);
     }
     switch (op->kind) {
-    case OP_ZERO:
-        cover(COVER_ZERO);
-        break;
-    case OP_TRIM:
-        cover(COVER_TRIM);
-        break;
+    case OP_ZERO: cover(COVER_ZERO); break;
+    case OP_TRIM: cover(COVER_TRIM); break;
     case OP_STEP:
     case OP_STREAM:
         if (world.job_done > op->begun) {
             cover(op->kind == OP_STEP ? COVER_STREAM_STEP : COVER_STREAM);
         }
         break;
-    default:
-        break;
+    default: break;
     }
     if (g->running.count > 1) {
         cover(COVER_BESIDE);
@@ -464,7 +443,7 @@ static void op_cover(struct guest *g, const struct op *op)
 static CO_FN void op_entry(void *arg)
 {
     struct task *t = arg;
-    unsigned i = (unsigned) (t->op - t->g->o->ops);
+    unsigned i = (unsigned)(t->op - t->g->o->ops);
 
     t->op->begun = sim_mark(world.sim, "begin", i);
     t->op->result = op_co_do(t->g, t->op);
@@ -486,29 +465,42 @@ struct letter {
     enum op_kind kind;
     bool fua;
     unsigned window, from, len;
-    bool odd;                   /* a grain later, a grain less */
+    bool odd; /* a grain later, a grain less */
 };
 static const struct letter letters[] = {
-    { 'a', OP_WRITE, false, 0, 2, 2 },          /* a cluster */
-    { 'u', OP_WRITE, false, 0, 3, 2 },          /* across two */
-    { 'f', OP_WRITE, true, 1, 3, 2 },           /* FUA, across two tables */
-    { 'b', OP_WRITE, false, 1, 2, 4 },          /* two tables */
-    { 'e', OP_WRITE, false, 1, 4, 0 },          /* the end of the disk */
-    { 'x', OP_ZERO, true, 0, 0, 4 },            /* FUA */
+    { 'a', OP_WRITE, false, 0, 2, 2 }, /* a cluster */
+    { 'u', OP_WRITE, false, 0, 3, 2 }, /* across two */
+    { 'f', OP_WRITE, true, 1, 3, 2 },  /* FUA, across two tables */
+    { 'b', OP_WRITE, false, 1, 2, 4 }, /* two tables */
+    { 'e', OP_WRITE, false, 1, 4, 0 }, /* the end of the disk */
+    { 'x', OP_ZERO, true, 0, 0, 4 },   /* FUA */
     { 'z', OP_ZERO, false, 0, 2, 4 },
     { 't', OP_TRIM, false, 0, 2, 4 },
     { 'F', OP_FLUSH },
-    { 'm', OP_WRITE, true, 1, 4, 0 },           /* the same, FUA */
-    { 'v', OP_WRITE, false, 0, 3, 2, true },    /* parts of sectors */
+    { 'm', OP_WRITE, true, 1, 4, 0 },        /* the same, FUA */
+    { 'v', OP_WRITE, false, 0, 3, 2, true }, /* parts of sectors */
     { 'r', OP_READ, false, 0, 0, 8 },
     { 'q', OP_READ, false, 1, 1, 0 },
-    { 'p', OP_STEP }, { 's', OP_STREAM }, { 'S', OP_STREAM_BG },
-    { 'k', OP_STREAM_TO }, { 'd', OP_DRAIN }, { 'o', OP_REOPEN },
-    { 'n', OP_SNAPSHOT }, { 'l', OP_FORGET }, { 'j', OP_RESTORE },
-    { 'h', OP_EMPTY, true }, { 'y', OP_REPAIR }, { 'c', OP_CANCEL },
-    { 'g', OP_RESIZE }, { 'w', OP_WAIT }, { 'W', OP_WAIT },
-    { 'R', OP_READ }, { 'D', OP_WRITE }, { 'U', OP_WRITE, true },
-    { 'Z', OP_ZERO }, { 'T', OP_TRIM },
+    { 'p', OP_STEP },
+    { 's', OP_STREAM },
+    { 'S', OP_STREAM_BG },
+    { 'k', OP_STREAM_TO },
+    { 'd', OP_DRAIN },
+    { 'o', OP_REOPEN },
+    { 'n', OP_SNAPSHOT },
+    { 'l', OP_FORGET },
+    { 'j', OP_RESTORE },
+    { 'h', OP_EMPTY, true },
+    { 'y', OP_REPAIR },
+    { 'c', OP_CANCEL },
+    { 'g', OP_RESIZE },
+    { 'w', OP_WAIT },
+    { 'W', OP_WAIT },
+    { 'R', OP_READ },
+    { 'D', OP_WRITE },
+    { 'U', OP_WRITE, true },
+    { 'Z', OP_ZERO },
+    { 'T', OP_TRIM },
 };
 
 static const struct letter *letter_find(char ch)
@@ -524,13 +516,13 @@ static const struct letter *letter_find(char ch)
 static void place_random(struct guest *g, struct op *op, const struct window *w,
                          uint64_t cluster)
 {
-    unsigned i = (unsigned) g_rand_int_range(g->rnd, 0, N_GUEST_WINDOWS);
+    unsigned i = (unsigned)g_rand_int_range(g->rnd, 0, N_GUEST_WINDOWS);
 
     op->first = w[i].first +
-        (uint64_t) g_rand_int_range(g->rnd, 0, (gint32) (4 * cluster));
-    op->n = (uint64_t) g_rand_int_range(g->rnd, 1, (gint32) (2 * cluster));
+                (uint64_t)g_rand_int_range(g->rnd, 0, (gint32)(4 * cluster));
+    op->n = (uint64_t)g_rand_int_range(g->rnd, 1, (gint32)(2 * cluster));
     if (op->kind == OP_WRITE && g_rand_boolean(g->rnd)) {
-        op->first &= ~UINT64_C(1);      /* whole sectors */
+        op->first &= ~UINT64_C(1); /* whole sectors */
         op->n += op->n & 1;
     } else if (op->kind == OP_ZERO || op->kind == OP_TRIM) {
         op->first -= op->first % cluster;
@@ -542,7 +534,8 @@ static void place_random(struct guest *g, struct op *op, const struct window *w,
     }
 }
 
-CO_FN_LOOKS static void place(struct guest *g, const struct letter *l, struct op *op)
+CO_FN_LOOKS static void place(struct guest *g, const struct letter *l,
+                              struct op *op)
 {
     const struct crash_config *c = g->o->config;
     uint64_t cluster = c->cluster / GRAIN, end = g->n->size / GRAIN;
@@ -553,7 +546,7 @@ CO_FN_LOOKS static void place(struct guest *g, const struct letter *l, struct op
         struct node *n = node_skip_filters(g->n);
 
         if (!node_backing(n) || !n->drv->co_make_empty || g->jobs.count) {
-            op->kind = OP_DRAIN;        /* not with this one */
+            op->kind = OP_DRAIN; /* not with this one */
             op->fua = false;
         }
         return;
@@ -630,10 +623,10 @@ void world_co_run(const char *sequence, GRand *rnd, struct oracle *o)
     world.job_done = 0;
     if (world_co_open(true, &g.n, &err) < 0 ||
         backend_co_new(g.n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
-                    &err) < 0) {
+                       &err) < 0) {
         g_error("open: %s", err->message);
     }
-    if (o->repaired) {          /* whoever opens it does that */
+    if (o->repaired) { /* whoever opens it does that */
         o->repaired = sim_mark(world.sim, "repaired", 0);
         cover(COVER_REPAIR);
     }
@@ -660,8 +653,9 @@ static CO_FN void snapshots_co_delete(struct node *n)
 
     if (n->drv->co_snapshot && node_co_info(n, info, NULL) == 0) {
         json_array_foreach(json_object_get(info, "snapshots"), i, s) {
-            (void)node_co_snapshot(n, SNAPSHOT_DELETE, json_string_value(
-                json_object_get(s, "id")), NULL);
+            (void)node_co_snapshot(n, SNAPSHOT_DELETE,
+                                   json_string_value(json_object_get(s, "id")),
+                                   NULL);
         }
     }
     json_decref(info);
@@ -675,7 +669,7 @@ char *world_co_recover(struct node *n, struct oracle *o)
 
     world.job_done = 0;
     if (backend_co_new(n, "guest", GUEST_PERMS, PERM_ALL, NULL, NULL, &g.u,
-                    &err) < 0) {
+                       &err) < 0) {
         return g_strdup(err->message);
     }
     if (streams) {

@@ -65,7 +65,8 @@ static void make_qcow2(struct config *c, uint64_t seed)
     }
     c->compressed = c->format[L_BASE] == IMG_QCOW2 && rng_percent(&r, 50);
     c->snapshots = c->format[L_TOP] == IMG_QCOW2 && rng_percent(&r, 50)
-        ? 10 + rng_below(&r, 40) : 0;
+                       ? 10 + rng_below(&r, 40)
+                       : 0;
 }
 
 static void make_view(struct config *c, uint64_t seed)
@@ -86,8 +87,8 @@ const char *config_driver(const struct config *c, enum layer l)
 static void make_guests(struct config *c, struct rng *r)
 {
     static const unsigned weights[G_OPS] = {
-        [G_READ] = 40, [G_WRITE] = 40, [G_ZERO] = 8, [G_TRIM] = 6,
-        [G_FLUSH] = 4, [G_CACHE] = 3, [G_STATUS] = 6,
+        [G_READ] = 40, [G_WRITE] = 40, [G_ZERO] = 8,   [G_TRIM] = 6,
+        [G_FLUSH] = 4, [G_CACHE] = 3,  [G_STATUS] = 6,
     };
 
     c->guests = 1 + rng_below(r, 4);
@@ -134,7 +135,7 @@ void config_make(struct config *c, uint64_t seed)
 {
     struct rng r = { .state = seed * 0x9e3779b97f4a7c15u + 1 };
 
-    *c = (struct config){ 0 };
+    *c = (struct config) { 0 };
     make_images(c, &r);
     make_guests(c, &r);
     c->commands = rng_percent(&r, 85) ? rng_below(&r, 60) : 0;
@@ -154,32 +155,27 @@ char *config_describe(const struct config *c)
 {
     static const char *const layers[] = { "top", "mid", "base" };
     static const char *const faults[] = {
-        "base-read", "base-hang", "base-slow", "top-read", "top-write",
-        "top-nospace", "top-sync", "short",
+        "base-read", "base-hang",   "base-slow", "top-read",
+        "top-write", "top-nospace", "top-sync",  "short",
     };
     GString *s = g_string_new("config:");
 
     G_STATIC_ASSERT(G_N_ELEMENTS(faults) == F_KINDS);
     for (int l = 0; l < L_COUNT; l++) {
         if (l != L_MID || c->has_mid) {
-            g_string_append_printf(s, " %s %s %" PRIu64 "/%u/%u%%%s%s%s",
-                                   layers[l], config_driver(c, l),
-                                   c->size[l], c->cluster[l], c->filled[l],
-                                   c->v2[l] ? " v2" : "",
-                                   c->lazy[l] ? " lazy" : "",
-                                   c->extended[l] ? " extended" : "");
+            g_string_append_printf(
+                s, " %s %s %" PRIu64 "/%u/%u%%%s%s%s", layers[l],
+                config_driver(c, l), c->size[l], c->cluster[l], c->filled[l],
+                c->v2[l] ? " v2" : "", c->lazy[l] ? " lazy" : "",
+                c->extended[l] ? " extended" : "");
         }
     }
-    g_string_append_printf(s, "%s%s%s%s%s%s%s%s%s",
-                           c->compressed ? " compressed" : "",
-                           c->is_drive ? " drive" : "",
-                           c->copy_on_read ? " copy-on-read" : "",
-                           c->stream_at_start ? " stream" : "",
-                           c->throttle ? " throttle" : "",
-                           c->writethrough ? " writethrough" : "",
-                           c->discard ? " discard" : "",
-                           c->detect_zeroes ? " detect-zeroes" : "",
-                           c->direct ? " direct" : "");
+    g_string_append_printf(
+        s, "%s%s%s%s%s%s%s%s%s", c->compressed ? " compressed" : "",
+        c->is_drive ? " drive" : "", c->copy_on_read ? " copy-on-read" : "",
+        c->stream_at_start ? " stream" : "", c->throttle ? " throttle" : "",
+        c->writethrough ? " writethrough" : "", c->discard ? " discard" : "",
+        c->detect_zeroes ? " detect-zeroes" : "", c->direct ? " direct" : "");
     g_string_append_printf(s, "%s%s shuffle %u", c->journal ? " journal" : "",
                            c->slow_speed ? " slow-speed" : "", c->shuffle);
     g_string_append(s, c->crowd ? " crowd" : "");

@@ -60,10 +60,10 @@ static inline bool rng_percent(struct rng *r, unsigned percent)
 struct model;
 /* A change that was asked for and not answered yet. */
 struct change {
-    uint64_t id;                /* of the pattern; 0: zeroes */
-    bool trim;                  /* may leave what was there */
-    uint64_t off, len;          /* bytes */
-    uint64_t begun, lost;       /* instants; the model's */
+    uint64_t id;          /* of the pattern; 0: zeroes */
+    bool trim;            /* may leave what was there */
+    uint64_t off, len;    /* bytes */
+    uint64_t begun, lost; /* instants; the model's */
 };
 
 /* @sectors of zeroes. */
@@ -111,11 +111,25 @@ bool model_cut_check(const struct model_cut *cut, uint64_t sector,
 /* --- config.c --- */
 
 enum guest_op {
-    G_READ, G_WRITE, G_ZERO, G_TRIM, G_FLUSH, G_CACHE, G_STATUS, G_OPS
+    G_READ,
+    G_WRITE,
+    G_ZERO,
+    G_TRIM,
+    G_FLUSH,
+    G_CACHE,
+    G_STATUS,
+    G_OPS
 };
 enum fault_kind {
-    F_BASE_READ, F_BASE_HANG, F_BASE_SLOW, F_TOP_READ, F_TOP_WRITE,
-    F_TOP_NOSPACE, F_TOP_SYNC, F_SHORT, F_KINDS
+    F_BASE_READ,
+    F_BASE_HANG,
+    F_BASE_SLOW,
+    F_TOP_READ,
+    F_TOP_WRITE,
+    F_TOP_NOSPACE,
+    F_TOP_SYNC,
+    F_SHORT,
+    F_KINDS
 };
 enum layer { L_TOP, L_MID, L_BASE, L_COUNT };
 enum image_format { IMG_RAW, IMG_QED, IMG_QCOW2 };
@@ -123,27 +137,27 @@ enum image_format { IMG_RAW, IMG_QED, IMG_QCOW2 };
 struct config {
     /* images */
     enum image_format format[L_COUNT];
-    bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT];    /* of qcow2 */
-    bool compressed;                        /* some of the base is compressed */
-    bool view;             /* a raw node over the top image */
+    bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT]; /* of qcow2 */
+    bool compressed; /* some of the base is compressed */
+    bool view;       /* a raw node over the top image */
     bool has_mid, is_drive, copy_on_read, stream_at_start, throttle,
         writethrough, discard, detect_zeroes, direct;
-    uint64_t size[L_COUNT];             /* bytes */
+    uint64_t size[L_COUNT]; /* bytes */
     uint32_t cluster[L_COUNT];
-    unsigned filled[L_COUNT];           /* percent */
+    unsigned filled[L_COUNT]; /* percent */
     /* guests */
     unsigned guests, ops, window, weight[G_OPS];
-    unsigned unaligned, fua, hot, leave;    /* percent */
+    unsigned unaligned, fua, hot, leave; /* percent */
     /* the manager */
     unsigned commands, jobs, resize, exports, snapshots; /* percent but the
                                                           * first */
     bool slow_speed;
-    bool crowd;                         /* more in flight than is allowed */
+    bool crowd; /* more in flight than is allowed */
     /* trouble */
     bool fault[F_KINDS];
     unsigned fault_gap_ms;
     unsigned cuts;
-    unsigned shuffle;                   /* percent; coroutines out of order */
+    unsigned shuffle; /* percent; coroutines out of order */
     bool journal;
 };
 void config_make(struct config *c, uint64_t seed);
@@ -162,24 +176,24 @@ struct world {
     struct control *control;
     struct nbd_server *server;
     struct model *model;
-    const char *root;           /* node or device that is exported */
-    uint64_t last_id;           /* of patterns */
-    unsigned phase;             /* 1: trouble, 2: none any more */
+    const char *root; /* node or device that is exported */
+    uint64_t last_id; /* of patterns */
+    unsigned phase;   /* 1: trouble, 2: none any more */
     bool trouble_ends;
-    bool broken;                /* a flush of the image failed: G6 */
-    unsigned asked;             /* requests that guests sent so far */
-    struct co_latch busy;       /* guests and manager */
-    struct co_latch trouble;    /* faults and cuts */
-    GPtrArray *guests;          /* struct guest */
-    GPtrArray *cuts;            /* struct cut */
-    struct model_cut *final;    /* what the image must hold at the end */
-    struct sim_image *start;    /* the files when the log began */
-    uint64_t command_since;     /* when the manager's command began; 0: none */
+    bool broken;             /* a flush of the image failed: G6 */
+    unsigned asked;          /* requests that guests sent so far */
+    struct co_latch busy;    /* guests and manager */
+    struct co_latch trouble; /* faults and cuts */
+    GPtrArray *guests;       /* struct guest */
+    GPtrArray *cuts;         /* struct cut */
+    struct model_cut *final; /* what the image must hold at the end */
+    struct sim_image *start; /* the files when the log began */
+    uint64_t command_since;  /* when the manager's command began; 0: none */
     char *command;
-    bool ended;                 /* the watchdog may go */
+    bool ended; /* the watchdog may go */
     struct manager *manager;
-    bool managed;               /* it has given its commands */
-    GPtrArray *snapshots;       /* struct snapshot: those that must exist */
+    bool managed;         /* it has given its commands */
+    GPtrArray *snapshots; /* struct snapshot: those that must exist */
 };
 
 /* Run @seed to its end. Returns the hash of its trace; a failure prints and

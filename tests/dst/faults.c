@@ -8,7 +8,7 @@ enum { BURST = 6, MOST_FAULTS = 60, MOST_HANGS = 6 };
 
 struct trouble {
     enum sim_op op;
-    const char *path;           /* NULL: the base, whatever its name */
+    const char *path; /* NULL: the base, whatever its name */
     int err;
     bool is_short, hangs;
 };
@@ -26,7 +26,9 @@ static const struct trouble troubles[F_KINDS] = {
 static void inject(struct world *w, enum fault_kind kind)
 {
     const struct trouble *t = &troubles[kind];
-    struct sim_fault f = { .op = t->op, .path = t->path, .err = t->err,
+    struct sim_fault f = { .op = t->op,
+                           .path = t->path,
+                           .err = t->err,
                            .nth = 1 + rng_below(&w->rng, BURST) };
 
     if (t->hangs) {
@@ -37,7 +39,9 @@ static void inject(struct world *w, enum fault_kind kind)
     }
     sim_inject(w->sim, &f);
     story(w, "fault: %s of %s %s", sim_op_name(f.op), f.path,
-          f.err ? g_strerror(f.err) : t->hangs ? "hangs" : "is short");
+          f.err      ? g_strerror(f.err)
+          : t->hangs ? "hangs"
+                     : "is short");
 }
 
 static CO_FN void faults_entry(void *arg)
@@ -68,8 +72,11 @@ static CO_FN void faults_entry(void *arg)
 
 void faults_start(struct world *w)
 {
-    struct sim_fault slow = { .op = SIM_READ, .path = "/base.img", .nth = 1,
-                              .sticky = true, .delay_ns = 20 * MS };
+    struct sim_fault slow = { .op = SIM_READ,
+                              .path = "/base.img",
+                              .nth = 1,
+                              .sticky = true,
+                              .delay_ns = 20 * MS };
 
     if (w->cfg.fault[F_BASE_SLOW]) {
         sim_inject(w->sim, &slow);
@@ -96,8 +103,8 @@ bool faults_hit_top(struct world *w)
 
     for (size_t i = 0; i < n; i++) {
         if (log[i]->completed && log[i]->result < 0 &&
-            log[i]->result != -ENOTSUP && !g_strcmp0(log[i]->path, "/top.img")
-            && log[i]->op != SIM_OPEN) {
+            log[i]->result != -ENOTSUP &&
+            !g_strcmp0(log[i]->path, "/top.img") && log[i]->op != SIM_OPEN) {
             return true;
         }
     }

@@ -287,8 +287,7 @@ static CO_FN int chunk_co_body(struct guest_conn *c, struct request *r,
         return ret;
     }
     switch (h->type) {
-    case NBD_CHUNK_NONE:
-        break;
+    case NBD_CHUNK_NONE: break;
     case NBD_CHUNK_OFFSET_DATA:
         memcpy(read_place(r, be64(body), h->len - 8), body + 8, h->len - 8);
         break;
@@ -300,11 +299,8 @@ static CO_FN int chunk_co_body(struct guest_conn *c, struct request *r,
         len = h->len - 4;
         break;
     case NBD_CHUNK_ERROR:
-    case NBD_CHUNK_ERROR_OFFSET:
-        r->error = be32(body);
-        break;
-    default:
-        fail(c->w, "g%u: chunk of type %u", c->i, h->type);
+    case NBD_CHUNK_ERROR_OFFSET: r->error = be32(body); break;
+    default: fail(c->w, "g%u: chunk of type %u", c->i, h->type);
     }
     if (h->flags & NBD_CHUNK_FLAG_DONE) {
         request_answered(r, extents, len);

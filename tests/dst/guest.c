@@ -13,14 +13,14 @@
 enum { HOT_BYTES = 64 << 10, SWEEP = 128 << 10, RETRY_MS = 20 };
 
 static const char *const op_names[G_OPS] = {
-    [G_READ] = "read", [G_WRITE] = "write", [G_ZERO] = "zero",
-    [G_TRIM] = "trim", [G_FLUSH] = "flush", [G_CACHE] = "cache",
+    [G_READ] = "read",     [G_WRITE] = "write", [G_ZERO] = "zero",
+    [G_TRIM] = "trim",     [G_FLUSH] = "flush", [G_CACHE] = "cache",
     [G_STATUS] = "status",
 };
 static const uint16_t op_cmds[G_OPS] = {
-    [G_READ] = NBD_CMD_READ, [G_WRITE] = NBD_CMD_WRITE,
-    [G_ZERO] = NBD_CMD_WRITE_ZEROES, [G_TRIM] = NBD_CMD_TRIM,
-    [G_FLUSH] = NBD_CMD_FLUSH, [G_CACHE] = NBD_CMD_CACHE,
+    [G_READ] = NBD_CMD_READ,           [G_WRITE] = NBD_CMD_WRITE,
+    [G_ZERO] = NBD_CMD_WRITE_ZEROES,   [G_TRIM] = NBD_CMD_TRIM,
+    [G_FLUSH] = NBD_CMD_FLUSH,         [G_CACHE] = NBD_CMD_CACHE,
     [G_STATUS] = NBD_CMD_BLOCK_STATUS,
 };
 
@@ -68,10 +68,10 @@ static void judge_status(struct request *r, const uint8_t *extents, size_t len)
         fail(c->w, "g%u: block status says nothing", c->i);
     }
     for (size_t i = 0; i + NBD_EXTENT_SIZE <= len; i += NBD_EXTENT_SIZE) {
-        uint32_t n = GUINT32_FROM_BE(*(const uint32_t *)(const void *)
-                                     (extents + i));
-        uint32_t flags = GUINT32_FROM_BE(*(const uint32_t *)(const void *)
-                                         (extents + i + 4));
+        uint32_t n = GUINT32_FROM_BE(
+            *(const uint32_t *)(const void *)(extents + i));
+        uint32_t flags = GUINT32_FROM_BE(
+            *(const uint32_t *)(const void *)(extents + i + 4));
         uint64_t end = MIN(off + n, r->h.offset + r->h.len);
         g_autofree char *why = NULL;
 
@@ -153,8 +153,7 @@ void guest_lose(struct guest_conn *c)
 
 static bool is_served(const struct guest_conn *c)
 {
-    return c->w->server &&
-        g_queue_find(&c->w->server->conns, c->served_by);
+    return c->w->server && g_queue_find(&c->w->server->conns, c->served_by);
 }
 
 void guests_collect(struct world *w)
@@ -193,10 +192,9 @@ uint64_t guests_oldest(struct world *w, char **ret_text)
             if (now - r->sent_ns > age) {
                 age = now - r->sent_ns;
                 g_free(*ret_text);
-                *ret_text = g_strdup_printf("g%u %s %" PRIu64 "+%u%s", c->i,
-                                            op_names[r->op], r->h.offset,
-                                            r->h.len,
-                                            c->closed ? " (left)" : "");
+                *ret_text = g_strdup_printf(
+                    "g%u %s %" PRIu64 "+%u%s", c->i, op_names[r->op],
+                    r->h.offset, r->h.len, c->closed ? " (left)" : "");
             }
         }
     }
@@ -300,9 +298,11 @@ static void request_begin(struct request *r)
     struct world *w = c->w;
 
     if (op_changes(r->op)) {
-        r->change = (struct change){
+        r->change = (struct change) {
             .id = r->op == G_WRITE ? world_new_id(w) : 0,
-            .trim = r->op == G_TRIM, .off = r->h.offset, .len = r->h.len,
+            .trim = r->op == G_TRIM,
+            .off = r->h.offset,
+            .len = r->h.len,
         };
         if (r->op == G_WRITE) {
             r->buf = make_payload(r->change.id, r->h.offset, r->h.len);
@@ -319,8 +319,8 @@ static void request_begin(struct request *r)
     r->since = model_now(w->model);
     g_ptr_array_add(c->requests, r);
     story(w, "g%u > %s %" PRIu64 "+%u%s id %" PRIu64, c->i, op_names[r->op],
-          r->h.offset, r->h.len,
-          r->h.flags & NBD_CMD_FLAG_FUA ? " fua" : "", r->change.id);
+          r->h.offset, r->h.len, r->h.flags & NBD_CMD_FLAG_FUA ? " fua" : "",
+          r->change.id);
 }
 
 /* Ask for something. -errno: the connection is lost. */

@@ -15,30 +15,30 @@ struct request {
     struct guest_conn *conn;
     enum guest_op op;
     struct nbd_request_header h;
-    unsigned phase;             /* of the world, when it was sent */
-    uint64_t sent_ns, since;    /* since: instant of the model */
-    struct change change;       /* writes, zeroes, trims */
-    uint8_t *buf;               /* of a write or a read */
-    uint64_t got;               /* bytes of a read */
+    unsigned phase;          /* of the world, when it was sent */
+    uint64_t sent_ns, since; /* since: instant of the model */
+    struct change change;    /* writes, zeroes, trims */
+    uint8_t *buf;            /* of a write or a read */
+    uint64_t got;            /* bytes of a read */
     uint32_t error;
 };
 
 struct guest_conn {
     struct world *w;
-    unsigned i;                 /* of the guest; for the story */
+    unsigned i; /* of the guest; for the story */
     struct rng rng;
     struct channel *ch;
-    const void *served_by;      /* the server's side: compared, never used */
+    const void *served_by; /* the server's side: compared, never used */
     char *export_name;
-    uint64_t size;              /* of the disk, as told */
+    uint64_t size; /* of the disk, as told */
     uint16_t flags;
     bool structured, meta;
-    unsigned slow_ms;           /* the most it thinks about a reply */
-    GPtrArray *requests;        /* struct request, in order of sending */
+    unsigned slow_ms;    /* the most it thinks about a reply */
+    GPtrArray *requests; /* struct request, in order of sending */
     uint64_t last_cookie;
-    uint32_t last_error;        /* of the last answer */
+    uint32_t last_error; /* of the last answer */
     bool reading, lost, closed;
-    bool silent;                /* it sends no more, and is as good as gone */
+    bool silent; /* it sends no more, and is as good as gone */
     struct co_queue changed;
 };
 

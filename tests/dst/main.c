@@ -20,12 +20,11 @@ enum { TIME_LIMIT_S = 120, TWICE_EVERY = 20, MOST_FAILURES = 10 };
 
 /* Seeds that once failed. */
 static const uint64_t old_failures[] = {
-    1,
-    301909,        /* a read at the end of a growing file */
-    309852,        /* the end while a query looks at files */
-    142,           /* a write of a client that is gone over a newer one */
-    30247,         /* a snapshot that fails while nothing can be read */
-    48,            /* a stream that took the base from a snapshot */
+    1,      301909, /* a read at the end of a growing file */
+    309852,         /* the end while a query looks at files */
+    142,            /* a write of a client that is gone over a newer one */
+    30247,          /* a snapshot that fails while nothing can be read */
+    48,             /* a stream that took the base from a snapshot */
 };
 
 static gint64 arg_seed = -1, arg_first = 1, arg_count = 50;
@@ -60,15 +59,15 @@ static bool run_seed(uint64_t seed, uint64_t *ret_hash)
     }
     close(fds[1]);
     ok = pid > 0 && read(fds[0], ret_hash, sizeof(*ret_hash)) ==
-        (ssize_t)sizeof(*ret_hash);
+                        (ssize_t)sizeof(*ret_hash);
     close(fds[0]);
     if (pid > 0) {
         waitpid(pid, &status, 0);
         ok = ok && WIFEXITED(status) && WEXITSTATUS(status) == 0;
         if (WIFSIGNALED(status)) {
             printf("# seed %" PRIu64 " ends with signal %d\n"
-                   "# replay: dst --story --seed %" PRIu64 "\n", seed,
-                   WTERMSIG(status), seed);
+                   "# replay: dst --story --seed %" PRIu64 "\n",
+                   seed, WTERMSIG(status), seed);
         }
     }
     return ok;
@@ -83,8 +82,9 @@ static bool judge(uint64_t seed, bool twice)
         return false;
     }
     if (twice && (!run_seed(seed, &b) || a != b)) {
-        printf("# seed %" PRIu64 " leaves two traces: %016" PRIx64 " %016"
-               PRIx64 "\n", seed, a, b);
+        printf("# seed %" PRIu64 " leaves two traces: %016" PRIx64
+               " %016" PRIx64 "\n",
+               seed, a, b);
         return false;
     }
     return true;

@@ -19,9 +19,9 @@ struct manager {
     json_t *answer;
     struct co_queue answered;
     bool reading, lost;
-    uint64_t size;              /* that was last asked for */
-    GPtrArray *jobs;            /* ids of those that are alive */
-    GHashTable *whole;          /* ids of streams of the disk, all of its chain */
+    uint64_t size;     /* that was last asked for */
+    GPtrArray *jobs;   /* ids of those that are alive */
+    GHashTable *whole; /* ids of streams of the disk, all of its chain */
 };
 
 /* --- messages --- */
@@ -240,8 +240,7 @@ static void add_end(struct manager *m, json_t *args)
     case 2:
         json_object_set_new(args, "bottom", json_string(PICK(r, nodes)));
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -249,8 +248,8 @@ static void add_end(struct manager *m, json_t *args)
  * that may be in use it is not known whose end is told. */
 static CO_FN void whole_stream_co(struct manager *m, json_t *args)
 {
-    g_autofree char *id = g_strdup(json_string_value(
-        json_object_get(args, "job-id")));
+    g_autofree char *id = g_strdup(
+        json_string_value(json_object_get(args, "job-id")));
     bool in_use = g_ptr_array_find_with_equal_func(m->jobs, id, g_str_equal,
                                                    NULL);
     bool whole = !in_use && !json_object_get(args, "base") &&
@@ -276,10 +275,9 @@ static CO_FN void stream_co(struct manager *m)
     static const char *const policies[] = { "report", "stop", "ignore",
                                             "enospc" };
     struct rng *r = &m->w->rng;
-    json_t *args = json_pack("{s:s,s:s,s:s,s:b,s:b}",
-                             "job-id", rng_percent(r, 70) ? "j0" : "j1",
-                             "device", pick_device(m),
-                             "on-error", PICK(r, policies),
+    json_t *args = json_pack("{s:s,s:s,s:s,s:b,s:b}", "job-id",
+                             rng_percent(r, 70) ? "j0" : "j1", "device",
+                             pick_device(m), "on-error", PICK(r, policies),
                              "auto-finalize", rng_percent(r, 80),
                              "auto-dismiss", rng_percent(r, 80));
 
@@ -297,13 +295,9 @@ static CO_FN void old_stream_co(struct manager *m)
     json_t *args = json_pack("{s:s}", "device", pick_device(m));
 
     switch (rng_below(r, 5)) {
-    case 0:
-        break;
-    case 1:
-        json_object_set_new(args, "stop", json_true());
-        break;
-    default:
-        json_object_set_new(args, "all", json_false());
+    case 0: break;
+    case 1: json_object_set_new(args, "stop", json_true()); break;
+    default: json_object_set_new(args, "all", json_false());
     }
     tell_co(m, "block_stream", args);
 }
@@ -311,16 +305,17 @@ static CO_FN void old_stream_co(struct manager *m)
 static CO_FN void verb_co(struct manager *m)
 {
     static const char *const verbs[] = {
-        "job-pause", "job-resume", "job-cancel", "job-finalize", "job-dismiss",
-        "job-complete", "job-resume", "job-finalize", "job-dismiss",
+        "job-pause",    "job-resume",   "job-cancel",
+        "job-finalize", "job-dismiss",  "job-complete",
+        "job-resume",   "job-finalize", "job-dismiss",
     };
     struct rng *r = &m->w->rng;
 
     if (rng_percent(r, 25)) {
-        tell_co(m, "block-job-set-speed",
-                json_pack("{s:s,s:i}", "device", pick_job(m), "speed",
-                          rng_percent(r, 40) ? 0
-                                             : 1 << (19 + rng_below(r, 7))));
+        tell_co(
+            m, "block-job-set-speed",
+            json_pack("{s:s,s:i}", "device", pick_job(m), "speed",
+                      rng_percent(r, 40) ? 0 : 1 << (19 + rng_below(r, 7))));
     } else {
         tell_co(m, PICK(r, verbs), json_pack("{s:s}", "id", pick_job(m)));
     }
@@ -329,9 +324,9 @@ static CO_FN void verb_co(struct manager *m)
 static CO_FN void query_co(struct manager *m)
 {
     static const char *const queries[] = {
-        "query-jobs", "query-block-jobs", "query-block", "query-blockstats",
-        "query-named-block-nodes", "query-block-exports", "query-status",
-        "query-block-stream",
+        "query-jobs",       "query-block-jobs",        "query-block",
+        "query-blockstats", "query-named-block-nodes", "query-block-exports",
+        "query-status",     "query-block-stream",
     };
 
     tell_co(m, PICK(&m->w->rng, queries), NULL);
@@ -341,10 +336,9 @@ static CO_FN void resize_co(struct manager *m)
 {
     struct world *w = m->w;
     uint64_t size = m->size + SECTOR * rng_below(&w->rng, 300);
-    json_t *args = json_pack("{s:s,s:I}", w->cfg.is_drive ? "device"
-                                                          : "node-name",
-                             w->cfg.is_drive ? w->root : "top", "size",
-                             (json_int_t)size);
+    json_t *args = json_pack(
+        "{s:s,s:I}", w->cfg.is_drive ? "device" : "node-name",
+        w->cfg.is_drive ? w->root : "top", "size", (json_int_t)size);
     json_t *answer;
 
     model_grow(w->model, size / SECTOR);
@@ -360,8 +354,7 @@ static CO_FN void export_add_co(struct manager *m, const char *id,
 {
     tell_co(m, "block-export-add",
             json_pack("{s:s,s:s,s:s,s:s,s:b,s:b}", "type", "nbd", "id", id,
-                      "node-name", m->w->root, "name", id,
-                      "writable", writable,
+                      "node-name", m->w->root, "name", id, "writable", writable,
                       "writethrough", m->w->cfg.writethrough));
 }
 
@@ -371,12 +364,8 @@ static CO_FN void export_co(struct manager *m)
 
     switch (rng_below(r, 5)) {
     case 0:
-    case 1:
-        export_add_co(m, "e2", rng_percent(r, 70));
-        break;
-    case 2:
-        export_add_co(m, "e1", true);
-        break;
+    case 1: export_add_co(m, "e2", rng_percent(r, 70)); break;
+    case 2: export_add_co(m, "e1", true); break;
     default:
         tell_co(m, "block-export-del",
                 json_pack("{s:s,s:s}", "id", rng_percent(r, 60) ? "e2" : "e1",
@@ -388,9 +377,9 @@ static CO_FN void node_co(struct manager *m)
 {
     if (rng_percent(&m->w->rng, 50)) {
         tell_co(m, "blockdev-add",
-                json_pack("{s:s,s:s,s:{s:s,s:s}}", "driver", "raw",
-                          "node-name", "extra", "file", "driver", "file",
-                          "filename", "/extra.img"));
+                json_pack("{s:s,s:s,s:{s:s,s:s}}", "driver", "raw", "node-name",
+                          "extra", "file", "driver", "file", "filename",
+                          "/extra.img"));
     } else {
         static const char *const names[] = { "extra", "extra", "mid", "base" };
 
@@ -446,8 +435,8 @@ static CO_FN void manager_entry(void *arg)
         export_add_co(m, "e2", true);
     }
     for (unsigned i = 0; i < w->cfg.commands; i++) {
-        co_sleep(rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS
-                                                               : 60 * MS));
+        co_sleep(
+            rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS : 60 * MS));
         ask_co(m);
     }
     if (w->cfg.exports) {
@@ -471,7 +460,7 @@ static CO_FN void job_co_settle(struct manager *m, const json_t *job,
                                 bool cancel)
 {
     static const char *const steps[][2] = {
-        { "paused", "job-resume" }, { "standby", "job-resume" },
+        { "paused", "job-resume" },    { "standby", "job-resume" },
         { "pending", "job-finalize" }, { "concluded", "job-dismiss" },
         { "ready", "job-complete" },
     };

@@ -25,22 +25,22 @@ struct content {
 };
 struct state {
     struct content c;
-    uint32_t applied;           /* bit: slot of ->pending */
+    uint32_t applied; /* bit: slot of ->pending */
 };
 struct past {
     struct content c;
-    uint32_t applied;           /* the same, of changes still in flight */
-    bool gone;                  /* no crash brings it back */
+    uint32_t applied; /* the same, of changes still in flight */
+    bool gone;        /* no crash brings it back */
     uint64_t until;
 };
 struct sector {
     struct state *states;
     unsigned n_states, max_states;
     struct change *pending[MAX_PENDING];
-    uint32_t late;              /* slots whose time is over; see model_lost() */
+    uint32_t late; /* slots whose time is over; see model_lost() */
     struct past *past;
     unsigned n_past, max_past;
-    uint64_t changed;           /* instant of the last begin or end */
+    uint64_t changed; /* instant of the last begin or end */
 };
 struct model {
     struct sector *sectors;
@@ -50,7 +50,7 @@ struct model {
 };
 struct model_cut {
     uint64_t n;
-    GArray **allowed;           /* of struct content, for each sector */
+    GArray **allowed; /* of struct content, for each sector */
 };
 
 static uint64_t scramble(uint64_t z)
@@ -139,7 +139,7 @@ static void state_add(struct sector *s, struct content c, uint32_t applied)
         s->max_states = s->max_states ? 2 * s->max_states : 1;
         s->states = g_renew(struct state, s->states, s->max_states);
     }
-    s->states[s->n_states++] = (struct state){ c, applied };
+    s->states[s->n_states++] = (struct state) { c, applied };
 }
 
 static void past_add(struct sector *s, struct state st, uint64_t until)
@@ -148,7 +148,7 @@ static void past_add(struct sector *s, struct state st, uint64_t until)
         s->max_past = s->max_past ? 2 * s->max_past : 4;
         s->past = g_renew(struct past, s->past, s->max_past);
     }
-    s->past[s->n_past++] = (struct past){ st.c, st.applied, false, until };
+    s->past[s->n_past++] = (struct past) { st.c, st.applied, false, until };
 }
 
 void model_grow(struct model *m, uint64_t sectors)
@@ -159,7 +159,7 @@ void model_grow(struct model *m, uint64_t sectors)
     m->sectors = g_renew(struct sector, m->sectors, sectors);
     memset(m->sectors + m->n, 0, (sectors - m->n) * sizeof(*m->sectors));
     for (uint64_t i = m->n; i < sectors; i++) {
-        state_add(&m->sectors[i], (struct content){ 0 }, 0);
+        state_add(&m->sectors[i], (struct content) { 0 }, 0);
     }
     m->n = sectors;
 }
@@ -177,7 +177,7 @@ uint64_t model_now(const struct model *m)
 void model_set(struct model *m, uint64_t first, uint64_t n, uint64_t id)
 {
     for (uint64_t i = first; i < MIN(first + n, m->n); i++) {
-        m->sectors[i].states[0].c = (struct content){ .id = id };
+        m->sectors[i].states[0].c = (struct content) { .id = id };
     }
 }
 
@@ -199,14 +199,14 @@ static struct content change_apply(struct model *m, const struct change *c,
 
     change_part(c, i, &from, &to);
     if (from == 0 && to == SECTOR) {
-        return (struct content){ .id = c->id };
+        return (struct content) { .id = c->id };
     }
     bytes = g_malloc(SECTOR);
     g_ptr_array_add(m->mixtures, bytes);
     content_bytes(old, i, bytes);
     model_pattern(c->id, i, new);
     memcpy(bytes + from, new + from, to - from);
-    return (struct content){ .bytes = bytes };
+    return (struct content) { .bytes = bytes };
 }
 
 /* Must @old, whose client is gone, stay below @newer? */
@@ -424,12 +424,13 @@ static void describe_data(GString *out, const uint8_t *data, unsigned len)
     uint64_t words[2] = { 0 };
 
     memcpy(words, data, MIN(sizeof(words), len));
-    g_string_append_printf(out, " but holds pattern %" PRIu64 " of sector %"
-                           PRIu64, words[0], words[1]);
+    g_string_append_printf(out,
+                           " but holds pattern %" PRIu64 " of sector %" PRIu64,
+                           words[0], words[1]);
 }
 
-static char *sector_describe(const struct sector *s, uint64_t since,
-                             uint64_t i, const uint8_t *data, unsigned len)
+static char *sector_describe(const struct sector *s, uint64_t since, uint64_t i,
+                             const uint8_t *data, unsigned len)
 {
     GString *out = g_string_new(NULL);
 

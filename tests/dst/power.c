@@ -20,18 +20,25 @@
 #include "graph/node.h"
 #include "loop/io.h"
 
-enum persist { ALL_COMPLETED, DURABLE_ONLY, ANY_SECTORS, ANY_SECTORS_2,
-               PERSISTS };
+enum persist {
+    ALL_COMPLETED,
+    DURABLE_ONLY,
+    ANY_SECTORS,
+    ANY_SECTORS_2,
+    PERSISTS
+};
 
 static const char *const persist_names[PERSISTS] = {
-    [ALL_COMPLETED] = "all that completed", [DURABLE_ONLY] = "what was synced",
-    [ANY_SECTORS] = "any sectors", [ANY_SECTORS_2] = "other sectors",
+    [ALL_COMPLETED] = "all that completed",
+    [DURABLE_ONLY] = "what was synced",
+    [ANY_SECTORS] = "any sectors",
+    [ANY_SECTORS_2] = "other sectors",
 };
 
 struct cut {
-    uint64_t instant;           /* of the machine */
+    uint64_t instant; /* of the machine */
     uint64_t ns;
-    bool independent;           /* the daemon uses no base any more */
+    bool independent; /* the daemon uses no base any more */
     struct model_cut *promised;
     GPtrArray *snapshots;
 };
@@ -83,7 +90,7 @@ static bool is_durable(const struct sim_record *r, uint64_t instant,
 /* What decides which sectors stay as they are from some time on. */
 struct some {
     struct rng *rng;
-    GHashTable *stopped;        /* sectors of files, as "file:sector" numbers */
+    GHashTable *stopped; /* sectors of files, as "file:sector" numbers */
 };
 
 /* A sector has its durable version or any later one, but no later one without
@@ -176,8 +183,7 @@ static struct sim_image *build(struct world *w, const struct cut *cut,
         const struct sim_record *r = order->pdata[i];
         bool done = r->completed && r->completed <= cut->instant;
 
-        if (how == ALL_COMPLETED ? done
-                                 : is_durable(r, cut->instant, log, n)) {
+        if (how == ALL_COMPLETED ? done : is_durable(r, cut->instant, log, n)) {
             apply(img, r, true, NULL);
         } else if (how >= ANY_SECTORS) {
             apply(img, r, done, &some);
@@ -201,8 +207,8 @@ struct verify {
 static CO_FN struct node *top_co_open(struct verify *v, unsigned flags)
 {
     json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver",
-                          config_driver(&v->w->cfg, L_TOP), "file",
-                          "driver", "file", "filename", "/top.img");
+                          config_driver(&v->w->cfg, L_TOP), "file", "driver",
+                          "file", "filename", "/top.img");
     g_autoptr(GError) err = NULL;
     struct node *n;
 
@@ -284,7 +290,9 @@ void power_verify(struct world *w, const struct sim_image *img,
                   const GPtrArray *snapshots, const char *what)
 {
     struct loop_options o = SIM_OPTIONS(w->seed);
-    struct verify v = { .w = w, .cut = cut, .what = what,
+    struct verify v = { .w = w,
+                        .cut = cut,
+                        .what = what,
                         .independent = independent,
                         .snapshots = snapshots };
     g_autoptr(GError) err = NULL;
@@ -313,9 +321,9 @@ static void log_show(struct world *w)
         const struct sim_record *r = log[i];
 
         printf("%8" PRIu64 " .. %8" PRIu64 "  %s %s %" PRIu64 "+%" PRIu64
-               " = %" PRId64 "\n", r->submitted, r->completed,
-               sim_op_name(r->op), r->path ? r->path : "-", r->off, r->len,
-               r->result);
+               " = %" PRId64 "\n",
+               r->submitted, r->completed, sim_op_name(r->op),
+               r->path ? r->path : "-", r->off, r->len, r->result);
     }
 }
 
@@ -332,9 +340,9 @@ void power_check(struct world *w)
 
         for (int how = 0; how < PERSISTS; how++) {
             struct sim_image *img = build(w, cut, how, &rng);
-            g_autofree char *what =
-                g_strdup_printf("power cut at %.3f ms, %s left",
-                                (double)cut->ns / 1e6, persist_names[how]);
+            g_autofree char *what = g_strdup_printf(
+                "power cut at %.3f ms, %s left", (double)cut->ns / 1e6,
+                persist_names[how]);
 
             power_verify(w, img, cut->promised, cut->independent,
                          cut->snapshots, what);

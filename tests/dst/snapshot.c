@@ -97,11 +97,12 @@ static CO_FN void delete_co(struct world *w)
         json_pack("{s:s,s:s}", "device", pick_name(w), "name", s->name));
     error = json_object_get(answer, "error");
     /* Refused before it was begun: it must still be there. */
-    if (error && strstr(json_string_value(json_object_get(error, "desc")),
-                        "busy")) {
+    if (error &&
+        strstr(json_string_value(json_object_get(error, "desc")), "busy")) {
         g_ptr_array_add(w->snapshots, snapshot_ref(s));
-    } else if (error && strstr(json_string_value(json_object_get(error,
-                               "desc")), "does not exist")) {
+    } else if (error &&
+               strstr(json_string_value(json_object_get(error, "desc")),
+                      "does not exist")) {
         fail(w, "snapshot %s is gone", s->name);
     }
     json_decref(answer);
@@ -131,8 +132,7 @@ static CO_FN struct node *snapshot_co_open(struct world *w, struct graph *g,
     struct node *n;
 
     if (node_co_open(g, o, 0, &n, &err) < 0) {
-        fail(w, "%s: opening for snapshot %s: %s", what, s->name,
-             err->message);
+        fail(w, "%s: opening for snapshot %s: %s", what, s->name, err->message);
     }
     json_decref(o);
     if (node_co_snapshot(n, SNAPSHOT_LOAD, s->name, &err) < 0) {
@@ -142,8 +142,7 @@ static CO_FN struct node *snapshot_co_open(struct world *w, struct graph *g,
 }
 
 static CO_FN void snapshot_co_verify(struct world *w, struct graph *g,
-                                     const struct snapshot *s,
-                                     const char *what)
+                                     const struct snapshot *s, const char *what)
 {
     struct node *n = snapshot_co_open(w, g, s, what);
     uint64_t sectors = MIN(model_cut_sectors(s->shows), n->size / SECTOR);

@@ -37,8 +37,8 @@ static void tell(char *line)
     told.lines[told.n++ % KEPT] = line;
 }
 
-static char *PRINTF_LIKE(2, 0) format(struct world *w, const char *fmt,
-                                      va_list ap)
+static char *PRINTF_LIKE(2, 0)
+    format(struct world *w, const char *fmt, va_list ap)
 {
     uint64_t ns = w->loop ? loop_clock_ns(w->loop) : 0;
     g_autofree char *text = g_strdup_vprintf(fmt, ap);

@@ -19,8 +19,13 @@
 #include "graph/io.h"
 #include "loop/io.h"
 
-enum { PHASE_1_S = 60, LIMIT_1_S = 300, LIMIT_2_S = 150, TOTAL_S = 3600,
-       LAST_OPS = 30 };
+enum {
+    PHASE_1_S = 60,
+    LIMIT_1_S = 300,
+    LIMIT_2_S = 150,
+    TOTAL_S = 3600,
+    LAST_OPS = 30
+};
 
 uint64_t world_new_id(struct world *w)
 {
@@ -85,8 +90,7 @@ static CO_FN void layer_co_fill(struct world *w, struct node *n, GArray *view,
     }
 }
 
-static CO_FN void file_co_make(struct world *w, const char *path,
-                               uint64_t size)
+static CO_FN void file_co_make(struct world *w, const char *path, uint64_t size)
 {
     struct io_file *f;
 
@@ -97,22 +101,21 @@ static CO_FN void file_co_make(struct world *w, const char *path,
     io_co_close(f);
 }
 
-static CO_FN void image_co_make(struct world *w, enum layer l,
-                                const char *path, const char *backing,
-                                const char *backing_format)
+static CO_FN void image_co_make(struct world *w, enum layer l, const char *path,
+                                const char *backing, const char *backing_format)
 {
     bool qed = w->cfg.format[l] == IMG_QED;
-    json_t *o = json_pack("{s:I,s:I,s:s*,s:s*}",
-                          "size", (json_int_t)w->cfg.size[l],
-                          "cluster_size", (json_int_t)w->cfg.cluster[l],
-                          "backing_file", backing,
-                          "backing_fmt", backing ? backing_format : NULL);
+    json_t *o = json_pack(
+        "{s:I,s:I,s:s*,s:s*}", "size", (json_int_t)w->cfg.size[l],
+        "cluster_size", (json_int_t)w->cfg.cluster[l], "backing_file", backing,
+        "backing_fmt", backing ? backing_format : NULL);
     g_autoptr(GError) err = NULL;
 
-    json_object_update_new(o, qed ? json_pack("{s:i}", "table_size", 1)
-        : json_pack("{s:s,s:b,s:b}", "compat", w->cfg.v2[l] ? "0.10" : "1.1",
-                    "lazy_refcounts", w->cfg.lazy[l],
-                    "extended_l2", w->cfg.extended[l]));
+    json_object_update_new(
+        o, qed ? json_pack("{s:i}", "table_size", 1)
+               : json_pack("{s:s,s:b,s:b}", "compat",
+                           w->cfg.v2[l] ? "0.10" : "1.1", "lazy_refcounts",
+                           w->cfg.lazy[l], "extended_l2", w->cfg.extended[l]));
     if (image_co_create(w->control->graph, qed ? &qed_driver : &qcow2_driver,
                         path, o, &err) < 0) {
         fail(w, "%s: %s", path, err->message);
@@ -121,8 +124,8 @@ static CO_FN void image_co_make(struct world *w, enum layer l,
 }
 
 /* Compress some clusters that nobody has written to yet. */
-static CO_FN void layer_co_compress(struct world *w, struct node *n, GArray *view,
-                                enum layer l)
+static CO_FN void layer_co_compress(struct world *w, struct node *n,
+                                    GArray *view, enum layer l)
 {
     uint64_t sectors = w->cfg.cluster[l] / SECTOR;
     uint64_t clusters = view->len / sectors;
@@ -201,27 +204,26 @@ static CO_FN void images_co_make(struct world *w)
 static json_t *file_options(const struct config *c, const char *path)
 {
     return json_pack("{s:s,s:s,s:s,s:{s:b}}", "driver", "file", "filename",
-                     path, "discard", c->discard ? "unmap" : "ignore",
-                     "cache", "direct", c->direct);
+                     path, "discard", c->discard ? "unmap" : "ignore", "cache",
+                     "direct", c->direct);
 }
 
 static json_t *chain_options(const struct config *c)
 {
-    json_t *o = json_pack("{s:s,s:s,s:o}", "driver",
-                          config_driver(c, L_BASE), "node-name", "base",
-                          "file", file_options(c, "/base.img"));
+    json_t *o = json_pack("{s:s,s:s,s:o}", "driver", config_driver(c, L_BASE),
+                          "node-name", "base", "file",
+                          file_options(c, "/base.img"));
 
     if (c->has_mid) {
-        o = json_pack("{s:s,s:s,s:o,s:o}", "driver",
-                      config_driver(c, L_MID), "node-name", "mid",
-                      "file", file_options(c, "/mid.img"), "backing", o);
+        o = json_pack("{s:s,s:s,s:o,s:o}", "driver", config_driver(c, L_MID),
+                      "node-name", "mid", "file", file_options(c, "/mid.img"),
+                      "backing", o);
     }
     return json_pack("{s:s,s:s,s:s,s:s,s:o,s:o}", "driver",
-                     config_driver(c, L_TOP),
-                     "node-name", "top",
-                     "discard", c->discard ? "unmap" : "ignore",
-                     "detect-zeroes", c->detect_zeroes ? "on" : "off",
-                     "file", file_options(c, "/top.img"), "backing", o);
+                     config_driver(c, L_TOP), "node-name", "top", "discard",
+                     c->discard ? "unmap" : "ignore", "detect-zeroes",
+                     c->detect_zeroes ? "on" : "off", "file",
+                     file_options(c, "/top.img"), "backing", o);
 }
 
 static CO_FN void filters_co_open(struct world *w)
@@ -229,9 +231,9 @@ static CO_FN void filters_co_open(struct world *w)
     w->root = "top";
     if (w->cfg.view) {
         command_co(w, "blockdev-add",
-                   json_pack("{s:s,s:s,s:s,s:s}", "driver", "raw",
-                             "node-name", "view", "file", w->root,
-                             "discard", w->cfg.discard ? "unmap" : "ignore"));
+                   json_pack("{s:s,s:s,s:s,s:s}", "driver", "raw", "node-name",
+                             "view", "file", w->root, "discard",
+                             w->cfg.discard ? "unmap" : "ignore"));
         w->root = "view";
     }
     if (w->cfg.copy_on_read) {
@@ -247,17 +249,16 @@ static CO_FN void filters_co_open(struct world *w)
                              "bps-total", 32 << 20, "iops-total", 2000));
         command_co(w, "blockdev-add",
                    json_pack("{s:s,s:s,s:s,s:s}", "driver", "throttle",
-                             "node-name", "thr", "throttle-group", "tg",
-                             "file", w->root));
+                             "node-name", "thr", "throttle-group", "tg", "file",
+                             w->root));
         w->root = "thr";
     }
 }
 
 static CO_FN void drive_co_open(struct world *w)
 {
-    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "id", "drive0",
-                          "file", "/top.img", "format",
-                          config_driver(&w->cfg, L_TOP),
+    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "id", "drive0", "file",
+                          "/top.img", "format", config_driver(&w->cfg, L_TOP),
                           "copy-on-read", w->cfg.copy_on_read ? "on" : "off",
                           "stream", w->cfg.stream_at_start ? "on" : "off",
                           "discard", w->cfg.discard ? "unmap" : "ignore");
@@ -272,10 +273,10 @@ static CO_FN void drive_co_open(struct world *w)
 
 void world_co_export(struct world *w)
 {
-    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:b,s:b}", "type", "nbd",
-                          "id", "e1", "name", "e1", "node-name", w->root,
-                          "writable", true, "writethrough",
-                          w->cfg.writethrough), *ret = NULL;
+    json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:b,s:b}", "type", "nbd", "id",
+                          "e1", "name", "e1", "node-name", w->root, "writable",
+                          true, "writethrough", w->cfg.writethrough),
+           *ret = NULL;
     g_autoptr(GError) err = NULL;
 
     /* It may be there, or on its way out. */
@@ -445,8 +446,7 @@ uint64_t world_run(uint64_t seed)
     loop_run(w.loop);
     check_leaks(&w);
     check_base(&w);
-    power_verify(&w, sim_live(w.sim), w.final, false, w.snapshots,
-                 "the end");
+    power_verify(&w, sim_live(w.sim), w.final, false, w.snapshots, "the end");
     power_check(&w);
     story(&w, "log %016" PRIx64, sim_log_hash(w.sim));
     control_free(w.control);

@@ -6,7 +6,7 @@
 uint64_t disk_offset(unsigned sector)
 {
     return (uint64_t)(sector / AREA_SECTORS) * AREA_BYTES +
-        (uint64_t)(sector % AREA_SECTORS) * SECTOR;
+           (uint64_t)(sector % AREA_SECTORS) * SECTOR;
 }
 
 void disk_fill(uint8_t *buf, unsigned first, unsigned n, int value)
@@ -39,7 +39,7 @@ static int value_of(const uint8_t *buf, unsigned sector)
 void disk_set(struct disk *d, int value)
 {
     for (unsigned i = 0; i < SECTORS; i++) {
-        d->s[i] = (struct sector){ 1u << value, value };
+        d->s[i] = (struct sector) { 1u << value, value };
     }
 }
 
@@ -93,8 +93,7 @@ static char *disk_check(struct disk *d, unsigned first, unsigned n,
 
         if (v == V_UNKNOWN || (fixed ? v != s->live : !(s->may >> v & 1))) {
             return g_strdup_printf("sector %u holds value %d, may hold %x%s",
-                                   first + i, v,
-                                   fixed ? 1u << s->live : s->may,
+                                   first + i, v, fixed ? 1u << s->live : s->may,
                                    fixed ? " (read)" : "");
         }
         s->live = v;
@@ -105,8 +104,7 @@ static char *disk_check(struct disk *d, unsigned first, unsigned n,
     return NULL;
 }
 
-char *disk_read(struct disk *d, unsigned first, unsigned n,
-                const uint8_t *buf)
+char *disk_read(struct disk *d, unsigned first, unsigned n, const uint8_t *buf)
 {
     return disk_check(d, first, n, buf, false);
 }

@@ -33,34 +33,52 @@ static const struct mode {
     int err;
     bool sticky, lands;
 } modes[] = {
-    { SIM_READ, EIO, false },      { SIM_READ, EIO, true },
-    { SIM_READ, SHORT, false },    { SIM_READ, SHORT, true },
-    { SIM_WRITE, EIO, false },     { SIM_WRITE, EIO, true },
-    { SIM_WRITE, ENOSPC, false },  { SIM_WRITE, ENOSPC, true },
-    { SIM_WRITE, EDQUOT, false },  { SIM_WRITE, EDQUOT, true },
-    { SIM_WRITE, SHORT, false },   { SIM_WRITE, SHORT, true },
-    { SIM_TRUNCATE, EIO, false },  { SIM_TRUNCATE, ENOSPC, true },
-    { SIM_FALLOCATE, EIO, false }, { SIM_FALLOCATE, ENOSPC, true },
-    { SIM_FDATASYNC, EIO, false }, { SIM_FDATASYNC, EIO, true },
+    { SIM_READ, EIO, false },
+    { SIM_READ, EIO, true },
+    { SIM_READ, SHORT, false },
+    { SIM_READ, SHORT, true },
+    { SIM_WRITE, EIO, false },
+    { SIM_WRITE, EIO, true },
+    { SIM_WRITE, ENOSPC, false },
+    { SIM_WRITE, ENOSPC, true },
+    { SIM_WRITE, EDQUOT, false },
+    { SIM_WRITE, EDQUOT, true },
+    { SIM_WRITE, SHORT, false },
+    { SIM_WRITE, SHORT, true },
+    { SIM_TRUNCATE, EIO, false },
+    { SIM_TRUNCATE, ENOSPC, true },
+    { SIM_FALLOCATE, EIO, false },
+    { SIM_FALLOCATE, ENOSPC, true },
+    { SIM_FDATASYNC, EIO, false },
+    { SIM_FDATASYNC, EIO, true },
     { SIM_FDATASYNC, ENOSPC, false },
-    { SIM_FSYNC, EIO, false },     { SIM_FSYNC_DIR, EIO, false },
-    { SIM_OPEN, EIO, false },      { SIM_OPEN, EMFILE, true },
-    { SIM_CREATE, ENOSPC, false }, { SIM_UNLINK, EIO, false },
+    { SIM_FSYNC, EIO, false },
+    { SIM_FSYNC_DIR, EIO, false },
+    { SIM_OPEN, EIO, false },
+    { SIM_OPEN, EMFILE, true },
+    { SIM_CREATE, ENOSPC, false },
+    { SIM_UNLINK, EIO, false },
     { SIM_RENAME, EIO, false },
-    { SIM_OTHER, EIO, false },     { SIM_OTHER, EIO, true },
+    { SIM_OTHER, EIO, false },
+    { SIM_OTHER, EIO, true },
     /* A file system over a network that gave up; a signal, which is nothing. */
-    { SIM_READ, ETIMEDOUT, true }, { SIM_WRITE, ETIMEDOUT, false },
+    { SIM_READ, ETIMEDOUT, true },
+    { SIM_WRITE, ETIMEDOUT, false },
     { SIM_FDATASYNC, ETIMEDOUT, false },
-    { SIM_READ, EINTR, false },    { SIM_WRITE, EINTR, false },
-    { SIM_TRUNCATE, EINTR, false }, { SIM_FDATASYNC, EINTR, false },
+    { SIM_READ, EINTR, false },
+    { SIM_WRITE, EINTR, false },
+    { SIM_TRUNCATE, EINTR, false },
+    { SIM_FDATASYNC, EINTR, false },
     { SIM_OPEN, EINTR, false },
     /* It took place, and nobody knows. */
-    { SIM_WRITE, EIO, false, true }, { SIM_RENAME, EIO, false, true },
+    { SIM_WRITE, EIO, false, true },
+    { SIM_RENAME, EIO, false, true },
     { SIM_FDATASYNC, EIO, false, true },
     { SIM_WRITE, EIO, true, true },
     /* It failed, and nobody remembers. */
     { FORGET, EIO, false },
-    { MEMORY, ENOMEM, false },     { MEMORY, ENOMEM, true },
+    { MEMORY, ENOMEM, false },
+    { MEMORY, ENOMEM, true },
 };
 
 static const char *op_name(enum sim_op op)
@@ -70,8 +88,9 @@ static const char *op_name(enum sim_op op)
 
 static const char *way_name(const struct sim_fault *f)
 {
-    return f->lands ? (f->sticky ? "landed-sticky" : "landed")
-                    : f->sticky ? "sticky" : "once";
+    return f->lands    ? (f->sticky ? "landed-sticky" : "landed")
+           : f->sticky ? "sticky"
+                       : "once";
 }
 
 static struct sim_image *files[20];
@@ -79,7 +98,7 @@ static struct sim_image *files[20];
 static struct shared {
     unsigned runs, failed, shown;
     char now[200];
-} *shared;
+} * shared;
 
 static CO_FN void prepare_run(struct rig *r)
 {
@@ -91,8 +110,7 @@ static struct sim_image *files_of(const struct kind *k)
     struct sim_image **p = &files[k - kinds];
 
     if (!*p) {
-        struct rig r = { .kind = k, .strict = true,
-                         .fault.op = SIM_OP_COUNT };
+        struct rig r = { .kind = k, .strict = true, .fault.op = SIM_OP_COUNT };
 
         rig_run(&r, prepare_run, NULL, p);
     }
@@ -107,8 +125,9 @@ static CO_FN void scenario_run(struct rig *r)
 static void rig_init(struct rig *r, const struct kind *k,
                      const struct scenario *s)
 {
-    *r = (struct rig){ .kind = k, .scenario = s, .value = V_GUEST - 1,
-                       .fault.op = SIM_OP_COUNT };
+    *r = (struct rig) {
+        .kind = k, .scenario = s, .value = V_GUEST - 1, .fault.op = SIM_OP_COUNT
+    };
     disk_set(&r->disk, k->base ? V_BASE : V_ZERO);
 }
 
@@ -126,8 +145,7 @@ static void show_qemu(const struct kind *k, const struct sim_image *img)
         have_qemu = system("qemu-img --version > /dev/null 2>&1") == 0;
     }
     if (!have_qemu || !id || !strcmp(k->format, "raw") ||
-        !strcmp(k->format, "cow") ||
-        shared->runs % QEMU_EVERY) {
+        !strcmp(k->format, "cow") || shared->runs % QEMU_EVERY) {
         return;
     }
     fd = g_file_open_tmp("fault-sweep-XXXXXX", &path, NULL);
@@ -136,18 +154,18 @@ static void show_qemu(const struct kind *k, const struct sim_image *img)
     sim_image_read(img, id, 0, bytes, size);
     g_assert(fd >= 0 && pwrite(fd, bytes, size, 0) == (ssize_t)size);
     close(fd);
-    cmd = g_strdup_printf("qemu-img check -q 'json:{\"driver\":\"%s\","
-                          "\"backing\":null,%s\"file\":{\"driver\":"
-                          "\"file\",\"filename\":\"%s\"}}' > /dev/null",
-                          k->format, k->data_file
-                          ? "\"data-file\":{\"driver\":\"null-co\"}," : "",
-                          path);
+    cmd = g_strdup_printf(
+        "qemu-img check -q 'json:{\"driver\":\"%s\","
+        "\"backing\":null,%s\"file\":{\"driver\":"
+        "\"file\",\"filename\":\"%s\"}}' > /dev/null",
+        k->format,
+        k->data_file ? "\"data-file\":{\"driver\":\"null-co\"}," : "", path);
     status = system(cmd);
     shared->shown++;
     if (!WIFEXITED(status) ||
         (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != LEAKS)) {
-        printf("# FAILED: qemu-img check says %d of %s\n",
-               WEXITSTATUS(status), path);
+        printf("# FAILED: qemu-img check says %d of %s\n", WEXITSTATUS(status),
+               path);
         fflush(stdout);
         _exit(1);
     }
@@ -189,7 +207,10 @@ static bool fault_try(const struct kind *k, const struct scenario *s,
 static void mode_sweep(const struct kind *k, const struct scenario *s,
                        const struct mode *m)
 {
-    struct sim_fault f = { .op = m->op, .err = m->err, .sticky = m->sticky, .lands = m->lands,
+    struct sim_fault f = { .op = m->op,
+                           .err = m->err,
+                           .sticky = m->sticky,
+                           .lands = m->lands,
                            .short_len = m->err ? 0 : SECTOR };
     unsigned n = 0;
 
@@ -214,9 +235,9 @@ static void scenario_sweep(const struct kind *k, const struct scenario *s)
 static bool suits(const struct kind *k, const struct scenario *s)
 {
     return (!(s->needs & NEEDS_BASE) || k->base) &&
-        (!(s->needs & NEEDS_MID) || k->mid) &&
-        (!(s->needs & NEEDS_FORMAT) || strcmp(k->format, "raw")) &&
-        (!(s->needs & NEEDS_BITMAPS) || k->bitmaps);
+           (!(s->needs & NEEDS_MID) || k->mid) &&
+           (!(s->needs & NEEDS_FORMAT) || strcmp(k->format, "raw")) &&
+           (!(s->needs & NEEDS_BITMAPS) || k->bitmaps);
 }
 
 static bool scenario_judge(const struct kind *k, const struct scenario *s,
@@ -237,8 +258,9 @@ static bool scenario_judge(const struct kind *k, const struct scenario *s,
         printf("# fault-sweep --replay '%s'%s\n", shared->now,
                WIFSIGNALED(status) ? " ends with a signal" : "");
     }
-    printf("# %u faults, %u noticed, %u shown to qemu-img\n%sok %u %s/%s\n", shared->runs,
-           shared->failed, shared->shown, status ? "not " : "", point, k->name, s->name);
+    printf("# %u faults, %u noticed, %u shown to qemu-img\n%sok %u %s/%s\n",
+           shared->runs, shared->failed, shared->shown, status ? "not " : "",
+           point, k->name, s->name);
     return status == 0;
 }
 
@@ -279,8 +301,8 @@ static int replay(const char *text)
     for (unsigned i = 0; k && i < n_scenarios; i++) {
         if (g_str_has_suffix(word[0], scenarios[i].name) &&
             !strcmp(strchr(word[0], '/') + 1, scenarios[i].name)) {
-            printf("%s\n", fault_try(k, &scenarios[i], &f) ? "fine"
-                                                           : "no fault");
+            printf("%s\n",
+                   fault_try(k, &scenarios[i], &f) ? "fine" : "no fault");
             return 0;
         }
     }

@@ -29,7 +29,9 @@ enum {
     SECTOR = 512,
     /* The guest touches the first sectors of each area alone. An area is what
      * one L2 table of clusters of 4 KiB leads to, or two of them do. */
-    AREAS = 3, AREA_SECTORS = 128, SECTORS = AREAS * AREA_SECTORS,
+    AREAS = 3,
+    AREA_SECTORS = 128,
+    SECTORS = AREAS * AREA_SECTORS,
     AREA_BYTES = 4 << 20,
     DISK_BYTES = (AREAS - 1) * AREA_BYTES + AREA_SECTORS * SECTOR,
 };
@@ -40,8 +42,8 @@ enum {
 enum { V_ZERO, V_BASE, V_GUEST, V_MAX = 32, V_UNKNOWN = -1 };
 
 struct sector {
-    uint32_t may;       /* values it may hold after a reopen, as bits */
-    int live;           /* what a read gives; V_UNKNOWN: one of may */
+    uint32_t may; /* values it may hold after a reopen, as bits */
+    int live;     /* what a read gives; V_UNKNOWN: one of may */
 };
 struct disk {
     struct sector s[SECTORS];
@@ -92,8 +94,7 @@ void disk_flushed(struct disk *d);
 void disk_doubt(struct disk *d);
 /* Could a read return @buf? NULL, or the reason why not (owned). What is read
  * stays so. */
-char *disk_read(struct disk *d, unsigned first, unsigned n,
-                const uint8_t *buf);
+char *disk_read(struct disk *d, unsigned first, unsigned n, const uint8_t *buf);
 /* A reopened image shows @buf: the same for what a close may leave. */
 char *disk_reopened(struct disk *d, unsigned first, unsigned n,
                     const uint8_t *buf);
@@ -102,12 +103,12 @@ char *disk_reopened(struct disk *d, unsigned first, unsigned n,
 
 struct kind {
     const char *name;
-    const char *format;      /* of the top image */
-    const char *base;        /* format of the base; NULL: none */
-    bool mid;                /* another overlay between them */
+    const char *format;       /* of the top image */
+    const char *base;         /* format of the base; NULL: none */
+    bool mid;                 /* another overlay between them */
     bool data_file, data_raw; /* of qcow2: data is in /top.data, which is raw */
-    bool full_table;         /* of qcow2: its refcount table is nearly full */
-    bool bitmaps;            /* of qcow2: one that records, one that does not */
+    bool full_table;          /* of qcow2: its refcount table is nearly full */
+    bool bitmaps; /* of qcow2: one that records, one that does not */
 };
 extern const struct kind kinds[];
 extern const unsigned n_kinds;
@@ -132,21 +133,21 @@ struct scenario;
 struct rig {
     const struct kind *kind;
     const struct scenario *scenario;
-    struct sim_fault fault;      /* as injected; op SIM_OP_COUNT: none */
-    uint64_t before;             /* sim_count() of its kind at the start */
-    uint64_t at_open;            /* and when the disk was opened */
-    bool hit;                    /* the fault came, at the end of a run */
-    bool strict;                 /* nothing may fail */
-    bool independent;            /* the base was said to be dispensable */
-    uint64_t size;               /* the disk has at least so much */
-    unsigned failed;             /* operations and commands that did */
+    struct sim_fault fault; /* as injected; op SIM_OP_COUNT: none */
+    uint64_t before;        /* sim_count() of its kind at the start */
+    uint64_t at_open;       /* and when the disk was opened */
+    bool hit;               /* the fault came, at the end of a run */
+    bool strict;            /* nothing may fail */
+    bool independent;       /* the base was said to be dispensable */
+    uint64_t size;          /* the disk has at least so much */
+    unsigned failed;        /* operations and commands that did */
     unsigned flushes_failed;
-    int value;                   /* last one given out */
+    int value; /* last one given out */
     struct disk disk;
     struct loop *loop;
     struct sim *sim;
     struct control *control;
-    struct backend *backend;           /* the guest's; NULL: not open */
+    struct backend *backend; /* the guest's; NULL: not open */
 };
 
 void die(struct rig *r, const char *fmt, ...) PRINTF_LIKE(2, 3)
@@ -197,7 +198,7 @@ CO_FN void rig_co_aftermath(struct rig *r);
 struct scenario {
     const char *name;
     CO_FN_PTR void (*co_run)(struct rig *r);
-    unsigned needs;              /* NEEDS_... of the kind */
+    unsigned needs; /* NEEDS_... of the kind */
 };
 enum { NEEDS_BASE = 1, NEEDS_MID = 2, NEEDS_FORMAT = 4, NEEDS_BITMAPS = 8 };
 extern const struct scenario scenarios[];

@@ -27,5 +27,5 @@ int __wrap_file_io_co_flush(struct node *n)
 {
     /* What is only read is flushed in vain, and nobody minds. */
     return node_is_writable(n) && ++count == bad ? -EIO
-        : __real_file_io_co_flush(n);
+                                                 : __real_file_io_co_flush(n);
 }

@@ -8,8 +8,11 @@
 #include "format/qed/qed.h"
 
 enum {
-    AUTOCLEAR = 88, AUTOCLEAR_BITMAPS = 1, HEADER_LENGTH = 100,
-    BITMAP_ENTRY = 24, BITMAP_IN_USE = 1,
+    AUTOCLEAR = 88,
+    AUTOCLEAR_BITMAPS = 1,
+    HEADER_LENGTH = 100,
+    BITMAP_ENTRY = 24,
+    BITMAP_IN_USE = 1,
 };
 #define EXT_BITMAPS 0x23852875u
 
@@ -44,7 +47,7 @@ void header_check(struct rig *r)
         top_read(r, 0, sector, SECTOR);
         if (memcmp(sector, known, SECTOR)) {
             die(r, "the header in the file is not the one that the driver "
-                "knows");
+                   "knows");
         }
     }
 }
@@ -83,7 +86,8 @@ bool header_bitmap_counts(struct rig *r)
             return true;
         }
         at += (BITMAP_ENTRY + get_be32(entry + 20) + get_be16(entry + 18) +
-               7u) / 8 * 8;
+               7u) /
+              8 * 8;
     }
     return false;
 }

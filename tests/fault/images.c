@@ -44,9 +44,9 @@ static CO_FN int image_co_make(struct control *c, const char *format,
                                const struct kind *data, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(c->graph, format);
-    json_t *o = json_pack("{s:i,s:s*,s:s*}", "size", DISK_BYTES,
-                          "backing_file", backing,
-                          "backing_fmt", backing ? backing_format : NULL);
+    json_t *o = json_pack("{s:i,s:s*,s:s*}", "size", DISK_BYTES, "backing_file",
+                          backing, "backing_fmt",
+                          backing ? backing_format : NULL);
     struct io_file *f;
     int r;
 
@@ -150,8 +150,8 @@ void images_co_make(struct control *c, const struct kind *k)
     const char *below = "/base", *below_format = k->base;
 
     if (k->base) {
-        g_assert(image_co_make(c, k->base, "/base", NULL, NULL, NULL, NULL)
-                 == 0);
+        g_assert(image_co_make(c, k->base, "/base", NULL, NULL, NULL, NULL) ==
+                 0);
         image_co_fill(c, k->base, "/base", AREA_SECTORS);
     }
     if (k->mid) {
@@ -184,7 +184,8 @@ const char *images_top(const struct rig *r, const char **ret_format)
 {
     struct sim_image *live = sim_live(r->sim);
     bool ended = !strcmp(r->kind->format, "cow") &&
-        !sim_image_find(live, "/top") && sim_image_find(live, "/top.raw");
+                 !sim_image_find(live, "/top") &&
+                 sim_image_find(live, "/top.raw");
 
     *ret_format = ended ? "raw" : r->kind->format;
     return ended ? "/top.raw" : "/top";

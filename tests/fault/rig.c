@@ -17,15 +17,15 @@ enum { JOB_TICK_MS = 20, JOB_TIMEOUT_S = 600, STORM_MAX = 16 };
 uint64_t rig_calls(struct rig *r)
 {
     return r->fault.op == SIM_OP_COUNT ? 0
-        : r->fault.op == MEMORY ? memory_count()
-        : r->fault.op == FORGET ? forget_count()
-        : sim_count(r->sim, r->fault.op);
+           : r->fault.op == MEMORY     ? memory_count()
+           : r->fault.op == FORGET     ? forget_count()
+                                       : sim_count(r->sim, r->fault.op);
 }
 
 bool rig_hit(struct rig *r)
 {
     return r->fault.op != SIM_OP_COUNT &&
-        rig_calls(r) - r->before >= r->fault.nth;
+           rig_calls(r) - r->before >= r->fault.nth;
 }
 
 bool rig_harmless(const struct rig *r)
@@ -128,7 +128,7 @@ bool rig_co_open_as(struct rig *r, json_t *options, const char *root)
     }
     n = node_find_any(r->control->graph, root, NULL);
     if (!n || backend_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
-                          PERM_ALL, NULL, NULL, &r->backend, &err) < 0) {
+                             PERM_ALL, NULL, NULL, &r->backend, &err) < 0) {
         die(r, "the guest gets no disk: %s", err ? err->message : root);
     }
     return true;
@@ -146,8 +146,8 @@ void rig_co_close(struct rig *r)
         r->backend = NULL;
     }
     if (node_find(r->control->graph, "top", NULL)) {
-        rig_co_command(r, "blockdev-del", json_pack("{s:s}", "node-name",
-                                                    "top"));
+        rig_co_command(r, "blockdev-del",
+                       json_pack("{s:s}", "node-name", "top"));
     }
 }
 
@@ -225,7 +225,7 @@ void guest_co_write(struct rig *r, unsigned first, unsigned n, unsigned flags)
     disk_fill(buf, first, n, value);
     disk_begin(&r->disk, first, n, value);
     ret = backend_co_pwritev(r->backend, disk_offset(first),
-                          iov_one(&v, buf, (size_t)n * SECTOR), flags);
+                             iov_one(&v, buf, (size_t)n * SECTOR), flags);
     judge(r, "write", ret);
     disk_end(&r->disk, first, n, value, ret == 0, flags & IO_FUA);
 }
@@ -239,7 +239,7 @@ void guest_co_zero(struct rig *r, unsigned first, unsigned n, unsigned flags)
     }
     disk_begin(&r->disk, first, n, V_ZERO);
     ret = backend_co_zero(r->backend, disk_offset(first), (uint64_t)n * SECTOR,
-                       flags);
+                          flags);
     judge(r, "zero", ret);
     disk_end(&r->disk, first, n, V_ZERO, ret == 0, flags & IO_FUA);
 }
@@ -250,8 +250,9 @@ void guest_co_trim(struct rig *r, unsigned first, unsigned n)
         return;
     }
     disk_trimmed(&r->disk, first, n);
-    judge(r, "trim", backend_co_discard(r->backend, disk_offset(first),
-                                     (uint64_t)n * SECTOR));
+    judge(r, "trim",
+          backend_co_discard(r->backend, disk_offset(first),
+                             (uint64_t)n * SECTOR));
 }
 
 void guest_co_read(struct rig *r, unsigned first, unsigned n)
@@ -265,7 +266,7 @@ void guest_co_read(struct rig *r, unsigned first, unsigned n)
         return;
     }
     ret = backend_co_preadv(r->backend, disk_offset(first),
-                         iov_one(&v, buf, (size_t)n * SECTOR), 0);
+                            iov_one(&v, buf, (size_t)n * SECTOR), 0);
     judge(r, "read", ret);
     why = ret == 0 ? disk_read(&r->disk, first, n, buf) : NULL;
     if (why) {
@@ -276,8 +277,8 @@ void guest_co_read(struct rig *r, unsigned first, unsigned n)
 /* G6: has a sync of this opening of the image failed? */
 static bool sync_failed(struct rig *r)
 {
-    return (r->fault.op == SIM_FDATASYNC || r->fault.op == FORGET) && !rig_harmless(r) && rig_hit(r) &&
-        r->fault.nth > r->at_open;
+    return (r->fault.op == SIM_FDATASYNC || r->fault.op == FORGET) &&
+           !rig_harmless(r) && rig_hit(r) && r->fault.nth > r->at_open;
 }
 
 bool guest_co_flush(struct rig *r)
@@ -289,8 +290,8 @@ bool guest_co_flush(struct rig *r)
     }
     ret = backend_co_flush(r->backend);
     judge(r, "flush", ret);
-    if (ret < 0 && r->fault.op != SIM_FDATASYNC && r->fault.op != FORGET && !r->fault.sticky &&
-        r->flushes_failed++) {
+    if (ret < 0 && r->fault.op != SIM_FDATASYNC && r->fault.op != FORGET &&
+        !r->fault.sticky && r->flushes_failed++) {
         die(r, "a fault that is over fails a second flush");
     }
     if (ret == 0) {
@@ -318,8 +319,7 @@ void guest_co_status(struct rig *r)
         for (unsigned i = 0; i < SECTORS && ext.flags & STATUS_ZERO; i++) {
             uint64_t at = disk_offset(i);
 
-            if (at >= off && at < off + ext.len &&
-                r->disk.s[i].live > V_ZERO) {
+            if (at >= off && at < off + ext.len && r->disk.s[i].live > V_ZERO) {
                 die(r, "status says that sector %u is zero", i);
             }
         }
@@ -348,7 +348,7 @@ void guest_co_storm(struct rig *r, unsigned first, unsigned n, unsigned len)
 
     g_assert(n <= STORM_MAX);
     for (unsigned i = 0; i < n; i++) {
-        all[i] = (struct storm){ r, first + i * len, len, &left };
+        all[i] = (struct storm) { r, first + i * len, len, &left };
         co_latch_add(&left);
         co_start(r->loop, storm_entry, &all[i]);
     }
@@ -405,8 +405,8 @@ static CO_FN void content_co_check(struct rig *r, struct node *n)
 static CO_FN struct node *top_co_open(struct rig *r, unsigned flags)
 {
     const char *format, *path = images_top(r, &format);
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", format,
-                          "file", "driver", "file", "filename", path);
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", format, "file",
+                          "driver", "file", "filename", path);
     g_autoptr(GError) err = NULL;
     struct node *n;
 

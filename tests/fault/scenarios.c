@@ -215,8 +215,10 @@ static CO_FN void filter_co_add(struct rig *r, const char *driver)
 {
     json_t *o = images_options(r);
 
-    rig_co_open_as(r, json_pack("{s:s,s:s,s:o}", "driver", driver,
-                                "node-name", "filter", "file", o), "filter");
+    rig_co_open_as(r,
+                   json_pack("{s:s,s:s,s:o}", "driver", driver, "node-name",
+                             "filter", "file", o),
+                   "filter");
 }
 
 static CO_FN void filter_co_del(struct rig *r)
@@ -224,8 +226,8 @@ static CO_FN void filter_co_del(struct rig *r)
     if (r->backend) {
         backend_co_free(r->backend);
         r->backend = NULL;
-        rig_co_command(r, "blockdev-del", json_pack("{s:s}", "node-name",
-                                                    "filter"));
+        rig_co_command(r, "blockdev-del",
+                       json_pack("{s:s}", "node-name", "filter"));
     }
 }
 
@@ -250,8 +252,9 @@ static json_t *stream_args(const char *key, const char *value)
 /* Stream to the end of the chain. */
 static CO_FN void stream_co(struct rig *r, const char *policy)
 {
-    if (r->backend && rig_co_command(r, "block-stream",
-                                  stream_args("on-error", policy)) == 0 &&
+    if (r->backend &&
+        rig_co_command(r, "block-stream", stream_args("on-error", policy)) ==
+            0 &&
         rig_co_job(r) == 0) {
         r->independent = r->independent || strcmp(policy, "ignore");
     }
@@ -287,8 +290,8 @@ static CO_FN void stream_guest_run(struct rig *r)
 {
     rig_co_open(r);
     guest_co_write(r, 2, 4, 0);
-    if (r->backend && rig_co_command(r, "block-stream", stream_args(
-                                      "on-error", "report")) == 0) {
+    if (r->backend && rig_co_command(r, "block-stream",
+                                     stream_args("on-error", "report")) == 0) {
         guest_co_write(r, 20, 9, 0);
         guest_co_zero(r, 40, 10, IO_MAY_UNMAP);
         guest_co_flush(r);
@@ -304,8 +307,8 @@ static CO_FN void stream_guest_run(struct rig *r)
 static CO_FN void stream_base_run(struct rig *r)
 {
     rig_co_open(r);
-    if (r->backend && rig_co_try(r, "block-stream", stream_args(
-                                  "base-node", "base")) == 0) {
+    if (r->backend &&
+        rig_co_try(r, "block-stream", stream_args("base-node", "base")) == 0) {
         rig_co_job(r);
     }
     guest_co_write(r, 50, 9, 0);
@@ -337,8 +340,8 @@ static CO_FN void stream_steps_run(struct rig *r)
 {
     rig_co_open(r);
     for (unsigned i = 0; i < 40 && r->backend; i++) {
-        if (rig_co_try(r, "block_stream", json_pack(
-                           "{s:s,s:b}", "device", "top", "all", 0)) < 0) {
+        if (rig_co_try(r, "block_stream",
+                       json_pack("{s:s,s:b}", "device", "top", "all", 0)) < 0) {
             break;
         }
     }
@@ -351,8 +354,8 @@ static CO_FN void drive_run(struct rig *r)
 {
     const char *format, *path = images_top(r, &format);
     json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s}", "id", "d", "file", path,
-                          "format", format, "copy-on-read", "on",
-                          "stream", r->kind->base ? "on" : "off");
+                          "format", format, "copy-on-read", "on", "stream",
+                          r->kind->base ? "on" : "off");
     g_autoptr(GError) err = NULL;
     int ret;
 
@@ -380,9 +383,9 @@ static CO_FN void resize_run(struct rig *r)
     rig_co_open(r);
     guest_co_write(r, 300, 8, 0);
     if (r->backend) {
-        rig_co_command(r, "block_resize", json_pack(
-                           "{s:s,s:i}", "node-name", "top", "size",
-                           DISK_BYTES + (r->strict ? 8 : 5) * 4096));
+        rig_co_command(r, "block_resize",
+                       json_pack("{s:s,s:i}", "node-name", "top", "size",
+                                 DISK_BYTES + (r->strict ? 8 : 5) * 4096));
         /* The same work once more finds the image larger. */
     }
     guest_co_write(r, 310, 9, 0);
@@ -393,8 +396,9 @@ static CO_FN void resize_run(struct rig *r)
 
 static CO_FN int disk_co_resize(struct rig *r, uint64_t size)
 {
-    return rig_co_try(r, "block_resize", json_pack(
-        "{s:s,s:I}", "node-name", "top", "size", (json_int_t)size));
+    return rig_co_try(
+        r, "block_resize",
+        json_pack("{s:s,s:I}", "node-name", "top", "size", (json_int_t)size));
 }
 
 /* The last area goes and comes back as zeroes; where the disk cannot shrink, or
@@ -417,8 +421,8 @@ static CO_FN void shrink_run(struct rig *r)
         }
     }
     guest_co_write(r, 0, 8, 0);
-    if (r->backend && node_find(r->control->graph, "top", NULL)->size >=
-        DISK_BYTES) {
+    if (r->backend &&
+        node_find(r->control->graph, "top", NULL)->size >= DISK_BYTES) {
         guest_co_write(r, last + 8, 8, 0);
         if (guest_co_flush(r)) {
             r->size = DISK_BYTES;
@@ -440,8 +444,9 @@ static CO_FN void bitmap_run(struct rig *r)
     guest_co_write(r, 0, 8, 0);
     guest_co_flush(r);
     size = was_open ? node_find(r->control->graph, "top", NULL)->size : 0;
-    if (r->backend && (disk_co_resize(r, size + 8 * 4096) == 0 ||
-                    disk_co_resize(r, size + 8 * 4096) == 0) &&
+    if (r->backend &&
+        (disk_co_resize(r, size + 8 * 4096) == 0 ||
+         disk_co_resize(r, size + 8 * 4096) == 0) &&
         header_bitmap_counts(r)) {
         die(r, "a bitmap of the disk as it was before counts");
     }
@@ -525,10 +530,10 @@ static CO_FN void rebase_run(struct rig *r)
     rig_co_open(r);
     guest_co_write(r, 3, 9, 0);
     if (r->backend && r->kind->base) {
-        rig_co_command(r, "change-backing-file", json_pack(
-                           "{s:s,s:s,s:s}", "device", "top",
-                           "image-node-name", "top", "backing-file",
-                           r->kind->mid ? "/mid" : "/base"));
+        rig_co_command(r, "change-backing-file",
+                       json_pack("{s:s,s:s,s:s}", "device", "top",
+                                 "image-node-name", "top", "backing-file",
+                                 r->kind->mid ? "/mid" : "/base"));
     }
     guest_co_read(r, 0, 64);
     guest_co_write(r, 40, 9, 0);

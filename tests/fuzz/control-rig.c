@@ -13,7 +13,7 @@ enum { SIZE = 1 << 20 };
 #define SLEEP_NS UINT64_C(500000000)
 
 struct rig {
-    void (*fn)(struct control *c, void *arg);   /* NULL: only the journal */
+    void (*fn)(struct control *c, void *arg); /* NULL: only the journal */
     void *arg;
     const void *journal;
     size_t journal_len;
@@ -27,10 +27,11 @@ static void on_quit(void *arg)
 static void put_files(void)
 {
     static const uint8_t head[] = {
-        'Q', 'E', 'D', 0, 0, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, /* 4 KiB, 1, 1 */
-        5, 0, 0, 0, 0, 0, 0, 0, [40] = 0, 16, 0, 0, 0, 0, 0, 0,
-        0, 0, 16, 0, 0, 0, 0, 0, 64, 0, 0, 0, 8, 0, 0, 0,
-        'b', 'a', 's', 'e', '.', 'r', 'a', 'w',
+        'Q', 'E', 'D', 0, 0,   16,  0,   0,   1,        0,   0,   0,   1, 0,
+        0,   0, /* 4 KiB, 1, 1 */
+        5,   0,   0,   0, 0,   0,   0,   0,   [40] = 0, 16,  0,   0,   0, 0,
+        0,   0,   0,   0, 16,  0,   0,   0,   0,        0,   64,  0,   0, 0,
+        8,   0,   0,   0, 'b', 'a', 's', 'e', '.',      'r', 'a', 'w',
     };
     char data[8192];
 
@@ -55,8 +56,11 @@ static CO_FN void must_co(struct control *c, const char *command,
 static CO_FN bool rig_co_once(struct rig *r)
 {
     struct control_params p = {
-        .loop = loop_current(), .data = loop_current(), .quit = on_quit,
-        .state_dir = r->journal ? STATE : NULL, .resume_jobs = true,
+        .loop = loop_current(),
+        .data = loop_current(),
+        .quit = on_quit,
+        .state_dir = r->journal ? STATE : NULL,
+        .resume_jobs = true,
     };
     json_t *drive = json_pack("{s:s,s:s,s:s}", "id", "v", "file", "/d/top.qed",
                               "format", "qed");
@@ -74,7 +78,8 @@ static CO_FN bool rig_co_once(struct rig *r)
     }
     control_co_add_drive(c, drive, &err);
     g_assert_no_error(err);
-    must_co(c, "blockdev-add", "{\"driver\":\"null-co\",\"node-name\":\"n\","
+    must_co(c, "blockdev-add",
+            "{\"driver\":\"null-co\",\"node-name\":\"n\","
             "\"size\":1048576}");
     json_decref(drive);
     control_co_ready(c);

@@ -19,17 +19,20 @@
 enum { CLUSTER = 4096, SIZE = 65536, GIVEN_MAX = 1023 };
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &host_device_driver, &nbd_driver, &raw_driver, &qed_driver,
-    &null_co_driver, NULL
+    &file_driver, &host_device_driver, &nbd_driver, &raw_driver,
+    &qed_driver,  &null_co_driver,     NULL
 };
 
 static void put_image(const char *path, const void *name, size_t len,
                       unsigned features)
 {
     struct qed_header h = {
-        .cluster_size = CLUSTER, .table_size = 1, .header_size = 2,
+        .cluster_size = CLUSTER,
+        .table_size = 1,
+        .header_size = 2,
         .features = features & QED_F_KNOWN & ~QED_F_NEED_CHECK,
-        .l1_table_offset = 2 * CLUSTER, .image_size = SIZE,
+        .l1_table_offset = 2 * CLUSTER,
+        .image_size = SIZE,
         .backing_name_offset = QED_HEADER_LEN,
         .backing_name_size = (uint32_t)len,
     };
@@ -92,8 +95,8 @@ static CO_FN void try_co_reference(struct graph *g, const json_t *o,
     if (!name) {
         return;
     }
-    put_image("/d/i.qed", name, strlen(name), QED_F_BACKING_FILE |
-              (strcmp(fmt, "raw") ? 0 : QED_F_NO_PROBE));
+    put_image("/d/i.qed", name, strlen(name),
+              QED_F_BACKING_FILE | (strcmp(fmt, "raw") ? 0 : QED_F_NO_PROBE));
     node_co_open(g, o, 0, &again, &err);
     g_assert_no_error(err);
     b = node_backing(again);

@@ -58,7 +58,7 @@ static void maps_put(uint8_t *file, struct fuzz_input *in)
         uint8_t what = fuzz_u8(in);
 
         file[where < MAP_PART ? COW_SUMMARY_AT + where
-             : COW_MAP_AT + where - MAP_PART] = what;
+                              : COW_MAP_AT + where - MAP_PART] = what;
     }
 }
 
@@ -83,7 +83,9 @@ static void header_check(const uint8_t *slot)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const struct image_format format = {
-        .name = "cow", .magic = { 'S', 'l', 'C', 'O' }, .header_len = 128,
+        .name = "cow",
+        .magic = { 'S', 'l', 'C', 'O' },
+        .header_len = 128,
         .data_files = true,
     };
     struct fuzz_input in = { data, len };

@@ -18,12 +18,12 @@ static void check_options(const json_t *v)
 
     g_assert_false(json_is_number(v) || json_is_boolean(v));
     if (json_is_object(v)) {
-        json_object_foreach ((json_t *)v, key, sub) {
+        json_object_foreach((json_t *)v, key, sub) {
             g_assert_null(strchr(key, '.'));
             check_options(sub);
         }
     }
-    json_array_foreach (v, i, sub) {
+    json_array_foreach(v, i, sub) {
         check_options(sub);
     }
 }

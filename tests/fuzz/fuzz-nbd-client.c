@@ -26,8 +26,12 @@
 #include "storage/storage.h"
 #include "wire/nbd.h"
 
-enum { FLAG_RAW_HANDSHAKE = 1, FLAG_NO_STRUCTURED = 2, FLAG_NO_META = 4,
-       FLAG_SMALL = 8 };
+enum {
+    FLAG_RAW_HANDSHAKE = 1,
+    FLAG_NO_STRUCTURED = 2,
+    FLAG_NO_META = 4,
+    FLAG_SMALL = 8
+};
 enum { REC_CHUNK = 1, REC_SIMPLE = 2, REC_MORE = 4, REC_DONE = 8 };
 enum { DISK = 1 << 20, OP_LEN = 8192 };
 /* Both wait for each other after a record that promises too much. */
@@ -36,7 +40,7 @@ enum { DISK = 1 << 20, OP_LEN = 8192 };
 static struct server {
     struct fuzz_input in;
     unsigned flags;
-    int fd;                 /* the server's end, -1: none */
+    int fd; /* the server's end, -1: none */
     GThread *thread;
 } server = { .fd = -1 };
 
@@ -155,8 +159,7 @@ static bool answer(void)
     bool more = true;
 
     if (!get(head, sizeof(head)) || nbd_decode_request(head, &h) < 0 ||
-        h.cmd == NBD_CMD_DISC ||
-        (h.cmd == NBD_CMD_WRITE && !skip(h.len))) {
+        h.cmd == NBD_CMD_DISC || (h.cmd == NBD_CMD_WRITE && !skip(h.len))) {
         return false;
     }
     while (more) {
@@ -212,9 +215,8 @@ int __wrap_connect(int fd, const struct sockaddr *sa, socklen_t len)
 
 /* --- the client --- */
 
-static const struct node_driver *const drivers[] = {
-    &nbd_driver, &raw_driver, NULL
-};
+static const struct node_driver *const drivers[] = { &nbd_driver, &raw_driver,
+                                                     NULL };
 
 static CO_FN void use_co(struct node *n)
 {
@@ -247,8 +249,8 @@ static CO_FN void client_entry(void *arg)
     struct client *cl = arg;
     struct graph *g = graph_new(cl->loop, drivers);
     json_t *o = json_pack("{s:s,s:{s:s,s:s},s:i}", "driver", "nbd", "server",
-                          "type", "unix", "path", "/nowhere",
-                          "reconnect-delay", 0);
+                          "type", "unix", "path", "/nowhere", "reconnect-delay",
+                          0);
     g_autoptr(GError) err = NULL;
     struct node *n = NULL;
 
@@ -273,7 +275,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct client cl = {};
     g_autoptr(GError) err = NULL;
 
-    server.in = (struct fuzz_input){ data, len };
+    server.in = (struct fuzz_input) { data, len };
     server.flags = fuzz_u8(&server.in);
     loop_new(&opts, &cl.loop, &err);
     g_assert_no_error(err);

@@ -23,8 +23,8 @@ static void put_options(GByteArray *out, struct fuzz_input *in)
         size_t len;
         const uint8_t *data = fuzz_take(in, want, &len);
 
-        nbd_put_opt(out, opt, kind & KIND_LIES ? want << (kind >> 3)
-                                               : (uint32_t)len);
+        nbd_put_opt(out, opt,
+                    kind & KIND_LIES ? want << (kind >> 3) : (uint32_t)len);
         nbd_put(out, data, len);
     }
 }

@@ -6,7 +6,9 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const struct image_format format = {
-        .name = "qcow2", .magic = { 'Q', 'F', 'I', 0xfb }, .header_len = 112,
+        .name = "qcow2",
+        .magic = { 'Q', 'F', 'I', 0xfb },
+        .header_len = 112,
         .data_files = true,
     };
 

@@ -6,7 +6,9 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const struct image_format format = {
-        .name = "qed", .magic = { 'Q', 'E', 'D', 0 }, .header_len = 64,
+        .name = "qed",
+        .magic = { 'Q', 'E', 'D', 0 },
+        .header_len = 64,
     };
 
     return image_rig_run(&format, data, len);

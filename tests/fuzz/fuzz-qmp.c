@@ -47,8 +47,8 @@ static CO_FN void client_co_run(struct control *c, void *arg)
     char buf[4096];
 
     channel_new_pair(loop_current(), cl->flags & FLAG_NARROW ? 5 : 65536, ends);
-    control_add_session(c, ends[0], cl->flags & FLAG_HMP ? SESSION_HMP
-                                                         : SESSION_QMP);
+    control_add_session(c, ends[0],
+                        cl->flags & FLAG_HMP ? SESSION_HMP : SESSION_QMP);
     cl->ch = ends[1];
     co_start(loop_current(), sender_entry, cl);
     while (channel_co_read(cl->ch, buf, sizeof(buf), SECOND) > 0) {

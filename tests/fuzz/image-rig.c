@@ -12,10 +12,18 @@
 #include "storage/storage.h"
 
 enum {
-    FLAG_PATCHES = IMAGE_RIG_PATCHES, FLAG_RDWR = 2, FLAG_REPAIR = 4, FLAG_BIG_OFFSETS = 8,
+    FLAG_PATCHES = IMAGE_RIG_PATCHES,
+    FLAG_RDWR = 2,
+    FLAG_REPAIR = 4,
+    FLAG_BIG_OFFSETS = 8,
     FLAG_BASE = 16,
 };
-enum { OPS_MAX = IMAGE_RIG_OPS_MAX, LEN_MAX = 128 << 10, PATCHES_MAX = 64, HEADER_MAX = 128 };
+enum {
+    OPS_MAX = IMAGE_RIG_OPS_MAX,
+    LEN_MAX = 128 << 10,
+    PATCHES_MAX = 64,
+    HEADER_MAX = 128
+};
 /* Sizes up to this are set: a disk that grows over a base writes zeroes. */
 #define SIZE_MAX_TRUNCATE (UINT64_C(64) << 20)
 #define PATH "/image"
@@ -76,13 +84,13 @@ static CO_FN void one_co_manage(struct node *n, unsigned kind, uint64_t off,
         return;
     }
     switch (kind % 4) {
-    case 0:
-        node_co_truncate(n, off % SIZE_MAX_TRUNCATE, NULL);
-        break;
+    case 0: node_co_truncate(n, off % SIZE_MAX_TRUNCATE, NULL); break;
     case 1:
         if (n->drv->co_snapshot) {
             static const enum snapshot_op ops[] = {
-                SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE,
+                SNAPSHOT_CREATE,
+                SNAPSHOT_APPLY,
+                SNAPSHOT_DELETE,
             };
 
             node_co_snapshot(n, ops[more / 4 % G_N_ELEMENTS(ops)], name, NULL);
@@ -93,9 +101,7 @@ static CO_FN void one_co_manage(struct node *n, unsigned kind, uint64_t off,
             node_co_make_empty(n, NULL);
         }
         break;
-    default:
-        node_co_drain_begin(n);
-        node_drain_end(n);
+    default: node_co_drain_begin(n); node_drain_end(n);
     }
 }
 
@@ -124,24 +130,16 @@ static CO_FN void one_co_op(struct node *n, struct fuzz_input *in, bool big)
     memset(buf, 0xa5, len + 1);
     switch (kind % 8) {
     case 0:
-    case 1:
-        node_co_preadv(n, off, iov_one(&v, buf, len), 0);
-        break;
+    case 1: node_co_preadv(n, off, iov_one(&v, buf, len), 0); break;
     case 2:
     case 3:
         node_co_pwritev(n, off, iov_one(&v, buf, len),
                         (more & 2 ? IO_FUA : 0) |
-                        (more & 4 ? IO_COMPRESSED : 0));
+                            (more & 4 ? IO_COMPRESSED : 0));
         break;
-    case 4:
-        node_co_zero(n, off, len, more & 2 ? IO_MAY_UNMAP : 0);
-        break;
-    case 5:
-        node_co_discard(n, off, len);
-        break;
-    case 6:
-        node_co_flush(n);
-        break;
+    case 4: node_co_zero(n, off, len, more & 2 ? IO_MAY_UNMAP : 0); break;
+    case 5: node_co_discard(n, off, len); break;
+    case 6: node_co_flush(n); break;
     default:
         if (len > 0 && node_co_status(n, off, len, &ext) == 0) {
             g_assert_cmpuint(ext.len, >, 0);
@@ -158,8 +156,9 @@ static json_t *file_options(const char *format, const char *path)
 
 static void add_data_file(json_t *options)
 {
-    json_object_set_new(options, "data-file", json_pack(
-        "{s:s,s:s}", "driver", "file", "filename", DATA_FILE));
+    json_object_set_new(
+        options, "data-file",
+        json_pack("{s:s,s:s}", "driver", "file", "filename", DATA_FILE));
 }
 
 /* @o is taken. */
@@ -176,8 +175,7 @@ static CO_FN struct node *options_co_open(struct graph *g, json_t *o,
 }
 
 static CO_FN struct node *image_co_open(struct graph *g,
-                                        const struct image *img,
-                                        unsigned flags)
+                                        const struct image *img, unsigned flags)
 {
     json_t *o = file_options(img->format->name, PATH);
 
@@ -197,8 +195,7 @@ static CO_FN struct node *image_co_open(struct graph *g,
 }
 
 /* A good overlay over the image. */
-static CO_FN struct node *cow_co_open(struct graph *g,
-                                          const struct image *img)
+static CO_FN struct node *cow_co_open(struct graph *g, const struct image *img)
 {
     const struct node_driver *drv = graph_find_driver(g, img->format->name);
     json_t *o = json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file",
@@ -210,8 +207,7 @@ static CO_FN struct node *cow_co_open(struct graph *g,
     if (ret < 0) {
         return NULL;
     }
-    n = options_co_open(g, file_options(img->format->name, OVERLAY),
-                        NODE_RDWR);
+    n = options_co_open(g, file_options(img->format->name, OVERLAY), NODE_RDWR);
     if (!n && img->format->data_files) {
         json_t *below = json_object();
 
@@ -226,8 +222,9 @@ static CO_FN struct node *cow_co_open(struct graph *g,
 static CO_FN void use_co(struct graph *g, struct image *img)
 {
     struct node *n = img->flags & FLAG_BASE
-        ? cow_co_open(g, img)
-        : image_co_open(g, img, img->flags & FLAG_RDWR ? NODE_RDWR : 0);
+                         ? cow_co_open(g, img)
+                         : image_co_open(
+                               g, img, img->flags & FLAG_RDWR ? NODE_RDWR : 0);
 
     if (!n) {
         return;
@@ -250,7 +247,7 @@ static CO_FN bool check_co(struct graph *g, const struct image *img,
     if (!n) {
         return false;
     }
-    *res = (struct check_result){};
+    *res = (struct check_result) {};
     ret = node_co_check(n, fix, res, NULL);
     node_co_unref(n);
     return ret == 0;
@@ -287,8 +284,7 @@ static CO_FN void image_entry(void *arg)
     graph_co_free(g);
 }
 
-int image_rig_run(const struct image_format *f, const uint8_t *data,
-                  size_t len)
+int image_rig_run(const struct image_format *f, const uint8_t *data, size_t len)
 {
     struct fuzz_input in = { data, len };
     struct image img = { .format = f };

@@ -20,8 +20,8 @@ enum { IMAGE_RIG_PATCHES = 1, IMAGE_RIG_OPS_MAX = 32 };
 struct image_format {
     const char *name;
     uint8_t magic[4];
-    size_t header_len;          /* of what patches put in front; at most 128 */
-    bool data_files;            /* some want one: they get a file with bytes */
+    size_t header_len; /* of what patches put in front; at most 128 */
+    bool data_files;   /* some want one: they get a file with bytes */
 };
 int image_rig_run(const struct image_format *f, const uint8_t *data,
                   size_t len);

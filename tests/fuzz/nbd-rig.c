@@ -10,9 +10,8 @@
 
 enum { DISK_SIZE = 1 << 20, DATA_SIZE = 256 << 10 };
 
-static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, NULL
-};
+static const struct node_driver *const drivers[] = { &file_driver, &raw_driver,
+                                                     NULL };
 
 struct rig {
     GByteArray *bytes;

@@ -25,7 +25,7 @@
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver,
+    &file_driver,     &raw_driver,  &qed_driver, &copy_on_read_driver,
     &throttle_driver, &hold_driver, NULL,
 };
 
@@ -36,7 +36,7 @@ struct server {
     struct channel *control;
     GPtrArray *nodes;
     json_t *config;
-    GString *out;           /* lines not sent yet */
+    GString *out; /* lines not sent yet */
     bool sending, quit;
     struct co_latch commands;
 };
@@ -54,8 +54,8 @@ static CO_FN void send_entry(void *arg)
         GString *out = s->out;
         struct iovec v;
         s->out = g_string_new(NULL);
-        if (channel_co_write(s->control, iov_one(&v, out->str, out->len), 0)
-            < 0) {
+        if (channel_co_write(s->control, iov_one(&v, out->str, out->len), 0) <
+            0) {
             exit(1);
         }
         g_string_free(out, TRUE);
@@ -91,8 +91,8 @@ static CO_FN int open_co_nodes(struct server *s, GError **err)
 
     json_array_foreach(json_object_get(s->config, "nodes"), i, options) {
         struct node *n;
-        int ret = node_co_open(s->graph, options,
-                               NODE_RDWR | NODE_AUTO_RDONLY, &n, err);
+        int ret = node_co_open(s->graph, options, NODE_RDWR | NODE_AUTO_RDONLY,
+                               &n, err);
         if (ret < 0) {
             return ret;
         }
@@ -128,15 +128,14 @@ static CO_FN int run_co_command(struct server *s, const char *cmd, json_t *in,
     } else if (strcmp(cmd, "add") == 0) {
         return exports_co_add(s->exports, args, err);
     } else if (strcmp(cmd, "del") == 0) {
-        return exports_co_del(
-            s->exports, json_string_value(json_object_get(args, "id")),
-            json_is_true(json_object_get(args, "hard")), err);
+        return exports_co_del(s->exports,
+                              json_string_value(json_object_get(args, "id")),
+                              json_is_true(json_object_get(args, "hard")), err);
     } else if (strcmp(cmd, "stop") == 0) {
         return nbd_server_co_stop(s->exports, err);
     } else if (strcmp(cmd, "query") == 0) {
         json_object_set_new(out, "exports", exports_describe(s->exports));
-        json_object_set_new(out, "coroutines",
-                            json_integer(co_count(s->loop)));
+        json_object_set_new(out, "coroutines", json_integer(co_count(s->loop)));
         json_object_set_new(out, "held", json_integer(hold_waiting()));
         return 0;
     } else if (strcmp(cmd, "hold") == 0) {

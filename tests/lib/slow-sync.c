@@ -21,11 +21,11 @@ static void wait_for_disk(void)
 int fdatasync(int fd)
 {
     wait_for_disk();
-    return (int) syscall(SYS_fdatasync, fd);
+    return (int)syscall(SYS_fdatasync, fd);
 }
 
 int fsync(int fd)
 {
     wait_for_disk();
-    return (int) syscall(SYS_fsync, fd);
+    return (int)syscall(SYS_fsync, fd);
 }

@@ -44,8 +44,8 @@ static void conn_timer(void *arg)
         nbd_conn_break(c);
     }
     if (c->stopping && (!c->broken || c->in_flight > 0)) {
-        loop_timer_arm(&c->timer, now + (c->broken ? LET_GO_NS
-                                                   : NBD_STOP_TICK_NS));
+        loop_timer_arm(&c->timer,
+                       now + (c->broken ? LET_GO_NS : NBD_STOP_TICK_NS));
     }
 }
 

@@ -138,8 +138,9 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
     } else {
         ret = h.len ? channel_co_read_full(c->ch, c->rx, h.len, 0) : 0;
         if (ret == 0) {
-            o = (struct nbd_option){ .opt = h.opt, .data = c->rx,
-                                     .len = h.len };
+            o = (struct nbd_option) { .opt = h.opt,
+                                      .data = c->rx,
+                                      .len = h.len };
             *ret_result = nbd_opt_handle(c, &o);
         }
     }

@@ -27,8 +27,7 @@ static bool context_is_offered(const struct nbd_export *ne, unsigned ctx)
 
 /* Mark what query @q names; false when it is no query at all. */
 static bool query_match(struct nbd_text q, bool list,
-                        const struct nbd_export *ne,
-                        bool found[NBD_CTX_COUNT])
+                        const struct nbd_export *ne, bool found[NBD_CTX_COUNT])
 {
     const char *colon = q.len ? memchr(q.s, ':', q.len) : NULL;
 
@@ -48,8 +47,7 @@ static bool query_match(struct nbd_text q, bool list,
 
 /* The contexts that payload @o asks for. False after an error reply. */
 static bool meta_select(struct nbd_conn *c, const struct nbd_option *o,
-                        struct nbd_export **ret_exp,
-                        bool found[NBD_CTX_COUNT])
+                        struct nbd_export **ret_exp, bool found[NBD_CTX_COUNT])
 {
     bool list = o->opt == NBD_OPT_LIST_META_CONTEXT;
     struct nbd_meta_request r;
@@ -64,13 +62,12 @@ static bool meta_select(struct nbd_conn *c, const struct nbd_option *o,
     ne = nbd_export_find(c->server->exports, r.name);
     if (!ne) {
         char *shown = nbd_text_show(r.name);
-        nbd_opt_error(c, o->opt, NBD_REP_ERR_UNKNOWN,
-                      "export '%s' not present", shown);
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_UNKNOWN, "export '%s' not present",
+                      shown);
         g_free(shown);
         return false;
     }
-    for (unsigned ctx = 0; list && r.count == 0 && ctx < NBD_CTX_COUNT;
-         ctx++) {
+    for (unsigned ctx = 0; list && r.count == 0 && ctx < NBD_CTX_COUNT; ctx++) {
         found[ctx] = context_is_offered(ne, ctx);
     }
     while (nbd_meta_request_next(&r, &q)) {

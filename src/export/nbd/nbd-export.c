@@ -43,8 +43,7 @@ uint64_t nbd_export_size(const struct nbd_export *ne)
     return backend_node(ne->e.backend)->size;
 }
 
-uint16_t nbd_export_flags(const struct nbd_export *ne,
-                          const struct nbd_conn *c)
+uint16_t nbd_export_flags(const struct nbd_export *ne, const struct nbd_conn *c)
 {
     unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
                      NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
@@ -89,7 +88,8 @@ static int nbd_export_refuse_bitmaps(struct opts *o, GError **err)
         ret = err_set(err, ENOENT, "Bitmap '%s' is not found",
                       json_string_value(first));
     } else if (bitmaps && (!json_is_array(bitmaps) || first)) {
-        ret = err_set(err, EINVAL, "Invalid parameter type for 'bitmaps',"
+        ret = err_set(err, EINVAL,
+                      "Invalid parameter type for 'bitmaps',"
                       " expected: array of bitmap names");
     }
     json_decref(bitmaps);

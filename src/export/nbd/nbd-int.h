@@ -34,8 +34,8 @@
 
 struct nbd_export {
     struct export e;
-    char *name;             /* that clients ask for */
-    char *description;      /* or NULL */
+    char *name;        /* that clients ask for */
+    char *description; /* or NULL */
     bool allocation_depth;
     unsigned n_conns;
 };
@@ -46,18 +46,18 @@ struct nbd_server {
     struct loop *loop;
     struct listener *listener;
     unsigned max_conns;
-    GQueue conns;           /* struct nbd_conn, oldest first */
-    unsigned n_slots;       /* taken; at most max_conns */
-    unsigned n_half_open;   /* not (yet) in transmission */
-    uint64_t share;         /* bytes a connection owns of the budget ... */
-    uint64_t excess;        /* ... and what all took beyond theirs */
+    GQueue conns;         /* struct nbd_conn, oldest first */
+    unsigned n_slots;     /* taken; at most max_conns */
+    unsigned n_half_open; /* not (yet) in transmission */
+    uint64_t share;       /* bytes a connection owns of the budget ... */
+    uint64_t excess;      /* ... and what all took beyond theirs */
     uint64_t max_excess;
-    GQueue orphans;         /* struct nbd_request, see orphan.c */
+    GQueue orphans; /* struct nbd_request, see orphan.c */
     struct co_queue orphan_done;
-    uint64_t next_serial;   /* of writes */
-    struct co_queue slot;   /* connections that wait for a slot */
-    struct co_queue room;   /* readers that wait for the budget */
-    struct co_queue empty;  /* who waits for the last connection */
+    uint64_t next_serial;  /* of writes */
+    struct co_queue slot;  /* connections that wait for a slot */
+    struct co_queue room;  /* readers that wait for the budget */
+    struct co_queue empty; /* who waits for the last connection */
     bool stopping;
 };
 
@@ -66,22 +66,22 @@ enum nbd_context_id { NBD_CTX_ALLOCATION, NBD_CTX_DEPTH, NBD_CTX_COUNT };
 #define NBD_CTX_WIRE_ID(ctx) ((uint32_t)(ctx) + 1)
 
 struct nbd_conn {
-    GList link;             /* in server->conns */
+    GList link; /* in server->conns */
     struct nbd_server *server;
     struct channel *ch;
     struct nbd_export *exp; /* from GO or EXPORT_NAME on; holds a reference */
     bool transmitting;
-    bool stopping;          /* asked to go: new work gets ESHUTDOWN */
-    bool broken;            /* nobody reads replies any more */
-    struct loop_timer timer;       /* end of the handshake, or of a stop */
+    bool stopping;           /* asked to go: new work gets ESHUTDOWN */
+    bool broken;             /* nobody reads replies any more */
+    struct loop_timer timer; /* end of the handshake, or of a stop */
     uint64_t stop_deadline_ns;
 
     /* handshake */
     bool no_zeroes, structured;
     unsigned options_remaining;
-    bool listed;            /* LIST has added to options_remaining */
-    GByteArray *out;        /* replies to the option at hand */
-    char *meta_export;      /* that the contexts were chosen for, or NULL */
+    bool listed;       /* LIST has added to options_remaining */
+    GByteArray *out;   /* replies to the option at hand */
+    char *meta_export; /* that the contexts were chosen for, or NULL */
     bool contexts[NBD_CTX_COUNT];
 
     /* reader: bytes [rx_start, rx_end) are not parsed yet */
@@ -91,19 +91,19 @@ struct nbd_conn {
     /* in flight, until the reply is sent */
     unsigned in_flight;
     uint64_t payload;
-    struct co_queue room;   /* the reader, until less is in flight */
+    struct co_queue room; /* the reader, until less is in flight */
     struct nbd_request *spare;
-    GQueue writes;          /* struct nbd_request: those that write */
-    bool looked;            /* for clients that are gone, since the last recv */
-    bool orphaned;          /* no more is read, or the client is gone */
-    bool barred;            /* gone, and others have written: writes nothing */
+    GQueue writes; /* struct nbd_request: those that write */
+    bool looked;   /* for clients that are gone, since the last recv */
+    bool orphaned; /* no more is read, or the client is gone */
+    bool barred;   /* gone, and others have written: writes nothing */
 
     /* replies, in order of completion */
     struct nbd_request *tx_head, **tx_tail;
     struct co *writer;
-    bool writing;           /* it has not ended */
+    bool writing; /* it has not ended */
     bool writer_idle;
-    bool writer_end;        /* it should */
+    bool writer_end; /* it should */
     struct iovec tx_v[NBD_TX_VECTORS];
 };
 
@@ -115,19 +115,19 @@ struct nbd_chunk {
 };
 
 struct nbd_request {
-    struct nbd_request *next;    /* spare, or waiting to be sent */
+    struct nbd_request *next; /* spare, or waiting to be sent */
     struct nbd_conn *conn;
     const struct nbd_command *cmd;
     struct nbd_request_header h;
-    uint64_t cost;               /* bytes of the budget */
-    uint64_t serial;             /* of a write: older or newer */
-    GQueue *queue;               /* that has @link: conn's or server's */
+    uint64_t cost;   /* bytes of the budget */
+    uint64_t serial; /* of a write: older or newer */
+    GQueue *queue;   /* that has @link: conn's or server's */
     GList link;
-    struct co *part_sent;        /* wake it, the request goes on */
-    struct iovec one;            /* payload: @bufs is it or allocated */
+    struct co *part_sent; /* wake it, the request goes on */
+    struct iovec one;     /* payload: @bufs is it or allocated */
     struct iovec *bufs;
     unsigned n_bufs;
-    struct nbd_chunk first;      /* reply: @chunks is it or allocated */
+    struct nbd_chunk first; /* reply: @chunks is it or allocated */
     struct nbd_chunk *chunks;
     unsigned n_chunks;
     struct iovec extra[NBD_CTX_COUNT]; /* owned (g_free): text, extents */

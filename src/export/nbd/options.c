@@ -14,7 +14,7 @@
 
 struct option_handler {
     uint32_t opt;
-    bool no_data;           /* a payload is an error */
+    bool no_data; /* a payload is an error */
     enum nbd_opt_result (*handle)(struct nbd_conn *c,
                                   const struct nbd_option *o);
 };
@@ -33,8 +33,8 @@ static struct nbd_export *find_export(struct nbd_conn *c,
 
     if (!ne) {
         char *shown = nbd_text_show(name);
-        nbd_opt_error(c, o->opt, NBD_REP_ERR_UNKNOWN,
-                      "export '%s' not present", shown);
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_UNKNOWN, "export '%s' not present",
+                      shown);
         g_free(shown);
     }
     return ne;
@@ -111,8 +111,7 @@ static enum nbd_opt_result handle_list(struct nbd_conn *c,
 
     for (guint i = 0; i < list->len; i++) {
         struct export *e = g_ptr_array_index(list, i);
-        if (e->drv == &nbd_export_driver && !e->starting &&
-            !e->shutting_down) {
+        if (e->drv == &nbd_export_driver && !e->starting && !e->shutting_down) {
             list_one(c, o, (struct nbd_export *)e);
             n++;
         }
@@ -251,8 +250,8 @@ enum nbd_opt_result nbd_opt_handle(struct nbd_conn *c,
         nbd_opt_error(c, o->opt, NBD_REP_ERR_UNSUP, "option %u is unknown",
                       o->opt);
     } else if (h->no_data && o->len > 0) {
-        nbd_opt_error(c, o->opt, NBD_REP_ERR_INVALID,
-                      "option %u takes no data", o->opt);
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_INVALID, "option %u takes no data",
+                      o->opt);
     } else {
         return h->handle(c, o);
     }

@@ -38,7 +38,7 @@ struct nbd_chunk *nbd_reply_add(struct nbd_request *r)
 {
     struct nbd_chunk *k = &r->chunks[r->n_chunks++];
 
-    k->data = (struct iov){ 0 };
+    k->data = (struct iov) { 0 };
     return k;
 }
 
@@ -105,11 +105,10 @@ void nbd_reply_error(struct nbd_request *r, int errnum, const char *text)
     nbd_reply_begin(r, 1);
     k = nbd_reply_add(r);
     if (r->conn->structured) {
-        char *full = g_strdup_printf("%s at offset %" PRIu64 " length %"
-                                     PRIu32 ": %s",
-                                     nbd_command_name(r->cmd), r->h.offset,
-                                     r->h.len,
-                                     text ? text : g_strerror(errnum));
+        char *full = g_strdup_printf(
+            "%s at offset %" PRIu64 " length %" PRIu32 ": %s",
+            nbd_command_name(r->cmd), r->h.offset, r->h.len,
+            text ? text : g_strerror(errnum));
         size_t len = strlen(full);
         k->head_len = (uint8_t)nbd_encode_chunk_error(
             k->head, r->h.cookie, NBD_CHUNK_FLAG_DONE, error, (uint16_t)len);
@@ -147,7 +146,7 @@ int nbd_reply_co_part(struct nbd_request *r)
     r->part_sent = co_self();
     nbd_reply_queue(r);
     while (r->part_sent) {
-        co_yield();
+        co_yield ();
     }
     return c->broken ? -ESHUTDOWN : 0;
 }
@@ -166,7 +165,7 @@ static unsigned reply_export(const struct nbd_request *r, struct iovec *v,
     for (unsigned i = 0; i < r->n_chunks; i++) {
         struct nbd_chunk *k = &r->chunks[i];
         size_t part = 0;
-        v[n++] = (struct iovec){ k->head, k->head_len };
+        v[n++] = (struct iovec) { k->head, k->head_len };
         if (k->data.len > 0) {
             n += iov_export(k->data, v + n, max - n, &part);
             g_assert(part == k->data.len);
@@ -238,7 +237,7 @@ static CO_FN void nbd_reply_writer_entry(void *arg)
             writer_co_batch(c);
         } else {
             c->writer_idle = true;
-            co_yield();
+            co_yield ();
             c->writer_idle = false;
         }
     }

@@ -15,10 +15,10 @@
 
 struct nbd_command {
     const char *name;
-    uint16_t flags;     /* that it takes, besides FUA */
-    bool writes;        /* refused on a read-only export */
-    bool ranged;        /* offset and length lie inside the export ... */
-    int beyond;         /* ... else this errno */
+    uint16_t flags; /* that it takes, besides FUA */
+    bool writes;    /* refused on a read-only export */
+    bool ranged;    /* offset and length lie inside the export ... */
+    int beyond;     /* ... else this errno */
     CO_FN_PTR int (*co_run)(struct nbd_request *r);
 };
 
@@ -36,7 +36,7 @@ static bool request_is_durable(const struct nbd_request *r)
 
 /* One part of a read: a run of zeroes, or data. */
 struct read_part {
-    size_t off, len;    /* relative to the piece that is read */
+    size_t off, len; /* relative to the piece that is read */
     bool zero;
 };
 
@@ -48,7 +48,7 @@ static void parts_add(struct read_part *parts, unsigned *n, size_t off,
     if (last && last->zero == zero) {
         last->len += len;
     } else {
-        parts[(*n)++] = (struct read_part){ off, len, zero };
+        parts[(*n)++] = (struct read_part) { off, len, zero };
     }
 }
 
@@ -66,7 +66,8 @@ static CO_FN int read_co_plan(struct nbd_request *r, uint64_t off, size_t len,
         bool zero = false;
         size_t part = len - done;
         if (n < NBD_MAX_READ_CHUNKS - 1 && len >= NBD_HOLE_QUERY_LEN) {
-            int ret = backend_co_status(request_backend(r), off + done, part, &ext);
+            int ret = backend_co_status(request_backend(r), off + done, part,
+                                        &ext);
             if (has_given_up(ret)) {
                 return ret;
             }
@@ -81,14 +82,14 @@ static CO_FN int read_co_plan(struct nbd_request *r, uint64_t off, size_t len,
 }
 
 /* Read @len bytes at @off into the request's buffers and add the chunks. */
-static CO_FN int nbd_request_read_co_piece(struct nbd_request *r, uint64_t off, size_t len,
-                               bool last)
+static CO_FN int nbd_request_read_co_piece(struct nbd_request *r, uint64_t off,
+                                           size_t len, bool last)
 {
     struct read_part parts[NBD_MAX_READ_CHUNKS];
     bool may_split = !(r->h.flags & NBD_CMD_FLAG_DF);
     unsigned n = 1;
 
-    parts[0] = (struct read_part){ 0, len, false };
+    parts[0] = (struct read_part) { 0, len, false };
     if (may_split) {
         int ret = read_co_plan(r, off, len, parts, &n);
         if (ret < 0) {
@@ -100,7 +101,8 @@ static CO_FN int nbd_request_read_co_piece(struct nbd_request *r, uint64_t off, 
         struct read_part *p = &parts[i];
         struct iov iov = nbd_request_iov(r, p->off, p->len);
         if (!p->zero) {
-            int ret = backend_co_preadv(request_backend(r), off + p->off, iov, 0);
+            int ret = backend_co_preadv(request_backend(r), off + p->off, iov,
+                                        0);
             if (ret < 0) {
                 return ret;
             }
@@ -149,7 +151,7 @@ static CO_FN int read_co_run(struct nbd_request *r)
         return nbd_request_read_co_piece(r, r->h.offset, r->h.len, true);
     }
     ret = backend_co_preadv(request_backend(r), r->h.offset,
-                         nbd_request_iov(r, 0, r->h.len), 0);
+                            nbd_request_iov(r, 0, r->h.len), 0);
     if (ret == 0) {
         nbd_reply_simple_data(r, nbd_request_iov(r, 0, r->h.len));
     }
@@ -164,8 +166,8 @@ static CO_FN int write_co_run(struct nbd_request *r)
 
     if (r->h.len > 0) {
         ret = backend_co_pwritev(request_backend(r), r->h.offset,
-                              nbd_request_iov(r, 0, r->h.len),
-                              request_is_durable(r) ? IO_FUA : 0);
+                                 nbd_request_iov(r, 0, r->h.len),
+                                 request_is_durable(r) ? IO_FUA : 0);
     }
     /* Not held until the reply is sent: the write is over. */
     nbd_request_free_bufs(r);
@@ -201,38 +203,36 @@ static CO_FN int zeroes_co_run(struct nbd_request *r)
         flags |= IO_FAST;
     }
     return r->h.len ? backend_co_zero(request_backend(r), r->h.offset, r->h.len,
-                                   flags)
+                                      flags)
                     : 0;
 }
 
 static CO_FN int cache_co_run(struct nbd_request *r)
 {
-    return r->h.len ? backend_co_cache(request_backend(r), r->h.offset, r->h.len)
-                    : 0;
+    return r->h.len
+               ? backend_co_cache(request_backend(r), r->h.offset, r->h.len)
+               : 0;
 }
 
 static const struct nbd_command nbd_request_commands[NBD_CMD_COUNT] = {
-    [NBD_CMD_READ] = {
-        "read", NBD_CMD_FLAG_DF, false, true, EINVAL, read_co_run },
-    [NBD_CMD_WRITE] = {
-        "write", 0, true, true, ENOSPC, write_co_run },
-    [NBD_CMD_FLUSH] = {
-        "flush", 0, false, false, 0, nbd_request_flush_co_run },
-    [NBD_CMD_TRIM] = {
-        "trim", 0, true, true, EINVAL, trim_co_run },
-    [NBD_CMD_CACHE] = {
-        "cache", 0, false, true, EINVAL, cache_co_run },
-    [NBD_CMD_WRITE_ZEROES] = {
-        "write zeroes", NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, true,
-        true, ENOSPC, zeroes_co_run },
-    [NBD_CMD_BLOCK_STATUS] = {
-        "block status", NBD_CMD_FLAG_REQ_ONE, false, true, EINVAL,
-        nbd_request_co_status },
+    [NBD_CMD_READ] = { "read", NBD_CMD_FLAG_DF, false, true, EINVAL,
+                       read_co_run },
+    [NBD_CMD_WRITE] = { "write", 0, true, true, ENOSPC, write_co_run },
+    [NBD_CMD_FLUSH] = { "flush", 0, false, false, 0, nbd_request_flush_co_run },
+    [NBD_CMD_TRIM] = { "trim", 0, true, true, EINVAL, trim_co_run },
+    [NBD_CMD_CACHE] = { "cache", 0, false, true, EINVAL, cache_co_run },
+    [NBD_CMD_WRITE_ZEROES] = { "write zeroes",
+                               NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO,
+                               true, true, ENOSPC, zeroes_co_run },
+    [NBD_CMD_BLOCK_STATUS] = { "block status", NBD_CMD_FLAG_REQ_ONE, false,
+                               true, EINVAL, nbd_request_co_status },
 };
 
 const struct nbd_command *nbd_command_find(uint16_t cmd)
 {
-    return cmd < NBD_CMD_COUNT && nbd_request_commands[cmd].name ? &nbd_request_commands[cmd] : NULL;
+    return cmd < NBD_CMD_COUNT && nbd_request_commands[cmd].name
+               ? &nbd_request_commands[cmd]
+               : NULL;
 }
 
 const char *nbd_command_name(const struct nbd_command *cmd)
@@ -274,8 +274,9 @@ static int check_special(const struct nbd_request *r, const char **ret_text)
     case NBD_CMD_READ:
         *ret_text = "longer than the maximum payload";
         return h->len > NBD_MAX_PAYLOAD &&
-               (!r->conn->structured || (h->flags & NBD_CMD_FLAG_DF))
-               ? EOVERFLOW : 0;
+                       (!r->conn->structured || (h->flags & NBD_CMD_FLAG_DF))
+                   ? EOVERFLOW
+                   : 0;
     case NBD_CMD_WRITE:
         *ret_text = "longer than the maximum payload";
         return h->len > NBD_MAX_PAYLOAD ? EINVAL : 0;
@@ -286,8 +287,7 @@ static int check_special(const struct nbd_request *r, const char **ret_text)
         *ret_text = h->len ? "no metadata context was negotiated"
                            : "length must not be zero";
         return !h->len || !has_contexts(r->conn) ? EINVAL : 0;
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
@@ -337,8 +337,7 @@ uint64_t nbd_request_cost(const struct nbd_conn *c,
     if (h->cmd == NBD_CMD_WRITE) {
         return h->len <= NBD_MAX_PAYLOAD ? h->len : 0;
     }
-    if (h->cmd == NBD_CMD_BLOCK_STATUS &&
-        !(h->flags & NBD_CMD_FLAG_REQ_ONE)) {
+    if (h->cmd == NBD_CMD_BLOCK_STATUS && !(h->flags & NBD_CMD_FLAG_REQ_ONE)) {
         for (unsigned ctx = 0; ctx < NBD_CTX_COUNT; ctx++) {
             cost += c->contexts[ctx] ? NBD_MAX_EXTENTS * NBD_EXTENT_SIZE : 0;
         }
@@ -372,7 +371,7 @@ void nbd_request_alloc(struct nbd_request *r, uint32_t len)
     r->bufs = n > 1 ? g_new(struct iovec, n) : &r->one;
     for (unsigned i = 0; i < n; i++) {
         size_t part = MIN(len, NBD_SEGMENT);
-        r->bufs[i] = (struct iovec){ io_buf_get(part), part };
+        r->bufs[i] = (struct iovec) { io_buf_get(part), part };
         len -= (uint32_t)part;
     }
     r->n_bufs = n;

@@ -21,7 +21,7 @@
 struct extents {
     uint8_t *data;
     unsigned n, max;
-    uint32_t len, flags;    /* of the last */
+    uint32_t len, flags; /* of the last */
 };
 
 static uint32_t context_flags(unsigned ctx, const struct extent *ext)
@@ -85,7 +85,8 @@ static CO_FN int status_co_collect(struct nbd_request *r, struct extents *x)
     for (unsigned calls = 0; off < end && calls < NBD_MAX_STATUS_CALLS;
          calls++) {
         struct extent ext = { 0 };
-        int ret = backend_co_status(r->conn->exp->e.backend, off, end - off, &ext);
+        int ret = backend_co_status(r->conn->exp->e.backend, off, end - off,
+                                    &ext);
         if (ret < 0) {
             /* What is known is an answer; without any it is an error. */
             return off > r->h.offset ? 0 : ret;
@@ -116,8 +117,7 @@ static void status_reply(struct nbd_request *r, const struct extents *x)
             k->head_len = (uint8_t)nbd_encode_chunk_status(
                 k->head, r->h.cookie, ctx == last ? NBD_CHUNK_FLAG_DONE : 0,
                 NBD_CTX_WIRE_ID(ctx), x[ctx].n);
-            k->data = nbd_reply_own(r, x[ctx].data,
-                                    x[ctx].n * NBD_EXTENT_SIZE);
+            k->data = nbd_reply_own(r, x[ctx].data, x[ctx].n * NBD_EXTENT_SIZE);
         }
     }
 }

@@ -28,8 +28,8 @@ static CO_FN int reader_co_need(struct nbd_conn *c, size_t n,
             c->rx_end -= c->rx_start;
             c->rx_start = 0;
         }
-        got = channel_co_read(c->ch, c->rx + c->rx_end,
-                              NBD_RX_SIZE - c->rx_end, timeout_ns);
+        got = channel_co_read(c->ch, c->rx + c->rx_end, NBD_RX_SIZE - c->rx_end,
+                              timeout_ns);
         if (got <= 0) {
             return got < 0 ? (int)got : -EPIPE;
         }

@@ -19,8 +19,13 @@
 #include "graph/debug.h"
 
 enum blkdebug_iotype {
-    BLKDEBUG_READ, BLKDEBUG_WRITE, BLKDEBUG_WRITE_ZEROES, BLKDEBUG_DISCARD,
-    BLKDEBUG_FLUSH, BLKDEBUG_BLOCK_STATUS, BLKDEBUG_IOTYPE_COUNT
+    BLKDEBUG_READ,
+    BLKDEBUG_WRITE,
+    BLKDEBUG_WRITE_ZEROES,
+    BLKDEBUG_DISCARD,
+    BLKDEBUG_FLUSH,
+    BLKDEBUG_BLOCK_STATUS,
+    BLKDEBUG_IOTYPE_COUNT
 };
 /* By enum blkdebug_iotype, NULL-terminated. */
 extern const char *const blkdebug_iotype_names[];
@@ -30,12 +35,12 @@ enum blkdebug_action { BLKDEBUG_INJECT, BLKDEBUG_SET_STATE, BLKDEBUG_BREAK };
 struct blkdebug_rule {
     enum blkdebug_action action;
     enum debug_event event;
-    int64_t state;              /* 0: any */
+    int64_t state; /* 0: any */
     union {
         struct {
-            unsigned iotypes;   /* 1 << enum blkdebug_iotype */
-            int error;          /* errno; 0: let pass */
-            int64_t offset;     /* byte that the request must touch; -1: any */
+            unsigned iotypes; /* 1 << enum blkdebug_iotype */
+            int error;        /* errno; 0: let pass */
+            int64_t offset;   /* byte that the request must touch; -1: any */
             bool once, immediately;
         } inject;
         int64_t new_state;
@@ -44,8 +49,8 @@ struct blkdebug_rule {
 };
 
 struct blkdebug_rules {
-    GQueue by_event[DEBUG_EVENT_COUNT];  /* struct blkdebug_rule, in order */
-    GPtrArray *active;                   /* borrowed from by_event */
+    GQueue by_event[DEBUG_EVENT_COUNT]; /* struct blkdebug_rule, in order */
+    GPtrArray *active;                  /* borrowed from by_event */
     int64_t state;
 };
 
@@ -68,8 +73,7 @@ int blkdebug_rules_check(struct blkdebug_rules *r, enum blkdebug_iotype type,
 /* --- blkdebug-options.c --- */
 
 /* Take "inject-error" and "set-state" out of @o. */
-int blkdebug_take_rules(struct opts *o, struct blkdebug_rules *r,
-                        GError **err);
+int blkdebug_take_rules(struct opts *o, struct blkdebug_rules *r, GError **err);
 /* The same from the text of a config file; @name is for messages. */
 int blkdebug_parse_config(const char *text, const char *name,
                           struct blkdebug_rules *r, GError **err);

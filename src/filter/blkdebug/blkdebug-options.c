@@ -21,8 +21,9 @@
 #define CONFIG_MAX (64u << 10)
 #define SECTOR 512
 #define IOTYPES_DEFAULT \
-    (1u << BLKDEBUG_READ | 1u << BLKDEBUG_WRITE | 1u << BLKDEBUG_WRITE_ZEROES | \
-     1u << BLKDEBUG_DISCARD | 1u << BLKDEBUG_FLUSH)
+    (1u << BLKDEBUG_READ | 1u << BLKDEBUG_WRITE | \
+     1u << BLKDEBUG_WRITE_ZEROES | 1u << BLKDEBUG_DISCARD | \
+     1u << BLKDEBUG_FLUSH)
 
 const char *const blkdebug_iotype_names[] = {
     "read", "write", "write-zeroes", "discard", "flush", "block-status", NULL
@@ -45,8 +46,7 @@ static int take_event(struct opts *o, struct blkdebug_rule *rule, GError **err)
     return MIN(r, 0);
 }
 
-static int take_inject(struct opts *o, struct blkdebug_rule *rule,
-                       GError **err)
+static int take_inject(struct opts *o, struct blkdebug_rule *rule, GError **err)
 {
     int64_t error = EIO, sector = -1;
     int type, r;
@@ -109,8 +109,10 @@ static int rule_add(const struct rule_kind *kind, const json_t *obj,
     int r;
 
     if (!json_is_object(obj)) {
-        return err_set(err, EINVAL, "Invalid parameter type for '%s', "
-                       "expected: list of objects", kind->name);
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for '%s', "
+                       "expected: list of objects",
+                       kind->name);
     }
     o = opts_new(obj);
     r = take_event(o, &rule, err);
@@ -154,7 +156,7 @@ int blkdebug_take_rules(struct opts *o, struct blkdebug_rules *rules,
 
 struct config {
     struct blkdebug_rules *rules;
-    const struct rule_kind *kind;   /* of the section; NULL before the first */
+    const struct rule_kind *kind; /* of the section; NULL before the first */
     json_t *section;
 };
 
@@ -290,16 +292,17 @@ int blkdebug_co_read_config(const char *path, struct blkdebug_rules *rules,
 int blkdebug_take_perms(struct opts *o, const char *name, unsigned *ret_perms,
                         GError **err)
 {
-    static const char *const names[] = {
-        "consistent-read", "write", "write-unchanged", "resize", NULL
-    };
+    static const char *const names[] = { "consistent-read", "write",
+                                         "write-unchanged", "resize", NULL };
     json_t *list = opts_take_any(o, name);
     int r = 0;
 
     *ret_perms = 0;
     if (list && !json_is_array(list)) {
-        r = err_set(err, EINVAL, "Invalid parameter type for '%s', "
-                    "expected: list", name);
+        r = err_set(err, EINVAL,
+                    "Invalid parameter type for '%s', "
+                    "expected: list",
+                    name);
     }
     for (size_t i = 0; i < json_array_size(list) && r >= 0; i++) {
         json_t *obj = json_pack("{s:O}", name, json_array_get(list, i));
@@ -322,8 +325,10 @@ int blkdebug_parse_name(const char *name, char **ret_config, char **ret_path,
     const char *colon = strchr(conf, ':');
 
     if (!g_str_has_prefix(name, "blkdebug:") || !colon || !colon[1]) {
-        return err_set(err, EINVAL, "'%s' is not of the form "
-                       "blkdebug:[CONFIG]:IMAGE", name);
+        return err_set(err, EINVAL,
+                       "'%s' is not of the form "
+                       "blkdebug:[CONFIG]:IMAGE",
+                       name);
     }
     *ret_config = colon > conf ? g_strndup(conf, (gsize)(colon - conf)) : NULL;
     *ret_path = g_strdup(colon + 1);

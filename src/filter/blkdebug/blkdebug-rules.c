@@ -43,8 +43,7 @@ void blkdebug_rules_add(struct blkdebug_rules *r,
     g_queue_push_tail(&r->by_event[rule->event], copy);
 }
 
-unsigned blkdebug_rules_remove_breaks(struct blkdebug_rules *r,
-                                      const char *tag)
+unsigned blkdebug_rules_remove_breaks(struct blkdebug_rules *r, const char *tag)
 {
     unsigned n = 0;
 

@@ -29,17 +29,26 @@ struct suspended {
 
 struct blkdebug {
     struct blkdebug_rules rules;
-    struct suspended *suspended;   /* oldest first */
+    struct suspended *suspended; /* oldest first */
     bool quiesced;
-    char *config;                  /* or NULL */
+    char *config; /* or NULL */
     uint64_t align, max_transfer, opt_zero, max_zero, opt_discard, max_discard;
 };
 
-static const char *const blkdebug_option_names[] = {
-    "image", "config", "align", "max-transfer", "opt-write-zero",
-    "max-write-zero", "opt-discard", "max-discard", "inject-error",
-    "set-state", "take-child-perms", "unshare-child-perms", "filename", NULL
-};
+static const char *const blkdebug_option_names[] = { "image",
+                                                     "config",
+                                                     "align",
+                                                     "max-transfer",
+                                                     "opt-write-zero",
+                                                     "max-write-zero",
+                                                     "opt-discard",
+                                                     "max-discard",
+                                                     "inject-error",
+                                                     "set-state",
+                                                     "take-child-perms",
+                                                     "unshare-child-perms",
+                                                     "filename",
+                                                     NULL };
 static const char *const blkdebug_prefixes[] = { "blkdebug:", NULL };
 
 /* --- options --- */
@@ -74,8 +83,8 @@ static int take_limits(struct opts *o, struct blkdebug *s, GError **err)
 
     if (r > 0 && s->align &&
         (s->align > INT32_MAX || !is_power_of_two(s->align))) {
-        return err_set(err, EINVAL, "Cannot meet constraints with align %"
-                       PRIu64, s->align);
+        return err_set(err, EINVAL,
+                       "Cannot meet constraints with align %" PRIu64, s->align);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(limits) && r >= 0; i++) {
         r = take_limit(o, limits[i].name, MAX(s->align, 1), limits[i].value,
@@ -83,12 +92,14 @@ static int take_limits(struct opts *o, struct blkdebug *s, GError **err)
     }
     /* What is split must leave whole units of the preferred size. */
     if (r >= 0 && s->opt_zero && s->max_zero % s->opt_zero) {
-        r = err_set(err, EINVAL, "Cannot meet constraints with max-write-zero %"
-                    PRIu64, s->max_zero);
+        r = err_set(err, EINVAL,
+                    "Cannot meet constraints with max-write-zero %" PRIu64,
+                    s->max_zero);
     }
     if (r >= 0 && s->opt_discard && s->max_discard % s->opt_discard) {
-        r = err_set(err, EINVAL, "Cannot meet constraints with max-discard %"
-                    PRIu64, s->max_discard);
+        r = err_set(err, EINVAL,
+                    "Cannot meet constraints with max-discard %" PRIu64,
+                    s->max_discard);
     }
     return MIN(r, 0);
 }
@@ -154,7 +165,8 @@ static CO_FN int open_co_perms(struct node *n, struct opts *o, GError **err)
         r = blkdebug_take_perms(o, "unshare-child-perms", &unshare, err);
     }
     return r < 0 || !(take | unshare)
-           ? r : node_co_restrict_file(n, take, unshare, err);
+               ? r
+               : node_co_restrict_file(n, take, unshare, err);
 }
 
 static CO_FN int open_co_rules(struct node *n, struct opts *o, GError **err)
@@ -219,8 +231,7 @@ static CO_FN int blkdebug_co_reopen(struct node *n, struct opts *o,
         json_t *v = opts_take_any(o, name);
 
         if (v && !json_equal(v, json_object_get(n->options, name)) &&
-            (strcmp(name, "image") ||
-             g_strcmp0(json_string_value(v), image))) {
+            (strcmp(name, "image") || g_strcmp0(json_string_value(v), image))) {
             r = err_set(err, EINVAL, "Cannot change the option '%s'", name);
         }
         json_decref(v);
@@ -353,15 +364,11 @@ static int blkdebug_control(struct node *n, enum debug_control what,
     unsigned found;
 
     switch (what) {
-    case DEBUG_BREAK:
-        return break_add(s, event, tag);
-    case DEBUG_RESUME:
-        return suspended_resume(s, tag, 1) ? 0 : -ENOENT;
-    case DEBUG_IS_SUSPENDED:
-        return is_suspended(s, tag);
+    case DEBUG_BREAK: return break_add(s, event, tag);
+    case DEBUG_RESUME: return suspended_resume(s, tag, 1) ? 0 : -ENOENT;
+    case DEBUG_IS_SUSPENDED: return is_suspended(s, tag);
     case DEBUG_REMOVE_BREAK:
-    case DEBUG_RELEASE:
-        break;
+    case DEBUG_RELEASE: break;
     }
     found = blkdebug_rules_remove_breaks(&s->rules, tag);
     found += suspended_resume(s, tag, UINT_MAX);
@@ -443,8 +450,7 @@ static CO_FN int blkdebug_co_zero(struct node *n, uint64_t off, uint64_t len,
     return r;
 }
 
-static CO_FN int blkdebug_co_discard(struct node *n, uint64_t off,
-                                     uint64_t len)
+static CO_FN int blkdebug_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
     const struct blkdebug *s = n->state;
     uint64_t unit = MAX(s->opt_discard, 1), end = off + len;

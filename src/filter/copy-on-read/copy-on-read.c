@@ -18,7 +18,7 @@
 #include "graph/populate.h"
 
 struct cor_state {
-    struct node *bottom;  /* referenced; NULL: the whole chain */
+    struct node *bottom; /* referenced; NULL: the whole chain */
 };
 
 static const char *const cor_option_names[] = { "file", "bottom", NULL };
@@ -41,8 +41,10 @@ static int cor_find_bottom(struct node *n, struct opts *o, GError **err)
         return err_set(err, EINVAL, "Bottom node '%s' is a filter", name);
     }
     if (bottom != top && !node_chain_contains(top, bottom)) {
-        return err_set(err, EINVAL, "Bottom node '%s' is not in the backing "
-                       "chain of '%s'", name, top->name);
+        return err_set(err, EINVAL,
+                       "Bottom node '%s' is not in the backing "
+                       "chain of '%s'",
+                       name, top->name);
     }
     s->bottom = node_ref(bottom);
     return 0;

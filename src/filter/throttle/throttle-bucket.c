@@ -4,18 +4,15 @@
 #include <math.h>
 #include "base/err.h"
 
-#define LIMIT_MAX 1000000000000000ull  /* 1e15 */
+#define LIMIT_MAX 1000000000000000ull /* 1e15 */
 /* Without bursts a bucket holds this part of a second's units. */
 #define BASE_BUCKET_SECONDS 0.1
 #define NS_PER_S 1e9
 
 static const char *const bucket_names[BUCKET_COUNT] = {
-    [BUCKET_IOPS_TOTAL] = "iops-total",
-    [BUCKET_IOPS_READ] = "iops-read",
-    [BUCKET_IOPS_WRITE] = "iops-write",
-    [BUCKET_BPS_TOTAL] = "bps-total",
-    [BUCKET_BPS_READ] = "bps-read",
-    [BUCKET_BPS_WRITE] = "bps-write",
+    [BUCKET_IOPS_TOTAL] = "iops-total", [BUCKET_IOPS_READ] = "iops-read",
+    [BUCKET_IOPS_WRITE] = "iops-write", [BUCKET_BPS_TOTAL] = "bps-total",
+    [BUCKET_BPS_READ] = "bps-read",     [BUCKET_BPS_WRITE] = "bps-write",
 };
 
 /* The buckets that count a read, a write. */
@@ -88,8 +85,10 @@ static int check_bucket(const struct bucket_limit *b, const char *name,
                        name);
     }
     if (b->max && b->length > LIMIT_MAX / b->max) {
-        return err_set(err, EINVAL, "'%s-max-length' is too high for this "
-                       "'%s-max'", name, name);
+        return err_set(err, EINVAL,
+                       "'%s-max-length' is too high for this "
+                       "'%s-max'",
+                       name, name);
     }
     if (b->max && !b->rate) {
         return err_set(err, EINVAL, "'%s-max' needs '%s'", name, name);
@@ -118,9 +117,11 @@ int throttle_limits_check(const struct throttle_limits *l, GError **err)
 
         if ((b[0].rate && (b[1].rate || b[2].rate)) ||
             (b[0].max && (b[1].max || b[2].max))) {
-            return err_set(err, EINVAL, "'%s' and '%s' or '%s' cannot be used "
-                           "at the same time", bucket_names[i],
-                           bucket_names[i + 1], bucket_names[i + 2]);
+            return err_set(err, EINVAL,
+                           "'%s' and '%s' or '%s' cannot be used "
+                           "at the same time",
+                           bucket_names[i], bucket_names[i + 1],
+                           bucket_names[i + 2]);
         }
     }
     if (l->iops_size && !any_iops) {
@@ -173,8 +174,7 @@ static double bucket_wait(const struct bucket_level *v,
     if (!l->rate) {
         return 0;
     }
-    brim = l->max ? (double)l->max * l->length
-                  : l->rate * BASE_BUCKET_SECONDS;
+    brim = l->max ? (double)l->max * l->length : l->rate * BASE_BUCKET_SECONDS;
     if (v->level > brim) {
         wait = (v->level - brim) / l->rate;
     }
@@ -208,7 +208,8 @@ void throttle_levels_pour(struct throttle_levels *v,
                           uint64_t bytes)
 {
     double ops = l->iops_size && bytes > l->iops_size
-                 ? (double)bytes / l->iops_size : 1;
+                     ? (double)bytes / l->iops_size
+                     : 1;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(counted_by[0]); i++) {
         enum bucket_kind k = counted_by[is_write][i];

@@ -16,28 +16,32 @@
 
 /* The order is that of the option names. */
 enum bucket_kind {
-    BUCKET_IOPS_TOTAL, BUCKET_IOPS_READ, BUCKET_IOPS_WRITE,
-    BUCKET_BPS_TOTAL, BUCKET_BPS_READ, BUCKET_BPS_WRITE,
+    BUCKET_IOPS_TOTAL,
+    BUCKET_IOPS_READ,
+    BUCKET_IOPS_WRITE,
+    BUCKET_BPS_TOTAL,
+    BUCKET_BPS_READ,
+    BUCKET_BPS_WRITE,
     BUCKET_COUNT
 };
 
 struct bucket_limit {
-    uint64_t rate;    /* units a second; 0 = no limit */
-    uint64_t max;     /* units a second in a burst; 0 = no bursts */
-    uint64_t length;  /* of a burst at @max, seconds */
+    uint64_t rate;   /* units a second; 0 = no limit */
+    uint64_t max;    /* units a second in a burst; 0 = no bursts */
+    uint64_t length; /* of a burst at @max, seconds */
 };
 struct throttle_limits {
     struct bucket_limit bucket[BUCKET_COUNT];
-    uint64_t iops_size;  /* a request counts once for each so many bytes */
+    uint64_t iops_size; /* a request counts once for each so many bytes */
 };
 
 struct bucket_level {
-    double level;        /* units over the sustained rate */
-    double burst;        /* units over the burst rate */
+    double level; /* units over the sustained rate */
+    double burst; /* units over the burst rate */
 };
 struct throttle_levels {
     struct bucket_level bucket[BUCKET_COUNT];
-    uint64_t at_ns;      /* when they were last leaked */
+    uint64_t at_ns; /* when they were last leaked */
 };
 
 void throttle_limits_init(struct throttle_limits *l);

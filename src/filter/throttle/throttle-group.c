@@ -32,10 +32,10 @@ struct throttle_group {
     struct loop *loop;
     struct throttle_limits limits;
     struct throttle_levels levels;
-    GPtrArray *members;      /* borrowed */
-    unsigned turn[2];        /* index of the member that is next */
-    unsigned waiting[2];     /* requests that wait */
-    unsigned first;          /* the direction that is next */
+    GPtrArray *members;  /* borrowed */
+    unsigned turn[2];    /* index of the member that is next */
+    unsigned waiting[2]; /* requests that wait */
+    unsigned first;      /* the direction that is next */
     struct loop_timer timer;
 };
 
@@ -95,7 +95,7 @@ static struct throttle_member *group_next_member(struct throttle_group *g,
 /* Let one request of @is_write pass if the buckets allow; else lower
  * *@wait_ns to when they will. */
 static bool group_admit_one(struct throttle_group *g, bool is_write,
-                           uint64_t *wait_ns)
+                            uint64_t *wait_ns)
 {
     uint64_t wait;
 
@@ -156,7 +156,7 @@ void throttle_member_co_wait(struct throttle_member *m, bool is_write,
     member_push(m, is_write, &w);
     group_schedule(g);
     while (!w.admitted) {
-        co_yield();
+        co_yield ();
     }
 }
 
@@ -216,8 +216,8 @@ static void registry_put(struct graph *g, struct throttle_group *group)
 
     g_mutex_lock(&registry_lock);
     if (!registry) {
-        registry = g_hash_table_new_full(
-            NULL, NULL, NULL, (GDestroyNotify)g_hash_table_unref);
+        registry = g_hash_table_new_full(NULL, NULL, NULL,
+                                         (GDestroyNotify)g_hash_table_unref);
     }
     groups = g_hash_table_lookup(registry, g);
     if (!groups) {
@@ -269,7 +269,8 @@ static int props_parse(struct throttle_limits *l, const json_t *props,
     }
     limits = opts_take_any(o, "limits");
     if (limits && !json_is_object(limits)) {
-        r = err_set(err, EINVAL, "Invalid parameter type for 'limits', "
+        r = err_set(err, EINVAL,
+                    "Invalid parameter type for 'limits', "
                     "expected: object");
     } else if (limits) {
         r = limits_parse(l, limits, err);
@@ -289,8 +290,10 @@ int throttle_group_add(struct graph *g, const char *id, const json_t *props,
     int r;
 
     if (group_find(g, id)) {
-        return err_set(err, EEXIST, "attempt to add duplicate property '%s' to "
-                       "object (type 'container')", id);
+        return err_set(err, EEXIST,
+                       "attempt to add duplicate property '%s' to "
+                       "object (type 'container')",
+                       id);
     }
     throttle_limits_init(&limits);
     r = props_parse(&limits, props, err);

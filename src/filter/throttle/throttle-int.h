@@ -12,8 +12,8 @@ struct throttle_group;
 /* One filter node of a group. The struct belongs to the filter. */
 struct throttle_member {
     struct throttle_group *group;
-    struct throttle_wait *head[2], *tail[2];  /* reads, writes that wait */
-    unsigned draining;   /* > 0: requests pass without waiting */
+    struct throttle_wait *head[2], *tail[2]; /* reads, writes that wait */
+    unsigned draining; /* > 0: requests pass without waiting */
 };
 
 /* Join group @id, leaving another; nothing may wait. -ENOENT "Throttle group

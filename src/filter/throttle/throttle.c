@@ -18,9 +18,8 @@ struct throttle_state {
     struct throttle_member member;
 };
 
-static const char *const throttle_option_names[] = {
-    "file", "throttle-group", NULL
-};
+static const char *const throttle_option_names[] = { "file", "throttle-group",
+                                                     NULL };
 
 static struct throttle_member *member_of(struct node *n)
 {
@@ -93,8 +92,7 @@ static CO_FN int throttle_co_zero(struct node *n, uint64_t off, uint64_t len,
     return node_co_zero(node_file(n), off, len, flags);
 }
 
-static CO_FN int throttle_co_discard(struct node *n, uint64_t off,
-                                     uint64_t len)
+static CO_FN int throttle_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
     throttle_member_co_wait(member_of(n), true, len);
     return node_co_discard(node_file(n), off, len);

@@ -67,10 +67,10 @@ static bool fits_zlib(size_t src_len, size_t dst_len)
 static void stream_set(z_stream *z, const void *src, size_t src_len, void *dst,
                        size_t dst_len)
 {
-    z->next_in = (Bytef *) src;
-    z->avail_in = (uInt) src_len;
+    z->next_in = (Bytef *)src;
+    z->avail_in = (uInt)src_len;
     z->next_out = dst;
-    z->avail_out = (uInt) dst_len;
+    z->avail_out = (uInt)dst_len;
 }
 
 /* NULL: memory is short. */
@@ -176,8 +176,8 @@ static int zstd_decompress(const void *src, size_t src_len, void *dst,
         size_t r = ZSTD_decompressStream(d, &out, &in);
 
         if (ZSTD_isError(r)) {
-            ret = ZSTD_getErrorCode(r) == ZSTD_error_memory_allocation
-                  ? -ENOMEM : -EIO;
+            ret = ZSTD_getErrorCode(r) == ZSTD_error_memory_allocation ? -ENOMEM
+                                                                       : -EIO;
         } else if (in.pos == in_was && out.pos == out_was) {
             ret = -EIO; /* it wants more than there is */
         }
@@ -203,8 +203,9 @@ static int zstd_compress(const void *src, size_t src_len, void *dst,
     ZSTD_CCtx_reset(c, ZSTD_reset_session_only);
     if (r != 0) { /* an error, or bytes that did not fit */
         return ZSTD_isError(r) &&
-               ZSTD_getErrorCode(r) == ZSTD_error_memory_allocation
-               ? -ENOMEM : -ENOSPC;
+                       ZSTD_getErrorCode(r) == ZSTD_error_memory_allocation
+                   ? -ENOMEM
+                   : -ENOSPC;
     }
     *ret_len = out.pos;
     return 0;
@@ -221,8 +222,8 @@ int codec_compress(enum codec c, const void *src, size_t src_len, void *dst,
                    size_t dst_max, size_t *ret_len)
 {
     return c == CODEC_ZSTD
-           ? zstd_compress(src, src_len, dst, dst_max, ret_len)
-           : deflate_compress(src, src_len, dst, dst_max, ret_len);
+               ? zstd_compress(src, src_len, dst, dst_max, ret_len)
+               : deflate_compress(src, src_len, dst, dst_max, ret_len);
 }
 
 static void task_decompress(void *arg)
@@ -237,8 +238,8 @@ static void task_compress(void *arg)
 {
     struct task *t = arg;
 
-    t->result = codec_compress(t->codec, t->src, t->src_len, t->dst,
-                               t->dst_len, t->ret_len);
+    t->result = codec_compress(t->codec, t->src, t->src_len, t->dst, t->dst_len,
+                               t->ret_len);
 }
 
 int codec_co_decompress(struct cpu_pool *o, enum codec c, const void *src,

@@ -18,7 +18,7 @@ enum codec { CODEC_DEFLATE, CODEC_ZSTD };
 
 enum {
     CODEC_DEFLATE_WINDOW_BITS = 12,
-    CODEC_ZSTD_WINDOW_MAX = 23,     /* log2 of bytes */
+    CODEC_ZSTD_WINDOW_MAX = 23, /* log2 of bytes */
 };
 
 /* Fill all of @dst from @src. 0; -EIO the stream is damaged, ends too early or

@@ -14,10 +14,10 @@ static unsigned at_once(void)
     static gsize known;
 
     if (g_once_init_enter(&known)) {
-        g_once_init_leave(&known, CLAMP(g_get_num_processors(), AT_ONCE_MIN,
-                                        AT_ONCE_MAX));
+        g_once_init_leave(
+            &known, CLAMP(g_get_num_processors(), AT_ONCE_MIN, AT_ONCE_MAX));
     }
-    return (unsigned) known;
+    return (unsigned)known;
 }
 
 void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg)

@@ -15,4 +15,5 @@ struct cpu_pool {
 };
 
 /* Run @fn(@arg) off the loop and wait. @fn must not touch loop state. */
-CO_FN void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg);
+CO_FN void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg),
+                           void *arg);

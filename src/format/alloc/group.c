@@ -26,30 +26,30 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 
-#define GROUP_MAX_BYTES  (UINT64_C(64) << 20)
+#define GROUP_MAX_BYTES (UINT64_C(64) << 20)
 #define GROUP_MAX_AGE_NS UINT64_C(1000000000)
 
 struct group {
     /* set at creation */
     struct loop *loop;
-    struct node *node;      /* keeps the error of a flush */
+    struct node *node; /* keeps the error of a flush */
     struct node *file;
     const struct group_ops *ops;
     void *arg;
     uint64_t max_bytes, max_age_ns;
 
     /* generations */
-    uint64_t open;          /* joins go here; first is 1 */
-    uint64_t bytes;         /* joined `open` */
-    bool joined;            /* anything in `open`? */
-    bool unpublished;       /* anything below `open`? */
-    unsigned writing[2];    /* data writes in flight, by generation & 1 */
-    struct co_queue data;   /* waits for writing[] of the closed one */
+    uint64_t open;        /* joins go here; first is 1 */
+    uint64_t bytes;       /* joined `open` */
+    bool joined;          /* anything in `open`? */
+    bool unpublished;     /* anything below `open`? */
+    unsigned writing[2];  /* data writes in flight, by generation & 1 */
+    struct co_queue data; /* waits for writing[] of the closed one */
 
     /* passes */
-    bool busy;              /* one runs, or group_co_lock() */
+    bool busy; /* one runs, or group_co_lock() */
     uint64_t started, done;
-    int result;             /* of the last one done */
+    int result;              /* of the last one done */
     struct co_queue commits; /* waits for !busy */
 
     /* background */

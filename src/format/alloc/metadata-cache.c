@@ -21,8 +21,9 @@ static void table_free(struct metadata_cache *c, struct table *t)
     g_free(t);
 }
 
-void metadata_cache_init(struct metadata_cache *c, size_t table_bytes, uint64_t max_bytes,
-                 int (*co_load)(void *arg, struct table *t), void *arg)
+void metadata_cache_init(struct metadata_cache *c, size_t table_bytes,
+                         uint64_t max_bytes,
+                         int (*co_load)(void *arg, struct table *t), void *arg)
 {
     *c = (struct metadata_cache) {
         .by_key = g_hash_table_new(g_direct_hash, g_direct_equal),
@@ -161,7 +162,8 @@ static CO_FN int tables_table_co_load(struct metadata_cache *c, struct table *t)
     return ret;
 }
 
-int metadata_cache_co_get(struct metadata_cache *c, uint64_t key, struct table **ret_t)
+int metadata_cache_co_get(struct metadata_cache *c, uint64_t key,
+                          struct table **ret_t)
 {
     struct table *t;
     int ret;
@@ -190,7 +192,8 @@ int metadata_cache_co_get(struct metadata_cache *c, uint64_t key, struct table *
     return 0;
 }
 
-int metadata_cache_co_new(struct metadata_cache *c, uint64_t key, struct table **ret_t)
+int metadata_cache_co_new(struct metadata_cache *c, uint64_t key,
+                          struct table **ret_t)
 {
     int ret = slot_co_get(c, key, ret_t);
 

@@ -19,19 +19,19 @@
 
 struct table {
     uint64_t key;
-    void *data;                   /* tables.table_bytes, as in the file */
+    void *data; /* tables.table_bytes, as in the file */
     /* format/alloc/metadata-cache.c's */
     unsigned refs;
     bool loading;
     int error;
     struct co_queue waiters;
-    GList lru;                    /* in tables.lru while refs == 0 */
+    GList lru; /* in tables.lru while refs == 0 */
 };
 
 /* In the driver's state; members are private. */
 struct metadata_cache {
-    GHashTable *by_key;           /* NULL before metadata_cache_init() */
-    GQueue lru;                   /* unused ones, oldest first */
+    GHashTable *by_key; /* NULL before metadata_cache_init() */
+    GQueue lru;         /* unused ones, oldest first */
     size_t table_bytes;
     uint64_t bytes, max_bytes;
     struct co_queue room;
@@ -41,8 +41,9 @@ struct metadata_cache {
 
 /* @co_load fills t->data of t->key; its failure is that of all who wait, and is
  * not kept. At least one table fits whatever @max_bytes says. */
-void metadata_cache_init(struct metadata_cache *c, size_t table_bytes, uint64_t max_bytes,
-                 int (*co_load)(void *arg, struct table *t), void *arg);
+void metadata_cache_init(struct metadata_cache *c, size_t table_bytes,
+                         uint64_t max_bytes,
+                         int (*co_load)(void *arg, struct table *t), void *arg);
 /* Free everything; nobody holds a table. Fine without metadata_cache_init(). */
 void metadata_cache_done(struct metadata_cache *c);
 /* Forget all tables; nobody holds one. */
@@ -51,12 +52,14 @@ void metadata_cache_clear(struct metadata_cache *c);
 void metadata_cache_forget(struct metadata_cache *c, uint64_t key);
 
 /* The table of @key from memory, or loaded. Put it. */
-CO_FN int metadata_cache_co_get(struct metadata_cache *c, uint64_t key, struct table **ret_t);
+CO_FN int metadata_cache_co_get(struct metadata_cache *c, uint64_t key,
+                                struct table **ret_t);
 /* If it is in memory: borrowed until the next yield. */
 struct table *metadata_cache_peek(struct metadata_cache *c, uint64_t key);
 /* A new table of zeroes under @key, which is not in the cache and which nobody
  * else asks for. Put it. */
-CO_FN int metadata_cache_co_new(struct metadata_cache *c, uint64_t key, struct table **ret_t);
+CO_FN int metadata_cache_co_new(struct metadata_cache *c, uint64_t key,
+                                struct table **ret_t);
 /* Hold @t, which was borrowed or is held, once more. */
 void metadata_cache_ref(struct metadata_cache *c, struct table *t);
 void metadata_cache_put(struct metadata_cache *c, struct table *t);

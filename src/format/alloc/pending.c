@@ -68,7 +68,7 @@ unsigned pending_count(const struct pending *p)
     unsigned n = 0;
 
     for (unsigned i = 0; i < p->n; i++) {
-        n += (unsigned) g_tree_nnodes(p->gens[i].map);
+        n += (unsigned)g_tree_nnodes(p->gens[i].map);
     }
     return n;
 }

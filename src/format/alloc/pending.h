@@ -12,13 +12,13 @@
 #include <stdint.h>
 
 enum {
-    PENDING_GENERATIONS = 3,       /* failed, open, and one being closed */
+    PENDING_GENERATIONS = 3, /* failed, open, and one being closed */
 };
 
 struct pending_gen {
     uint64_t gen;
-    GTree *map;                    /* cluster index -> value, ordered */
-    uint64_t end;                  /* for the format; merging keeps the largest */
+    GTree *map;   /* cluster index -> value, ordered */
+    uint64_t end; /* for the format; merging keeps the largest */
 };
 
 struct pending {
@@ -61,5 +61,6 @@ static inline gpointer pending_walk_value(const struct pending_walk *w,
                                           unsigned i, uint64_t idx)
 {
     return w->at[i] && pending_idx(w->at[i]) == idx
-        ? g_tree_node_value(w->at[i]) : NULL;
+               ? g_tree_node_value(w->at[i])
+               : NULL;
 }

@@ -45,23 +45,28 @@ static CO_FN int name_co_set(struct overlay *o, const char *name,
     int ret;
 
     if (len == 0 || len > COW_BACKING_MAX) {
-        return err_set(err, len ? ENOSPC : EINVAL, "Backing file name of %zu "
-                       "bytes: an overlay takes 1 to %d", len,
-                       COW_BACKING_MAX);
+        return err_set(err, len ? ENOSPC : EINVAL,
+                       "Backing file name of %zu "
+                       "bytes: an overlay takes 1 to %d",
+                       len, COW_BACKING_MAX);
     }
     if (fmt && strlen(fmt) > COW_FORMAT_MAX) {
         return err_set(err, EINVAL, "Backing format '%s' is too long", fmt);
     }
     if (o->complete) {
-        return err_set(err, ENOTSUP, "The overlay is complete and takes no "
-                       "backing file: make one over '%s'", o->node->filename);
+        return err_set(err, ENOTSUP,
+                       "The overlay is complete and takes no "
+                       "backing file: make one over '%s'",
+                       o->node->filename);
     }
     g_strlcpy(h.backing, name, sizeof(h.backing));
     g_strlcpy(h.backing_format, fmt ? fmt : "", sizeof(h.backing_format));
     h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
     ret = header_co_change(o, &h);
-    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not change the "
-                                        "backing file of the overlay");
+    return ret == 0 ? 0
+                    : err_set_errno(err, -ret,
+                                    "Could not change the "
+                                    "backing file of the overlay");
 }
 
 /* --- none --- */
@@ -78,11 +83,10 @@ static CO_FN int rest_co_fill(struct overlay *o)
         bool here = false;
 
         ret = cow_co_lookup(o, off, min_u64(size - off, FILL_AT_ONCE), &here,
-                                &len);
+                            &len);
         if (ret == 0 && !here) {
-            ret = over_base
-                ? node_co_populate(o->node, NULL, off, len, 0, NULL)
-                : cow_co_zero_missing(o, off, len);
+            ret = over_base ? node_co_populate(o->node, NULL, off, len, 0, NULL)
+                            : cow_co_zero_missing(o, off, len);
         }
         off += len;
     }
@@ -101,8 +105,10 @@ static CO_FN int cow_co_complete(struct overlay *o, GError **err)
     if (ret == 0 && !BARRIER_OFF(OVERLAY_FILLED)) {
         ret = cow_co_find_clear(o, 0, &clear);
         if (ret == 0 && clear < cow_clusters(&o->hdr)) {
-            return err_set(err, EIO, "The overlay still needs its backing file "
-                           "at offset %" PRIu64, clear << o->cluster_bits);
+            return err_set(err, EIO,
+                           "The overlay still needs its backing file "
+                           "at offset %" PRIu64,
+                           clear << o->cluster_bits);
         }
     }
     if (ret == 0) {
@@ -120,7 +126,7 @@ static CO_FN int cow_co_complete(struct overlay *o, GError **err)
 }
 
 int cow_co_change_backing(struct node *n, const char *name, const char *fmt,
-                              GError **err)
+                          GError **err)
 {
     struct overlay *o = cow_of(n);
     int ret = 0;

@@ -36,17 +36,20 @@ static int base_compare(const struct overlay *o, const struct node *base,
     int ret = 0;
 
     if (was->base_size != now->base_size) {
-        ret = err_set(err, ESTALE, "Backing file '%s' has %" PRIu64 " bytes, "
-                      "had %" PRIu64 " when '%s' was made over it", name,
-                      now->base_size, was->base_size, o->node->name);
+        ret = err_set(err, ESTALE,
+                      "Backing file '%s' has %" PRIu64 " bytes, "
+                      "had %" PRIu64 " when '%s' was made over it",
+                      name, now->base_size, was->base_size, o->node->name);
     } else if ((was->known & now->known & COW_KNOWS_TIME) &&
                was->base_time != now->base_time) {
-        ret = err_set(err, ESTALE, "Backing file '%s' was changed since '%s' "
-                      "was made over it", name, o->node->name);
+        ret = err_set(err, ESTALE,
+                      "Backing file '%s' was changed since '%s' "
+                      "was made over it",
+                      name, o->node->name);
     }
     if (ret < 0) {
         err_hint(err, "If it shows the same disk as then, 'sluice rebase -u' "
-                 "to the same name takes it as it is.");
+                      "to the same name takes it as it is.");
     }
     return ret;
 }
@@ -86,5 +89,6 @@ int cow_co_forget_base(struct node *n, GError **err)
     ret = cow_co_header_write(o, &h);
     group_unlock(o->group);
     return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not write the overlay's header");
+                    : err_set_errno(err, -ret,
+                                    "Could not write the overlay's header");
 }

@@ -73,7 +73,8 @@ static CO_FN int check_co_slots(struct overlay *o, unsigned fix, GError **err)
         group_unlock(o->group);
     }
     return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not write the overlay's header");
+                    : err_set_errno(err, -ret,
+                                    "Could not write the overlay's header");
 }
 
 static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
@@ -88,12 +89,13 @@ static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
 
         if (ret < 0) {
             res->check_errors++;
-            return err_set_errno(err, -ret, "Could not read the overlay's "
+            return err_set_errno(err, -ret,
+                                 "Could not read the overlay's "
                                  "map");
         }
         if (here) {
             res->allocated_clusters += (len + cow_cluster(o) - 1) >>
-                o->cluster_bits;
+                                       o->cluster_bits;
         }
         off += len;
     }
@@ -101,7 +103,7 @@ static CO_FN int check_co_count(struct overlay *o, struct check_result *res,
 }
 
 int cow_co_check(struct node *n, unsigned fix, struct check_result *res,
-                     GError **err)
+                 GError **err)
 {
     struct overlay *o = cow_of(n);
     int ret = check_co_data(o, fix, res, err);

@@ -29,8 +29,10 @@ static int text_take(struct opts *o, const char *name, char *to, size_t max,
     int ret = opts_take_str(o, name, &text, err);
 
     if (ret > 0 && strlen(text) > max) {
-        return err_set(err, EINVAL, "Parameter '%s' has %zu bytes; an overlay "
-                       "takes at most %zu", name, strlen(text), max);
+        return err_set(err, EINVAL,
+                       "Parameter '%s' has %zu bytes; an overlay "
+                       "takes at most %zu",
+                       name, strlen(text), max);
     }
     if (ret > 0) {
         g_strlcpy(to, text, max + 1);
@@ -43,15 +45,17 @@ static int default_name(const struct node *file, struct cow_header *h,
                         GError **err)
 {
     g_autofree char *base = g_path_get_basename(file->filename ? file->filename
-                                                : "");
+                                                               : "");
     g_autofree char *name = g_str_has_suffix(base, ".cow") &&
-        strlen(base) > strlen(".cow")
-        ? g_strndup(base, strlen(base) - strlen(".cow"))
-        : g_strconcat(base, ".", h->data_format, NULL);
+                                    strlen(base) > strlen(".cow")
+                                ? g_strndup(base, strlen(base) - strlen(".cow"))
+                                : g_strconcat(base, ".", h->data_format, NULL);
 
     if (strlen(name) > COW_DATA_NAME_MAX) {
-        return err_set(err, EINVAL, "The name '%s' is too long for a data "
-                       "file: name one with data_file", name);
+        return err_set(err, EINVAL,
+                       "The name '%s' is too long for a data "
+                       "file: name one with data_file",
+                       name);
     }
     g_strlcpy(h->data_name, name, sizeof(h->data_name));
     return 0;
@@ -68,8 +72,8 @@ static int header_take(struct opts *o, const struct node *file,
     }
     if (ret < 0 ||
         (ret = opts_take_size(o, "cluster_size", &cluster, err)) < 0 ||
-        (ret = text_take(o, "backing_file", h->backing, COW_BACKING_MAX,
-                         err)) < 0 ||
+        (ret = text_take(o, "backing_file", h->backing, COW_BACKING_MAX, err)) <
+            0 ||
         (ret = text_take(o, "backing_fmt", h->backing_format, COW_FORMAT_MAX,
                          err)) < 0 ||
         (ret = text_take(o, "data_format", h->data_format, COW_FORMAT_MAX,
@@ -158,7 +162,10 @@ int cow_co_create(struct node *file, struct opts *o, GError **err)
 int cow_measure(struct opts *o, struct image_measure *ret, GError **err)
 {
     static const char *const no_matter[] = {
-        "backing_file", "backing_fmt", "data_file", "data_format",
+        "backing_file",
+        "backing_fmt",
+        "data_file",
+        "data_format",
     };
     struct cow_header h = { .cluster_bits = COW_CLUSTER_BITS_DEFAULT };
     uint64_t cluster = UINT64_C(1) << COW_CLUSTER_BITS_DEFAULT;
@@ -180,8 +187,8 @@ int cow_measure(struct opts *o, struct image_measure *ret, GError **err)
     h.cluster_bits = (uint32_t)g_bit_storage(cluster) - 1;
     ret->size = h.size;
     ret->metadata = COW_SLOTS * COW_SLOT_BYTES +
-        cow_groups(&h) * COW_BLOCK_BYTES +
-        round_up(cow_groups(&h) / 4 + 1, COW_BLOCK_BYTES);
+                    cow_groups(&h) * COW_BLOCK_BYTES +
+                    round_up(cow_groups(&h) / 4 + 1, COW_BLOCK_BYTES);
     ret->cluster_size = cluster;
     return 0;
 }

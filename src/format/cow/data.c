@@ -25,8 +25,10 @@ static CO_FN int folder_co_find(struct node *n, char **ret_dir, GError **err)
     int ret;
 
     if (!storage || !storage->drv->co_real_path) {
-        err_set(err, EINVAL, "The overlay '%s' is not in a folder, so its data "
-                "file cannot be found", n->name);
+        err_set(err, EINVAL,
+                "The overlay '%s' is not in a folder, so its data "
+                "file cannot be found",
+                n->name);
         err_hint(err, "Name its node: data-file=NODE-NAME.");
         return -EINVAL;
     }
@@ -52,9 +54,9 @@ static CO_FN char *data_co_path(const struct overlay *o, const char *dir)
     char *path = g_build_filename(dir, partial, NULL);
     struct stat st;
 
-    if (!o->complete || (io_co_stat(path, &st) == 0 &&
-                         (!(o->hdr.known & COW_KNOWS_DATA) ||
-                          st.st_ino == o->hdr.data_inode))) {
+    if (!o->complete ||
+        (io_co_stat(path, &st) == 0 && (!(o->hdr.known & COW_KNOWS_DATA) ||
+                                        st.st_ino == o->hdr.data_inode))) {
         return path;
     }
     g_free(path);
@@ -78,7 +80,8 @@ static json_t *data_options(const struct overlay *o, const char *path)
         }
     }
     data = file ? json_pack("{s:{s:s,s:o}}", "data-file", "driver",
-                            o->hdr.data_format, "file", file) : NULL;
+                            o->hdr.data_format, "file", file)
+                : NULL;
     if (data && !g_str_equal(o->hdr.data_format, "raw")) {
         json_object_set_new(json_object_get(data, "data-file"), "backing",
                             json_null());
@@ -91,14 +94,17 @@ static int cow_format_check(const struct overlay *o, GError **err)
     const struct node_driver *drv = graph_find_driver(o->node->graph,
                                                       o->hdr.data_format);
 
-    return drv && drv->kind == NODE_FORMAT && drv != o->node->drv ? 0
-        : err_set(err, EINVAL, "The data file of '%s' has format '%s', which "
-                  "cannot be used", o->node->name, o->hdr.data_format);
+    return drv && drv->kind == NODE_FORMAT && drv != o->node->drv
+               ? 0
+               : err_set(err, EINVAL,
+                         "The data file of '%s' has format '%s', which "
+                         "cannot be used",
+                         o->node->name, o->hdr.data_format);
 }
 
 /* What was opened by its name must be there itself. */
 static CO_FN int cow_place_co_check(struct overlay *o, const char *path,
-                                GError **err)
+                                    GError **err)
 {
     struct node *storage = node_storage(cow_data(o));
     g_autofree char *real = NULL;
@@ -111,9 +117,11 @@ static CO_FN int cow_place_co_check(struct overlay *o, const char *path,
         return err_set_errno(err, -ret, "Could not find out where '%s' is",
                              path);
     }
-    return g_str_equal(real, path) ? 0
-        : err_set(err, EPERM, "Data file '%s' is refused: it is a link to '%s'",
-                  path, real);
+    return g_str_equal(real, path)
+               ? 0
+               : err_set(err, EPERM,
+                         "Data file '%s' is refused: it is a link to '%s'",
+                         path, real);
 }
 
 static CO_FN int named_co_open(struct overlay *o, GError **err)
@@ -138,13 +146,15 @@ static CO_FN int named_co_open(struct overlay *o, GError **err)
     options = data_options(o, path);
     opts = opts_new(options);
     ret = options ? node_co_open_child(o->node, opts, "data-file", &e, err)
-                  : err_set(err, EINVAL, "The name of the folder '%s' is not "
-                            "valid UTF-8", dir);
+                  : err_set(err, EINVAL,
+                            "The name of the folder '%s' is not "
+                            "valid UTF-8",
+                            dir);
     opts_free(opts);
     json_decref(options);
     if (ret < 0) {
-        err_prefix(err, "Data file of '%s'", o->node->filename
-                   ? o->node->filename : o->node->name);
+        err_prefix(err, "Data file of '%s'",
+                   o->node->filename ? o->node->filename : o->node->name);
         return ret;
     }
     return cow_place_co_check(o, path, err);
@@ -166,16 +176,19 @@ int cow_co_data_check(struct overlay *o, GError **err)
     struct stat st;
 
     if (!o->finished && data->size < o->hdr.size) {
-        return err_set(err, EINVAL, "Data file '%s' has %" PRIu64 " bytes, the "
-                       "disk has %" PRIu64, name, data->size, o->hdr.size);
+        return err_set(err, EINVAL,
+                       "Data file '%s' has %" PRIu64 " bytes, the "
+                       "disk has %" PRIu64,
+                       name, data->size, o->hdr.size);
     }
     if ((o->hdr.known & COW_KNOWS_DATA) && node_co_stat(data, &st) == 0 &&
         S_ISREG(st.st_mode) && st.st_ino != o->hdr.data_inode) {
-        err_set(err, EINVAL, "'%s' is not the file that '%s' was made with "
-                "(inode %" PRIu64 " instead of %" PRIu64 ")", name,
-                o->node->name, (uint64_t)st.st_ino, o->hdr.data_inode);
+        err_set(err, EINVAL,
+                "'%s' is not the file that '%s' was made with "
+                "(inode %" PRIu64 " instead of %" PRIu64 ")",
+                name, o->node->name, (uint64_t)st.st_ino, o->hdr.data_inode);
         err_hint(err, "If both files were copied or restored together, "
-                 "'sluice check -r all' takes it for its own.");
+                      "'sluice check -r all' takes it for its own.");
         return -EINVAL;
     }
     return 0;
@@ -191,11 +204,12 @@ static CO_FN int name_co_check_free(const char *path, GError **err)
     if (ret == 0) {
         err_set(err, EEXIST, "'%s' exists already", path);
         err_hint(err, "It would be overwritten by the finished disk: move it "
-                 "away, or choose another data_file.");
+                      "away, or choose another data_file.");
         return -EEXIST;
     }
-    return ret == -ENOENT ? 0
-        : err_set_errno(err, -ret, "Could not look at '%s'", path);
+    return ret == -ENOENT
+               ? 0
+               : err_set_errno(err, -ret, "Could not look at '%s'", path);
 }
 
 /* Is @partial the data file of the overlay, not complete, in @sidecar? */
@@ -212,7 +226,7 @@ static CO_FN bool data_co_is_its(struct node *sidecar, const char *partial)
     }
     name = g_strconcat(old.data_name, COW_PARTIAL, NULL);
     return g_str_equal(name, base) && io_co_stat(partial, &st) == 0 &&
-        st.st_ino == old.data_inode;
+           st.st_ino == old.data_inode;
 }
 
 /* Whoever makes an overlay in the place of another does without that and its
@@ -233,8 +247,9 @@ static CO_FN int old_co_remove(struct node *sidecar, const char *partial,
     if (ret == 0) {
         ret = io_co_unlink(partial);
     }
-    return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not remove '%s'", partial);
+    return ret == 0
+               ? 0
+               : err_set_errno(err, -ret, "Could not remove '%s'", partial);
 }
 
 static CO_FN int storage_co_fill(struct new_storage *s,
@@ -278,7 +293,7 @@ void cow_co_uncreate(struct node *sidecar)
 }
 
 int cow_co_data_create(struct node *sidecar, const struct cow_header *h,
-                           uint64_t *ret_inode, char **ret_path, GError **err)
+                       uint64_t *ret_inode, char **ret_path, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(sidecar->graph,
                                                       h->data_format);
@@ -327,7 +342,8 @@ static char *final_path(const struct overlay *o)
     const char *path = storage ? storage->filename : NULL;
 
     return path && g_str_has_suffix(path, COW_PARTIAL)
-        ? g_strndup(path, strlen(path) - strlen(COW_PARTIAL)) : NULL;
+               ? g_strndup(path, strlen(path) - strlen(COW_PARTIAL))
+               : NULL;
 }
 
 int cow_co_name_is_free(struct overlay *o, GError **err)

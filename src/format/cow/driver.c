@@ -6,9 +6,8 @@
 #include "format/cow/overlay.h"
 #include "format/format.h"
 
-static const char *const cow_option_names[] = {
-    "file", "data-file", "backing", NULL
-};
+static const char *const cow_option_names[] = { "file", "data-file", "backing",
+                                                NULL };
 /* In "json:" names. */
 static const char *const cow_reference_options[] = { NULL };
 
@@ -29,7 +28,7 @@ static void cow_driver_limits(struct node *n, struct node_limits *l)
 }
 
 static const char *cow_driver_header_backing(const struct node *n,
-                                         const char **ret_fmt)
+                                             const char **ret_fmt)
 {
     const struct overlay *o = cow_of(n);
 

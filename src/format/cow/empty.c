@@ -39,8 +39,10 @@ int cow_co_make_empty(struct node *n, GError **err)
     int ret;
 
     if (!o->group || o->complete) {
-        return err_set(err, EPERM, o->complete ? "The overlay is complete and "
-                       "cannot be emptied" : "Block node is read-only");
+        return err_set(err, EPERM,
+                       o->complete ? "The overlay is complete and "
+                                     "cannot be emptied"
+                                   : "Block node is read-only");
     }
     ret = cow_co_forget_base(n, err);
     if (ret < 0) {
@@ -56,5 +58,5 @@ int cow_co_make_empty(struct node *n, GError **err)
         ret = node_co_zero(cow_data(o), 0, n->size, IO_MAY_UNMAP);
     }
     return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not empty the overlay");
+                    : err_set_errno(err, -ret, "Could not empty the overlay");
 }

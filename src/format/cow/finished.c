@@ -23,7 +23,8 @@ static char *final_name(const char *path)
     g_autofree char *base = g_path_get_basename(path);
 
     return g_str_has_suffix(base, SIDECAR) && strlen(base) > strlen(SIDECAR)
-        ? g_strndup(path, strlen(path) - strlen(SIDECAR)) : NULL;
+               ? g_strndup(path, strlen(path) - strlen(SIDECAR))
+               : NULL;
 }
 
 /* A link that leads nowhere is something else. */
@@ -48,10 +49,12 @@ int cow_co_successor(const char *path, char **ret_path, GError **err)
     }
     partial = g_strconcat(name, COW_PARTIAL, NULL);
     if (!name_co_is_free(partial)) {
-        err_set(err, ENOENT, "'%s' is missing, and '%s' is no whole disk "
-                "without it", path, partial);
+        err_set(err, ENOENT,
+                "'%s' is missing, and '%s' is no whole disk "
+                "without it",
+                path, partial);
         err_hint(err, "Only the sidecar knows which parts of the disk are "
-                 "good. Restore both files, or make the overlay anew.");
+                      "good. Restore both files, or make the overlay anew.");
         return -ENOENT;
     }
     if (io_co_stat(name, &st) < 0 || !S_ISREG(st.st_mode)) {
@@ -77,9 +80,11 @@ static CO_FN int format_co_check(struct overlay *o, GError **err)
     if (ret < 0 || !drv) {
         return ret;
     }
-    err_set(err, EINVAL, "'%s' looks like a %s image: whether that is the format "
+    err_set(err, EINVAL,
+            "'%s' looks like a %s image: whether that is the format "
             "of the finished disk or what its guest wrote is not known any "
-            "more", disk->filename, drv->name);
+            "more",
+            disk->filename, drv->name);
     err_hint(err, "Open '%s' itself, and say which format it has.",
              disk->filename);
     return -EINVAL;
@@ -92,8 +97,7 @@ static void options_drop(struct opts *opts)
     json_decref(opts_take_any(opts, "backing"));
 }
 
-int cow_co_open_finished(struct overlay *o, struct opts *opts,
-                             GError **err)
+int cow_co_open_finished(struct overlay *o, struct opts *opts, GError **err)
 {
     GError *why = NULL;
     int ret = format_co_check(o, &why);

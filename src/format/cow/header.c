@@ -45,8 +45,8 @@ int cow_co_header_read(struct overlay *o, GError **err)
         node_corrupt(o->node, err, 0, "%s", why->message);
         g_error_free(why);
     } else if (why) {
-        err_prefix(&why, "Overlay '%s' cannot be opened", o->node->filename
-                   ? o->node->filename : o->node->name);
+        err_prefix(&why, "Overlay '%s' cannot be opened",
+                   o->node->filename ? o->node->filename : o->node->name);
         g_propagate_error(err, why);
     }
     return ret;
@@ -72,8 +72,9 @@ static CO_FN int slot_co_write(struct overlay *o, const struct cow_header *h,
                           iov_one(&v, buf, COW_SLOT_BYTES), 0);
     io_buf_put(buf, COW_SLOT_BYTES);
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_HEADER, o->group ? group_co_sync(o->group)
-                      : node_co_sync(o->node, cow_file(o)));
+        ret = BARRIER(OVERLAY_HEADER, o->group
+                                          ? group_co_sync(o->group)
+                                          : node_co_sync(o->node, cow_file(o)));
     }
     if (ret == 0) {
         o->hdr = next;

@@ -22,15 +22,14 @@ static CO_FN int cow_block_co_load(void *arg, struct table *t)
     struct overlay *o = arg;
     struct iovec v;
 
-    return node_co_preadv(cow_file(o), COW_MAP_AT + t->key *
-                          COW_BLOCK_BYTES, iov_one(&v, t->data,
-                                                   COW_BLOCK_BYTES), 0);
+    return node_co_preadv(cow_file(o), COW_MAP_AT + t->key * COW_BLOCK_BYTES,
+                          iov_one(&v, t->data, COW_BLOCK_BYTES), 0);
 }
 
 void cow_map_init(struct overlay *o)
 {
     metadata_cache_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
-                cow_block_co_load, o);
+                        cow_block_co_load, o);
 }
 
 /* --- the summary --- */
@@ -42,8 +41,7 @@ enum cow_group cow_summary_get(const struct overlay *o, uint64_t group)
     return bits & COW_GROUP_ALL ? COW_GROUP_ALL : (enum cow_group)bits;
 }
 
-void cow_summary_set(struct overlay *o, uint64_t group,
-                         enum cow_group what)
+void cow_summary_set(struct overlay *o, uint64_t group, enum cow_group what)
 {
     uint8_t *p = &o->summary[group / 4];
     uint8_t bits = (uint8_t)(what << group % 4 * 2);
@@ -64,14 +62,17 @@ int cow_co_summary_load(struct overlay *o, uint64_t groups, GError **err)
     bytes = MIN(bytes, COW_GROUPS_MAX / 4);
     buf = io_buf_get(bytes);
     if (!buf) {
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
-                       "overlay's summary", bytes);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the "
+                       "overlay's summary",
+                       bytes);
     }
-    ret = node_co_preadv(cow_file(o), COW_SUMMARY_AT,
-                         iov_one(&v, buf, bytes), 0);
+    ret = node_co_preadv(cow_file(o), COW_SUMMARY_AT, iov_one(&v, buf, bytes),
+                         0);
     if (ret < 0) {
         io_buf_put(buf, bytes);
-        return err_set_errno(err, -ret, "Could not read the overlay's "
+        return err_set_errno(err, -ret,
+                             "Could not read the overlay's "
                              "summary");
     }
     dirty = g_malloc0(bytes / COW_BLOCK_BYTES);
@@ -117,9 +118,9 @@ static bool map_find(struct overlay *o, uint64_t idx, uint64_t *end,
     if (what != COW_GROUP_SOME) {
         uint64_t last = min_u64(o->n_groups, group + GROUPS_AT_ONCE);
 
-        for (next = group + 1; next < last &&
-             next << COW_GROUP_BITS < *end &&
-             cow_summary_get(o, next) == what; next++) {
+        for (next = group + 1; next < last && next << COW_GROUP_BITS < *end &&
+                               cow_summary_get(o, next) == what;
+             next++) {
         }
         *end = min_u64(*end, next << COW_GROUP_BITS);
         *ret_here = what == COW_GROUP_ALL;
@@ -152,8 +153,8 @@ static uint64_t run_find(struct overlay *o, uint64_t first, uint64_t end,
         }
         if (at == first) {
             *ret_here = here;
-        } else if (here != *ret_here ||
-                   at - first >= (uint64_t)GROUPS_AT_ONCE << COW_GROUP_BITS) {
+        } else if (here != *ret_here || at - first >= (uint64_t)GROUPS_AT_ONCE
+                                                          << COW_GROUP_BITS) {
             break;
         }
         at = next;
@@ -161,8 +162,8 @@ static uint64_t run_find(struct overlay *o, uint64_t first, uint64_t end,
     return at - first;
 }
 
-int cow_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
-                      bool *ret_here, uint64_t *ret_len)
+int cow_co_lookup(struct overlay *o, uint64_t off, uint64_t len, bool *ret_here,
+                  uint64_t *ret_len)
 {
     uint64_t first = off >> o->cluster_bits;
     uint64_t end = ((off + len - 1) >> o->cluster_bits) + 1, n;
@@ -200,7 +201,8 @@ int cow_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx)
         bool here = false;
 
         if (cow_summary_get(o, idx >> COW_GROUP_BITS) == COW_GROUP_SOME) {
-            int ret = metadata_cache_co_get(&o->blocks, idx >> COW_GROUP_BITS, &t);
+            int ret = metadata_cache_co_get(&o->blocks, idx >> COW_GROUP_BITS,
+                                            &t);
 
             if (ret < 0) {
                 return ret;

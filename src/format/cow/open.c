@@ -37,18 +37,20 @@ static CO_FN int data_co_trim(struct overlay *o, GError **err)
         return 0;
     }
     ret = node_co_truncate(data, o->hdr.size, NULL);
-    return ret == 0 || ret == -ENOTSUP ? 0
-        : err_set_errno(err, -ret, "Could not cut off what a resize left of "
-                        "the data file");
+    return ret == 0 || ret == -ENOTSUP
+               ? 0
+               : err_set_errno(err, -ret,
+                               "Could not cut off what a resize left of "
+                               "the data file");
 }
 
 static CO_FN int cow_co_set_writable(struct overlay *o, unsigned flags,
-                                         GError **err)
+                                     GError **err)
 {
     int ret = 0;
 
-    o->group = group_new(o->loop, o->node, cow_file(o), &cow_group_ops,
-                         o, 0, 0);
+    o->group = group_new(o->loop, o->node, cow_file(o), &cow_group_ops, o, 0,
+                         0);
     if (!o->finished && !(flags & (NODE_CHECK | NODE_NO_IO))) {
         ret = data_co_trim(o, err);
         if (ret == 0 && o->complete) {
@@ -94,8 +96,7 @@ static CO_FN int files_co_open(struct overlay *o, struct opts *opts,
     return ret;
 }
 
-int cow_co_open(struct node *n, struct opts *opts, unsigned flags,
-                    GError **err)
+int cow_co_open(struct node *n, struct opts *opts, unsigned flags, GError **err)
 {
     struct overlay *o = cow_of(n);
     int ret;
@@ -109,9 +110,9 @@ int cow_co_open(struct node *n, struct opts *opts, unsigned flags,
         ret = cow_co_set_writable(o, flags, err);
     }
     if (ret == 0) {
-        ret = node_co_open_backing(n, opts, o->hdr.backing[0] ? o->hdr.backing
-                                   : NULL, o->hdr.backing_format[0]
-                                   ? o->hdr.backing_format : NULL, err);
+        ret = node_co_open_backing(
+            n, opts, o->hdr.backing[0] ? o->hdr.backing : NULL,
+            o->hdr.backing_format[0] ? o->hdr.backing_format : NULL, err);
     }
     if (ret < 0) {
         group_co_free(o->group);
@@ -135,7 +136,7 @@ void cow_co_close(struct node *n)
 }
 
 int cow_co_reopen(struct node *n, struct opts *opts, unsigned flags,
-                      GError **err)
+                  GError **err)
 {
     struct overlay *o = cow_of(n);
     bool writable = flags & NODE_RDWR;

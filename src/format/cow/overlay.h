@@ -43,9 +43,9 @@
 #include "wire/cow.h"
 
 enum {
-    OVERLAY_CACHE_BYTES = 16 << 20, /* of blocks: 4,096 of them */
-    OVERLAY_PENDING_MAX = 1 << 17,  /* runs before a writer must wait */
-    OVERLAY_WORKERS = 16,           /* blocks read or written at once */
+    OVERLAY_CACHE_BYTES = 16 << 20,      /* of blocks: 4,096 of them */
+    OVERLAY_PENDING_MAX = 1 << 17,       /* runs before a writer must wait */
+    OVERLAY_WORKERS = 16,                /* blocks read or written at once */
     OVERLAY_GROUP = 1 << COW_GROUP_BITS, /* clusters */
 };
 
@@ -53,25 +53,25 @@ struct overlay {
     /* set at open */
     struct node *node;
     struct loop *loop;
-    struct group *group;            /* NULL on a read-only node */
+    struct group *group; /* NULL on a read-only node */
     unsigned cluster_bits;
 
     struct cow_header hdr;
-    unsigned slot;                  /* where it is */
-    bool torn;                      /* the other slot is not valid */
-    bool complete;                  /* the data file is the disk */
-    bool finished;                  /* ... and all that there is */
+    unsigned slot; /* where it is */
+    bool torn;     /* the other slot is not valid */
+    bool complete; /* the data file is the disk */
+    bool finished; /* ... and all that there is */
 
     /* maps */
     uint64_t n_groups;
-    uint8_t *summary;               /* as in the file; summary_bytes */
-    size_t summary_bytes;           /* whole blocks */
-    uint8_t *summary_dirty;         /* a flag a block */
-    struct metadata_cache blocks;           /* by group */
+    uint8_t *summary;             /* as in the file; summary_bytes */
+    size_t summary_bytes;         /* whole blocks */
+    uint8_t *summary_dirty;       /* a flag a block */
+    struct metadata_cache blocks; /* by group */
 
-    struct pending pending;         /* first -> end of a run of clusters; none
+    struct pending pending; /* first -> end of a run of clusters; none
                                      * touches another one of its generation */
-    GArray *items;                  /* publish.c: the pass under way */
+    GArray *items;          /* publish.c: the pass under way */
     unsigned quiesced;
 };
 
@@ -102,10 +102,9 @@ static inline uint64_t cow_cluster(const struct overlay *o)
 /* Clusters [@first, @first + @n) of generation @gen. Between group_join() and
  * group_data_done(). */
 void cow_pending_add(struct overlay *o, uint64_t gen, uint64_t first,
-                         uint64_t n);
+                     uint64_t n);
 /* Is cluster @idx pending? *@end comes down to where the answer ends. */
-bool cow_pending_find(const struct overlay *o, uint64_t idx,
-                          uint64_t *end);
+bool cow_pending_find(const struct overlay *o, uint64_t idx, uint64_t *end);
 /* Make one of all generations up to @gen; NULL when there is none. */
 struct pending_gen *cow_pending_merge(struct overlay *o, uint64_t gen);
 
@@ -116,19 +115,16 @@ void cow_map_init(struct overlay *o);
  * does the answer go? Reads one block when the first cluster needs it. 0, -EIO,
  * -ENOMEM. */
 CO_FN int cow_co_lookup(struct overlay *o, uint64_t off, uint64_t len,
-                            bool *ret_here, uint64_t *ret_len);
+                        bool *ret_here, uint64_t *ret_len);
 /* The first cluster from @idx without a bit in the sidecar; the number of
  * clusters when there is none. */
-CO_FN int cow_co_find_clear(struct overlay *o, uint64_t idx,
-                                uint64_t *ret_idx);
+CO_FN int cow_co_find_clear(struct overlay *o, uint64_t idx, uint64_t *ret_idx);
 enum cow_group cow_summary_get(const struct overlay *o, uint64_t group);
 /* Never back. */
-void cow_summary_set(struct overlay *o, uint64_t group,
-                         enum cow_group what);
+void cow_summary_set(struct overlay *o, uint64_t group, enum cow_group what);
 /* Read it whole, for a disk of @groups. What is in memory and not in the file
  * is pending, too. */
-CO_FN int cow_co_summary_load(struct overlay *o, uint64_t groups,
-                                  GError **err);
+CO_FN int cow_co_summary_load(struct overlay *o, uint64_t groups, GError **err);
 
 /* --- publish.c --- */
 
@@ -142,23 +138,20 @@ CO_FN int cow_co_header_read(struct overlay *o, GError **err);
 CO_FN int cow_co_slots_read(struct node *file, struct cow_header *ret_h);
 /* @h, with the next generation, into the slot that is not in use, durably;
  * o->hdr follows. On failure the old header stands. */
-CO_FN int cow_co_header_write(struct overlay *o,
-                                  const struct cow_header *h);
+CO_FN int cow_co_header_write(struct overlay *o, const struct cow_header *h);
 
 /* --- data.c: the data file --- */
 
 /* Open and attach it: as option "data-file" says, else what the header names. */
-CO_FN int cow_co_data_open(struct overlay *o, struct opts *opts,
-                               GError **err);
+CO_FN int cow_co_data_open(struct overlay *o, struct opts *opts, GError **err);
 /* Is it the one that the header means (W7)? */
 CO_FN int cow_co_data_check(struct overlay *o, GError **err);
 /* Make it, zeroes, durable. *@ret_path is owned. The file must not be there; but
  * when @sidecar holds an overlay that is being filled and it is that one's, both
  * are given up. */
-CO_FN int cow_co_data_create(struct node *sidecar,
-                                 const struct cow_header *h,
-                                 uint64_t *ret_inode, char **ret_path,
-                                 GError **err);
+CO_FN int cow_co_data_create(struct node *sidecar, const struct cow_header *h,
+                             uint64_t *ret_inode, char **ret_path,
+                             GError **err);
 CO_FN void cow_co_uncreate(struct node *sidecar);
 /* The steps after COMPLETE: the data file gets its name, the sidecar goes. May
  * be repeated, and does what is left. */
@@ -169,11 +162,10 @@ CO_FN int cow_co_name_is_free(struct overlay *o, GError **err);
 /* --- finished.c: overlays that end before they are opened --- */
 
 /* node_driver.co_successor. */
-CO_FN int cow_co_successor(const char *path, char **ret_path,
-                               GError **err);
+CO_FN int cow_co_successor(const char *path, char **ret_path, GError **err);
 /* "file" is open, and is the disk. */
 CO_FN int cow_co_open_finished(struct overlay *o, struct opts *opts,
-                                   GError **err);
+                               GError **err);
 
 /* --- base.c: the identity of the backing file --- */
 
@@ -183,32 +175,31 @@ CO_FN int cow_co_forget_base(struct node *n, GError **err);
 /* --- the rest --- */
 
 CO_FN int cow_co_open(struct node *n, struct opts *o, unsigned flags,
-                          GError **err);
+                      GError **err);
 CO_FN void cow_co_close(struct node *n);
 CO_FN int cow_co_reopen(struct node *n, struct opts *o, unsigned flags,
-                            GError **err);
+                        GError **err);
 void cow_describe(struct node *n);
 CO_FN int cow_co_info(struct node *n, json_t *info, GError **err);
 CO_FN int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
-                             unsigned flags);
+                         unsigned flags);
 CO_FN int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
-                             uint64_t src_off, uint64_t len, unsigned flags);
+                         uint64_t src_off, uint64_t len, unsigned flags);
 bool cow_can_copy_in(struct node *n, struct node *src);
 CO_FN int cow_co_zero(struct node *n, uint64_t off, uint64_t len,
-                          unsigned flags);
+                      unsigned flags);
 /* Zeroes and bits where there are none yet; against guests who write there. */
-CO_FN int cow_co_zero_missing(struct overlay *o, uint64_t off,
-                                  uint64_t len);
+CO_FN int cow_co_zero_missing(struct overlay *o, uint64_t off, uint64_t len);
 CO_FN int cow_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int cow_co_flush(struct node *n);
-CO_FN int cow_co_map(struct node *n, uint64_t off, uint64_t len,
-                         unsigned flags, struct mapping *ret_map);
+CO_FN int cow_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+                     struct mapping *ret_map);
 CO_FN int cow_co_truncate(struct node *n, uint64_t size, GError **err);
 CO_FN int cow_co_change_backing(struct node *n, const char *name,
-                                    const char *fmt, GError **err);
+                                const char *fmt, GError **err);
 CO_FN int cow_co_make_empty(struct node *n, GError **err);
-CO_FN int cow_co_check(struct node *n, unsigned fix,
-                           struct check_result *res, GError **err);
+CO_FN int cow_co_check(struct node *n, unsigned fix, struct check_result *res,
+                       GError **err);
 CO_FN int cow_co_create(struct node *file, struct opts *o, GError **err);
 int cow_measure(struct opts *o, struct image_measure *ret, GError **err);
 CO_FN void cow_co_quiesce(struct node *n);

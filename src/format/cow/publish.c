@@ -20,8 +20,8 @@
 /* A block to be written. */
 struct item {
     uint64_t group;
-    GTreeNode *first;             /* run that meets it */
-    bool fresh;                   /* the summary does not know it yet */
+    GTreeNode *first; /* run that meets it */
+    bool fresh;       /* the summary does not know it yet */
 };
 
 static uint64_t cow_publish_run_first(GTreeNode *t)
@@ -46,15 +46,19 @@ static void items_collect_run(struct overlay *o, GTreeNode *t)
 
     for (uint64_t g = first >> COW_GROUP_BITS; g << COW_GROUP_BITS < end; g++) {
         struct item *last = o->items->len
-            ? &g_array_index(o->items, struct item, o->items->len - 1) : NULL;
+                                ? &g_array_index(o->items, struct item,
+                                                 o->items->len - 1)
+                                : NULL;
 
-        if (first <= g << COW_GROUP_BITS &&
-            end >= (g + 1) << COW_GROUP_BITS && group_is_whole(o, g)) {
+        if (first <= g << COW_GROUP_BITS && end >= (g + 1) << COW_GROUP_BITS &&
+            group_is_whole(o, g)) {
             cow_summary_set(o, g, COW_GROUP_ALL);
         } else if (cow_summary_get(o, g) != COW_GROUP_ALL &&
                    !(last && last->group == g)) {
             struct item item = {
-                g, t, cow_summary_get(o, g) == COW_GROUP_NONE,
+                g,
+                t,
+                cow_summary_get(o, g) == COW_GROUP_NONE,
             };
 
             g_array_append_val(o->items, item);
@@ -107,16 +111,19 @@ static CO_FN int cow_item_co_write(void *arg, unsigned i)
     if (ret < 0) {
         return ret;
     }
-    for (GTreeNode *r = item.first; r && cow_publish_run_first(r) < base + OVERLAY_GROUP;
+    for (GTreeNode *r = item.first;
+         r && cow_publish_run_first(r) < base + OVERLAY_GROUP;
          r = g_tree_node_next(r)) {
-        bits_set(t->data, (unsigned)(max_u64(cow_publish_run_first(r), base) - base),
-                 (unsigned)(min_u64(cow_publish_run_end(r), base + OVERLAY_GROUP) - base));
+        bits_set(
+            t->data, (unsigned)(max_u64(cow_publish_run_first(r), base) - base),
+            (unsigned)(min_u64(cow_publish_run_end(r), base + OVERLAY_GROUP) -
+                       base));
     }
     if (group_is_whole(o, item.group) && block_is_full(t->data)) {
         cow_summary_set(o, item.group, COW_GROUP_ALL);
     } else {
-        ret = node_co_pwritev(cow_file(o), COW_MAP_AT + item.group *
-                              COW_BLOCK_BYTES,
+        ret = node_co_pwritev(cow_file(o),
+                              COW_MAP_AT + item.group * COW_BLOCK_BYTES,
                               iov_one(&v, t->data, COW_BLOCK_BYTES), 0);
     }
     metadata_cache_put(&o->blocks, t);
@@ -137,7 +144,7 @@ static CO_FN int cow_fresh_co_link(struct overlay *o)
     }
     for (unsigned i = 0; i < o->items->len && ret == 0; i++) {
         cow_summary_set(o, g_array_index(o->items, struct item, i).group,
-                            COW_GROUP_SOME);
+                        COW_GROUP_SOME);
     }
     return ret;
 }
@@ -151,10 +158,10 @@ static CO_FN int summary_co_write(struct overlay *o)
         struct iovec v;
 
         if (o->summary_dirty[i]) {
-            ret = node_co_pwritev(cow_file(o), COW_SUMMARY_AT + i *
-                                  COW_BLOCK_BYTES,
-                                  iov_one(&v, o->summary + i * COW_BLOCK_BYTES,
-                                          COW_BLOCK_BYTES), 0);
+            ret = node_co_pwritev(
+                cow_file(o), COW_SUMMARY_AT + i * COW_BLOCK_BYTES,
+                iov_one(&v, o->summary + i * COW_BLOCK_BYTES, COW_BLOCK_BYTES),
+                0);
             o->summary_dirty[i] = ret < 0;
         }
     }
@@ -180,14 +187,13 @@ static CO_FN int publish_co_bits(void *arg, uint64_t gen)
         return 0;
     }
     g_array_set_size(o->items, 0);
-    for (GTreeNode *t = g_tree_node_first(p->map); t;
-         t = g_tree_node_next(t)) {
+    for (GTreeNode *t = g_tree_node_first(p->map); t; t = g_tree_node_next(t)) {
         items_collect_run(o, t);
     }
     trace_overlay_publish(o->node->name, gen, g_tree_nnodes(p->map),
                           o->items->len);
-    ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS, cow_item_co_write,
-                      o);
+    ret = parallel_co_for(o->loop, o->items->len, OVERLAY_WORKERS,
+                          cow_item_co_write, o);
     if (ret == 0) {
         ret = cow_fresh_co_link(o);
     }

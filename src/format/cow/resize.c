@@ -24,8 +24,7 @@ static int cow_size_validate(struct node *n, uint64_t size, GError **err)
     if (!o->complete && size < n->size) {
         return err_set(err, ENOTSUP, "Shrinking an overlay is not supported");
     }
-    return o->complete ? 0 : cow_geometry_validate(cow_cluster(o), size,
-                                                   err);
+    return o->complete ? 0 : cow_geometry_validate(cow_cluster(o), size, err);
 }
 
 /* Bits for what the backing file has from the old end on. */
@@ -41,8 +40,7 @@ static CO_FN int new_part_co_cover(struct overlay *o, uint64_t size)
     }
     gen = group_join(o->group, cow_cluster(o));
     cow_pending_add(o, gen, from >> o->cluster_bits,
-                        (round_up(to, cow_cluster(o)) - from) >>
-                        o->cluster_bits);
+                    (round_up(to, cow_cluster(o)) - from) >> o->cluster_bits);
     group_data_done(o->group, gen);
     return 0;
 }

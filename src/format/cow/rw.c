@@ -16,20 +16,20 @@ static uint8_t cow_zeroes[65536] __attribute__((aligned(4096)));
 
 /* What is written: bytes in memory, or of storage that may be shared. */
 struct source {
-    struct iov iov;               /* !node */
+    struct iov iov; /* !node */
     struct node *node;
     uint64_t off;
 };
 
 static CO_FN int cow_data_co_write(struct overlay *o, uint64_t off,
-                               const struct source *s, uint64_t skip,
-                               uint64_t len)
+                                   const struct source *s, uint64_t skip,
+                                   uint64_t len)
 {
     node_co_debug_event(cow_file(o), DEBUG_WRITE_AIO);
-    return s->node
-        ? node_co_copy_in(cow_data(o), off, s->node, s->off + skip, len, 0)
-        : node_co_pwritev(cow_data(o), off, iov_slice(s->iov, skip, len),
-                          0);
+    return s->node ? node_co_copy_in(cow_data(o), off, s->node, s->off + skip,
+                                     len, 0)
+                   : node_co_pwritev(cow_data(o), off,
+                                     iov_slice(s->iov, skip, len), 0);
 }
 
 /* @len bytes with zeroes before and behind, in one write. */
@@ -108,7 +108,7 @@ static CO_FN int write_co_new(struct overlay *o, uint64_t off,
 }
 
 static CO_FN int cow_write_co_source(struct overlay *o, uint64_t off,
-                                 const struct source *s, uint64_t len)
+                                     const struct source *s, uint64_t len)
 {
     uint64_t done = 0, part = 0;
     int ret = 0;
@@ -130,8 +130,7 @@ static CO_FN int cow_write_co_source(struct overlay *o, uint64_t off,
     return ret;
 }
 
-int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
-                       unsigned flags)
+int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
     struct source s = { .iov = iov };
 
@@ -139,7 +138,7 @@ int cow_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 }
 
 int cow_co_copy_in(struct node *n, uint64_t off, struct node *src,
-                       uint64_t src_off, uint64_t len, unsigned flags)
+                   uint64_t src_off, uint64_t len, unsigned flags)
 {
     struct source s = { .node = src, .off = src_off };
 
@@ -164,5 +163,5 @@ int cow_co_flush(struct node *n)
     }
     /* And what was written in place: a flush of nothing costs nothing. */
     return ret < 0 ? ret
-        : BARRIER(OVERLAY_FLUSH, node_co_sync(o->node, cow_data(o)));
+                   : BARRIER(OVERLAY_FLUSH, node_co_sync(o->node, cow_data(o)));
 }

@@ -7,7 +7,7 @@
 #include "graph/image.h"
 
 int cow_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
-                   struct mapping *ret_map)
+               struct mapping *ret_map)
 {
     struct overlay *o = cow_of(n);
     bool here = false;
@@ -55,12 +55,14 @@ int cow_co_info(struct node *n, json_t *info, GError **err)
                         json_integer((json_int_t)cow_cluster(o)));
     json_object_set_new(info, "dirty-flag", json_false());
     info_co_add_size(o, info);
-    json_object_set_new(info, "format-specific", json_pack(
-        "{s:s,s:{s:s,s:s,s:s}}", "type", "cow", "data",
-        "data-file", storage && storage->filename ? storage->filename : "",
-        "data-format", cow_data(o)->drv->kind == NODE_FORMAT
-        ? cow_data(o)->drv->name : "raw",
-        "state", state_name(o)));
+    json_object_set_new(
+        info, "format-specific",
+        json_pack("{s:s,s:{s:s,s:s,s:s}}", "type", "cow", "data", "data-file",
+                  storage && storage->filename ? storage->filename : "",
+                  "data-format",
+                  cow_data(o)->drv->kind == NODE_FORMAT ? cow_data(o)->drv->name
+                                                        : "raw",
+                  "state", state_name(o)));
     return 0;
 }
 

@@ -37,8 +37,9 @@ static CO_FN int run_co_zero(struct overlay *o, uint64_t off, uint64_t len,
     return ret;
 }
 
-static CO_FN int cow_clusters_co_zero(struct overlay *o, uint64_t off, uint64_t len,
-                                  unsigned flags, bool discard)
+static CO_FN int cow_clusters_co_zero(struct overlay *o, uint64_t off,
+                                      uint64_t len, unsigned flags,
+                                      bool discard)
 {
     bool covered = node_child(o->node, "backing") || o->hdr.backing[0];
     uint64_t end = off + len, part = 0;
@@ -93,13 +94,14 @@ static bool cow_is_whole(const struct node *n, uint64_t off, uint64_t len)
 int cow_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     return cow_is_whole(n, off, len)
-        ? cow_clusters_co_zero(cow_of(n), off, len,
-                           flags & (IO_MAY_UNMAP | IO_FAST), false)
-        : -ENOTSUP;
+               ? cow_clusters_co_zero(cow_of(n), off, len,
+                                      flags & (IO_MAY_UNMAP | IO_FAST), false)
+               : -ENOTSUP;
 }
 
 int cow_co_discard(struct node *n, uint64_t off, uint64_t len)
 {
     return cow_is_whole(n, off, len)
-        ? cow_clusters_co_zero(cow_of(n), off, len, 0, true) : -ENOTSUP;
+               ? cow_clusters_co_zero(cow_of(n), off, len, 0, true)
+               : -ENOTSUP;
 }

@@ -26,18 +26,17 @@ static gnutls_cipher_algorithm_t algorithm(const struct luks_cipher *c)
         return c->key_bytes == 64 ? GNUTLS_CIPHER_AES_256_XTS
                                   : GNUTLS_CIPHER_AES_128_XTS;
     }
-    return c->key_bytes == 32 ? GNUTLS_CIPHER_AES_256_CBC
-         : c->key_bytes == 24 ? GNUTLS_CIPHER_AES_192_CBC
-                              : GNUTLS_CIPHER_AES_128_CBC;
+    return c->key_bytes == 32   ? GNUTLS_CIPHER_AES_256_CBC
+           : c->key_bytes == 24 ? GNUTLS_CIPHER_AES_192_CBC
+                                : GNUTLS_CIPHER_AES_128_CBC;
 }
 
-static int cipher_init(gnutls_cipher_hd_t *ret_h,
-                       gnutls_cipher_algorithm_t alg, const uint8_t *key,
-                       unsigned key_bytes)
+static int cipher_init(gnutls_cipher_hd_t *ret_h, gnutls_cipher_algorithm_t alg,
+                       const uint8_t *key, unsigned key_bytes)
 {
     static const uint8_t zero[IV_BYTES];
-    gnutls_datum_t k = { (uint8_t *) key, key_bytes };
-    gnutls_datum_t iv = { (uint8_t *) zero, IV_BYTES };
+    gnutls_datum_t k = { (uint8_t *)key, key_bytes };
+    gnutls_datum_t iv = { (uint8_t *)zero, IV_BYTES };
 
     return gnutls_cipher_init(ret_h, alg, &k, &iv) < 0 ? -EIO : 0;
 }
@@ -104,7 +103,7 @@ static int crypt_set_sector(const struct luks_key *k, struct crypt *c,
     uint8_t iv[IV_BYTES] = { 0 }, zero[IV_BYTES] = { 0 };
 
     if (k->cipher.iv == LUKS_IV_PLAIN) {
-        put_le32(iv, (uint32_t) sector);
+        put_le32(iv, (uint32_t)sector);
     } else {
         put_le64(iv, sector);
     }

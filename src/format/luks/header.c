@@ -11,16 +11,27 @@
 #include "format/luks/luks.h"
 
 enum {
-    AT_VERSION = 6, AT_CIPHER = 8, AT_MODE = 40, AT_HASH = 72,
-    AT_PAYLOAD = 104, AT_KEY_BYTES = 108, AT_DIGEST = 112,
-    AT_DIGEST_SALT = 132, AT_DIGEST_ITERATIONS = 164, AT_UUID = 168,
+    AT_VERSION = 6,
+    AT_CIPHER = 8,
+    AT_MODE = 40,
+    AT_HASH = 72,
+    AT_PAYLOAD = 104,
+    AT_KEY_BYTES = 108,
+    AT_DIGEST = 112,
+    AT_DIGEST_SALT = 132,
+    AT_DIGEST_ITERATIONS = 164,
+    AT_UUID = 168,
     AT_SLOTS = 208,
-    SLOT_BYTES = 48, SLOT_ITERATIONS = 4, SLOT_SALT = 8, SLOT_SECTOR = 40,
+    SLOT_BYTES = 48,
+    SLOT_ITERATIONS = 4,
+    SLOT_SALT = 8,
+    SLOT_SECTOR = 40,
     SLOT_STRIPES = 44,
-    NAME_BYTES = 32, UUID_BYTES = 40,
+    NAME_BYTES = 32,
+    UUID_BYTES = 40,
 };
-G_STATIC_ASSERT((int) AT_SLOTS + LUKS_SLOTS * SLOT_BYTES ==
-                (int) LUKS_HEADER_BYTES);
+G_STATIC_ASSERT((int)AT_SLOTS + LUKS_SLOTS * SLOT_BYTES ==
+                (int)LUKS_HEADER_BYTES);
 
 static const uint8_t luks_magic[6] = { 'L', 'U', 'K', 'S', 0xba, 0xbe };
 #define SLOT_ACTIVE UINT32_C(0x00ac71f3)
@@ -28,17 +39,18 @@ static const uint8_t luks_magic[6] = { 'L', 'U', 'K', 'S', 0xba, 0xbe };
 
 bool luks_probe(const uint8_t *buf, size_t len)
 {
-    return len >= AT_VERSION + 2 && memcmp(buf, luks_magic, sizeof(luks_magic)) == 0 &&
+    return len >= AT_VERSION + 2 &&
+           memcmp(buf, luks_magic, sizeof(luks_magic)) == 0 &&
            get_be16(buf + AT_VERSION) == 1;
 }
 
 /* Field of @max bytes, NUL-padded. False: not printable, not ended. */
 static bool take_name(const uint8_t *buf, size_t max, char *ret)
 {
-    size_t len = strnlen((const char *) buf, max);
+    size_t len = strnlen((const char *)buf, max);
 
     for (size_t i = 0; i < len; i++) {
-        if (!g_ascii_isprint((char) buf[i])) {
+        if (!g_ascii_isprint((char)buf[i])) {
             return false;
         }
     }
@@ -59,12 +71,12 @@ static int slot_decode(const uint8_t *buf, struct luks_slot *s)
     return s->active || state == SLOT_UNUSED ? 0 : -EINVAL;
 }
 
-void luks_slot_range(const struct luks_header *h, unsigned i,
-                     uint64_t *ret_off, uint32_t *ret_len)
+void luks_slot_range(const struct luks_header *h, unsigned i, uint64_t *ret_off,
+                     uint32_t *ret_len)
 {
-    *ret_off = (uint64_t) h->slots[i].sector * LUKS_SECTOR;
-    *ret_len = (uint32_t) round_up((uint64_t) h->key_bytes * LUKS_STRIPES,
-                                   LUKS_SECTOR);
+    *ret_off = (uint64_t)h->slots[i].sector * LUKS_SECTOR;
+    *ret_len = (uint32_t)round_up((uint64_t)h->key_bytes * LUKS_STRIPES,
+                                  LUKS_SECTOR);
 }
 
 /* Slots lie behind the header, inside of the area, and apart from each other.
@@ -80,37 +92,45 @@ static int slots_validate(const struct luks_header *h, uint64_t area,
 
         luks_slot_range(h, i, &off, &len);
         if (s->stripes != LUKS_STRIPES) {
-            return err_set(err, EINVAL, "LUKS key slot %u has %u stripes "
-                           "instead of %d", i, s->stripes, LUKS_STRIPES);
+            return err_set(err, EINVAL,
+                           "LUKS key slot %u has %u stripes "
+                           "instead of %d",
+                           i, s->stripes, LUKS_STRIPES);
         }
         if (off < LUKS_HEADER_BYTES || !range_inside(off, len, area)) {
-            return err_set(err, EINVAL, "LUKS key slot %u at offset %" PRIu64
+            return err_set(err, EINVAL,
+                           "LUKS key slot %u at offset %" PRIu64
                            " lies outside of the header's %" PRIu64 " bytes",
                            i, off, area);
         }
         for (unsigned j = 0; j < i; j++) {
             luks_slot_range(h, j, &other, &len);
             if (ranges_overlap(off, len, other, len)) {
-                return err_set(err, EINVAL, "LUKS key slots %u and %u overlap "
-                               "at offset %" PRIu64, j, i, off);
+                return err_set(err, EINVAL,
+                               "LUKS key slots %u and %u overlap "
+                               "at offset %" PRIu64,
+                               j, i, off);
             }
         }
         if (s->active && s->iterations == 0) {
-            return err_set(err, EINVAL, "LUKS key slot %u has an iteration "
-                           "count of 0", i);
+            return err_set(err, EINVAL,
+                           "LUKS key slot %u has an iteration "
+                           "count of 0",
+                           i);
         }
         iterations += s->active ? s->iterations : 0;
     }
     if (iterations > LUKS_ITERATIONS_MAX) {
-        return err_set(err, EINVAL, "LUKS header asks for %" PRIu64
-                       " iterations; at most %d are done", iterations,
-                       LUKS_ITERATIONS_MAX);
+        return err_set(err, EINVAL,
+                       "LUKS header asks for %" PRIu64
+                       " iterations; at most %d are done",
+                       iterations, LUKS_ITERATIONS_MAX);
     }
     return 0;
 }
 
 static int luks_header_validate(const struct luks_header *h, uint64_t area,
-                           GError **err)
+                                GError **err)
 {
     struct luks_cipher c;
     int ret = luks_cipher_parse(h, &c, err);
@@ -119,7 +139,8 @@ static int luks_header_validate(const struct luks_header *h, uint64_t area,
         return ret;
     }
     if (h->digest_iterations == 0) {
-        return err_set(err, EINVAL, "LUKS header has a digest iteration count "
+        return err_set(err, EINVAL,
+                       "LUKS header has a digest iteration count "
                        "of 0");
     }
     return slots_validate(h, area, err);
@@ -154,8 +175,10 @@ int luks_header_decode(const uint8_t *buf, size_t len, uint64_t area,
     h.digest_iterations = get_be32(buf + AT_DIGEST_ITERATIONS);
     for (unsigned i = 0; i < LUKS_SLOTS; i++) {
         if (slot_decode(buf + AT_SLOTS + i * SLOT_BYTES, &h.slots[i]) < 0) {
-            return err_set(err, EINVAL, "LUKS key slot %u is neither active "
-                           "nor unused", i);
+            return err_set(err, EINVAL,
+                           "LUKS key slot %u is neither active "
+                           "nor unused",
+                           i);
         }
     }
     int ret = luks_header_validate(&h, area, err);
@@ -204,9 +227,8 @@ static const struct {
     { "cbc-plain", LUKS_CBC, LUKS_IV_PLAIN },
     { "cbc-essiv:sha256", LUKS_CBC, LUKS_IV_ESSIV },
 };
-static const char *const luks_header_hashes[] = {
-    "sha1", "sha224", "sha256", "sha384", "sha512", NULL
-};
+static const char *const luks_header_hashes[] = { "sha1",   "sha224", "sha256",
+                                                  "sha384", "sha512", NULL };
 
 static bool key_fits(enum luks_mode mode, uint32_t bytes)
 {
@@ -235,8 +257,10 @@ int luks_cipher_parse(const struct luks_header *h, struct luks_cipher *ret_c,
                        h->mode);
     }
     if (!key_fits(modes[i].mode, h->key_bytes)) {
-        return err_set(err, ENOTSUP, "LUKS keys of %u bytes are not supported "
-                       "with '%s'", h->key_bytes, h->mode);
+        return err_set(err, ENOTSUP,
+                       "LUKS keys of %u bytes are not supported "
+                       "with '%s'",
+                       h->key_bytes, h->mode);
     }
     *ret_c = (struct luks_cipher) { modes[i].mode, modes[i].iv, h->key_bytes };
     return 0;
@@ -254,8 +278,7 @@ static json_t *slots_info(const struct luks_header *h)
             json_object_set_new(o, "iters", json_integer(s->iterations));
         }
         json_object_set_new(o, "key-offset",
-                            json_integer((json_int_t) s->sector *
-                                         LUKS_SECTOR));
+                            json_integer((json_int_t)s->sector * LUKS_SECTOR));
         if (s->active) {
             json_object_set_new(o, "stripes", json_integer(s->stripes));
         }
@@ -274,12 +297,12 @@ json_t *luks_header_info(const struct luks_header *h)
     luks_cipher_parse(h, &c, NULL);
     g_snprintf(alg, sizeof(alg), "aes-%u",
                c.key_bytes * 8 / (c.mode == LUKS_XTS ? 2 : 1));
-    o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:I,s:I}", "ivgen-alg", ivs[c.iv],
-                  "hash-alg", h->hash, "cipher-alg", alg, "uuid", h->uuid,
-                  "format", "luks", "cipher-mode", c.mode == LUKS_XTS ? "xts" : "cbc",
-                  "slots", slots_info(h), "payload-offset",
-                  (json_int_t) h->payload_sector * LUKS_SECTOR,
-                  "master-key-iters", (json_int_t) h->digest_iterations);
+    o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:I,s:I}", "ivgen-alg",
+                  ivs[c.iv], "hash-alg", h->hash, "cipher-alg", alg, "uuid",
+                  h->uuid, "format", "luks", "cipher-mode",
+                  c.mode == LUKS_XTS ? "xts" : "cbc", "slots", slots_info(h),
+                  "payload-offset", (json_int_t)h->payload_sector * LUKS_SECTOR,
+                  "master-key-iters", (json_int_t)h->digest_iterations);
     if (c.iv == LUKS_IV_ESSIV) {
         json_object_set_new(o, "ivgen-hash-alg", json_string("sha256"));
     }

@@ -42,7 +42,7 @@ struct luks_slot {
     bool active;
     uint32_t iterations;
     uint8_t salt[LUKS_SALT_BYTES];
-    uint32_t sector;             /* of the material */
+    uint32_t sector; /* of the material */
     uint32_t stripes;
 };
 
@@ -74,8 +74,8 @@ int luks_header_decode(const uint8_t *buf, size_t len, uint64_t area,
 void luks_header_encode(const struct luks_header *h,
                         uint8_t buf[LUKS_HEADER_BYTES]);
 /* Where the material of slot @i is, from the start of the header; bytes. */
-void luks_slot_range(const struct luks_header *h, unsigned i,
-                     uint64_t *ret_off, uint32_t *ret_len);
+void luks_slot_range(const struct luks_header *h, unsigned i, uint64_t *ret_off,
+                     uint32_t *ret_len);
 /* The members "ivgen-alg" ... "slots" as the peer's tools show them. */
 json_t *luks_header_info(const struct luks_header *h);
 /* 0, -ENOTSUP. */
@@ -101,17 +101,17 @@ int luks_decrypt(const struct luks_key *k, uint64_t sector, void *buf,
 /* Try @pass on slot @i with its @material, which is overwritten. 0 with a key;
  * -EACCES it is not this passphrase; -ENOTSUP, -EIO. */
 int luks_slot_open(const struct luks_header *h, unsigned i, uint8_t *material,
-                   const void *passphrase, size_t pass_len, struct luks_key **ret_k,
-                   GError **err);
+                   const void *passphrase, size_t pass_len,
+                   struct luks_key **ret_k, GError **err);
 
 /* What a new header is to be like; NULL or 0: the default. */
 struct luks_create {
-    const char *cipher_alg;      /* "aes-256" */
-    const char *cipher_mode;     /* "xts" */
-    const char *ivgen_alg;       /* "plain64" */
-    const char *ivgen_hash_alg;  /* "sha256", with essiv */
-    const char *hash_alg;        /* "sha256" */
-    unsigned iter_time;          /* ms of one unlocking on this machine */
+    const char *cipher_alg;     /* "aes-256" */
+    const char *cipher_mode;    /* "xts" */
+    const char *ivgen_alg;      /* "plain64" */
+    const char *ivgen_hash_alg; /* "sha256", with essiv */
+    const char *hash_alg;       /* "sha256" */
+    unsigned iter_time;         /* ms of one unlocking on this machine */
 };
 /* Fill in what is missing, check it, lay the slots out. No keys yet; fast.
  * -EINVAL. */
@@ -120,5 +120,5 @@ int luks_create_plan(struct luks_create *c, struct luks_header *ret_h,
 /* A new master key in slot 0. @ret_material: LUKS_MATERIAL_MAX bytes, of which
  * luks_slot_range() says how many count. */
 int luks_create_key(const struct luks_create *c, struct luks_header *h,
-                    const void *passphrase, size_t pass_len, uint8_t *ret_material,
-                    GError **err);
+                    const void *passphrase, size_t pass_len,
+                    uint8_t *ret_material, GError **err);

@@ -43,11 +43,13 @@ static int derive(const struct luks_header *h, const void *secret, size_t len,
                   const uint8_t *salt, uint32_t iterations, void *out,
                   size_t out_len)
 {
-    gnutls_datum_t key = { (unsigned char *) secret, (unsigned) len };
-    gnutls_datum_t s = { (unsigned char *) salt, LUKS_SALT_BYTES };
+    gnutls_datum_t key = { (unsigned char *)secret, (unsigned)len };
+    gnutls_datum_t s = { (unsigned char *)salt, LUKS_SALT_BYTES };
 
-    return gnutls_pbkdf2(luks_slot_hashes[hash_index(h)].mac, &key, &s, iterations, out,
-                         out_len) < 0 ? -EIO : 0;
+    return gnutls_pbkdf2(luks_slot_hashes[hash_index(h)].mac, &key, &s,
+                         iterations, out, out_len) < 0
+               ? -EIO
+               : 0;
 }
 
 /* --- anti-forensic stripes --- */
@@ -88,7 +90,7 @@ static int stripes_fold(const struct luks_header *h, const uint8_t *material,
 
     memset(acc, 0, h->key_bytes);
     for (unsigned i = 0; i < LUKS_STRIPES - 1 && ret == 0; i++) {
-        xor_into(acc, material + (size_t) i * h->key_bytes, h->key_bytes);
+        xor_into(acc, material + (size_t)i * h->key_bytes, h->key_bytes);
         ret = diffuse(h, acc);
     }
     return ret;
@@ -96,7 +98,7 @@ static int stripes_fold(const struct luks_header *h, const uint8_t *material,
 
 static uint8_t *last_stripe(const struct luks_header *h, uint8_t *material)
 {
-    return material + (size_t) (LUKS_STRIPES - 1) * h->key_bytes;
+    return material + (size_t)(LUKS_STRIPES - 1) * h->key_bytes;
 }
 
 static int stripes_merge(const struct luks_header *h, uint8_t *material,
@@ -136,8 +138,10 @@ static int slot_cipher(const struct luks_header *h, unsigned i,
     }
     if (derive(h, passphrase, pass_len, s->salt, s->iterations, derived,
                h->key_bytes) < 0) {
-        return err_set(err, EIO, "Could not derive the key of LUKS slot %u "
-                       "with hash '%s'", i, h->hash);
+        return err_set(err, EIO,
+                       "Could not derive the key of LUKS slot %u "
+                       "with hash '%s'",
+                       i, h->hash);
     }
     ret = luks_key_new(&c, derived, ret_k, err);
     gnutls_memset(derived, 0, sizeof(derived));
@@ -151,8 +155,10 @@ static int key_confirm(const struct luks_header *h, const uint8_t *key,
 
     if (derive(h, key, h->key_bytes, h->digest_salt, h->digest_iterations,
                digest, LUKS_DIGEST_BYTES) < 0) {
-        return err_set(err, EIO, "Could not hash the LUKS master key with "
-                       "'%s'", h->hash);
+        return err_set(err, EIO,
+                       "Could not hash the LUKS master key with "
+                       "'%s'",
+                       h->hash);
     }
     if (gnutls_memcmp(digest, h->digest, LUKS_DIGEST_BYTES) != 0) {
         return err_set(err, EACCES, "Not the passphrase of LUKS key slot");
@@ -161,8 +167,8 @@ static int key_confirm(const struct luks_header *h, const uint8_t *key,
 }
 
 int luks_slot_open(const struct luks_header *h, unsigned i, uint8_t *material,
-                   const void *passphrase, size_t pass_len, struct luks_key **ret_k,
-                   GError **err)
+                   const void *passphrase, size_t pass_len,
+                   struct luks_key **ret_k, GError **err)
 {
     uint8_t master[LUKS_KEY_MAX];
     struct luks_key *k;
@@ -218,8 +224,7 @@ static int plan_cipher(struct luks_create *c, struct luks_header *h,
     g_strlcpy(h->cipher, "aes", sizeof(h->cipher));
     g_strlcpy(h->hash, c->hash_alg, sizeof(h->hash));
     g_snprintf(h->mode, sizeof(h->mode), "%s-%s%s%s", c->cipher_mode,
-               c->ivgen_alg, essiv ? ":" : "",
-               essiv ? c->ivgen_hash_alg : "");
+               c->ivgen_alg, essiv ? ":" : "", essiv ? c->ivgen_hash_alg : "");
     return 0;
 }
 
@@ -239,12 +244,12 @@ int luks_create_plan(struct luks_create *c, struct luks_header *ret_h,
         return ret;
     }
     g_strlcpy(h.uuid, uuid, sizeof(h.uuid));
-    step = round_up((uint64_t) h.key_bytes * LUKS_STRIPES, SLOT_ALIGN);
+    step = round_up((uint64_t)h.key_bytes * LUKS_STRIPES, SLOT_ALIGN);
     for (unsigned i = 0; i < LUKS_SLOTS; i++, at += step) {
-        h.slots[i].sector = (uint32_t) (at / LUKS_SECTOR);
+        h.slots[i].sector = (uint32_t)(at / LUKS_SECTOR);
         h.slots[i].stripes = LUKS_STRIPES;
     }
-    h.payload_sector = (uint32_t) (at / LUKS_SECTOR);
+    h.payload_sector = (uint32_t)(at / LUKS_SECTOR);
     *ret_h = h;
     return 0;
 }
@@ -267,10 +272,10 @@ static int measure(const struct luks_header *h, unsigned bytes, unsigned ms,
             return ret;
         }
         if (took >= ENOUGH_US || n >= LUKS_ITERATIONS_MAX / 16) {
-            uint64_t want = (uint64_t) n * ms * 1000 / (uint64_t) MAX(took, 1);
+            uint64_t want = (uint64_t)n * ms * 1000 / (uint64_t)MAX(took, 1);
 
-            *ret_iterations = (uint32_t) CLAMP(want, LUKS_ITERATIONS_MIN,
-                                               LUKS_ITERATIONS_MAX / 2);
+            *ret_iterations = (uint32_t)CLAMP(want, LUKS_ITERATIONS_MIN,
+                                              LUKS_ITERATIONS_MAX / 2);
             return 0;
         }
         n *= 2;
@@ -314,11 +319,12 @@ static int create_fill(const struct luks_create *c, struct luks_header *h,
 }
 
 int luks_create_key(const struct luks_create *c, struct luks_header *h,
-                    const void *passphrase, size_t pass_len, uint8_t *ret_material,
-                    GError **err)
+                    const void *passphrase, size_t pass_len,
+                    uint8_t *ret_material, GError **err)
 {
     uint8_t master[LUKS_KEY_MAX];
-    int ret = create_fill(c, h, passphrase, pass_len, master, ret_material, err);
+    int ret = create_fill(c, h, passphrase, pass_len, master, ret_material,
+                          err);
 
     gnutls_memset(master, 0, sizeof(master));
     return ret;

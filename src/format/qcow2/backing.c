@@ -20,7 +20,7 @@
 
 /* What the header shall say. */
 struct reference {
-    const char *name;              /* NULL: none */
+    const char *name; /* NULL: none */
     size_t len;
     GArray *exts;
     struct qcow2_header hdr;
@@ -32,8 +32,8 @@ static uint64_t exts_end(const struct qcow2_image *img)
 {
     size_t start = img->hdr.header_length;
 
-    if (start < QCOW2_SECTOR && qcow2_exts_closed(img->sector + start,
-                                                  QCOW2_SECTOR - start)) {
+    if (start < QCOW2_SECTOR &&
+        qcow2_exts_closed(img->sector + start, QCOW2_SECTOR - start)) {
         return QCOW2_SECTOR;
     }
     return start + qcow2_exts_size(img->exts);
@@ -46,15 +46,15 @@ static bool fits(const struct qcow2_image *img, const struct reference *r,
 
     return off >= exts_end(img) &&
            range_inside(off, r->len, qcow2_cluster_size(img)) &&
-           !(now->backing_offset && ranges_overlap(off, r->len,
-                                                   now->backing_offset,
-                                                   now->backing_len));
+           !(now->backing_offset &&
+             ranges_overlap(off, r->len, now->backing_offset,
+                            now->backing_len));
 }
 
 /* A place for the name: behind sector 0, clear of what is in use now; else in
  * sector 0 behind the extensions, where it is written with them. 0 = none. */
 static uint64_t qcow2_find_place(const struct qcow2_image *img,
-                           const struct reference *r)
+                                 const struct reference *r)
 {
     uint8_t sector[QCOW2_SECTOR];
     size_t start = img->hdr.header_length, used;
@@ -81,15 +81,20 @@ static int validate(const struct qcow2_image *img, const char *name,
         return 0;
     }
     if (len == 0 || len > QCOW2_NAME_MAX) {
-        return err_set(err, EINVAL, "Backing file name of %zu bytes: qcow2 "
-                       "takes 1 to %d", len, QCOW2_NAME_MAX);
+        return err_set(err, EINVAL,
+                       "Backing file name of %zu bytes: qcow2 "
+                       "takes 1 to %d",
+                       len, QCOW2_NAME_MAX);
     }
     if (fmt && strlen(fmt) > QCOW2_FORMAT_MAX) {
-        return err_set(err, EINVAL, "Backing format name of %zu bytes: qcow2 "
-                       "takes at most %d", strlen(fmt), QCOW2_FORMAT_MAX);
+        return err_set(err, EINVAL,
+                       "Backing format name of %zu bytes: qcow2 "
+                       "takes at most %d",
+                       strlen(fmt), QCOW2_FORMAT_MAX);
     }
     if (img->hdr.autoclear & QCOW2_A_DATA_RAW) {
-        return err_set(err, EINVAL, "An image whose external data file is raw "
+        return err_set(err, EINVAL,
+                       "An image whose external data file is raw "
                        "cannot have a backing file");
     }
     return 0;
@@ -97,8 +102,7 @@ static int validate(const struct qcow2_image *img, const char *name,
 
 /* Fill in what the header shall be. -ENOSPC: the names do not fit. */
 static int reference_prepare(const struct qcow2_image *img, const char *name,
-                             const char *fmt, struct reference *r,
-                             GError **err)
+                             const char *fmt, struct reference *r, GError **err)
 {
     uint8_t sector[QCOW2_SECTOR];
 
@@ -107,21 +111,23 @@ static int reference_prepare(const struct qcow2_image *img, const char *name,
     r->hdr = img->hdr;
     r->exts = qcow2_exts_copy(img->exts);
     qcow2_exts_set(r->exts, QCOW2_EXT_FORMAT, name ? fmt : NULL,
-                   name && fmt ? (uint32_t) strlen(fmt) : 0);
+                   name && fmt ? (uint32_t)strlen(fmt) : 0);
     r->hdr.backing_offset = name ? qcow2_find_place(img, r) : 0;
-    r->hdr.backing_len = (uint32_t) r->len;
+    r->hdr.backing_len = (uint32_t)r->len;
     if ((name && r->hdr.backing_offset == 0) ||
         !qcow2_exts_put(img, &r->hdr, r->exts, sector)) {
-        return err_set(err, ENOSPC, "The qcow2 header has no room for a "
+        return err_set(err, ENOSPC,
+                       "The qcow2 header has no room for a "
                        "backing file name of %zu bytes and its format beside "
-                       "what is there", r->len);
+                       "what is there",
+                       r->len);
     }
     return 0;
 }
 
 /* With passes held off. */
 static CO_FN int qcow2_reference_co_write(struct qcow2_image *img,
-                                    const struct reference *r)
+                                          const struct reference *r)
 {
     struct node *file = qcow2_file(img);
     struct reference old = { NULL, 0, img->exts, img->hdr };
@@ -131,8 +137,8 @@ static CO_FN int qcow2_reference_co_write(struct qcow2_image *img,
 
     if (apart) {
         ret = node_co_pwritev(file, r->hdr.backing_offset,
-                              iov_one(&v, (char *) (uintptr_t) r->name,
-                                      r->len), 0);
+                              iov_one(&v, (char *)(uintptr_t)r->name, r->len),
+                              0);
         if (ret == 0) {
             ret = BARRIER(PIVOT_NAME, node_co_sync(img->node, file));
         }
@@ -149,8 +155,9 @@ static CO_FN int qcow2_reference_co_write(struct qcow2_image *img,
              * does. */
             qcow2_co_write_exts(img, &old.hdr, old.exts,
                                 old.hdr.backing_offset &&
-                                old.hdr.backing_offset < QCOW2_SECTOR
-                                ? img->backing_name : NULL);
+                                        old.hdr.backing_offset < QCOW2_SECTOR
+                                    ? img->backing_name
+                                    : NULL);
             img->hdr = old.hdr;
         }
     }
@@ -198,7 +205,8 @@ int qcow2_co_change_backing(struct node *n, const char *name, const char *fmt,
         if (err && *err) {
             return ret;
         }
-        return err_set_errno(err, -ret, "Could not change the backing file of "
+        return err_set_errno(err, -ret,
+                             "Could not change the backing file of "
                              "the qcow2 image");
     }
     g_free(img->backing_name);

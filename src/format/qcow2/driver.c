@@ -12,12 +12,21 @@
 #include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
 
-static const char *const qcow2_option_names[] = {
-    "file", "data-file", "backing", "encrypt", "lazy-refcounts",
-    "pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
-    "overlap-check", "cache-size", "l2-cache-size", "l2-cache-entry-size",
-    "refcount-cache-size", "cache-clean-interval", NULL
-};
+static const char *const qcow2_option_names[] = { "file",
+                                                  "data-file",
+                                                  "backing",
+                                                  "encrypt",
+                                                  "lazy-refcounts",
+                                                  "pass-discard-request",
+                                                  "pass-discard-snapshot",
+                                                  "pass-discard-other",
+                                                  "overlap-check",
+                                                  "cache-size",
+                                                  "l2-cache-size",
+                                                  "l2-cache-entry-size",
+                                                  "refcount-cache-size",
+                                                  "cache-clean-interval",
+                                                  NULL };
 /* In "json:" names. */
 static const char *const qcow2_reference_options[] = { "data-file", NULL };
 
@@ -31,17 +40,18 @@ static void qcow2_driver_limits(struct node *n, struct node_limits *l)
     const struct qcow2_image *img = qcow2_image(n);
 
     /* Part of a cluster can be allocated with extended entries. */
-    l->cluster_size = (uint32_t) qcow2_sub_size(img);
+    l->cluster_size = (uint32_t)qcow2_sub_size(img);
     l->compressed_unit = img->shape.data_file ||
-                         img->hdr.crypt_method != QCOW2_CRYPT_NONE
-                         ? 0 : (uint32_t) qcow2_cluster_size(img);
+                                 img->hdr.crypt_method != QCOW2_CRYPT_NONE
+                             ? 0
+                             : (uint32_t)qcow2_cluster_size(img);
     l->fast_zero = img->shape.version > 2 && !qcow2_data_is_raw(img);
     l->can_allocate = img->shape.version > 2 ||
-                   img->hdr.crypt_method == QCOW2_CRYPT_NONE;
+                      img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
 static const char *qcow2_driver_header_backing(const struct node *n,
-                                         const char **ret_fmt)
+                                               const char **ret_fmt)
 {
     const struct qcow2_image *img = qcow2_image(n);
 

@@ -43,7 +43,7 @@ int qcow2_co_info(struct node *n, json_t *info, GError **err)
                             json_boolean(h->incompat & QCOW2_I_EXTENDED_L2));
     }
     json_object_set_new(info, "cluster-size",
-                        json_integer((json_int_t) qcow2_cluster_size(img)));
+                        json_integer((json_int_t)qcow2_cluster_size(img)));
     json_object_set_new(info, "dirty-flag",
                         json_boolean(h->incompat & QCOW2_I_DIRTY));
     if (h->crypt_method != QCOW2_CRYPT_NONE) {

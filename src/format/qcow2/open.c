@@ -48,7 +48,9 @@ static int take_cache_options(const struct node *n, struct opts *o,
                               struct qcow2_options *ret, GError **err)
 {
     static const char *const ignored[] = {
-        "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
     };
     uint64_t value = 0;
     int r;
@@ -67,7 +69,8 @@ static int take_cache_options(const struct node *n, struct opts *o,
     return MIN(r, 0);
 }
 
-static int qcow2_open_take_options(struct qcow2_image *img, struct opts *o, GError **err)
+static int qcow2_open_take_options(struct qcow2_image *img, struct opts *o,
+                                   GError **err)
 {
     struct qcow2_options *to = &img->opts;
     json_t *overlap;
@@ -76,18 +79,19 @@ static int qcow2_open_take_options(struct qcow2_image *img, struct opts *o, GErr
     to->lazy_refcounts = img->hdr.compat & QCOW2_C_LAZY_REFCOUNTS;
     to->pass_discard_request = to->pass_discard_snapshot = true;
     if ((r = take_cache_options(img->node, o, to, err)) < 0 ||
-        (r = opts_take_bool(o, "lazy-refcounts", &to->lazy_refcounts,
-                            err)) < 0 ||
+        (r = opts_take_bool(o, "lazy-refcounts", &to->lazy_refcounts, err)) <
+            0 ||
         (r = opts_take_bool(o, "pass-discard-request",
                             &to->pass_discard_request, err)) < 0 ||
         (r = opts_take_bool(o, "pass-discard-snapshot",
                             &to->pass_discard_snapshot, err)) < 0 ||
-        (r = opts_take_bool(o, "pass-discard-other",
-                            &to->pass_discard_other, err)) < 0) {
+        (r = opts_take_bool(o, "pass-discard-other", &to->pass_discard_other,
+                            err)) < 0) {
         return r;
     }
     if (to->lazy_refcounts && img->hdr.version < 3) {
-        return err_set(err, EINVAL, "Lazy refcounts require a qcow2 image with "
+        return err_set(err, EINVAL,
+                       "Lazy refcounts require a qcow2 image with "
                        "at least qemu 1.1 compatibility level");
     }
     /* All metadata is always looked at. */
@@ -105,16 +109,17 @@ static void qcow2_set_geometry(struct qcow2_image *img)
     unsigned entry_bits = extended ? 4 : 3;
 
     img->shape = (struct qcow2_shape) {
-        .version = (uint8_t) h->version,
-        .cluster_bits = (uint8_t) h->cluster_bits,
+        .version = (uint8_t)h->version,
+        .cluster_bits = (uint8_t)h->cluster_bits,
         .extended = extended,
         .data_file = h->incompat & QCOW2_I_DATA_FILE,
     };
     img->cluster_bits = h->cluster_bits;
     img->sub_bits = h->cluster_bits - (extended ? 5 : 0);
     img->l2_bits = h->cluster_bits - entry_bits;
-    img->slice_bits = (unsigned) min_u64(img->l2_bits,
-        (uint64_t) g_bit_storage(QCOW2_SLICE_MAX) - 1 - entry_bits);
+    img->slice_bits = (unsigned)min_u64(
+        img->l2_bits,
+        (uint64_t)g_bit_storage(QCOW2_SLICE_MAX) - 1 - entry_bits);
 }
 
 static CO_FN int qcow2_l1_co_load(struct qcow2_image *img, GError **err)
@@ -122,21 +127,21 @@ static CO_FN int qcow2_l1_co_load(struct qcow2_image *img, GError **err)
     struct iovec v;
     int ret;
 
-    img->l1_bytes = max_u64(round_up((uint64_t) img->hdr.l1_size * 8,
-                                     QCOW2_SECTOR), QCOW2_SECTOR);
+    img->l1_bytes = max_u64(
+        round_up((uint64_t)img->hdr.l1_size * 8, QCOW2_SECTOR), QCOW2_SECTOR);
     img->l1 = io_buf_get(img->l1_bytes);
     if (!img->l1) {
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
-                       "qcow2 L1 table", img->l1_bytes);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the "
+                       "qcow2 L1 table",
+                       img->l1_bytes);
     }
-    memset((uint8_t *) img->l1 + img->l1_bytes - QCOW2_SECTOR, 0,
-           QCOW2_SECTOR);
+    memset((uint8_t *)img->l1 + img->l1_bytes - QCOW2_SECTOR, 0, QCOW2_SECTOR);
     if (img->hdr.l1_size == 0) {
         return 0;
     }
     ret = node_co_preadv(qcow2_file(img), img->hdr.l1_offset,
-                         iov_one(&v, img->l1, (size_t) img->hdr.l1_size * 8),
-                         0);
+                         iov_one(&v, img->l1, (size_t)img->hdr.l1_size * 8), 0);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not read the qcow2 L1 table");
     }
@@ -176,8 +181,9 @@ static CO_FN int qcow2_autoclear_co_apply(struct qcow2_image *img)
     }
     h.autoclear &= QCOW2_A_KNOWN;
     ret = qcow2_co_write_header(img, &h);
-    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_sync(img->node,
-                                                            qcow2_file(img)));
+    return ret < 0
+               ? ret
+               : BARRIER(AUTOCLEAR, node_co_sync(img->node, qcow2_file(img)));
 }
 
 const char *qcow2_lists_damage(const struct qcow2_image *img)
@@ -185,8 +191,9 @@ const char *qcow2_lists_damage(const struct qcow2_image *img)
     const char *damage = img->snapshots->damage ? img->snapshots->damage
                                                 : img->bitmaps->damage;
 
-    return damage || !qcow2_exts_doubled(img->exts) ? damage
-        : "a header extension is there twice";
+    return damage || !qcow2_exts_doubled(img->exts)
+               ? damage
+               : "a header extension is there twice";
 }
 
 /* What is damaged beside the disk would be lost or made worse by a writer. */
@@ -197,8 +204,10 @@ static int lists_validate(const struct qcow2_image *img, GError **err)
     if (!damage) {
         return 0;
     }
-    return err_set(err, EACCES, "qcow2: Image cannot be opened read/write: %s "
-                   "(repair a copy of it with 'check -r all')", damage);
+    return err_set(err, EACCES,
+                   "qcow2: Image cannot be opened read/write: %s "
+                   "(repair a copy of it with 'check -r all')",
+                   damage);
 }
 
 /* Who reads on is told once what is not shown. */
@@ -212,8 +221,8 @@ static void lists_tell(struct qcow2_image *img, unsigned flags)
     }
 }
 
-static CO_FN int qcow2_image_co_set_writable(struct qcow2_image *img, unsigned flags,
-                                       GError **err)
+static CO_FN int qcow2_image_co_set_writable(struct qcow2_image *img,
+                                             unsigned flags, GError **err)
 {
     int ret = flags & NODE_CHECK ? 0 : lists_validate(img, err);
 
@@ -221,13 +230,15 @@ static CO_FN int qcow2_image_co_set_writable(struct qcow2_image *img, unsigned f
         return ret;
     }
     if ((img->hdr.incompat & QCOW2_I_CORRUPT) && !(flags & NODE_CHECK)) {
-        err_set(err, EACCES, "qcow2: Image is corrupt; cannot be opened "
+        err_set(err, EACCES,
+                "qcow2: Image is corrupt; cannot be opened "
                 "read/write");
         err_hint(err, "Repair a copy of it with 'check -r all'.");
         return -EACCES;
     }
-    ret = flags & NODE_CHECK ? 0
-        : qcow2_co_data_file_reach(img, img->hdr.size, err);
+    ret = flags & NODE_CHECK
+              ? 0
+              : qcow2_co_data_file_reach(img, img->hdr.size, err);
     if (ret < 0) {
         return ret;
     }
@@ -242,8 +253,7 @@ static CO_FN int qcow2_image_co_set_writable(struct qcow2_image *img, unsigned f
     return ret;
 }
 
-int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
-                  GError **err)
+int qcow2_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     int ret;
@@ -273,8 +283,8 @@ int qcow2_co_open(struct node *n, struct opts *o, unsigned flags,
         }
     }
     if (ret == 0) {
-        ret = node_co_open_backing(n, o, img->backing_name,
-                                   img->backing_format, err);
+        ret = node_co_open_backing(n, o, img->backing_name, img->backing_format,
+                                   err);
     }
     if (ret == 0) {
         ret = qcow2_check_backing(img, err);
@@ -305,7 +315,8 @@ static CO_FN int qcow2_image_co_end_writes(struct qcow2_image *img)
 static void leaks_tell(struct qcow2_image *img)
 {
     if (img->leaked) {
-        node_notice(img->node, "%" PRIu64 " clusters are in use no more, but "
+        node_notice(img->node,
+                    "%" PRIu64 " clusters are in use no more, but "
                     "could not be freed: %s (run 'check -r leaks')",
                     img->leaked, g_strerror(-img->leak_error));
     }

@@ -45,15 +45,15 @@
 #include "wire/qcow2.h"
 
 enum {
-    QCOW2_CACHE_BYTES = 32 << 20,  /* of L2 slices, per image */
-    QCOW2_SLICE_MAX = 65536,       /* bytes of a slice of an L2 table */
-    QCOW2_PENDING_MAX = 1 << 18,   /* changes before a writer must wait */
+    QCOW2_CACHE_BYTES = 32 << 20, /* of L2 slices, per image */
+    QCOW2_SLICE_MAX = 65536,      /* bytes of a slice of an L2 table */
+    QCOW2_PENDING_MAX = 1 << 18,  /* changes before a writer must wait */
 };
 
 /* What the options of the node say. */
 struct qcow2_options {
-    uint64_t cache_bytes;          /* of L2 slices */
-    bool lazy_refcounts;           /* as the image has it unless given */
+    uint64_t cache_bytes; /* of L2 slices */
+    bool lazy_refcounts;  /* as the image has it unless given */
     bool pass_discard_request, pass_discard_snapshot, pass_discard_other;
 };
 
@@ -63,32 +63,36 @@ struct qcow2_image {
     struct loop *loop;
     struct qcow2_shape shape;
     unsigned cluster_bits;
-    unsigned sub_bits;             /* log2 of a subcluster; = cluster_bits
+    unsigned sub_bits;   /* log2 of a subcluster; = cluster_bits
                                     * without extended entries */
-    unsigned l2_bits;              /* log2 of the descriptors of an L2 table */
-    unsigned slice_bits;           /* ... of a slice of one */
+    unsigned l2_bits;    /* log2 of the descriptors of an L2 table */
+    unsigned slice_bits; /* ... of a slice of one */
     struct qcow2_options opts;
-    struct edge *data;             /* to the external data file, or NULL */
-    uint64_t data_end;             /* there no data is written from here on */
-    struct group *group;           /* NULL on a read-only node */
+    struct edge *data;   /* to the external data file, or NULL */
+    uint64_t data_end;   /* there no data is written from here on */
+    struct group *group; /* NULL on a read-only node */
 
     /* header.c: hdr mirrors sector; exts what stands behind the header */
     struct qcow2_header hdr;
     GArray *exts;
-    uint8_t sector[QCOW2_SECTOR];  /* sector 0 as it is in the file */
-    char *backing_name;            /* or NULL */
-    char *backing_format;          /* or NULL */
+    uint8_t sector[QCOW2_SECTOR]; /* sector 0 as it is in the file */
+    char *backing_name;           /* or NULL */
+    char *backing_format;         /* or NULL */
 
     /* map */
-    uint64_t *l1;                  /* as in the file; hdr.l1_size entries */
-    enum { L1_UNKNOWN, L1_DISTINCT, L1_SHARED } l1_tables; /* map/sparse-tables.c */
-    size_t l1_bytes;               /* allocated, whole sectors */
-    GHashTable *fresh;             /* l1 index -> offset of an L2 table (new, or
+    uint64_t *l1; /* as in the file; hdr.l1_size entries */
+    enum {
+        L1_UNKNOWN,
+        L1_DISTINCT,
+        L1_SHARED
+    } l1_tables;                  /* map/sparse-tables.c */
+    size_t l1_bytes;              /* allocated, whole sectors */
+    GHashTable *fresh;            /* l1 index -> offset of an L2 table (new, or
                                     * copied for shared ones) that l1[] does not
                                     * name yet; publish.c */
-    struct metadata_cache slices;          /* slice.c */
+    struct metadata_cache slices; /* slice.c */
 
-    struct pending pending;        /* cluster index -> struct qcow2_delta */
+    struct pending pending; /* cluster index -> struct qcow2_delta */
 
     /* The rest of the state is private to one file each; NULL = not there. */
     struct qcow2_refcounts *refcounts; /* refcount.c */
@@ -101,13 +105,13 @@ struct qcow2_image {
     struct qcow2_crypt *crypt;         /* luks.c; NULL: not encrypted */
     struct qcow2_codec *codec;         /* compress.c */
 
-    uint64_t leaked;               /* clusters that could not be freed and that
+    uint64_t leaked; /* clusters that could not be freed and that
                                     * nobody was told of */
-    int leak_error;                /* why, of the last; -errno */
+    int leak_error;  /* why, of the last; -errno */
     struct co_latch background;
     unsigned quiesced;
-    bool corrupt;                  /* found at run time: no more writes */
-    bool header_unknown;           /* in the file: header.c */
+    bool corrupt;        /* found at run time: no more writes */
+    bool header_unknown; /* in the file: header.c */
 };
 
 static inline struct qcow2_image *qcow2_image(const struct node *n)
@@ -126,7 +130,8 @@ static inline struct node *qcow2_file(const struct qcow2_image *img)
 static inline struct node *qcow2_data(const struct qcow2_image *img)
 {
     return !img->shape.data_file ? node_file(img->node)
-        : img->data ? img->data->child : NULL;
+           : img->data           ? img->data->child
+                                 : NULL;
 }
 
 /* Must the data file hold what the guest sees, for others? What is encrypted
@@ -134,7 +139,7 @@ static inline struct node *qcow2_data(const struct qcow2_image *img)
 static inline bool qcow2_data_is_raw(const struct qcow2_image *img)
 {
     return img->shape.data_file && (img->hdr.autoclear & QCOW2_A_DATA_RAW) &&
-        img->hdr.crypt_method == QCOW2_CRYPT_NONE;
+           img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
 static inline uint64_t qcow2_cluster_size(const struct qcow2_image *img)

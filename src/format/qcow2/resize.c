@@ -31,7 +31,7 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
                               uint32_t n)
 {
     struct qcow2_header h = img->hdr;
-    uint64_t old = h.l1_offset, old_len = (uint64_t) h.l1_size * 8;
+    uint64_t old = h.l1_offset, old_len = (uint64_t)h.l1_size * 8;
     int ret;
 
     h.l1_offset = host;
@@ -49,7 +49,7 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
  * use it. The group is locked. */
 static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
 {
-    size_t bytes = round_up((uint64_t) n * 8, QCOW2_SECTOR);
+    size_t bytes = round_up((uint64_t)n * 8, QCOW2_SECTOR);
     uint64_t *l1 = io_buf_get(bytes), host, *old = img->l1;
     size_t old_bytes = img->l1_bytes;
     bool fresh;
@@ -65,7 +65,7 @@ static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
         return ret;
     }
     memset(l1, 0, bytes);
-    memcpy(l1, img->l1, (size_t) img->hdr.l1_size * 8);
+    memcpy(l1, img->l1, (size_t)img->hdr.l1_size * 8);
     qcow2_meta_add(img, QCOW2_META_L1, host, bytes);
     node_co_debug_event(qcow2_file(img), DEBUG_L1_GROW_WRITE_TABLE);
     ret = qcow2_co_write_meta(img, QCOW2_META_L1, host, l1, bytes);
@@ -94,8 +94,7 @@ static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
 
 static CO_FN int l1_co_reach(struct qcow2_image *img, uint64_t size)
 {
-    uint64_t n = qcow2_l1_entries(size, img->cluster_bits,
-                                  img->shape.extended);
+    uint64_t n = qcow2_l1_entries(size, img->cluster_bits, img->shape.extended);
     int ret;
 
     if (n <= img->hdr.l1_size) {
@@ -104,7 +103,7 @@ static CO_FN int l1_co_reach(struct qcow2_image *img, uint64_t size)
     group_co_lock(img->group);
     ret = group_error(img->group);
     if (ret == 0) {
-        ret = l1_co_move(img, (uint32_t) n);
+        ret = l1_co_move(img, (uint32_t)n);
     }
     group_unlock(img->group);
     return ret;
@@ -152,8 +151,10 @@ static CO_FN int state_co_drop(struct qcow2_image *img, uint64_t old)
     uint64_t n = qcow2_l1_entries(old, img->cluster_bits, img->shape.extended);
     unsigned bits = img->l2_bits + img->cluster_bits;
 
-    return img->hdr.l1_size <= n ? 0
-        : qcow2_co_drop_clusters(img, old, (uint64_t) img->hdr.l1_size << bits);
+    return img->hdr.l1_size <= n
+               ? 0
+               : qcow2_co_drop_clusters(img, old,
+                                        (uint64_t)img->hdr.l1_size << bits);
 }
 
 /* Version 2 has no zero clusters: over a longer base zeroes are data. Nobody
@@ -161,7 +162,7 @@ static CO_FN int state_co_drop(struct qcow2_image *img, uint64_t old)
 static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
 {
     /* A multiple of the largest cluster. */
-    size_t piece = (size_t) min_u64(end - off, UINT64_C(2) << 20);
+    size_t piece = (size_t)min_u64(end - off, UINT64_C(2) << 20);
     uint8_t *buf = io_buf_get(piece);
     int ret = buf ? 0 : -ENOMEM;
 
@@ -169,7 +170,7 @@ static CO_FN int zeroes_co_write(struct node *n, uint64_t off, uint64_t end)
         memset(buf, 0, piece);
     }
     while (ret == 0 && off < end) {
-        size_t len = (size_t) min_u64(end - off, piece);
+        size_t len = (size_t)min_u64(end - off, piece);
         struct iovec v;
 
         ret = qcow2_co_pwritev(n, off, iov_one(&v, buf, len), 0);
@@ -214,7 +215,8 @@ static CO_FN void data_file_co_keep(struct qcow2_image *img, uint64_t size)
     }
 }
 
-static CO_FN int qcow2_new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
+static CO_FN int qcow2_new_part_co_clear(struct node *n, uint64_t old,
+                                         uint64_t size)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t cluster = qcow2_cluster_size(img);
@@ -247,8 +249,8 @@ static CO_FN int cut_part_co_drop(struct qcow2_image *img, uint64_t size,
                                   uint64_t old)
 {
     return qcow2_data_is_raw(img)
-        ? qcow2_co_data_zero(img, size, old - size, IO_MAY_UNMAP)
-        : qcow2_co_drop_clusters(img, size, old);
+               ? qcow2_co_data_zero(img, size, old - size, IO_MAY_UNMAP)
+               : qcow2_co_drop_clusters(img, size, old);
 }
 
 /* --- both --- */
@@ -268,14 +270,16 @@ static int qcow2_size_validate(struct node *n, uint64_t size, GError **err)
                        QCOW2_SECTOR);
     }
     if (img->hdr.n_snapshots && img->shape.version < 3) {
-        return err_set(err, ENOTSUP, "Can't resize a v2 image which has "
+        return err_set(err, ENOTSUP,
+                       "Can't resize a v2 image which has "
                        "snapshots");
     }
     if (entries > QCOW2_L1_BYTES_MAX / 8) {
-        return err_set(err, EFBIG, "qcow2 image size must be at most %" PRIu64
+        return err_set(err, EFBIG,
+                       "qcow2 image size must be at most %" PRIu64
                        " bytes with clusters of %" PRIu64 " bytes",
-                       (uint64_t) (QCOW2_L1_BYTES_MAX / 8) <<
-                       (img->l2_bits + img->cluster_bits),
+                       (uint64_t)(QCOW2_L1_BYTES_MAX / 8)
+                           << (img->l2_bits + img->cluster_bits),
                        qcow2_cluster_size(img));
     }
     return 0;

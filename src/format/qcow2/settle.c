@@ -62,7 +62,7 @@ void qcow2_co_quiesce(struct node *n)
     /* A copy of the file made while we are drained is complete (M9). Space is
      * lost by a repair that failed. */
     if (img->space && (group_pending(img->group) ||
-        g_hash_table_size(img->refcounts->dirty) > 0)) {
+                       g_hash_table_size(img->refcounts->dirty) > 0)) {
         qcow2_co_settle(img);
     }
     group_co_quiesce(img->group);

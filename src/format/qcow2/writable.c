@@ -23,14 +23,14 @@ static CO_FN int dirty_co_repair(struct qcow2_image *img, GError **err)
         return ret;
     }
     if (res.corruptions || res.check_errors) {
-        return err_set(err, EIO, "qcow2 image was not closed properly and "
+        return err_set(err, EIO,
+                       "qcow2 image was not closed properly and "
                        "could not be repaired: run a check with repair");
     }
     return 0;
 }
 
-int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags,
-                          GError **err)
+int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags, GError **err)
 {
     int ret = qcow2_co_state_open(img, flags, err);
 

@@ -21,7 +21,7 @@ int qed_co_reserve(struct qed_image *img, uint64_t bytes, uint64_t *ret_offset)
     while (img->extending) {
         co_queue_co_wait(&img->extended);
     }
-    if (bytes > (uint64_t) INT64_MAX - img->alloc_end) {
+    if (bytes > (uint64_t)INT64_MAX - img->alloc_end) {
         return -EFBIG;
     }
     *ret_offset = img->alloc_end;

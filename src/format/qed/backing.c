@@ -24,7 +24,8 @@ static uint64_t find_slot(const struct qed_image *img, uint64_t len)
 {
     uint64_t cur = img->hdr.backing_name_offset;
     uint64_t cur_len = img->hdr.features & QED_F_BACKING_FILE
-        ? img->hdr.backing_name_size : 0;
+                           ? img->hdr.backing_name_size
+                           : 0;
 
     for (uint64_t off = SLOT; range_inside(off, len, img->header_bytes);
          off += SLOT) {
@@ -45,18 +46,23 @@ static int change_validate(const struct qed_image *img, const char *name,
         return 0;
     }
     if (img->hdr.compat_features) {
-        return err_set(err, ENOTSUP, "Cannot set the backing file of a QED "
+        return err_set(err, ENOTSUP,
+                       "Cannot set the backing file of a QED "
                        "image with unknown compatible features (0x%" PRIx64 ")",
                        img->hdr.compat_features);
     }
     if (len == 0 || len > QED_NAME_MAX) {
-        return err_set(err, len ? ENOSPC : EINVAL, "Backing file name of %zu "
-                       "bytes: QED takes 1 to %d", len, QED_NAME_MAX);
+        return err_set(err, len ? ENOSPC : EINVAL,
+                       "Backing file name of %zu "
+                       "bytes: QED takes 1 to %d",
+                       len, QED_NAME_MAX);
     }
     *ret_slot = find_slot(img, len);
     if (*ret_slot == 0) {
-        return err_set(err, ENOSPC, "The QED header has no room for a backing "
-                       "file name of %zu bytes beside the current one", len);
+        return err_set(err, ENOSPC,
+                       "The QED header has no room for a backing "
+                       "file name of %zu bytes beside the current one",
+                       len);
     }
     return 0;
 }
@@ -75,15 +81,15 @@ static struct qed_header changed_header(const struct qed_image *img,
         if (fmt && strcmp(fmt, "raw") == 0) {
             h.features |= QED_F_NO_PROBE;
         }
-        h.backing_name_offset = (uint32_t) slot;
-        h.backing_name_size = (uint32_t) strlen(name);
+        h.backing_name_offset = (uint32_t)slot;
+        h.backing_name_size = (uint32_t)strlen(name);
     }
     return h;
 }
 
 /* With passes held off. */
 static CO_FN int qed_reference_co_write(struct qed_image *img, const char *name,
-                                    uint64_t slot, const char *fmt)
+                                        uint64_t slot, const char *fmt)
 {
     struct node *file = qed_file(img);
     struct qed_header old = img->hdr, h;
@@ -91,9 +97,8 @@ static CO_FN int qed_reference_co_write(struct qed_image *img, const char *name,
     int ret;
 
     if (name) {
-        ret = node_co_pwritev(file, slot,
-                              iov_one(&v, (char *) (uintptr_t) name,
-                                      strlen(name)), 0);
+        ret = node_co_pwritev(
+            file, slot, iov_one(&v, (char *)(uintptr_t)name, strlen(name)), 0);
         if (ret == 0) {
             ret = BARRIER(PIVOT_NAME, node_co_sync(img->node, file));
         }
@@ -142,7 +147,8 @@ int qed_co_change_backing(struct node *n, const char *name, const char *fmt,
     group_unlock(img->group);
     trace_qed_change_backing(n->name, name, ret);
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not change the backing file of "
+        return err_set_errno(err, -ret,
+                             "Could not change the backing file of "
                              "the QED image");
     }
     g_free(img->backing_name);

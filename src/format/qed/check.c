@@ -37,7 +37,7 @@
 #define APPEND_MAX_BYTES (UINT64_C(1) << 30)
 
 enum {
-    COPIES_MAX = 1 << 20,         /* entries that one repair gives copies */
+    COPIES_MAX = 1 << 20, /* entries that one repair gives copies */
 };
 
 /* Of an L1 entry. */
@@ -49,13 +49,13 @@ struct check {
     struct check_result *res;
     struct qed_usemap *used;
     uint64_t file_size;
-    uint64_t end;               /* of the file, with what was appended */
-    uint64_t appended;          /* bytes */
-    uint64_t last_offset;       /* of the table's data cluster seen last */
-    bool may_append;            /* nobody else allocates meanwhile */
-    uint8_t *l1_state;          /* L1_..., by index */
-    GHashTable *l1_new;         /* L1 index -> what the entry shall be */
-    GHashTable *l2_new;         /* cluster index -> what the entry shall be */
+    uint64_t end;         /* of the file, with what was appended */
+    uint64_t appended;    /* bytes */
+    uint64_t last_offset; /* of the table's data cluster seen last */
+    bool may_append;      /* nobody else allocates meanwhile */
+    uint8_t *l1_state;    /* L1_..., by index */
+    GHashTable *l1_new;   /* L1 index -> what the entry shall be */
+    GHashTable *l2_new;   /* cluster index -> what the entry shall be */
 };
 
 static void PRINTF_LIKE(2, 3) qed_report(struct check *c, const char *fmt, ...)
@@ -96,12 +96,14 @@ static const char *place_fault(const struct check *c, uint64_t offset,
     if (offset < img->header_bytes) {
         return "lies in the header";
     }
-    if (!range_inside(offset, len, round_up(c->file_size,
-                                            qed_cluster_size(img)))) {
+    if (!range_inside(offset, len,
+                      round_up(c->file_size, qed_cluster_size(img)))) {
         return "lies past the end of the file";
     }
     return ranges_overlap(offset, len, img->hdr.l1_table_offset,
-                          img->table_bytes) ? "lies in the L1 table" : NULL;
+                          img->table_bytes)
+               ? "lies in the L1 table"
+               : NULL;
 }
 
 /* Take @len bytes at @offset. 0; -EEXIST when any are taken; -ENOMEM. */
@@ -117,27 +119,28 @@ struct bad_entry {
     uint64_t where, value;
     const char *why;
     uint64_t guest, guest_len;
-    bool readable;              /* it is data that another entry has, too */
+    bool readable; /* it is data that another entry has, too */
 };
 
 /* Count a bad entry, which is @fixed or stays. */
 static void bad_entry_note(struct check *c, const struct bad_entry *b,
                            bool fixed)
 {
-    const char *then = b->readable
-        ? fixed ? "now has a copy of its own"
-                : "is shared; repair would copy it"
-        : fixed ? "now reads as zeroes"
-                : "cannot be read; repair would make it zeroes";
+    const char *then = b->readable ? fixed ? "now has a copy of its own"
+                                           : "is shared; repair would copy it"
+                       : fixed     ? "now reads as zeroes"
+                               : "cannot be read; repair would make it zeroes";
 
     if (fixed) {
         c->res->corruptions_fixed++;
     } else {
         c->res->corruptions++;
     }
-    qed_report(c, "%s: %s entry at offset %" PRIu64 ": 0x%" PRIx64 " %s; guest "
-           "range %" PRIu64 "+%" PRIu64 " %s", fixed ? "Repairing" : "ERROR",
-           b->what, b->where, b->value, b->why, b->guest, b->guest_len, then);
+    qed_report(c,
+               "%s: %s entry at offset %" PRIu64 ": 0x%" PRIx64 " %s; guest "
+               "range %" PRIu64 "+%" PRIu64 " %s",
+               fixed ? "Repairing" : "ERROR", b->what, b->where, b->value,
+               b->why, b->guest, b->guest_len, then);
 }
 
 /* --- what a repair appends --- */
@@ -185,15 +188,16 @@ static CO_FN int data_co_copy(struct check *c, uint64_t idx, uint64_t offset)
     ret = node_co_preadv(qed_file(c->img), offset, iov_one(&v, buf, len), 0);
     if (ret < 0) {
         c->res->check_errors++;
-        qed_report(c, "ERROR: the cluster at offset %" PRIu64 " cannot be read: %s",
-               offset, g_strerror(-ret));
+        qed_report(
+            c, "ERROR: the cluster at offset %" PRIu64 " cannot be read: %s",
+            offset, g_strerror(-ret));
         ret = 1;
     } else if (!buf_is_zero(buf, len)) {
         ret = file_co_append(c, buf, len, &entry);
     }
     if (ret == 0) {
-        g_hash_table_insert(c->l2_new, GSIZE_TO_POINTER((gsize) idx),
-                            GSIZE_TO_POINTER((gsize) entry));
+        g_hash_table_insert(c->l2_new, GSIZE_TO_POINTER((gsize)idx),
+                            GSIZE_TO_POINTER((gsize)entry));
     }
     io_buf_put(buf, len);
     return ret;
@@ -222,7 +226,7 @@ static CO_FN int table_co_replace(struct check *c, uint32_t i, uint64_t guest)
     }
     if (ret == 0) {
         g_hash_table_insert(c->l1_new, GUINT_TO_POINTER(i),
-                            GSIZE_TO_POINTER((gsize) table));
+                            GSIZE_TO_POINTER((gsize)table));
     }
     return ret;
 }
@@ -230,14 +234,16 @@ static CO_FN int table_co_replace(struct check *c, uint32_t i, uint64_t guest)
 /* --- looking --- */
 
 static CO_FN int data_entry_co_check(struct check *c, uint32_t l1_idx,
-                                     uint32_t i, uint64_t value,
-                                     uint64_t table)
+                                     uint32_t i, uint64_t value, uint64_t table)
 {
     uint64_t cluster = qed_cluster_size(c->img);
-    uint64_t idx = ((uint64_t) l1_idx << c->img->entry_bits) + i;
+    uint64_t idx = ((uint64_t)l1_idx << c->img->entry_bits) + i;
     struct bad_entry b = {
-        .what = "L2", .where = table + (uint64_t) i * 8, .value = value,
-        .guest = idx << c->img->cluster_bits, .guest_len = cluster,
+        .what = "L2",
+        .where = table + (uint64_t)i * 8,
+        .value = value,
+        .guest = idx << c->img->cluster_bits,
+        .guest_len = cluster,
     };
     int ret = 0;
 
@@ -272,11 +278,11 @@ static CO_FN bool qed_check_table_co_is_hole(struct check *c, uint64_t table)
     struct extent ext;
 
     return node_co_status(qed_file(c->img), table, len, &ext) == 0 &&
-        (ext.flags & STATUS_ZERO) && ext.len == len;
+           (ext.flags & STATUS_ZERO) && ext.len == len;
 }
 
 static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
-                                uint64_t table)
+                                    uint64_t table)
 {
     struct qed_image *img = c->img;
     struct table *t;
@@ -288,8 +294,9 @@ static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
     ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
     if (ret < 0) {
         c->res->check_errors++;
-        qed_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
-               table, g_strerror(-ret));
+        qed_report(c,
+                   "ERROR: L2 table at offset %" PRIu64 " cannot be read: %s",
+                   table, g_strerror(-ret));
         return ret == -ENOMEM ? ret : 0;
     }
     c->last_offset = 0;
@@ -310,8 +317,11 @@ static CO_FN int l1_entry_co_check(struct check *c, uint32_t i, uint64_t table)
     struct qed_image *img = c->img;
     uint64_t span = qed_cluster_size(img) << img->entry_bits;
     struct bad_entry b = {
-        .what = "L1", .where = img->hdr.l1_table_offset + (uint64_t) i * 8,
-        .value = table, .guest = i * span, .guest_len = span,
+        .what = "L1",
+        .where = img->hdr.l1_table_offset + (uint64_t)i * 8,
+        .value = table,
+        .guest = i * span,
+        .guest_len = span,
     };
     int ret = 0;
 
@@ -363,8 +373,8 @@ static CO_FN int entries_co_store(struct check *c, const uint64_t *entries,
     ret = qed_co_write_entries(c->img, entries, table, first, end);
     if (ret < 0) {
         c->res->check_errors++;
-        qed_report(c, "Could not write the table at offset %" PRIu64 ": %s", table,
-               g_strerror(-ret));
+        qed_report(c, "Could not write the table at offset %" PRIu64 ": %s",
+                   table, g_strerror(-ret));
     }
     return ret;
 }
@@ -381,14 +391,14 @@ static uint64_t entry_repaired(const struct check *c, uint64_t idx,
     if (place_fault(c, value, qed_cluster_size(c->img))) {
         return has_backing(c) ? QED_ENTRY_ZERO : QED_ENTRY_NONE;
     }
-    copy = g_hash_table_lookup(c->l2_new, GSIZE_TO_POINTER((gsize) idx));
+    copy = g_hash_table_lookup(c->l2_new, GSIZE_TO_POINTER((gsize)idx));
     return copy ? GPOINTER_TO_SIZE(copy) : value;
 }
 
 static CO_FN int table_co_repair(struct check *c, uint32_t l1_idx)
 {
     struct qed_image *img = c->img;
-    uint64_t idx = (uint64_t) l1_idx << img->entry_bits;
+    uint64_t idx = (uint64_t)l1_idx << img->entry_bits;
     uint32_t first = UINT32_MAX, end = 0;
     struct table *t;
     int ret = metadata_cache_co_get(&img->l2, l1_idx, &t);
@@ -460,8 +470,9 @@ static CO_FN int entries_co_repair(struct check *c)
     if (ret == 0) {
         ret = l1_co_repair(c);
     }
-    return ret < 0 ? ret : BARRIER(REPAIR_ENTRIES,
-                                   node_co_sync(img->node, qed_file(img)));
+    return ret < 0 ? ret
+                   : BARRIER(REPAIR_ENTRIES,
+                             node_co_sync(img->node, qed_file(img)));
 }
 
 /* Nobody else allocates while clusters are appended. */
@@ -520,8 +531,10 @@ static CO_FN int tail_co_cut(struct check *c, uint64_t leaks)
         c->res->leaks += leaks;
         return ret;
     }
-    qed_report(c, "Repairing: cut %" PRIu64 " unused clusters off the end of the "
-           "file", tail);
+    qed_report(c,
+               "Repairing: cut %" PRIu64 " unused clusters off the end of the "
+               "file",
+               tail);
     c->res->leaks_fixed += tail;
     c->res->leaks += leaks - tail;
     return 0;
@@ -560,8 +573,9 @@ static CO_FN int qed_check_co_run(struct check *c)
     qed_usemap_mark(c->used, 0, img->header_bytes >> bits);
     qed_usemap_mark(c->used, img->hdr.l1_table_offset >> bits,
                     img->table_bytes >> bits);
-    c->res->total_clusters =
-        round_up(img->hdr.image_size, UINT64_C(1) << bits) >> bits;
+    c->res->total_clusters = round_up(img->hdr.image_size, UINT64_C(1)
+                                                               << bits) >>
+                             bits;
     ret = references_co_check(c);
     if (ret == 0) {
         ret = leaks_co_check(c);

@@ -15,8 +15,7 @@ const struct create_option qed_create_options[] = {
     { "size", "size", "Virtual disk size" },
     { "backing_file", "str", "File name of a base image" },
     { "backing_fmt", "str", "Image format of the base image" },
-    { "cluster_size", "size", "Cluster size (in bytes)",
-      "65536" },
+    { "cluster_size", "size", "Cluster size (in bytes)", "65536" },
     { "table_size", "size", "L1/L2 table size (in clusters)" },
     { NULL, NULL, NULL, NULL },
 };
@@ -35,23 +34,24 @@ static int create_take(struct opts *o, struct create *c, GError **err)
     if (ret == 0) {
         return opts_missing("size", err);
     }
-    if (ret < 0 || (ret = opts_take_size(o, "cluster_size", &c->cluster_size,
-                                         err)) < 0 ||
+    if (ret < 0 ||
+        (ret = opts_take_size(o, "cluster_size", &c->cluster_size, err)) < 0 ||
         (ret = opts_take_size(o, "table_size", &c->table_size, err)) < 0 ||
         (ret = opts_take_str(o, "backing_file", &c->backing_file, err)) < 0 ||
         (ret = opts_take_str(o, "backing_fmt", &c->backing_fmt, err)) < 0) {
         return ret;
     }
-    if (c->size > (uint64_t) INT64_MAX) {
+    if (c->size > (uint64_t)INT64_MAX) {
         return err_set(err, EFBIG, "Image size %" PRIu64 " is too large",
                        c->size);
     }
     c->size = (c->size + QED_SECTOR - 1) / QED_SECTOR * QED_SECTOR;
     ret = qed_geometry_validate(c->cluster_size, c->table_size, c->size, err);
-    if (ret == 0 && c->backing_file &&
-        strlen(c->backing_file) > QED_NAME_MAX) {
-        ret = err_set(err, EINVAL, "Backing file name of %zu bytes: QED takes "
-                      "at most %d", strlen(c->backing_file), QED_NAME_MAX);
+    if (ret == 0 && c->backing_file && strlen(c->backing_file) > QED_NAME_MAX) {
+        ret = err_set(err, EINVAL,
+                      "Backing file name of %zu bytes: QED takes "
+                      "at most %d",
+                      strlen(c->backing_file), QED_NAME_MAX);
     }
     return ret;
 }
@@ -60,8 +60,8 @@ static CO_FN int qed_image_co_write(struct node *file, const struct create *c)
 {
     uint64_t table = c->cluster_size * c->table_size;
     struct qed_header h = {
-        .cluster_size = (uint32_t) c->cluster_size,
-        .table_size = (uint32_t) c->table_size,
+        .cluster_size = (uint32_t)c->cluster_size,
+        .table_size = (uint32_t)c->table_size,
         .header_size = 1,
         .l1_table_offset = c->cluster_size,
         .image_size = c->size,
@@ -77,9 +77,10 @@ static CO_FN int qed_image_co_write(struct node *file, const struct create *c)
             h.features |= QED_F_NO_PROBE;
         }
         h.backing_name_offset = NAME_AT;
-        h.backing_name_size = (uint32_t) strlen(c->backing_file);
-        ret = node_co_pwritev(file, NAME_AT, iov_one(&v, c->backing_file,
-                                                     h.backing_name_size), 0);
+        h.backing_name_size = (uint32_t)strlen(c->backing_file);
+        ret = node_co_pwritev(file, NAME_AT,
+                              iov_one(&v, c->backing_file, h.backing_name_size),
+                              0);
     }
     if (ret == 0) {
         ret = BARRIER(CREATE_TABLES, node_co_flush(file));

@@ -17,12 +17,12 @@ static int qed_driver_probe(const uint8_t *buf, size_t len)
 
 static void qed_driver_limits(struct node *n, struct node_limits *l)
 {
-    l->cluster_size = (uint32_t) qed_cluster_size(qed_image(n));
+    l->cluster_size = (uint32_t)qed_cluster_size(qed_image(n));
     l->fast_zero = true;
 }
 
 static const char *qed_driver_header_backing(const struct node *n,
-                                         const char **ret_fmt)
+                                             const char **ret_fmt)
 {
     const struct qed_image *img = qed_image(n);
 

@@ -7,7 +7,7 @@
 
 /* One aligned write of sector 0, which becomes @h. */
 static CO_FN int qed_sector_co_put(struct qed_image *img,
-                               const struct qed_header *h)
+                                   const struct qed_header *h)
 {
     uint8_t *buf = io_buf_get(QED_SECTOR);
     struct iovec v;

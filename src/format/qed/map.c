@@ -89,22 +89,22 @@ static void table_segment(const struct qed_image *img, const struct table *t,
 /* The cluster index at which the L1 entries from @l1_idx that have no table
  * end, seen as far as @limit. */
 static uint64_t qed_no_tables_end(const struct qed_image *img, uint32_t l1_idx,
-                              uint64_t limit)
+                                  uint64_t limit)
 {
     uint64_t end = limit >> img->entry_bits;
 
     while (++l1_idx < end && img->l1[l1_idx] == 0) {
     }
-    return (uint64_t) l1_idx << img->entry_bits;
+    return (uint64_t)l1_idx << img->entry_bits;
 }
 
 /* What stands in the tables from @idx up to @limit. 0, -EAGAIN when a table
  * must be loaded first, -EINVAL. */
-static int metadata_cache_segment(struct qed_image *img, uint64_t idx, uint64_t limit,
-                          struct segment *ret)
+static int metadata_cache_segment(struct qed_image *img, uint64_t idx,
+                                  uint64_t limit, struct segment *ret)
 {
-    uint32_t l1_idx = (uint32_t) (idx >> img->entry_bits);
-    uint64_t span_end = ((uint64_t) l1_idx + 1) << img->entry_bits;
+    uint32_t l1_idx = (uint32_t)(idx >> img->entry_bits);
+    uint64_t span_end = ((uint64_t)l1_idx + 1) << img->entry_bits;
     uint64_t table = get_le64(&img->l1[l1_idx]);
     uint64_t bytes;
     struct table *t;
@@ -148,13 +148,14 @@ static int metadata_cache_segment(struct qed_image *img, uint64_t idx, uint64_t 
 
 static enum qed_kind entry_kind(uint64_t entry)
 {
-    return entry == QED_ENTRY_NONE ? QED_ABSENT
-        : entry == QED_ENTRY_ZERO ? QED_ZERO : QED_DATA;
+    return entry == QED_ENTRY_NONE   ? QED_ABSENT
+           : entry == QED_ENTRY_ZERO ? QED_ZERO
+                                     : QED_DATA;
 }
 
 /* From memory alone: clusters [@first, ...) as one segment, up to @last. */
 static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
-                struct segment *ret)
+                    struct segment *ret)
 {
     struct pending_walk w;
     struct segment s;
@@ -177,8 +178,8 @@ static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
         if (ret->n == 0) {
             *ret = s;
         } else if (kind == entry_kind(ret->entry) &&
-                   (kind != QED_DATA || s.entry == ret->entry +
-                    (ret->n << img->cluster_bits))) {
+                   (kind != QED_DATA ||
+                    s.entry == ret->entry + (ret->n << img->cluster_bits))) {
             ret->n += s.n;
         } else {
             break;
@@ -193,14 +194,14 @@ static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
 static CO_FN bool qed_map_table_co_is_hole(struct qed_image *img, uint64_t idx)
 {
     const struct node *storage = node_storage(img->node);
-    uint64_t table = qed_l2_offset(img, (uint32_t) (idx >> img->entry_bits));
+    uint64_t table = qed_l2_offset(img, (uint32_t)(idx >> img->entry_bits));
     uint64_t len = img->table_bytes;
     struct extent ext;
 
     return !img->group && storage && !strcmp(storage->drv->name, "file") &&
-        qed_offset_valid(img, table, len) &&
-        node_co_status(qed_file(img), table, len, &ext) == 0 &&
-        (ext.flags & STATUS_ZERO) && ext.len == len;
+           qed_offset_valid(img, table, len) &&
+           node_co_status(qed_file(img), table, len, &ext) == 0 &&
+           (ext.flags & STATUS_ZERO) && ext.len == len;
 }
 
 int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,

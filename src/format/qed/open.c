@@ -83,7 +83,8 @@ static CO_FN int qed_name_co_read(struct qed_image *img, GError **err)
     } else if (strlen(name) != len) {
         ret = node_corrupt(img->node, err, img->hdr.backing_name_offset,
                            "the backing file name of %u bytes holds a NUL "
-                           "byte", len);
+                           "byte",
+                           len);
     }
     if (ret < 0) {
         g_free(name);
@@ -98,10 +99,10 @@ static void qed_set_geometry(struct qed_image *img)
     const struct qed_header *h = &img->hdr;
     uint64_t file_size = qed_file(img)->size;
 
-    img->cluster_bits = (unsigned) g_bit_storage(h->cluster_size) - 1;
+    img->cluster_bits = (unsigned)g_bit_storage(h->cluster_size) - 1;
     img->table_bytes = qed_table_bytes(h->cluster_size, h->table_size);
-    img->entry_bits = (unsigned) g_bit_storage(img->table_bytes / 8) - 1;
-    img->header_bytes = (uint64_t) h->header_size * h->cluster_size;
+    img->entry_bits = (unsigned)g_bit_storage(img->table_bytes / 8) - 1;
+    img->header_bytes = (uint64_t)h->header_size * h->cluster_size;
     img->file_end = file_size;
     img->alloc_end = round_up(file_size, h->cluster_size);
 }
@@ -113,8 +114,10 @@ static CO_FN int qed_l1_co_load(struct qed_image *img, GError **err)
 
     img->l1 = io_buf_get(img->table_bytes);
     if (!img->l1) {
-        return err_set(err, ENOMEM, "Could not allocate %" PRIu64
-                       " bytes for the QED L1 table", img->table_bytes);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %" PRIu64
+                       " bytes for the QED L1 table",
+                       img->table_bytes);
     }
     ret = node_co_preadv(qed_file(img), img->hdr.l1_table_offset,
                          iov_one(&v, img->l1, img->table_bytes), 0);
@@ -134,8 +137,8 @@ static CO_FN int qed_autoclear_co_apply(struct qed_image *img)
     }
     h.autoclear_features = 0;
     ret = qed_co_write_header(img, &h);
-    return ret < 0 ? ret : BARRIER(AUTOCLEAR, node_co_sync(img->node,
-                                                            qed_file(img)));
+    return ret < 0 ? ret
+                   : BARRIER(AUTOCLEAR, node_co_sync(img->node, qed_file(img)));
 }
 
 /* Look at every table, and repair if the image was not closed properly. */
@@ -147,8 +150,7 @@ static CO_FN int image_co_examine(struct qed_image *img, unsigned flags,
     struct check_result res = { 0 };
     int ret;
 
-    if ((flags & NODE_CHECK) ||
-        (!dirty && size % qed_cluster_size(img) == 0)) {
+    if ((flags & NODE_CHECK) || (!dirty && size % qed_cluster_size(img) == 0)) {
         return 0;
     }
     ret = qed_co_check(img->node, dirty ? CHECK_FIX_ERRORS : 0, &res, err);
@@ -157,15 +159,16 @@ static CO_FN int image_co_examine(struct qed_image *img, unsigned flags,
         return ret;
     }
     if (dirty && (res.corruptions || res.check_errors)) {
-        return err_set(err, EIO, "QED image was not closed properly and could "
+        return err_set(err, EIO,
+                       "QED image was not closed properly and could "
                        "not be repaired: run a check with repair");
     }
     return 0;
 }
 
 /* Make a loaded image ready for writes. */
-static CO_FN int qed_image_co_set_writable(struct qed_image *img, unsigned flags,
-                                       GError **err)
+static CO_FN int qed_image_co_set_writable(struct qed_image *img,
+                                           unsigned flags, GError **err)
 {
     int ret = qed_autoclear_co_apply(img);
 
@@ -219,9 +222,9 @@ int qed_co_open(struct node *n, struct opts *o, unsigned flags, GError **err)
         ret = qed_image_co_set_writable(img, flags, err);
     }
     if (ret == 0) {
-        ret = node_co_open_backing(n, o, img->backing_name,
-                                   img->hdr.features & QED_F_NO_PROBE ? "raw"
-                                   : NULL, err);
+        ret = node_co_open_backing(
+            n, o, img->backing_name,
+            img->hdr.features & QED_F_NO_PROBE ? "raw" : NULL, err);
     }
     if (ret < 0) {
         group_co_free(img->group);

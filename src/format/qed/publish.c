@@ -34,14 +34,13 @@ int qed_co_write_entries(struct qed_image *img, const uint64_t *entries,
     struct node *file = qed_file(img);
     uint64_t unit = max_u64(QED_SECTOR,
                             node_get_limits(file)->request_alignment);
-    uint64_t a = round_down((uint64_t) first * 8, unit);
-    uint64_t b = min_u64(round_up((uint64_t) end * 8, unit), img->table_bytes);
+    uint64_t a = round_down((uint64_t)first * 8, unit);
+    uint64_t b = min_u64(round_up((uint64_t)end * 8, unit), img->table_bytes);
     struct iovec v;
     int ret;
 
-    ret = node_co_pwritev(file, table + a,
-                          iov_one(&v, (char *) (uintptr_t) entries + a, b - a),
-                          0);
+    ret = node_co_pwritev(
+        file, table + a, iov_one(&v, (char *)(uintptr_t)entries + a, b - a), 0);
     if (ret == 0) {
         qed_note_written(img, table + b);
     }
@@ -66,11 +65,11 @@ static GTreeNode *next_of_table(const struct qed_image *img, GTreeNode *t)
 
 static uint32_t qed_entry_of(const struct qed_image *img, GTreeNode *t)
 {
-    return (uint32_t) (qed_publish_node_idx(t) & (qed_entries(img) - 1));
+    return (uint32_t)(qed_publish_node_idx(t) & (qed_entries(img) - 1));
 }
 
-static void qed_item_apply(const struct qed_image *img, const struct qed_item *it,
-                       uint64_t *entries)
+static void qed_item_apply(const struct qed_image *img,
+                           const struct qed_item *it, uint64_t *entries)
 {
     for (GTreeNode *t = it->first; t; t = next_of_table(img, t)) {
         put_le64(&entries[qed_entry_of(img, t)],
@@ -78,8 +77,9 @@ static void qed_item_apply(const struct qed_image *img, const struct qed_item *i
     }
 }
 
-static CO_FN int qed_item_co_write(struct qed_image *img, const struct qed_item *it,
-                               const uint64_t *entries)
+static CO_FN int qed_item_co_write(struct qed_image *img,
+                                   const struct qed_item *it,
+                                   const uint64_t *entries)
 {
     uint64_t table = qed_l2_offset(img, it->l1_idx);
     GTreeNode *t = it->first;
@@ -124,10 +124,10 @@ static void qed_collect_items(struct qed_image *img, GTree *map)
         uint64_t l1_idx = qed_publish_node_idx(t) >> img->entry_bits;
         if (l1_idx != last) {
             struct qed_item it = {
-                .l1_idx = (uint32_t) l1_idx,
+                .l1_idx = (uint32_t)l1_idx,
                 .fresh = img->l1[l1_idx] == 0 ||
-                    g_hash_table_contains(img->fresh,
-                                          GUINT_TO_POINTER((guint) l1_idx)),
+                         g_hash_table_contains(img->fresh,
+                                               GUINT_TO_POINTER((guint)l1_idx)),
                 .first = t,
             };
             g_array_append_val(img->items, it);
@@ -174,14 +174,14 @@ static CO_FN int write_existing_entry(void *arg, unsigned i)
 
 static unsigned workers_for(const struct qed_image *img)
 {
-    return (unsigned) CLAMP(img->l2.max_bytes / 2 / img->table_bytes, 1,
-                            QED_WORKERS);
+    return (unsigned)CLAMP(img->l2.max_bytes / 2 / img->table_bytes, 1,
+                           QED_WORKERS);
 }
 
 static CO_FN int qed_fresh_co_write(struct qed_image *img)
 {
     return parallel_co_for(img->loop, img->items->len, workers_for(img),
-                       write_fresh_entry, img);
+                           write_fresh_entry, img);
 }
 
 static uint64_t fresh_end(struct qed_image *img)
@@ -244,7 +244,7 @@ static CO_FN int qed_fresh_co_link(struct qed_image *img)
         uint32_t l1_idx = qed_item_at(img, i)->l1_idx;
         put_le64(&img->l1[l1_idx], qed_l2_offset(img, l1_idx));
     }
-    for (unsigned i = 0; i < n && ret == 0; ) {
+    for (unsigned i = 0; i < n && ret == 0;) {
         uint32_t first, end;
         if (!qed_item_at(img, i)->fresh) {
             i++;
@@ -253,7 +253,8 @@ static CO_FN int qed_fresh_co_link(struct qed_image *img)
         first = qed_item_at(img, i)->l1_idx;
         end = first + 1;
         while (++i < n && qed_item_at(img, i)->l1_idx < end + MERGE_ENTRIES) {
-            end = qed_item_at(img, i)->fresh ? qed_item_at(img, i)->l1_idx + 1 : end;
+            end = qed_item_at(img, i)->fresh ? qed_item_at(img, i)->l1_idx + 1
+                                             : end;
         }
         node_co_debug_event(qed_file(img), DEBUG_L1_UPDATE);
         ret = qed_co_write_entries(img, img->l1, img->hdr.l1_table_offset,
@@ -275,7 +276,7 @@ static CO_FN int qed_publish_co_pointers(void *arg, uint64_t gen)
     }
     if (ret == 0) {
         ret = parallel_co_for(img->loop, img->items->len, workers_for(img),
-                          write_existing_entry, img);
+                              write_existing_entry, img);
     }
     return ret < 0 ? ret : qed_fresh_co_link(img);
 }

@@ -34,10 +34,10 @@
 #include "wire/qed.h"
 
 enum {
-    QED_CACHE_BYTES = 32 << 20,   /* of L2 tables, per image */
-    QED_PENDING_MAX = 1 << 20,    /* pointers before a writer must wait */
+    QED_CACHE_BYTES = 32 << 20, /* of L2 tables, per image */
+    QED_PENDING_MAX = 1 << 20,  /* pointers before a writer must wait */
     QED_GAPS_MAX = 64,
-    QED_WORKERS = 16,             /* tables read or written at once */
+    QED_WORKERS = 16, /* tables read or written at once */
 };
 
 /* File offsets that entries from the file must not point to although they are
@@ -49,7 +49,7 @@ struct qed_gap {
 /* Pointers of one table in the pass under way; publish.c. */
 struct qed_item {
     uint32_t l1_idx;
-    bool fresh;                   /* the table is not in the file's L1 yet */
+    bool fresh; /* the table is not in the file's L1 yet */
     GTreeNode *first;
 };
 
@@ -58,22 +58,22 @@ struct qed_image {
     struct node *node;
     struct loop *loop;
     unsigned cluster_bits;
-    unsigned entry_bits;          /* log2 of the entries of a table */
+    unsigned entry_bits; /* log2 of the entries of a table */
     uint64_t table_bytes;
     uint64_t header_bytes;
-    uint64_t *l1;                 /* as in the file; table_bytes */
-    struct group *group;          /* NULL on a read-only node */
+    uint64_t *l1;        /* as in the file; table_bytes */
+    struct group *group; /* NULL on a read-only node */
 
     /* header: hdr mirrors sector */
     struct qed_header hdr;
-    uint8_t sector[QED_SECTOR];   /* sector 0 as it is in the file */
-    bool header_unknown;          /* or as it shall be again: header.c */
-    char *backing_name;           /* or NULL */
+    uint8_t sector[QED_SECTOR]; /* sector 0 as it is in the file */
+    bool header_unknown;        /* or as it shall be again: header.c */
+    char *backing_name;         /* or NULL */
 
     /* allocation */
-    uint64_t alloc_end;           /* next free cluster */
-    uint64_t file_end;            /* the file is at least this long */
-    bool extending;               /* a truncate to alloc_end is under way */
+    uint64_t alloc_end; /* next free cluster */
+    uint64_t file_end;  /* the file is at least this long */
+    bool extending;     /* a truncate to alloc_end is under way */
     struct co_queue extended;
     struct qed_gap gaps[QED_GAPS_MAX];
     unsigned n_gaps;
@@ -83,11 +83,11 @@ struct qed_image {
     struct pending pending;
 
     /* publish.c: the pass under way */
-    GArray *items;                /* struct qed_item */
-    GHashTable *fresh;            /* l1_idx -> offset of a table not yet in l1 */
+    GArray *items;     /* struct qed_item */
+    GHashTable *fresh; /* l1_idx -> offset of a table not yet in l1 */
 
-    struct metadata_cache l2;             /* the cache */
-    bool checking;                /* tables that overlap are its business */
+    struct metadata_cache l2; /* the cache */
+    bool checking;            /* tables that overlap are its business */
 
     /* NEED_CHECK */
     struct loop_timer clear_timer;
@@ -120,8 +120,8 @@ static inline uint32_t qed_entries(const struct qed_image *img)
 enum qed_kind { QED_ABSENT, QED_ZERO, QED_DATA };
 struct qed_run {
     enum qed_kind kind;
-    uint64_t len;                 /* bytes */
-    uint64_t host;                /* QED_DATA: file offset of the first byte */
+    uint64_t len;  /* bytes */
+    uint64_t host; /* QED_DATA: file offset of the first byte */
 };
 /* The longest run of one kind (data: contiguous in the file) from guest offset
  * @off that memory can tell, at most @len bytes; reads one table when the first

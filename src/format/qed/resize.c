@@ -31,11 +31,13 @@ static CO_FN int tail_co_clear(struct node *n, uint64_t old)
         return ret;
     }
     return run.kind == QED_DATA
-        ? node_co_zero(qed_file(img), run.host + (old - start),
-                       start + cluster - old, 0) : 0;
+               ? node_co_zero(qed_file(img), run.host + (old - start),
+                              start + cluster - old, 0)
+               : 0;
 }
 
-static CO_FN int qed_new_part_co_clear(struct node *n, uint64_t old, uint64_t size)
+static CO_FN int qed_new_part_co_clear(struct node *n, uint64_t old,
+                                       uint64_t size)
 {
     struct qed_image *img = qed_image(n);
     uint64_t cluster = qed_cluster_size(img);
@@ -61,8 +63,10 @@ static int qed_size_validate(struct node *n, uint64_t size, GError **err)
         return err_set(err, EPERM, "Block node is read-only");
     }
     if (size % QED_SECTOR || size > max) {
-        return err_set(err, EINVAL, "QED image size must be a multiple of %d "
-                       "and at most %" PRIu64 " bytes", QED_SECTOR, max);
+        return err_set(err, EINVAL,
+                       "QED image size must be a multiple of %d "
+                       "and at most %" PRIu64 " bytes",
+                       QED_SECTOR, max);
     }
     if (size < n->size) {
         return err_set(err, ENOTSUP, "Shrinking QED images is not supported");

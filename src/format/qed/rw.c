@@ -15,7 +15,7 @@
 /* What is written: bytes in memory, or of storage that may be shared. */
 struct source {
     uint64_t len;
-    struct iov iov;               /* !node */
+    struct iov iov; /* !node */
     struct node *node;
     uint64_t off;
 };
@@ -32,14 +32,14 @@ static struct source source_part(const struct source *s, uint64_t skip,
 }
 
 static CO_FN int qed_data_co_write(struct qed_image *img, uint64_t host,
-                               const struct source *s)
+                                   const struct source *s)
 {
     int ret;
 
     node_co_debug_event(qed_file(img), DEBUG_WRITE_AIO);
     ret = s->node
-        ? node_co_copy_in(qed_file(img), host, s->node, s->off, s->len, 0)
-        : node_co_pwritev(qed_file(img), host, s->iov, 0);
+              ? node_co_copy_in(qed_file(img), host, s->node, s->off, s->len, 0)
+              : node_co_pwritev(qed_file(img), host, s->iov, 0);
     if (ret == 0) {
         qed_note_written(img, host + s->len);
     }
@@ -79,7 +79,7 @@ static CO_FN int write_co_alloc(struct qed_image *img, uint64_t off,
 }
 
 static CO_FN int qed_write_co_source(struct qed_image *img, uint64_t off,
-                                 const struct source *s)
+                                     const struct source *s)
 {
     uint64_t done = 0;
     int ret = 0;
@@ -96,16 +96,14 @@ static CO_FN int qed_write_co_source(struct qed_image *img, uint64_t off,
             break;
         }
         part = source_part(s, done, run.len);
-        ret = run.kind == QED_DATA
-            ? qed_data_co_write(img, run.host, &part)
-            : write_co_alloc(img, off + done, &part);
+        ret = run.kind == QED_DATA ? qed_data_co_write(img, run.host, &part)
+                                   : write_co_alloc(img, off + done, &part);
         done += run.len;
     }
     return ret;
 }
 
-int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov,
-                   unsigned flags)
+int qed_co_pwritev(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
     struct source s = { .len = iov.len, .iov = iov };
 

@@ -17,7 +17,8 @@ int qed_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
     }
     *ret_map = (struct mapping) {
         .kind = run.kind == QED_ABSENT ? MAP_ABSENT
-            : run.kind == QED_ZERO ? MAP_ZERO : MAP_DATA,
+                : run.kind == QED_ZERO ? MAP_ZERO
+                                       : MAP_DATA,
         .len = run.len,
     };
     if (run.kind == QED_DATA) { /* clusters never move */
@@ -34,7 +35,7 @@ int qed_co_info(struct node *n, json_t *info, GError **err)
     const struct qed_image *img = qed_image(n);
 
     json_object_set_new(info, "cluster-size",
-                        json_integer((json_int_t) qed_cluster_size(img)));
+                        json_integer((json_int_t)qed_cluster_size(img)));
     json_object_set_new(info, "dirty-flag",
                         json_boolean(img->hdr.features & QED_F_NEED_CHECK));
     return 0;

@@ -10,10 +10,10 @@ enum { PIECE_WORDS = 64, PIECE_BITS = PIECE_WORDS * 64 };
 #define MAP_MAX_BYTES (256u << 20)
 
 struct qed_usemap {
-    GHashTable *pieces;         /* number -> uint64_t[PIECE_WORDS] */
+    GHashTable *pieces; /* number -> uint64_t[PIECE_WORDS] */
     uint64_t count, end;
-    uint64_t last;              /* the piece used last ... */
-    uint64_t *last_words;       /* ... or NULL */
+    uint64_t last;        /* the piece used last ... */
+    uint64_t *last_words; /* ... or NULL */
 };
 
 struct qed_usemap *qed_usemap_new(void)

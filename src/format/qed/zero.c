@@ -18,7 +18,7 @@
 static bool qed_has_backing(const struct qed_image *img)
 {
     return (img->hdr.features & QED_F_BACKING_FILE) ||
-        node_child(img->node, "backing");
+           node_child(img->node, "backing");
 }
 
 static CO_FN int markers_co_add(struct qed_image *img, uint64_t first,
@@ -46,7 +46,7 @@ static CO_FN int markers_co_add(struct qed_image *img, uint64_t first,
 }
 
 static CO_FN int qed_clusters_co_zero(struct qed_image *img, uint64_t off,
-                                  uint64_t len, unsigned flags)
+                                      uint64_t len, unsigned flags)
 {
     uint64_t end = off + len;
     int ret = 0;
@@ -60,7 +60,8 @@ static CO_FN int qed_clusters_co_zero(struct qed_image *img, uint64_t off,
         }
         if (run.kind == QED_DATA) {
             uint64_t have = run.host < img->file_end
-                ? min_u64(run.len, img->file_end - run.host) : 0;
+                                ? min_u64(run.len, img->file_end - run.host)
+                                : 0;
             if (have > 0) { /* what is past the file's end is zero already */
                 ret = node_co_zero(qed_file(img), run.host, have,
                                    flags & IO_MAY_UNMAP);

@@ -16,13 +16,12 @@
 
 struct raw_state {
     uint64_t offset;
-    uint64_t fixed_size;  /* when has_size */
+    uint64_t fixed_size; /* when has_size */
     bool has_size;
 };
 
-static const char *const raw_option_names[] = {
-    "file", "offset", "size", NULL
-};
+static const char *const raw_option_names[] = { "file", "offset", "size",
+                                                NULL };
 
 static const char *const raw_reference_options[] = { "offset", "size", NULL };
 
@@ -58,12 +57,14 @@ static int raw_apply_window(struct node *n, GError **err)
     uint64_t real = node_file(n)->size;
 
     if (s->offset > real) {
-        return err_set(err, EINVAL, "Offset (%" PRIu64 ") cannot be greater "
+        return err_set(err, EINVAL,
+                       "Offset (%" PRIu64 ") cannot be greater "
                        "than size of the containing file (%" PRIu64 ")",
                        s->offset, real);
     }
     if (s->has_size && real - s->offset < s->fixed_size) {
-        return err_set(err, EINVAL, "The sum of offset (%" PRIu64 ") and size "
+        return err_set(err, EINVAL,
+                       "The sum of offset (%" PRIu64 ") and size "
                        "(%" PRIu64 ") has to be smaller or equal to the actual "
                        "size of the containing file (%" PRIu64 ")",
                        s->offset, s->fixed_size, real);
@@ -102,7 +103,7 @@ static CO_FN int raw_co_reopen(struct node *n, struct opts *o, unsigned flags,
     if ((flags ^ n->flags) & NODE_RDWR) {
         return 0; /* only the flag changes; @o is empty */
     }
-    *s = (struct raw_state){};
+    *s = (struct raw_state) {};
     int ret = raw_take_window(o, s, err);
     if (ret == 0) {
         ret = raw_apply_window(n, err);
@@ -171,9 +172,8 @@ static CO_FN int raw_co_cache(struct node *n, uint64_t off, uint64_t len)
 
 /* --- create --- */
 
-static const char *const raw_preallocation_names[] = {
-    "off", "falloc", "full", NULL
-};
+static const char *const raw_preallocation_names[] = { "off", "falloc", "full",
+                                                       NULL };
 enum preallocation { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
 
 #define FILL_CHUNK (1024u * 1024)
@@ -204,8 +204,9 @@ static CO_FN int raw_co_preallocate(struct node *file, uint64_t size,
         ret = raw_co_fill(file, size);
     }
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not preallocate %" PRIu64
-                             " bytes of '%s'", size, file->filename);
+        return err_set_errno(err, -ret,
+                             "Could not preallocate %" PRIu64 " bytes of '%s'",
+                             size, file->filename);
     }
     return 0;
 }
@@ -219,12 +220,14 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
     if (ret == 0) {
         return opts_missing("size", err);
     }
-    if (ret < 0 || (ret = opts_take_enum(o, "preallocation",
-                                         raw_preallocation_names, &how, err)) < 0) {
+    if (ret < 0 ||
+        (ret = opts_take_enum(o, "preallocation", raw_preallocation_names, &how,
+                              err)) < 0) {
         return ret;
     }
     if (opts_has(o, "backing_file")) {
-        return err_set(err, ENOTSUP, "Backing file not supported for file "
+        return err_set(err, ENOTSUP,
+                       "Backing file not supported for file "
                        "format 'raw'");
     }
     if (size > INT64_MAX) {
@@ -232,7 +235,8 @@ static CO_FN int raw_co_create(struct node *file, struct opts *o, GError **err)
     }
     /* Storage of a fixed size is good when it is large enough. */
     ret = !file->drv->co_truncate && size <= file->size
-        ? 0 : node_co_truncate(file, size, err);
+              ? 0
+              : node_co_truncate(file, size, err);
     if (ret == 0) {
         ret = raw_co_preallocate(file, size, (enum preallocation)how, err);
     }
@@ -244,7 +248,8 @@ static int raw_measure(struct opts *o, struct image_measure *ret, GError **err)
     int how, r = opts_take_size(o, "size", &ret->size, err);
 
     if (r >= 0) {
-        r = opts_take_enum(o, "preallocation", raw_preallocation_names, &how, err);
+        r = opts_take_enum(o, "preallocation", raw_preallocation_names, &how,
+                           err);
     }
     ret->size = (ret->size + 511) / 512 * 512;
     ret->all = true;

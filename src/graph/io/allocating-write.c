@@ -29,37 +29,36 @@
 #define ALLOC_WRITE_AGAIN 1
 
 enum merge_state {
-    FILL_NONE,   /* the cluster was allocated, or is covered */
-    FILL_ZERO,   /* the rest of it reads as zeroes */
+    FILL_NONE, /* the cluster was allocated, or is covered */
+    FILL_ZERO, /* the rest of it reads as zeroes */
     FILL_BYTES,
 };
 
 /* The rest of one partly written cluster. */
 struct merge {
-    uint64_t start, end;   /* the cluster, up to the end of the disk */
-    uint8_t *buf;          /* of all of it; the guest's part is undefined */
-    struct inflight *inflight;   /* NULL: @buf is our own */
+    uint64_t start, end;       /* the cluster, up to the end of the disk */
+    uint8_t *buf;              /* of all of it; the guest's part is undefined */
+    struct inflight *inflight; /* NULL: @buf is our own */
     bool own_fetch;
     enum merge_state state;
 };
 
 struct alloc_write {
     struct node *n;
-    uint64_t off, end;     /* the guest's */
+    uint64_t off, end; /* the guest's */
     struct iov iov;
     unsigned flags;
     struct merge head, tail; /* the same cluster: head is used */
 };
 
 /* From a fetch in flight if there is one, else from the chain below. */
-static CO_FN int merge_co_read(struct node *n, struct merge *f,
-                              uint64_t from, uint64_t to)
+static CO_FN int merge_co_read(struct node *n, struct merge *f, uint64_t from,
+                               uint64_t to)
 {
     struct iovec store;
 
-    return inflight_co_read_below(n, from,
-                               iov_one(&store, f->buf + (from - f->start),
-                                       to - from), 0);
+    return inflight_co_read_below(
+        n, from, iov_one(&store, f->buf + (from - f->start), to - from), 0);
 }
 
 static bool merge_is_zero(const struct merge *f, uint64_t from, uint64_t to)
@@ -72,7 +71,7 @@ static bool merge_is_zero(const struct merge *f, uint64_t from, uint64_t to)
 
 /* Read just what the guest does not write. */
 static CO_FN int merge_co_read_parts(struct node *n, struct merge *f,
-                                    uint64_t from, uint64_t to)
+                                     uint64_t from, uint64_t to)
 {
     int ret = 0;
 
@@ -126,8 +125,8 @@ static void merge_done(struct merge *f)
 }
 
 /* Get the bytes of @f's cluster outside [@from, @to). */
-static CO_FN int merge_co_read_below(struct node *n, struct merge *f, uint64_t from,
-                               uint64_t to)
+static CO_FN int merge_co_read_below(struct node *n, struct merge *f,
+                                     uint64_t from, uint64_t to)
 {
     struct node *backing = node_backing(n);
     struct mapping m;
@@ -155,8 +154,8 @@ static CO_FN int merge_co_read_below(struct node *n, struct merge *f, uint64_t f
         ret = merge_co_read_parts(n, f, from, to);
     }
     trace_alloc_write_read_below(n->name, f->start, f->end - f->start, ret);
-    if (ret == 0 && !(merge_is_zero(f, f->start, from) &&
-                      merge_is_zero(f, to, f->end))) {
+    if (ret == 0 &&
+        !(merge_is_zero(f, f->start, from) && merge_is_zero(f, to, f->end))) {
         f->state = FILL_BYTES;
     }
     return ret;
@@ -191,7 +190,8 @@ static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
     merge_init(&c->head, c->n, c->off);
     merge_init(&c->tail, c->n, c->end - 1);
     if (head_is_partial(c)) {
-        ret = merge_co_read_below(c->n, &c->head, c->off, MIN(c->end, c->head.end));
+        ret = merge_co_read_below(c->n, &c->head, c->off,
+                                  MIN(c->end, c->head.end));
     }
     if (ret == 0 && tail_is_partial(c)) {
         ret = merge_co_read_below(c->n, &c->tail, c->tail.start, c->end);
@@ -201,8 +201,10 @@ static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
 
 /* One driver call for [@pos, @end) of the guest, with what stands before and
  * after it in the first and last cluster. */
-static CO_FN int alloc_write_co_write_filled(struct alloc_write *c, uint64_t pos, uint64_t end,
-                                     struct iovec pre, struct iovec post)
+static CO_FN int alloc_write_co_write_filled(struct alloc_write *c,
+                                             uint64_t pos, uint64_t end,
+                                             struct iovec pre,
+                                             struct iovec post)
 {
     struct iov guest = iov_slice(c->iov, pos - c->off, end - pos);
     struct iovec stack[STACK_VECS], *v = stack;
@@ -225,10 +227,10 @@ static CO_FN int alloc_write_co_write_filled(struct alloc_write *c, uint64_t pos
     if (post.iov_len > 0) {
         v[count++] = post;
     }
-    ret = write_co_driver(c->n, pos - pre.iov_len,
-                          (struct iov) { v, count, 0,
-                              pre.iov_len + len + post.iov_len },
-                          c->flags);
+    ret = write_co_driver(
+        c->n, pos - pre.iov_len,
+        (struct iov) { v, count, 0, pre.iov_len + len + post.iov_len },
+        c->flags);
     if (v != stack) {
         g_free(v);
     }
@@ -236,7 +238,8 @@ static CO_FN int alloc_write_co_write_filled(struct alloc_write *c, uint64_t pos
 }
 
 /* [@pos, @end) is not allocated and is the guest's; allocate it. */
-static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos, uint64_t end)
+static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos,
+                                         uint64_t end)
 {
     struct merge *last = c->tail.start == c->head.start ? &c->head : &c->tail;
     struct iovec pre = { 0 }, post = { 0 };
@@ -277,9 +280,8 @@ static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
         }
         end = pos + m.len;
         if (m.kind != MAP_ABSENT) {
-            ret = write_co_driver(c->n, pos,
-                                  iov_slice(c->iov, pos - c->off, m.len),
-                                  c->flags);
+            ret = write_co_driver(
+                c->n, pos, iov_slice(c->iov, pos - c->off, m.len), c->flags);
         } else {
             ret = alloc_write_co_allocate(c, pos, end);
         }
@@ -307,7 +309,8 @@ static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
 
 /* A write that stays within data; else *@ret_done is false and nothing was
  * written. */
-static CO_FN int alloc_write_co_write_data(struct alloc_write *c, bool *ret_done)
+static CO_FN int alloc_write_co_write_data(struct alloc_write *c,
+                                           bool *ret_done)
 {
     struct mapping m;
     struct tracked t;
@@ -329,10 +332,14 @@ static CO_FN int alloc_write_co_write_data(struct alloc_write *c, bool *ret_done
     return ret;
 }
 
-int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov, unsigned flags)
+int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
+                         unsigned flags)
 {
     struct alloc_write c = {
-        .n = n, .off = off, .end = off + iov.len, .iov = iov,
+        .n = n,
+        .off = off,
+        .end = off + iov.len,
+        .iov = iov,
         .flags = flags & ~(unsigned)IO_FUA,
     };
     bool done;

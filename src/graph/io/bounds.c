@@ -30,7 +30,8 @@ static const struct node *elastic_storage(const struct node *n)
 static uint64_t elastic_len(const struct node *n, uint64_t off, uint64_t len)
 {
     uint64_t end = elastic_storage(n)->priv->growable
-                   ? round_up(n->size, SECTOR_SIZE) : n->size;
+                       ? round_up(n->size, SECTOR_SIZE)
+                       : n->size;
 
     return off < end ? MIN(len, end - off) : 0;
 }

@@ -9,7 +9,7 @@ const char *const debug_event_names[] = {
 #define DEBUG_EVENT_NAME(id, name) name,
     DEBUG_EVENTS(DEBUG_EVENT_NAME)
 #undef DEBUG_EVENT_NAME
-    NULL
+        NULL
 };
 
 /* What the dispatcher does to a node itself: those above and below hear of

@@ -24,8 +24,7 @@ static int dispatch_result(struct node *n, const char *op, uint64_t off,
     return ret;
 }
 
-int node_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                   unsigned flags)
+int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
     uint64_t have;
     int ret = read_check(n, off, iov.len, &have);
@@ -114,8 +113,8 @@ int node_failure(const struct node *n)
 static bool is_flushed(const struct node *n)
 {
     return n->drv->kind == NODE_PROTOCOL &&
-        ((n->flags & NODE_NO_FLUSH) || !node_is_writable(n) ||
-         (!n->priv->failure && n->priv->write_gen == n->priv->flushed_gen));
+           ((n->flags & NODE_NO_FLUSH) || !node_is_writable(n) ||
+            (!n->priv->failure && n->priv->write_gen == n->priv->flushed_gen));
 }
 
 static CO_FN int flush_co_driver(struct node *n)

@@ -20,7 +20,7 @@ CO_FN int write_co_in_place(struct node *n, const struct mapping *m,
 CO_FN int read_co_driver(struct node *n, uint64_t off, struct iov iov,
                          unsigned flags);
 CO_FN int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
-                       unsigned flags);
+                               unsigned flags);
 CO_FN int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
                            unsigned flags);
 CO_FN int discard_co_dispatch(struct node *n, uint64_t off, uint64_t len);

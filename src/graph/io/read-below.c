@@ -35,7 +35,7 @@ int inflight_co_read(struct inflight *f, unsigned flags)
 }
 
 int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
-                        unsigned flags)
+                           unsigned flags)
 {
     size_t done = 0;
     int r = 0;

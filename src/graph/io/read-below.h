@@ -10,4 +10,4 @@ CO_FN int inflight_co_read(struct inflight *f, unsigned flags);
  * itself has nothing: from fetches in flight where they hold the bytes, else
  * from below; zeroes past the end of what is below. */
 CO_FN int inflight_co_read_below(struct node *n, uint64_t off, struct iov iov,
-                              unsigned flags);
+                                 unsigned flags);

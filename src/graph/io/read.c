@@ -33,8 +33,7 @@ static CO_FN int read_co_bounced(struct node *n, uint64_t off, struct iov iov,
     return ret;
 }
 
-int read_co_driver(struct node *n, uint64_t off, struct iov iov,
-                   unsigned flags)
+int read_co_driver(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
     const struct node_limits *l = &n->priv->limits;
     uint64_t mask = l->request_alignment - 1;
@@ -75,9 +74,9 @@ int read_co_driver(struct node *n, uint64_t off, struct iov iov,
 
 /* A part of a request that one node answers in one way. */
 struct run {
-    struct node *n;      /* NULL: zeroes */
+    struct node *n; /* NULL: zeroes */
     uint64_t off, len;
-    bool mapped;         /* @map is to be ended; else @n is read as a whole */
+    bool mapped; /* @map is to be ended; else @n is read as a whole */
     struct mapping map;
 };
 
@@ -162,7 +161,11 @@ int read_co_mapped(struct node *n, uint64_t off, struct iov iov,
                    const struct mapping *m, unsigned flags)
 {
     struct run r = {
-        .n = n, .off = off, .len = iov.len, .mapped = true, .map = *m,
+        .n = n,
+        .off = off,
+        .len = iov.len,
+        .mapped = true,
+        .map = *m,
     };
 
     return run_co_read(&r, iov, flags);
@@ -171,7 +174,7 @@ int read_co_mapped(struct node *n, uint64_t off, struct iov iov,
 /* Several runs: fragments of clusters, compressed clusters on several
  * processors. */
 struct batch {
-    uint64_t off;                  /* of the request */
+    uint64_t off; /* of the request */
     struct iov iov;
     unsigned flags, n;
     struct run runs[RUNS_AT_ONCE];
@@ -212,8 +215,8 @@ static CO_FN int read_co_runs(struct node *n, uint64_t off, struct iov iov,
     do {
         ret = batch_co_find(&b, n, &pos);
         if (ret == 0) {
-            ret = parallel_co_for(graph_loop(n->graph), b.n, b.n,
-                                  batch_co_read, &b);
+            ret = parallel_co_for(graph_loop(n->graph), b.n, b.n, batch_co_read,
+                                  &b);
         }
         while (b.n > 0) { /* after a failure, those that were not read */
             read_run_end(&b.runs[--b.n]);

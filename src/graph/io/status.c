@@ -24,8 +24,8 @@ static CO_FN int status_co_child(struct node *n, const struct mapping *m,
     return 0;
 }
 
-static void status_of_map(struct node *n, uint64_t off,
-                          const struct mapping *m, struct extent *ext)
+static void status_of_map(struct node *n, uint64_t off, const struct mapping *m,
+                          struct extent *ext)
 {
     static const unsigned flags[] = {
         [MAP_ABSENT] = 0,
@@ -50,7 +50,8 @@ int status_co_node(struct node *n, uint64_t off, uint64_t len,
     g_assert(len > 0);
     if (off >= n->size) {
         *ext = (struct extent) {
-            .flags = STATUS_ALLOCATED | STATUS_ZERO | STATUS_EOF, .len = len,
+            .flags = STATUS_ALLOCATED | STATUS_ZERO | STATUS_EOF,
+            .len = len,
         };
         return 0;
     }
@@ -107,8 +108,9 @@ static CO_FN int status_co_skip_filters(struct node **n, uint64_t off,
     struct mapping m;
     int ret = 0;
 
-    for (struct node *f = *n; f && *f->debuggers && node_is_filter(f) &&
-         ret == 0; f = node_file(f)) {
+    for (struct node *f = *n;
+         f && *f->debuggers && node_is_filter(f) && ret == 0;
+         f = node_file(f)) {
         if (off < f->size) {
             ret = node_co_map(f, off, len, &m);
         }
@@ -186,8 +188,9 @@ int node_co_status_above(struct node *n, struct node *base, uint64_t off,
     len = MIN(len, n->size - off);
     ret = status_co_walk(n, base, off, len, ret_ext);
     /* Only overlays answer from memory; storage is asked once. */
-    for (unsigned i = 1; ret == 0 && i < MERGE_MAX && ret_ext->len < len &&
-         ret_ext->depth <= 1; i++) {
+    for (unsigned i = 1;
+         ret == 0 && i < MERGE_MAX && ret_ext->len < len && ret_ext->depth <= 1;
+         i++) {
         struct extent next;
 
         if (!node_image(n, NULL)->drv->supports_backing ||

@@ -50,8 +50,8 @@ static struct tracked *tree_merge(struct tracked *a, struct tracked *b)
 }
 
 /* Split @t into those before @key and the rest. */
-static void tree_split(struct tracked *t, const struct tracked *key, struct tracked **lo,
-           struct tracked **hi)
+static void tree_split(struct tracked *t, const struct tracked *key,
+                       struct tracked **lo, struct tracked **hi)
 {
     if (!t) {
         *lo = *hi = NULL;
@@ -92,7 +92,8 @@ static struct tracked *tree_remove(struct tracked *root, struct tracked *t)
 }
 
 /* Any request that overlaps @t and came before it. */
-static struct tracked *tree_conflict(struct tracked *root, const struct tracked *t)
+static struct tracked *tree_conflict(struct tracked *root,
+                                     const struct tracked *t)
 {
     struct tracked *found;
 
@@ -112,7 +113,8 @@ static struct tracked *tree_conflict(struct tracked *root, const struct tracked 
     return tree_conflict(root->right, t);
 }
 
-static struct tracked *track_conflict(struct track_set *set, const struct tracked *t)
+static struct tracked *track_conflict(struct track_set *set,
+                                      const struct tracked *t)
 {
     struct tracked *found = tree_conflict(set->allocs, t);
 
@@ -134,14 +136,17 @@ static uint32_t track_random(struct track_set *set)
     return x;
 }
 
-void track_co_begin(struct tracked *t, struct node *n, uint64_t off, uint64_t len,
-               enum track_kind kind)
+void track_co_begin(struct tracked *t, struct node *n, uint64_t off,
+                    uint64_t len, enum track_kind kind)
 {
     struct track_set *set = &n->priv->track;
     struct tracked *other;
 
     *t = (struct tracked) {
-        .node = n, .off = off, .len = len, .kind = kind,
+        .node = n,
+        .off = off,
+        .len = len,
+        .kind = kind,
     };
     if (kind == TRACK_READ) {
         set->reads++;
@@ -152,7 +157,7 @@ void track_co_begin(struct tracked *t, struct node *n, uint64_t off, uint64_t le
     t->prio = track_random(set);
     tree_insert(kind == TRACK_WRITE ? &set->writes : &set->allocs, t);
     while ((other = track_conflict(set, t)) != NULL) {
-        trace_track_wait(n->name, off, len, (int) kind, other->off, other->len);
+        trace_track_wait(n->name, off, len, (int)kind, other->off, other->len);
         co_queue_co_wait(&other->waiters);
     }
 }

@@ -19,14 +19,15 @@ static CO_FN int truncate_co_take_tail(struct node *n, uint64_t size,
     uint64_t tail = n->size % MAX(n->priv->limits.cluster_size, 1);
     int ret;
 
-    if (!backing || tail == 0 || size <= n->size ||
-        backing->size <= n->size) {
+    if (!backing || tail == 0 || size <= n->size || backing->size <= n->size) {
         return 0;
     }
     ret = node_co_populate(n, NULL, n->size - tail, tail, 0, NULL);
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Failed to copy the last cluster of "
-                             "'%s' from its backing file", n->name);
+        return err_set_errno(err, -ret,
+                             "Failed to copy the last cluster of "
+                             "'%s' from its backing file",
+                             n->name);
     }
     return 0;
 }
@@ -116,8 +117,8 @@ int node_co_truncate(struct node *n, uint64_t size, GError **err)
         return err_set(err, EACCES, "Image is read-only");
     }
     return n->drv->kind == NODE_PROTOCOL && n->priv->tracked
-           ? truncate_co_tracked(n, size, err)
-           : truncate_co_apply(n, size, err);
+               ? truncate_co_tracked(n, size, err)
+               : truncate_co_apply(n, size, err);
 }
 
 int node_co_refresh_size(struct node *n)

@@ -32,8 +32,8 @@ static CO_FN int write_co_op(struct node *n, uint64_t off, struct iov iov,
 }
 
 /* Read one block into @buf, for the part of it that is not written. */
-static CO_FN int write_co_read_block(struct node *n, uint64_t off,
-                                     uint8_t *buf, uint32_t align)
+static CO_FN int write_co_read_block(struct node *n, uint64_t off, uint8_t *buf,
+                                     uint32_t align)
 {
     struct iovec store;
 
@@ -121,8 +121,9 @@ int write_co_driver(struct node *n, uint64_t off, struct iov iov,
 
     if (!n->drv->co_pwritev) {
         return node_is_filter(n)
-            ? node_co_pwritev(node_file(n), off, iov, flags)
-            : n->drv->co_map ? write_co_by_map(n, off, iov, flags) : -EPERM;
+                   ? node_co_pwritev(node_file(n), off, iov, flags)
+               : n->drv->co_map ? write_co_by_map(n, off, iov, flags)
+                                : -EPERM;
     }
     if (n->flags & NODE_NO_FLUSH && n->drv->kind == NODE_PROTOCOL) {
         flags &= ~(unsigned)IO_FUA;
@@ -195,7 +196,8 @@ static CO_FN int write_co_plain(struct node *n, uint64_t off, struct iov iov,
     if (write_extends(n, off + iov.len)) {
         return write_co_tail(n, off, iov, flags);
     }
-    track_co_begin(&t, n, start, end - start, whole ? TRACK_WRITE : TRACK_ALLOC);
+    track_co_begin(&t, n, start, end - start,
+                   whole ? TRACK_WRITE : TRACK_ALLOC);
     ret = write_co_driver(n, off, iov, flags);
     track_end(&t);
     return ret;
@@ -211,8 +213,7 @@ int write_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                                     : write_co_plain(n, off, iov, flags);
 }
 
-int write_co_zeroes(struct node *n, uint64_t off, uint64_t len,
-                    unsigned flags)
+int write_co_zeroes(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct iovec v[ZERO_VECS];
     int ret = 0;

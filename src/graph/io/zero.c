@@ -48,7 +48,8 @@ static CO_FN int zero_co_driver(struct node *n, uint64_t off, uint64_t len,
 
     if (!n->drv->co_zero) {
         return node_is_filter(n) && !n->drv->co_pwritev
-               ? node_co_zero(node_file(n), off, len, flags) : -ENOTSUP;
+                   ? node_co_zero(node_file(n), off, len, flags)
+                   : -ENOTSUP;
     }
     if (n->priv->no_discard) {
         pass &= ~(unsigned)IO_MAY_UNMAP;
@@ -86,8 +87,8 @@ static CO_FN int zero_co_tracked(struct node *n, struct span s, unsigned flags)
 static CO_FN int zero_co_ragged(struct node *n, uint64_t off, uint64_t end,
                                 unsigned flags)
 {
-    if (off >= end || (n->drv->supports_backing &&
-                       status_co_is_zero(n, off, end - off))) {
+    if (off >= end ||
+        (n->drv->supports_backing && status_co_is_zero(n, off, end - off))) {
         return 0;
     }
     return write_co_zeroes(n, off, end - off, flags);
@@ -128,8 +129,7 @@ static CO_FN int zero_co_parts(struct node *n, uint64_t off, uint64_t len,
     return ret;
 }
 
-int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len,
-                     unsigned flags)
+int zero_co_dispatch(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     bool own_flush = (flags & IO_FUA) && !node_is_filter(n);
     int ret;

@@ -151,18 +151,12 @@ const char *node_driver_name(const struct node *n)
 bool node_can(const struct node *n, enum node_ability what)
 {
     switch (what) {
-    case NODE_CAN_HAVE_BACKING:
-        return n->drv->supports_backing;
-    case NODE_CAN_CHANGE_BACKING:
-        return n->drv->co_change_backing;
-    case NODE_CAN_SNAPSHOT:
-        return n->drv->co_snapshot;
-    case NODE_CAN_BITMAP:
-        return n->drv->co_bitmap;
-    case NODE_CAN_YANK:
-        return n->drv->yank;
-    case NODE_CAN_VIEW:
-        return n->drv->view_offset;
+    case NODE_CAN_HAVE_BACKING: return n->drv->supports_backing;
+    case NODE_CAN_CHANGE_BACKING: return n->drv->co_change_backing;
+    case NODE_CAN_SNAPSHOT: return n->drv->co_snapshot;
+    case NODE_CAN_BITMAP: return n->drv->co_bitmap;
+    case NODE_CAN_YANK: return n->drv->yank;
+    case NODE_CAN_VIEW: return n->drv->view_offset;
     }
     g_assert_not_reached();
 }

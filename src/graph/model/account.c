@@ -16,7 +16,7 @@ void account_done(struct backend *u, enum acct_kind kind, uint64_t off,
     uint64_t took = now - start_ns;
 
     if (ret == -ERESTART) {
-        return;                     /* it is not over */
+        return; /* it is not over */
     }
     s->last_access_ns = now;
     s->time_ns[kind] += took;

@@ -15,8 +15,8 @@
 #include "loop/loop.h"
 
 int backend_co_new(struct node *n, const char *name, unsigned perm,
-                unsigned shared, const struct backend_ops *ops, void *arg,
-                struct backend **ret_user, GError **err)
+                   unsigned shared, const struct backend_ops *ops, void *arg,
+                   struct backend **ret_user, GError **err)
 {
     struct backend *u = g_new0(struct backend, 1);
     struct graph *g = n->graph;
@@ -27,8 +27,8 @@ int backend_co_new(struct node *n, const char *name, unsigned perm,
     u->ops = ops;
     u->arg = arg;
     graph_co_lock(g);
-    u->edge = edge_link(NULL, u, n, ops && ops->role ? ops->role : "root",
-                        perm, shared);
+    u->edge = edge_link(NULL, u, n, ops && ops->role ? ops->role : "root", perm,
+                        shared);
     ret = perm_co_refresh(n, err);
     if (ret < 0) {
         edge_unlink(u->edge);
@@ -80,7 +80,7 @@ void backend_co_free(struct backend *u)
 }
 
 int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,
-                      GError **err)
+                         GError **err)
 {
     struct edge *e = u->edge;
     unsigned old_perm = e->perm, old_shared = e->shared;
@@ -133,8 +133,8 @@ void backend_let_go(struct backend *u)
 }
 
 /* 0, or what a request that asks too much gets. */
-static int backend_check(struct backend *u, uint64_t off, uint64_t len, unsigned perm,
-                      enum acct_kind kind)
+static int backend_check(struct backend *u, uint64_t off, uint64_t len,
+                         unsigned perm, enum acct_kind kind)
 {
     struct node *n = u->edge->child;
     int ret = 0;
@@ -155,7 +155,7 @@ static int backend_check(struct backend *u, uint64_t off, uint64_t len, unsigned
 /* --- requests --- */
 
 int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
-                   unsigned flags)
+                      unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
@@ -172,7 +172,7 @@ int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
 }
 
 int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
-                    unsigned flags)
+                       unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
@@ -188,7 +188,8 @@ int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
     return ret;
 }
 
-int backend_co_zero(struct backend *u, uint64_t off, uint64_t len, unsigned flags)
+int backend_co_zero(struct backend *u, uint64_t off, uint64_t len,
+                    unsigned flags)
 {
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
@@ -235,7 +236,7 @@ int backend_co_flush(struct backend *u)
 }
 
 int backend_co_status(struct backend *u, uint64_t off, uint64_t len,
-                   struct extent *ret_ext)
+                      struct extent *ret_ext)
 {
     int ret;
 

@@ -66,7 +66,8 @@ int node_check_deletable(struct node *n, GError **err)
         if (e->parent && e == e->parent->priv->backing) {
             return err_set(err, EBUSY,
                            "Node '%s' is busy: node is used as backing hd of "
-                           "'%s'", node_public_name(n), e->parent->name);
+                           "'%s'",
+                           node_public_name(n), e->parent->name);
         }
     }
     if (n->parents || n->refs > 1) {

@@ -71,7 +71,7 @@ struct node *node_overlay_of(struct node *top, struct node *n)
 {
     struct node *wanted = node_skip_filters(n);
 
-    for (top = node_image(top, NULL); top; ) {
+    for (top = node_image(top, NULL); top;) {
         struct node *below = node_skip_filters(node_backing(top));
 
         if (below && below == wanted) {

@@ -38,7 +38,7 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
     g_ptr_array_add(g->devices, d);
     /* Those who do I/O (exports) come with users of their own. */
     ret = backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
-                      &device_backend_ops, d, &d->backend, err);
+                         &device_backend_ops, d, &d->backend, err);
     if (ret < 0) {
         device_co_free(d);
         return ret;

@@ -90,7 +90,7 @@ static void drain_let_go(struct drain *d)
 
 static CO_FN void drain_co_wait_backends(struct drain *d)
 {
-    for (unsigned i = 0; i < d->backends->len; ) {
+    for (unsigned i = 0; i < d->backends->len;) {
         struct backend *u = g_ptr_array_index(d->backends, i);
 
         if (u->stats.in_flight > 0) {

@@ -162,7 +162,7 @@ void edge_co_detach(struct edge *e)
         node_refresh_limits(parent);
     }
     node_drain_end(child);
-    node_co_unref(child);  /* the edge's */
+    node_co_unref(child); /* the edge's */
     node_co_unref(child);
 }
 

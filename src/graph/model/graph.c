@@ -63,8 +63,9 @@ void graph_co_free(struct graph *g)
     g_free(g);
 }
 
-void graph_set_events(struct graph *g, void (*fn)(const char *name, json_t *data,
-                                                  void *arg), void *arg)
+void graph_set_events(struct graph *g,
+                      void (*fn)(const char *name, json_t *data, void *arg),
+                      void *arg)
 {
     g->event_fn = fn;
     g->event_arg = arg;
@@ -127,8 +128,8 @@ struct node *node_find_any(struct graph *g, const char *name, GError **err)
     struct node *n = d ? backend_node(d->backend) : node_lookup(g, name);
 
     if (!n) {
-        err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'",
-                name, name);
+        err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'", name,
+                name);
     }
     return n;
 }
@@ -161,8 +162,8 @@ void node_notice(const struct node *n, const char *fmt, ...)
     }
 }
 
-int node_corrupt(struct node *n, GError **err, uint64_t offset,
-                 const char *fmt, ...)
+int node_corrupt(struct node *n, GError **err, uint64_t offset, const char *fmt,
+                 ...)
 {
     va_list ap;
     char *what;

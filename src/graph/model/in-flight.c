@@ -15,10 +15,10 @@
 #include "loop/loop.h"
 
 struct inflight_table {
-    GTree *tree;           /* &fetch->off -> fetch, the listed ones */
-    uint64_t bytes;        /* of all fetches, private ones included */
-    unsigned count;        /* of all fetches */
-    unsigned backends;        /* waiting for room, or for all to end */
+    GTree *tree;       /* &fetch->off -> fetch, the listed ones */
+    uint64_t bytes;    /* of all fetches, private ones included */
+    unsigned count;    /* of all fetches */
+    unsigned backends; /* waiting for room, or for all to end */
     struct co_queue room;
 };
 

@@ -34,11 +34,11 @@ struct node;
 struct inflight {
     struct node *node;
     uint64_t off, len;
-    uint8_t *buf;           /* @len bytes; valid when ready and result is 0 */
-    int result;             /* 0 or -errno, when ready */
-    bool ready;             /* the read is over */
-    bool ended;             /* ... and so is the mapping */
-    bool listed;            /* in the table */
+    uint8_t *buf; /* @len bytes; valid when ready and result is 0 */
+    int result;   /* 0 or -errno, when ready */
+    bool ready;   /* the read is over */
+    bool ended;   /* ... and so is the mapping */
+    bool listed;  /* in the table */
     unsigned refs;
     struct co_queue ready_waiters, end_waiters;
 };

@@ -66,7 +66,8 @@ struct node *node_new(struct graph *g, const struct node_driver *drv,
     n->priv = g_new0(struct node_int, 1);
     n->priv->shared = PERM_ALL;
     n->priv->limits = (struct node_limits) {
-        .request_alignment = 1, .mem_alignment = 1,
+        .request_alignment = 1,
+        .mem_alignment = 1,
     };
     g_ptr_array_add(g->nodes, n);
     g_hash_table_insert(g->by_name, n->name, n);

@@ -14,7 +14,10 @@
 static char *perm_names(unsigned perm)
 {
     static const char *const names[] = {
-        "consistent read", "write", "write unchanged", "resize",
+        "consistent read",
+        "write",
+        "write unchanged",
+        "resize",
     };
     GString *s = g_string_new(NULL);
 
@@ -37,8 +40,8 @@ static int perm_conflict(const struct edge *backend, const struct edge *owner,
             "Permission conflict on node '%s': permissions '%s' are both "
             "required by %s (uses node '%s' as '%s' child) and unshared by %s "
             "(uses node '%s' as '%s' child).",
-            backend->child->name, names, a, backend->child->name, backend->name, b,
-            backend->child->name, owner->name);
+            backend->child->name, names, a, backend->child->name, backend->name,
+            b, backend->child->name, owner->name);
     g_free(a);
     g_free(b);
     g_free(names);
@@ -170,8 +173,8 @@ int children_co_set_perms(struct node *n, bool writable, GError **err)
     graph_co_lock(n->graph);
     for (e = n->children; e && ret == 0; e = e->next_in_parent) {
         if (e != n->priv->backing) {
-            ret = child_co_set_perm(e, PERM_CONSISTENT_READ |
-                                    (writable ? write : 0), err);
+            ret = child_co_set_perm(
+                e, PERM_CONSISTENT_READ | (writable ? write : 0), err);
         }
         if (ret < 0) {
             break;
@@ -180,8 +183,8 @@ int children_co_set_perms(struct node *n, bool writable, GError **err)
     for (done = n->children; ret < 0 && done != e;
          done = done->next_in_parent) {
         if (done != n->priv->backing) {
-            (void)child_co_set_perm(done, PERM_CONSISTENT_READ |
-                                    (writable ? 0 : write), NULL);
+            (void)child_co_set_perm(
+                done, PERM_CONSISTENT_READ | (writable ? 0 : write), NULL);
         }
     }
     graph_unlock(n->graph);

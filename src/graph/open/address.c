@@ -77,16 +77,11 @@ static const char *file_driver_name(mode_t mode)
 static const char *file_type_name(mode_t mode)
 {
     switch (mode & S_IFMT) {
-    case S_IFIFO:
-        return "a FIFO";
-    case S_IFCHR:
-        return "a character device";
-    case S_IFSOCK:
-        return "a socket";
-    case S_IFDIR:
-        return "a directory";
-    default:
-        return "no regular file";
+    case S_IFIFO: return "a FIFO";
+    case S_IFCHR: return "a character device";
+    case S_IFSOCK: return "a socket";
+    case S_IFDIR: return "a directory";
+    default: return "no regular file";
     }
 }
 
@@ -120,25 +115,30 @@ int backing_co_parse_address(struct graph *g, const char *address,
     }
     *ret_options = address_of_file(driver, address);
     return *ret_options ? 0
-           : err_set(err, EINVAL, "File name is not valid UTF-8");
+                        : err_set(err, EINVAL, "File name is not valid UTF-8");
 }
 
 int backing_check_text(const struct node *n, const char *name, GError **err)
 {
     if (strlen(name) > NAME_MAX_LEN) {
-        return err_set(err, ENAMETOOLONG, "Backing file name of '%s' is longer "
-                       "than %d bytes", image_of(n), NAME_MAX_LEN);
+        return err_set(err, ENAMETOOLONG,
+                       "Backing file name of '%s' is longer "
+                       "than %d bytes",
+                       image_of(n), NAME_MAX_LEN);
     }
     for (const char *p = name; *p; p++) {
         if ((unsigned char)*p < 0x20 || *p == 0x7f) {
-            return err_set(err, EINVAL, "Backing file name of '%s' holds "
-                           "control characters (offset %zu)", image_of(n),
-                           (size_t)(p - name));
+            return err_set(err, EINVAL,
+                           "Backing file name of '%s' holds "
+                           "control characters (offset %zu)",
+                           image_of(n), (size_t)(p - name));
         }
     }
-    return g_utf8_validate(name, -1, NULL) ? 0
-        : err_set(err, EINVAL, "Backing file name of '%s' is not valid UTF-8",
-                  image_of(n));
+    return g_utf8_validate(name, -1, NULL)
+               ? 0
+               : err_set(err, EINVAL,
+                         "Backing file name of '%s' is not valid UTF-8",
+                         image_of(n));
 }
 
 int backing_check_kind(const struct node *n, const char *name, GError **err)
@@ -146,7 +146,8 @@ int backing_check_kind(const struct node *n, const char *name, GError **err)
     if (!g_str_has_prefix(name, "fd:") && !scheme_is_filter(n->graph, name)) {
         return 0;
     }
-    return err_set(err, EINVAL, "Backing file name '%s' of '%s' is refused: an "
-                   "image's header may name files and addresses only", name,
-                   image_of(n));
+    return err_set(err, EINVAL,
+                   "Backing file name '%s' of '%s' is refused: an "
+                   "image's header may name files and addresses only",
+                   name, image_of(n));
 }

@@ -25,7 +25,7 @@ static int advise(int ret, GError **err)
 {
     if (ret == -EINVAL && err && !err_get_hint(*err)) {
         err_hint(err, "Name the node to use: backing=NODE-NAME, or none: "
-                 "backing=null.");
+                      "backing=null.");
     }
     return ret;
 }
@@ -46,8 +46,7 @@ static CO_FN int path_co_stat(struct graph *g, const char *path,
         }
         ret = found ? io_co_stat(successor, ret_st) : ret;
     }
-    return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not open '%s'", path);
+    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not open '%s'", path);
 }
 
 static CO_FN int resolve_co_file(struct node *n, const char *name,
@@ -80,8 +79,8 @@ static CO_FN int resolve_co_file(struct node *n, const char *name,
 
 /* --- the format --- */
 
-static int backing_format_check(struct node *n, const char *name, const char **format,
-                        GError **err)
+static int backing_format_check(struct node *n, const char *name,
+                                const char **format, GError **err)
 {
     const struct node_driver *drv = graph_find_driver(n->graph, *format);
 
@@ -114,15 +113,17 @@ static CO_FN int resolve_co_json(struct node *n, const char *name,
                                  char **ret_identity, GError **err)
 {
     if (n->graph->policy != BACKING_FOLLOW) {
-        err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: it is no "
-                "regular file beneath '%s'", name, image_of(n),
-                n->graph->beneath);
+        err_set(err, EPERM,
+                "Backing file '%s' of '%s' is not opened: it is no "
+                "regular file beneath '%s'",
+                name, image_of(n), n->graph->beneath);
         err_hint(err, "Name the backing node (backing=NODE-NAME), or start "
-                 "with --backing-policy follow.");
+                      "with --backing-policy follow.");
         return -EPERM;
     }
     return advise(json_name_co_parse(n, name, format, false, ret_options,
-                                     ret_identity, err), err);
+                                     ret_identity, err),
+                  err);
 }
 
 /* A file or an address. */
@@ -135,16 +136,18 @@ static CO_FN int resolve_co_storage(struct node *n, const char *name,
     if (g_str_has_prefix(name, "file:")) {
         name += strlen("file:");
         ret = advise(backing_co_check_relative(n, name, err), err);
-        return ret < 0 ? ret : resolve_co_file(n, name, ret_storage,
-                                               ret_identity, err);
+        return ret < 0
+                   ? ret
+                   : resolve_co_file(n, name, ret_storage, ret_identity, err);
     }
     if (backing_is_path(name)) {
         return resolve_co_file(n, name, ret_storage, ret_identity, err);
     }
     if (n->graph->policy == BACKING_BENEATH) {
-        return err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: "
-                       "it is no regular file beneath '%s'", name, n->name,
-                       n->graph->beneath);
+        return err_set(err, EPERM,
+                       "Backing file '%s' of '%s' is not opened: "
+                       "it is no regular file beneath '%s'",
+                       name, n->name, n->graph->beneath);
     }
     ret = address_parse(n->graph, name, ret_storage, err);
     *ret_identity = ret == 0 ? g_strdup(name) : NULL;
@@ -195,8 +198,8 @@ int backing_co_resolve(struct node *n, struct backing_request *r,
         format = json_string_value(json_object_get(r->options, "driver"));
     }
     ret = json_name_is(name)
-        ? resolve_co_json(n, name, format, &o, ret_identity, err)
-        : resolve_co_plain(n, name, format, &o, ret_identity, err);
+              ? resolve_co_json(n, name, format, &o, ret_identity, err)
+              : resolve_co_plain(n, name, format, &o, ret_identity, err);
     if (ret < 0) {
         return ret;
     }

@@ -33,7 +33,9 @@ struct magic {
     size_t len;
 };
 #define MAGIC(title, driver, offset, bytes) \
-    { title, driver, offset, bytes, sizeof(bytes) - 1 }
+    { \
+        title, driver, offset, bytes, sizeof(bytes) - 1 \
+    }
 
 static const struct magic magics[] = {
     MAGIC("VMDK", "vmdk", 0, "KDMV"),

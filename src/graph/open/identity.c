@@ -18,8 +18,10 @@ int backing_path_beside(struct node *n, const char *name, char **ret_path,
         return 0;
     }
     if (!image || !backing_is_path(image)) {
-        return err_set(err, EINVAL, "Backing file name '%s' is relative, but "
-                       "'%s' is not in a folder", name, n->name);
+        return err_set(err, EINVAL,
+                       "Backing file name '%s' is relative, but "
+                       "'%s' is not in a folder",
+                       name, n->name);
     }
     /* "./a" leads to "./b": what is printed looks like what was typed. */
     dir = g_path_get_dirname(image);
@@ -43,8 +45,8 @@ bool backing_co_same_file(const char *a, const char *b)
     struct stat st_a, st_b;
 
     return !strcmp(a, b) ||
-        (io_co_stat(a, &st_a) == 0 && io_co_stat(b, &st_b) == 0 &&
-         st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino);
+           (io_co_stat(a, &st_a) == 0 && io_co_stat(b, &st_b) == 0 &&
+            st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino);
 }
 
 int backing_co_check_relative(struct node *n, const char *path, GError **err)
@@ -61,10 +63,14 @@ int backing_co_check_relative(struct node *n, const char *path, GError **err)
     }
     there = g_canonicalize_filename(beside, NULL);
     here = g_canonicalize_filename(path, NULL);
-    return backing_co_same_file(there, here) ? 0
-        : err_set(err, EINVAL, "Backing file name of '%s' is refused: the "
-                  "relative file name '%s' in it means another file in the "
-                  "folder of the image than in this one", image_of(n), path);
+    return backing_co_same_file(there, here)
+               ? 0
+               : err_set(
+                     err, EINVAL,
+                     "Backing file name of '%s' is refused: the "
+                     "relative file name '%s' in it means another file in the "
+                     "folder of the image than in this one",
+                     image_of(n), path);
 }
 
 CO_FN char *node_co_identity(struct node *n)
@@ -91,5 +97,7 @@ CO_FN char *node_co_name_identity(struct node *n, const char *name)
         return g_strdup(name);
     }
     return backing_path_beside(n, name, &path, NULL) == 0 &&
-           io_co_stat(path, &st) == 0 ? backing_stat_identity(&st) : NULL;
+                   io_co_stat(path, &st) == 0
+               ? backing_stat_identity(&st)
+               : NULL;
 }

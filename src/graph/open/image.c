@@ -17,7 +17,6 @@
 #include "graph/reference.h"
 #include "loop/io.h"
 
-
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
                         GError **err)
 {
@@ -52,8 +51,10 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
     int r;
 
     if (!n->drv->co_snapshot) {
-        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
-                       "support internal snapshots", n->drv->name);
+        return err_set(err, ENOTSUP,
+                       "Image format driver '%s' does not "
+                       "support internal snapshots",
+                       n->drv->name);
     }
     if (op != SNAPSHOT_LOAD && !node_is_writable(n)) {
         return err_set(err, EACCES, "Block node is read-only");
@@ -75,8 +76,10 @@ CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
     int r;
 
     if (!n->drv->co_bitmap) {
-        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
-                       "support persistent dirty bitmaps", n->drv->name);
+        return err_set(err, ENOTSUP,
+                       "Image format driver '%s' does not "
+                       "support persistent dirty bitmaps",
+                       n->drv->name);
     }
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Block node is read-only");
@@ -92,7 +95,8 @@ CO_FN int node_co_check_identity(struct node *n, GError **err)
     struct node *storage = node_storage(n);
 
     return storage && storage->drv->co_check_identity
-        ? storage->drv->co_check_identity(storage, err) : 0;
+               ? storage->drv->co_check_identity(storage, err)
+               : 0;
 }
 
 CO_FN int node_co_forget_base(struct node *n, GError **err)
@@ -105,7 +109,8 @@ CO_FN int node_co_stat(struct node *n, struct stat *ret_st)
     struct node *storage = node_storage(n);
 
     return storage && storage->drv->co_stat
-        ? storage->drv->co_stat(storage, ret_st) : -ENOTSUP;
+               ? storage->drv->co_stat(storage, ret_st)
+               : -ENOTSUP;
 }
 
 CO_FN int node_co_rename(struct node *n, const char *path, GError **err)
@@ -113,9 +118,9 @@ CO_FN int node_co_rename(struct node *n, const char *path, GError **err)
     struct node *storage = node_storage(n);
 
     return storage && storage->drv->co_rename
-        ? storage->drv->co_rename(storage, path, err)
-        : err_set(err, ENOTSUP, "'%s' is no file that could be renamed",
-                  n->name);
+               ? storage->drv->co_rename(storage, path, err)
+               : err_set(err, ENOTSUP, "'%s' is no file that could be renamed",
+                         n->name);
 }
 
 CO_FN int node_co_unlink(struct node *n, GError **err)
@@ -123,17 +128,19 @@ CO_FN int node_co_unlink(struct node *n, GError **err)
     struct node *storage = node_storage(n);
 
     return storage && storage->drv->co_unlink
-        ? storage->drv->co_unlink(storage, err)
-        : err_set(err, ENOTSUP, "'%s' is no file that could be removed",
-                  n->name);
+               ? storage->drv->co_unlink(storage, err)
+               : err_set(err, ENOTSUP, "'%s' is no file that could be removed",
+                         n->name);
 }
 
 CO_FN int node_co_change_backing(struct node *n, const char *name,
                                  const char *fmt, GError **err)
 {
     if (!n->drv->co_change_backing) {
-        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
-                       "support changing the backing file", n->drv->name);
+        return err_set(err, ENOTSUP,
+                       "Image format driver '%s' does not "
+                       "support changing the backing file",
+                       n->drv->name);
     }
     int ret = name ? reference_co_check(n, name, fmt, NULL, err) : 0;
 
@@ -143,8 +150,10 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
     /* What the new reference does without must be here, durably. */
     ret = BARRIER(PIVOT_DATA, node_co_flush(n));
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not make the data of '%s' "
-                             "durable", n->name);
+        return err_set_errno(err, -ret,
+                             "Could not make the data of '%s' "
+                             "durable",
+                             n->name);
     }
     return n->drv->co_change_backing(n, name, fmt, err);
 }
@@ -152,8 +161,10 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
 CO_FN int node_co_make_empty(struct node *n, GError **err)
 {
     if (!n->drv->co_make_empty) {
-        return err_set(err, ENOTSUP, "Image format driver '%s' does not "
-                       "support emptying an image", n->drv->name);
+        return err_set(err, ENOTSUP,
+                       "Image format driver '%s' does not "
+                       "support emptying an image",
+                       n->drv->name);
     }
     return n->drv->co_make_empty(n, err);
 }
@@ -186,10 +197,10 @@ static CO_FN int open_co_storage(struct graph *g, const char *filename,
     if (r < 0) {
         return r;
     }
-    if (strcmp(json_string_value(json_object_get(options, "driver")),
-               "file") == 0) {
-        s->path = g_strdup(json_string_value(
-            json_object_get(options, "filename")));
+    if (strcmp(json_string_value(json_object_get(options, "driver")), "file") ==
+        0) {
+        s->path = g_strdup(
+            json_string_value(json_object_get(options, "filename")));
         r = make_co_file(s->path, &s->made, err);
     }
     if (r == 0) {
@@ -207,9 +218,9 @@ int new_storage_co_open(struct graph *g, const char *filename,
     *s = (struct new_storage) { 0 };
     r = open_co_storage(g, filename, s, err);
     if (r == 0) {
-        r = backend_co_new(s->node, "image creation", PERM_CONSISTENT_READ |
-                        PERM_WRITE | PERM_RESIZE, 0, NULL, NULL, &s->backend,
-                        err);
+        r = backend_co_new(s->node, "image creation",
+                           PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE, 0,
+                           NULL, NULL, &s->backend, err);
     }
     if (r < 0) {
         new_storage_co_close(s, false);
@@ -219,8 +230,7 @@ int new_storage_co_open(struct graph *g, const char *filename,
 
 int new_storage_co_empty(struct new_storage *s, GError **err)
 {
-    return s->path && s->node->size > 0 ? node_co_truncate(s->node, 0, err)
-                                        : 0;
+    return s->path && s->node->size > 0 ? node_co_truncate(s->node, 0, err) : 0;
 }
 
 int new_storage_co_sync(struct new_storage *s, GError **err)
@@ -232,8 +242,11 @@ int new_storage_co_sync(struct new_storage *s, GError **err)
                              s->node->filename);
     }
     r = s->path ? BARRIER(CREATE_NAME, io_co_fsync_parent(s->path)) : 0;
-    return r == 0 ? 0 : err_set_errno(err, -r, "Could not make the directory "
-                                      "entry of '%s' durable", s->path);
+    return r == 0 ? 0
+                  : err_set_errno(err, -r,
+                                  "Could not make the directory "
+                                  "entry of '%s' durable",
+                                  s->path);
 }
 
 void new_storage_co_close(struct new_storage *s, bool keep)
@@ -254,12 +267,15 @@ void new_storage_co_close(struct new_storage *s, bool keep)
 static CO_FN int create_co_check_backing(struct node *storage,
                                          const json_t *options, GError **err)
 {
-    const char *name =
-        json_string_value(json_object_get(options, "backing_file"));
+    const char *name = json_string_value(
+        json_object_get(options, "backing_file"));
 
     return name && *name
-        ? reference_co_check(storage, name, json_string_value(
-              json_object_get(options, "backing_fmt")), NULL, err) : 0;
+               ? reference_co_check(
+                     storage, name,
+                     json_string_value(json_object_get(options, "backing_fmt")),
+                     NULL, err)
+               : 0;
 }
 
 CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,

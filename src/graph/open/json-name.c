@@ -21,15 +21,16 @@
 #include "loop/io.h"
 
 struct json_name {
-    struct node *n;          /* whose header it stands in */
+    struct node *n; /* whose header it stands in */
     const char *name;
     bool may_be_gone;
-    bool is_window;          /* of its storage: not all of it */
-    char *identity;          /* of the storage; or NULL */
+    bool is_window; /* of its storage: not all of it */
+    char *identity; /* of the storage; or NULL */
 };
 
 PRINTF_LIKE(3, 4)
-static int json_name_refuse(const struct json_name *j, GError **err, const char *fmt, ...)
+static int json_name_refuse(const struct json_name *j, GError **err,
+                            const char *fmt, ...)
 {
     g_autofree char *why = NULL;
     va_list ap;
@@ -58,8 +59,8 @@ static bool is_child(const struct node_driver *drv, const char *key,
 
 /* --- file names --- */
 
-static CO_FN int json_name_path_co_check(struct json_name *j, json_t *o, const char *path,
-                               GError **err)
+static CO_FN int json_name_path_co_check(struct json_name *j, json_t *o,
+                                         const char *path, GError **err)
 {
     const char *driver;
     struct stat st;
@@ -70,8 +71,9 @@ static CO_FN int json_name_path_co_check(struct json_name *j, json_t *o, const c
     }
     ret = io_co_stat(path, &st);
     if (ret < 0) {
-        return j->may_be_gone ? 0
-            : err_set_errno(err, -ret, "Could not open '%s'", path);
+        return j->may_be_gone
+                   ? 0
+                   : err_set_errno(err, -ret, "Could not open '%s'", path);
     }
     ret = backing_file_driver(path, &st, &driver, err);
     if (ret == 0) {
@@ -99,23 +101,27 @@ static CO_FN int filename_co_check(struct json_name *j, json_t *o, GError **err)
 static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err);
 
 static CO_FN int member_co_check(struct json_name *j,
-                                 const struct node_driver *drv,
-                                 const char *key, json_t *value, GError **err)
+                                 const struct node_driver *drv, const char *key,
+                                 json_t *value, GError **err)
 {
     if (is_child(drv, key, value)) {
         if (json_is_null(value) && !strcmp(key, "backing")) {
             return 0;
         }
-        return json_is_object(value) ? object_co_check(j, value, err)
-            : json_name_refuse(j, err, "'%s' in it is a node of this process", key);
+        return json_is_object(value)
+                   ? object_co_check(j, value, err)
+                   : json_name_refuse(
+                         j, err, "'%s' in it is a node of this process", key);
     }
-    if (!strcmp(key, "driver") || (!strcmp(key, "read-only") &&
-        !g_strcmp0(json_string_value(value), "on"))) {
+    if (!strcmp(key, "driver") ||
+        (!strcmp(key, "read-only") &&
+         !g_strcmp0(json_string_value(value), "on"))) {
         return 0;
     }
     if (!is_listed(drv, key)) {
-        return json_name_refuse(j, err, "no header may set option '%s' of driver '%s'",
-                      key, drv->name);
+        return json_name_refuse(j, err,
+                                "no header may set option '%s' of driver '%s'",
+                                key, drv->name);
     }
     j->is_window |= drv->kind == NODE_FORMAT;
     return 0;
@@ -134,9 +140,12 @@ static int find_driver(struct json_name *j, json_t *o,
     }
     drv = driver ? graph_find_driver(j->n->graph, driver) : NULL;
     if (!drv || !drv->reference_options) {
-        return driver ? json_name_refuse(j, err, "no header may name a node of driver "
-                               "'%s'", driver)
-                      : json_name_refuse(j, err, "it does not say what a node in it is");
+        return driver ? json_name_refuse(j, err,
+                                         "no header may name a node of driver "
+                                         "'%s'",
+                                         driver)
+                      : json_name_refuse(
+                            j, err, "it does not say what a node in it is");
     }
     json_object_set_new(o, "driver", json_string(drv->name));
     *ret_drv = drv;
@@ -165,7 +174,7 @@ static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
         return ret;
     }
     members = json_copy(o);
-    json_object_foreach (members, key, value) {
+    json_object_foreach(members, key, value) {
         if (strcmp(key, "file")) {
             ret = member_co_check(j, drv, key, value, err);
         }
@@ -178,8 +187,9 @@ static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
     value = json_object_get(members, "file");
     if (ret == 0 && value) {
         ret = is_child(drv, "file", value)
-            ? member_co_check(j, drv, "file", value, err)
-            : json_name_refuse(j, err, "driver '%s' has no 'file'", drv->name);
+                  ? member_co_check(j, drv, "file", value, err)
+                  : json_name_refuse(j, err, "driver '%s' has no 'file'",
+                                     drv->name);
     }
     json_decref(members);
     if (ret == 0 && json_object_get(o, "filename")) {
@@ -192,8 +202,9 @@ static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
 /* --- the whole name --- */
 
 /* Which format is it? *@ret_known: it was said, or could be found. */
-static CO_FN int json_name_format_co_find(struct json_name *j, json_t *o, const char *fmt,
-                                bool *ret_known, GError **err)
+static CO_FN int json_name_format_co_find(struct json_name *j, json_t *o,
+                                          const char *fmt, bool *ret_known,
+                                          GError **err)
 {
     const char *said = json_string_value(json_object_get(o, "driver"));
     const struct node_driver *drv = fmt ? graph_find_driver(j->n->graph, fmt)
@@ -203,14 +214,18 @@ static CO_FN int json_name_format_co_find(struct json_name *j, json_t *o, const 
 
     *ret_known = true;
     if (fmt && !drv) {
-        return json_name_refuse(j, err, "the format beside it, '%s', is unknown", fmt);
+        return json_name_refuse(j, err,
+                                "the format beside it, '%s', is unknown", fmt);
     }
     if (drv) {
         fmt = drv->kind == NODE_PROTOCOL ? "raw" : fmt;
         return !said || !strcmp(said, fmt)
-            ? json_object_set_new(o, "driver", json_string(fmt))
-            : json_name_refuse(j, err, "it is of driver '%s', the format beside it is "
-                     "'%s'", said, fmt);
+                   ? json_object_set_new(o, "driver", json_string(fmt))
+                   : json_name_refuse(
+                         j, err,
+                         "it is of driver '%s', the format beside it is "
+                         "'%s'",
+                         said, fmt);
     }
     if (said || !json_is_object(file)) {
         return 0;

@@ -15,9 +15,9 @@
 #include "loop/io.h"
 
 /* What a child takes over from its parent. */
-#define FLAGS_INHERITED (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | \
-                         NODE_NO_IO | \
-                         NODE_AUTO_RDONLY | NODE_CACHE_DIRECT | NODE_NO_FLUSH)
+#define FLAGS_INHERITED \
+    (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | NODE_NO_IO | \
+     NODE_AUTO_RDONLY | NODE_CACHE_DIRECT | NODE_NO_FLUSH)
 
 static int flag_option(struct opts *o, const char *name, unsigned flag,
                        unsigned *flags, GError **err)
@@ -132,9 +132,10 @@ static int common_take(struct opts *o, struct common_options *c, GError **err)
 int node_check_share(unsigned flags, GError **err)
 {
     return (flags & NODE_FORCE_SHARE) && (flags & NODE_RDWR)
-        ? err_set(err, EINVAL,
-                  "force-share=on can only be used with read-only images")
-        : 0;
+               ? err_set(
+                     err, EINVAL,
+                     "force-share=on can only be used with read-only images")
+               : 0;
 }
 
 /* "driver", or what "filename" implies. *@ret_opts: the options to go on with,
@@ -300,9 +301,8 @@ static int chain_check_depth(struct graph *g, unsigned depth,
     if (depth <= g->max_depth) {
         return 0;
     }
-    err_set(err, ELOOP,
-            "Backing chain of '%s' is deeper than %u images", n->name,
-            g->max_depth);
+    err_set(err, ELOOP, "Backing chain of '%s' is deeper than %u images",
+            n->name, g->max_depth);
     err_hint(err, "Merge images of the chain with 'commit' or 'rebase'.");
     return -ELOOP;
 }
@@ -335,8 +335,8 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     if (ret == 0 && identity && !g_hash_table_add(seen, identity)) {
         ret = err_set(err, ELOOP,
                       "Backing file '%s' of '%s' is already part of the chain: "
-                      "the chain is a loop", r->header_name,
-                      n->filename ? n->filename : n->name);
+                      "the chain is a loop",
+                      r->header_name, n->filename ? n->filename : n->name);
     } else if (ret < 0) {
         g_free(identity);
     }
@@ -357,8 +357,8 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
 static CO_FN int backing_co_attach(struct node *n, struct node *b, GError **err)
 {
     unsigned shared = n->flags & NODE_FORCE_SHARE
-                      ? (unsigned)PERM_ALL
-                      : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+                          ? (unsigned)PERM_ALL
+                          : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
 
     return edge_co_attach(n, b, "backing", PERM_CONSISTENT_READ, shared, err);
 }
@@ -446,16 +446,15 @@ static unsigned file_perms(const struct node *n, unsigned *ret_shared)
         perm |= PERM_WRITE | PERM_RESIZE;
     }
     *ret_shared = n->flags & NODE_FORCE_SHARE
-                  ? (unsigned)PERM_ALL
-                  : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+                      ? (unsigned)PERM_ALL
+                      : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
     return perm;
 }
 
 /* The child that option @name says: options of a node or the name of one.
  * 1; 0: the option is not there. */
-static CO_FN int open_co_child(struct node *n, struct opts *o,
-                               const char *name, struct node **ret_child,
-                               GError **err)
+static CO_FN int open_co_child(struct node *n, struct opts *o, const char *name,
+                               struct node **ret_child, GError **err)
 {
     json_t *option = opts_take_any(o, name);
     int ret;
@@ -473,8 +472,10 @@ static CO_FN int open_co_child(struct node *n, struct opts *o,
         ret = node_co_open(n->graph, option, n->flags & FLAGS_INHERITED,
                            ret_child, err);
     } else {
-        ret = err_set(err, EINVAL, "Invalid parameter type for '%s', "
-                      "expected: object or node name", name);
+        ret = err_set(err, EINVAL,
+                      "Invalid parameter type for '%s', "
+                      "expected: object or node name",
+                      name);
     }
     json_decref(option);
     return ret < 0 ? ret : 1;
@@ -590,8 +591,7 @@ static bool backing_is_explicit(struct graph *g, const json_t *option)
 }
 
 int node_co_open_backing(struct node *n, struct opts *o,
-                         const char *header_name, const char *fmt,
-                         GError **err)
+                         const char *header_name, const char *fmt, GError **err)
 {
     json_t *option = opts_take_any(o, "backing");
     struct backing_request *r;
@@ -599,7 +599,8 @@ int node_co_open_backing(struct node *n, struct opts *o,
     if (option && !json_is_object(option) && !json_is_string(option) &&
         !json_is_null(option)) {
         json_decref(option);
-        return err_set(err, EINVAL, "Invalid parameter type for 'backing', "
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for 'backing', "
                        "expected: object, node name or null");
     }
     if (header_name && !*header_name) {

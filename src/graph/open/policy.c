@@ -14,11 +14,12 @@ int policy_check_name(const struct node *n, const char *name, GError **err)
         n->graph->policy == BACKING_BENEATH) {
         return 0;
     }
-    err_set(err, EPERM, "Backing file '%s' of '%s' is not opened: backing "
-            "policy is '%s'", name, n->filename ? n->filename : n->name,
-            policy);
+    err_set(err, EPERM,
+            "Backing file '%s' of '%s' is not opened: backing "
+            "policy is '%s'",
+            name, n->filename ? n->filename : n->name, policy);
     err_hint(err, "Name the backing node (backing=NODE-NAME) or none "
-             "(backing=null), or start with --backing-policy follow.");
+                  "(backing=null), or start with --backing-policy follow.");
     return -EPERM;
 }
 
@@ -55,11 +56,14 @@ static CO_FN int beneath_co_check(const struct node *n, const char *what,
     g_autofree char *root = path_co_real(n->graph->beneath);
     size_t len = strlen(root);
 
-    if (strncmp(real, root, len) || (root[len - 1] != '/' && real[len] != '/')) {
-        err_set(err, EPERM, "%s '%s' of '%s' is not opened: it is no regular "
-                "file beneath '%s'", what, path, n->name, n->graph->beneath);
+    if (strncmp(real, root, len) ||
+        (root[len - 1] != '/' && real[len] != '/')) {
+        err_set(err, EPERM,
+                "%s '%s' of '%s' is not opened: it is no regular "
+                "file beneath '%s'",
+                what, path, n->name, n->graph->beneath);
         err_hint(err, "Name the node to use by an option, or change "
-                 "--backing-policy.");
+                      "--backing-policy.");
         return -EPERM;
     }
     return 0;
@@ -84,11 +88,13 @@ int node_co_check_beside(const struct node *n, const char *path, GError **err)
     enum backing_policy policy = n->graph->policy;
 
     if (policy == BACKING_EXPLICIT || policy == BACKING_DENY) {
-        err_set(err, EPERM, "Data file '%s' of '%s' is not opened: backing "
-                "policy is '%s'", path, n->filename ? n->filename : n->name,
+        err_set(err, EPERM,
+                "Data file '%s' of '%s' is not opened: backing "
+                "policy is '%s'",
+                path, n->filename ? n->filename : n->name,
                 policy == BACKING_DENY ? "deny" : "explicit");
         err_hint(err, "Name its node (data-file=NODE-NAME), or start with "
-                 "--backing-policy follow.");
+                      "--backing-policy follow.");
         return -EPERM;
     }
     if (policy != BACKING_BENEATH) {

@@ -35,8 +35,9 @@ static CO_FN int probe_co_read(struct node *file, struct probe *p, GError **err)
                              iov_one(&v, p->tail, p->tail_len), 0);
     }
     return ret == 0 ? 0
-        : err_set_errno(err, -ret, "Could not read image for determining its "
-                        "format");
+                    : err_set_errno(err, -ret,
+                                    "Could not read image for determining its "
+                                    "format");
 }
 
 static const struct node_driver *driver_find(struct graph *g,
@@ -61,20 +62,27 @@ static const struct node_driver *driver_find(struct graph *g,
 static int refuse_foreign(const struct node *file, const struct foreign *f,
                           const char *say_raw, GError **err)
 {
-    err_set(err, ENOTSUP, "The format of '%s' seems to be %s, which is not "
-            "supported", file->filename ? file->filename : file->name,
-            f->title);
+    err_set(err, ENOTSUP,
+            "The format of '%s' seems to be %s, which is not "
+            "supported",
+            file->filename ? file->filename : file->name, f->title);
     if (f->disk_size > 0) {
-        err_hint(err, "Its first %" PRIu64 " bytes are the disk: driver raw "
+        err_hint(err,
+                 "Its first %" PRIu64 " bytes are the disk: driver raw "
                  "with size=%" PRIu64 " shows it. If all of it is the disk, "
-                 "say so: %s.", f->disk_size, f->disk_size, say_raw);
+                 "say so: %s.",
+                 f->disk_size, f->disk_size, say_raw);
     } else if (g_str_equal(f->driver, "luks")) {
-        err_hint(err, "If it is a raw disk that its guest has encrypted, say "
-                 "so: %s.", say_raw);
+        err_hint(err,
+                 "If it is a raw disk that its guest has encrypted, say "
+                 "so: %s.",
+                 say_raw);
     } else {
-        err_hint(err, "Convert it with 'qemu-img convert -f %s'. If it is a "
+        err_hint(err,
+                 "Convert it with 'qemu-img convert -f %s'. If it is a "
                  "raw disk whose guest wrote what looks like that, say so: "
-                 "%s.", f->driver, say_raw);
+                 "%s.",
+                 f->driver, say_raw);
     }
     return -ENOTSUP;
 }
@@ -83,7 +91,8 @@ int node_co_probe(struct node *file, const char *say_raw,
                   const struct node_driver **ret_drv, GError **err)
 {
     struct probe p = {
-        .head = io_buf_get(PROBE_SIZE), .tail = io_buf_get(PROBE_SIZE),
+        .head = io_buf_get(PROBE_SIZE),
+        .tail = io_buf_get(PROBE_SIZE),
     };
     const struct node_driver *drv = NULL;
     struct foreign foreign;
@@ -136,8 +145,8 @@ int image_co_probe(struct graph *g, const json_t *options, unsigned flags,
         return err_set(err, EINVAL, "Parameter 'driver' is missing");
     }
     file = file ? json_incref(file) : json_pack("{s:O}", "filename", name);
-    ret = storage_co_probe(g, file, flags & (NODE_FORCE_SHARE |
-                                             NODE_CACHE_DIRECT),
+    ret = storage_co_probe(g, file,
+                           flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
                            say_raw, ret_drv, err);
     json_decref(file);
     return ret;
@@ -147,19 +156,22 @@ int backing_co_probe(struct node *n, const char *name, const json_t *storage,
                      const char **ret_format, GError **err)
 {
     const struct node_driver *drv = NULL;
-    int ret = storage_co_probe(n->graph, storage, n->flags & (NODE_FORCE_SHARE |
-                                                              NODE_CACHE_DIRECT),
-                               "backing.driver=raw here, or -F raw when the "
-                               "overlay is created", &drv, err);
+    int ret = storage_co_probe(
+        n->graph, storage, n->flags & (NODE_FORCE_SHARE | NODE_CACHE_DIRECT),
+        "backing.driver=raw here, or -F raw when the "
+        "overlay is created",
+        &drv, err);
 
     if (ret < 0) {
         return ret;
     }
     if (!drv) {
-        err_set(err, EINVAL, "The format of backing file '%s' is not recorded "
-                "in '%s', and its content shows none", name,
-                n->filename ? n->filename : n->name);
-        err_hint(err, "If it is raw, say so: backing.driver=raw here, or -F raw "
+        err_set(err, EINVAL,
+                "The format of backing file '%s' is not recorded "
+                "in '%s', and its content shows none",
+                name, n->filename ? n->filename : n->name);
+        err_hint(err,
+                 "If it is raw, say so: backing.driver=raw here, or -F raw "
                  "when the overlay is created.");
         return -EINVAL;
     }

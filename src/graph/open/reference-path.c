@@ -48,7 +48,7 @@ char *path_relative(const char *dir, const char *to)
         }
     }
     if (!d[i] && t[i] == '/') {
-        common = i + 1;             /* all of @dir */
+        common = i + 1; /* all of @dir */
     }
     if (common <= 1) {
         return NULL;
@@ -82,15 +82,15 @@ char *reference_co_relative(struct node *top, struct node *bottom,
     g_autofree char *old_path = NULL, *new_path = NULL, *name = NULL;
     g_autofree char *from = NULL, *to = NULL, *flat = NULL;
 
-    if (!is_path(old) || g_path_is_absolute(old) || !is_path(top_name)
-        || !is_path(bottom_name) || !is_path(base_name)) {
+    if (!is_path(old) || g_path_is_absolute(old) || !is_path(top_name) ||
+        !is_path(bottom_name) || !is_path(base_name)) {
         return NULL;
     }
     from = folder_of(bottom_name);
     to = folder_of(top_name);
     old_path = join(from, old);
     if (!backing_co_same_file(old_path, base_name)) {
-        return NULL;                /* the header named another file */
+        return NULL; /* the header named another file */
     }
     if (strcmp(from, to) == 0) {
         return g_strdup(old);

@@ -23,7 +23,7 @@ const char *reference_format(const struct node *base)
 
 PRINTF_LIKE(4, 5)
 static int reference_refuse(const struct node *n, int errnum, GError **err,
-                  const char *fmt, ...)
+                            const char *fmt, ...)
 {
     g_autofree char *why = NULL;
     va_list ap;
@@ -31,8 +31,10 @@ static int reference_refuse(const struct node *n, int errnum, GError **err,
     va_start(ap, fmt);
     why = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    return err_set(err, errnum, "Node '%s' cannot be named in an image's "
-                   "header: %s", n->name, why);
+    return err_set(err, errnum,
+                   "Node '%s' cannot be named in an image's "
+                   "header: %s",
+                   n->name, why);
 }
 
 /* --- storage --- */
@@ -41,8 +43,8 @@ static int reference_refuse(const struct node *n, int errnum, GError **err,
 static bool is_of_process(const char *path)
 {
     static const char *const begins[] = {
-        "/proc/", "/dev/fd/", "/dev/fdset/", "/dev/stdin", "/dev/stdout",
-        "/dev/stderr",
+        "/proc/",     "/dev/fd/",    "/dev/fdset/",
+        "/dev/stdin", "/dev/stdout", "/dev/stderr",
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(begins); i++) {
@@ -54,7 +56,8 @@ static bool is_of_process(const char *path)
 }
 
 /* Does @path, absolute, lead to what @n, storage, has open? */
-static CO_FN int reference_path_co_check(struct node *n, const char *path, GError **err)
+static CO_FN int reference_path_co_check(struct node *n, const char *path,
+                                         GError **err)
 {
     const char *driver;
     struct stat named, open;
@@ -64,21 +67,26 @@ static CO_FN int reference_path_co_check(struct node *n, const char *path, GErro
         return ret;
     }
     if (is_of_process(path)) {
-        return reference_refuse(n, EINVAL, err, "'%s' means something in this process "
-                      "alone", path);
+        return reference_refuse(n, EINVAL, err,
+                                "'%s' means something in this process "
+                                "alone",
+                                path);
     }
     ret = io_co_stat(path, &named);
     if (ret < 0) {
         return reference_refuse(n, -ret, err, "its file name '%s': %s", path,
-                      g_strerror(-ret));
+                                g_strerror(-ret));
     }
     ret = backing_file_driver(path, &named, &driver, err);
     if (ret == 0 && n->drv->co_stat && n->drv->co_stat(n, &open) == 0) {
         g_autofree char *a = backing_stat_identity(&named);
         g_autofree char *b = backing_stat_identity(&open);
 
-        ret = strcmp(a, b) ? reference_refuse(n, ESTALE, err, "'%s' is another file than "
-                                    "the one that is open", path) : 0;
+        ret = strcmp(a, b) ? reference_refuse(n, ESTALE, err,
+                                              "'%s' is another file than "
+                                              "the one that is open",
+                                              path)
+                           : 0;
     }
     return ret;
 }
@@ -92,7 +100,7 @@ static CO_FN int storage_co_describe(struct node *n, json_t *o, bool *ret_plain,
     int ret;
 
     *ret_plain = n->filename &&
-        backing_address_driver(n->graph, n->filename) == n->drv;
+                 backing_address_driver(n->graph, n->filename) == n->drv;
     if (!name) {
         return 0;
     }
@@ -181,13 +189,14 @@ static CO_FN int child_co_describe(const struct edge *e, json_t *o, bool *plain,
 static CO_FN int format_co_describe(struct node *n, json_t *o, bool *ret_plain,
                                     GError **err)
 {
-    bool plain = json_object_size(o) == 1;     /* the driver alone */
+    bool plain = json_object_size(o) == 1; /* the driver alone */
     int ret = 0;
 
     for (struct edge *e = n->children; e && ret == 0; e = e->next_in_parent) {
         /* What the format found by itself, it finds again. */
-        if (strcmp(e->name, "backing") && (!strcmp(e->name, "file") ||
-            json_object_get(n->options, e->name))) {
+        if (strcmp(e->name, "backing") &&
+            (!strcmp(e->name, "file") ||
+             json_object_get(n->options, e->name))) {
             ret = child_co_describe(e, o, &plain, err);
         }
     }
@@ -207,16 +216,18 @@ static CO_FN int node_co_describe(struct node *n, json_t **ret, bool *ret_plain,
     int r;
 
     if (!n->drv->reference_options) {
-        return reference_refuse(n, EINVAL, err, "no header may name a node of driver "
-                      "'%s'", n->drv->name);
+        return reference_refuse(n, EINVAL, err,
+                                "no header may name a node of driver "
+                                "'%s'",
+                                n->drv->name);
     }
     o = json_pack("{s:s}", "driver", n->drv->name);
     if (n->drv->reference) {
         n->drv->reference(n, o);
     }
     r = n->drv->kind == NODE_PROTOCOL
-        ? storage_co_describe(n, o, ret_plain, err)
-        : format_co_describe(n, o, ret_plain, err);
+            ? storage_co_describe(n, o, ret_plain, err)
+            : format_co_describe(n, o, ret_plain, err);
     if (r < 0) {
         json_decref(o);
         return r;
@@ -231,7 +242,8 @@ static char *name_as_json(json_t *o, const struct node *base)
 {
     g_autofree char *text = NULL;
     json_t *whole = base->drv->kind == NODE_PROTOCOL
-        ? json_pack("{s:s, s:O}", "driver", "raw", "file", o) : json_incref(o);
+                        ? json_pack("{s:s, s:O}", "driver", "raw", "file", o)
+                        : json_incref(o);
 
     text = json_dumps(whole, JSON_COMPACT);
     json_decref(whole);
@@ -251,7 +263,8 @@ static CO_FN char *name_co_plain(struct node *top, struct node *bottom,
     /* A path relative to our working folder would be read as relative to the
      * folder of the image; a colon in it, as the end of a protocol. */
     return backing_address_driver(base->graph, filename)
-        ? g_strdup(filename) : g_canonicalize_filename(filename, NULL);
+               ? g_strdup(filename)
+               : g_canonicalize_filename(filename, NULL);
 }
 
 int reference_co_make(struct node *top, struct node *bottom, struct node *base,
@@ -309,11 +322,13 @@ static CO_FN int identity_co_check(struct node *image, const char *name,
         g_autofree char *other = ret == 0 ? node_co_identity(n) : NULL;
 
         if (other && !strcmp(other, identity)) {
-            ret = err_set(err, ELOOP, "Backing file '%s' of '%s' is %s: the "
-                          "chain would be a loop", name, image->filename
-                          ? image->filename : image->name,
+            ret = err_set(err, ELOOP,
+                          "Backing file '%s' of '%s' is %s: the "
+                          "chain would be a loop",
+                          name, image->filename ? image->filename : image->name,
                           node_storage(n) == node_storage(image)
-                          ? "the image itself" : "part of the chain above it");
+                              ? "the image itself"
+                              : "part of the chain above it");
         }
         node_co_unref(n);
     }
@@ -334,8 +349,10 @@ static CO_FN int path_co_resolve(struct node *image, const char *name,
         return ret;
     }
     if (is_of_process(path)) {
-        return err_set(err, EINVAL, "Backing file name '%s' is refused: it "
-                       "means something in this process alone", name);
+        return err_set(err, EINVAL,
+                       "Backing file name '%s' is refused: it "
+                       "means something in this process alone",
+                       name);
     }
     if (io_co_stat(path, &st) < 0) {
         return 0;
@@ -354,8 +371,8 @@ static CO_FN int name_co_resolve(struct node *image, const char *name,
     int ret;
 
     if (json_name_is(name)) {
-        ret = json_name_co_parse(image, name, fmt, true, &options,
-                                 ret_identity, err);
+        ret = json_name_co_parse(image, name, fmt, true, &options, ret_identity,
+                                 err);
         json_decref(options);
         return ret;
     }
@@ -385,7 +402,7 @@ static CO_FN int name_co_check_base(const char *name, const char *fmt,
 
     base = node_skip_filters(base);
     if (json_name_is(name) || node_co_describe(base, &o, &plain, NULL) < 0) {
-        return 0;           /* it says more, or there is no better name */
+        return 0; /* it says more, or there is no better name */
     }
     better = name_as_json(o, base);
     json_decref(o);
@@ -393,12 +410,15 @@ static CO_FN int name_co_check_base(const char *name, const char *fmt,
         return 0;
     }
     if (plain) {
-        return err_set(err, EINVAL, "Backing file '%s' is in use as %s, not as "
-                       "%s", name, reference_format(base), fmt);
+        return err_set(err, EINVAL,
+                       "Backing file '%s' is in use as %s, not as "
+                       "%s",
+                       name, reference_format(base), fmt);
     }
-    err_set(err, EINVAL, "Backing file name '%s' would lead to other bytes "
-            "than node '%s' has, which was opened with options", name,
-            base->name);
+    err_set(err, EINVAL,
+            "Backing file name '%s' would lead to other bytes "
+            "than node '%s' has, which was opened with options",
+            name, base->name);
     err_hint(err, "Name it %s", better);
     return -EINVAL;
 }
@@ -416,8 +436,10 @@ int reference_co_check(struct node *image, const char *name, const char *fmt,
         ret = name_co_resolve(image, name, fmt, &identity, err);
     }
     if (ret == 0 && strlen(name) > REFERENCE_MAX) {
-        ret = err_set(err, ENAMETOOLONG, "Backing file name of %zu bytes: a "
-                      "header takes %d", strlen(name), REFERENCE_MAX);
+        ret = err_set(err, ENAMETOOLONG,
+                      "Backing file name of %zu bytes: a "
+                      "header takes %d",
+                      strlen(name), REFERENCE_MAX);
     }
     if (ret == 0 && image->drv->check_backing) {
         ret = image->drv->check_backing(image, name, fmt, err);
@@ -428,5 +450,6 @@ int reference_co_check(struct node *image, const char *name, const char *fmt,
     ret = identity_co_check(image, name, identity, err);
     own = ret == 0 && base ? node_co_identity(node_skip_filters(base)) : NULL;
     return own && !strcmp(own, identity)
-        ? name_co_check_base(name, fmt, base, err) : ret;
+               ? name_co_check_base(name, fmt, base, err)
+               : ret;
 }

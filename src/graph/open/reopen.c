@@ -35,8 +35,9 @@ static CO_FN int reopen_co_driver(struct node *n, struct opts *o,
 static struct opts *own_opts_new(const json_t *options)
 {
     static const char *const common[] = {
-        "driver", "node-name", "read-only", "auto-read-only", "force-share",
-        "cache", "discard", "detect-zeroes", "file", "data-file", "backing",
+        "driver",      "node-name", "read-only", "auto-read-only",
+        "force-share", "cache",     "discard",   "detect-zeroes",
+        "file",        "data-file", "backing",
     };
     struct opts *o = opts_new(options);
 
@@ -93,8 +94,7 @@ static int rdonly_check(struct node *n, bool read_only, GError **err)
 
 static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err);
 
-static CO_FN int rdonly_co_drained(struct node *n, bool read_only,
-                                   GError **err)
+static CO_FN int rdonly_co_drained(struct node *n, bool read_only, GError **err)
 {
     if (!read_only) {
         int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
@@ -103,7 +103,8 @@ static CO_FN int rdonly_co_drained(struct node *n, bool read_only,
     }
     /* What others write to, a job that populates it included, stays writable. */
     return has_writers(n) || node_check_op(n, BLOCK_OP_REOPEN, NULL) < 0
-        ? 0 : rdonly_co_tree(n, read_only, err);
+               ? 0
+               : rdonly_co_tree(n, read_only, err);
 }
 
 static struct node *child_called(const struct node *n, const char *name)
@@ -236,8 +237,10 @@ static CO_FN int reopen_co_backing(struct node *n, const json_t *options,
         return -ENOENT;
     }
     if (!n->drv->supports_backing) {
-        return err_set(err, EINVAL, "Driver '%s' of node '%s' does not support "
-                       "backing files", n->drv->name, n->name);
+        return err_set(err, EINVAL,
+                       "Driver '%s' of node '%s' does not support "
+                       "backing files",
+                       n->drv->name, n->name);
     }
     return e ? edge_co_replace(e, to, err)
              : edge_co_attach(n, to, "backing", PERM_CONSISTENT_READ,
@@ -327,7 +330,9 @@ static int reopen_check_fixed(struct node *n, const json_t *options,
                               GError **err)
 {
     static const char *const fixed[] = {
-        "driver", "cache", "force-share",
+        "driver",
+        "cache",
+        "force-share",
     };
     int ret = 0;
 

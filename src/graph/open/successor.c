@@ -72,8 +72,8 @@ void successor_tell(const struct node *n)
 {
     if (n->priv->ended) {
         trace_node_successor(n->priv->ended_name, n->filename);
-        notice(n->graph, g_strdup_printf(
-            "'%s' is finished: '%s' is the disk now",
-            n->priv->ended_name, n->filename));
+        notice(n->graph,
+               g_strdup_printf("'%s' is finished: '%s' is the disk now",
+                               n->priv->ended_name, n->filename));
     }
 }

@@ -6,13 +6,13 @@
 #include "loop/loop.h"
 
 #define STEP_NS (20 * UINT64_C(1000000))
-#define STEP_OPS 8              /* fewer tell nothing */
+#define STEP_OPS 8 /* fewer tell nothing */
 #define LOOK_NS UINT64_C(1000000)
 #define FRESH_NS UINT64_C(1000000000)
-#define GOOD_STEPS 4            /* between two tries */
+#define GOOD_STEPS 4 /* between two tries */
 #define HOLD_MAX 64
 #define RATIO 1.5
-#define SLACK_NS 20000.0        /* of scheduling, which is not the disk's */
+#define SLACK_NS 20000.0 /* of scheduling, which is not the disk's */
 
 static void limit_grow(struct admission_limit *l, uint64_t by)
 {
@@ -27,8 +27,8 @@ static void limit_fall(struct admission_limit *l)
     l->wait = l->hold;
 }
 
-void admission_limit_step(struct admission_limit *l, uint64_t ops, uint64_t time_ns,
-                     uint64_t now_ns)
+void admission_limit_step(struct admission_limit *l, uint64_t ops,
+                          uint64_t time_ns, uint64_t now_ns)
 {
     uint64_t n = ops - l->ops;
     double mean;
@@ -39,7 +39,8 @@ void admission_limit_step(struct admission_limit *l, uint64_t ops, uint64_t time
     mean = n ? (double)(time_ns - l->time_ns) / (double)n : 0;
     if (l->step_ns == 0 || now_ns - l->step_ns > FRESH_NS) {
         /* A new visit: begin with little, and know nothing. */
-        *l = (struct admission_limit) { .bytes = ADMISSION_FLOOR, .wait = GOOD_STEPS };
+        *l = (struct admission_limit) { .bytes = ADMISSION_FLOOR,
+                                        .wait = GOOD_STEPS };
     } else if (l->bytes == ADMISSION_FLOOR) {
         l->base = l->base > 0 ? l->base + (mean - l->base) / 4 : mean;
         if (l->wait == 0 || --l->wait == 0) {
@@ -77,7 +78,8 @@ static void admission_look(struct graph *g, uint64_t now)
 
         admission_limit_step(&admission->limit, ops, time_ns, now);
         if (admission->limit.bytes != was) {
-            trace_admission_limit(admission->limit.bytes, (uint64_t)admission->limit.base);
+            trace_admission_limit(admission->limit.bytes,
+                                  (uint64_t)admission->limit.base);
         }
     }
 }

@@ -29,7 +29,8 @@ static bool locate_is_useless(struct node *n)
 {
     const struct node *storage = node_storage(n);
 
-    return !storage || (!storage->drv->can_copy_in && !n->drv->supports_backing);
+    return !storage ||
+           (!storage->drv->can_copy_in && !n->drv->supports_backing);
 }
 
 /* One step down: *@at holds the range in its node; 1 = that is storage, 0 = go
@@ -107,9 +108,8 @@ static CO_FN int hand_co_write(struct node *n, uint64_t off, void *buf,
     return ret == -ENOTSUP ? node_co_pwritev(n, off, iov, flags) : ret;
 }
 
-static CO_FN int copy_co_by_hand(struct node *n, uint64_t off,
-                                 struct node *src, uint64_t src_off,
-                                 uint64_t len, unsigned flags)
+static CO_FN int copy_co_by_hand(struct node *n, uint64_t off, struct node *src,
+                                 uint64_t src_off, uint64_t len, unsigned flags)
 {
     size_t size = MIN(len, HAND_MAX);
     void *buf = io_buf_get(size);
@@ -141,8 +141,9 @@ static CO_FN int copy_co_in_place(struct node *n, uint64_t off,
         return ret;
     }
     ret = m.in_place && m.len == len
-        ? node_co_copy_in(m.child, m.host, src, src_off, len,
-                          flags & ~(unsigned)IO_POPULATE) : -ENOTSUP;
+              ? node_co_copy_in(m.child, m.host, src, src_off, len,
+                                flags & ~(unsigned)IO_POPULATE)
+              : -ENOTSUP;
     node_map_end(n, &m);
     return ret;
 }
@@ -166,16 +167,16 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
             track_co_begin(&t, n, off, len, TRACK_WRITE);
         }
         ret = n->drv->co_copy_in
-            ? n->drv->co_copy_in(n, off, src, src_off, len, flags)
-            : copy_co_in_place(n, off, src, src_off, len, flags);
+                  ? n->drv->co_copy_in(n, off, src, src_off, len, flags)
+                  : copy_co_in_place(n, off, src, src_off, len, flags);
         write_done(n, off, len, ret);
         if (own_range) {
             track_end(&t);
         }
     }
     trace_node_copy_in(n->name, off, len, src->name, src_off, ret);
-    return ret == -ENOTSUP
-        ? copy_co_by_hand(n, off, src, src_off, len, flags) : ret;
+    return ret == -ENOTSUP ? copy_co_by_hand(n, off, src, src_off, len, flags)
+                           : ret;
 }
 
 /* --- from one chain to another --- */
@@ -183,7 +184,7 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
 /* The part of @at, beginning at @off of @n, that can be handed on: whole units.
  * What ends a disk inside one is copied. */
 uint64_t copy_offload_whole(const struct node *n, uint64_t off,
-                       const struct host_range *at)
+                            const struct host_range *at)
 {
     uint64_t unit = MAX(n->priv->limits.cluster_size, SHARE_UNIT);
 

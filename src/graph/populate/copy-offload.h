@@ -7,4 +7,4 @@
 #define SHARE_UNIT UINT64_C(4096)
 /* How many bytes of @at can be taken over at @off of @n. */
 uint64_t copy_offload_whole(const struct node *n, uint64_t off,
-                       const struct host_range *at);
+                            const struct host_range *at);

@@ -32,10 +32,10 @@
 
 enum piece_kind {
     PIECE_NONE,
-    PIECE_LOCAL,   /* the overlay has it */
-    PIECE_ZERO,    /* the chain below reads as zeroes */
-    PIECE_COPY,    /* the chain above base has some of it */
-    PIECE_SKIP,    /* only base or deeper has it */
+    PIECE_LOCAL, /* the overlay has it */
+    PIECE_ZERO,  /* the chain below reads as zeroes */
+    PIECE_COPY,  /* the chain above base has some of it */
+    PIECE_SKIP,  /* only base or deeper has it */
 };
 
 struct piece {
@@ -46,17 +46,17 @@ struct piece {
 /* One request: shared by its workers, on the stack of the first. */
 struct work {
     struct node *n, *base;
-    uint64_t off, end;         /* of the request, not past the end of @n */
+    uint64_t off, end; /* of the request, not past the end of @n */
     uint64_t cluster;
-    uint64_t piece_max;        /* of a copy; cluster multiple */
+    uint64_t piece_max; /* of a copy; cluster multiple */
     unsigned io_flags;
-    const struct iov *iov;     /* a read's; NULL: populate only */
-    bool know_data;            /* what the overlay lacks is PIECE_COPY */
+    const struct iov *iov; /* a read's; NULL: populate only */
+    bool know_data;        /* what the overlay lacks is PIECE_COPY */
 
     struct co_mutex plan_lock; /* @next, @first, @below_* */
     uint64_t next;
-    struct mapping first;      /* what the overlay said of @off; len 0: not asked */
-    struct extent below;       /* last answer about the chain below */
+    struct mapping first; /* what the overlay said of @off; len 0: not asked */
+    struct extent below;  /* last answer about the chain below */
     uint64_t below_off;
 
     unsigned workers;
@@ -84,7 +84,11 @@ static void work_init(struct work *w, struct node *n, struct node *base,
     const struct node_limits *limits = node_get_limits(n);
 
     *w = (struct work) {
-        .n = n, .base = base, .off = off, .end = end, .next = off,
+        .n = n,
+        .base = base,
+        .off = off,
+        .end = end,
+        .next = off,
         .io_flags = io_flags & IO_BACKGROUND,
         .know_data = io_flags & IO_KNOWN_DATA,
     };
@@ -157,7 +161,7 @@ static CO_FN int map_co_zero(struct work *w, uint64_t off, uint64_t len)
 /* Map clusters that the overlay lacks; the range is held. @buf: their bytes,
  * NULL: zeroes. */
 static CO_FN int populate_map_co_run(struct work *w, uint64_t off, uint64_t len,
-                            uint8_t *buf)
+                                     uint8_t *buf)
 {
     size_t at = 0;
     int r = 0;
@@ -175,8 +179,7 @@ static CO_FN int populate_map_co_run(struct work *w, uint64_t off, uint64_t len,
             struct iovec store;
 
             node_co_debug_event(node_file(w->n), DEBUG_COR_WRITE);
-            r = node_co_pwritev(w->n, off + at,
-                                iov_one(&store, buf + at, step),
+            r = node_co_pwritev(w->n, off + at, iov_one(&store, buf + at, step),
                                 w->io_flags | IO_POPULATE);
             w->res.copied += r == 0 ? step : 0;
         }
@@ -207,7 +210,8 @@ static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
             break;
         }
         if (m.kind == MAP_ABSENT) {
-            r = populate_map_co_run(w, pos, m.len, buf ? buf + (pos - off) : NULL);
+            r = populate_map_co_run(w, pos, m.len,
+                                    buf ? buf + (pos - off) : NULL);
         }
         pos += m.len;
     }
@@ -229,8 +233,7 @@ static enum piece_kind kind_of_below(const struct extent *ext)
 /* What the chain between the overlay and base says of @pos. The last answer is
  * kept: a chain far away is asked once a run. */
 static CO_FN int plan_co_ask_below(struct work *w, uint64_t pos,
-                                   enum piece_kind *ret_kind,
-                                   uint64_t *ret_end)
+                                   enum piece_kind *ret_kind, uint64_t *ret_end)
 {
     struct node *below = node_backing(w->n);
     int r;
@@ -292,14 +295,12 @@ static CO_FN int plan_co_missing_run(struct work *w, uint64_t pos, uint64_t end,
 static uint64_t kind_max(const struct work *w, enum piece_kind kind)
 {
     switch (kind) {
-    case PIECE_COPY:
-        return w->piece_max;
+    case PIECE_COPY: return w->piece_max;
     case PIECE_ZERO:
         return node_get_limits(w->n)->fast_zero
-               ? MAX(ZERO_RUN_MAX - ZERO_RUN_MAX % w->cluster, w->cluster)
-               : w->piece_max;
-    default:
-        return UINT64_MAX;
+                   ? MAX(ZERO_RUN_MAX - ZERO_RUN_MAX % w->cluster, w->cluster)
+                   : w->piece_max;
+    default: return UINT64_MAX;
     }
 }
 
@@ -394,7 +395,8 @@ static bool below_is_local(const struct work *w)
 
 /* Fetch and map [@off, @end), unallocated a moment ago. Background work passes
  * the gate: before the read where that is local too, else before the write. */
-static CO_FN int populate_co_read_below(struct work *w, uint64_t off, uint64_t end)
+static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
+                                        uint64_t end)
 {
     struct graph *admission = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
     bool early = admission && below_is_local(w);
@@ -439,7 +441,7 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
 {
     uint64_t pos = cluster_down(w, p->off);
     uint64_t end = cluster_up(w, p->off + p->len);
-    uint64_t joined = 0;  /* up to here others have had their try */
+    uint64_t joined = 0; /* up to here others have had their try */
     int r = 0;
 
     while (pos < end && r == 0) {
@@ -496,8 +498,7 @@ static CO_FN int share_co_run(struct work *w, uint64_t pos, uint64_t end,
 {
     struct host_range at;
     uint64_t len;
-    int r = node_co_locate(node_backing(w->n), w->base, pos, end - pos,
-                           &at);
+    int r = node_co_locate(node_backing(w->n), w->base, pos, end - pos, &at);
 
     if (r < 0) {
         return r;
@@ -578,7 +579,8 @@ static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
 
 /* Fetch the clusters of [@pos, @end), which nobody fetches or somebody else
  * failed to. */
-static CO_FN int read_co_populate_below(struct work *w, uint64_t pos, uint64_t end)
+static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
+                                        uint64_t end)
 {
     uint64_t start = cluster_down(w, pos);
     uint64_t len = cluster_up(w, end) - start;
@@ -645,8 +647,7 @@ static CO_FN int populate_read_co_piece(struct work *w, const struct piece *p)
     uint64_t off = cluster_down(w, p->off);
 
     switch (p->kind) {
-    case PIECE_COPY:
-        return read_co_copy(w, p);
+    case PIECE_COPY: return read_co_copy(w, p);
     case PIECE_ZERO:
         iov_memset(work_iov(w, p->off, p->len), 0, 0, p->len);
         read_co_map(w, off, cluster_up(w, p->off + p->len) - off, NULL);
@@ -691,7 +692,8 @@ static CO_FN void work_co_run(struct work *w)
             if (p.kind == PIECE_COPY || w->iov) {
                 work_spawn(w);
             }
-            r = w->iov ? populate_read_co_piece(w, &p) : populate_co_piece(w, &p);
+            r = w->iov ? populate_read_co_piece(w, &p)
+                       : populate_co_piece(w, &p);
         }
         if (r < 0) {
             w->result = w->result ? w->result : r;

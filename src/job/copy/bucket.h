@@ -8,9 +8,9 @@
 #include <stdint.h>
 
 struct bucket {
-    uint64_t rate;     /* bytes/s, 0 = unlimited */
-    uint64_t next_ns;  /* the next request may go from here on */
-    uint64_t rem;      /* byte-nanoseconds lost by rounding, < rate */
+    uint64_t rate;    /* bytes/s, 0 = unlimited */
+    uint64_t next_ns; /* the next request may go from here on */
+    uint64_t rem;     /* byte-nanoseconds lost by rounding, < rate */
 };
 
 /* Takes effect at once: what is owed is owed at the new rate. */

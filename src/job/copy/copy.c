@@ -41,9 +41,9 @@
 struct chunk {
     struct copy *copy;
     uint64_t off, len;
-    uint64_t piece;          /* what to leave behind if the error is ignored */
-    uint64_t charged;        /* of the window */
-    uint64_t mark;           /* window_sent() */
+    uint64_t piece;   /* what to leave behind if the error is ignored */
+    uint64_t charged; /* of the window */
+    uint64_t mark;    /* window_sent() */
     bool zero, done, is_read;
     int error;
 };
@@ -55,14 +55,14 @@ struct copy {
     struct scan scan;
     struct window window;
     struct bucket bucket;
-    GQueue chunks;           /* struct chunk, by offset */
-    uint64_t planned;        /* everything below is done or in `chunks` */
-    uint64_t in_flight;      /* bytes charged to the window */
+    GQueue chunks;      /* struct chunk, by offset */
+    uint64_t planned;   /* everything below is done or in `chunks` */
+    uint64_t in_flight; /* bytes charged to the window */
     unsigned busy, busy_zero, failed;
-    bool demand;             /* guests were seen lately */
-    bool shares;             /* the last chunk was shared by the file system */
+    bool demand; /* guests were seen lately */
+    bool shares; /* the last chunk was shared by the file system */
     uint64_t copied;
-    uint64_t demand_ns;      /* when demand was last looked at */
+    uint64_t demand_ns; /* when demand was last looked at */
     struct co_queue wake;
 };
 
@@ -139,7 +139,7 @@ static CO_FN int chunk_co_narrow(struct chunk *ch, int ret)
     }
     while (ch->len > 0) {
         ch->piece = MIN(ch->len, piece - ch->off % piece);
-        res = (struct copy_result){ 0 };
+        res = (struct copy_result) { 0 };
         ret = c->ops->co_copy(c->arg, ch->off, ch->piece, ch->zero, &res);
         c->copied += res.copied;
         if (ret < 0) {
@@ -339,7 +339,7 @@ static CO_FN int copy_co_failed_chunks(struct copy *c)
         ch->error = 0;
         c->failed--;
         if (ch->len) {
-            chunk_start(ch);  /* and then the next error */
+            chunk_start(ch); /* and then the next error */
             copy_progress(c);
             return 0;
         }

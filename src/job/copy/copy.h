@@ -19,9 +19,9 @@ struct loop;
 
 /* What became of one chunk. */
 struct copy_result {
-    uint64_t copied;         /* bytes that were moved; zeroes count nothing */
-    uint64_t shared;         /* those of them that cost no data transfer */
-    bool is_read;            /* which side the error came from */
+    uint64_t copied; /* bytes that were moved; zeroes count nothing */
+    uint64_t shared; /* those of them that cost no data transfer */
+    bool is_read;    /* which side the error came from */
 };
 
 /* Who reads and writes. All on the loop, all may yield. */
@@ -46,11 +46,11 @@ struct copy_ops {
     uint64_t (*demand_latency_ns)(void *arg);
 };
 struct copy_params {
-    uint64_t start, end;     /* bytes */
-    uint32_t chunk;          /* bytes; 0 = 1 MiB; cluster multiple */
-    uint32_t cluster;        /* bytes, 0 = 64 KiB: least request */
-    uint64_t speed;          /* bytes/s, 0 = unlimited */
-    uint64_t window_max;     /* bytes in flight; 0 = 64 MiB */
+    uint64_t start, end; /* bytes */
+    uint32_t chunk;      /* bytes; 0 = 1 MiB; cluster multiple */
+    uint32_t cluster;    /* bytes, 0 = 64 KiB: least request */
+    uint64_t speed;      /* bytes/s, 0 = unlimited */
+    uint64_t window_max; /* bytes in flight; 0 = 64 MiB */
 };
 struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
                       const struct copy_params *p);

@@ -12,8 +12,8 @@ static void scan_push(struct scan *s, const struct scan_run *run)
 
     if (s->count) {
         last = &s->ring[(s->head + s->count - 1) % SCAN_RUNS];
-        if (last->kind == run->kind && last->off + last->len == run->off
-            && run->kind != SCAN_ERROR) {
+        if (last->kind == run->kind && last->off + last->len == run->off &&
+            run->kind != SCAN_ERROR) {
             last->len += run->len;
             co_queue_wake_all(s->news);
             return;
@@ -37,7 +37,7 @@ static CO_FN void scan_co_one(struct scan *s)
         return;
     }
     if (ret < 0) {
-        run = (struct scan_run){ s->pos, 0, SCAN_ERROR, ret };
+        run = (struct scan_run) { s->pos, 0, SCAN_ERROR, ret };
         s->failed = true;
     } else {
         g_assert(run.len > 0 && run.len <= s->end - s->pos);
@@ -67,8 +67,7 @@ static CO_FN void scan_entry(void *arg)
 }
 
 void scan_start(struct scan *s, struct loop *l, const struct copy_ops *ops,
-                void *arg, uint64_t start, uint64_t end,
-                struct co_queue *news)
+                void *arg, uint64_t start, uint64_t end, struct co_queue *news)
 {
     s->ops = ops;
     s->arg = arg;
@@ -77,7 +76,7 @@ void scan_start(struct scan *s, struct loop *l, const struct copy_ops *ops,
     s->head = s->count = 0;
     s->running = true;
     s->stop = s->failed = false;
-    s->room = (struct co_queue){ 0 };
+    s->room = (struct co_queue) { 0 };
     s->news = news;
     co_start(l, scan_entry, s);
 }

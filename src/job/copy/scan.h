@@ -18,9 +18,9 @@ enum scan_kind { SCAN_SKIP, SCAN_ZERO, SCAN_DATA, SCAN_ERROR };
 #define SCAN_RUNS 512
 
 struct scan_run {
-    uint64_t off, len;      /* len is 0 for SCAN_ERROR */
+    uint64_t off, len; /* len is 0 for SCAN_ERROR */
     enum scan_kind kind;
-    int error;              /* SCAN_ERROR: -errno */
+    int error; /* SCAN_ERROR: -errno */
 };
 struct scan {
     const struct copy_ops *ops;
@@ -29,14 +29,13 @@ struct scan {
     struct scan_run ring[SCAN_RUNS];
     unsigned head, count;
     bool running, stop, failed;
-    struct co_queue room;    /* the scanner waits here */
-    struct co_queue *news;   /* and wakes this */
+    struct co_queue room;  /* the scanner waits here */
+    struct co_queue *news; /* and wakes this */
 };
 
 /* Start the coroutine; @news is woken when a consumer may find more. */
 void scan_start(struct scan *s, struct loop *l, const struct copy_ops *ops,
-                void *arg, uint64_t start, uint64_t end,
-                struct co_queue *news);
+                void *arg, uint64_t start, uint64_t end, struct co_queue *news);
 /* The next run, or NULL: not known yet, or scan_finished(). */
 const struct scan_run *scan_peek(const struct scan *s);
 /* Take @len bytes off the front of the next run. */

@@ -10,8 +10,8 @@
 #include <glib.h>
 
 #define START_CHUNKS 4
-#define FILL_GROWTH 1.15        /* of the rate, for the pipe not to be full */
-#define FILL_PLATEAU 2          /* rounds without it */
+#define FILL_GROWTH 1.15 /* of the rate, for the pipe not to be full */
+#define FILL_PLATEAU 2   /* rounds without it */
 #define UP_GROWTH 1.05
 #define DOWN_KEEP 0.98
 #define HOLD_ROUNDS 6
@@ -49,7 +49,7 @@ static void set_size(struct window *w, double size, enum window_phase phase)
 void window_init(struct window *w, uint64_t chunk, uint64_t max,
                  uint64_t now_ns)
 {
-    *w = (struct window){
+    *w = (struct window) {
         .chunk = chunk,
         .max = MAX(max, chunk),
         .phase = WINDOW_FILL,
@@ -123,8 +123,9 @@ static void probe_round(struct window *w, double rate)
     double want = w->hold_rate * (up ? UP_GROWTH : DOWN_KEEP);
 
     if (!up) {
-        w->down_backoff = rate >= want ? 0 : MIN(2 * w->down_backoff + 1,
-                                                 DOWN_BACKOFF_MAX);
+        w->down_backoff = rate >= want
+                              ? 0
+                              : MIN(2 * w->down_backoff + 1, DOWN_BACKOFF_MAX);
         w->down_skip = w->down_backoff;
     }
     if (rate >= want) {
@@ -137,8 +138,8 @@ static void probe_round(struct window *w, double rate)
 
 static void round_end(struct window *w, uint64_t now_ns)
 {
-    double rate = (double)w->round_bytes
-        / (double)MAX(now_ns - w->round_start_ns, 1);
+    double rate = (double)w->round_bytes /
+                  (double)MAX(now_ns - w->round_start_ns, 1);
 
     if (w->round_limited || w->share < WINDOW_SHARE_FULL || w->probe_ns) {
         /* Teaches nothing, but a limit met while filling is no plateau. */
@@ -146,16 +147,10 @@ static void round_end(struct window *w, uint64_t now_ns)
         w->settling = false;
     } else {
         switch (w->phase) {
-        case WINDOW_FILL:
-            fill_round(w, rate);
-            break;
-        case WINDOW_HOLD:
-            hold_round(w, rate);
-            break;
+        case WINDOW_FILL: fill_round(w, rate); break;
+        case WINDOW_HOLD: hold_round(w, rate); break;
         case WINDOW_UP:
-        case WINDOW_DOWN:
-            probe_round(w, rate);
-            break;
+        case WINDOW_DOWN: probe_round(w, rate); break;
         }
     }
     round_begin(w, now_ns);
@@ -174,8 +169,8 @@ void window_done(struct window *w, uint64_t mark, uint64_t bytes,
     }
     /* Very short rounds measure the timer.  While filling they are let be:
      * only growth counts there. */
-    if (w->phase == WINDOW_FILL || w->settling
-        || now_ns - w->round_start_ns >= MIN_ROUND_NS) {
+    if (w->phase == WINDOW_FILL || w->settling ||
+        now_ns - w->round_start_ns >= MIN_ROUND_NS) {
         round_end(w, now_ns);
     }
 }
@@ -204,8 +199,8 @@ void window_demand(struct window *w, uint64_t latency_ns, uint64_t now_ns)
         w->demand_base = 0;
         high = false;
     } else {
-        if (w->probe_ns || w->demand_base == 0
-            || now_ns - w->base_ns >= PROBE_EVERY_NS) {
+        if (w->probe_ns || w->demand_base == 0 ||
+            now_ns - w->base_ns >= PROBE_EVERY_NS) {
             demand_measure(w, latency, now_ns);
             return;
         }

@@ -25,33 +25,33 @@
 enum window_phase { WINDOW_FILL, WINDOW_HOLD, WINDOW_UP, WINDOW_DOWN };
 
 struct window {
-    uint64_t chunk, max;        /* bytes */
-    uint64_t size;              /* bytes, before the demand share */
+    uint64_t chunk, max; /* bytes */
+    uint64_t size;       /* bytes, before the demand share */
     enum window_phase phase;
 
-    uint64_t delivered;         /* bytes that came back, all time */
-    uint64_t round_mark;        /* the round ends with a mark from here on */
+    uint64_t delivered;  /* bytes that came back, all time */
+    uint64_t round_mark; /* the round ends with a mark from here on */
     uint64_t round_bytes;
     uint64_t round_start_ns;
-    uint64_t round_size;        /* size when the round began */
-    uint64_t prev_size;         /* and the round before */
+    uint64_t round_size; /* size when the round began */
+    uint64_t prev_size;  /* and the round before */
     bool round_limited;
     bool settling;
 
-    double best_rate;           /* FILL: bytes/ns and what it took */
+    double best_rate; /* FILL: bytes/ns and what it took */
     uint64_t best_size;
     unsigned plateau;
     double hold_rate;
     unsigned hold_rounds;
     bool next_down;
-    unsigned down_backoff;      /* turns of DOWN to leave out after a failure */
-    unsigned down_skip;         /* of which are still to go */
+    unsigned down_backoff; /* turns of DOWN to leave out after a failure */
+    unsigned down_skip;    /* of which are still to go */
 
-    unsigned share;             /* of WINDOW_SHARE_FULL */
-    uint64_t share_ns;          /* when it last changed */
-    double demand_base;         /* ns, undisturbed; 0 = not known */
-    uint64_t base_ns;           /* when that was measured */
-    uint64_t probe_ns;          /* measuring it since; 0 = not now */
+    unsigned share;     /* of WINDOW_SHARE_FULL */
+    uint64_t share_ns;  /* when it last changed */
+    double demand_base; /* ns, undisturbed; 0 = not known */
+    uint64_t base_ns;   /* when that was measured */
+    uint64_t probe_ns;  /* measuring it since; 0 = not now */
 };
 #define WINDOW_SHARE_FULL 64
 

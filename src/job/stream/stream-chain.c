@@ -95,8 +95,8 @@ static CO_FN int stream_chain_co_hold_mids(struct stream_chain *p, GError **err)
 
     while ((n = node_chain_next(n)) && n != end) {
         ret = backend_co_new(n, p->by, 0,
-                          PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                          &mid_backend_ops, p, &u, err);
+                             PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                             &mid_backend_ops, p, &u, err);
         if (ret < 0) {
             return ret;
         }
@@ -131,7 +131,8 @@ static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
     return any;
 }
 
-static CO_FN int stream_chain_co_hold_views(struct stream_chain *p, GError **err)
+static CO_FN int stream_chain_co_hold_views(struct stream_chain *p,
+                                            GError **err)
 {
     int ret = 0;
 
@@ -139,7 +140,8 @@ static CO_FN int stream_chain_co_hold_views(struct stream_chain *p, GError **err
         struct backend *u;
 
         ret = backend_co_new(g_ptr_array_index(p->views, i), p->by, 0,
-                          PERM_ALL & ~PERM_RESIZE, &top_backend_ops, p, &u, err);
+                             PERM_ALL & ~PERM_RESIZE, &top_backend_ops, p, &u,
+                             err);
         if (ret == 0) {
             g_ptr_array_add(p->mid_users, u);
         }
@@ -167,12 +169,13 @@ static CO_FN int stream_chain_co_take(struct stream_chain *p, GError **err)
     return stream_chain_co_hold_mids(p, err);
 }
 
-CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top, struct node *bottom,
-                       const char *by, GError **err)
+CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top,
+                               struct node *bottom, const char *by,
+                               GError **err)
 {
     int ret;
 
-    *p = (struct stream_chain){
+    *p = (struct stream_chain) {
         .top = node_ref(top),
         .bottom = node_ref(bottom),
         .by = g_strdup(by),
@@ -192,12 +195,13 @@ CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top, struct 
         unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
 
         ret = backend_co_new(top, p->by, PERM_CONSISTENT_READ | write,
-                          p->views->len ? PERM_ALL : PERM_ALL & ~PERM_RESIZE,
-                          &top_backend_ops, p, &p->backend, err);
+                             p->views->len ? PERM_ALL : PERM_ALL & ~PERM_RESIZE,
+                             &top_backend_ops, p, &p->backend, err);
     }
     if (ret == 0 && bottom != top) {
         /* From here on nobody makes or deletes one (stream_chain_block()). */
-        ret = snapshots_co_check_cut(top, node_backing(bottom), "streamed", err);
+        ret = snapshots_co_check_cut(top, node_backing(bottom), "streamed",
+                                     err);
     }
     if (ret < 0) {
         stream_chain_co_release(p);
@@ -205,7 +209,8 @@ CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top, struct 
     return ret;
 }
 
-CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name, GError **err)
+CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name,
+                                     GError **err)
 {
     json_t *o = json_pack("{s:s, s:s}", "driver", "copy-on-read", "file",
                           p->top->name);
@@ -283,7 +288,7 @@ CO_FN void stream_chain_co_release(struct stream_chain *p)
     g_ptr_array_free(p->views, TRUE);
     g_free(p->by);
     /* First: stream_chain_let_go() may come while a node closes. */
-    *p = (struct stream_chain){ 0 };
+    *p = (struct stream_chain) { 0 };
     node_co_unref(bottom);
     node_co_unref(top);
 }
@@ -312,8 +317,9 @@ static bool stream_chain_restarts(const struct stream_chain *p, int ret)
     return ret == -ERESTART && !p->ending;
 }
 
-static CO_FN int stream_chain_co_status(struct stream_chain *p, uint64_t off, uint64_t max,
-                                struct extent *ext, bool *ret_have_base)
+static CO_FN int stream_chain_co_status(struct stream_chain *p, uint64_t off,
+                                        uint64_t max, struct extent *ext,
+                                        bool *ret_have_base)
 {
     struct node *base;
     int ret;
@@ -328,8 +334,9 @@ static CO_FN int stream_chain_co_status(struct stream_chain *p, uint64_t off, ui
     return ret;
 }
 
-CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off, uint64_t max,
-                       bool *ret_need, bool *ret_zero, uint64_t *ret_len)
+CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off,
+                               uint64_t max, bool *ret_need, bool *ret_zero,
+                               uint64_t *ret_len)
 {
     struct extent ext = { 0 };
     bool have_base;
@@ -375,8 +382,9 @@ static CO_FN int stream_chain_co_glance_at_sources(struct stream_chain *p)
     return ret;
 }
 
-CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off, uint64_t len, bool zero,
-                       struct populate_result *ret_res)
+CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off,
+                               uint64_t len, bool zero,
+                               struct populate_result *ret_res)
 {
     unsigned flags = IO_BACKGROUND | (zero ? 0 : IO_KNOWN_DATA);
     int ret;
@@ -421,10 +429,10 @@ CO_FN int stream_chain_co_verify(struct stream_chain *p, uint64_t *ret_missing)
 /* --- pivot --- */
 
 /* What the header shall say of @base: @backing_file, if that was said. */
-static CO_FN int stream_chain_co_find_name(struct node *top, struct node *bottom,
-                                   struct node *base, const char *backing_file,
-                                   char **ret_name, const char **ret_fmt,
-                                   GError **err)
+static CO_FN int
+stream_chain_co_find_name(struct node *top, struct node *bottom,
+                          struct node *base, const char *backing_file,
+                          char **ret_name, const char **ret_fmt, GError **err)
 {
     int ret;
 
@@ -438,26 +446,29 @@ static CO_FN int stream_chain_co_find_name(struct node *top, struct node *bottom
 }
 
 int stream_chain_co_check_name(struct node *top, struct node *bottom,
-                       const char *backing_file, GError **err)
+                               const char *backing_file, GError **err)
 {
     struct node *base = node_skip_filters(node_backing(bottom));
     g_autofree char *name = NULL;
     const char *fmt;
 
-    return base ? stream_chain_co_find_name(top, bottom, base, backing_file, &name,
-                                    &fmt, err) : 0;
+    return base ? stream_chain_co_find_name(top, bottom, base, backing_file,
+                                            &name, &fmt, err)
+                : 0;
 }
 
-static CO_FN int stream_chain_co_change_header(struct stream_chain *p, struct node *base,
-                                       const char *backing_file, GError **err)
+static CO_FN int stream_chain_co_change_header(struct stream_chain *p,
+                                               struct node *base,
+                                               const char *backing_file,
+                                               GError **err)
 {
     g_autofree char *name = NULL;
     const char *fmt = NULL;
     int ret = 0;
 
     if (base) {
-        ret = stream_chain_co_find_name(p->top, p->bottom, base, backing_file, &name,
-                                &fmt, err);
+        ret = stream_chain_co_find_name(p->top, p->bottom, base, backing_file,
+                                        &name, &fmt, err);
     }
     if (ret < 0) {
         return ret;
@@ -501,7 +512,8 @@ static CO_FN int stream_chain_co_switch(struct stream_chain *p, GError **err)
  * last looked at, what stood as a hole below may have become data: file systems
  * change their minds about holes while they write back.  That little is copied
  * here. */
-static CO_FN int stream_chain_co_complete(struct stream_chain *p, uint64_t *ret_missing)
+static CO_FN int stream_chain_co_complete(struct stream_chain *p,
+                                          uint64_t *ret_missing)
 {
     int ret = stream_chain_co_verify(p, ret_missing);
 
@@ -510,11 +522,13 @@ static CO_FN int stream_chain_co_complete(struct stream_chain *p, uint64_t *ret_
         bool need = false, zero = false;
         uint64_t off = *ret_missing, len = 0;
 
-        ret = stream_chain_co_scan(p, off, p->top->size - off, &need, &zero, &len);
+        ret = stream_chain_co_scan(p, off, p->top->size - off, &need, &zero,
+                                   &len);
         if (ret == 0 && need) {
             trace_stream_late_copy(p->top->name, off, len);
-            ret = stream_chain_co_copy(p, off, MIN(len, LATE_COPY_MAX - off %
-                                           LATE_COPY_MAX), zero, &res);
+            ret = stream_chain_co_copy(
+                p, off, MIN(len, LATE_COPY_MAX - off % LATE_COPY_MAX), zero,
+                &res);
         }
         if (ret == 0) {
             ret = stream_chain_co_verify(p, ret_missing);
@@ -523,13 +537,14 @@ static CO_FN int stream_chain_co_complete(struct stream_chain *p, uint64_t *ret_
     return ret;
 }
 
-CO_FN int stream_chain_co_pivot(struct stream_chain *p, const char *backing_file, GError **err)
+CO_FN int stream_chain_co_pivot(struct stream_chain *p,
+                                const char *backing_file, GError **err)
 {
     uint64_t missing = 0;
     int ret;
 
     if (!node_backing(p->top)) {
-        return 0;                   /* never had a base */
+        return 0; /* never had a base */
     }
     if (p->bottom != p->top) {
         backend_co_enter(p->backend);
@@ -540,15 +555,19 @@ CO_FN int stream_chain_co_pivot(struct stream_chain *p, const char *backing_file
         }
         ret = stream_chain_co_complete(p, &missing);
         if (ret == -EAGAIN) {
-            return err_set(err, EIO, "'%s' still needs its backing file at "
-                           "offset %" PRIu64, p->top->name, missing);
+            return err_set(err, EIO,
+                           "'%s' still needs its backing file at "
+                           "offset %" PRIu64,
+                           p->top->name, missing);
         }
         if (ret < 0) {
-            return err_set_errno(err, -ret, "Could not make the data of '%s' "
-                                 "durable", p->top->name);
+            return err_set_errno(err, -ret,
+                                 "Could not make the data of '%s' "
+                                 "durable",
+                                 p->top->name);
         }
     }
-    ret = stream_chain_co_change_header(p, node_skip_filters(node_backing(p->bottom)),
-                                backing_file, err);
+    ret = stream_chain_co_change_header(
+        p, node_skip_filters(node_backing(p->bottom)), backing_file, err);
     return ret < 0 ? ret : stream_chain_co_switch(p, err);
 }

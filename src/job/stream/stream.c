@@ -21,14 +21,14 @@
 #define STEP (UINT64_C(512) << 10)
 
 struct stream_job {
-    struct job job;           /* first */
+    struct job job; /* first */
     struct graph *graph;
     struct stream_chain stream_chain;
-    struct copy *copy;        /* while it runs */
+    struct copy *copy; /* while it runs */
     char *backing_file;
     enum on_error on_error;
     bool noop;
-    int ignored;              /* first error that was passed over, -errno */
+    int ignored; /* first error that was passed over, -errno */
 };
 
 /* --- the copy engine's view --- */
@@ -39,7 +39,8 @@ static CO_FN int stream_co_scan(void *arg, uint64_t off, uint64_t max,
 {
     struct stream_job *s = arg;
 
-    return stream_chain_co_scan(&s->stream_chain, off, max, ret_need, ret_zero, ret_len);
+    return stream_chain_co_scan(&s->stream_chain, off, max, ret_need, ret_zero,
+                                ret_len);
 }
 
 static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
@@ -72,9 +73,8 @@ static CO_FN int stream_co_error(void *arg, uint64_t off, bool is_read,
         s->ignored = s->ignored ? s->ignored : -errnum;
         return 0;
     case ERROR_ACTION_STOP:
-        return -EAGAIN;       /* the pause point sleeps until it is resumed */
-    case ERROR_ACTION_REPORT:
-        break;
+        return -EAGAIN; /* the pause point sleeps until it is resumed */
+    case ERROR_ACTION_REPORT: break;
     }
     return -errnum;
 }
@@ -130,12 +130,16 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         ret = stream_co_attempt(s);
         if (ret == 0) {
             /* What was passed over must never lose its base (S7). */
-            ret = s->ignored ? s->ignored : stream_chain_co_verify(&s->stream_chain, &missing);
+            ret = s->ignored
+                      ? s->ignored
+                      : stream_chain_co_verify(&s->stream_chain, &missing);
         }
     }
     if (ret == -EAGAIN) {
-        return err_set(err, EIO, "'%s' still needs its backing file at offset "
-                       "%" PRIu64, s->stream_chain.top->name, missing);
+        return err_set(err, EIO,
+                       "'%s' still needs its backing file at offset "
+                       "%" PRIu64,
+                       s->stream_chain.top->name, missing);
     }
     if (ret < 0 && ret != -ECANCELED) {
         /* If a source is not what it was, say so in words. */
@@ -204,7 +208,8 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
     const char *device = p->device ? p->device : p->node->name;
 
     if (p->base && p->bottom) {
-        return err_set(err, EINVAL, "'base-node' and 'bottom' cannot be "
+        return err_set(err, EINVAL,
+                       "'base-node' and 'bottom' cannot be "
                        "specified at the same time");
     }
     if (p->base) {
@@ -218,8 +223,10 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
     }
     if (p->bottom) {
         if (node_is_filter(p->bottom)) {
-            return err_set(err, EINVAL, "Node '%s' is a filter, use a "
-                           "non-filter node as 'bottom'", p->bottom->name);
+            return err_set(err, EINVAL,
+                           "Node '%s' is a filter, use a "
+                           "non-filter node as 'bottom'",
+                           p->bottom->name);
         }
         if (!node_chain_contains(top, p->bottom)) {
             return err_set(err, EINVAL,
@@ -243,7 +250,8 @@ static CO_FN int stream_co_check(const struct stream_params *p,
         return ret;
     }
     if (p->backing_file && !node_backing(*ret_bottom)) {
-        return err_set(err, EINVAL, "backing file specified, but streaming "
+        return err_set(err, EINVAL,
+                       "backing file specified, but streaming "
                        "the entire chain");
     }
     ret = stream_chain_check(p->node, *ret_bottom, err);
@@ -251,9 +259,10 @@ static CO_FN int stream_co_check(const struct stream_params *p,
         return ret;
     }
     if (node_backing(top) && !node_can(top, NODE_CAN_HAVE_BACKING)) {
-        return err_set(err, ENOTSUP, "'%s' cannot be streamed: its driver '%s' "
-                       "has no backing files", top->name,
-                       node_driver_name(top));
+        return err_set(err, ENOTSUP,
+                       "'%s' cannot be streamed: its driver '%s' "
+                       "has no backing files",
+                       top->name, node_driver_name(top));
     }
     return stream_chain_co_check_name(top, *ret_bottom, p->backing_file, err);
 }
@@ -284,7 +293,8 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
     by = g_strdup_printf("stream job '%s'", j->id);
     ret = stream_chain_co_hold(&s->stream_chain, top, bottom, by, err);
     if (ret == 0 && !s->noop) {
-        ret = stream_chain_co_add_filter(&s->stream_chain, p->filter_node_name, err);
+        ret = stream_chain_co_add_filter(&s->stream_chain, p->filter_node_name,
+                                         err);
     }
     if (ret < 0) {
         stream_co_clean(j);
@@ -333,13 +343,14 @@ static CO_FN int step_co_populate(struct stream_chain *p, uint64_t off,
 }
 
 /* At the end of the device: let go of the base if nothing is missing. */
-static CO_FN int step_co_finish(struct stream_chain *p, bool *ret_done, GError **err)
+static CO_FN int step_co_finish(struct stream_chain *p, bool *ret_done,
+                                GError **err)
 {
     uint64_t missing;
     int ret = stream_chain_co_verify(p, &missing);
 
     if (ret == -EAGAIN) {
-        *ret_done = false;    /* the caller began in the middle */
+        *ret_done = false; /* the caller began in the middle */
         return 0;
     }
     if (ret < 0) {
@@ -350,16 +361,17 @@ static CO_FN int step_co_finish(struct stream_chain *p, bool *ret_done, GError *
 }
 
 static CO_FN int step_co_run(struct stream_chain *p, uint64_t *cursor,
-                             uint64_t *ret_offset, bool *ret_done,
-                             GError **err)
+                             uint64_t *ret_offset, bool *ret_done, GError **err)
 {
     uint64_t end = 0;
     int ret = step_co_populate(p, *cursor, &end);
 
     *ret_done = false;
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not copy into '%s' at or after "
-                             "offset %" PRIu64, p->top->name, *cursor);
+        return err_set_errno(err, -ret,
+                             "Could not copy into '%s' at or after "
+                             "offset %" PRIu64,
+                             p->top->name, *cursor);
     }
     if (end >= p->top->size) {
         ret = step_co_finish(p, ret_done, err);
@@ -372,11 +384,12 @@ static CO_FN int step_co_run(struct stream_chain *p, uint64_t *cursor,
     return 0;
 }
 
-CO_FN int stream_co_step(struct jobs *js, struct node *top,
-                         const char *device, uint64_t *cursor,
-                         uint64_t *ret_len, uint64_t *ret_offset, GError **err)
+CO_FN int stream_co_step(struct jobs *js, struct node *top, const char *device,
+                         uint64_t *cursor, uint64_t *ret_len,
+                         uint64_t *ret_offset, GError **err)
 {
-    struct node *image = node_image(top, NULL), *bottom = stream_chain_lowest(image);
+    struct node *image = node_image(top, NULL),
+                *bottom = stream_chain_lowest(image);
     uint64_t len = image->size;
     struct stream_chain stream_chain;
     bool done = false;
@@ -384,12 +397,13 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top,
 
     *cursor = MIN(*cursor, len);
     if (bottom == image) {
-        *ret_len = *ret_offset = len;     /* nothing is missing */
+        *ret_len = *ret_offset = len; /* nothing is missing */
         return 0;
     }
     ret = stream_chain_check(top, bottom, err);
     if (ret == 0) {
-        ret = stream_chain_co_hold(&stream_chain, image, bottom, "block_stream", err);
+        ret = stream_chain_co_hold(&stream_chain, image, bottom, "block_stream",
+                                   err);
     }
     if (ret < 0) {
         return ret;

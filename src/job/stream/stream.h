@@ -5,12 +5,12 @@
 
 struct stream_params {
     struct job_params job;
-    struct node *node;             /* top; may be a filter over it */
-    const char *device;            /* as it was asked for, for texts, or NULL */
-    struct node *base;             /* or NULL: whole chain */
-    struct node *bottom;           /* instead of base: lowest node to copy */
-    const char *backing_file;      /* string for the header, or NULL */
-    const char *filter_node_name;  /* or NULL */
+    struct node *node;            /* top; may be a filter over it */
+    const char *device;           /* as it was asked for, for texts, or NULL */
+    struct node *base;            /* or NULL: whole chain */
+    struct node *bottom;          /* instead of base: lowest node to copy */
+    const char *backing_file;     /* string for the header, or NULL */
+    const char *filter_node_name; /* or NULL */
     enum on_error on_error;
 };
 /* Inserts the copy-on-read filter, takes blockers, starts. Errors and texts:
@@ -21,6 +21,6 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
 /* The one-increment form of 2011 (`block_stream` with all: false): populate
  * from *@cursor until something was copied; the end of the device drops the
  * backing file with the same event as the job. */
-CO_FN int stream_co_step(struct jobs *js, struct node *top,
-                         const char *device, uint64_t *cursor,
-                         uint64_t *ret_len, uint64_t *ret_offset, GError **err);
+CO_FN int stream_co_step(struct jobs *js, struct node *top, const char *device,
+                         uint64_t *cursor, uint64_t *ret_len,
+                         uint64_t *ret_offset, GError **err);

@@ -27,7 +27,7 @@ void file_holes_add(struct file_holes *h, uint64_t generation, uint64_t start,
     if (file_holes_find(h, start)) {
         return;
     }
-    h->runs[h->next] = (struct file_run){ start, end, data };
+    h->runs[h->next] = (struct file_run) { start, end, data };
     h->next = (h->next + 1) % FILE_HOLES_RUNS;
 }
 

@@ -26,21 +26,21 @@ struct node;
 struct file_options {
     char *path;
     enum file_locking locking;
-    bool direct, no_flush;            /* cache.* */
+    bool direct, no_flush; /* cache.* */
 };
 
 struct file_state {
     struct file_options opt;
     struct io_file *io;
-    bool writable;                    /* how @io is open */
+    bool writable; /* how @io is open */
     bool is_block;
-    uint32_t alignment;               /* of direct I/O; 1 if none */
+    uint32_t alignment; /* of direct I/O; 1 if none */
     struct stat identity;
     struct file_lock lock;
     struct file_holes holes;
     bool no_zero_range, no_punch, no_blk_zero, no_blk_discard;
-    bool shared, no_share;            /* has taken over extents; cannot */
-    bool unlinked;                    /* has no name any more */
+    bool shared, no_share; /* has taken over extents; cannot */
+    bool unlinked;         /* has no name any more */
 };
 
 /* file-name.c */

@@ -16,7 +16,10 @@
 #define LOCK_RETRY_NS 20000000u
 
 static const char *const file_lock_perm_names[] = {
-    "consistent read", "write", "write unchanged", "resize",
+    "consistent read",
+    "write",
+    "write unchanged",
+    "resize",
 };
 #define PERM_COUNT G_N_ELEMENTS(file_lock_perm_names)
 

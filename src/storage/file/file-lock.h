@@ -24,8 +24,8 @@ enum file_locking { FILE_LOCKING_OFF, FILE_LOCKING_ON, FILE_LOCKING_AUTO };
 
 struct file_lock {
     enum file_locking mode;
-    unsigned held;      /* bits of enum perm locked at 100 + i */
-    unsigned unshared;  /* bits of enum perm locked at 200 + i */
+    unsigned held;     /* bits of enum perm locked at 100 + i */
+    unsigned unshared; /* bits of enum perm locked at 200 + i */
 };
 
 void file_lock_init(struct file_lock *lk, enum file_locking mode);

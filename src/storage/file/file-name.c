@@ -35,8 +35,10 @@ static CO_FN int name_co_find(struct file_state *s, char **ret_path,
         return err_set_errno(err, -ret, "Could not look at '%s'", s->opt.path);
     }
     if (open.st_dev != named.st_dev || open.st_ino != named.st_ino) {
-        return err_set(err, ESTALE, "The name '%s' leads to another file by "
-                       "now", path);
+        return err_set(err, ESTALE,
+                       "The name '%s' leads to another file by "
+                       "now",
+                       path);
     }
     *ret_path = g_steal_pointer(&path);
     return 0;
@@ -64,8 +66,11 @@ int file_name_co_rename(struct node *n, const char *path, GError **err)
         n->filename = g_strdup(path);
     }
     ret = BARRIER(FILE_RENAME, io_co_fsync_parent(path));
-    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not make the new name "
-                                        "'%s' durable", path);
+    return ret == 0 ? 0
+                    : err_set_errno(err, -ret,
+                                    "Could not make the new name "
+                                    "'%s' durable",
+                                    path);
 }
 
 int file_name_co_unlink(struct node *n, GError **err)
@@ -83,6 +88,9 @@ int file_name_co_unlink(struct node *n, GError **err)
     }
     s->unlinked = true;
     ret = BARRIER(FILE_UNLINK, io_co_fsync_parent(path));
-    return ret == 0 ? 0 : err_set_errno(err, -ret, "Could not make the removal "
-                                        "of '%s' durable", path);
+    return ret == 0 ? 0
+                    : err_set_errno(err, -ret,
+                                    "Could not make the removal "
+                                    "of '%s' durable",
+                                    path);
 }

@@ -20,18 +20,17 @@
 #include "storage/trace.h"
 
 static const char *const locking_names[] = { "off", "on", "auto", NULL };
-static const char *const aio_names[] = {
-    "threads", "native", "io_uring", NULL
-};
+static const char *const aio_names[] = { "threads", "native", "io_uring",
+                                         NULL };
 
-static const char *const file_option_names[] = {
-    "filename", "aio", "locking", "x-check-cache-dropped", NULL
-};
+static const char *const file_option_names[] = { "filename", "aio", "locking",
+                                                 "x-check-cache-dropped",
+                                                 NULL };
 
 static void file_options_clear(struct file_options *fo)
 {
     g_free(fo->path);
-    *fo = (struct file_options){};
+    *fo = (struct file_options) {};
 }
 
 static int take_debug(struct opts *o, GError **err)
@@ -94,10 +93,11 @@ static int check_type(const struct node *n, const char *path,
     if (want_block ? S_ISBLK(st->st_mode) : S_ISREG(st->st_mode)) {
         return 0;
     }
-    int ret = err_set(err, EINVAL, "Could not open '%s': it is %s, and driver "
-                      "'%s' takes only %s", path, type_name(st->st_mode),
-                      n->drv->name, want_block ? "block devices"
-                                               : "regular files");
+    int ret = err_set(err, EINVAL,
+                      "Could not open '%s': it is %s, and driver "
+                      "'%s' takes only %s",
+                      path, type_name(st->st_mode), n->drv->name,
+                      want_block ? "block devices" : "regular files");
     if (S_ISBLK(st->st_mode)) {
         err_hint(err, "Use driver 'host_device' for block devices.");
     } else if (S_ISREG(st->st_mode)) {
@@ -129,7 +129,7 @@ static CO_FN int file_co_open_checked(const struct node *n,
         err_set_errno(err, -ret, "Could not open '%s'", fo->path);
         if (ret == -EINVAL && fo->direct) {
             err_hint(err, "The file system may not support O_DIRECT; "
-                     "try cache.direct=off.");
+                          "try cache.direct=off.");
         }
         return ret;
     }
@@ -138,8 +138,10 @@ static CO_FN int file_co_open_checked(const struct node *n,
         err_set_errno(err, -ret, "Could not open '%s'", fo->path);
     } else if (ret_st->st_dev != before.st_dev ||
                ret_st->st_ino != before.st_ino) {
-        ret = err_set(err, EAGAIN, "Could not open '%s': "
-                      "it was replaced while it was opened", fo->path);
+        ret = err_set(err, EAGAIN,
+                      "Could not open '%s': "
+                      "it was replaced while it was opened",
+                      fo->path);
     }
     if (ret < 0) {
         io_co_close(io);
@@ -179,7 +181,7 @@ static CO_FN int file_co_adopt(struct node *n, const struct stat *st,
     s->is_block = S_ISBLK(st->st_mode);
     s->alignment = s->opt.direct ? MAX(io_alignment(s->io), 1) : 1;
     s->identity = *st;
-    s->holes = (struct file_holes){ .generation = s->holes.generation + 1 };
+    s->holes = (struct file_holes) { .generation = s->holes.generation + 1 };
     n->size = size;
     return 0;
 }
@@ -260,15 +262,16 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
         return ret;
     }
     if (st.st_dev != s->identity.st_dev || st.st_ino != s->identity.st_ino) {
-        ret = err_set(err, ESTALE, "Could not reopen '%s': "
-                      "another file has this name now", fo->path);
+        ret = err_set(err, ESTALE,
+                      "Could not reopen '%s': "
+                      "another file has this name now",
+                      fo->path);
     } else {
         ret = file_lock_co_copy(&s->lock, io, err);
     }
     /* What was written through the old description is flushed through it: a
      * failed write-back is told to the descriptions that saw it happen. */
-    if (ret == 0 && s->writable &&
-        BARRIER_COURTESY(file_io_co_flush(n)) < 0) {
+    if (ret == 0 && s->writable && BARRIER_COURTESY(file_io_co_flush(n)) < 0) {
         ret = err_set(err, EIO, "Could not flush '%s'", fo->path);
     }
     /* Our own writes are no reason to distrust it. */
@@ -295,8 +298,8 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
 static bool is_same_name(const struct node *n, const char *path)
 {
     const struct file_state *s = n->state;
-    const char *was = json_string_value(json_object_get(n->options,
-                                                        "filename"));
+    const char *was = json_string_value(
+        json_object_get(n->options, "filename"));
 
     return g_str_equal(path, s->opt.path) || g_strcmp0(path, was) == 0;
 }
@@ -393,8 +396,9 @@ static CO_FN int file_co_check_identity(struct node *n, GError **err)
     }
     /* Not the change time: links and permissions of a base may well change
      * while it is in use (chmod a-w is good practice). */
-    const char *what = st.st_size != was->st_size ? "size"
-        : !same_time(st.st_mtim, was->st_mtim) ? "content" : NULL;
+    const char *what = st.st_size != was->st_size             ? "size"
+                       : !same_time(st.st_mtim, was->st_mtim) ? "content"
+                                                              : NULL;
     if (!what) {
         return 0;
     }
@@ -445,11 +449,11 @@ static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
     ret = file_lock_co_set(&lk, io, path, PERM_WRITE | PERM_RESIZE,
                            PERM_ALL & ~(unsigned)(PERM_WRITE | PERM_RESIZE),
                            err);
-    if (ret == 0 && ((ret = io_co_truncate(io, 0)) < 0 ||
-                     (ret = io_co_truncate(io, size)) < 0 ||
-                     (ret = BARRIER(FILE_SIZE, io_co_fsync(io))) < 0 ||
-                     (ret = BARRIER(FILE_NAME,
-                                    io_co_fsync_parent(path))) < 0)) {
+    if (ret == 0 &&
+        ((ret = io_co_truncate(io, 0)) < 0 ||
+         (ret = io_co_truncate(io, size)) < 0 ||
+         (ret = BARRIER(FILE_SIZE, io_co_fsync(io))) < 0 ||
+         (ret = BARRIER(FILE_NAME, io_co_fsync_parent(path))) < 0)) {
         err_set_errno(err, -ret, "Could not create '%s'", path);
     }
     io_co_close(io);
@@ -457,37 +461,24 @@ static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
 }
 
 static const struct create_option file_create_options[] = {
-    { "size", "size", "Virtual disk size" },
-    {}
+    { "size", "size", "Virtual disk size" }, {}
 };
 
-#define FILE_OPERATIONS                                                     \
-    .kind = NODE_PROTOCOL,                                                  \
-    .is_local = true,                                                       \
-    .state_size = sizeof(struct file_state),                                \
-    .handles_fua = true,                                                    \
-    .option_names = file_option_names,                                      \
-    .reference_options = file_reference_options,                            \
-    .reference = file_reference,                                            \
-    .co_open = file_co_open,                                                \
-    .co_close = file_co_close,                                              \
-    .co_reopen = file_co_reopen,                                            \
-    .co_set_perms = file_co_set_perms,                                      \
-    .co_check_identity = file_co_check_identity,                            \
-    .co_real_path = file_co_real_path,                                      \
-    .co_stat = file_co_stat,                                                \
-    .describe = file_describe,                                              \
-    .limits = file_limits,                                                  \
-    .co_info = file_co_info,                                                \
-    .co_preadv = file_io_co_preadv,                                         \
-    .co_pwritev = file_io_co_pwritev,                                       \
-    .co_copy_in = file_io_co_copy_in,                                       \
-    .can_copy_in = file_io_can_copy_in,                                     \
-    .co_zero = file_io_co_zero,                                             \
-    .co_discard = file_io_co_discard,                                       \
-    .co_flush = file_io_co_flush,                                           \
-    .co_map = file_io_co_map,                                               \
-    .co_truncate = file_io_co_truncate,                                     \
+#define FILE_OPERATIONS \
+    .kind = NODE_PROTOCOL, .is_local = true, \
+    .state_size = sizeof(struct file_state), .handles_fua = true, \
+    .option_names = file_option_names, \
+    .reference_options = file_reference_options, .reference = file_reference, \
+    .co_open = file_co_open, .co_close = file_co_close, \
+    .co_reopen = file_co_reopen, .co_set_perms = file_co_set_perms, \
+    .co_check_identity = file_co_check_identity, \
+    .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
+    .describe = file_describe, .limits = file_limits, .co_info = file_co_info, \
+    .co_preadv = file_io_co_preadv, .co_pwritev = file_io_co_pwritev, \
+    .co_copy_in = file_io_co_copy_in, .can_copy_in = file_io_can_copy_in, \
+    .co_zero = file_io_co_zero, .co_discard = file_io_co_discard, \
+    .co_flush = file_io_co_flush, .co_map = file_io_co_map, \
+    .co_truncate = file_io_co_truncate, \
     .co_refresh_size = file_io_co_refresh_size
 
 const struct node_driver file_driver = {

@@ -39,40 +39,40 @@
 
 /* A request that waits; on the stack of who made it. */
 struct pending {
-    GList link;                    /* in client->requests */
+    GList link; /* in client->requests */
     enum nbd_op op;
     uint64_t since_ns;
-    struct nbd_conn *conn;         /* that it is on, or NULL */
-    int verdict;                   /* how it is to end, -errno; 0: open */
-    bool cut;                      /* its connection was cut for others' sake */
+    struct nbd_conn *conn; /* that it is on, or NULL */
+    int verdict;           /* how it is to end, -errno; 0: open */
+    bool cut;              /* its connection was cut for others' sake */
 };
 
 struct nbd_slot {
     struct nbd_client *client;
     unsigned idx;
-    struct nbd_conn *conn;         /* also while connecting */
+    struct nbd_conn *conn; /* also while connecting */
     bool up;
 };
 
 struct nbd_client {
     struct nbd_target target;
     struct nbd_client_options opts;
-    char *name;                    /* of the target, for people */
+    char *name; /* of the target, for people */
     struct nbd_offer offer;
     struct nbd_slot slots[NBD_CONNECTIONS_MAX];
     unsigned nslots;
-    struct co_queue waiters;       /* requests without a connection */
-    struct co_queue sleepers;      /* slots between two attempts */
+    struct co_queue waiters;  /* requests without a connection */
+    struct co_queue sleepers; /* slots between two attempts */
     struct co_latch tasks;
-    uint64_t lost_ns;              /* when the last connection went */
-    uint64_t attempt_ns;           /* when the last attempt to connect began */
-    uint64_t attempts;             /* to connect again: begun so far ... */
-    uint64_t failed_attempt;       /* ... and the latest that failed */
-    GQueue requests;               /* struct pending, oldest first */
-    unsigned changing;             /* of them, those that write or flush */
+    uint64_t lost_ns;        /* when the last connection went */
+    uint64_t attempt_ns;     /* when the last attempt to connect began */
+    uint64_t attempts;       /* to connect again: begun so far ... */
+    uint64_t failed_attempt; /* ... and the latest that failed */
+    GQueue requests;         /* struct pending, oldest first */
+    unsigned changing;       /* of them, those that write or flush */
     struct loop_timer hang_timer;
     bool hanging;
-    uint64_t written, flushed;     /* changes acknowledged / of them durable */
+    uint64_t written, flushed; /* changes acknowledged / of them durable */
     bool flush_broken, closing;
     char *failure;
 };
@@ -232,8 +232,7 @@ static void pending_end(struct nbd_client *cl, struct pending *p)
     }
 }
 
-void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns,
-                         bool fail)
+void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns, bool fail)
 {
     cl->opts.hang_timeout_ns = timeout_ns;
     cl->opts.fail_on_hang = fail;
@@ -458,7 +457,7 @@ int nbd_client_co_open(const struct nbd_target *t,
 {
     struct nbd_client *cl = g_new0(struct nbd_client, 1);
 
-    cl->target = (struct nbd_target){
+    cl->target = (struct nbd_target) {
         .path = g_strdup(t->path),
         .host = g_strdup(t->host),
         .port = g_strdup(t->port),
@@ -554,7 +553,7 @@ static CO_FN int client_co_wait(struct nbd_client *cl, const struct pending *p,
             return -EIO;
         }
         if (first_lost_ns && loop_clock_ns(loop_current()) >=
-            first_lost_ns + cl->opts.reconnect_delay_ns) {
+                                 first_lost_ns + cl->opts.reconnect_delay_ns) {
             return -EIO;
         }
         *ret_slot = client_pick(cl);

@@ -28,11 +28,11 @@
 struct nbd_client;
 
 struct nbd_client_options {
-    unsigned connections;         /* at most, where the server allows it */
+    unsigned connections; /* at most, where the server allows it */
     uint64_t reconnect_delay_ns;
-    uint64_t open_timeout_ns;     /* 0: one attempt */
-    uint64_t hang_timeout_ns;     /* that a request waits; 0: never hangs */
-    bool fail_on_hang;            /* then it fails, if it changes nothing */
+    uint64_t open_timeout_ns; /* 0: one attempt */
+    uint64_t hang_timeout_ns; /* that a request waits; 0: never hangs */
+    bool fail_on_hang;        /* then it fails, if it changes nothing */
     /* It begins and ends to hang, with so many requests. No yield. */
     void (*hang_event)(bool hanging, unsigned requests, void *arg);
     void *hang_arg;
@@ -53,8 +53,7 @@ void nbd_client_end_requests(struct nbd_client *cl, int verdict);
 /* All requests that wait fail with -ECONNABORTED, those that write, too. */
 void nbd_client_yank(struct nbd_client *cl);
 /* What is done about a server that hangs, from now on. */
-void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns,
-                         bool fail);
+void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns, bool fail);
 const struct nbd_offer *nbd_client_offer(const struct nbd_client *cl);
 /* As nbd_conn_co_request(), with retries; never -ENOTCONN. */
 CO_FN int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r);

@@ -32,21 +32,21 @@
 struct nbd_conn {
     const struct nbd_target *target;
     struct nbd_handle *h;
-    struct channel *channel;       /* the socket; NULL before connecting */
-    GPtrArray *flights;            /* requests without a reply */
+    struct channel *channel; /* the socket; NULL before connecting */
+    GPtrArray *flights;      /* requests without a reply */
     bool shut;
-    struct co_queue writer_queue;  /* the writer, when it has nothing to do */
-    struct co_queue reader_queue;  /* the driver, while libnbd only writes */
-    struct co_latch writer;        /* 1 while the writer lives */
+    struct co_queue writer_queue; /* the writer, when it has nothing to do */
+    struct co_queue reader_queue; /* the driver, while libnbd only writes */
+    struct co_latch writer;       /* 1 while the writer lives */
     char *why;
 };
 
 const char *nbd_op_name(enum nbd_op op)
 {
     static const char *const names[] = {
-        [NBD_OP_READ] = "read", [NBD_OP_WRITE] = "write",
-        [NBD_OP_FLUSH] = "flush", [NBD_OP_TRIM] = "trim",
-        [NBD_OP_ZERO] = "zero", [NBD_OP_CACHE] = "cache",
+        [NBD_OP_READ] = "read",     [NBD_OP_WRITE] = "write",
+        [NBD_OP_FLUSH] = "flush",   [NBD_OP_TRIM] = "trim",
+        [NBD_OP_ZERO] = "zero",     [NBD_OP_CACHE] = "cache",
         [NBD_OP_STATUS] = "status",
     };
     return names[op];
@@ -97,8 +97,7 @@ static const char *nbd_error_text(void)
 static int set_nbd_error(GError **err, int fallback)
 {
     int errnum = nbd_get_errno();
-    return err_set(err, errnum > 0 ? errnum : fallback, "%s",
-                   nbd_error_text());
+    return err_set(err, errnum > 0 ? errnum : fallback, "%s", nbd_error_text());
 }
 
 /* --- connecting --- */
@@ -161,7 +160,8 @@ static CO_FN int conn_co_step(struct nbd_conn *c, uint64_t timeout_ns,
                    (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
     int got = channel_co_poll_fd(channel_fd(c->channel), events, timeout_ns);
     if (got == -ETIMEDOUT) {
-        return err_set(err, ETIMEDOUT, "The server did not finish the "
+        return err_set(err, ETIMEDOUT,
+                       "The server did not finish the "
                        "handshake in time");
     }
     if (got < 0) {
@@ -188,7 +188,8 @@ static CO_FN int conn_co_handshake(struct nbd_conn *c, uint64_t timeout_ns,
 
     while (nbd_aio_is_ready(c->h) != 1) {
         if (nbd_aio_is_dead(c->h) == 1 || nbd_aio_is_closed(c->h) == 1) {
-            return err_set(err, ECONNRESET, "The server closed the connection "
+            return err_set(err, ECONNRESET,
+                           "The server closed the connection "
                            "during the handshake");
         }
         uint64_t now = loop_clock_ns(l);
@@ -208,8 +209,9 @@ static bool is_block_size(int64_t size)
 /* @text is libnbd's and NULL where the server said nothing. */
 static void take_sum(char *text, char sum[NBD_SUM_LEN + 1])
 {
-    g_autofree char *hex = text
-        ? g_compute_checksum_for_string(G_CHECKSUM_SHA256, text, -1) : NULL;
+    g_autofree char *hex = text ? g_compute_checksum_for_string(
+                                      G_CHECKSUM_SHA256, text, -1)
+                                : NULL;
 
     g_strlcpy(sum, hex ? hex : "", NBD_SUM_LEN + 1);
     free(text);
@@ -221,16 +223,18 @@ static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
     struct nbd_handle *h = c->h;
     int64_t size = nbd_get_size(h);
     if (size < 0) {
-        return err_set(err, EFBIG, "The server's size of the export is not "
+        return err_set(err, EFBIG,
+                       "The server's size of the export is not "
                        "below 2^63 bytes");
     }
     if (size == 0) {
-        return err_set(err, EINVAL, "The server says that the export is "
+        return err_set(err, EINVAL,
+                       "The server says that the export is "
                        "empty (size 0)");
     }
     int64_t min = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
     int64_t max = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
-    *offer = (struct nbd_offer){
+    *offer = (struct nbd_offer) {
         .size = (uint64_t)size,
         .min_block = is_block_size(min) ? (uint32_t)min : 1,
         .max_block = max > 0 ? (uint32_t)CLAMP(max, 65536, 32 << 20)
@@ -243,8 +247,7 @@ static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
         .zero = nbd_can_zero(h) == 1,
         .fast_zero = nbd_can_fast_zero(h) == 1,
         .cache = nbd_can_cache(h) == 1,
-        .status = nbd_can_meta_context(h,
-                                       LIBNBD_CONTEXT_BASE_ALLOCATION) == 1,
+        .status = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1,
     };
     take_sum(nbd_get_canonical_export_name(h), offer->name_sum);
     take_sum(nbd_get_export_description(h), offer->description_sum);
@@ -351,8 +354,9 @@ const char *nbd_conn_co_drive(struct nbd_conn *c)
     }
     conn_wake_all(c);
     co_latch_co_wait(&c->writer);
-    return c->why ? c->why : c->shut ? "shut down"
-                                     : "the server closed the connection";
+    return c->why    ? c->why
+           : c->shut ? "shut down"
+                     : "the server closed the connection";
 }
 
 void nbd_conn_shutdown(struct nbd_conn *c)
@@ -375,7 +379,7 @@ struct flight {
     struct co *waiter;
     GArray *entries;
     const struct nbd_request *request;
-    struct nbd_cover cover;  /* of a read */
+    struct nbd_cover cover; /* of a read */
     int ret;
     bool waiting, done;
 };
@@ -441,7 +445,8 @@ static int64_t conn_issue(struct nbd_conn *c, struct nbd_request *r,
                           struct flight *f)
 {
     nbd_completion_callback cb = {
-        .callback = flight_completed, .user_data = f,
+        .callback = flight_completed,
+        .user_data = f,
     };
     struct nbd_handle *h = c->h;
     uint32_t flags = wire_flags(r->flags);
@@ -449,24 +454,24 @@ static int64_t conn_issue(struct nbd_conn *c, struct nbd_request *r,
     switch (r->op) {
     case NBD_OP_READ:
         return nbd_aio_pread_structured(h, r->buf, (size_t)r->len, r->off,
-            (nbd_chunk_callback){
-                .callback = flight_got_chunk, .user_data = f,
-            }, cb, flags);
+                                        (nbd_chunk_callback) {
+                                            .callback = flight_got_chunk,
+                                            .user_data = f,
+                                        },
+                                        cb, flags);
     case NBD_OP_WRITE:
         return nbd_aio_pwrite(h, r->buf, (size_t)r->len, r->off, cb, flags);
-    case NBD_OP_FLUSH:
-        return nbd_aio_flush(h, cb, flags);
-    case NBD_OP_TRIM:
-        return nbd_aio_trim(h, r->len, r->off, cb, flags);
-    case NBD_OP_ZERO:
-        return nbd_aio_zero(h, r->len, r->off, cb, flags);
-    case NBD_OP_CACHE:
-        return nbd_aio_cache(h, r->len, r->off, cb, flags);
+    case NBD_OP_FLUSH: return nbd_aio_flush(h, cb, flags);
+    case NBD_OP_TRIM: return nbd_aio_trim(h, r->len, r->off, cb, flags);
+    case NBD_OP_ZERO: return nbd_aio_zero(h, r->len, r->off, cb, flags);
+    case NBD_OP_CACHE: return nbd_aio_cache(h, r->len, r->off, cb, flags);
     case NBD_OP_STATUS:
         return nbd_aio_block_status(h, r->len, r->off,
-            (nbd_extent_callback){
-                .callback = flight_got_extents, .user_data = f,
-            }, cb, flags);
+                                    (nbd_extent_callback) {
+                                        .callback = flight_got_extents,
+                                        .user_data = f,
+                                    },
+                                    cb, flags);
     }
     g_assert_not_reached();
 }
@@ -474,7 +479,10 @@ static int64_t conn_issue(struct nbd_conn *c, struct nbd_request *r,
 int nbd_conn_co_request(struct nbd_conn *c, struct nbd_request *r)
 {
     struct flight f = {
-        .conn = c, .waiter = co_self(), .entries = r->entries, .request = r,
+        .conn = c,
+        .waiter = co_self(),
+        .entries = r->entries,
+        .request = r,
     };
 
     if (!nbd_conn_is_usable(c)) {
@@ -488,7 +496,7 @@ int nbd_conn_co_request(struct nbd_conn *c, struct nbd_request *r)
     conn_update(c);
     f.waiting = true;
     while (!f.done) {
-        co_yield();
+        co_yield ();
     }
     return f.ret;
 }

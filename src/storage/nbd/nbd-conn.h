@@ -25,8 +25,8 @@ struct nbd_target;
 /* What the server offers. */
 struct nbd_offer {
     uint64_t size;
-    uint32_t min_block;      /* power of two, 1..64 KiB */
-    uint32_t max_block;      /* of payload; at least 64 KiB */
+    uint32_t min_block; /* power of two, 1..64 KiB */
+    uint32_t max_block; /* of payload; at least 64 KiB */
     bool read_only, multi_conn, status;
     bool flush, fua, trim, zero, fast_zero, cache;
     /* Checksums of what the server calls the export, empty where it does not
@@ -35,12 +35,17 @@ struct nbd_offer {
 };
 
 enum nbd_op {
-    NBD_OP_READ, NBD_OP_WRITE, NBD_OP_FLUSH, NBD_OP_TRIM, NBD_OP_ZERO,
-    NBD_OP_CACHE, NBD_OP_STATUS
+    NBD_OP_READ,
+    NBD_OP_WRITE,
+    NBD_OP_FLUSH,
+    NBD_OP_TRIM,
+    NBD_OP_ZERO,
+    NBD_OP_CACHE,
+    NBD_OP_STATUS
 };
 enum nbd_request_flags {
-    NBD_REQUEST_FUA       = 1 << 0,
-    NBD_REQUEST_NO_HOLE   = 1 << 1,
+    NBD_REQUEST_FUA = 1 << 0,
+    NBD_REQUEST_NO_HOLE = 1 << 1,
     NBD_REQUEST_FAST_ZERO = 1 << 2,
 };
 const char *nbd_op_name(enum nbd_op op);
@@ -48,9 +53,9 @@ const char *nbd_op_name(enum nbd_op op);
 struct nbd_request {
     enum nbd_op op;
     uint64_t off, len;
-    void *buf;               /* read, write */
-    unsigned flags;          /* enum nbd_request_flags */
-    GArray *entries;         /* status: uint32_t length, flags, ... */
+    void *buf;       /* read, write */
+    unsigned flags;  /* enum nbd_request_flags */
+    GArray *entries; /* status: uint32_t length, flags, ... */
 };
 
 /* Never fails; @t is borrowed for the connection's life. */

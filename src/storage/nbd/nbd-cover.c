@@ -36,7 +36,7 @@ bool nbd_cover_add(struct nbd_cover *c, uint64_t start, uint64_t end)
         return false;
     }
     memmove(c->runs + i + 1, c->runs + i, (c->n - i) * sizeof(c->runs[0]));
-    c->runs[i] = (struct nbd_cover_run){ start, end };
+    c->runs[i] = (struct nbd_cover_run) { start, end };
     c->n++;
     return true;
 }

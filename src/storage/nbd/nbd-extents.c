@@ -26,7 +26,8 @@ void nbd_extents_forget(struct nbd_extents *x)
     g_array_set_size(x->runs, 0);
 }
 
-static struct nbd_run *nbd_extents_run_at(const struct nbd_extents *x, unsigned i)
+static struct nbd_run *nbd_extents_run_at(const struct nbd_extents *x,
+                                          unsigned i)
 {
     return &g_array_index(x->runs, struct nbd_run, i);
 }
@@ -62,7 +63,8 @@ static void join_left(struct nbd_extents *x, unsigned i)
     if (i == 0 || i >= x->runs->len) {
         return;
     }
-    struct nbd_run *left = nbd_extents_run_at(x, i - 1), *r = nbd_extents_run_at(x, i);
+    struct nbd_run *left = nbd_extents_run_at(x, i - 1),
+                   *r = nbd_extents_run_at(x, i);
     if (left->end == r->start && left->zero == r->zero) {
         left->end = r->end;
         g_array_remove_index(x->runs, i);

@@ -14,11 +14,11 @@
 
 struct nbd_run {
     uint64_t start, end;
-    bool zero;               /* reads as zeroes; else: unknown or data */
+    bool zero; /* reads as zeroes; else: unknown or data */
 };
 
 struct nbd_extents {
-    GArray *runs;            /* struct nbd_run, sorted; NULL: none */
+    GArray *runs; /* struct nbd_run, sorted; NULL: none */
     uint64_t generation;
 };
 

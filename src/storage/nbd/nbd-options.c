@@ -21,11 +21,20 @@
 #define HANG_TIMEOUT_DEFAULT_S 10
 #define DELAY_MAX_S (24 * 3600)
 
-const char *const nbd_option_names[] = {
-    "server", "path", "host", "port", "export", "filename", "tls-creds",
-    "tls-hostname", "reconnect-delay", "open-timeout", "connections",
-    "on-base-hang", "hang-timeout", NULL
-};
+const char *const nbd_option_names[] = { "server",
+                                         "path",
+                                         "host",
+                                         "port",
+                                         "export",
+                                         "filename",
+                                         "tls-creds",
+                                         "tls-hostname",
+                                         "reconnect-delay",
+                                         "open-timeout",
+                                         "connections",
+                                         "on-base-hang",
+                                         "hang-timeout",
+                                         NULL };
 
 /* Members of @o, each with @prefix before its name, into @t. */
 static int take_address(struct opts *o, const char *prefix,
@@ -35,7 +44,9 @@ static int take_address(struct opts *o, const char *prefix,
         const char *name;
         char **ret;
     } members[] = {
-        { "path", &t->path }, { "host", &t->host }, { "port", &t->port },
+        { "path", &t->path },
+        { "host", &t->host },
+        { "port", &t->port },
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(members); i++) {
         g_autofree char *key = g_strconcat(prefix, members[i].name, NULL);
@@ -54,8 +65,10 @@ static int take_address(struct opts *o, const char *prefix,
         }
         json_decref(v);
         if (!*members[i].ret) {
-            return err_set(err, EINVAL, "Invalid parameter type for '%s', "
-                           "expected: string", key);
+            return err_set(err, EINVAL,
+                           "Invalid parameter type for '%s', "
+                           "expected: string",
+                           key);
         }
     }
     return 0;
@@ -68,11 +81,14 @@ static int check_address(const char *type, const struct nbd_target *t,
     bool is_unix = type ? g_str_equal(type, "unix") : t->path != NULL;
 
     if (type && !is_unix && !g_str_equal(type, "inet")) {
-        return err_set(err, EINVAL, "Parameter 'server.type' does not accept "
-                       "value '%s'", type);
+        return err_set(err, EINVAL,
+                       "Parameter 'server.type' does not accept "
+                       "value '%s'",
+                       type);
     }
     if (t->path && t->host) {
-        return err_set(err, EINVAL, "path and host may not be used at the "
+        return err_set(err, EINVAL,
+                       "path and host may not be used at the "
                        "same time");
     }
     if (is_unix) {
@@ -100,7 +116,8 @@ static int take_server(struct opts *o, struct nbd_target *t, GError **err)
     }
     CLEANUP(opts_freep) struct opts *sub = NULL;
     if (!json_is_object(obj)) {
-        ret = err_set(err, EINVAL, "Invalid parameter type for 'server', "
+        ret = err_set(err, EINVAL,
+                      "Invalid parameter type for 'server', "
                       "expected: object");
     } else {
         sub = opts_new(obj);
@@ -138,8 +155,9 @@ static int take_target(struct opts *o, struct nbd_target *t, GError **err)
     if (t->host && !t->port) {
         t->port = g_strdup(NBD_DEFAULT_PORT);
     }
-    return strlen(t->export_name) <= 4096 ? 0
-        : err_set(err, EINVAL, "export name too long to send to server");
+    return strlen(t->export_name) <= 4096
+               ? 0
+               : err_set(err, EINVAL, "export name too long to send to server");
 }
 
 static int refuse_tls(struct opts *o, const struct nbd_target *t, GError **err)
@@ -170,8 +188,10 @@ static int take_on_hang(struct opts *o, bool *ret_fail, GError **err)
 
     *ret_fail = policy && g_str_equal(policy, "error");
     if (policy && !*ret_fail && !g_str_equal(policy, "wait")) {
-        return err_set(err, EINVAL, "Parameter 'on-base-hang' does not accept "
-                       "value '%s'", policy);
+        return err_set(err, EINVAL,
+                       "Parameter 'on-base-hang' does not accept "
+                       "value '%s'",
+                       policy);
     }
     return MIN(ret, 0);
 }

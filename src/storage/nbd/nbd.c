@@ -42,24 +42,24 @@ struct nbd_state {
     struct nbd_client *client;
     struct nbd_offer offer;
     struct nbd_extents extents;
-    struct co_mutex status_lock;   /* one question about the map at a time */
+    struct co_mutex status_lock; /* one question about the map at a time */
     bool no_flush, no_status;
 };
 
 /* --- open and close --- */
 
-static const char *const nbd_reference_options[] = {
-    "server", "path", "host", "port", "export", NULL
-};
+static const char *const nbd_reference_options[] = { "server", "path",   "host",
+                                                     "port",   "export", NULL };
 
 static void nbd_reference(const struct node *n, json_t *o)
 {
     const struct nbd_target *t = &((const struct nbd_state *)n->state)->target;
 
-    json_object_set_new(o, "server", t->path
-        ? json_pack("{s:s, s:s}", "type", "unix", "path", t->path)
-        : json_pack("{s:s, s:s, s:s}", "type", "inet", "host", t->host, "port",
-                    t->port));
+    json_object_set_new(
+        o, "server",
+        t->path ? json_pack("{s:s, s:s}", "type", "unix", "path", t->path)
+                : json_pack("{s:s, s:s, s:s}", "type", "inet", "host", t->host,
+                            "port", t->port));
     if (*t->export_name) {
         json_object_set_new(o, "export", json_string(t->export_name));
     }
@@ -85,10 +85,12 @@ static int check_offer(const struct node *n, unsigned flags, GError **err)
         return -EACCES;
     }
     if (!s->offer.flush && !s->no_flush) {
-        err_set(err, ENOTSUP, "The server of '%s' cannot flush: what is "
-                "written there may be lost", n->filename);
+        err_set(err, ENOTSUP,
+                "The server of '%s' cannot flush: what is "
+                "written there may be lost",
+                n->filename);
         err_hint(err, "Open it with read-only=on, or accept the loss with "
-                 "cache.no-flush=on.");
+                      "cache.no-flush=on.");
         return -ENOTSUP;
     }
     return 0;
@@ -191,10 +193,10 @@ static void nbd_limits(struct node *n, struct node_limits *l)
 /* A transfer in pieces: workers take the next piece until all are taken. */
 struct split {
     struct nbd_state *s;
-    struct nbd_request request;    /* of the whole */
+    struct nbd_request request; /* of the whole */
     struct iov iov;
     uint64_t next, piece;
-    int ret;                       /* the first error */
+    int ret; /* the first error */
     struct co_latch workers;
 };
 
@@ -250,7 +252,10 @@ static CO_FN int nbd_co_split(struct nbd_state *s, struct nbd_request request,
                               struct iov iov, uint64_t piece)
 {
     struct split sp = {
-        .s = s, .request = request, .iov = iov, .piece = piece,
+        .s = s,
+        .request = request,
+        .iov = iov,
+        .piece = piece,
     };
     uint64_t pieces = (request.len + piece - 1) / piece;
     unsigned helpers = (unsigned)MIN(pieces, PIECES_PARALLEL) - 1;
@@ -352,7 +357,7 @@ static CO_FN int nbd_co_zero(struct node *n, uint64_t off, uint64_t len,
     if (flags & IO_FAST) {
         r.flags |= NBD_REQUEST_FAST_ZERO;
     }
-    return nbd_co_change(n, r, (struct iov){}, effect_piece(s), flags);
+    return nbd_co_change(n, r, (struct iov) {}, effect_piece(s), flags);
 }
 
 static CO_FN int nbd_co_discard(struct node *n, uint64_t off, uint64_t len)
@@ -363,7 +368,7 @@ static CO_FN int nbd_co_discard(struct node *n, uint64_t off, uint64_t len)
     if (!s->offer.trim) {
         return 0;
     }
-    return nbd_co_change(n, r, (struct iov){}, effect_piece(s), 0);
+    return nbd_co_change(n, r, (struct iov) {}, effect_piece(s), 0);
 }
 
 static CO_FN int nbd_co_cache(struct node *n, uint64_t off, uint64_t len)
@@ -374,7 +379,7 @@ static CO_FN int nbd_co_cache(struct node *n, uint64_t off, uint64_t len)
     if (!s->offer.cache) {
         return 0;
     }
-    return nbd_co_split(s, r, (struct iov){}, effect_piece(s));
+    return nbd_co_split(s, r, (struct iov) {}, effect_piece(s));
 }
 
 /* --- status --- */
@@ -389,8 +394,7 @@ static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
 
     for (guint i = 0; i + 1 < entries->len && at < end; i += 2) {
         uint64_t run = g_array_index(entries, uint32_t, i);
-        bool zero = g_array_index(entries, uint32_t, i + 1) &
-                    STATE_ZERO;
+        bool zero = g_array_index(entries, uint32_t, i + 1) & STATE_ZERO;
         if (run == 0) {
             trace_nbd_bad_status(n->filename, at, "extent of no length");
             break;
@@ -399,7 +403,7 @@ static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
             run = end - at;
         }
         if (i == 0) {
-            *ret_first = (struct nbd_run){ at, at + run, zero };
+            *ret_first = (struct nbd_run) { at, at + run, zero };
         }
         nbd_extents_set(&s->extents, at, at + run, zero);
         at += run;
@@ -417,7 +421,10 @@ static CO_FN int nbd_co_ask(struct node *n, uint64_t off,
     uint64_t generation = s->extents.generation;
     g_autoptr(GArray) entries = g_array_new(FALSE, FALSE, sizeof(uint32_t));
     struct nbd_request r = {
-        .op = NBD_OP_STATUS, .off = from, .len = len, .entries = entries,
+        .op = NBD_OP_STATUS,
+        .off = from,
+        .len = len,
+        .entries = entries,
     };
 
     int ret = nbd_client_co_request(s->client, &r);
@@ -486,7 +493,8 @@ static CO_FN int nbd_co_check_identity(struct node *n, GError **err)
     const struct nbd_state *s = n->state;
     const char *why = nbd_client_failure(s->client);
     return why ? err_set(err, ESTALE, "'%s' cannot be used any more: %s",
-                         n->filename, why) : 0;
+                         n->filename, why)
+               : 0;
 }
 
 static void nbd_interrupt(struct node *n)
@@ -513,9 +521,8 @@ static void nbd_yank(struct node *n)
     }
 }
 
-static const char *const nbd_name_prefixes[] = {
-    "nbd:", "nbd+", "nbds:", "nbds+", NULL
-};
+static const char *const nbd_name_prefixes[] = { "nbd:", "nbd+",
+                                                 "nbds:", "nbds+", NULL };
 
 const struct node_driver nbd_driver = {
     .name = "nbd",

@@ -107,34 +107,28 @@ static CO_FN int null_co_reopen(struct node *n, struct opts *o, unsigned flags,
 }
 
 static const char *const null_options[] = {
-    "size", "latency-ns", "read-zeroes", NULL,
+    "size",
+    "latency-ns",
+    "read-zeroes",
+    NULL,
 };
 
-static const char *const null_reference_options[] = {
-    "size", "read-zeroes", NULL
-};
+static const char *const null_reference_options[] = { "size", "read-zeroes",
+                                                      NULL };
 
 static void null_reference(const struct node *n, json_t *o)
 {
     json_object_set_new(o, "size", json_integer((json_int_t)n->size));
 }
 
-#define NULL_DRIVER(driver_name)             \
-    .name = driver_name,                     \
-    .kind = NODE_PROTOCOL,                   \
-    .state_size = sizeof(struct null_state), \
-    .handles_fua = true,                     \
-    .option_names = null_options,            \
-    .reference_options = null_reference_options, \
-    .reference = null_reference,             \
-    .co_open = null_co_open,                 \
-    .co_reopen = null_co_reopen,             \
-    .describe = null_describe,               \
-    .co_preadv = null_co_preadv,             \
-    .co_pwritev = null_co_pwritev,           \
-    .co_zero = null_co_zero,                 \
-    .co_flush = null_co_flush,               \
-    .co_map = null_co_map
+#define NULL_DRIVER(driver_name) \
+    .name = driver_name, .kind = NODE_PROTOCOL, \
+    .state_size = sizeof(struct null_state), .handles_fua = true, \
+    .option_names = null_options, .reference_options = null_reference_options, \
+    .reference = null_reference, .co_open = null_co_open, \
+    .co_reopen = null_co_reopen, .describe = null_describe, \
+    .co_preadv = null_co_preadv, .co_pwritev = null_co_pwritev, \
+    .co_zero = null_co_zero, .co_flush = null_co_flush, .co_map = null_co_map
 
 const struct node_driver null_co_driver = { NULL_DRIVER("null-co") };
 const struct node_driver null_aio_driver = { NULL_DRIVER("null-aio") };

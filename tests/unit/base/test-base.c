@@ -102,9 +102,14 @@ static void test_size_format(void)
         uint64_t bytes;
         const char *text;
     } rows[] = {
-        { 0, "0 B" }, { 512, "512 B" }, { 1000, "0.977 KiB" },
-        { 1024, "1 KiB" }, { 65536, "64 KiB" }, { 1536 << 10, "1.5 MiB" },
-        { 10ull << 30, "10 GiB" }, { 1ull << 40, "1 TiB" },
+        { 0, "0 B" },
+        { 512, "512 B" },
+        { 1000, "0.977 KiB" },
+        { 1024, "1 KiB" },
+        { 65536, "64 KiB" },
+        { 1536 << 10, "1.5 MiB" },
+        { 10ull << 30, "10 GiB" },
+        { 1ull << 40, "1 TiB" },
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
@@ -125,7 +130,8 @@ static struct opts *make_opts(const char *text)
 
 static void test_options_taken(void)
 {
-    CLEANUP(opts_freep) struct opts *o = make_opts(
+    CLEANUP(opts_freep)
+    struct opts *o = make_opts(
         "{\"s\": \"x\", \"b\": true, \"c\": \"off\", \"z\": \"64k\","
         " \"n\": -3, \"e\": \"two\"}");
     static const char *const names[] = { "one", "two", NULL };
@@ -153,7 +159,8 @@ static void test_options_taken(void)
 static void test_options_refused(void)
 {
     static const char *const names[] = { "one", NULL };
-    CLEANUP(opts_freep) struct opts *o = make_opts(
+    CLEANUP(opts_freep)
+    struct opts *o = make_opts(
         "{\"s\": 1, \"b\": \"maybe\", \"z\": -1, \"e\": \"x\", \"q\": {}}");
     g_autoptr(GError) err = NULL;
     char *s = NULL;
@@ -183,7 +190,8 @@ static void test_errors(void)
     g_autoptr(GError) err = NULL;
 
     g_assert_cmpint(err_set_class(&err, ERR_DEVICE_NOT_FOUND, ENODEV,
-                                  "Device '%s' not found", "x"), ==, -ENODEV);
+                                  "Device '%s' not found", "x"),
+                    ==, -ENODEV);
     err_prefix(&err, "while %s", "testing");
     err_hint(&err, "Is it there?");
     err_hint(&err, "Look again.");

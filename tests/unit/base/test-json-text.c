@@ -44,17 +44,17 @@ static void test_quotes(void)
         { "{'a': '{[}'}", "{\"a\": \"{[}\"}" },
         { "'text'", "\"text\"" },
         { "{'a': 1, 'a': 2}", "!JSON parse error, duplicate object key near "
-          "'\"a\"' at character 12" },
+                              "'\"a\"' at character 12" },
         { "{'a': 'b\"}", "!JSON parse error, premature end of input near "
-          "'\"b\\\"}' at character 10" },
+                         "'\"b\\\"}' at character 10" },
         { "{'a\"b': zork}", "!JSON parse error, invalid token near 'zork' at "
-          "character 12" },
+                            "character 12" },
         { "{'a': 'b\\", "!JSON parse error, invalid escape near '\"b\\' at "
-          "character 9" },
+                        "character 9" },
         { "{'a': '\\x'}", "!JSON parse error, invalid escape near '\"\\x' at "
-          "character 9" },
+                          "character 9" },
         { "", "!JSON parse error, unexpected token near end of file at "
-          "character 0" },
+              "character 0" },
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
@@ -107,9 +107,9 @@ static void test_options(void)
         { "{'a': 1, 'a.b': 2}",
           "!Could not parse the JSON options: Parameter 'a.b' is given twice" },
         { "[]", "!Could not parse the JSON options: a JSON object is "
-          "expected" },
+                "expected" },
         { "{", "!Could not parse the JSON options: JSON parse error, string "
-          "or '}' expected near end of file at character 1" },
+               "or '}' expected near end of file at character 1" },
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {

@@ -48,8 +48,7 @@ static void test_nesting(void)
     check_ok("a.b.c=1,a.b.d=2,a.e=3", NULL,
              "{\"a\":{\"b\":{\"c\":\"1\",\"d\":\"2\"},\"e\":\"3\"}}");
     check_ok("a.1=y,a.0=x", NULL, "{\"a\":[\"x\",\"y\"]}");
-    check_ok("a.0.k=x,a.1.k=y", NULL,
-             "{\"a\":[{\"k\":\"x\"},{\"k\":\"y\"}]}");
+    check_ok("a.0.k=x,a.1.k=y", NULL, "{\"a\":[{\"k\":\"x\"},{\"k\":\"y\"}]}");
 }
 
 static void test_refused(void)

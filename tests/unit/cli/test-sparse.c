@@ -21,8 +21,8 @@ static void test_known(void)
     buf[8192] = 1;
     g_assert_cmpuint(sparse_run(buf, SIZE, 4096, 4096, &zero), ==, 8192);
     g_assert_true(zero);
-    g_assert_cmpuint(sparse_run(buf + 8192, SIZE - 8192, 4096, 4096, &zero),
-                     ==, 4096);
+    g_assert_cmpuint(sparse_run(buf + 8192, SIZE - 8192, 4096, 4096, &zero), ==,
+                     4096);
     g_assert_false(zero);
     /* 8 KiB of zeroes are too few. */
     buf[SIZE - 1] = 1;

@@ -7,8 +7,8 @@
 
 /* Everything that comes out of @text fed in pieces of @piece bytes: one line
  * for each value or error. */
-static char *run(const struct json_stream_limits *l, const char *text, size_t len,
-                 size_t piece)
+static char *run(const struct json_stream_limits *l, const char *text,
+                 size_t len, size_t piece)
 {
     struct json_stream *s = json_stream_new(l);
     GString *out = g_string_new("");
@@ -91,11 +91,13 @@ static void test_limits(void)
     g_autofree char *f = run(&l, "{'a':1,'b':{'c':1,'d':2}}{}", 27, 3);
 
     g_assert_cmpuint(strlen(a), ==, 101);
-    g_assert_cmpstr(b, ==, "!JSON parse error, command is longer than 100 "
-                           "bytes\n{}\n");
+    g_assert_cmpstr(b, ==,
+                    "!JSON parse error, command is longer than 100 "
+                    "bytes\n{}\n");
     g_assert_cmpstr(c, ==, "[[[[]]]]\n");
-    g_assert_cmpstr(d, ==, "!JSON parse error, nesting is deeper than 4\n"
-                           "{}\n");
+    g_assert_cmpstr(d, ==,
+                    "!JSON parse error, nesting is deeper than 4\n"
+                    "{}\n");
     g_assert_cmpstr(e, ==, "{\"a\":1,\"b\":{\"c\":1}}\n");
     g_assert_cmpstr(f, ==, "!JSON parse error, more than 3 members\n{}\n");
 }
@@ -111,14 +113,16 @@ static void test_huge(void)
     memcpy(big, "[\"", 2);
     memcpy(big + len, "\"]{}", 4);
     got = run(&json_stream_default_limits, big, len + 4, 65536);
-    g_assert_cmpstr(got, ==, "!JSON parse error, command is longer than "
-                             "1048576 bytes\n{}\n");
+    g_assert_cmpstr(got, ==,
+                    "!JSON parse error, command is longer than "
+                    "1048576 bytes\n{}\n");
     memset(deep, '[', 10000);
     memset(deep + 10000, ']', 10000);
     memcpy(deep + 20000, "{}", 2);
     got2 = run(&json_stream_default_limits, deep, 20002, 4096);
-    g_assert_cmpstr(got2, ==, "!JSON parse error, nesting is deeper than 32\n"
-                              "{}\n");
+    g_assert_cmpstr(got2, ==,
+                    "!JSON parse error, nesting is deeper than 32\n"
+                    "{}\n");
 }
 
 static void test_random(void)

@@ -24,9 +24,8 @@ static bool has_member(const struct schema_type *t, const char *name)
 /* Options that drivers take beside the schema: parts of addresses. */
 static bool is_address_part(const char *driver, const char *name)
 {
-    static const char *const parts[] = {
-        "path", "host", "port", "filename", NULL
-    };
+    static const char *const parts[] = { "path", "host", "port", "filename",
+                                         NULL };
 
     return (g_str_equal(driver, "nbd") && g_strv_contains(parts, name)) ||
            (g_str_equal(driver, "blkdebug") && g_str_equal(name, "filename"));
@@ -131,8 +130,8 @@ static unsigned handlers_seen;
 
 static void check_handlers(const char *text)
 {
-    g_autoptr(GRegex) re = g_regex_new(
-        "^(?:CO_FN )?int (cmd_co_[a-z0-9_]+)\\(", G_REGEX_MULTILINE, 0, NULL);
+    g_autoptr(GRegex) re = g_regex_new("^(?:CO_FN )?int (cmd_co_[a-z0-9_]+)\\(",
+                                       G_REGEX_MULTILINE, 0, NULL);
     g_autoptr(GMatchInfo) m = NULL;
 
     g_regex_match(re, text, 0, &m);
@@ -150,8 +149,9 @@ static void test_handlers(void)
         void *fn = NULL;
 
         /* Only compared, never called. */
-        memcpy(&fn, (const char *)c + offsetof(struct schema_command,
-                                               co_handler), sizeof(fn));
+        memcpy(&fn,
+               (const char *)c + offsetof(struct schema_command, co_handler),
+               sizeof(fn));
         g_assert_true((fn == NULL) == (c->context == SCHEMA_ON_SESSION));
         if (fn) {
             g_hash_table_add(used, fn);
@@ -232,7 +232,8 @@ static void test_arguments(void)
            "Invalid parameter type for 'enable[0]', expected: string");
     expect("blockdev-add",
            "{\"driver\": \"qed\", \"node-name\": \"n\", \"backing\": null,"
-           " \"file\": {\"driver\": \"raw\", \"file\": \"f\"}}", NULL);
+           " \"file\": {\"driver\": \"raw\", \"file\": \"f\"}}",
+           NULL);
     expect("blockdev-add",
            "{\"driver\": \"qed\", \"node-name\": \"n\","
            " \"file\": {\"driver\": \"raw\", \"file\": true}}",
@@ -248,7 +249,8 @@ static void test_convert(void)
     json_t *got = schema_convert(t, v);
     char *text = json_dumps(got, JSON_COMPACT);
 
-    g_assert_cmpstr(text, ==, "{\"driver\":\"null-co\",\"size\":65536,"
+    g_assert_cmpstr(text, ==,
+                    "{\"driver\":\"null-co\",\"size\":65536,"
                     "\"read-only\":true,\"read-zeroes\":\"maybe\","
                     "\"cache\":{\"direct\":false}}");
     free(text);

@@ -33,9 +33,9 @@ static CO_FN void client_co_send(struct env *e, const char *text)
     g_autofree char *copy = g_strdup(text);
     struct iovec store;
 
-    g_assert_cmpint(channel_co_write(e->client, iov_one(&store, copy,
-                                                        strlen(copy)), 0),
-                    ==, 0);
+    g_assert_cmpint(
+        channel_co_write(e->client, iov_one(&store, copy, strlen(copy)), 0), ==,
+        0);
 }
 
 /* The next message; NULL at the end. */
@@ -76,8 +76,7 @@ static CO_FN bool client_co_count(struct env *e)
     } else if (g_str_equal(name, "SLUICE_EVENTS_LOST")) {
         json_t *data = json_object_get(msg, "data");
 
-        e->lost += (unsigned)json_integer_value(json_object_get(data,
-                                                                "count"));
+        e->lost += (unsigned)json_integer_value(json_object_get(data, "count"));
     } else {
         e->events++;
     }

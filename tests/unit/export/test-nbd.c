@@ -124,8 +124,9 @@ static void put_opt(GByteArray *out, uint32_t opt, const char *data, size_t len)
 static void put_request(GByteArray *out, uint16_t cmd, uint64_t off,
                         uint32_t len)
 {
-    struct nbd_request_header h = { .cmd = cmd, .offset = off, .len = len,
-                                    .cookie = out->len };
+    struct nbd_request_header h = {
+        .cmd = cmd, .offset = off, .len = len, .cookie = out->len
+    };
     uint8_t head[NBD_REQUEST_SIZE];
 
     nbd_encode_request(head, &h);
@@ -173,8 +174,7 @@ static CO_FN void sender_entry(void *arg)
     struct iovec v;
 
     /* The server may go first: what the reader sees is what counts. */
-    (void)channel_co_write(s->c, iov_one(&v, s->bytes->data, s->bytes->len),
-                           0);
+    (void)channel_co_write(s->c, iov_one(&v, s->bytes->data, s->bytes->len), 0);
     s->done = true;
 }
 
@@ -238,8 +238,8 @@ static CO_FN void vanish_sending_co_test(struct rig *r)
 
     for (guint n = 0; n <= bytes->len; n++) {
         struct channel *c = rig_connect(r, 65536);
-        g_assert_cmpint(channel_co_write(c, iov_one(&v, bytes->data, n), 0),
-                        ==, 0);
+        g_assert_cmpint(channel_co_write(c, iov_one(&v, bytes->data, n), 0), ==,
+                        0);
         channel_free(c);
         if (n % 16 == 0) {
             rig_co_expect_gone(r);
@@ -308,8 +308,8 @@ static CO_FN struct channel *begin_co(struct rig *r, size_t capacity,
     g_byte_array_free(in, TRUE);
     g_byte_array_free(out, TRUE);
     if (more) {
-        g_assert_cmpint(channel_co_write(c, iov_one(&v, more->data, more->len),
-                                         0), ==, 0);
+        g_assert_cmpint(
+            channel_co_write(c, iov_one(&v, more->data, more->len), 0), ==, 0);
         g_byte_array_free(more, TRUE);
     }
     return c;
@@ -440,18 +440,23 @@ static CO_FN void budget_co_test(struct rig *r)
     rig_co_expect_gone(r);
 }
 
-#define TEST(name) { .co_test = name##_co_test }
+#define TEST(name) \
+    { \
+        .co_test = name##_co_test \
+    }
 static const struct rig rigs[] = {
-    TEST(splits), TEST(vanish_sending), TEST(vanish_reading),
-    TEST(handshake_time), TEST(idle), TEST(stall), TEST(payload_stall),
-    TEST(stop), TEST(error), TEST(budget),
+    TEST(splits),         TEST(vanish_sending), TEST(vanish_reading),
+    TEST(handshake_time), TEST(idle),           TEST(stall),
+    TEST(payload_stall),  TEST(stop),           TEST(error),
+    TEST(budget),
 };
 
 int main(int argc, char **argv)
 {
     static const char *const names[] = {
-        "splits", "vanish-sending", "vanish-reading", "handshake-time", "idle",
-        "reply-stall", "payload-stall", "stop", "error", "budget",
+        "splits", "vanish-sending", "vanish-reading", "handshake-time",
+        "idle",   "reply-stall",    "payload-stall",  "stop",
+        "error",  "budget",
     };
 
     g_test_init(&argc, &argv, NULL);

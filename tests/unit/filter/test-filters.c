@@ -17,9 +17,9 @@
 #define CLUSTER (64 * KIB)
 #define SIZE (4 * CLUSTER)
 
-static const struct node_driver *const drivers[] = {
-    &ram_driver, &copy_on_read_driver, &throttle_driver, NULL
-};
+static const struct node_driver *const drivers[] = { &ram_driver,
+                                                     &copy_on_read_driver,
+                                                     &throttle_driver, NULL };
 
 struct env {
     struct graph *g;
@@ -69,14 +69,20 @@ static CO_FN void env_co_init(struct env *e)
     e->d_base->co_hook = gate_co_hook;
     e->d_base->arg = &e->base_gate;
     e->g = graph_new(loop_current(), drivers);
-    e->base = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"base\","
-                      " \"disk\": \"base\"}", 0);
-    e->mid = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"mid\","
+    e->base = co_open(e,
+                      "{\"driver\": \"ram\", \"node-name\": \"base\","
+                      " \"disk\": \"base\"}",
+                      0);
+    e->mid = co_open(e,
+                     "{\"driver\": \"ram\", \"node-name\": \"mid\","
                      " \"disk\": \"mid\","
-                     " \"backing\": \"base\"}", 0);
-    e->top = co_open(e, "{\"driver\": \"ram\", \"node-name\": \"top\","
+                     " \"backing\": \"base\"}",
+                     0);
+    e->top = co_open(e,
+                     "{\"driver\": \"ram\", \"node-name\": \"top\","
                      " \"disk\": \"top\","
-                     " \"backing\": \"mid\"}", 0);
+                     " \"backing\": \"mid\"}",
+                     0);
 }
 
 static CO_FN void env_co_done(struct env *e)
@@ -96,8 +102,8 @@ static CO_FN struct backend *co_backend_perm(struct node *n, unsigned perm)
     GError *err = NULL;
     struct backend *u = NULL;
 
-    backend_co_new(n, "guest", PERM_CONSISTENT_READ | perm, PERM_ALL, NULL, NULL,
-                &u, &err);
+    backend_co_new(n, "guest", PERM_CONSISTENT_READ | perm, PERM_ALL, NULL,
+                   NULL, &u, &err);
     g_assert_no_error(err);
     return u;
 }
@@ -115,7 +121,7 @@ struct req {
     size_t len;
     uint8_t *buf;
     int result;
-    GString *log;       /* gets @tag when it ends */
+    GString *log; /* gets @tag when it ends */
     char tag;
     struct co_latch latch;
 };
@@ -141,8 +147,13 @@ static struct req *req_start(struct backend *u, bool is_write, uint64_t off,
     struct req *r = g_new0(struct req, 1);
 
     *r = (struct req) {
-        .u = u, .is_write = is_write, .off = off, .len = len,
-        .buf = g_malloc0(len), .log = log, .tag = tag,
+        .u = u,
+        .is_write = is_write,
+        .off = off,
+        .len = len,
+        .buf = g_malloc0(len),
+        .log = log,
+        .tag = tag,
     };
     co_latch_add(&r->latch);
     co_start(loop_current(), req_entry, r);
@@ -172,8 +183,10 @@ static CO_FN void cor_entry(void *arg)
     struct backend *u;
 
     env_co_init(&e);
-    cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
-                  " \"file\": \"top\"}", 0);
+    cor = co_open(&e,
+                  "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
+                  " \"file\": \"top\"}",
+                  0);
     g_assert_cmpuint(cor->size, ==, SIZE);
     g_assert_true(node_child(cor, "file")->perm & PERM_WRITE_UNCHANGED);
     u = co_backend(cor);
@@ -199,12 +212,18 @@ static CO_FN void cor_bottom_entry(void *arg)
     struct backend *u;
 
     env_co_init(&e);
-    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\","
-            " \"bottom\": \"no\"}", -ENOENT);
-    co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"mid\","
-            " \"bottom\": \"top\"}", -EINVAL);
-    cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
-                  " \"file\": \"top\", \"bottom\": \"mid\"}", 0);
+    co_open(&e,
+            "{\"driver\": \"copy-on-read\", \"file\": \"top\","
+            " \"bottom\": \"no\"}",
+            -ENOENT);
+    co_open(&e,
+            "{\"driver\": \"copy-on-read\", \"file\": \"mid\","
+            " \"bottom\": \"top\"}",
+            -EINVAL);
+    cor = co_open(&e,
+                  "{\"driver\": \"copy-on-read\", \"node-name\": \"cor\","
+                  " \"file\": \"top\", \"bottom\": \"mid\"}",
+                  0);
     u = co_backend(cor);
     co_request(u, false, 0, SIZE);
     for (uint64_t off = 0; off < SIZE; off += CLUSTER) {
@@ -318,10 +337,14 @@ static CO_FN void throttle_group_entry(void *arg)
                     2000);
     json_decref(o);
     co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\"}", -EINVAL);
-    co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\","
-            " \"throttle-group\": \"none\"}", -ENOENT);
-    n = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\","
-                " \"throttle-group\": \"g0\"}", 0);
+    co_open(&e,
+            "{\"driver\": \"throttle\", \"file\": \"top\","
+            " \"throttle-group\": \"none\"}",
+            -ENOENT);
+    n = co_open(&e,
+                "{\"driver\": \"throttle\", \"file\": \"top\","
+                " \"throttle-group\": \"g0\"}",
+                0);
     g_assert_cmpint(throttle_group_del(e.g, "g0", &err), ==, -EBUSY);
     g_assert_cmpstr(err->message, ==,
                     "object 'g0' is in use, can not be deleted");
@@ -344,8 +367,10 @@ static CO_FN void throttle_release_entry(void *arg)
 
     env_co_init(&e);
     group_add(&e, "g", "{\"x-bps-total\": 1}");
-    n = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\","
-                " \"throttle-group\": \"g\"}", 0);
+    n = co_open(&e,
+                "{\"driver\": \"throttle\", \"file\": \"top\","
+                " \"throttle-group\": \"g\"}",
+                0);
     u = co_backend(n);
     co_request(u, true, 0, CLUSTER);
     r = req_start(u, false, 0, 512, NULL, 0);
@@ -392,10 +417,14 @@ static CO_FN void throttle_fair_entry(void *arg)
 
     env_co_init(&e);
     group_add(&e, "g", "{\"x-iops-total\": 100}");
-    a = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"top\","
-                " \"throttle-group\": \"g\"}", 0);
-    b = co_open(&e, "{\"driver\": \"throttle\", \"file\": \"mid\","
-                " \"throttle-group\": \"g\"}", 0);
+    a = co_open(&e,
+                "{\"driver\": \"throttle\", \"file\": \"top\","
+                " \"throttle-group\": \"g\"}",
+                0);
+    b = co_open(&e,
+                "{\"driver\": \"throttle\", \"file\": \"mid\","
+                " \"throttle-group\": \"g\"}",
+                0);
     ua = co_backend_perm(a, 0);
     ub = co_backend_perm(b, 0);
     for (unsigned i = 0; i < 11; i++) {

@@ -12,8 +12,8 @@
 #include "storage/storage.h"
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &qcow2_driver, &cow_driver,
-    &hold_driver, NULL
+    &file_driver, &raw_driver,  &qed_driver, &qcow2_driver,
+    &cow_driver,  &hold_driver, NULL
 };
 
 struct run {
@@ -139,8 +139,8 @@ void make_image(struct graph *g, const char *path, json_t *options)
 static CO_FN int open_as(struct graph *g, const char *drv, const char *path,
                          unsigned flags, struct node **ret_node, GError **err)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", drv, "file",
-                          "driver", "file", "filename", path);
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", drv, "file", "driver",
+                          "file", "filename", path);
     int ret = node_co_open(g, o, flags, ret_node, err);
 
     json_decref(o);
@@ -192,7 +192,7 @@ int do_write(struct node *n, uint64_t off, const void *buf, size_t len,
 {
     struct iovec v;
 
-    return node_co_pwritev(n, off, iov_one(&v, (char *) (uintptr_t) buf, len),
+    return node_co_pwritev(n, off, iov_one(&v, (char *)(uintptr_t)buf, len),
                            flags);
 }
 
@@ -217,7 +217,7 @@ static int PRINTF_LIKE(2, 0) run_va(char **ret_out, const char *fmt, va_list ap)
     const char *argv[] = { "/bin/sh", "-c", line, NULL };
     int status;
 
-    g_assert_true(g_spawn_sync(NULL, (char **) (uintptr_t) argv, NULL,
+    g_assert_true(g_spawn_sync(NULL, (char **)(uintptr_t)argv, NULL,
                                G_SPAWN_DEFAULT, NULL, NULL, &out, &errs,
                                &status, NULL));
     if (status != 0) {

@@ -207,8 +207,9 @@ static CO_FN int fake_co_map(struct node *n, uint64_t off, uint64_t len,
     while (end * s->cluster < off + len && s->map[end] == s->map[c]) {
         end++;
     }
-    ret_map->kind = s->map[c] == FAKE_NONE ? MAP_ABSENT
-        : s->map[c] == FAKE_ZERO ? MAP_ZERO : MAP_DATA;
+    ret_map->kind = s->map[c] == FAKE_NONE   ? MAP_ABSENT
+                    : s->map[c] == FAKE_ZERO ? MAP_ZERO
+                                             : MAP_DATA;
     ret_map->len = end * s->cluster - off;
     return 0;
 }
@@ -565,13 +566,13 @@ const struct node_driver test_raw_driver = {
 /* --- pass: a filter --- */
 
 struct passthrough_state {
-    bool gate;               /* hold reads until drained */
+    bool gate; /* hold reads until drained */
     struct co_queue held;
     unsigned quiesced;
 };
 
-static CO_FN int passthrough_co_open(struct node *n, struct opts *o, unsigned flags,
-                              GError **err)
+static CO_FN int passthrough_co_open(struct node *n, struct opts *o,
+                                     unsigned flags, GError **err)
 {
     struct passthrough_state *s = n->state;
 
@@ -579,8 +580,8 @@ static CO_FN int passthrough_co_open(struct node *n, struct opts *o, unsigned fl
     return node_co_open_file(n, o, err);
 }
 
-static CO_FN int passthrough_co_preadv(struct node *n, uint64_t off, struct iov iov,
-                                unsigned flags)
+static CO_FN int passthrough_co_preadv(struct node *n, uint64_t off,
+                                       struct iov iov, unsigned flags)
 {
     struct passthrough_state *s = n->state;
 
@@ -635,8 +636,13 @@ static const struct node_driver test_nbd_driver = {
 };
 
 const struct node_driver *const fake_drivers[] = {
-    &fake_driver, &ram_driver, &test_file_driver, &test_raw_driver,
-    &passthrough_driver, &test_nbd_driver, NULL,
+    &fake_driver,
+    &ram_driver,
+    &test_file_driver,
+    &test_raw_driver,
+    &passthrough_driver,
+    &test_nbd_driver,
+    NULL,
 };
 
 /* --- the world --- */
@@ -747,8 +753,8 @@ void fake_co_write(struct backend *u, uint64_t off, uint64_t len, int fill)
     void *buf = g_malloc(len);
 
     memset(buf, fill, len);
-    g_assert_cmpint(backend_co_pwritev(u, off, iov_one(&store, buf, len), 0), ==,
-                    0);
+    g_assert_cmpint(backend_co_pwritev(u, off, iov_one(&store, buf, len), 0),
+                    ==, 0);
     g_free(buf);
 }
 

@@ -21,10 +21,10 @@ enum fake_map { FAKE_NONE, FAKE_DATA, FAKE_ZERO };
 
 struct fake_state {
     uint32_t cluster;
-    uint8_t *map;            /* enum fake_map of each cluster */
-    uint8_t *busy;           /* an allocating write is inside */
+    uint8_t *map;  /* enum fake_map of each cluster */
+    uint8_t *busy; /* an allocating write is inside */
     uint8_t *bytes;
-    char *backing, *format;  /* of the header */
+    char *backing, *format; /* of the header */
     /* Hooks. */
     bool hold_reads, hold_writes, hold_quiesce;
     struct co_queue held;
@@ -72,9 +72,12 @@ struct ram_state *ram_of(struct node *n);
 void fake_fill(struct node *n, uint64_t off, uint64_t len, int fill);
 void fake_release(struct node *n);
 
-CO_FN void fake_co_write(struct backend *u, uint64_t off, uint64_t len, int fill);
+CO_FN void fake_co_write(struct backend *u, uint64_t off, uint64_t len,
+                         int fill);
 /* All of [@off, @off+@len) reads as @fill. */
-CO_FN void fake_co_expect(struct backend *u, uint64_t off, uint64_t len, int fill);
-CO_FN struct backend *fake_co_backend(struct node *n, unsigned perm, unsigned shared);
+CO_FN void fake_co_expect(struct backend *u, uint64_t off, uint64_t len,
+                          int fill);
+CO_FN struct backend *fake_co_backend(struct node *n, unsigned perm,
+                                      unsigned shared);
 /* Let others run until @flag or a second has passed. */
 CO_FN void fake_co_wait(const bool *flag);

@@ -56,8 +56,8 @@ static CO_FN void sources_entry(void *arg)
 
     must_add(g, "text", json_pack("{s:s}", "data", "swordfish"));
     must_be(g, "text", "swordfish", 9);
-    must_add(g, "b64", json_pack("{s:s,s:s}", "data", "AAH+/w==", "format",
-                                 "base64"));
+    must_add(g, "b64",
+             json_pack("{s:s,s:s}", "data", "AAH+/w==", "format", "base64"));
     must_be(g, "b64", "\x00\x01\xfe\xff", 4);
     g_assert_true(g_file_set_contents(path, "line\n\0x", 7, NULL));
     must_add(g, "file", json_pack("{s:s,s:s}", "file", path, "format", "raw"));
@@ -74,16 +74,15 @@ static CO_FN void refusals_entry(void *arg)
     struct graph *g = graph_new(co_loop(co_self()), no_drivers);
     g_autofree char *big = g_strnfill(SECRET_BYTES_MAX + 1, 'x');
     g_autofree char *neither = refused(g, json_pack("{}"));
-    g_autofree char *both = refused(g, json_pack("{s:s,s:s}", "data", "a",
-                                                 "file", "/dev/null"));
-    g_autofree char *base64 = refused(g, json_pack("{s:s,s:s}", "data",
-                                                   "hush*hush", "format",
-                                                   "base64"));
-    g_autofree char *format = refused(g, json_pack("{s:s,s:s}", "data", "a",
-                                                   "format", "hex"));
+    g_autofree char *both = refused(
+        g, json_pack("{s:s,s:s}", "data", "a", "file", "/dev/null"));
+    g_autofree char *base64 = refused(
+        g, json_pack("{s:s,s:s}", "data", "hush*hush", "format", "base64"));
+    g_autofree char *format = refused(
+        g, json_pack("{s:s,s:s}", "data", "a", "format", "hex"));
     g_autofree char *huge = refused(g, json_pack("{s:s}", "data", big));
-    g_autofree char *gone = refused(g, json_pack("{s:s}", "file",
-                                                 "/nonexistent/key"));
+    g_autofree char *gone = refused(
+        g, json_pack("{s:s}", "file", "/nonexistent/key"));
 
     g_assert_nonnull(strstr(neither, "one of 'data' and 'file'"));
     g_assert_cmpstr(neither, ==, both);

@@ -16,16 +16,11 @@ static void test_states(void)
     /* From the rows to the columns:
      * U C R P Y S W D X E N */
     static const char *const may[JOB_STATE_COUNT] = {
-        [JOB_UNDEFINED] = ".C.........",
-        [JOB_CREATED] = "..R.....X.N",
-        [JOB_RUNNING] = "...PY.W.X..",
-        [JOB_PAUSED] = "..R........",
-        [JOB_READY] = ".....SW.X..",
-        [JOB_STANDBY] = "....Y......",
-        [JOB_WAITING] = ".......DX..",
-        [JOB_PENDING] = "........XE.",
-        [JOB_ABORTING] = ".........E.",
-        [JOB_CONCLUDED] = "..........N",
+        [JOB_UNDEFINED] = ".C.........", [JOB_CREATED] = "..R.....X.N",
+        [JOB_RUNNING] = "...PY.W.X..",   [JOB_PAUSED] = "..R........",
+        [JOB_READY] = ".....SW.X..",     [JOB_STANDBY] = "....Y......",
+        [JOB_WAITING] = ".......DX..",   [JOB_PENDING] = "........XE.",
+        [JOB_ABORTING] = ".........E.",  [JOB_CONCLUDED] = "..........N",
         [JOB_NULL] = "...........",
     };
 
@@ -64,14 +59,14 @@ static void test_verbs(void)
 
 struct fake {
     struct job job;
-    unsigned steps;           /* pause points to pass */
+    unsigned steps; /* pause points to pass */
     int run_ret, prepare_ret;
     bool fail_with_text;
-    int error_at;             /* step at which an I/O error comes, -1 = none */
+    int error_at; /* step at which an I/O error comes, -1 = none */
     enum on_error policy;
     int errnum;
 };
-static GString *trail;        /* what happened, in words */
+static GString *trail; /* what happened, in words */
 static bool with_data;
 static struct loop *loop;
 
@@ -87,14 +82,12 @@ static CO_FN int fake_co_run(struct job *j, GError **err)
         }
         if ((int)i == f->error_at) {
             switch (job_error_action(j, f->policy, true, f->errnum)) {
-            case ERROR_ACTION_REPORT:
-                return -f->errnum;
+            case ERROR_ACTION_REPORT: return -f->errnum;
             case ERROR_ACTION_STOP:
                 f->error_at = -1;
                 i--;
                 continue;
-            case ERROR_ACTION_IGNORE:
-                break;
+            case ERROR_ACTION_IGNORE: break;
             }
         }
         j->offset += 10;
@@ -132,8 +125,8 @@ static void on_event(const char *name, json_t *data, void *arg)
     g_autofree char *text = json_dumps(data, JSON_COMPACT);
 
     if (!strcmp(name, "JOB_STATUS_CHANGE") && !with_data) {
-        g_string_append_printf(trail, "%s ", json_string_value(
-                                   json_object_get(data, "status")));
+        g_string_append_printf(
+            trail, "%s ", json_string_value(json_object_get(data, "status")));
     } else if (with_data) {
         g_string_append_printf(trail, "%s%s ", name, text);
     } else {
@@ -220,7 +213,7 @@ static void play(struct scene *sc)
 static CO_FN void until_co_state(struct job *j, enum job_state s)
 {
     for (unsigned i = 0; j->state != s; i++) {
-        g_assert_cmpuint(i, <, 600000);     /* a minute, at least */
+        g_assert_cmpuint(i, <, 600000); /* a minute, at least */
         co_sleep(100000);
     }
 }
@@ -257,12 +250,14 @@ static CO_FN void data_co_body(struct jobs *js, struct fake *f)
     json_t *q = job_describe(&f->job);
     g_autofree char *qtext = json_dumps(q, JSON_COMPACT);
 
-    g_assert_cmpstr(text, ==, "{\"auto-finalize\":true,\"io-status\":\"ok\","
+    g_assert_cmpstr(text, ==,
+                    "{\"auto-finalize\":true,\"io-status\":\"ok\","
                     "\"device\":\"j\",\"auto-dismiss\":true,\"busy\":false,"
                     "\"len\":100,\"offset\":0,\"status\":\"created\","
                     "\"paused\":false,\"speed\":0,\"ready\":false,"
                     "\"type\":\"stream\"}");
-    g_assert_cmpstr(qtext, ==, "{\"current-progress\":0,\"status\":\"created\","
+    g_assert_cmpstr(qtext, ==,
+                    "{\"current-progress\":0,\"status\":\"created\","
                     "\"total-progress\":100,\"type\":\"stream\",\"id\":\"j\"}");
     json_decref(o);
     json_decref(q);
@@ -272,11 +267,11 @@ static CO_FN void data_co_body(struct jobs *js, struct fake *f)
         trail->str, "JOB_STATUS_CHANGE{\"status\":\"running\",\"id\":\"j\"}"));
     g_assert_nonnull(strstr(
         trail->str, "BLOCK_JOB_ERROR{\"device\":\"j\",\"operation\":\"read\","
-        "\"action\":\"report\"}"));
-    g_assert_nonnull(strstr(
-        trail->str, "BLOCK_JOB_COMPLETED{\"device\":\"j\",\"len\":100,"
-        "\"offset\":20,\"speed\":0,\"type\":\"stream\","
-        "\"error\":\"Input/output error\"}"));
+                    "\"action\":\"report\"}"));
+    g_assert_nonnull(strstr(trail->str,
+                            "BLOCK_JOB_COMPLETED{\"device\":\"j\",\"len\":100,"
+                            "\"offset\":20,\"speed\":0,\"type\":\"stream\","
+                            "\"error\":\"Input/output error\"}"));
 }
 
 static void test_data(void)
@@ -303,7 +298,8 @@ static CO_FN void failure_co_body(struct jobs *js, struct fake *f)
 
 static void test_failure(void)
 {
-    struct scene sc = { .body = failure_co_body, .settle = true,
+    struct scene sc = { .body = failure_co_body,
+                        .settle = true,
                         .how = { .steps = 1, .fail_with_text = true } };
 
     play(&sc);
@@ -331,9 +327,11 @@ static CO_FN void cancel_co_body(struct jobs *js, struct fake *f)
 
     job_start(&f->job);
     until_co_state(&f->job, JOB_RUNNING);
-    assert_err(job_user_finalize(&f->job, &err), &err, "Job 'j' in state "
+    assert_err(job_user_finalize(&f->job, &err), &err,
+               "Job 'j' in state "
                "'running' cannot accept command verb 'finalize'");
-    assert_err(job_user_co_complete(&f->job, &err), &err, "Job 'j' in state "
+    assert_err(job_user_co_complete(&f->job, &err), &err,
+               "Job 'j' in state "
                "'running' cannot accept command verb 'complete'");
     g_assert_cmpint(job_user_cancel(&f->job, false, NULL), ==, 0);
     job_co_wait_concluded(&f->job);
@@ -425,13 +423,15 @@ static CO_FN void pending_co_body(struct jobs *js, struct fake *f)
     until_co_state(&f->job, JOB_PENDING);
     co_sleep(1000000);
     expect("created running waiting pending BLOCK_JOB_PENDING");
-    assert_err(job_user_pause(&f->job, &err), &err, "Job 'by-hand' in "
+    assert_err(job_user_pause(&f->job, &err), &err,
+               "Job 'by-hand' in "
                "state 'pending' cannot accept command verb 'pause'");
     g_assert_cmpint(job_user_finalize(&f->job, NULL), ==, 0);
     until_co_state(&f->job, JOB_CONCLUDED);
     expect("[prepare] [clean] BLOCK_JOB_COMPLETED concluded");
     g_assert_true(jobs_find(js, "by-hand") == &f->job);
-    assert_err(job_user_cancel(&f->job, true, &err), &err, "Job 'by-hand' in "
+    assert_err(job_user_cancel(&f->job, true, &err), &err,
+               "Job 'by-hand' in "
                "state 'concluded' cannot accept command verb 'cancel'");
     g_assert_cmpint(job_user_dismiss(&f->job, NULL), ==, 0);
     expect("null");
@@ -461,8 +461,8 @@ static void test_by_hand(void)
 
 static CO_FN void ids_co_body(struct jobs *js, struct fake *f)
 {
-    static const char *const bad[] = { "", "1a", "-a", "a b", "a/b", "\xc3\xa4",
-                                       "#block1" };
+    static const char *const bad[] = { "",    "1a",       "-a",     "a b",
+                                       "a/b", "\xc3\xa4", "#block1" };
     struct job_params p = { .id = "j" };
     struct job *j = NULL;
     GError *err = NULL;
@@ -533,8 +533,14 @@ static CO_FN void ignore_co_body(struct jobs *js, struct fake *f)
 static void test_policies(void)
 {
 #define ROW(what, p, e) \
-    { .body = what##_co_body, .how = { .steps = 6, .error_at = 3, \
-                                       .errnum = e, .policy = ON_ERROR_##p } }
+    { \
+        .body = what##_co_body, .how = { \
+            .steps = 6, \
+            .error_at = 3, \
+            .errnum = e, \
+            .policy = ON_ERROR_##p \
+        } \
+    }
     struct scene rows[] = {
         ROW(report, REPORT, EIO),  ROW(report, REPORT, ENOSPC),
         ROW(ignore, IGNORE, EIO),  ROW(stop, STOP, EIO),
@@ -568,7 +574,8 @@ static CO_FN void shutdown_co_body(struct jobs *js, struct fake *f)
 
 static void test_shutdown(void)
 {
-    struct scene sc = { .body = shutdown_co_body, .settle = true,
+    struct scene sc = { .body = shutdown_co_body,
+                        .settle = true,
                         .params = { .id = "stays" },
                         .how = { .steps = 1000000 } };
 

@@ -58,7 +58,7 @@ static CO_FN void send_entry(void *arg)
         struct iov iov = { .v = v };
         while (iov.n < G_N_ELEMENTS(v) && off < STREAM_LEN) {
             size_t len = MIN(1 + (off * 7919) % 70000, STREAM_LEN - off);
-            v[iov.n++] = (struct iovec){ all + off, len };
+            v[iov.n++] = (struct iovec) { all + off, len };
             iov.len += len;
             off += len;
         }
@@ -109,8 +109,8 @@ static CO_FN void ends_entry(void *arg)
         char abc[] = "abc", buf[8];
 
         make_ends(memory, 64, ends);
-        g_assert_cmpint(channel_co_write(ends[1], iov_one(&v, abc, 3), 0),
-                        ==, 0);
+        g_assert_cmpint(channel_co_write(ends[1], iov_one(&v, abc, 3), 0), ==,
+                        0);
         channel_free(ends[1]);
         /* What was sent arrives; then the end, in the middle of a read. */
         g_assert_cmpint(channel_co_read_full(ends[0], buf, 8, 0), ==,
@@ -133,8 +133,9 @@ static CO_FN void timeout_entry(void *arg)
         make_ends(memory, 64, ends);
         g_assert_cmpint(channel_co_read(ends[0], buf, 8, 30 * MS), ==,
                         -ETIMEDOUT);
-        g_assert_cmpint(channel_co_write(ends[0], iov_one(&v, big, 8 << 20),
-                                         30 * MS), ==, -ETIMEDOUT);
+        g_assert_cmpint(
+            channel_co_write(ends[0], iov_one(&v, big, 8 << 20), 30 * MS), ==,
+            -ETIMEDOUT);
         g_assert_cmpuint(loop_clock_ns(loop_current()) - start, >=, 60 * MS);
         channel_free(ends[0]);
         channel_free(ends[1]);
@@ -242,15 +243,14 @@ static CO_FN void unix_entry(void *arg)
     unlink(addr.path);
     g_assert_cmpint(bind(fd, (struct sockaddr *)&un, sizeof(un)), ==, 0);
     close(fd);
-    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==,
-                    0);
+    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==, 0);
     g_assert_cmpint(lstat(addr.path, &st), ==, 0);
     g_assert_cmpuint(st.st_mode & 07777, ==, 0600);
     connect_co_check(&addr, &n);
 
     /* One that answers stays. */
-    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &second, &err),
-                    ==, -EADDRINUSE);
+    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &second, &err), ==,
+                    -EADDRINUSE);
     g_clear_error(&err);
     connect_co_check(&addr, &n);
 
@@ -275,11 +275,11 @@ static CO_FN void replaced_entry(void *arg)
     unsigned n = 0;
 
     /* Freeing a listener does not remove the file of its successor. */
-    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &first, NULL),
-                    ==, 0);
+    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &first, NULL), ==,
+                    0);
     unlink(addr.path);
-    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &second, NULL),
-                    ==, 0);
+    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &second, NULL), ==,
+                    0);
     listener_free(first);
     g_assert_cmpint(lstat(addr.path, &st), ==, 0);
     connect_co_check(&addr, &n);
@@ -300,8 +300,7 @@ static CO_FN void tcp_entry(void *arg)
     unsigned n = 0;
     char port[16];
 
-    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==,
-                    0);
+    g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==, 0);
     g_assert_cmpuint(listener_port(ls), !=, 0);
     g_snprintf(port, sizeof(port), "%u", listener_port(ls));
     addr.port = port;
@@ -312,14 +311,14 @@ static CO_FN void tcp_entry(void *arg)
     addr.port = "0";
     for (size_t i = 0; i < G_N_ELEMENTS(refused); i++) {
         addr.host = refused[i];
-        g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err),
-                        ==, -EPERM);
+        g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==,
+                        -EPERM);
         g_clear_error(&err);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(unknown); i++) {
         addr.host = unknown[i];
-        g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err),
-                        ==, -EINVAL);
+        g_assert_cmpint(listener_new(l, &addr, count_accept, &n, &ls, &err), ==,
+                        -EINVAL);
         g_clear_error(&err);
     }
     addr.host = "127.0.0.1";

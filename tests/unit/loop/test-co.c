@@ -123,13 +123,13 @@ CO_FN static void waker_entry(void *arg)
 
 CO_FN static void wake_entry(void *arg)
 {
-    struct wake w = {.co = co_self()};
+    struct wake w = { .co = co_self() };
 
     co_wake(co_self());
-    co_yield();
+    co_yield ();
 
     co_start(co_loop(w.co), waker_entry, &w);
-    co_yield();
+    co_yield ();
     g_assert_cmpint(w.step, ==, 1);
 
     /* Woken while asleep: sleeps on, and the wake is still there. */
@@ -139,7 +139,7 @@ CO_FN static void wake_entry(void *arg)
     co_sleep(3000000);
     g_assert_cmpint(w.step, ==, 2);
     g_assert_cmpuint(loop_clock_ns(co_loop(w.co)) - start, >=, 3000000);
-    co_yield();
+    co_yield ();
 }
 
 static void test_wake(void)
@@ -168,7 +168,7 @@ CO_FN static void queue_waiter_entry(void *arg)
 
 CO_FN static void queue_entry(void *arg)
 {
-    struct order o = {.log = g_string_new("")};
+    struct order o = { .log = g_string_new("") };
     struct loop *l = co_loop(co_self());
 
     for (int i = 0; i < 5; i++) {
@@ -180,8 +180,8 @@ CO_FN static void queue_entry(void *arg)
     g_assert_true(co_queue_wake_one(&o.queue));
     co_relax();
     g_assert_cmpstr(o.log->str, ==, "0");
-    g_assert_false(co_queue_co_wait_until(&o.queue,
-                                          loop_clock_ns(l) + 2000000));
+    g_assert_false(
+        co_queue_co_wait_until(&o.queue, loop_clock_ns(l) + 2000000));
     co_queue_wake_all(&o.queue);
     co_relax();
     g_assert_cmpstr(o.log->str, ==, "01234");
@@ -209,8 +209,8 @@ CO_FN static void slow_wake_entry(void *arg)
 
 CO_FN static void queue_until_entry(void *arg)
 {
-    struct co_queue q = {0};
-    struct slow_wake s = {&q, 1000000};
+    struct co_queue q = { 0 };
+    struct slow_wake s = { &q, 1000000 };
     struct loop *l = co_loop(co_self());
 
     co_start(l, slow_wake_entry, &s);
@@ -241,7 +241,7 @@ CO_FN static void mutex_user_entry(void *arg)
 
 CO_FN static void mutex_entry(void *arg)
 {
-    struct order o = {.log = g_string_new("")};
+    struct order o = { .log = g_string_new("") };
 
     for (int i = 0; i < 4; i++) {
         co_latch_add(&o.latch);
@@ -313,7 +313,7 @@ static void *poster_main(void *arg)
     for (unsigned i = 0; i < POSTS; i++) {
         struct posted *p = g_new(struct posted, 1);
 
-        *p = (struct posted){me, i};
+        *p = (struct posted) { me, i };
         loop_post(me->loop, posted_arrive, p);
         if (i % 100 == 0) {
             g_usleep(100);
@@ -336,7 +336,7 @@ static void test_post(gconstpointer data)
         return;
     }
     for (int i = 0; i < POSTERS; i++) {
-        posters[i] = (struct poster){.loop = l, .n_done = &n_done};
+        posters[i] = (struct poster) { .loop = l, .n_done = &n_done };
         pthread_create(&posters[i].thread, NULL, poster_main, &posters[i]);
     }
     loop_run(l);
@@ -362,7 +362,7 @@ struct other {
 static void *other_main(void *arg)
 {
     struct other *o = arg;
-    struct loop_options opts = {.engine = IO_ENGINE_AUTO};
+    struct loop_options opts = { .engine = IO_ENGINE_AUTO };
 
     g_assert_cmpint(loop_new(&opts, &o->loop, NULL), ==, 0);
     pthread_barrier_wait(&o->ready);
@@ -400,7 +400,7 @@ CO_FN static void callers_entry(void *arg)
 
 static void test_call_on(void)
 {
-    struct other o = {0};
+    struct other o = { 0 };
 
     pthread_barrier_init(&o.ready, NULL, 2);
     pthread_create(&o.thread, NULL, other_main, &o);

@@ -16,8 +16,9 @@ CO_FN static struct io_file *file_co_new(const char *name, int flags)
 {
     struct io_file *f = NULL;
 
-    g_assert_cmpint(io_co_open(scratch(name), O_RDWR | O_CREAT | O_TRUNC
-                               | flags, 0600, &f), ==, 0);
+    g_assert_cmpint(
+        io_co_open(scratch(name), O_RDWR | O_CREAT | O_TRUNC | flags, 0600, &f),
+        ==, 0);
     return f;
 }
 
@@ -65,10 +66,11 @@ CO_FN static void rw_entry(void *arg)
     file_co_expect(f, 6000, 0, 100);
     file_co_expect(f, 1 << 30, 0, 100);
 
-    g_assert_cmpint(io_co_preadv(f, (uint64_t)INT64_MAX + 1,
-                                 iov_one(&v, &one, 1)), ==, -EFBIG);
-    g_assert_cmpint(io_co_preadv(f, INT64_MAX, iov_one(&v, &one, 1)),
-                    ==, -EFBIG);
+    g_assert_cmpint(
+        io_co_preadv(f, (uint64_t)INT64_MAX + 1, iov_one(&v, &one, 1)), ==,
+        -EFBIG);
+    g_assert_cmpint(io_co_preadv(f, INT64_MAX, iov_one(&v, &one, 1)), ==,
+                    -EFBIG);
     g_assert_cmpint(io_co_preadv(f, 5, iov_one(&v, &one, 0)), ==, 0);
     io_co_close(f);
     io_co_close(NULL);
@@ -87,13 +89,13 @@ CO_FN static void vectors_entry(void *arg)
         out[i] = (unsigned char)(i * 31 + i / 256);
     }
     for (int i = 0; i < N; i++) {
-        vo[i] = (struct iovec){out + i * EACH, EACH};
-        vi[i] = (struct iovec){in + i * EACH, EACH};
+        vo[i] = (struct iovec) { out + i * EACH, EACH };
+        vi[i] = (struct iovec) { in + i * EACH, EACH };
     }
-    w = iov_slice((struct iov){.v = vo, .n = N, .len = N * EACH}, 3,
+    w = iov_slice((struct iov) { .v = vo, .n = N, .len = N * EACH }, 3,
                   N * EACH - 5);
     g_assert_cmpint(io_co_pwritev(f, 12, w, IO_TAG_META), ==, 0);
-    w = iov_slice((struct iov){.v = vi, .n = N, .len = N * EACH}, 3,
+    w = iov_slice((struct iov) { .v = vi, .n = N, .len = N * EACH }, 3,
                   N * EACH - 5);
     g_assert_cmpint(io_co_preadv(f, 12, w), ==, 0);
     g_assert_cmpmem(in + 3, N * EACH - 5, out + 3, N * EACH - 5);
@@ -130,13 +132,13 @@ CO_FN static void stripe_entry(void *arg)
 
 CO_FN static void parallel_entry(void *arg)
 {
-    enum { N = 400 };   /* more than the ring has entries */
+    enum { N = 400 }; /* more than the ring has entries */
     struct stripe *stripes = g_new(struct stripe, N);
-    struct co_latch latch = {0};
+    struct co_latch latch = { 0 };
     struct io_file *f = file_co_new("parallel", 0);
 
     for (unsigned i = 0; i < N; i++) {
-        stripes[i] = (struct stripe){f, i, &latch};
+        stripes[i] = (struct stripe) { f, i, &latch };
         co_latch_add(&latch);
         co_start(loop_current(), stripe_entry, &stripes[i]);
     }
@@ -152,16 +154,17 @@ CO_FN static void errors_entry(void *arg)
     struct iovec v;
     char buf[16] = "";
 
-    g_assert_cmpint(io_co_open(scratch("absent"), O_RDONLY, 0, &f),
-                    ==, -ENOENT);
+    g_assert_cmpint(io_co_open(scratch("absent"), O_RDONLY, 0, &f), ==,
+                    -ENOENT);
     g_assert_null(f);
     f = file_co_new("errors", 0);
     io_co_close(f);
-    g_assert_cmpint(io_co_open(scratch("errors"), O_RDWR | O_CREAT | O_EXCL,
-                               0600, &f), ==, -EEXIST);
+    g_assert_cmpint(
+        io_co_open(scratch("errors"), O_RDWR | O_CREAT | O_EXCL, 0600, &f), ==,
+        -EEXIST);
     g_assert_cmpint(io_co_open(scratch("errors"), O_RDONLY, 0, &f), ==, 0);
-    g_assert_cmpint(io_co_pwritev(f, 0, iov_one(&v, buf, 16), IO_TAG_DATA),
-                    ==, -EBADF);
+    g_assert_cmpint(io_co_pwritev(f, 0, iov_one(&v, buf, 16), IO_TAG_DATA), ==,
+                    -EBADF);
     io_co_close(f);
 }
 
@@ -246,8 +249,7 @@ CO_FN static void locks_entry(void *arg)
     g_assert_cmpint(io_co_open(scratch("locks"), O_RDWR, 0, &b), ==, 0);
     g_assert_cmpint(io_co_lock(a, 100, 10, IO_LOCK_SHARED), ==, 0);
     g_assert_cmpint(io_co_lock_test(b, 100, 1, IO_LOCK_SHARED), ==, 0);
-    g_assert_cmpint(io_co_lock_test(b, 109, 1, IO_LOCK_EXCLUSIVE),
-                    ==, -EAGAIN);
+    g_assert_cmpint(io_co_lock_test(b, 109, 1, IO_LOCK_EXCLUSIVE), ==, -EAGAIN);
     g_assert_cmpint(io_co_lock_test(b, 110, 1, IO_LOCK_EXCLUSIVE), ==, 0);
     g_assert_cmpint(io_co_lock_test(a, 100, 10, IO_LOCK_EXCLUSIVE), ==, 0);
     g_assert_cmpint(io_co_lock(b, 100, 1, IO_LOCK_EXCLUSIVE), ==, -EAGAIN);
@@ -271,8 +273,7 @@ CO_FN static void copy_entry(void *arg)
 
     file_co_fill(a, 0, 7, 200 * KIB);
     while (off < 100 * KIB) {
-        r = io_co_copy_range(a, 50 * KIB + off, b, off, 100 * KIB - off,
-                             &done);
+        r = io_co_copy_range(a, 50 * KIB + off, b, off, 100 * KIB - off, &done);
         if (r == -ENOTSUP || r == -EXDEV || r == -EINVAL) {
             break;
         }
@@ -320,8 +321,8 @@ CO_FN static void direct_entry(void *arg)
     uint32_t align;
     struct iovec v;
     char *buf;
-    int r = io_co_open(scratch("direct"), O_RDWR | O_CREAT | O_TRUNC
-                       | O_DIRECT, 0600, &f);
+    int r = io_co_open(scratch("direct"), O_RDWR | O_CREAT | O_TRUNC | O_DIRECT,
+                       0600, &f);
 
     if (r == -EINVAL) {
         g_test_skip("no O_DIRECT on this file system");
@@ -338,8 +339,8 @@ CO_FN static void direct_entry(void *arg)
     buf = io_buf_get(16 * KIB);
     g_assert_cmpuint((uintptr_t)buf % 4096, ==, 0);
     memset(buf, 1, 16 * KIB);
-    g_assert_cmpint(io_co_preadv(f, 56 * KIB, iov_one(&v, buf, 16 * KIB)),
-                    ==, 0);
+    g_assert_cmpint(io_co_preadv(f, 56 * KIB, iov_one(&v, buf, 16 * KIB)), ==,
+                    0);
     for (size_t i = 0; i < 16 * KIB; i++) {
         g_assert_cmpint(buf[i], ==, i < 8 * KIB - 100 ? 9 : 0);
     }
@@ -354,7 +355,7 @@ CO_FN static void buffers_entry(void *arg)
     memset(a, 1, 8192);
     io_buf_put(a, 5000);
     b = io_buf_get(8000);
-    g_assert_true(a == b);      /* one class, taken from the pool */
+    g_assert_true(a == b); /* one class, taken from the pool */
     io_buf_put(b, 8000);
     for (size_t len = 1; len <= 1024 * KIB; len = len * 3 + 1) {
         b = io_buf_get(len);
@@ -388,7 +389,7 @@ CO_FN static void poller_entry(void *arg)
 CO_FN static void poll_entry(void *arg)
 {
     struct loop *l = loop_current();
-    struct co_latch latch = {0};
+    struct co_latch latch = { 0 };
     struct poller readers[2];
     uint64_t start = loop_clock_ns(l);
     int fds[2];
@@ -396,19 +397,19 @@ CO_FN static void poll_entry(void *arg)
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
     g_assert_cmpint(channel_co_poll_fd(fds[0], POLLOUT, 0), ==, POLLOUT);
-    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 5000000),
-                    ==, -ETIMEDOUT);
+    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 5000000), ==,
+                    -ETIMEDOUT);
     g_assert_cmpuint(loop_clock_ns(l) - start, >=, 5000000);
 
     /* Two wait for the same descriptor, one of them with a writer's poll. */
     for (int i = 0; i < 2; i++) {
-        readers[i] = (struct poller){fds[0], POLLIN, 0, &latch};
+        readers[i] = (struct poller) { fds[0], POLLIN, 0, &latch };
         co_latch_add(&latch);
         co_start(l, poller_entry, &readers[i]);
     }
     co_sleep(1000000);
-    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLOUT | POLLIN, 0),
-                    ==, POLLOUT);
+    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLOUT | POLLIN, 0), ==,
+                    POLLOUT);
     g_assert_cmpuint(latch.count, ==, 2);
     g_assert_cmpint(write(fds[1], &byte, 1), ==, 1);
     co_latch_co_wait(&latch);
@@ -417,16 +418,16 @@ CO_FN static void poll_entry(void *arg)
     g_assert_cmpint(read(fds[0], &byte, 1), ==, 1);
 
     /* The number comes to mean another socket. */
-    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 1000000),
-                    ==, -ETIMEDOUT);
+    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 1000000), ==,
+                    -ETIMEDOUT);
     close(fds[0]);
     close(fds[1]);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
-    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 1000000),
-                    ==, -ETIMEDOUT);
+    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 1000000), ==,
+                    -ETIMEDOUT);
     close(fds[1]);
-    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 0) & POLLHUP,
-                    ==, POLLHUP);
+    g_assert_cmpint(channel_co_poll_fd(fds[0], POLLIN, 0) & POLLHUP, ==,
+                    POLLHUP);
     close(fds[0]);
 }
 

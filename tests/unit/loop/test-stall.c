@@ -20,9 +20,9 @@ enum { LEN = 4096, STALLED = 40, OTHERS = 30 };
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t let_go;
-    ino_t ino;                  /* of the file that is stalled; 0: none */
-    unsigned waiting;           /* reads of it */
-    unsigned on_loop;           /* ... that the loop's thread would wait for */
+    ino_t ino;        /* of the file that is stalled; 0: none */
+    unsigned waiting; /* reads of it */
+    unsigned on_loop; /* ... that the loop's thread would wait for */
 } stall = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0 };
 
 ssize_t __real_preadv64(int fd, const struct iovec *v, int n, off_t off);

@@ -45,10 +45,10 @@ CO_FN static void random_entry(void *arg)
                 loop_timer_init(&e->timer, l, fire, e);
                 loop_timer_cancel(&e->timer);
             } else if (i % 3) {
-                continue;       /* every third is armed again */
+                continue; /* every third is armed again */
             }
-            e->due = start + 20000000
-                     + (uint64_t)g_rand_int_range(rand, 0, 10000000);
+            e->due = start + 20000000 +
+                     (uint64_t)g_rand_int_range(rand, 0, 10000000);
             loop_timer_arm(&e->timer, e->due);
         }
     }

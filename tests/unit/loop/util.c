@@ -21,7 +21,7 @@ CO_FN static void run_entry(void *arg)
 
 void run_with(const struct loop_options *opts, void (*fn)(void *arg), void *arg)
 {
-    struct run run = {.fn = fn, .arg = arg};
+    struct run run = { .fn = fn, .arg = arg };
     GError *err = NULL;
 
     loop_new(opts, &run.loop, &err);
@@ -33,7 +33,7 @@ void run_with(const struct loop_options *opts, void (*fn)(void *arg), void *arg)
 
 void run_on(enum io_engine_kind kind, void (*fn)(void *arg), void *arg)
 {
-    struct loop_options opts = {.engine = kind};
+    struct loop_options opts = { .engine = kind };
 
     run_with(&opts, fn, arg);
 }
@@ -46,7 +46,7 @@ struct param {
 static void run_param(gconstpointer data)
 {
     const struct param *p = data;
-    struct loop_options opts = {.engine = p->kind};
+    struct loop_options opts = { .engine = p->kind };
     struct loop *l;
 
     if (loop_new(&opts, &l, NULL) < 0) {
@@ -60,15 +60,16 @@ static void run_param(gconstpointer data)
 void add_for_real_engines(const char *path, void (*fn)(void *arg))
 {
     static const enum io_engine_kind kinds[] = {
-        IO_ENGINE_IO_URING, IO_ENGINE_THREADS,
+        IO_ENGINE_IO_URING,
+        IO_ENGINE_THREADS,
     };
-    static const char *const names[] = {"io_uring", "threads"};
+    static const char *const names[] = { "io_uring", "threads" };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         struct param *p = g_new(struct param, 1);
         char *full = g_strdup_printf("%s/%s", path, names[i]);
 
-        *p = (struct param){.kind = kinds[i], .fn = fn};
+        *p = (struct param) { .kind = kinds[i], .fn = fn };
         g_test_add_data_func_full(full, p, run_param, g_free);
         g_free(full);
     }

@@ -60,8 +60,8 @@ CO_FN static void files_entry(void *arg)
 
     g_assert_cmpint(io_co_open("/a", O_RDWR, 0, &f), ==, -ENOENT);
     f = file_co_new("/a");
-    g_assert_cmpint(io_co_open("/a", O_RDWR | O_CREAT | O_EXCL, 0, &g),
-                    ==, -EEXIST);
+    g_assert_cmpint(io_co_open("/a", O_RDWR | O_CREAT | O_EXCL, 0, &g), ==,
+                    -EEXIST);
     g_assert_cmpint(file_co_write(f, 100 * KIB, 3, 8 * KIB), ==, 0);
     g_assert_cmpint(file_co_byte(f, 100 * KIB + 5), ==, 3);
     g_assert_cmpint(file_co_byte(f, 5), ==, 0);
@@ -74,15 +74,16 @@ CO_FN static void files_entry(void *arg)
     g_assert_cmpuint(end, ==, 108 * KIB);
     g_assert_cmpint(io_co_extent(f, 108 * KIB, &data, &end), ==, -ENXIO);
 
-    g_assert_cmpint(io_co_fallocate(f, FALLOC_FL_PUNCH_HOLE
-                                    | FALLOC_FL_KEEP_SIZE, 98 * KIB, 7 * KIB),
+    g_assert_cmpint(io_co_fallocate(f,
+                                    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    98 * KIB, 7 * KIB),
                     ==, 0);
     g_assert_cmpint(file_co_byte(f, 105 * KIB - 1), ==, 0);
     g_assert_cmpint(file_co_byte(f, 105 * KIB), ==, 3);
     g_assert_cmpint(io_co_extent(f, 0, &data, &end), ==, 0);
     g_assert_cmpuint(end, ==, 104 * KIB);
-    g_assert_cmpint(io_co_fallocate(f, FALLOC_FL_COLLAPSE_RANGE, 0, 4096),
-                    ==, -ENOTSUP);
+    g_assert_cmpint(io_co_fallocate(f, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), ==,
+                    -ENOTSUP);
 
     /* Cut and grown again: what was cut is gone. */
     g_assert_cmpint(io_co_truncate(f, 106 * KIB), ==, 0);
@@ -99,8 +100,8 @@ CO_FN static void files_entry(void *arg)
     g_assert_cmpint(file_co_byte(f, 105 * KIB), ==, 3);
     g_assert_cmpint(io_co_fsync_parent("/d/b"), ==, 0);
     io_co_close(f);
-    g_assert_cmpuint(sim_image_last_id(sim_live(loop_sim(loop_current()))),
-                     ==, 0);
+    g_assert_cmpuint(sim_image_last_id(sim_live(loop_sim(loop_current()))), ==,
+                     0);
     g_assert_cmpint(channel_co_poll_fd(0, 1, 0), ==, -ENOTSUP);
 }
 
@@ -168,8 +169,7 @@ CO_FN static void clock_entry(void *arg)
     clock_t real = clock();
 
     co_sleep(3600 * UINT64_C(1000000000));
-    g_assert_cmpuint(loop_clock_ns(l) - start, ==,
-                     3600 * UINT64_C(1000000000));
+    g_assert_cmpuint(loop_clock_ns(l) - start, ==, 3600 * UINT64_C(1000000000));
     g_assert_cmpint(clock() - real, <, 10 * CLOCKS_PER_SEC);
 
     /* Relaxing for ever does not stop the world. */
@@ -211,11 +211,11 @@ CO_FN static void worker_entry(void *arg)
 CO_FN static void work_entry(void *arg)
 {
     struct worker workers[8];
-    struct co_latch latch = {0};
+    struct co_latch latch = { 0 };
     struct io_file *f = file_co_new("/f");
 
     for (unsigned i = 0; i < 8; i++) {
-        workers[i] = (struct worker){f, i, &latch};
+        workers[i] = (struct worker) { f, i, &latch };
         co_latch_add(&latch);
         co_start(loop_current(), worker_entry, &workers[i]);
     }
@@ -261,9 +261,7 @@ static void replay(struct sim_image *img, const struct sim_record *r)
     case SIM_WRITE:
         sim_image_write(img, r->file, r->off, r->data, (size_t)r->len);
         break;
-    case SIM_TRUNCATE:
-        sim_image_truncate(img, r->file, r->off);
-        break;
+    case SIM_TRUNCATE: sim_image_truncate(img, r->file, r->off); break;
     case SIM_FALLOCATE:
         sim_image_fallocate(img, r->file, r->mode, r->off, r->len);
         break;
@@ -271,11 +269,8 @@ static void replay(struct sim_image *img, const struct sim_record *r)
         sim_image_link(img, r->path2, r->file);
         sim_image_link(img, r->path, 0);
         break;
-    case SIM_UNLINK:
-        sim_image_link(img, r->path, 0);
-        break;
-    default:
-        break;
+    case SIM_UNLINK: sim_image_link(img, r->path, 0); break;
+    default: break;
     }
 }
 
@@ -313,10 +308,10 @@ CO_FN static void log_entry(void *arg)
 {
     struct sim *s = loop_sim(loop_current());
     struct sim_image *img = sim_image_new();
-    struct compare c = {.other = img};
+    struct compare c = { .other = img };
     const struct sim_record *const *log;
     const struct sim_record **sorted;
-    uint64_t hash, mark, before, counts[SIM_OP_COUNT] = {0};
+    uint64_t hash, mark, before, counts[SIM_OP_COUNT] = { 0 };
     struct io_file *f;
     size_t n;
 
@@ -444,7 +439,7 @@ CO_FN static void image_entry(void *arg)
 
 static void test_images(void)
 {
-    struct image_step step = {0};
+    struct image_step step = { 0 };
 
     run_on_sim(1, image_entry, &step);
     step.second = true;
@@ -460,8 +455,8 @@ CO_FN static void faults_entry(void *arg)
     struct io_file *f = file_co_new("/f"), *g = file_co_new("/g");
     uint64_t writes = sim_count(s, SIM_WRITE);
 
-    sim_inject(s, &(struct sim_fault){.op = SIM_WRITE, .nth = 2,
-                                      .path = "/f", .err = ENOSPC});
+    sim_inject(s, &(struct sim_fault) {
+                      .op = SIM_WRITE, .nth = 2, .path = "/f", .err = ENOSPC });
     g_assert_cmpint(file_co_write(f, 0, 1, 10), ==, 0);
     g_assert_cmpint(file_co_write(g, 0, 1, 10), ==, 0);
     g_assert_cmpint(file_co_write(f, 0, 2, 10), ==, -ENOSPC);
@@ -470,19 +465,22 @@ CO_FN static void faults_entry(void *arg)
     g_assert_cmpuint(sim_count(s, SIM_WRITE), ==, writes + 4);
 
     /* Short transfers and interruptions are nobody else's business. */
-    sim_inject(s, &(struct sim_fault){.op = SIM_WRITE, .nth = 1,
-                                      .short_len = 3, .sticky = true});
+    sim_inject(s,
+               &(struct sim_fault) {
+                   .op = SIM_WRITE, .nth = 1, .short_len = 3, .sticky = true });
     g_assert_cmpint(file_co_write(f, 0, 4, 10), ==, 0);
     g_assert_cmpint(file_co_byte(f, 9), ==, 4);
     g_assert_cmpuint(sim_count(s, SIM_WRITE), ==, writes + 8);
     sim_faults_clear(s);
-    sim_inject(s, &(struct sim_fault){.op = SIM_READ, .nth = 1, .err = EINTR});
-    sim_inject(s, &(struct sim_fault){.op = SIM_READ, .nth = 2, .err = EAGAIN});
+    sim_inject(s,
+               &(struct sim_fault) { .op = SIM_READ, .nth = 1, .err = EINTR });
+    sim_inject(s,
+               &(struct sim_fault) { .op = SIM_READ, .nth = 2, .err = EAGAIN });
     g_assert_cmpint(file_co_byte(f, 9), ==, 4);
 
     /* A sync that failed once fails for ever, on that file. */
-    sim_inject(s, &(struct sim_fault){.op = SIM_FDATASYNC, .nth = 1,
-                                      .err = ENOSPC});
+    sim_inject(s, &(struct sim_fault) {
+                      .op = SIM_FDATASYNC, .nth = 1, .err = ENOSPC });
     g_assert_cmpint(io_co_fdatasync(f), ==, -ENOSPC);
     g_assert_cmpint(io_co_fdatasync(f), ==, -EIO);
     g_assert_cmpint(io_co_fsync(f), ==, -EIO);
@@ -518,7 +516,7 @@ CO_FN static void shared_sync_entry(void *arg)
 {
     struct sim *s = loop_sim(loop_current());
     struct syncer syncers[20];
-    struct co_latch latch = {0};
+    struct co_latch latch = { 0 };
     struct io_file *f = file_co_new("/f");
     bool fail = arg;
     const struct sim_record *const *log;
@@ -526,11 +524,11 @@ CO_FN static void shared_sync_entry(void *arg)
     size_t n;
 
     if (fail) {
-        sim_inject(s, &(struct sim_fault){.op = SIM_FDATASYNC, .nth = 1,
-                                          .err = ENOSPC});
+        sim_inject(s, &(struct sim_fault) {
+                          .op = SIM_FDATASYNC, .nth = 1, .err = ENOSPC });
     }
     for (int i = 0; i < 20; i++) {
-        syncers[i] = (struct syncer){.f = f, .latch = &latch};
+        syncers[i] = (struct syncer) { .f = f, .latch = &latch };
         co_latch_add(&latch);
         co_start(loop_current(), syncer_entry, &syncers[i]);
     }

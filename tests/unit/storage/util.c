@@ -70,7 +70,7 @@ struct backend *test_co_backend(struct node *n)
         perm |= PERM_WRITE | PERM_RESIZE;
     }
     backend_co_new(n, "test", perm, PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                NULL, NULL, &u, &err);
+                   NULL, NULL, &u, &err);
     g_assert_no_error(err);
     return u;
 }

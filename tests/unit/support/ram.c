@@ -14,8 +14,7 @@ struct ram_node {
 
 static GHashTable *disks;
 
-struct ram_disk *ram_disk_new(const char *name, uint64_t size,
-                              uint32_t cluster)
+struct ram_disk *ram_disk_new(const char *name, uint64_t size, uint32_t cluster)
 {
     struct ram_disk *d = g_new0(struct ram_disk, 1);
     uint64_t units;

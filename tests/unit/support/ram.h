@@ -25,10 +25,10 @@ enum ram_state { RAM_ABSENT, RAM_DATA, RAM_ZEROES };
 struct ram_disk {
     char *name;
     uint64_t size;
-    uint32_t cluster;        /* 0: a base, all of it allocated */
-    bool no_zero_clusters;   /* co_zero is -ENOTSUP */
-    uint8_t *data;           /* @size, rounded up to clusters */
-    uint8_t *state;          /* enum ram_state, one a unit of 512 or cluster */
+    uint32_t cluster;      /* 0: a base, all of it allocated */
+    bool no_zero_clusters; /* co_zero is -ENOTSUP */
+    uint8_t *data;         /* @size, rounded up to clusters */
+    uint8_t *state;        /* enum ram_state, one a unit of 512 or cluster */
     uint32_t unit;
     uint8_t *allocating;     /* clusters that a write is allocating now */
     unsigned count[RAM_OPS]; /* operations begun */
@@ -37,7 +37,7 @@ struct ram_disk {
      * operation (before it has an effect, or after). NULL: nothing. */
     CO_FN_PTR int (*co_hook)(struct ram_disk *d, enum ram_op op, uint64_t off,
                              uint64_t len, bool after);
-    void *arg;               /* the hook's */
+    void *arg; /* the hook's */
 };
 
 /* Known to the driver until ram_disk_free(). @cluster 0: a base of zeroes whose

@@ -95,8 +95,8 @@ static void test_info_request_names(void)
         char fill;
         int ret;
     } rows[] = {
-        { 0, 'a', 0 },       { 257, 'a', 0 },        { 1025, 'a', 0 },
-        { 4096, 'a', 0 },    { 4097, 'a', -EINVAL }, { 10, '\0', -EINVAL },
+        { 0, 'a', 0 },           { 257, 'a', 0 },        { 1025, 'a', 0 },
+        { 4096, 'a', 0 },        { 4097, 'a', -EINVAL }, { 10, '\0', -EINVAL },
         { 10, '\xff', -EINVAL },
     };
 
@@ -115,23 +115,30 @@ static void test_info_request_names(void)
 /* Lengths and counts near 2^32 must neither wrap nor be believed. */
 static void test_huge_lengths(void)
 {
-    static const char name[] = "\xff\xff\xff\xff" "ab\0\0";
+    static const char name[] = "\xff\xff\xff\xff"
+                               "ab\0\0";
     static const char count[] = "\0\0\0\1a\xff\xff\xff\xff\0\0\0\1b";
-    static const char query[] = "\0\0\0\1a\0\0\0\1\xff\xff\xff\xff" "b";
+    static const char query[] = "\0\0\0\1a\0\0\0\1\xff\xff\xff\xff"
+                                "b";
     static const char items[] = "\0\0\0\1a\xff\xff\0\1";
     struct nbd_info_request r;
     struct nbd_meta_request m;
 
-    g_assert_cmpint(nbd_decode_info_request((const uint8_t *)name,
-                    sizeof(name) - 1, &r), ==, -EINVAL);
-    g_assert_cmpint(nbd_decode_info_request((const uint8_t *)items,
-                    sizeof(items) - 1, &r), ==, -EINVAL);
-    g_assert_cmpint(nbd_decode_meta_request((const uint8_t *)name,
-                    sizeof(name) - 1, &m), ==, -EINVAL);
-    g_assert_cmpint(nbd_decode_meta_request((const uint8_t *)count,
-                    sizeof(count) - 1, &m), ==, -EINVAL);
-    g_assert_cmpint(nbd_decode_meta_request((const uint8_t *)query,
-                    sizeof(query) - 1, &m), ==, -EINVAL);
+    g_assert_cmpint(
+        nbd_decode_info_request((const uint8_t *)name, sizeof(name) - 1, &r),
+        ==, -EINVAL);
+    g_assert_cmpint(
+        nbd_decode_info_request((const uint8_t *)items, sizeof(items) - 1, &r),
+        ==, -EINVAL);
+    g_assert_cmpint(
+        nbd_decode_meta_request((const uint8_t *)name, sizeof(name) - 1, &m),
+        ==, -EINVAL);
+    g_assert_cmpint(
+        nbd_decode_meta_request((const uint8_t *)count, sizeof(count) - 1, &m),
+        ==, -EINVAL);
+    g_assert_cmpint(
+        nbd_decode_meta_request((const uint8_t *)query, sizeof(query) - 1, &m),
+        ==, -EINVAL);
 }
 
 static void test_meta_request(void)
@@ -168,7 +175,7 @@ static void test_request(void)
     memcpy(&h.cookie, "COOKIE!!", 8);
     nbd_encode_request(b, &h);
     assert_bytes(b, "\x25\x60\x95\x13\0\1\0\1COOKIE!!\1\2\3\4\5\6\7\x08"
-                 "\x11\x12\x13\x14");
+                    "\x11\x12\x13\x14");
     g_assert_cmpint(nbd_decode_request(b, &back), ==, 0);
     g_assert_cmpuint(back.flags, ==, h.flags);
     g_assert_cmpuint(back.cmd, ==, h.cmd);
@@ -191,7 +198,8 @@ static void test_replies(void)
 
     memcpy(&cookie, "COOKIE!!", 8);
     nbd_encode_simple_reply(b, cookie, NBD_EINVAL);
-    assert_bytes(b, "\x67\x44\x66\x98\0\0\0\x16" "COOKIE!!");
+    assert_bytes(b, "\x67\x44\x66\x98\0\0\0\x16"
+                    "COOKIE!!");
     g_assert_cmpint(nbd_decode_simple_reply(b, &got, &error), ==, 0);
     g_assert_cmpuint(got, ==, cookie);
     g_assert_cmpuint(error, ==, NBD_EINVAL);
@@ -200,13 +208,13 @@ static void test_replies(void)
     assert_bytes(b, "\x66\x8e\x33\xef\0\1\0\0COOKIE!!\0\0\0\0");
     g_assert_cmpuint(nbd_encode_chunk_data(b, cookie, 1, 2, 3), ==, 28);
     assert_bytes(b, "\x66\x8e\x33\xef\0\1\0\1COOKIE!!\0\0\0\x0b"
-                 "\0\0\0\0\0\0\0\2");
+                    "\0\0\0\0\0\0\0\2");
     g_assert_cmpuint(nbd_encode_chunk_hole(b, cookie, 0, 2, 3), ==, 32);
     assert_bytes(b, "\x66\x8e\x33\xef\0\0\0\2COOKIE!!\0\0\0\x0c"
-                 "\0\0\0\0\0\0\0\2\0\0\0\3");
+                    "\0\0\0\0\0\0\0\2\0\0\0\3");
     g_assert_cmpuint(nbd_encode_chunk_error(b, cookie, 1, 5, 7), ==, 26);
     assert_bytes(b, "\x66\x8e\x33\xef\0\1\x80\1COOKIE!!\0\0\0\x0d"
-                 "\0\0\0\5\0\7");
+                    "\0\0\0\5\0\7");
     g_assert_cmpuint(nbd_encode_chunk_status(b, cookie, 0, 9, 2), ==, 24);
     assert_bytes(b, "\x66\x8e\x33\xef\0\0\0\5COOKIE!!\0\0\0\x14\0\0\0\x09");
     g_assert_cmpint(nbd_decode_chunk(b, &h), ==, 0);
@@ -223,10 +231,11 @@ static void test_errors(void)
         int errnum;
         uint32_t error;
     } rows[] = {
-        { 0, 0 }, { EPERM, 1 }, { EROFS, 1 }, { EIO, 5 }, { ENOMEM, 12 },
-        { EINVAL, 22 }, { ENOSPC, 28 }, { EDQUOT, 28 }, { EFBIG, 28 },
+        { 0, 0 },          { EPERM, 1 },       { EROFS, 1 },
+        { EIO, 5 },        { ENOMEM, 12 },     { EINVAL, 22 },
+        { ENOSPC, 28 },    { EDQUOT, 28 },     { EFBIG, 28 },
         { EOVERFLOW, 75 }, { EOPNOTSUPP, 95 }, { ESHUTDOWN, 108 },
-        { ENOENT, 5 }, { ETIMEDOUT, 5 }, { 99999, 5 },
+        { ENOENT, 5 },     { ETIMEDOUT, 5 },   { 99999, 5 },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
@@ -247,8 +256,9 @@ static void test_noise(void)
         struct nbd_text q;
         for (size_t k = 0; k < len; k++) {
             /* Mostly small numbers, so that some of it makes sense. */
-            in[k] = (uint8_t)(g_rand_int_range(rnd, 0, 4) ? 0
-                              : g_rand_int_range(rnd, 0, 256));
+            in[k] = (uint8_t)(g_rand_int_range(rnd, 0, 4)
+                                  ? 0
+                                  : g_rand_int_range(rnd, 0, 256));
         }
         if (nbd_decode_info_request(in, len, &r) == 0) {
             for (unsigned k = 0; k < r.count; k++) {

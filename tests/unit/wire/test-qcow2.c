@@ -11,11 +11,20 @@
 #define FILE_SIZE (UINT64_C(8) << 20)
 
 static const struct qcow2_header good = {
-    .version = 3, .backing_offset = 600, .backing_len = 100,
-    .cluster_bits = 16, .size = 10 << 20, .l1_size = 1, .l1_offset = 0x30000,
-    .reftable_offset = 0x10000, .reftable_clusters = 1,
-    .incompat = QCOW2_I_COMPRESSION, .compat = UINT64_C(1) << 63,
-    .autoclear = 6, .refcount_order = 4, .header_length = 112,
+    .version = 3,
+    .backing_offset = 600,
+    .backing_len = 100,
+    .cluster_bits = 16,
+    .size = 10 << 20,
+    .l1_size = 1,
+    .l1_offset = 0x30000,
+    .reftable_offset = 0x10000,
+    .reftable_clusters = 1,
+    .incompat = QCOW2_I_COMPRESSION,
+    .compat = UINT64_C(1) << 63,
+    .autoclear = 6,
+    .refcount_order = 4,
+    .header_length = 112,
     .compression_type = QCOW2_ZSTD,
 };
 
@@ -55,8 +64,9 @@ static void test_roundtrip(void)
     g_assert_false(qcow2_probe(buf, sizeof(buf)));
 }
 
-#define FIELD(name) offsetof(struct qcow2_header, name), \
-    sizeof(((struct qcow2_header *) NULL)->name)
+#define FIELD(name) \
+    offsetof(struct qcow2_header, name), \
+        sizeof(((struct qcow2_header *)NULL)->name)
 
 static const struct field {
     size_t at, len;
@@ -69,8 +79,8 @@ static const struct field {
     { FIELD(cluster_bits), 22, -EINVAL, 20 },
     { FIELD(cluster_bits), 64, -EINVAL, 20 },
     { FIELD(cluster_bits), UINT32_MAX, -EINVAL, 20 },
-    { FIELD(cluster_bits), 9, -EINVAL, 8 },    /* the name is outside now */
-    { FIELD(cluster_bits), 21, -EINVAL, 48 },  /* tables not aligned now */
+    { FIELD(cluster_bits), 9, -EINVAL, 8 },   /* the name is outside now */
+    { FIELD(cluster_bits), 21, -EINVAL, 48 }, /* tables not aligned now */
     { FIELD(header_length), 0, -EINVAL, 100 },
     { FIELD(header_length), 103, -EINVAL, 100 },
     { FIELD(header_length), 108, -EINVAL, 100 },
@@ -134,7 +144,7 @@ static void test_fields(void)
         uint64_t where = 0;
         int ret;
 
-        memcpy((uint8_t *) &h + f->at, &f->value, f->len); /* little-endian */
+        memcpy((uint8_t *)&h + f->at, &f->value, f->len); /* little-endian */
         ret = qcow2_header_validate(&h, FILE_SIZE, &where, &err);
         g_test_message("field at %zu value %" G_GUINT64_FORMAT ": %s", f->at,
                        f->value, err ? err->message : "good");
@@ -164,7 +174,7 @@ static void test_random(void)
         }
         if (qcow2_header_decode(buf, sizeof(buf), &h, NULL) == 0 &&
             qcow2_header_validate(&h, FILE_SIZE, &where, NULL) == 0) {
-            g_assert_cmpuint((uint64_t) h.l1_size * 8, <=, FILE_SIZE);
+            g_assert_cmpuint((uint64_t)h.l1_size * 8, <=, FILE_SIZE);
             /* A table of no entries may stand anywhere: nobody reads it. */
             g_assert_true(h.l1_size == 0 || h.l1_offset <= FILE_SIZE);
         }
@@ -193,7 +203,7 @@ static void test_exts(void)
     g_assert_cmpuint(b->len, ==, 5);
     g_assert_cmpmem(qcow2_exts_find(b, 0x12345678)->data, 7, "unknown", 7);
     /* Names of features give way, one by one; nothing else does. */
-    for (size_t room = n; room-- > 0; ) {
+    for (size_t room = n; room-- > 0;) {
         memset(buf, 0xee, sizeof(buf));
         m = qcow2_exts_encode(a, buf, room);
         g_assert_cmpuint(m, <=, room);
@@ -232,17 +242,17 @@ static void test_exts_bad(void)
         g_clear_error(&err);
     }
     put_be32(buf + 4, UINT32_MAX);
-    g_assert_cmpint(qcow2_exts_decode(a, buf, sizeof(buf), 0, &where, NULL),
-                    ==, -EINVAL);
+    g_assert_cmpint(qcow2_exts_decode(a, buf, sizeof(buf), 0, &where, NULL), ==,
+                    -EINVAL);
     g_array_set_size(a, 0);
     for (int i = 0; i < 2; i++) {
         put_be32(buf + 16 * i, QCOW2_EXT_FORMAT);
         put_be32(buf + 16 * i + 4, 3);
-        buf[16 * i + 8] = (uint8_t) ('a' + i);
+        buf[16 * i + 8] = (uint8_t)('a' + i);
     }
     g_assert_null(qcow2_exts_doubled(a));
-    g_assert_cmpint(qcow2_exts_decode(a, buf, sizeof(buf), 0, &where, NULL),
-                    ==, 0);
+    g_assert_cmpint(qcow2_exts_decode(a, buf, sizeof(buf), 0, &where, NULL), ==,
+                    0);
     /* The last one counts. */
     g_assert_cmpuint(a->len, ==, 1);
     g_assert_true(qcow2_exts_doubled(a) ==
@@ -254,7 +264,7 @@ static void test_exts_bad(void)
 static void test_patch(void)
 {
     GArray *a = qcow2_exts_new();
-    struct qcow2_ext e = { QCOW2_EXT_FORMAT, 5, (uint8_t *) "qcow2" };
+    struct qcow2_ext e = { QCOW2_EXT_FORMAT, 5, (uint8_t *)"qcow2" };
     uint8_t buf[64], before[64];
     size_t n;
 
@@ -271,7 +281,7 @@ static void test_patch(void)
     g_assert_true(qcow2_exts_patch(buf, n, &e));
     g_assert_cmpmem(buf + 8, 8, "qcow2\0\0", 8);
     e.len = 9;
-    e.data = (uint8_t *) "ninebytes";
+    e.data = (uint8_t *)"ninebytes";
     g_assert_false(qcow2_exts_patch(buf, n, &e));
     g_array_unref(a);
 }
@@ -366,8 +376,9 @@ static void test_compressed(void)
                 uint64_t e = qcow2_compressed_entry(&s, ats[i], want);
 
                 g_assert_cmpuint(e, !=, 0);
-                g_assert_cmpint(qcow2_desc_kind(&s, (struct qcow2_desc)
-                                                { e, 0 }, 0), ==, QCOW2_RUN_COMPRESSED);
+                g_assert_cmpint(
+                    qcow2_desc_kind(&s, (struct qcow2_desc) { e, 0 }, 0), ==,
+                    QCOW2_RUN_COMPRESSED);
                 qcow2_compressed_get(&s, e, &off, &len);
                 g_assert_cmpuint(off, ==, ats[i]);
                 g_assert_cmpuint(len, >=, want);
@@ -378,8 +389,8 @@ static void test_compressed(void)
         g_assert_cmpuint(qcow2_compressed_entry(&s, most, 1), ==, 0);
         g_assert_cmpuint(qcow2_compressed_entry(&s, most - 1, 1), !=, 0);
         g_assert_cmpuint(qcow2_compressed_entry(&s, 512, 0), ==, 0);
-        g_assert_cmpuint(qcow2_compressed_entry(&s, 512, (2u << bits) + 512), ==,
-                         0);
+        g_assert_cmpuint(qcow2_compressed_entry(&s, 512, (2u << bits) + 512),
+                         ==, 0);
     }
 }
 

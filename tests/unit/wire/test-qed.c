@@ -6,19 +6,23 @@
 #include "wire/qed.h"
 
 static const struct qed_header good = {
-    .cluster_size = 65536, .table_size = 4, .header_size = 1,
+    .cluster_size = 65536,
+    .table_size = 4,
+    .header_size = 1,
     .features = QED_F_BACKING_FILE | QED_F_NO_PROBE,
-    .compat_features = UINT64_C(1) << 63, .autoclear_features = 6,
-    .l1_table_offset = 65536, .image_size = 10 << 20,
-    .backing_name_offset = 64, .backing_name_size = 100,
+    .compat_features = UINT64_C(1) << 63,
+    .autoclear_features = 6,
+    .l1_table_offset = 65536,
+    .image_size = 10 << 20,
+    .backing_name_offset = 64,
+    .backing_name_size = 100,
 };
 #define FILE_SIZE (UINT64_C(1) << 20)
 
 static void test_roundtrip(void)
 {
-    static const uint8_t want[16] = {
-        'Q', 'E', 'D', 0, 0, 0, 1, 0, 4, 0, 0, 0, 1, 0, 0, 0
-    };
+    static const uint8_t want[16] = { 'Q', 'E', 'D', 0, 0, 0, 1, 0,
+                                      4,   0,   0,   0, 1, 0, 0, 0 };
     uint8_t buf[QED_HEADER_LEN], again[QED_HEADER_LEN];
     g_autoptr(GError) err = NULL;
     struct qed_header h;
@@ -35,12 +39,11 @@ static void test_roundtrip(void)
     }
     buf[3] = 1;
     g_assert_false(qed_probe(buf, sizeof(buf)));
-    g_assert_cmpint(qed_header_decode(buf, sizeof(buf), &h, &err), ==,
-                    -EINVAL);
+    g_assert_cmpint(qed_header_decode(buf, sizeof(buf), &h, &err), ==, -EINVAL);
 }
 
-#define FIELD(name) offsetof(struct qed_header, name), \
-    sizeof(((struct qed_header *) NULL)->name)
+#define FIELD(name) \
+    offsetof(struct qed_header, name), sizeof(((struct qed_header *)NULL)->name)
 
 static const struct field {
     size_t at, len;
@@ -57,18 +60,18 @@ static const struct field {
     { FIELD(cluster_size), UINT32_MAX, -EINVAL, 4 },
     { FIELD(cluster_size), 64 << 20, -EINVAL, 8 }, /* tables too large */
     { FIELD(cluster_size), 32768, 0, 0 },
-    { FIELD(cluster_size), 131072, -EINVAL, 40 },  /* L1 not aligned now */
+    { FIELD(cluster_size), 131072, -EINVAL, 40 }, /* L1 not aligned now */
     { FIELD(table_size), 0, -EINVAL, 8 },
     { FIELD(table_size), 3, -EINVAL, 8 },
     { FIELD(table_size), 32, -EINVAL, 8 },
     { FIELD(table_size), UINT32_MAX, -EINVAL, 8 },
     { FIELD(table_size), 1, 0, 0 },
     { FIELD(table_size), 8, 0, 0 },
-    { FIELD(table_size), 16, -EINVAL, 40 },        /* past the file's end */
+    { FIELD(table_size), 16, -EINVAL, 40 }, /* past the file's end */
     { FIELD(header_size), 0, -EINVAL, 12 },
     { FIELD(header_size), 1025, -EINVAL, 12 },
     { FIELD(header_size), UINT32_MAX, -EINVAL, 12 },
-    { FIELD(header_size), 2, -EINVAL, 40 },        /* over the L1 table */
+    { FIELD(header_size), 2, -EINVAL, 40 }, /* over the L1 table */
     { FIELD(features), 0, 0, 0 },
     { FIELD(features), 7, 0, 0 },
     { FIELD(features), 8, -ENOTSUP, 16 },
@@ -106,14 +109,14 @@ static void test_fields(void)
         const struct field *f = &fields[i];
         g_autoptr(GError) err = NULL;
         struct qed_header h = good;
-        uint32_t narrow = (uint32_t) f->value;
+        uint32_t narrow = (uint32_t)f->value;
         uint64_t where = 0;
         int ret;
 
         if (f->len == 4) {
-            memcpy((char *) &h + f->at, &narrow, 4);
+            memcpy((char *)&h + f->at, &narrow, 4);
         } else {
-            memcpy((char *) &h + f->at, &f->value, 8);
+            memcpy((char *)&h + f->at, &f->value, 8);
         }
         ret = qed_header_validate(&h, FILE_SIZE, &where, &err);
         g_test_message("row %u: %s", i, err ? err->message : "good");
@@ -141,7 +144,7 @@ static void test_max_size(void)
     for (uint32_t c = QED_CLUSTER_MIN; c <= QED_CLUSTER_MAX; c *= 2) {
         for (uint32_t t = QED_TABLE_MIN; t <= QED_TABLE_MAX; t *= 2) {
             uint64_t max = qed_max_image_size(c, t);
-            bool fits = (uint64_t) c * t <= QED_TABLE_BYTES_MAX;
+            bool fits = (uint64_t)c * t <= QED_TABLE_BYTES_MAX;
 
             g_assert_cmpuint(max, >, 0);
             g_assert_cmpuint(max, <=, INT64_MAX);

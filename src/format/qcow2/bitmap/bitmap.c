@@ -82,7 +82,8 @@ static CO_FN int dir_co_rewrite(struct qcow2_image *img)
                               room);
     io_buf_put(buf, room);
     return ret < 0 ? ret
-        : BARRIER(QCOW2_BITMAPS, node_co_sync(img->node, qcow2_file(img)));
+                   : BARRIER(QCOW2_BITMAPS,
+                             node_co_sync(img->node, qcow2_file(img)));
 }
 
 /* One at a time: the others find it done. */
@@ -132,8 +133,8 @@ int qcow2_co_bitmaps_hold(struct qcow2_image *img)
     return img->bitmaps->list->len ? list_co_hold(img, true) : 0;
 }
 
-void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size,
-                           uint64_t off, uint64_t len)
+void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size, uint64_t off,
+                           uint64_t len)
 {
     const GPtrArray *list = img->bitmaps->list;
 

@@ -20,17 +20,18 @@
 #include "graph/image.h"
 #include "loop/co.h"
 
-#define QCOW2_BITMAP_IN_USE UINT32_C(1)  /* what is in the file is not true */
-#define QCOW2_BITMAP_AUTO   UINT32_C(2)  /* it records writes */
+#define QCOW2_BITMAP_IN_USE UINT32_C(1) /* what is in the file is not true */
+#define QCOW2_BITMAP_AUTO UINT32_C(2)   /* it records writes */
 
 enum {
     QCOW2_BITMAPS_MAX = 65535,
     QCOW2_BITMAP_NAME_MAX = 1023,
-    QCOW2_BITMAP_GRANULARITY_MIN = 9, QCOW2_BITMAP_GRANULARITY_MAX = 31,
+    QCOW2_BITMAP_GRANULARITY_MIN = 9,
+    QCOW2_BITMAP_GRANULARITY_MAX = 31,
 };
 /* A table entry leads to a cluster of bits; or all of them are 1, or 0. */
 #define QCOW2_BITMAP_OFFSET UINT64_C(0x00fffffffffffe00)
-#define QCOW2_BITMAP_ONES   UINT64_C(1)
+#define QCOW2_BITMAP_ONES UINT64_C(1)
 /* Most that one may take, in memory and in the file, and that all of an image
  * that are held may take together, their tables included. */
 #define QCOW2_BITMAP_BYTES_MAX (UINT64_C(512) << 20)
@@ -38,20 +39,20 @@ enum {
 struct qcow2_bitmap {
     char *name;
     uint64_t table_offset;
-    uint32_t table_size;           /* entries, one a cluster of bits */
-    uint32_t flags;                /* as in the file */
+    uint32_t table_size; /* entries, one a cluster of bits */
+    uint32_t flags;      /* as in the file */
     uint8_t granularity_bits;
-    uint8_t *bits;                 /* bit i: byte i / 8, lowest first */
-    uint64_t n_bytes;              /* of bits */
+    uint8_t *bits;    /* bit i: byte i / 8, lowest first */
+    uint64_t n_bytes; /* of bits */
 };
 
 struct qcow2_bitmaps {
-    GPtrArray *list;               /* struct qcow2_bitmap */
+    GPtrArray *list; /* struct qcow2_bitmap */
     uint64_t dir_offset, dir_bytes;
-    char *damage;                  /* of the directory, or NULL */
-    bool recording;                /* those that record are held, or broken */
-    bool untold;                   /* flags in memory that the file may lack */
-    struct co_mutex hold;          /* by who makes it so */
+    char *damage;         /* of the directory, or NULL */
+    bool recording;       /* those that record are held, or broken */
+    bool untold;          /* flags in memory that the file may lack */
+    struct co_mutex hold; /* by who makes it so */
 };
 
 /* --- bitmap.c, edit.c: the state, and what changes it --- */
@@ -71,8 +72,8 @@ CO_FN int qcow2_co_bitmaps_mark(struct qcow2_image *img, uint64_t off,
  * stored anew afterwards. / It has become @size bytes; what is in
  * [@off, @off+@len) of it is different now. */
 CO_FN int qcow2_co_bitmaps_hold(struct qcow2_image *img);
-void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size,
-                           uint64_t off, uint64_t len);
+void qcow2_bitmaps_changed(struct qcow2_image *img, uint64_t size, uint64_t off,
+                           uint64_t len);
 /* Where the directory is; 0, 0: nowhere. */
 void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
                          uint64_t *ret_len);
@@ -120,14 +121,14 @@ int qcow2_bitmap_fit(struct qcow2_bitmap *b, uint64_t size);
 /* Set the bits of [@off, @off+@len). */
 void qcow2_bitmap_set(struct qcow2_bitmap *b, uint64_t off, uint64_t len);
 /* Set in @b what is set in @from, which may have another granularity. */
-void qcow2_bitmap_merge(struct qcow2_bitmap *b,
-                        const struct qcow2_bitmap *from, uint64_t size);
+void qcow2_bitmap_merge(struct qcow2_bitmap *b, const struct qcow2_bitmap *from,
+                        uint64_t size);
 /* What holding @b takes: its bits, and its table in the file. */
 uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
                            const struct qcow2_bitmap *b);
 /* Read what the file holds of @b into memory. */
-CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img,
-                               struct qcow2_bitmap *b, GError **err);
+CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
+                               GError **err);
 
 /* --- store.c --- */
 

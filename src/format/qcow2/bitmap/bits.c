@@ -23,7 +23,7 @@ static void clear_tail(struct qcow2_bitmap *b, uint64_t size)
     uint64_t n = (size >> b->granularity_bits) + (size % unit != 0);
 
     if (n % 8) {
-        b->bits[n / 8] &= (uint8_t) ((1u << n % 8) - 1);
+        b->bits[n / 8] &= (uint8_t)((1u << n % 8) - 1);
     }
 }
 
@@ -66,7 +66,7 @@ void qcow2_bitmap_set(struct qcow2_bitmap *b, uint64_t off, uint64_t len)
     last = (off + len - 1) >> b->granularity_bits;
     g_assert(last / 8 < b->n_bytes);
     while (first <= last && first % 8) {
-        b->bits[first / 8] |= (uint8_t) (1u << first % 8);
+        b->bits[first / 8] |= (uint8_t)(1u << first % 8);
         first++;
     }
     if (first + 8 <= last + 1) {
@@ -76,12 +76,12 @@ void qcow2_bitmap_set(struct qcow2_bitmap *b, uint64_t off, uint64_t len)
         first += whole * 8;
     }
     for (; first <= last; first++) {
-        b->bits[first / 8] |= (uint8_t) (1u << first % 8);
+        b->bits[first / 8] |= (uint8_t)(1u << first % 8);
     }
 }
 
-void qcow2_bitmap_merge(struct qcow2_bitmap *b,
-                        const struct qcow2_bitmap *from, uint64_t size)
+void qcow2_bitmap_merge(struct qcow2_bitmap *b, const struct qcow2_bitmap *from,
+                        uint64_t size)
 {
     uint64_t unit = UINT64_C(1) << from->granularity_bits;
 
@@ -105,8 +105,7 @@ void qcow2_bitmap_merge(struct qcow2_bitmap *b,
 uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
                            const struct qcow2_bitmap *b)
 {
-    return qcow2_bitmap_bytes(b, img->node->size) +
-        (uint64_t) b->table_size * 8;
+    return qcow2_bitmap_bytes(b, img->node->size) + (uint64_t)b->table_size * 8;
 }
 
 /* One cluster of bits, as much of it as the disk has. */
@@ -136,8 +135,8 @@ int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
     int ret;
 
     g_assert(!b->bits && !(b->flags & QCOW2_BITMAP_IN_USE));
-    if (qcow2_bitmap_bytes(b, size) >
-        (uint64_t) b->table_size << img->cluster_bits) {
+    if (qcow2_bitmap_bytes(b, size) > (uint64_t)b->table_size
+                                          << img->cluster_bits) {
         return err_set(err, EINVAL, "Bitmap '%s' is shorter than the disk",
                        b->name);
     }

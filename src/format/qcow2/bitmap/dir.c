@@ -103,8 +103,8 @@ void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
 
 static uint64_t entry_bytes(const uint8_t *p)
 {
-    return round_up(ENTRY_BYTES + (uint64_t) get_be32(p + 20) +
-                    get_be16(p + 18), 8);
+    return round_up(ENTRY_BYTES + (uint64_t)get_be32(p + 20) + get_be16(p + 18),
+                    8);
 }
 
 /* NULL, or what is wrong with the entry in @p, all of which is in memory. */
@@ -115,8 +115,8 @@ static char *entry_flaw(const struct qcow2_image *img, const uint8_t *p)
 
     if (get_be32(p + 20) != 0 || p[16] != TYPE_DIRTY || flags & ~UINT32_C(7)) {
         return g_strdup_printf("is of type %u with flags 0x%x and %u bytes of "
-                               "extra data: not one that is known", p[16],
-                               flags, get_be32(p + 20));
+                               "extra data: not one that is known",
+                               p[16], flags, get_be32(p + 20));
     }
     if (get_be16(p + 18) == 0 || get_be16(p + 18) > QCOW2_BITMAP_NAME_MAX) {
         return g_strdup_printf("has a name of %u bytes", get_be16(p + 18));
@@ -136,8 +136,8 @@ static char *entry_flaw(const struct qcow2_image *img, const uint8_t *p)
     return NULL;
 }
 
-static void PRINTF_LIKE(3, 4) qcow2_bitmap_dir_flaw(qcow2_flaw_fn *tell, void *arg,
-                                   const char *fmt, ...)
+static void PRINTF_LIKE(3, 4)
+    qcow2_bitmap_dir_flaw(qcow2_flaw_fn *tell, void *arg, const char *fmt, ...)
 {
     g_autofree char *text = NULL;
     va_list ap;
@@ -156,7 +156,7 @@ static struct qcow2_bitmap *qcow2_bitmap_dir_entry_decode(const uint8_t *p)
     b->table_size = get_be32(p + 8);
     b->flags = get_be32(p + 12);
     b->granularity_bits = p[17];
-    b->name = g_strndup((const char *) p + ENTRY_BYTES, get_be16(p + 18));
+    b->name = g_strndup((const char *)p + ENTRY_BYTES, get_be16(p + 18));
     return b;
 }
 
@@ -173,13 +173,17 @@ static void dir_decode(const struct qcow2_image *img, const uint8_t *dir,
         g_autofree char *why = NULL;
 
         if (end - at < ENTRY_BYTES || end - at < entry_bytes(p)) {
-            qcow2_bitmap_dir_flaw(tell, arg, "the bitmap directory of %u entries ends in entry "
-                 "%u", n, i);
+            qcow2_bitmap_dir_flaw(
+                tell, arg,
+                "the bitmap directory of %u entries ends in entry "
+                "%u",
+                n, i);
             return;
         }
         why = entry_flaw(img, p);
         if (why) {
-            qcow2_bitmap_dir_flaw(tell, arg, "bitmap directory entry %u %s", i, why);
+            qcow2_bitmap_dir_flaw(tell, arg, "bitmap directory entry %u %s", i,
+                                  why);
         } else {
             g_ptr_array_add(list, qcow2_bitmap_dir_entry_decode(p));
         }
@@ -202,21 +206,21 @@ int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
         return 0; /* whoever wrote last did not know of them */
     }
     if (e->len != EXT_BYTES) {
-        qcow2_bitmap_dir_flaw(tell, arg, "the header extension for bitmaps has %u bytes",
-             e->len);
+        qcow2_bitmap_dir_flaw(
+            tell, arg, "the header extension for bitmaps has %u bytes", e->len);
         return 0;
     }
     n = get_be32(e->data);
-    *ret = (struct qcow2_bitmap_dir) {
-        get_be64(e->data + 16), get_be64(e->data + 8)
-    };
+    *ret = (struct qcow2_bitmap_dir) { get_be64(e->data + 16),
+                                       get_be64(e->data + 8) };
     if (n == 0 || n > QCOW2_BITMAPS_MAX || get_be32(e->data + 4) != 0 ||
         ret->bytes == 0 || ret->bytes > DIR_MAX || ret->offset == 0 ||
         ret->offset & (qcow2_cluster_size(img) - 1) ||
         ret->offset >= qcow2_file(img)->size) {
-        qcow2_bitmap_dir_flaw(tell, arg, "a bitmap directory of %u entries and %" PRIu64
-             " bytes cannot be at offset %" PRIu64, n, ret->bytes,
-             ret->offset);
+        qcow2_bitmap_dir_flaw(tell, arg,
+                              "a bitmap directory of %u entries and %" PRIu64
+                              " bytes cannot be at offset %" PRIu64,
+                              n, ret->bytes, ret->offset);
         *ret = (struct qcow2_bitmap_dir) { 0, 0 };
         return 0;
     }
@@ -252,7 +256,7 @@ uint8_t *qcow2_bitmaps_encode(const GPtrArray *list, uint64_t *ret_bytes)
         put_be32(p + 12, b->flags);
         p[16] = TYPE_DIRTY;
         p[17] = b->granularity_bits;
-        put_be16(p + 18, (uint16_t) strlen(b->name));
+        put_be16(p + 18, (uint16_t)strlen(b->name));
         memcpy(p + ENTRY_BYTES, b->name, strlen(b->name));
         at += entry_bytes(p);
     }
@@ -279,9 +283,11 @@ int qcow2_co_bitmaps_open(struct qcow2_image *img, GError **err)
 
     img->bitmaps = bs;
     bs->list = g_ptr_array_new_with_free_func(qcow2_bitmap_dir_free_bitmap);
-    ret = qcow2_co_bitmaps_read(img, bs->list, &dir, qcow2_bitmap_dir_open_tell, img);
+    ret = qcow2_co_bitmaps_read(img, bs->list, &dir, qcow2_bitmap_dir_open_tell,
+                                img);
     if (ret == -ENOMEM) {
-        return err_set(err, ENOMEM, "Could not allocate memory for the bitmap "
+        return err_set(err, ENOMEM,
+                       "Could not allocate memory for the bitmap "
                        "directory");
     }
     if (ret < 0) {
@@ -306,18 +312,19 @@ void qcow2_bitmaps_close(struct qcow2_image *img)
 
 /* --- tables --- */
 
-int qcow2_co_bitmap_table(struct qcow2_image *img,
-                          const struct qcow2_bitmap *b, uint64_t **ret_table,
-                          GError **err)
+int qcow2_co_bitmap_table(struct qcow2_image *img, const struct qcow2_bitmap *b,
+                          uint64_t **ret_table, GError **err)
 {
-    size_t bytes = (size_t) b->table_size * 8;
+    size_t bytes = (size_t)b->table_size * 8;
     uint64_t *table = g_try_malloc(bytes);
     struct iovec v;
     int ret;
 
     if (!table) {
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
-                       "table of bitmap '%s'", bytes, b->name);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the "
+                       "table of bitmap '%s'",
+                       bytes, b->name);
     }
     ret = node_co_preadv(qcow2_file(img), b->table_offset,
                          iov_one(&v, table, bytes), 0);
@@ -330,9 +337,10 @@ int qcow2_co_bitmap_table(struct qcow2_image *img,
         if (table[i] & TABLE_RESERVED ||
             (table[i] & QCOW2_BITMAP_OFFSET && table[i] & 1) ||
             table[i] & QCOW2_BITMAP_OFFSET & (qcow2_cluster_size(img) - 1)) {
-            ret = node_corrupt(img->node, err, b->table_offset + i * 8ull,
-                               "entry %u of the table of bitmap '%s' is 0x%"
-                               PRIx64, i, b->name, table[i]);
+            ret = node_corrupt(
+                img->node, err, b->table_offset + i * 8ull,
+                "entry %u of the table of bitmap '%s' is 0x%" PRIx64, i,
+                b->name, table[i]);
         }
     }
     if (ret < 0) {
@@ -365,9 +373,10 @@ int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data, GError **err)
         if (b->flags & QCOW2_BITMAP_AUTO) {
             json_array_append_new(flags, json_string("auto"));
         }
-        json_array_append_new(out, json_pack(
-            "{s:o,s:s,s:I}", "flags", flags, "name", name, "granularity",
-            (json_int_t) (UINT64_C(1) << b->granularity_bits)));
+        json_array_append_new(
+            out, json_pack("{s:o,s:s,s:I}", "flags", flags, "name", name,
+                           "granularity",
+                           (json_int_t)(UINT64_C(1) << b->granularity_bits)));
     }
     json_object_set_new(data, "bitmaps", out);
     return 0;

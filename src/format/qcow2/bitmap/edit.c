@@ -16,8 +16,8 @@ struct edit {
     struct qcow2_image *img;
     const char *name;
     const struct bitmap_args *args;
-    GPtrArray *list;               /* what there will be; owns nothing */
-    struct qcow2_bitmap *b;        /* the one; NULL for ADD */
+    GPtrArray *list;        /* what there will be; owns nothing */
+    struct qcow2_bitmap *b; /* the one; NULL for ADD */
 };
 
 static GPtrArray *qcow2_bitmap_edit_list_copy(const struct qcow2_image *img)
@@ -31,8 +31,8 @@ static GPtrArray *qcow2_bitmap_edit_list_copy(const struct qcow2_image *img)
 }
 
 /* Have its bits in memory. */
-static CO_FN int bitmap_co_need(struct qcow2_image *img,
-                                struct qcow2_bitmap *b, GError **err)
+static CO_FN int bitmap_co_need(struct qcow2_image *img, struct qcow2_bitmap *b,
+                                GError **err)
 {
     if (qcow2_bitmap_is_broken(b)) {
         err_set(err, EINVAL, "Bitmap '%s' is inconsistent and cannot be used",
@@ -63,23 +63,28 @@ static int add_check(const struct edit *e, uint64_t granularity, GError **err)
     if (!is_power_of_two(granularity) ||
         granularity < 1u << QCOW2_BITMAP_GRANULARITY_MIN ||
         granularity > 1u << QCOW2_BITMAP_GRANULARITY_MAX) {
-        return err_set(err, EINVAL, "Granularity must be power of 2 and at "
+        return err_set(err, EINVAL,
+                       "Granularity must be power of 2 and at "
                        "least 512");
     }
     if (strlen(e->name) > QCOW2_BITMAP_NAME_MAX) {
-        return err_set(err, EINVAL, "Can't make bitmap '%s' persistent in "
+        return err_set(err, EINVAL,
+                       "Can't make bitmap '%s' persistent in "
                        "'%s': Name length exceeds maximum (%d characters)",
                        e->name, node, QCOW2_BITMAP_NAME_MAX);
     }
     if (e->img->shape.version < 3) {
-        return err_set(err, ENOTSUP, "Can't make bitmap '%s' persistent in "
+        return err_set(err, ENOTSUP,
+                       "Can't make bitmap '%s' persistent in "
                        "'%s': Cannot store dirty bitmaps in qcow2 v2 files",
                        e->name, node);
     }
     if (e->list->len >= QCOW2_BITMAPS_MAX) {
-        return err_set(err, EFBIG, "Can't make bitmap '%s' persistent in "
+        return err_set(err, EFBIG,
+                       "Can't make bitmap '%s' persistent in "
                        "'%s': Maximum number of persistent bitmaps is already "
-                       "reached", e->name, node);
+                       "reached",
+                       e->name, node);
     }
     return 0;
 }
@@ -96,13 +101,15 @@ static int edit_add(struct edit *e, GError **err)
     }
     b = g_new0(struct qcow2_bitmap, 1);
     b->name = g_strdup(e->name);
-    b->granularity_bits = (uint8_t) __builtin_ctzll(granularity);
+    b->granularity_bits = (uint8_t)__builtin_ctzll(granularity);
     b->flags = e->args->disabled ? 0 : QCOW2_BITMAP_AUTO;
     if (qcow2_bitmap_fit(b, e->img->node->size) < 0) {
         qcow2_bitmap_free(b);
-        return err_set(err, EFBIG, "Can't make bitmap '%s' persistent in '%s': "
+        return err_set(err, EFBIG,
+                       "Can't make bitmap '%s' persistent in '%s': "
                        "Too much space will be occupied by the bitmap. Use "
-                       "larger granularity", e->name, e->img->node->name);
+                       "larger granularity",
+                       e->name, e->img->node->name);
     }
     e->b = b;
     g_ptr_array_add(e->list, b);
@@ -129,10 +136,11 @@ static CO_FN int edit_co_merge(struct edit *e, GError **err)
                        e->args->from_name);
     }
     if (from->node->size != size) {
-        return err_set(err, EINVAL, "Bitmaps are of different sizes "
-                       "(destination size is %" PRIu64 ", source size is %"
-                       PRIu64 ") and can't be merged", size,
-                       from->node->size);
+        return err_set(err, EINVAL,
+                       "Bitmaps are of different sizes "
+                       "(destination size is %" PRIu64
+                       ", source size is %" PRIu64 ") and can't be merged",
+                       size, from->node->size);
     }
     loaded = src->bits;
     ret = bitmap_co_need(from, src, err);

@@ -25,8 +25,9 @@ static bool all_are(const uint8_t *p, size_t len, uint8_t value)
 }
 
 /* The table entry of @len bytes of bits. */
-static CO_FN int bits_co_store(struct qcow2_transaction *sw, const uint8_t *bits,
-                               size_t len, uint64_t *ret_entry)
+static CO_FN int bits_co_store(struct qcow2_transaction *sw,
+                               const uint8_t *bits, size_t len,
+                               uint64_t *ret_entry)
 {
     size_t cluster = qcow2_cluster_size(sw->img);
 
@@ -40,19 +41,18 @@ static CO_FN int bits_co_store(struct qcow2_transaction *sw, const uint8_t *bits
     }
     memset(sw->other, 0, cluster);
     memcpy(sw->other, bits, len);
-    return qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, sw->other, cluster,
-                                 ret_entry);
+    return qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, sw->other,
+                                      cluster, ret_entry);
 }
 
 static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
-                                 const struct qcow2_bitmap *b,
-                                 struct stored *s)
+                                 const struct qcow2_bitmap *b, struct stored *s)
 {
     uint64_t cluster = qcow2_cluster_size(sw->img), *table;
     uint64_t n = (b->n_bytes + cluster - 1) / cluster;
     int ret = 0;
 
-    s->table_size = (uint32_t) MAX(n, 1); /* a disk of 0 bytes has a table */
+    s->table_size = (uint32_t)MAX(n, 1); /* a disk of 0 bytes has a table */
     table = g_try_new0(uint64_t, s->table_size);
     if (!table) {
         return -ENOMEM;
@@ -60,14 +60,14 @@ static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
     for (uint64_t i = 0; i < n && ret == 0; i++) {
         uint64_t at = i * cluster, entry;
 
-        ret = bits_co_store(sw, b->bits + at,
-                            min_u64(cluster, b->n_bytes - at), &entry);
+        ret = bits_co_store(sw, b->bits + at, min_u64(cluster, b->n_bytes - at),
+                            &entry);
         put_be64(&table[i], entry);
     }
     if (ret == 0) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, table,
-                                    (uint64_t) s->table_size * 8,
-                                    &s->table_offset);
+                                         (uint64_t)s->table_size * 8,
+                                         &s->table_offset);
     }
     g_free(table);
     s->flags = b->flags & ~QCOW2_BITMAP_IN_USE;
@@ -91,17 +91,18 @@ static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
     for (uint32_t i = 0; i < b->table_size; i++) {
         if (table[i] & QCOW2_BITMAP_OFFSET) {
             qcow2_transaction_drop(sw, table[i] & QCOW2_BITMAP_OFFSET,
-                              qcow2_cluster_size(sw->img));
+                                   qcow2_cluster_size(sw->img));
         }
     }
     g_free(table);
-    qcow2_transaction_drop(sw, b->table_offset, (uint64_t) b->table_size * 8);
+    qcow2_transaction_drop(sw, b->table_offset, (uint64_t)b->table_size * 8);
     return 0;
 }
 
 /* All that is new, to places that nothing leads to. */
-static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
-                               struct stored *all)
+static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
+                                                  const GPtrArray *list,
+                                                  struct stored *all)
 {
     const GPtrArray *old = sw->img->bitmaps->list;
     g_autoptr(GHashTable) kept = qcow2_bitmaps_set(list);
@@ -139,8 +140,7 @@ static void list_swap(GPtrArray *list, struct stored *all)
     }
 }
 
-void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host,
-                           uint64_t bytes)
+void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host, uint64_t bytes)
 {
     uint8_t ext[24] = { 0 };
 
@@ -160,12 +160,12 @@ static CO_FN int dir_co_store(struct qcow2_transaction *sw, GPtrArray *list,
     int ret;
 
     qcow2_transaction_drop(sw, sw->img->bitmaps->dir_offset,
-                      sw->img->bitmaps->dir_bytes);
+                           sw->img->bitmaps->dir_bytes);
     list_swap(list, all);
     dir = qcow2_bitmaps_encode(list, ret_bytes);
     list_swap(list, all);
     ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
-                                ret_host);
+                                     ret_host);
     g_free(dir);
     qcow2_bitmaps_set_ext(sw->exts, list->len, *ret_host, *ret_bytes);
     return ret;

@@ -41,8 +41,10 @@ static int count_fixed(struct qcow2_check *c, const char *what, uint64_t host,
 
     if (ret == -ERANGE) {
         c->res->corruptions++;
-        qcow2_check_report(c, "ERROR %s at offset %" PRIu64 "+%" PRIu64
-                           " exceeds the end of the file", what, host, len);
+        qcow2_check_report(c,
+                           "ERROR %s at offset %" PRIu64 "+%" PRIu64
+                           " exceeds the end of the file",
+                           what, host, len);
         ret = 0;
     }
     return ret;
@@ -76,8 +78,9 @@ static int count_block(struct qcow2_check *c, uint32_t i, uint64_t host)
         if (ret == -ERANGE) {
             why = "is outside image";
             ret = 0;
-        } else if (ret == 0 && qcow2_counts_get(c->counts, host >>
-                                                c->img->cluster_bits) != 1) {
+        } else if (ret == 0 &&
+                   qcow2_counts_get(c->counts, host >> c->img->cluster_bits) !=
+                       1) {
             why = "lies where something else is";
         }
     }
@@ -95,8 +98,8 @@ static CO_FN int structure_co_count(struct qcow2_check *c)
 {
     struct qcow2_refcounts *r = c->img->refcounts;
     int ret = count_fixed(c, "refcount table", c->img->hdr.reftable_offset,
-                          (uint64_t) c->img->hdr.reftable_clusters <<
-                          c->img->cluster_bits);
+                          (uint64_t)c->img->hdr.reftable_clusters
+                              << c->img->cluster_bits);
 
     c->bad_blocks = g_try_new0(bool, MAX(r->used, 1));
     if (!c->bad_blocks) {
@@ -245,7 +248,7 @@ static CO_FN int check_co_steps(struct qcow2_check *c)
     if (ret == 0 && (c->res->check_errors || c->unknown)) {
         /* What a table leads to would look free, and be given away. */
         qcow2_check_report(c, "Refcounts are not looked at: not all that "
-                           "refers to clusters could be read");
+                              "refers to clusters could be read");
         qcow2_check_lists_give_up(c);
         return 0;
     }
@@ -271,9 +274,8 @@ static CO_FN int qcow2_check_co_run(struct qcow2_check *c, GError **err)
     qcow2_counts_free(c->counts);
     qcow2_counts_free(c->others);
     g_free(c->bad_blocks);
-    ret = ret < 0
-        ? err_set_errno(err, -ret, "Could not check the qcow2 image")
-        : repairs_co_finish(c, err);
+    ret = ret < 0 ? err_set_errno(err, -ret, "Could not check the qcow2 image")
+                  : repairs_co_finish(c, err);
     qcow2_check_lists_reset(c);
     if (ret == 0) {
         ret = bits_co_clear(c);

@@ -18,26 +18,26 @@ struct qcow2_check {
     unsigned fix;
     struct check_result *res;
     struct qcow2_counts *counts;
-    uint64_t file_clusters;       /* with what was appended */
-    uint64_t found_clusters;      /* without: what entries may lead to */
-    uint64_t budget;              /* bytes of tables that may be read still */
-    uint8_t *table;               /* one L2 table */
-    bool *bad_blocks;             /* by number: not to be read */
-    bool rebuild;                 /* the refcount structure is not usable */
-    bool changed;                 /* something was repaired */
-    bool hold;                    /* what is found now is not to be repaired */
-    struct qcow2_counts *others;  /* NULL, or clusters that hold data or
+    uint64_t file_clusters;      /* with what was appended */
+    uint64_t found_clusters;     /* without: what entries may lead to */
+    uint64_t budget;             /* bytes of tables that may be read still */
+    uint8_t *table;              /* one L2 table */
+    bool *bad_blocks;            /* by number: not to be read */
+    bool rebuild;                /* the refcount structure is not usable */
+    bool changed;                /* something was repaired */
+    bool hold;                   /* what is found now is not to be repaired */
+    struct qcow2_counts *others; /* NULL, or clusters that hold data or
                                    * refcounts: what a first look found */
-    bool looking;                 /* this is that first look */
-    uint64_t zeroes;              /* check/entry.c: a cluster of zeroes, or 0 */
+    bool looking;                /* this is that first look */
+    uint64_t zeroes;             /* check/entry.c: a cluster of zeroes, or 0 */
 
     /* check/lists.c */
-    bool unknown;                 /* not all references can be known */
-    uint64_t n_flaws;             /* that new lists repair */
+    bool unknown;     /* not all references can be known */
+    uint64_t n_flaws; /* that new lists repair */
     bool new_snapshots, new_bitmaps, new_exts; /* are to be written */
     GPtrArray *snapshots, *bitmaps; /* those that stay; they own nothing */
     uint64_t snapshots_offset, snapshots_bytes; /* of the new table */
-    struct qcow2_bitmap_dir dir;  /* the new one */
+    struct qcow2_bitmap_dir dir;                /* the new one */
 };
 
 /* An L2 table in c->table. */
@@ -45,23 +45,23 @@ struct qcow2_table_at {
     uint32_t l1_idx;
     uint64_t host;
     bool active;
-    uint64_t next;                /* offset that would be contiguous */
-    uint32_t first, end;          /* changed descriptors */
+    uint64_t next;       /* offset that would be contiguous */
+    uint32_t first, end; /* changed descriptors */
 };
 
 /* node_driver.co_check */
-CO_FN int qcow2_co_check(struct node *n, unsigned fix,
-                         struct check_result *res, GError **err);
+CO_FN int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
+                         GError **err);
 
 /* --- report.c --- */
 
 /* One more line of the report. */
-void PRINTF_LIKE(2, 3) qcow2_check_report(struct qcow2_check *c,
-                                          const char *fmt, ...);
+void PRINTF_LIKE(2, 3)
+    qcow2_check_report(struct qcow2_check *c, const char *fmt, ...);
 /* Something is wrong that CHECK_FIX_ERRORS repairs: count it. True when it is to
  * be repaired. */
-bool PRINTF_LIKE(2, 3) qcow2_check_bad(struct qcow2_check *c,
-                                       const char *fmt, ...);
+bool PRINTF_LIKE(2, 3)
+    qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...);
 /* @bytes of @what are about to be read. -EFBIG, reported: they are too many. */
 int qcow2_check_spend(struct qcow2_check *c, const char *what, uint64_t bytes);
 /* Count a reference to [@host, @host+@len). -ERANGE: beyond the file, reported;
@@ -106,8 +106,7 @@ CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
  * of new ones. */
 CO_FN int qcow2_co_check_lists(struct qcow2_check *c);
 /* The L1 table of @s, one of img->snapshots, lies where something else is. */
-void qcow2_check_drop_snapshot(struct qcow2_check *c,
-                               struct qcow2_snapshot *s);
+void qcow2_check_drop_snapshot(struct qcow2_check *c, struct qcow2_snapshot *s);
 /* Write new lists, if there are any, to places that nothing leads to yet. / All
  * is durable: let the header lead to them. */
 CO_FN int qcow2_co_check_lists_store(struct qcow2_check *c);

@@ -29,8 +29,12 @@ static CO_FN int table_co_check_copied(struct qcow2_check *c, uint32_t l1_idx,
                                        uint64_t host)
 {
     const struct qcow2_shape *s = &c->img->shape;
-    struct qcow2_table_at t = { .l1_idx = l1_idx, .host = host, .active = true };
-    int ret = qcow2_co_check_table_is_hole(c, host) ? 1 : qcow2_co_check_table_read(c, host);
+    struct qcow2_table_at t = { .l1_idx = l1_idx,
+                                .host = host,
+                                .active = true };
+    int ret = qcow2_co_check_table_is_hole(c, host)
+                  ? 1
+                  : qcow2_co_check_table_read(c, host);
 
     if (ret != 0) {
         return ret == 1 ? 0 : ret;
@@ -49,8 +53,10 @@ static CO_FN int table_co_check_copied(struct qcow2_check *c, uint32_t l1_idx,
                                  d.entry & QCOW2_COPIED, &count);
         if (ret == 1) {
             ret = 0;
-            if (qcow2_check_bad(c, "OFLAG_COPIED data cluster: l2_entry=%"
-                                PRIx64 " refcount=%" PRIu64, d.entry, count)) {
+            if (qcow2_check_bad(c,
+                                "OFLAG_COPIED data cluster: l2_entry=%" PRIx64
+                                " refcount=%" PRIu64,
+                                d.entry, count)) {
                 d.entry ^= QCOW2_COPIED;
                 qcow2_check_desc_set(c, &t, i, d);
             }
@@ -64,7 +70,7 @@ static CO_FN int l1_co_check_copied(struct qcow2_check *c)
 {
     struct qcow2_image *img = c->img;
     bool hold = qcow2_check_is_other(c, img->hdr.l1_offset,
-                                     (uint64_t) img->hdr.l1_size * 8);
+                                     (uint64_t)img->hdr.l1_size * 8);
     bool changed = false;
     int ret = 0;
 
@@ -80,9 +86,10 @@ static CO_FN int l1_co_check_copied(struct qcow2_check *c)
         if (ret == 1) {
             ret = 0;
             c->hold = hold;
-            if (qcow2_check_bad(c, "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32
-                                " l1_entry=%" PRIx64 " refcount=%" PRIu64, i,
-                                entry, count)) {
+            if (qcow2_check_bad(c,
+                                "OFLAG_COPIED L2 cluster: l1_index=%" PRIu32
+                                " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+                                i, entry, count)) {
                 put_be64(&img->l1[i], entry ^ QCOW2_COPIED);
                 changed = true;
             }
@@ -93,8 +100,9 @@ static CO_FN int l1_co_check_copied(struct qcow2_check *c)
         }
     }
     return ret == 0 && changed
-        ? qcow2_co_check_l1_store(c, QCOW2_META_L1, img->hdr.l1_offset,
-                                  img->l1, img->hdr.l1_size) : ret;
+               ? qcow2_co_check_l1_store(c, QCOW2_META_L1, img->hdr.l1_offset,
+                                         img->l1, img->hdr.l1_size)
+               : ret;
 }
 
 int qcow2_co_check_copied(struct qcow2_check *c)

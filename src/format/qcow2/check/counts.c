@@ -10,15 +10,15 @@ enum { PIECE = 4096 };
 #define COUNTS_MAX_BYTES (512u << 20)
 
 struct qcow2_counts {
-    GTree *pieces;              /* number -> uint32_t[PIECE] */
+    GTree *pieces; /* number -> uint32_t[PIECE] */
     uint64_t end;
-    uint64_t last;              /* the piece used last ... */
-    uint32_t *last_piece;       /* ... or NULL */
+    uint64_t last;        /* the piece used last ... */
+    uint32_t *last_piece; /* ... or NULL */
 };
 
 static gint compare_numbers(gconstpointer a, gconstpointer b, gpointer unused)
 {
-    uintptr_t x = (uintptr_t) a, y = (uintptr_t) b;
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
 
     return x < y ? -1 : x > y;
 }
@@ -39,7 +39,8 @@ void qcow2_counts_free(struct qcow2_counts *c)
     }
 }
 
-static uint32_t *qcow2_piece_get(struct qcow2_counts *c, uint64_t cluster, bool make)
+static uint32_t *qcow2_piece_get(struct qcow2_counts *c, uint64_t cluster,
+                                 bool make)
 {
     gpointer key = GSIZE_TO_POINTER(cluster / PIECE);
     uint32_t *piece;
@@ -49,7 +50,7 @@ static uint32_t *qcow2_piece_get(struct qcow2_counts *c, uint64_t cluster, bool 
     }
     piece = g_tree_lookup(c->pieces, key);
     if (!piece && make) {
-        if ((gsize) g_tree_nnodes(c->pieces) >=
+        if ((gsize)g_tree_nnodes(c->pieces) >=
             COUNTS_MAX_BYTES / (PIECE * sizeof(*piece))) {
             return NULL;
         }

@@ -17,7 +17,7 @@
 
 static bool bits_conflict(const struct qcow2_image *img, struct qcow2_desc d)
 {
-    return img->shape.extended && (uint32_t) d.bits & (d.bits >> 32);
+    return img->shape.extended && (uint32_t)d.bits & (d.bits >> 32);
 }
 
 static bool is_misplaced(const struct qcow2_image *img, struct qcow2_desc d,
@@ -29,8 +29,8 @@ static bool is_misplaced(const struct qcow2_image *img, struct qcow2_desc d,
         return img->shape.data_file;
     }
     return at & (qcow2_cluster_size(img) - 1) ||
-        (img->shape.data_file && qcow2_desc_has_host(&img->shape, d) &&
-         at != guest);
+           (img->shape.data_file && qcow2_desc_has_host(&img->shape, d) &&
+            at != guest);
 }
 
 const char *qcow2_check_entry_fault(const struct qcow2_image *img,
@@ -40,8 +40,9 @@ const char *qcow2_check_entry_fault(const struct qcow2_image *img,
 
     if (d.entry & QCOW2_COMPRESSED) {
         return img->shape.data_file ? "compressed cluster with data file"
-            : d.bits ? "compressed cluster with non-zero subcluster "
-                       "allocation bitmap" : NULL;
+               : d.bits ? "compressed cluster with non-zero subcluster "
+                          "allocation bitmap"
+                        : NULL;
     }
     if (at & (qcow2_cluster_size(img) - 1)) {
         return "Cluster is not properly aligned; L2 entry corrupted";
@@ -53,14 +54,16 @@ const char *qcow2_check_entry_fault(const struct qcow2_image *img,
         return "Allocated cluster has corrupted subcluster allocation bitmap";
     }
     return qcow2_desc_kind(&img->shape, d, 0) == QCOW2_INVALID
-        ? "L2 entry corrupted" : NULL;
+               ? "L2 entry corrupted"
+               : NULL;
 }
 
 bool qcow2_check_has_place(const struct qcow2_image *img, struct qcow2_desc d,
                            uint64_t guest)
 {
     return (d.entry & QCOW2_COMPRESSED) ? !img->shape.data_file
-        : qcow2_desc_has_host(&img->shape, d) && !is_misplaced(img, d, guest);
+                                        : qcow2_desc_has_host(&img->shape, d) &&
+                                              !is_misplaced(img, d, guest);
 }
 
 /* --- what takes its place --- */
@@ -72,9 +75,9 @@ static CO_FN int zeroes_co_place(struct qcow2_check *c, uint64_t *ret_host)
     uint8_t *buf;
     int ret = 0;
 
-    if (!c->zeroes || qcow2_counts_get(c->counts, c->zeroes >>
-                                       c->img->cluster_bits) >=
-                      c->img->refcounts->max) {
+    if (!c->zeroes ||
+        qcow2_counts_get(c->counts, c->zeroes >> c->img->cluster_bits) >=
+            c->img->refcounts->max) {
         buf = io_buf_get(len);
         if (!buf) {
             return -ENOMEM;
@@ -83,8 +86,7 @@ static CO_FN int zeroes_co_place(struct qcow2_check *c, uint64_t *ret_host)
         ret = qcow2_co_check_append(c, buf, len, &c->zeroes);
         io_buf_put(buf, len);
     } else {
-        ret = qcow2_counts_add(c->counts, c->zeroes >> c->img->cluster_bits,
-                               1);
+        ret = qcow2_counts_add(c->counts, c->zeroes >> c->img->cluster_bits, 1);
     }
     *ret_host = c->zeroes;
     return ret;
@@ -103,8 +105,7 @@ static bool zeroes_need_place(const struct qcow2_image *img)
 
 bool qcow2_check_can_replace(const struct qcow2_image *img)
 {
-    return !zeroes_need_place(img) ||
-        img->hdr.crypt_method == QCOW2_CRYPT_NONE;
+    return !zeroes_need_place(img) || img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
 /* Subclusters of data become zeroes, where @lost, or where they are marked as
@@ -112,18 +113,17 @@ bool qcow2_check_can_replace(const struct qcow2_image *img)
 static struct qcow2_desc extended_replace(const struct qcow2_image *img,
                                           struct qcow2_desc d, bool lost)
 {
-    uint32_t data = (uint32_t) d.bits, zero = (uint32_t) (d.bits >> 32);
+    uint32_t data = (uint32_t)d.bits, zero = (uint32_t)(d.bits >> 32);
 
     if (d.entry & QCOW2_COMPRESSED) {
-        return lost ? (struct qcow2_desc) { 0, (uint64_t) UINT32_MAX << 32 }
+        return lost ? (struct qcow2_desc) { 0, (uint64_t)UINT32_MAX << 32 }
                     : (struct qcow2_desc) { d.entry, 0 };
     }
     if (lost || !qcow2_desc_has_host(&img->shape, d)) {
-        return (struct qcow2_desc) { 0, (uint64_t) (data | zero) << 32 };
+        return (struct qcow2_desc) { 0, (uint64_t)(data | zero) << 32 };
     }
-    return (struct qcow2_desc) {
-        d.entry, (data & ~zero) | (uint64_t) zero << 32
-    };
+    return (struct qcow2_desc) { d.entry,
+                                 (data & ~zero) | (uint64_t)zero << 32 };
 }
 
 int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
@@ -135,9 +135,8 @@ int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
 
     lost = lost || is_misplaced(img, d, guest);
     if (qcow2_data_is_raw(img)) { /* what is there in the file */
-        *ret = (struct qcow2_desc) {
-            guest | QCOW2_COPIED, img->shape.extended ? UINT32_MAX : 0
-        };
+        *ret = (struct qcow2_desc) { guest | QCOW2_COPIED,
+                                     img->shape.extended ? UINT32_MAX : 0 };
     } else if (img->shape.extended) {
         *ret = extended_replace(img, d, lost);
     } else if (zeroes_need_place(img)) {
@@ -147,9 +146,9 @@ int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
         }
         *ret = (struct qcow2_desc) { host, 0 };
     } else {
-        *ret = (struct qcow2_desc) {
-            img->shape.version >= 3 ? QCOW2_ZERO_FLAG : 0, 0
-        };
+        *ret = (struct qcow2_desc) { img->shape.version >= 3 ? QCOW2_ZERO_FLAG
+                                                             : 0,
+                                     0 };
     }
     return 0;
 }
@@ -168,19 +167,19 @@ CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
     int r;
 
     qcow2_compressed_get(&img->shape, d.entry, &run.host, &run.compressed_len);
-    if (run.host >= end || qcow2_check_spend(c, "tables",
-                                             qcow2_cluster_size(img)) < 0) {
+    if (run.host >= end ||
+        qcow2_check_spend(c, "tables", qcow2_cluster_size(img)) < 0) {
         return false;
     }
     len = min_u64(run.compressed_len, end - run.host);
-    run.entry = qcow2_compressed_entry(&img->shape, run.host, (uint32_t) len);
+    run.entry = qcow2_compressed_entry(&img->shape, run.host, (uint32_t)len);
     buf = io_buf_get(qcow2_cluster_size(img));
     if (!buf) {
         return false;
     }
-    run.compressed_len = (uint32_t) len;
+    run.compressed_len = (uint32_t)len;
     r = qcow2_co_read_compressed(img, &run, guest,
-                             iov_one(&v, buf, qcow2_cluster_size(img)), 0);
+                                 iov_one(&v, buf, qcow2_cluster_size(img)), 0);
     io_buf_put(buf, qcow2_cluster_size(img));
     *ret = (struct qcow2_desc) { run.entry, 0 };
     return r == 0;

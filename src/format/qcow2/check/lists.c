@@ -30,8 +30,8 @@ static int count_list(struct qcow2_check *c, uint64_t host, uint64_t len)
 }
 
 /* A list has a flaw. True when a new one is to be written without it. */
-static bool PRINTF_LIKE(3, 4) list_bad(struct qcow2_check *c, bool grave,
-                                       const char *fmt, ...)
+static bool PRINTF_LIKE(3, 4)
+    list_bad(struct qcow2_check *c, bool grave, const char *fmt, ...)
 {
     g_autofree char *text = NULL;
     va_list ap;
@@ -75,7 +75,8 @@ static void qcow2_check_lists_free_snapshot(gpointer s)
 /* Say again what was wrong with the table when it was loaded. */
 static CO_FN int snapshots_co_tell(struct qcow2_check *c)
 {
-    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_snapshot);
+    g_autoptr(GPtrArray)
+        list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_snapshot);
     uint64_t bytes;
     int ret = qcow2_co_snapshots_read(c->img, list, &bytes, snapshot_tell, c);
 
@@ -111,17 +112,17 @@ static void snapshots_uncount(struct qcow2_check *c)
     unsigned bits = c->img->cluster_bits;
 
     if (len) {
-        qcow2_counts_remove(c->counts, host >> bits, ((host + len - 1) >> bits)
-                            - (host >> bits) + 1);
+        qcow2_counts_remove(c->counts, host >> bits,
+                            ((host + len - 1) >> bits) - (host >> bits) + 1);
     }
 }
 
-void qcow2_check_drop_snapshot(struct qcow2_check *c,
-                               struct qcow2_snapshot *s)
+void qcow2_check_drop_snapshot(struct qcow2_check *c, struct qcow2_snapshot *s)
 {
     bool was_new = c->new_snapshots;
 
-    if (list_bad(c, true, "snapshot '%s' has its L1 table at offset %" PRIu64
+    if (list_bad(c, true,
+                 "snapshot '%s' has its L1 table at offset %" PRIu64
                  ", where something else is; the snapshot cannot be used",
                  *s->name ? s->name : s->id, s->l1_offset)) {
         c->new_snapshots = true;
@@ -156,7 +157,7 @@ static void snapshots_take(struct qcow2_check *c)
 {
     struct qcow2_snapshots *ss = c->img->snapshots;
 
-    for (guint i = ss->list->len; i-- > 0; ) {
+    for (guint i = ss->list->len; i-- > 0;) {
         if (!g_ptr_array_find(c->snapshots, g_ptr_array_index(ss->list, i),
                               NULL)) {
             g_ptr_array_remove_index(ss->list, i);
@@ -185,14 +186,17 @@ static void qcow2_check_lists_free_bitmap(gpointer b)
 
 static CO_FN int bitmaps_co_tell(struct qcow2_check *c)
 {
-    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_bitmap);
+    g_autoptr(GPtrArray)
+        list = g_ptr_array_new_with_free_func(qcow2_check_lists_free_bitmap);
     struct qcow2_bitmap_dir dir;
     int ret = qcow2_co_bitmaps_read(c->img, list, &dir, bitmap_tell, c);
 
     if (ret < 0 && ret != -ENOMEM) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: the bitmap directory cannot be read: "
-                           "%s", g_strerror(-ret));
+        qcow2_check_report(c,
+                           "ERROR: the bitmap directory cannot be read: "
+                           "%s",
+                           g_strerror(-ret));
         ret = 0;
     }
     return ret;
@@ -201,8 +205,9 @@ static CO_FN int bitmaps_co_tell(struct qcow2_check *c)
 /* Tables are read; the bits themselves, cluster by cluster, are not. */
 static int bitmap_spend(struct qcow2_check *c, uint64_t len)
 {
-    return qcow2_check_spend(c, "bitmaps", len > qcow2_cluster_size(c->img)
-                             ? ROOT_WEIGHT * len : len);
+    return qcow2_check_spend(
+        c, "bitmaps",
+        len > qcow2_cluster_size(c->img) ? ROOT_WEIGHT * len : len);
 }
 
 /* Is all that @table of @b leads to, and itself, inside the file? */
@@ -217,7 +222,7 @@ static bool bitmap_is_inside(const struct qcow2_check *c,
             return false;
         }
     }
-    return range_inside(b->table_offset, (uint64_t) b->table_size * 8, end);
+    return range_inside(b->table_offset, (uint64_t)b->table_size * 8, end);
 }
 
 static int bitmap_count(struct qcow2_check *c, const struct qcow2_bitmap *b,
@@ -225,14 +230,14 @@ static int bitmap_count(struct qcow2_check *c, const struct qcow2_bitmap *b,
 {
     uint64_t cluster = qcow2_cluster_size(c->img);
     int ret = qcow2_check_count(c, b->table_offset,
-                                (uint64_t) b->table_size * 8);
+                                (uint64_t)b->table_size * 8);
 
     for (uint32_t i = 0; i < b->table_size && ret == 0; i++) {
         if (table[i] & QCOW2_BITMAP_OFFSET) {
             ret = bitmap_spend(c, cluster);
-            ret = ret < 0 ? ret : qcow2_check_count(c, table[i] &
-                                                    QCOW2_BITMAP_OFFSET,
-                                                    cluster);
+            ret = ret < 0 ? ret
+                          : qcow2_check_count(c, table[i] & QCOW2_BITMAP_OFFSET,
+                                              cluster);
         }
     }
     return ret;
@@ -241,7 +246,7 @@ static int bitmap_count(struct qcow2_check *c, const struct qcow2_bitmap *b,
 static CO_FN int bitmap_co_check(struct qcow2_check *c, struct qcow2_bitmap *b)
 {
     uint64_t *table;
-    int ret = bitmap_spend(c, (uint64_t) b->table_size * 8);
+    int ret = bitmap_spend(c, (uint64_t)b->table_size * 8);
 
     if (ret < 0) {
         return ret;
@@ -253,14 +258,18 @@ static CO_FN int bitmap_co_check(struct qcow2_check *c, struct qcow2_bitmap *b)
     }
     if (ret < 0 && ret != -EINVAL) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: the table of bitmap '%s' cannot be "
-                           "read: %s", b->name, g_strerror(-ret));
+        qcow2_check_report(c,
+                           "ERROR: the table of bitmap '%s' cannot be "
+                           "read: %s",
+                           b->name, g_strerror(-ret));
         return 0;
     }
     if (ret < 0 || !bitmap_is_inside(c, b, table)) {
-        if (list_bad(c, true, "the table of bitmap '%s' at offset %" PRIu64
+        if (list_bad(c, true,
+                     "the table of bitmap '%s' at offset %" PRIu64
                      " leads to no clusters of this file; the bitmap cannot "
-                     "be used", b->name, b->table_offset)) {
+                     "be used",
+                     b->name, b->table_offset)) {
             c->new_bitmaps = true;
             g_ptr_array_remove(c->bitmaps, b);
         }
@@ -326,8 +335,10 @@ static void exts_check(struct qcow2_check *c)
         return;
     }
     c->hold = hold || !qcow2_exts_fit_whole(c->img, c->img->exts);
-    if (list_bad(c, false, "header extension 0x%08" PRIx32 " is there more "
-                 "than once", e->type)) {
+    if (list_bad(c, false,
+                 "header extension 0x%08" PRIx32 " is there more "
+                 "than once",
+                 e->type)) {
         c->new_exts = true;
     }
     c->hold = hold;
@@ -373,12 +384,12 @@ int qcow2_co_check_lists_switch(struct qcow2_check *c)
                               c->dir.bytes);
     }
     ret = c->new_bitmaps || c->new_exts
-        ? qcow2_co_write_exts_apart(c->img, &h, exts)
-        : qcow2_co_write_header(c->img, &h);
+              ? qcow2_co_write_exts_apart(c->img, &h, exts)
+              : qcow2_co_write_header(c->img, &h);
     g_array_unref(exts);
     if (ret == 0) {
-        ret = BARRIER(QCOW2_REPAIR, node_co_sync(c->img->node,
-                                                 qcow2_file(c->img)));
+        ret = BARRIER(QCOW2_REPAIR,
+                      node_co_sync(c->img->node, qcow2_file(c->img)));
     }
     if (ret == 0 && c->new_snapshots) {
         snapshots_take(c);

@@ -25,9 +25,11 @@ static void count_correct(struct qcow2_check *c, uint64_t cluster,
 {
     if (count > c->img->refcounts->max) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: %" PRIu64 " references to cluster %"
-                           PRIu64 " are more than a refcount of this image "
-                           "can say", count, cluster);
+        qcow2_check_report(c,
+                           "ERROR: %" PRIu64 " references to cluster %" PRIu64
+                           " are more than a refcount of this image "
+                           "can say",
+                           count, cluster);
         return;
     }
     c->changed = true;
@@ -44,9 +46,12 @@ static void mismatch(struct qcow2_check *c, uint64_t i, uint64_t is,
     if (c->rebuild && !(c->fix & CHECK_FIX_ERRORS)) {
         fix = false;
     }
-    qcow2_check_report(c, "%s cluster %" PRIu64 " refcount=%" PRIu64
-                       " reference=%" PRIu64, fix ? "Repairing"
-                       : leak ? "Leaked" : "ERROR", i, is, want);
+    qcow2_check_report(
+        c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+        fix    ? "Repairing"
+        : leak ? "Leaked"
+               : "ERROR",
+        i, is, want);
     if (fix) {
         c->res->corruptions_fixed += !leak;
         c->res->leaks_fixed += leak;
@@ -107,8 +112,10 @@ static CO_FN int block_co_compare(struct qcow2_check *c, uint32_t block,
     }
     if (ret < 0) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: refcount block %" PRIu32 " cannot be "
-                           "read: %s", block, g_strerror(-ret));
+        qcow2_check_report(c,
+                           "ERROR: refcount block %" PRIu32 " cannot be "
+                           "read: %s",
+                           block, g_strerror(-ret));
         return 0;
     }
     block_compare(c, t, first, end);
@@ -156,9 +163,9 @@ int qcow2_co_check_refcounts(struct qcow2_check *c)
 
 struct rebuild {
     struct qcow2_check *c;
-    GTree *blocks;                /* number -> file offset */
-    uint64_t at;                  /* the next free cluster */
-    uint64_t table;               /* cluster */
+    GTree *blocks;  /* number -> file offset */
+    uint64_t at;    /* the next free cluster */
+    uint64_t table; /* cluster */
     uint64_t table_clusters;
 };
 
@@ -202,10 +209,9 @@ static int plan_all(struct rebuild *b)
         ret = ret < 0 ? ret : plan_cluster(b, i);
     }
     last = g_tree_node_last(b->blocks);
-    if (ret == 0 && (b->table_clusters * per <=
-                     GPOINTER_TO_SIZE(g_tree_node_key(last)) ||
-                     b->table_clusters << img->cluster_bits >
-                     QCOW2_REFTABLE_BYTES_MAX)) {
+    if (ret == 0 &&
+        (b->table_clusters * per <= GPOINTER_TO_SIZE(g_tree_node_key(last)) ||
+         b->table_clusters << img->cluster_bits > QCOW2_REFTABLE_BYTES_MAX)) {
         ret = -EFBIG;
     }
     return ret;
@@ -258,8 +264,9 @@ static CO_FN int plan_co_write(struct rebuild *b)
                               iov_one(&v, table, bytes), 0);
     }
     g_free(table);
-    return ret < 0 ? ret : BARRIER(QCOW2_REBUILD,
-                                   node_co_sync(img->node, qcow2_file(img)));
+    return ret < 0 ? ret
+                   : BARRIER(QCOW2_REBUILD,
+                             node_co_sync(img->node, qcow2_file(img)));
 }
 
 /* The old structure is no longer referred to. */
@@ -296,7 +303,7 @@ int qcow2_co_rebuild_refcounts(struct qcow2_check *c)
     if (ret == 0) {
         h = c->img->hdr;
         h.reftable_offset = b.table << c->img->cluster_bits;
-        h.reftable_clusters = (uint32_t) b.table_clusters;
+        h.reftable_clusters = (uint32_t)b.table_clusters;
         ret = qcow2_co_write_header(c->img, &h);
     }
     if (ret == 0) {

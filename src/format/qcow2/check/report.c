@@ -4,8 +4,9 @@
 #include <errno.h>
 #include "base/math.h"
 
-static PRINTF_LIKE(3, 0) void qcow2_say(struct qcow2_check *c, const char *prefix,
-                                  const char *fmt, va_list ap)
+static PRINTF_LIKE(3, 0) void qcow2_say(struct qcow2_check *c,
+                                        const char *prefix, const char *fmt,
+                                        va_list ap)
 {
     char *text, *line;
 
@@ -77,8 +78,9 @@ int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len)
     uint64_t first = host >> c->img->cluster_bits;
 
     if (ret == 0 && c->looking && len) {
-        ret = qcow2_counts_add(c->others, first, ((host + len - 1) >>
-                               c->img->cluster_bits) - first + 1);
+        ret = qcow2_counts_add(c->others, first,
+                               ((host + len - 1) >> c->img->cluster_bits) -
+                                   first + 1);
     }
     return ret;
 }
@@ -86,31 +88,31 @@ int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len)
 static bool is_counted(struct qcow2_counts *counts, unsigned bits,
                        uint64_t host, uint64_t len)
 {
-    return counts && len && qcow2_counts_next(counts, host >> bits) <=
-                            (host + len - 1) >> bits;
+    return counts && len &&
+           qcow2_counts_next(counts, host >> bits) <= (host + len - 1) >> bits;
 }
 
 bool qcow2_check_is_other(struct qcow2_check *c, uint64_t host, uint64_t len)
 {
     return !c->looking &&
-        is_counted(c->others, c->img->cluster_bits, host, len);
+           is_counted(c->others, c->img->cluster_bits, host, len);
 }
 
 bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len)
 {
     return is_counted(c->counts, c->img->cluster_bits, host, len) ||
-        qcow2_check_is_other(c, host, len);
+           qcow2_check_is_other(c, host, len);
 }
 
-int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
-                          uint64_t len, uint64_t *ret_host)
+int qcow2_co_check_append(struct qcow2_check *c, const void *buf, uint64_t len,
+                          uint64_t *ret_host)
 {
     uint64_t cluster = qcow2_cluster_size(c->img);
     uint64_t n = round_up(len, cluster) / cluster;
     uint64_t host = c->file_clusters << c->img->cluster_bits;
     struct iovec v;
-    int ret = node_co_pwritev(qcow2_file(c->img), host, iov_one(
-                              &v, (void *) (uintptr_t) buf, len), 0);
+    int ret = node_co_pwritev(qcow2_file(c->img), host,
+                              iov_one(&v, (void *)(uintptr_t)buf, len), 0);
 
     if (ret == 0) {
         c->changed = true;

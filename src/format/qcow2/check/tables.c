@@ -39,21 +39,23 @@ bool qcow2_co_check_table_is_hole(struct qcow2_check *c, uint64_t host)
     struct extent ext;
 
     return node_co_status(qcow2_file(c->img), host, len, &ext) == 0 &&
-        (ext.flags & STATUS_ZERO) && ext.len == len;
+           (ext.flags & STATUS_ZERO) && ext.len == len;
 }
 
 void qcow2_check_desc_set(struct qcow2_check *c, struct qcow2_table_at *t,
                           uint32_t i, struct qcow2_desc d)
 {
     struct qcow2_image *img = c->img;
-    uint64_t idx = ((uint64_t) t->l1_idx << img->l2_bits) + i;
-    struct table *slice = t->active
-        ? metadata_cache_peek(&img->slices, idx >> img->slice_bits) : NULL;
+    uint64_t idx = ((uint64_t)t->l1_idx << img->l2_bits) + i;
+    struct table *slice = t->active ? metadata_cache_peek(
+                                          &img->slices, idx >> img->slice_bits)
+                                    : NULL;
 
     qcow2_desc_put(&img->shape, c->table, i, d);
     if (slice) {
-        qcow2_desc_put(&img->shape, slice->data, (uint32_t)
-                       (idx & ((UINT64_C(1) << img->slice_bits) - 1)), d);
+        qcow2_desc_put(&img->shape, slice->data,
+                       (uint32_t)(idx & ((UINT64_C(1) << img->slice_bits) - 1)),
+                       d);
     }
     if (t->first >= t->end) {
         t->first = i;
@@ -65,19 +67,20 @@ int qcow2_co_check_table_store(struct qcow2_check *c,
                                const struct qcow2_table_at *t)
 {
     uint32_t size = c->img->shape.extended ? 16 : 8;
-    uint64_t a = round_down((uint64_t) t->first * size, QCOW2_SECTOR);
-    uint64_t b = round_up((uint64_t) t->end * size, QCOW2_SECTOR);
+    uint64_t a = round_down((uint64_t)t->first * size, QCOW2_SECTOR);
+    uint64_t b = round_up((uint64_t)t->end * size, QCOW2_SECTOR);
     int ret;
 
     if (t->first >= t->end) {
         return 0;
     }
-    ret = qcow2_co_write_meta(c->img, QCOW2_META_L2, t->host + a,
-                              c->table + a, b - a);
+    ret = qcow2_co_write_meta(c->img, QCOW2_META_L2, t->host + a, c->table + a,
+                              b - a);
     if (ret < 0) {
         c->res->check_errors++;
-        qcow2_check_report(c, "Could not write the table at offset %" PRIu64
-                           ": %s", t->host, g_strerror(-ret));
+        qcow2_check_report(
+            c, "Could not write the table at offset %" PRIu64 ": %s", t->host,
+            g_strerror(-ret));
     }
     return ret;
 }
@@ -111,7 +114,7 @@ static int desc_count(struct qcow2_check *c, struct qcow2_table_at *t,
 {
     struct qcow2_image *img = c->img;
     uint64_t host = d.entry & QCOW2_OFFSET_MASK;
-    uint32_t len = (uint32_t) qcow2_cluster_size(img);
+    uint32_t len = (uint32_t)qcow2_cluster_size(img);
 
     if (d.entry & QCOW2_COMPRESSED) {
         qcow2_compressed_get(&img->shape, d.entry, &host, &len);
@@ -137,8 +140,10 @@ static CO_FN int desc_co_shorten(struct qcow2_check *c,
         !qcow2_co_check_shorten(c, d, guest, &to)) {
         return -ERANGE;
     }
-    if (qcow2_check_bad(c, "coffset=0x%" PRIx64 ": compressed data passes the "
-                        "end of the file", d.entry)) {
+    if (qcow2_check_bad(c,
+                        "coffset=0x%" PRIx64 ": compressed data passes the "
+                        "end of the file",
+                        d.entry)) {
         qcow2_check_desc_set(c, t, i, to);
     }
     qcow2_compressed_get(&c->img->shape, to.entry, &host, &len);
@@ -155,11 +160,13 @@ static CO_FN int desc_co_replace(struct qcow2_check *c,
     int ret = 0;
 
     c->hold = hold || !qcow2_check_can_replace(c->img);
-    if (qcow2_check_bad(c, "offset=%" PRIx64 ": %s; what cannot be read of "
+    if (qcow2_check_bad(c,
+                        "offset=%" PRIx64 ": %s; what cannot be read of "
                         "guest offset %" PRIu64 " %s zeroes",
                         d->entry & QCOW2_OFFSET_MASK, why, guest,
                         c->fix & CHECK_FIX_ERRORS && !c->hold
-                        ? "now reads as" : "would read as")) {
+                            ? "now reads as"
+                            : "would read as")) {
         ret = qcow2_co_check_replace(c, *d, guest, lost, d);
         if (ret == 0) {
             qcow2_check_desc_set(c, t, i, *d);
@@ -174,7 +181,7 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
 {
     struct qcow2_image *img = c->img;
     struct qcow2_desc d = qcow2_desc_get(&img->shape, c->table, i);
-    uint64_t guest = (((uint64_t) t->l1_idx << img->l2_bits) + i)
+    uint64_t guest = (((uint64_t)t->l1_idx << img->l2_bits) + i)
                      << img->cluster_bits;
     const char *why;
     int ret = 0;
@@ -192,13 +199,18 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
     }
     if (ret == -ERANGE) {
         ret = desc_co_shorten(c, t, i, guest, d);
-        ret = ret != -ERANGE ? ret
-            : desc_co_replace(c, t, i, guest, &d, "counting reference for "
-                              "region exceeding the end of the file by one "
-                              "cluster or more", true);
+        ret = ret != -ERANGE
+                  ? ret
+                  : desc_co_replace(
+                        c, t, i, guest, &d,
+                        "counting reference for "
+                        "region exceeding the end of the file by one "
+                        "cluster or more",
+                        true);
     } else if (ret == 0 && !why && (d.entry & QCOW2_COMPRESSED) &&
                (d.entry & QCOW2_COPIED) &&
-               qcow2_check_bad(c, "coffset=0x%" PRIx64 ": copied flag must "
+               qcow2_check_bad(c,
+                               "coffset=0x%" PRIx64 ": copied flag must "
                                "never be set for compressed clusters",
                                d.entry)) {
         d.entry &= ~QCOW2_COPIED;
@@ -208,8 +220,8 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
 }
 
 /* Bits that no version of the format has a meaning for. */
-static void desc_check_reserved(struct qcow2_check *c,
-                                struct qcow2_table_at *t, uint32_t i)
+static void desc_check_reserved(struct qcow2_check *c, struct qcow2_table_at *t,
+                                uint32_t i)
 {
     struct qcow2_desc d = qcow2_desc_get(&c->img->shape, c->table, i);
 
@@ -222,10 +234,12 @@ static void desc_check_reserved(struct qcow2_check *c,
 }
 
 static CO_FN int qcow2_table_co_check(struct qcow2_check *c, uint32_t l1_idx,
-                                uint64_t host, bool active)
+                                      uint64_t host, bool active)
 {
     struct qcow2_table_at t = {
-        .l1_idx = l1_idx, .host = host, .active = active,
+        .l1_idx = l1_idx,
+        .host = host,
+        .active = active,
     };
     bool hold = c->hold;
     int ret;
@@ -239,8 +253,10 @@ static CO_FN int qcow2_table_co_check(struct qcow2_check *c, uint32_t l1_idx,
     }
     if (ret < 0) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: L2 table at offset %" PRIu64 " cannot be "
-                           "read: %s", host, g_strerror(-ret));
+        qcow2_check_report(c,
+                           "ERROR: L2 table at offset %" PRIu64 " cannot be "
+                           "read: %s",
+                           host, g_strerror(-ret));
         return 0;
     }
     c->hold = hold || qcow2_check_is_other(c, host, 1);
@@ -257,7 +273,7 @@ static CO_FN int qcow2_table_co_check(struct qcow2_check *c, uint32_t l1_idx,
 int qcow2_co_check_l1_store(struct qcow2_check *c, enum qcow2_meta what,
                             uint64_t at, const uint64_t *l1, uint32_t n)
 {
-    int ret = qcow2_co_write_meta(c->img, what, at, l1, (uint64_t) n * 8);
+    int ret = qcow2_co_write_meta(c->img, what, at, l1, (uint64_t)n * 8);
 
     if (ret < 0) {
         c->res->check_errors++;
@@ -321,8 +337,8 @@ static CO_FN int l1_entry_co_separate(struct qcow2_check *c, uint64_t *l1,
         }
     }
     if (ret == 0) {
-        put_be64(&l1[i], *ret_host && active ? *ret_host | QCOW2_COPIED
-                                             : *ret_host);
+        put_be64(&l1[i],
+                 *ret_host && active ? *ret_host | QCOW2_COPIED : *ret_host);
     }
     return ret;
 }
@@ -334,27 +350,31 @@ static CO_FN int l1_twin_co_check(struct qcow2_check *c, uint64_t *l1,
     uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
     int ret;
 
-    if (!qcow2_check_bad(c, "l1_index=%" PRIu32 " l2_offset=%" PRIx64 ": the "
-                         "table of another L1 entry, too", i, host)) {
+    if (!qcow2_check_bad(c,
+                         "l1_index=%" PRIu32 " l2_offset=%" PRIx64 ": the "
+                         "table of another L1 entry, too",
+                         i, host)) {
         return l1_entry_co_check(c, l1, i, active, changed);
     }
     *changed = true;
     ret = l1_entry_co_separate(c, l1, i, active, &host);
-    return ret < 0 || host == 0 ? ret : qcow2_table_co_check(c, i, host, active);
+    return ret < 0 || host == 0 ? ret
+                                : qcow2_table_co_check(c, i, host, active);
 }
 
 /* Can a table be at @host, be there anything else or not? */
 static bool is_table_place(const struct qcow2_check *c, uint64_t host)
 {
     return !(host & (qcow2_cluster_size(c->img) - 1)) &&
-        host >> c->img->cluster_bits < c->found_clusters;
+           host >> c->img->cluster_bits < c->found_clusters;
 }
 
 static CO_FN int l1_entries_co_check(struct qcow2_check *c, uint64_t *l1,
                                      uint32_t n, bool active, bool *changed)
 {
     GHashTable *seen = qcow2_l1_has_duplicates(l1, n)
-        ? g_hash_table_new(g_direct_hash, g_direct_equal) : NULL;
+                           ? g_hash_table_new(g_direct_hash, g_direct_equal)
+                           : NULL;
     int ret = 0;
 
     for (uint32_t i = 0; i < n && ret == 0; i++) {
@@ -364,9 +384,9 @@ static CO_FN int l1_entries_co_check(struct qcow2_check *c, uint64_t *l1,
             continue;
         }
         ret = !seen || !is_table_place(c, host) ||
-              g_hash_table_add(seen, GSIZE_TO_POINTER((gsize) host))
-            ? l1_entry_co_check(c, l1, i, active, changed)
-            : l1_twin_co_check(c, l1, i, active, changed);
+                      g_hash_table_add(seen, GSIZE_TO_POINTER((gsize)host))
+                  ? l1_entry_co_check(c, l1, i, active, changed)
+                  : l1_twin_co_check(c, l1, i, active, changed);
     }
     if (seen) {
         g_hash_table_destroy(seen);
@@ -379,33 +399,37 @@ static CO_FN int l1_co_check(struct qcow2_check *c, uint64_t *l1, uint32_t n,
 {
     uint64_t end = c->file_clusters;
     bool changed = false;
-    int ret = qcow2_check_count(c, at, (uint64_t) n * 8);
+    int ret = qcow2_check_count(c, at, (uint64_t)n * 8);
 
     if (ret == -ERANGE) {
         c->res->corruptions++;
-        qcow2_check_report(c, "ERROR L1 table at offset %" PRIu64 " exceeds "
-                           "the end of the file", at);
+        qcow2_check_report(c,
+                           "ERROR L1 table at offset %" PRIu64 " exceeds "
+                           "the end of the file",
+                           at);
         ret = 0;
     }
-    c->hold = qcow2_check_is_other(c, at, (uint64_t) n * 8);
+    c->hold = qcow2_check_is_other(c, at, (uint64_t)n * 8);
     if (ret == 0) {
         ret = l1_entries_co_check(c, l1, n, active, &changed);
     }
     c->hold = false;
     if (ret == 0 && c->file_clusters != end) {
         /* Copies are durable before anything leads to them. */
-        ret = BARRIER(QCOW2_REPAIR, node_co_sync(c->img->node,
-                                                 qcow2_file(c->img)));
+        ret = BARRIER(QCOW2_REPAIR,
+                      node_co_sync(c->img->node, qcow2_file(c->img)));
     }
     return ret == 0 && changed
-        ? qcow2_co_check_l1_store(c, active ? QCOW2_META_L1
-                                  : QCOW2_META_SNAPSHOT_L1, at, l1, n) : ret;
+               ? qcow2_co_check_l1_store(
+                     c, active ? QCOW2_META_L1 : QCOW2_META_SNAPSHOT_L1, at, l1,
+                     n)
+               : ret;
 }
 
 static CO_FN int snapshot_co_check(struct qcow2_check *c,
                                    struct qcow2_snapshot *s)
 {
-    size_t bytes = (size_t) s->l1_size * 8;
+    size_t bytes = (size_t)s->l1_size * 8;
     int ret = qcow2_check_spend(c, "snapshots", ROOT_WEIGHT * bytes);
     uint64_t *l1;
     struct iovec v;
@@ -423,11 +447,14 @@ static CO_FN int snapshot_co_check(struct qcow2_check *c,
         return -ENOMEM;
     }
     ret = bytes ? node_co_preadv(qcow2_file(c->img), s->l1_offset,
-                                 iov_one(&v, l1, bytes), 0) : 0;
+                                 iov_one(&v, l1, bytes), 0)
+                : 0;
     if (ret < 0) {
         c->res->check_errors++;
-        qcow2_check_report(c, "ERROR: L1 table of snapshot '%s' cannot be "
-                           "read: %s", s->name, g_strerror(-ret));
+        qcow2_check_report(c,
+                           "ERROR: L1 table of snapshot '%s' cannot be "
+                           "read: %s",
+                           s->name, g_strerror(-ret));
         ret = 0;
     } else {
         ret = l1_co_check(c, l1, s->l1_size, s->l1_offset, false);
@@ -443,8 +470,7 @@ int qcow2_co_check_tables(struct qcow2_check *c)
                           true);
 
     for (unsigned i = 0; i < qcow2_n_snapshots(img) && ret == 0; i++) {
-        ret = snapshot_co_check(c, g_ptr_array_index(img->snapshots->list,
-                                                     i));
+        ret = snapshot_co_check(c, g_ptr_array_index(img->snapshots->list, i));
     }
     return ret;
 }

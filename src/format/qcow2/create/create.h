@@ -5,7 +5,9 @@
 #include "graph/image.h"
 
 enum qcow2_preallocation {
-    QCOW2_PREALLOC_OFF, QCOW2_PREALLOC_METADATA, QCOW2_PREALLOC_FALLOC,
+    QCOW2_PREALLOC_OFF,
+    QCOW2_PREALLOC_METADATA,
+    QCOW2_PREALLOC_FALLOC,
     QCOW2_PREALLOC_FULL,
 };
 
@@ -14,8 +16,8 @@ struct qcow2_create {
     uint64_t size, cluster_size, refcount_bits;
     unsigned version;
     bool lazy_refcounts, extended, data_raw;
-    int compression;               /* enum qcow2_compression */
-    int preallocation;             /* enum qcow2_preallocation */
+    int compression;   /* enum qcow2_compression */
+    int preallocation; /* enum qcow2_preallocation */
     char *backing_file, *backing_format, *data_file;
     struct qcow2_crypt_options *crypt; /* luks.c; NULL: none */
 };
@@ -59,5 +61,4 @@ void qcow2_crypt_options_free(struct qcow2_crypt_options *c);
 int qcow2_crypt_method(const struct qcow2_crypt_options *c);
 uint64_t qcow2_crypt_header_bytes(const struct qcow2_crypt_options *c);
 CO_FN int qcow2_co_crypt_create(const struct qcow2_crypt_options *c,
-                                struct node *file, uint64_t host,
-                                GError **err);
+                                struct node *file, uint64_t host, GError **err);

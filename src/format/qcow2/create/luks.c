@@ -12,8 +12,8 @@
 struct qcow2_crypt_options {
     char *secret, *cipher_alg, *cipher_mode, *ivgen_alg, *ivgen_hash_alg,
         *hash_alg;
-    struct luks_create create;     /* points to these */
-    struct luks_header h;          /* without keys */
+    struct luks_create create; /* points to these */
+    struct luks_header h;      /* without keys */
 };
 
 void qcow2_crypt_options_free(struct qcow2_crypt_options *c)
@@ -54,13 +54,13 @@ static int options_take(struct opts *o, struct qcow2_crypt_options *c,
         return ret;
     }
     if (ms < 1 || ms > 60000) {
-        return err_set(err, EINVAL, "Parameter 'encrypt.iter-time' expects 1 "
+        return err_set(err, EINVAL,
+                       "Parameter 'encrypt.iter-time' expects 1 "
                        "to 60000 ms");
     }
-    c->create = (struct luks_create) {
-        c->cipher_alg, c->cipher_mode, c->ivgen_alg, c->ivgen_hash_alg,
-        c->hash_alg, (unsigned) ms
-    };
+    c->create = (struct luks_create) { c->cipher_alg, c->cipher_mode,
+                                       c->ivgen_alg,  c->ivgen_hash_alg,
+                                       c->hash_alg,   (unsigned)ms };
     return 0;
 }
 
@@ -72,11 +72,14 @@ static int options_check(struct qcow2_crypt_options *c, const char *format,
         return err_set(err, EINVAL, "Parameter 'encrypt.format' is missing");
     }
     if (strcmp(format, "luks") != 0) {
-        return err_set(err, EINVAL, "Encryption format '%s' is not supported: "
-                       "use 'luks'", format);
+        return err_set(err, EINVAL,
+                       "Encryption format '%s' is not supported: "
+                       "use 'luks'",
+                       format);
     }
     if (!c->secret) {
-        return err_set(err, EINVAL, "Parameter 'encrypt.key-secret' is "
+        return err_set(err, EINVAL,
+                       "Parameter 'encrypt.key-secret' is "
                        "required for cipher");
     }
     return luks_create_plan(&c->create, &c->h, err);
@@ -114,7 +117,7 @@ int qcow2_crypt_method(const struct qcow2_crypt_options *c)
 
 uint64_t qcow2_crypt_header_bytes(const struct qcow2_crypt_options *c)
 {
-    return c ? (uint64_t) c->h.payload_sector * LUKS_SECTOR : 0;
+    return c ? (uint64_t)c->h.payload_sector * LUKS_SECTOR : 0;
 }
 
 struct making {
@@ -136,8 +139,9 @@ static void make_key(void *arg)
                                 m->err);
 }
 
-static CO_FN int qcow2_luks_create_parts_co_write(const struct making *m, struct node *file,
-                                uint64_t host)
+static CO_FN int qcow2_luks_create_parts_co_write(const struct making *m,
+                                                  struct node *file,
+                                                  uint64_t host)
 {
     uint8_t *head = io_buf_get(LUKS_HEADER_BYTES);
     struct iovec v;

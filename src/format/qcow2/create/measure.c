@@ -36,20 +36,22 @@ int qcow2_measure(struct opts *o, struct image_measure *ret, GError **err)
         uint64_t l2 = (data + per_l2 - 1) / per_l2;
         uint64_t l1 = (l2 * 8 + cluster - 1) / cluster;
         uint64_t crypt = (qcow2_crypt_header_bytes(c.crypt) + cluster - 1) /
-            cluster;
+                         cluster;
 
         if (c.size > INT64_MAX - cluster || l2 > QCOW2_L1_BYTES_MAX / 8) {
-            r = err_set(err, EFBIG, "The image size is too large (try using a "
+            r = err_set(err, EFBIG,
+                        "The image size is too large (try using a "
                         "larger cluster size)");
         }
         *ret = (struct image_measure) {
             .size = data * cluster,
-            .metadata = (1 + l1 + l2 + crypt + refcount_clusters(
-                &c, 1 + l1 + l2 + data)) * cluster,
+            .metadata = (1 + l1 + l2 + crypt +
+                         refcount_clusters(&c, 1 + l1 + l2 + data)) *
+                        cluster,
             .cluster_size = cluster,
             /* How much of a backing chain is shared is not known here. */
             .all = c.backing_file || c.preallocation == QCOW2_PREALLOC_FALLOC ||
-                c.preallocation == QCOW2_PREALLOC_FULL,
+                   c.preallocation == QCOW2_PREALLOC_FULL,
         };
     }
     qcow2_create_clear(&c);

@@ -23,17 +23,17 @@
 struct layout {
     const struct qcow2_create *c;
     struct qcow2_shape shape;
-    unsigned order;                /* of refcounts */
-    uint64_t cluster;              /* bytes */
+    unsigned order;   /* of refcounts */
+    uint64_t cluster; /* bytes */
     uint64_t reftable, reftable_n;
     uint64_t blocks, blocks_n;
     uint64_t l1, l1_n, l1_entries;
     uint64_t crypt, crypt_n;
-    uint64_t l2, l2_n;             /* preallocated */
+    uint64_t l2, l2_n; /* preallocated */
     uint64_t data, data_n;
     uint64_t end;
-    bool reused;                   /* storage holds something: no holes */
-    bool data_reused;              /* that of the data file does */
+    bool reused;      /* storage holds something: no holes */
+    bool data_reused; /* that of the data file does */
 };
 
 static uint64_t qcow2_new_clusters_of(const struct layout *l, uint64_t bytes)
@@ -81,10 +81,12 @@ static int layout_make(struct layout *l, const struct qcow2_create *c,
     l->l1_n = qcow2_new_clusters_of(l, l->l1_entries * 8);
     l->crypt_n = qcow2_new_clusters_of(l, qcow2_crypt_header_bytes(c->crypt));
     l->l2_n = prealloc ? l->l1_entries : 0;
-    l->data_n = prealloc && !c->data_file ? qcow2_new_clusters_of(l, c->size) : 0;
+    l->data_n = prealloc && !c->data_file ? qcow2_new_clusters_of(l, c->size)
+                                          : 0;
     layout_refcounts(l, 1 + l->l1_n + l->crypt_n + l->l2_n + l->data_n);
     if (l->reftable_n * l->cluster > QCOW2_REFTABLE_BYTES_MAX) {
-        return err_set(err, EFBIG, "The image size is too large for file "
+        return err_set(err, EFBIG,
+                       "The image size is too large for file "
                        "format 'qcow2' (try using a larger cluster size)");
     }
     l->reftable = 1;
@@ -111,7 +113,7 @@ static void fill_block(const struct layout *l, uint64_t i, uint8_t *buf)
         if (bits >= 8) {
             buf[(k + 1) * (bits / 8) - 1] = 1; /* big-endian: its last byte */
         } else {
-            buf[k * bits / 8] |= (uint8_t) (1u << k * bits % 8);
+            buf[k * bits / 8] |= (uint8_t)(1u << k * bits % 8);
         }
     }
 }
@@ -149,16 +151,17 @@ static void fill_l2(const struct layout *l, uint64_t i, uint8_t *buf)
 {
     uint64_t per = l->cluster / (l->shape.extended ? 16 : 8);
     uint64_t n = qcow2_new_clusters_of(l, l->c->size);
-    uint64_t flags = QCOW2_COPIED |
-        (places_are_foreign(l) && has_zero_flag(l) ? QCOW2_ZERO_FLAG : 0);
+    uint64_t flags = QCOW2_COPIED | (places_are_foreign(l) && has_zero_flag(l)
+                                         ? QCOW2_ZERO_FLAG
+                                         : 0);
 
     memset(buf, 0, l->cluster);
     for (uint64_t k = 0; k < per && i * per + k < n; k++) {
         uint64_t host = (l->data_n ? l->data : 0) + i * per + k;
 
-        qcow2_desc_put(&l->shape, buf, (uint32_t) k, (struct qcow2_desc) {
-            host * l->cluster | flags, l->c->data_raw ? UINT32_MAX : 0
-        });
+        qcow2_desc_put(&l->shape, buf, (uint32_t)k,
+                       (struct qcow2_desc) { host * l->cluster | flags,
+                                             l->c->data_raw ? UINT32_MAX : 0 });
     }
 }
 
@@ -173,21 +176,20 @@ static void part_fill(const struct layout *l, enum part p, uint64_t i,
     case PART_REFTABLE:
         fill_offsets(l, i * per, l->blocks_n, l->blocks, 0, buf);
         break;
-    case PART_BLOCKS:
-        fill_block(l, i, buf);
-        break;
+    case PART_BLOCKS: fill_block(l, i, buf); break;
     case PART_L1:
         fill_offsets(l, i * per, l->l2_n, l->l2, QCOW2_COPIED, buf);
         break;
-    default:
-        fill_l2(l, i, buf);
+    default: fill_l2(l, i, buf);
     }
 }
 
 static CO_FN int tables_co_write(struct node *file, const struct layout *l)
 {
     /* An empty L1 table is a hole in a new file. */
-    const struct { uint64_t at, n; } parts[PARTS] = {
+    const struct {
+        uint64_t at, n;
+    } parts[PARTS] = {
         [PART_REFTABLE] = { l->reftable, l->reftable_n },
         [PART_BLOCKS] = { l->blocks, l->blocks_n },
         [PART_L1] = { l->l1, l->l2_n || l->reused ? l->l1_n : 0 },
@@ -221,9 +223,8 @@ static CO_FN int data_co_fill(struct node *file, uint64_t off, uint64_t len)
 
     memset(buf, 0, FILL_CHUNK);
     for (uint64_t at = 0; at < len && ret == 0; at += FILL_CHUNK) {
-        ret = node_co_pwritev(file, off + at,
-                              iov_one(&v, buf, min_u64(len - at, FILL_CHUNK)),
-                              0);
+        ret = node_co_pwritev(
+            file, off + at, iov_one(&v, buf, min_u64(len - at, FILL_CHUNK)), 0);
     }
     io_buf_put(buf, FILL_CHUNK);
     return ret;
@@ -239,7 +240,8 @@ static CO_FN int data_co_preallocate(struct node *file, const struct layout *l,
         return node_co_zero(file, off, len, IO_MAY_UNMAP);
     }
     return l->c->preallocation == QCOW2_PREALLOC_FULL
-        ? data_co_fill(file, off, len) : 0;
+               ? data_co_fill(file, off, len)
+               : 0;
 }
 
 /* The data file is there, whole and durable, before anything refers to it. */
@@ -274,11 +276,11 @@ static GArray *make_exts(const struct layout *l)
 
     if (c->backing_format) {
         qcow2_exts_set(exts, QCOW2_EXT_FORMAT, c->backing_format,
-                       (uint32_t) strlen(c->backing_format));
+                       (uint32_t)strlen(c->backing_format));
     }
     if (c->data_file) {
         qcow2_exts_set(exts, QCOW2_EXT_DATA_FILE, c->data_file,
-                       (uint32_t) strlen(c->data_file));
+                       (uint32_t)strlen(c->data_file));
     }
     if (l->crypt_n > 0) {
         put_be64(place, l->crypt * l->cluster);
@@ -299,19 +301,19 @@ static struct qcow2_header make_header(const struct layout *l)
         .version = c->version,
         .cluster_bits = l->shape.cluster_bits,
         .size = c->size,
-        .crypt_method = (uint32_t) qcow2_crypt_method(c->crypt),
-        .l1_size = (uint32_t) l->l1_entries,
+        .crypt_method = (uint32_t)qcow2_crypt_method(c->crypt),
+        .l1_size = (uint32_t)l->l1_entries,
         .l1_offset = l->l1 * l->cluster,
         .reftable_offset = l->reftable * l->cluster,
-        .reftable_clusters = (uint32_t) l->reftable_n,
+        .reftable_clusters = (uint32_t)l->reftable_n,
         .incompat = (c->data_file ? QCOW2_I_DATA_FILE : 0) |
-            (c->compression ? QCOW2_I_COMPRESSION : 0) |
-            (c->extended ? QCOW2_I_EXTENDED_L2 : 0),
+                    (c->compression ? QCOW2_I_COMPRESSION : 0) |
+                    (c->extended ? QCOW2_I_EXTENDED_L2 : 0),
         .compat = c->lazy_refcounts ? QCOW2_C_LAZY_REFCOUNTS : 0,
         .autoclear = c->data_raw ? QCOW2_A_DATA_RAW : 0,
         .refcount_order = l->order,
         .header_length = c->version > 2 ? QCOW2_HEADER_OURS : QCOW2_HEADER_V2,
-        .compression_type = (uint8_t) c->compression,
+        .compression_type = (uint8_t)c->compression,
     };
 }
 
@@ -336,7 +338,7 @@ static size_t fill_first(const struct layout *l, uint8_t *buf)
     used += used ? h.header_length : 0;
     if (name && used) {
         h.backing_offset = used;
-        h.backing_len = (uint32_t) name;
+        h.backing_len = (uint32_t)name;
         if (name > l->cluster - used) {
             return 0;
         }
@@ -354,9 +356,9 @@ static CO_FN int first_co_write(struct node *file, const struct layout *l,
 
     len = round_up(len, QCOW2_SECTOR);
     if (len > QCOW2_SECTOR) {
-        ret = node_co_pwritev(file, QCOW2_SECTOR,
-                              iov_one(&v, buf + QCOW2_SECTOR,
-                                      len - QCOW2_SECTOR), 0);
+        ret = node_co_pwritev(
+            file, QCOW2_SECTOR,
+            iov_one(&v, buf + QCOW2_SECTOR, len - QCOW2_SECTOR), 0);
     }
     if (ret == 0) {
         ret = BARRIER(CREATE_TABLES, node_co_flush(file));
@@ -373,20 +375,20 @@ static CO_FN int file_co_size(struct node *file, const struct layout *l,
 {
     uint64_t size = l->end * l->cluster;
 
-    return l->reused && size <= file->size
-        ? 0 : node_co_truncate(file, size, err);
+    return l->reused && size <= file->size ? 0
+                                           : node_co_truncate(file, size, err);
 }
 
-static CO_FN int qcow2_new_parts_co_write(struct node *file, const struct layout *l,
-                                uint8_t *buf, size_t len, GError **err)
+static CO_FN int qcow2_new_parts_co_write(struct node *file,
+                                          const struct layout *l, uint8_t *buf,
+                                          size_t len, GError **err)
 {
     int ret;
 
     if ((ret = file_co_size(file, l, err)) == 0 &&
-               (l->crypt_n == 0 ||
-                (ret = qcow2_co_crypt_create(l->c->crypt, file,
-                                             l->crypt * l->cluster,
-                                             err)) == 0)) {
+        (l->crypt_n == 0 ||
+         (ret = qcow2_co_crypt_create(l->c->crypt, file, l->crypt * l->cluster,
+                                      err)) == 0)) {
         ret = data_co_preallocate(file, l, l->data * l->cluster,
                                   l->data_n * l->cluster);
         if (ret == 0) {
@@ -403,7 +405,7 @@ static CO_FN int qcow2_new_parts_co_write(struct node *file, const struct layout
 }
 
 static CO_FN int qcow2_image_co_write(struct node *file, struct layout *l,
-                                GError **err)
+                                      GError **err)
 {
     uint8_t *buf = io_buf_get(l->cluster);
     struct new_storage data = { 0 };
@@ -416,9 +418,11 @@ static CO_FN int qcow2_image_co_write(struct node *file, struct layout *l,
     }
     len = fill_first(l, buf);
     if (len == 0) {
-        ret = err_set(err, ENOSPC, "The names do not fit the header of an "
+        ret = err_set(err, ENOSPC,
+                      "The names do not fit the header of an "
                       "image with clusters of %" PRIu64 " bytes: use larger "
-                      "ones", l->cluster);
+                      "ones",
+                      l->cluster);
     } else {
         ret = data_file_co_make(file, l, &data, err);
         l->data_reused = !data.path;

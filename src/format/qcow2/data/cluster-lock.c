@@ -3,13 +3,14 @@
 #include "format/qcow2/data/write.h"
 
 struct qcow2_writes {
-    GHashTable *cluster_locks;           /* guest cluster -> struct qcow2_cluster_lock */
+    GHashTable *cluster_locks; /* guest cluster -> struct qcow2_cluster_lock */
 };
 
 void qcow2_cluster_locks_open(struct qcow2_image *img)
 {
     img->writes = g_new0(struct qcow2_writes, 1);
-    img->writes->cluster_locks = g_hash_table_new(g_direct_hash, g_direct_equal);
+    img->writes->cluster_locks = g_hash_table_new(g_direct_hash,
+                                                  g_direct_equal);
 }
 
 void qcow2_cluster_locks_close(struct qcow2_image *img)
@@ -21,20 +22,23 @@ void qcow2_cluster_locks_close(struct qcow2_image *img)
     }
 }
 
-struct qcow2_cluster_lock *qcow2_cluster_lock_find(struct qcow2_image *img, uint64_t idx)
+struct qcow2_cluster_lock *qcow2_cluster_lock_find(struct qcow2_image *img,
+                                                   uint64_t idx)
 {
-    return g_hash_table_lookup(img->writes->cluster_locks, GSIZE_TO_POINTER(idx));
+    return g_hash_table_lookup(img->writes->cluster_locks,
+                               GSIZE_TO_POINTER(idx));
 }
 
-struct qcow2_cluster_lock *qcow2_cluster_lock_co_get(struct qcow2_image *img, uint64_t idx,
-                                       bool exclusive)
+struct qcow2_cluster_lock *
+qcow2_cluster_lock_co_get(struct qcow2_image *img, uint64_t idx, bool exclusive)
 {
     struct qcow2_cluster_lock *c = qcow2_cluster_lock_find(img, idx);
 
     if (!c) {
         c = g_new0(struct qcow2_cluster_lock, 1);
         c->idx = idx;
-        g_hash_table_insert(img->writes->cluster_locks, GSIZE_TO_POINTER(idx), c);
+        g_hash_table_insert(img->writes->cluster_locks, GSIZE_TO_POINTER(idx),
+                            c);
     }
     c->users++;
     while (c->exclusive || (exclusive && c->shared > 0)) {
@@ -45,7 +49,8 @@ struct qcow2_cluster_lock *qcow2_cluster_lock_co_get(struct qcow2_image *img, ui
     return c;
 }
 
-void qcow2_cluster_lock_put(struct qcow2_image *img, struct qcow2_cluster_lock *c)
+void qcow2_cluster_lock_put(struct qcow2_image *img,
+                            struct qcow2_cluster_lock *c)
 {
     if (c->exclusive) {
         c->exclusive = false;
@@ -58,7 +63,8 @@ void qcow2_cluster_lock_put(struct qcow2_image *img, struct qcow2_cluster_lock *
         c->linked = false;
     }
     if (--c->users == 0) {
-        g_hash_table_remove(img->writes->cluster_locks, GSIZE_TO_POINTER(c->idx));
+        g_hash_table_remove(img->writes->cluster_locks,
+                            GSIZE_TO_POINTER(c->idx));
         g_free(c);
     } else {
         co_queue_wake_all(&c->waiters);

@@ -21,7 +21,7 @@ enum { COMPRESS_AT_ONCE = 16 };
 
 struct compress_write {
     struct qcow2_image *img;
-    uint64_t off;                  /* a cluster boundary */
+    uint64_t off; /* a cluster boundary */
     struct iov iov;
 };
 
@@ -116,8 +116,7 @@ static CO_FN int cluster_co_write_compressed(void *arg, unsigned i)
     struct compress_write *p = arg;
     struct qcow2_image *img = p->img;
     size_t cluster = qcow2_cluster_size(img), at = i * cluster, len = 0;
-    struct iov part = iov_slice(p->iov, at, min_u64(cluster,
-                                                    p->iov.len - at));
+    struct iov part = iov_slice(p->iov, at, min_u64(cluster, p->iov.len - at));
     uint8_t *out = io_buf_get(cluster);
     int ret;
 
@@ -126,7 +125,7 @@ static CO_FN int cluster_co_write_compressed(void *arg, unsigned i)
     }
     ret = cluster_co_compress(img, part, out, &len);
     if (ret == 0) {
-        ret = stream_co_write(img, p->off + at, out, (uint32_t) len);
+        ret = stream_co_write(img, p->off + at, out, (uint32_t)len);
     } else if (ret == -ENOSPC) {
         ret = qcow2_co_write_plain(img, p->off + at, part);
     }
@@ -135,7 +134,7 @@ static CO_FN int cluster_co_write_compressed(void *arg, unsigned i)
 }
 
 int qcow2_co_write_compressed(struct qcow2_image *img, uint64_t off,
-                          struct iov iov, unsigned flags)
+                              struct iov iov, unsigned flags)
 {
     uint64_t mask = qcow2_cluster_size(img) - 1, end = off + iov.len;
     struct compress_write p = { img, off, iov };
@@ -144,7 +143,7 @@ int qcow2_co_write_compressed(struct qcow2_image *img, uint64_t off,
     if (off & mask || (end & mask && end != img->node->size)) {
         return qcow2_co_write_plain(img, off, iov);
     }
-    return parallel_co_for(img->loop, (unsigned) ((iov.len + mask) >>
-                                              img->cluster_bits),
-                       COMPRESS_AT_ONCE, cluster_co_write_compressed, &p);
+    return parallel_co_for(img->loop,
+                           (unsigned)((iov.len + mask) >> img->cluster_bits),
+                           COMPRESS_AT_ONCE, cluster_co_write_compressed, &p);
 }

@@ -9,7 +9,7 @@
 struct qcow2_codec {
     enum codec codec;
     struct cpu_pool cpu_pool;
-    struct metadata_cache clusters;      /* decompressed, by L2 entry */
+    struct metadata_cache clusters; /* decompressed, by L2 entry */
 };
 
 /* Made when first needed. */

@@ -17,8 +17,7 @@ bool qcow2_can_copy_in(struct node *n, struct node *src)
     struct qcow2_image *img = qcow2_image(n);
 
     return !img->crypt && !img->shape.extended && !img->corrupt &&
-        !img->header_unknown &&
-           node_can_copy_in(qcow2_data(img), src);
+           !img->header_unknown && node_can_copy_in(qcow2_data(img), src);
 }
 
 static CO_FN int data_co_copy_in(struct qcow2_image *img, uint64_t host,
@@ -47,7 +46,8 @@ static CO_FN int absent_co_copy_in(struct qcow2_image *img, uint64_t off,
         ret = data_co_copy_in(img, host, src, src_off, len);
         if (ret == 0) {
             struct qcow2_delta d = {
-                .entry = host | QCOW2_COPIED, .whole = true,
+                .entry = host | QCOW2_COPIED,
+                .whole = true,
             };
             qcow2_pending_add_run(img, gen, off >> img->cluster_bits,
                                   len >> img->cluster_bits, &d);

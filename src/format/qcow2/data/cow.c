@@ -16,11 +16,11 @@
 
 struct move {
     struct qcow2_image *img;
-    uint64_t start;               /* of the cluster, guest offset */
+    uint64_t start; /* of the cluster, guest offset */
     uint64_t off;
     struct iov iov;
     struct qcow2_desc old;
-    uint8_t *buf;                 /* the cluster as it shall be */
+    uint8_t *buf; /* the cluster as it shall be */
 };
 
 /* The old bytes of every subcluster that has some and is not overwritten. */
@@ -40,9 +40,9 @@ static CO_FN int old_co_read(struct move *m)
             break;
         }
         if (run.kind == QCOW2_DATA || run.kind == QCOW2_RUN_COMPRESSED) {
-            ret = qcow2_co_read_run(img, &run, pos,
-                                    iov_one(&v, m->buf + (pos - m->start),
-                                            run.len), 0);
+            ret = qcow2_co_read_run(
+                img, &run, pos, iov_one(&v, m->buf + (pos - m->start), run.len),
+                0);
         }
         pos += run.len;
     }
@@ -54,8 +54,8 @@ static struct qcow2_delta move_delta(const struct move *m, uint64_t host)
 {
     const struct qcow2_image *img = m->img;
     uint32_t written = qcow2_sub_mask(img, m->off, m->iov.len);
-    uint32_t data = (uint32_t) m->old.bits;
-    uint32_t zero = (uint32_t) (m->old.bits >> 32);
+    uint32_t data = (uint32_t)m->old.bits;
+    uint32_t zero = (uint32_t)(m->old.bits >> 32);
     bool compressed = m->old.entry & QCOW2_COMPRESSED;
     struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
 
@@ -77,10 +77,9 @@ static CO_FN int qcow2_cow_move_co_write(struct move *m)
 
     if (ret == 0) {
         node_co_debug_event(qcow2_file(img), DEBUG_COW_WRITE);
-        ret = m->buf
-            ? qcow2_co_write_data(img, m->start, host,
-                                  iov_one(&v, m->buf, cluster), 0)
-            : qcow2_co_write_data(img, m->start, host, m->iov, 0);
+        ret = m->buf ? qcow2_co_write_data(img, m->start, host,
+                                           iov_one(&v, m->buf, cluster), 0)
+                     : qcow2_co_write_data(img, m->start, host, m->iov, 0);
         if (ret < 0) {
             qcow2_host_free(img, gen, host, cluster);
         }
@@ -130,7 +129,10 @@ int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off, struct iov iov)
     uint64_t idx = off >> img->cluster_bits;
     struct qcow2_cluster_lock *c = qcow2_cluster_lock_co_get(img, idx, true);
     struct move m = {
-        .img = img, .start = idx << img->cluster_bits, .off = off, .iov = iov,
+        .img = img,
+        .start = idx << img->cluster_bits,
+        .off = off,
+        .iov = iov,
     };
     bool moved = false;
     int ret = qcow2_co_desc(img, idx, &m.old);

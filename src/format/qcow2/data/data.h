@@ -43,12 +43,12 @@ CO_FN int qcow2_co_make_empty(struct node *n, GError **err);
 
 /* Read @iov at guest offset @off, inside one compressed cluster. */
 CO_FN int qcow2_co_read_compressed(struct qcow2_image *img,
-                               const struct qcow2_run *run, uint64_t off,
-                               struct iov iov, unsigned flags);
+                                   const struct qcow2_run *run, uint64_t off,
+                                   struct iov iov, unsigned flags);
 /* Write whole clusters compressed (IO_COMPRESSED); those that do not shrink are
  * written as they are. */
 CO_FN int qcow2_co_write_compressed(struct qcow2_image *img, uint64_t off,
-                                struct iov iov, unsigned flags);
+                                    struct iov iov, unsigned flags);
 void qcow2_codec_close(struct qcow2_image *img);
 
 /* --- cluster-lock.c --- */

@@ -23,9 +23,8 @@
 
 char *qcow2_data_file_name(const struct qcow2_image *img)
 {
-    const struct qcow2_ext *e = qcow2_exts_find(img->exts,
-                                                QCOW2_EXT_DATA_FILE);
-    g_autofree char *name = e ? g_strndup((char *) e->data, e->len) : NULL;
+    const struct qcow2_ext *e = qcow2_exts_find(img->exts, QCOW2_EXT_DATA_FILE);
+    g_autofree char *name = e ? g_strndup((char *)e->data, e->len) : NULL;
     bool plain = name && g_utf8_validate(name, -1, NULL);
 
     for (const char *p = name; plain && *p; p = g_utf8_next_char(p)) {
@@ -38,10 +37,13 @@ static int refuse_unnamed(const struct qcow2_image *img, GError **err)
 {
     g_autofree char *name = qcow2_data_file_name(img);
 
-    err_set(err, EINVAL, "'data-file' is required for this image: its data is "
-            "in another file%s%s%s", name ? " (its header says '" : "",
-            name ? name : "", name ? "')" : "");
-    err_hint(err, "The header's word is not followed. Name the file with the "
+    err_set(err, EINVAL,
+            "'data-file' is required for this image: its data is "
+            "in another file%s%s%s",
+            name ? " (its header says '" : "", name ? name : "",
+            name ? "')" : "");
+    err_hint(err,
+             "The header's word is not followed. Name the file with the "
              "option data-file: data-file.filename=FILE, as in '--image-opts "
              "driver=qcow2,file.filename=IMAGE,data-file.filename=FILE'.");
     return -EINVAL;
@@ -53,10 +55,11 @@ int qcow2_check_backing(const struct qcow2_image *img, GError **err)
         !node_wants_backing(img->node)) {
         return 0;
     }
-    err_set(err, EINVAL, "An image whose external data file is raw cannot "
+    err_set(err, EINVAL,
+            "An image whose external data file is raw cannot "
             "have a backing file");
     err_hint(err, "Open it without: backing=null (on a command line: "
-             "backing=).");
+                  "backing=).");
     return -EINVAL;
 }
 
@@ -68,16 +71,19 @@ int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
     img->data_end = img->hdr.size;
     if (!img->shape.data_file) {
         if (opts_has(o, "data-file")) {
-            return err_set(err, EINVAL, "'data-file' can only be set for "
+            return err_set(err, EINVAL,
+                           "'data-file' can only be set for "
                            "images with an external data file");
         }
         return (img->hdr.autoclear & QCOW2_A_DATA_RAW) && !(flags & NODE_NO_IO)
-            ? err_set(err, EINVAL, "data-file-raw requires a data file") : 0;
+                   ? err_set(err, EINVAL, "data-file-raw requires a data file")
+                   : 0;
     }
     ret = node_co_open_child(img->node, o, "data-file", &img->data, err);
     /* To describe or check the tables no data is needed. */
     return ret == 0 && !img->data && !(flags & (NODE_NO_IO | NODE_CHECK))
-        ? refuse_unnamed(img, err) : ret;
+               ? refuse_unnamed(img, err)
+               : ret;
 }
 
 static CO_FN int data_co_reach(struct node *data, uint64_t size, GError **err)
@@ -85,8 +91,9 @@ static CO_FN int data_co_reach(struct node *data, uint64_t size, GError **err)
     int ret = data->size < size ? node_co_truncate(data, size, err) : 0;
 
     if (ret < 0) {
-        err_prefix(err, "The data file has %" PRIu64 " bytes, the disk %"
-                   PRIu64, data->size, size);
+        err_prefix(err,
+                   "The data file has %" PRIu64 " bytes, the disk %" PRIu64,
+                   data->size, size);
     }
     return ret;
 }
@@ -114,7 +121,8 @@ int qcow2_co_data_file_cut(struct qcow2_image *img, uint64_t size)
 
 /* Clusters of a raw data file that are not data by the tables: they become that,
  * with the bytes that are there. */
-static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off, uint64_t end)
+static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off,
+                                  uint64_t end)
 {
     const uint64_t cluster = qcow2_cluster_size(img);
     int ret = 0;
@@ -134,8 +142,8 @@ static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off, uint64_
         }
         n = 1;
         if (!img->shape.extended) {
-            n = min_u64((off + run.len - at + cluster - 1) >>
-                        img->cluster_bits, QCOW2_MARKERS_AT_ONCE);
+            n = min_u64((off + run.len - at + cluster - 1) >> img->cluster_bits,
+                        QCOW2_MARKERS_AT_ONCE);
         } else if (off == at && run.len >= cluster) {
             d.data = UINT32_MAX;
         } else {
@@ -182,19 +190,22 @@ int qcow2_co_data_zero(struct qcow2_image *img, uint64_t off, uint64_t len,
 /* --- creating --- */
 
 /* The image and its base stand in other files. */
-static CO_FN int other_co_check(const struct qcow2_create *c,
-                                struct node *file, struct node *data,
-                                GError **err)
+static CO_FN int other_co_check(const struct qcow2_create *c, struct node *file,
+                                struct node *data, GError **err)
 {
     g_autofree char *image = node_co_identity(file);
     g_autofree char *base = c->backing_file
-        ? node_co_name_identity(file, c->backing_file) : NULL;
+                                ? node_co_name_identity(file, c->backing_file)
+                                : NULL;
     g_autofree char *name = node_co_identity(data);
-    const char *what = !name ? NULL : !g_strcmp0(name, image) ? "the image"
-        : !g_strcmp0(name, base) ? "its backing file" : NULL;
+    const char *what = !name                     ? NULL
+                       : !g_strcmp0(name, image) ? "the image"
+                       : !g_strcmp0(name, base)  ? "its backing file"
+                                                 : NULL;
 
     return what ? err_set(err, EINVAL, "The data file '%s' is %s", c->data_file,
-                          what) : 0;
+                          what)
+                : 0;
 }
 
 int qcow2_co_data_file_create(const struct qcow2_create *c, struct node *file,

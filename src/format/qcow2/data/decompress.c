@@ -22,7 +22,7 @@ enum { CACHE_BYTES = 4 << 20, CACHE_CLUSTERS_MIN = 4 };
 
 /* Fill @dst, one cluster, from the stream of @entry. */
 static CO_FN int entry_co_decompress(struct qcow2_image *img, uint64_t entry,
-                                 void *dst)
+                                     void *dst)
 {
     struct qcow2_codec *c = img->codec;
     struct node *file = qcow2_file(img);
@@ -34,7 +34,8 @@ static CO_FN int entry_co_decompress(struct qcow2_image *img, uint64_t entry,
 
     qcow2_compressed_get(&img->shape, entry, &host, &len);
     if (host >= file->size) {
-        return qcow2_co_corrupt(img, host, "compressed data of %u bytes begins "
+        return qcow2_co_corrupt(img, host,
+                                "compressed data of %u bytes begins "
                                 "behind the end of the file (run a check)",
                                 len);
     }
@@ -48,8 +49,10 @@ static CO_FN int entry_co_decompress(struct qcow2_image *img, uint64_t entry,
         ret = codec_co_decompress(&c->cpu_pool, c->codec, buf, len, dst,
                                   qcow2_cluster_size(img));
         if (ret == -EIO) {
-            node_corrupt(img->node, NULL, host, "compressed data of at most %u "
-                         "bytes cannot be decompressed", len);
+            node_corrupt(img->node, NULL, host,
+                         "compressed data of at most %u "
+                         "bytes cannot be decompressed",
+                         len);
         }
     }
     io_buf_put(buf, len);
@@ -68,10 +71,11 @@ struct qcow2_codec *qcow2_codec_get(struct qcow2_image *img)
     if (!img->codec) {
         img->codec = g_new0(struct qcow2_codec, 1);
         img->codec->codec = img->hdr.compression_type == QCOW2_ZSTD
-                            ? CODEC_ZSTD : CODEC_DEFLATE;
+                                ? CODEC_ZSTD
+                                : CODEC_DEFLATE;
         metadata_cache_init(&img->codec->clusters, cluster,
-                    max_u64(CACHE_BYTES, CACHE_CLUSTERS_MIN * cluster),
-                    cluster_co_load, img);
+                            max_u64(CACHE_BYTES, CACHE_CLUSTERS_MIN * cluster),
+                            cluster_co_load, img);
     }
     return img->codec;
 }
@@ -84,8 +88,9 @@ void qcow2_codec_close(struct qcow2_image *img)
     }
 }
 
-int qcow2_co_read_compressed(struct qcow2_image *img, const struct qcow2_run *run,
-                         uint64_t off, struct iov iov, unsigned flags)
+int qcow2_co_read_compressed(struct qcow2_image *img,
+                             const struct qcow2_run *run, uint64_t off,
+                             struct iov iov, unsigned flags)
 {
     struct qcow2_codec *c = qcow2_codec_get(img);
     uint64_t cluster = qcow2_cluster_size(img);
@@ -98,7 +103,7 @@ int qcow2_co_read_compressed(struct qcow2_image *img, const struct qcow2_run *ru
     }
     ret = metadata_cache_co_get(&c->clusters, run->entry, &t);
     if (ret == 0) {
-        iov_from_buf(iov, 0, (uint8_t *) t->data + (off & (cluster - 1)),
+        iov_from_buf(iov, 0, (uint8_t *)t->data + (off & (cluster - 1)),
                      iov.len);
         metadata_cache_put(&c->clusters, t);
     }

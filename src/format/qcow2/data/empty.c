@@ -70,7 +70,8 @@ int qcow2_co_make_empty(struct node *n, GError **err)
         return ret;
     }
     if (qcow2_data_is_raw(img)) { /* it would still hold the old bytes */
-        return err_set(err, ENOTSUP, "An image whose external data file is raw "
+        return err_set(err, ENOTSUP,
+                       "An image whose external data file is raw "
                        "cannot be emptied");
     }
     node_co_debug_event(qcow2_file(img), DEBUG_EMPTY_IMAGE_PREPARE);

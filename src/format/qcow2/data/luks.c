@@ -26,23 +26,23 @@
 #include "loop/io.h"
 
 enum {
-    EXT_BYTES = 16,                /* offset, length */
+    EXT_BYTES = 16, /* offset, length */
     PIECE_MAX = 1 << 20,
-    INLINE_MAX = 16 << 10,         /* computed where it is asked for */
-    HEADER_MAX = 64 << 20,         /* with the key material; 2 MiB is usual */
+    INLINE_MAX = 16 << 10, /* computed where it is asked for */
+    HEADER_MAX = 64 << 20, /* with the key material; 2 MiB is usual */
 };
 
 /* A write under way; on its coroutine's stack. */
 struct crypt_write {
-    uint64_t start, end;           /* file offsets, sectors */
+    uint64_t start, end; /* file offsets, sectors */
     bool partial;
     struct crypt_write *next;
 };
 
 struct qcow2_crypt {
-    uint64_t host, len;            /* of the header in the file */
+    uint64_t host, len; /* of the header in the file */
     struct luks_header h;
-    struct luks_key *key;          /* NULL: not unlocked */
+    struct luks_key *key; /* NULL: not unlocked */
     struct cpu_pool cpu_pool;
     struct crypt_write *writes;
     struct co_queue written;
@@ -80,7 +80,7 @@ static CO_FN int slot_co_try(struct qcow2_image *img, unsigned slot,
     int ret;
 
     luks_slot_range(&c->h, slot, &off, &len);
-    u.material = io_buf_get(len);  /* at most 256000 bytes */
+    u.material = io_buf_get(len); /* at most 256000 bytes */
     ret = node_co_preadv(qcow2_file(img), c->host + off,
                          iov_one(&v, u.material, len), 0);
     if (ret < 0) {
@@ -117,8 +117,10 @@ static CO_FN int crypt_co_unlock(struct qcow2_image *img, const char *secret,
         }
     }
     g_bytes_unref(pass);
-    return ret == -EACCES ? err_set(err, EACCES, "Invalid password, cannot "
-                                    "unlock any keyslot") : ret;
+    return ret == -EACCES ? err_set(err, EACCES,
+                                    "Invalid password, cannot "
+                                    "unlock any keyslot")
+                          : ret;
 }
 
 static CO_FN int header_co_load(struct qcow2_image *img, GError **err)
@@ -130,17 +132,20 @@ static CO_FN int header_co_load(struct qcow2_image *img, GError **err)
     int ret;
 
     if (!e || e->len != EXT_BYTES) {
-        return err_set(err, EINVAL, "The image is encrypted with LUKS, but its "
+        return err_set(err, EINVAL,
+                       "The image is encrypted with LUKS, but its "
                        "header has %s extension that says where the LUKS "
-                       "header is", e ? "a damaged" : "no");
+                       "header is",
+                       e ? "a damaged" : "no");
     }
     c->host = get_be64(e->data);
     c->len = get_be64(e->data + 8);
     if (c->host == 0 || c->host & (qcow2_cluster_size(img) - 1) ||
         c->len > HEADER_MAX ||
         !range_inside(c->host, c->len, UINT64_C(1) << 56)) {
-        return node_corrupt(img->node, err, c->host, "the LUKS header of %"
-                            PRIu64 " bytes cannot be there", c->len);
+        return node_corrupt(
+            img->node, err, c->host,
+            "the LUKS header of %" PRIu64 " bytes cannot be there", c->len);
     }
     ret = node_co_preadv(qcow2_file(img), c->host,
                          iov_one(&v, buf, sizeof(buf)), 0);
@@ -151,8 +156,8 @@ static CO_FN int header_co_load(struct qcow2_image *img, GError **err)
 }
 
 /* The members of "encrypt". */
-static int qcow2_luks_take_options(struct opts *o, char **ret_format, char **ret_secret,
-                        GError **err)
+static int qcow2_luks_take_options(struct opts *o, char **ret_format,
+                                   char **ret_secret, GError **err)
 {
     json_t *obj = opts_take_any(o, "encrypt");
     struct opts *sub;
@@ -160,7 +165,8 @@ static int qcow2_luks_take_options(struct opts *o, char **ret_format, char **ret
 
     if (obj && !json_is_object(obj)) {
         json_decref(obj);
-        return err_set(err, EINVAL, "Invalid parameter type for 'encrypt', "
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for 'encrypt', "
                        "expected: object");
     }
     sub = opts_new(obj);
@@ -180,12 +186,16 @@ static int check_format(const struct qcow2_image *img, const char *format,
     const char *have = names[img->hdr.crypt_method];
 
     if (!have && format) {
-        return err_set(err, EINVAL, "No encryption in image header, but "
-                       "options specified format '%s'", format);
+        return err_set(err, EINVAL,
+                       "No encryption in image header, but "
+                       "options specified format '%s'",
+                       format);
     }
     if (have && format && strcmp(have, format) != 0) {
-        return err_set(err, EINVAL, "Header reported '%s' encryption format "
-                       "but options specify '%s'", have, format);
+        return err_set(err, EINVAL,
+                       "Header reported '%s' encryption format "
+                       "but options specify '%s'",
+                       have, format);
     }
     return 0;
 }
@@ -200,14 +210,15 @@ static CO_FN int luks_co_open(struct qcow2_image *img, const char *secret,
     if (ret == 0 && secret) {
         ret = crypt_co_unlock(img, secret, err);
     } else if (ret == 0 && !(flags & (NODE_NO_IO | NODE_CHECK))) {
-        ret = err_set(err, EINVAL, "Parameter 'encrypt.key-secret' is required "
+        ret = err_set(err, EINVAL,
+                      "Parameter 'encrypt.key-secret' is required "
                       "for cipher");
     }
     return ret;
 }
 
-int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
-                        unsigned flags, GError **err)
+int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o, unsigned flags,
+                        GError **err)
 {
     g_autofree char *format = NULL, *secret = NULL;
     int ret = qcow2_luks_take_options(o, &format, &secret, err);
@@ -219,9 +230,11 @@ int qcow2_co_crypt_open(struct qcow2_image *img, struct opts *o,
         return ret;
     }
     if (img->hdr.crypt_method == QCOW2_CRYPT_AES) {
-        return flags & NODE_NO_IO ? 0
-            : err_set(err, ENOTSUP, "AES encryption of qcow2 images is not "
-                      "supported: convert the image to LUKS");
+        return flags & NODE_NO_IO
+                   ? 0
+                   : err_set(err, ENOTSUP,
+                             "AES encryption of qcow2 images is not "
+                             "supported: convert the image to LUKS");
     }
     return luks_co_open(img, secret, flags, err);
 }
@@ -275,8 +288,8 @@ static void sectors_run(void *arg)
 }
 
 /* @host, @len: whole sectors. */
-static CO_FN int sectors_co_run(struct qcow2_crypt *c, uint64_t host,
-                                void *buf, size_t len, bool encrypt)
+static CO_FN int sectors_co_run(struct qcow2_crypt *c, uint64_t host, void *buf,
+                                size_t len, bool encrypt)
 {
     struct sectors s = { c->key, host / LUKS_SECTOR, buf, len, encrypt, 0 };
 
@@ -313,7 +326,7 @@ static uint64_t sectors_start(uint64_t host)
 
 static size_t sectors_len(uint64_t host, uint64_t len)
 {
-    return (size_t) (round_up(host + len, LUKS_SECTOR) - sectors_start(host));
+    return (size_t)(round_up(host + len, LUKS_SECTOR) - sectors_start(host));
 }
 
 static CO_FN int piece_co_read(struct qcow2_image *img, uint64_t host,
@@ -341,7 +354,7 @@ static size_t piece_len(uint64_t host, struct iov iov, size_t at)
 {
     uint64_t room = PIECE_MAX - (host + at) % LUKS_SECTOR;
 
-    return (size_t) min_u64(iov.len - at, room);
+    return (size_t)min_u64(iov.len - at, room);
 }
 
 int qcow2_co_crypt_read(struct qcow2_image *img, uint64_t off, uint64_t host,
@@ -412,9 +425,8 @@ static CO_FN int piece_co_write(struct qcow2_image *img, uint64_t host,
     struct qcow2_crypt *c = img->crypt;
     uint64_t start = sectors_start(host);
     size_t len = sectors_len(host, iov.len);
-    struct crypt_write w = {
-        start, start + len, !whole_sectors(host, iov.len), NULL
-    };
+    struct crypt_write w = { start, start + len, !whole_sectors(host, iov.len),
+                             NULL };
     uint8_t *buf = io_buf_get(len);
     struct iovec v;
     int ret = 0;

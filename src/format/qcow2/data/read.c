@@ -20,15 +20,11 @@ int qcow2_co_read_run(struct qcow2_image *img, const struct qcow2_run *run,
                       uint64_t off, struct iov iov, unsigned flags)
 {
     switch (run->kind) {
-    case QCOW2_DATA:
-        return qcow2_co_read_data(img, off, run->host, iov, flags);
+    case QCOW2_DATA: return qcow2_co_read_data(img, off, run->host, iov, flags);
     case QCOW2_RUN_COMPRESSED:
         return qcow2_co_read_compressed(img, run, off, iov, flags);
-    case QCOW2_ZERO:
-        iov_memset(iov, 0, 0, iov.len);
-        return 0;
-    default:
-        return format_co_read_backing(img->node, off, iov, flags);
+    case QCOW2_ZERO: iov_memset(iov, 0, 0, iov.len); return 0;
+    default: return format_co_read_backing(img->node, off, iov, flags);
     }
 }
 
@@ -37,7 +33,9 @@ int qcow2_co_decode(struct node *n, uint64_t off, struct iov iov,
 {
     struct qcow2_run run = {
         .kind = m->info ? QCOW2_RUN_COMPRESSED : QCOW2_DATA,
-        .len = iov.len, .host = m->host, .entry = m->info,
+        .len = iov.len,
+        .host = m->host,
+        .entry = m->info,
     };
 
     return qcow2_co_read_run(qcow2_image(n), &run, off, iov, flags);

@@ -13,9 +13,9 @@
 
 /* The cluster's place: that of its entry, or of somebody who is writing to it,
  * or a new one. The lock is shared. */
-static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock *c,
-                              uint64_t gen, struct qcow2_desc d,
-                              uint64_t *ret_host)
+static CO_FN int host_co_get(struct qcow2_image *img,
+                             struct qcow2_cluster_lock *c, uint64_t gen,
+                             struct qcow2_desc d, uint64_t *ret_host)
 {
     bool fresh;
     int ret;
@@ -33,7 +33,7 @@ static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock 
     }
     c->placing = true;
     ret = qcow2_co_host_alloc(img, gen, c->idx << img->cluster_bits,
-                         qcow2_cluster_size(img), ret_host, &fresh);
+                              qcow2_cluster_size(img), ret_host, &fresh);
     c->placing = false;
     co_queue_wake_all(&c->waiters);
     if (ret == 0) {
@@ -43,9 +43,9 @@ static CO_FN int host_co_get(struct qcow2_image *img, struct qcow2_cluster_lock 
 }
 
 /* @iov lies in one cluster. The lock is shared, @d was looked up under it. */
-static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock *c,
-                              struct qcow2_desc d, uint64_t off,
-                              struct iov iov)
+static CO_FN int sub_co_write(struct qcow2_image *img,
+                              struct qcow2_cluster_lock *c, struct qcow2_desc d,
+                              uint64_t off, struct iov iov)
 {
     uint64_t at = off & (qcow2_cluster_size(img) - 1), host;
     uint64_t gen = group_join(img->group, iov.len);
@@ -68,7 +68,8 @@ static CO_FN int sub_co_write(struct qcow2_image *img, struct qcow2_cluster_lock
 }
 
 /* Give back a place that none of its users came to need. */
-static void cluster_lock_end(struct qcow2_image *img, struct qcow2_cluster_lock *c)
+static void cluster_lock_end(struct qcow2_image *img,
+                             struct qcow2_cluster_lock *c)
 {
     if (c->shared == 1 && c->host && !c->linked) {
         qcow2_host_free(img, 0, c->host, qcow2_cluster_size(img));
@@ -85,9 +86,9 @@ static CO_FN int cluster_co_write(struct qcow2_image *img, uint64_t off,
     struct qcow2_desc d;
     int ret = qcow2_co_desc(img, idx, &d);
 
-    if (ret == 0 && ((d.entry & QCOW2_COMPRESSED) ||
-                     (qcow2_desc_has_host(&img->shape, d) &&
-                      !(d.entry & QCOW2_COPIED)))) {
+    if (ret == 0 &&
+        ((d.entry & QCOW2_COMPRESSED) ||
+         (qcow2_desc_has_host(&img->shape, d) && !(d.entry & QCOW2_COPIED)))) {
         cluster_lock_end(img, c);
         return qcow2_co_write_copy(img, off, iov);
     }
@@ -131,8 +132,7 @@ int qcow2_co_write_extended(struct qcow2_image *img, uint64_t off,
     if (ret < 0) {
         return ret;
     }
-    *ret_done = n > 0 ? n << img->cluster_bits
-                      : min_u64(iov.len, cluster - at);
+    *ret_done = n > 0 ? n << img->cluster_bits : min_u64(iov.len, cluster - at);
     iov = iov_slice(iov, 0, *ret_done);
     return n > 0 ? qcow2_co_write_absent(img, off, iov)
                  : cluster_co_write(img, off, iov);

@@ -85,7 +85,7 @@ int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off, uint64_t host,
 }
 
 int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen, uint64_t off,
-                   uint64_t bytes, uint64_t *ret_host, bool *ret_fresh)
+                        uint64_t bytes, uint64_t *ret_host, bool *ret_fresh)
 {
     if (img->shape.data_file) {
         *ret_host = off;
@@ -96,7 +96,7 @@ int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen, uint64_t off,
 }
 
 void qcow2_host_free(struct qcow2_image *img, uint64_t gen, uint64_t host,
-                   uint64_t bytes)
+                     uint64_t bytes)
 {
     if (!img->shape.data_file) {
         qcow2_unalloc(img, gen, host, bytes);
@@ -111,7 +111,7 @@ int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off, struct iov iov)
     uint64_t gen = group_join(img->group, iov.len), host;
     bool fresh;
     int ret = qcow2_co_host_alloc(img, gen, off - skip, n << img->cluster_bits,
-                             &host, &fresh);
+                                  &host, &fresh);
 
     if (ret < 0) {
         group_data_done(img->group, gen);
@@ -147,7 +147,8 @@ static CO_FN int zero_co_fill(struct qcow2_image *img, uint64_t off,
 
     if (ret == 0) {
         struct qcow2_delta d = {
-            .entry = (host - skip) | QCOW2_COPIED, .whole = true,
+            .entry = (host - skip) | QCOW2_COPIED,
+            .whole = true,
         };
         qcow2_pending_add_run(img, gen, first, n, &d);
     }
@@ -188,8 +189,8 @@ int qcow2_co_write_part(struct qcow2_image *img, uint64_t off, struct iov iov,
     }
     iov = iov_slice(iov, 0, run.len);
     return run.kind == QCOW2_ZERO && run.host
-        ? zero_co_fill(img, off, run.host, iov)
-        : qcow2_co_write_absent(img, off, iov);
+               ? zero_co_fill(img, off, run.host, iov)
+               : qcow2_co_write_absent(img, off, iov);
 }
 
 int qcow2_co_write_parts(struct qcow2_image *img, uint64_t off, struct iov iov)
@@ -231,7 +232,8 @@ int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     if (ret < 0) {
         return ret;
     }
-    ret = flags & IO_COMPRESSED ? qcow2_co_write_compressed(img, off, iov, flags)
-                                : qcow2_co_write_plain(img, off, iov);
+    ret = flags & IO_COMPRESSED
+              ? qcow2_co_write_compressed(img, off, iov, flags)
+              : qcow2_co_write_plain(img, off, iov);
     return ret;
 }

@@ -28,29 +28,32 @@ static inline uint32_t qcow2_sub_mask(const struct qcow2_image *img,
                                       uint64_t off, uint64_t len)
 {
     uint64_t at = off & (qcow2_cluster_size(img) - 1);
-    unsigned first = (unsigned) (at >> img->sub_bits);
-    unsigned last = (unsigned) ((at + len - 1) >> img->sub_bits);
+    unsigned first = (unsigned)(at >> img->sub_bits);
+    unsigned last = (unsigned)((at + len - 1) >> img->sub_bits);
 
-    return (uint32_t) (((UINT64_C(2) << last) - 1) &
-                       ~((UINT64_C(1) << first) - 1));
+    return (uint32_t)(((UINT64_C(2) << last) - 1) &
+                      ~((UINT64_C(1) << first) - 1));
 }
 
 struct qcow2_cluster_lock {
-    uint64_t idx;                 /* guest cluster */
-    unsigned users;               /* those that wait included */
+    uint64_t idx;   /* guest cluster */
+    unsigned users; /* those that wait included */
     unsigned shared;
     bool exclusive;
     /* Shared users of a cluster without a place: */
     bool placing;
-    uint64_t host;                /* its place, once one of them got it, or 0 */
-    bool linked;                  /* a change that names it was entered */
+    uint64_t host; /* its place, once one of them got it, or 0 */
+    bool linked;   /* a change that names it was entered */
     struct co_queue waiters;
 };
 
-struct qcow2_cluster_lock *qcow2_cluster_lock_find(struct qcow2_image *img, uint64_t idx);
-CO_FN struct qcow2_cluster_lock *qcow2_cluster_lock_co_get(struct qcow2_image *img,
-                                             uint64_t idx, bool exclusive);
-void qcow2_cluster_lock_put(struct qcow2_image *img, struct qcow2_cluster_lock *c);
+struct qcow2_cluster_lock *qcow2_cluster_lock_find(struct qcow2_image *img,
+                                                   uint64_t idx);
+CO_FN struct qcow2_cluster_lock *
+qcow2_cluster_lock_co_get(struct qcow2_image *img, uint64_t idx,
+                          bool exclusive);
+void qcow2_cluster_lock_put(struct qcow2_image *img,
+                            struct qcow2_cluster_lock *c);
 
 /* --- write.c --- */
 
@@ -61,15 +64,16 @@ CO_FN int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off,
                                 unsigned unit_bits);
 /* The place of a new run of guest clusters from @off: in a data file the same
  * offset. */
-CO_FN int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen, uint64_t off,
-                         uint64_t bytes, uint64_t *ret_host, bool *ret_fresh);
+CO_FN int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen,
+                              uint64_t off, uint64_t bytes, uint64_t *ret_host,
+                              bool *ret_fresh);
 /* It was not used. */
 void qcow2_host_free(struct qcow2_image *img, uint64_t gen, uint64_t host,
-                   uint64_t bytes);
+                     uint64_t bytes);
 /* No cluster that [@off, @off+@iov.len) touches has a place: give them one. What
  * is not written of the first and the last reads as zeroes then. */
 CO_FN int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off,
-                             struct iov iov);
+                                struct iov iov);
 
 /* Write the first part of @iov; *@ret_done bytes of it. Inside an access. */
 CO_FN int qcow2_co_write_part(struct qcow2_image *img, uint64_t off,

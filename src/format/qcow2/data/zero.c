@@ -33,7 +33,8 @@ static struct qcow2_delta zero_delta(const struct qcow2_image *img,
                                      uint64_t host)
 {
     struct qcow2_delta d = {
-        .entry = host ? host | QCOW2_COPIED : 0, .whole = true,
+        .entry = host ? host | QCOW2_COPIED : 0,
+        .whole = true,
     };
 
     if (img->shape.extended) {
@@ -51,7 +52,7 @@ static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
 {
     bool host = qcow2_desc_has_host(&img->shape, d);
     bool keep = host && (d.entry & QCOW2_COPIED) && !unmap &&
-        img->shape.version >= 3;
+                img->shape.version >= 3;
     uint64_t gen = group_join(img->group, n * QCOW2_MARKER_COST);
     struct qcow2_delta delta = zero_delta(
         img, keep ? d.entry & QCOW2_OFFSET_MASK : 0);
@@ -59,7 +60,7 @@ static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
     qcow2_pending_add_run(img, gen, idx, n, &delta);
     if (host && !keep && !img->shape.data_file) {
         qcow2_refcount_decrement(img, gen, d.entry & QCOW2_OFFSET_MASK,
-                            n << img->cluster_bits);
+                                 n << img->cluster_bits);
     } else if (!host) {
         qcow2_free_desc(img, gen, d);
     }
@@ -73,7 +74,8 @@ static bool entry_follows(const struct qcow2_image *img, struct qcow2_desc a,
         return false;
     }
     return b.entry == a.entry + (qcow2_desc_has_host(&img->shape, a)
-                                 ? n << img->cluster_bits : 0);
+                                     ? n << img->cluster_bits
+                                     : 0);
 }
 
 /* Clusters from @idx up to @end whose descriptors go on like that of the first,
@@ -84,7 +86,8 @@ static CO_FN int same_co_count(struct qcow2_image *img, uint64_t idx,
 {
     int ret = qcow2_co_desc(img, idx, ret_d);
 
-    for (*ret_n = 1; ret == 0 && idx + *ret_n < end && *ret_n < QCOW2_MARKERS_AT_ONCE;
+    for (*ret_n = 1;
+         ret == 0 && idx + *ret_n < end && *ret_n < QCOW2_MARKERS_AT_ONCE;
          ++*ret_n) {
         struct qcow2_desc d;
 
@@ -102,10 +105,10 @@ static bool all_zero(const struct qcow2_image *img, struct qcow2_desc d,
 {
     enum qcow2_kind kind = qcow2_desc_kind(&img->shape, d, 0);
     bool whole = !img->shape.extended ||
-        qcow2_desc_run(&img->shape, d, 0) == QCOW2_SUBCLUSTERS;
+                 qcow2_desc_run(&img->shape, d, 0) == QCOW2_SUBCLUSTERS;
 
-    return whole && (kind == QCOW2_ZERO ||
-                     (kind == QCOW2_ABSENT && absent_is_zero));
+    return whole &&
+           (kind == QCOW2_ZERO || (kind == QCOW2_ABSENT && absent_is_zero));
 }
 
 static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
@@ -134,7 +137,7 @@ static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
 
 /* Clusters without a table: nothing to do where they read as zeroes. */
 static CO_FN int qcow2_clusters_co_zero(struct qcow2_image *img, uint64_t off,
-                                  uint64_t end, bool unmap)
+                                        uint64_t end, bool unmap)
 {
     int ret = 0;
 
@@ -201,7 +204,8 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
         ret = subs_co_zero(img, cut, end - cut);
         end = cut;
     }
-    return ret == 0 && off < end ? qcow2_clusters_co_zero(img, off, end, unmap) : ret;
+    return ret == 0 && off < end ? qcow2_clusters_co_zero(img, off, end, unmap)
+                                 : ret;
 }
 
 /* --- places --- */
@@ -209,7 +213,7 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
 /* A new place at @host that reads as zeroes: its bytes do, unless they go
  * through a cipher or count by subclusters. */
 static struct qcow2_delta host_delta(const struct qcow2_image *img,
-                                      uint64_t host)
+                                     uint64_t host)
 {
     struct qcow2_delta d = { .entry = host | QCOW2_COPIED, .whole = true };
 
@@ -231,9 +235,10 @@ static CO_FN int absent_co_alloc(struct qcow2_image *img, uint64_t off,
         group_data_done(img->group, gen);
         return ret;
     }
-    ret = qcow2_data_is_raw(img) ? 0
-        : node_co_zero(qcow2_data(img), host, bytes,
-                       flags & (IO_MAY_UNMAP | IO_ALLOCATE));
+    ret = qcow2_data_is_raw(img)
+              ? 0
+              : node_co_zero(qcow2_data(img), host, bytes,
+                             flags & (IO_MAY_UNMAP | IO_ALLOCATE));
     if (ret == 0) {
         struct qcow2_delta d = host_delta(img, host);
 
@@ -253,7 +258,7 @@ static CO_FN int clusters_co_alloc(struct qcow2_image *img, uint64_t off,
     uint64_t cluster = qcow2_cluster_size(img);
     uint64_t idx = round_up(off, cluster) >> img->cluster_bits;
     uint64_t end = (to == img->node->size ? round_up(to, cluster) : to) >>
-        img->cluster_bits;
+                   img->cluster_bits;
     int ret = 0;
 
     while (idx < end && ret == 0) {
@@ -293,7 +298,8 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
         if (ret < 0) {
             break;
         }
-        run.len = min_u64(run.len, (uint64_t) QCOW2_MARKERS_AT_ONCE << img->cluster_bits);
+        run.len = min_u64(run.len,
+                          (uint64_t)QCOW2_MARKERS_AT_ONCE << img->cluster_bits);
         if (run.kind == QCOW2_ABSENT && !discard) {
             ret = absent_co_alloc(img, off, run.len, IO_MAY_UNMAP);
         } else if (run.kind == QCOW2_DATA && run.in_place) {
@@ -313,7 +319,8 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
 
 /* --- requests --- */
 
-static bool qcow2_zero_is_whole(const struct node *n, uint64_t off, uint64_t end)
+static bool qcow2_zero_is_whole(const struct node *n, uint64_t off,
+                                uint64_t end)
 {
     uint64_t mask = qcow2_sub_size(qcow2_image(n)) - 1;
 
@@ -329,13 +336,13 @@ static CO_FN int range_co_change(struct qcow2_image *img, uint64_t off,
 
     if (flags & IO_ALLOCATE) {
         return v2 && img->crypt ? -ENOTSUP
-            : clusters_co_alloc(img, off, end, flags);
+                                : clusters_co_alloc(img, off, end, flags);
     }
     if (v2 && (qcow2_has_backing(img) || !unmap)) {
         return old_co_zero(img, off, end - off, discard);
     }
     return qcow2_data_is_raw(img) ? qcow2_co_data_map(img, off, end)
-        : range_co_zero(img, off, end, unmap);
+                                  : range_co_zero(img, off, end, unmap);
 }
 
 static CO_FN int request_co_zero(struct node *n, uint64_t off, uint64_t len,

@@ -30,18 +30,18 @@ uint64_t qcow2_l2_entry(const struct qcow2_image *img, uint32_t l1_idx)
 
 static bool has_table(const struct qcow2_image *img, uint64_t l1_idx)
 {
-    return qcow2_l2_entry(img, (uint32_t) l1_idx) & QCOW2_OFFSET_MASK;
+    return qcow2_l2_entry(img, (uint32_t)l1_idx) & QCOW2_OFFSET_MASK;
 }
 
 /* --- a walk over clusters in step with what is pending --- */
 
 struct walk {
     struct qcow2_image *img;
-    uint64_t limit;                 /* cluster index */
-    uint64_t seen;                  /* descriptors */
+    uint64_t limit; /* cluster index */
+    uint64_t seen;  /* descriptors */
     struct pending_walk pending;
-    uint64_t slice;                 /* that @table is of */
-    const void *table;              /* NULL: none yet */
+    uint64_t slice;    /* that @table is of */
+    const void *table; /* NULL: none yet */
 };
 
 static void walk_init(struct walk *w, struct qcow2_image *img, uint64_t idx,
@@ -54,8 +54,8 @@ static void walk_init(struct walk *w, struct qcow2_image *img, uint64_t idx,
 static void walk_apply(struct walk *w, uint64_t idx, struct qcow2_desc *d)
 {
     for (unsigned i = 0; i < w->img->pending.n; i++) {
-        const struct qcow2_delta *delta =
-            pending_walk_value(&w->pending, i, idx);
+        const struct qcow2_delta *delta = pending_walk_value(&w->pending, i,
+                                                             idx);
 
         if (delta) {
             *d = qcow2_delta_apply(*d, delta);
@@ -98,10 +98,12 @@ static int walk_get(struct walk *w, uint64_t idx, struct qcow2_desc *ret,
         }
     }
     if (w->table) {
-        *ret = qcow2_desc_get(&img->shape, w->table, (uint32_t)
-                              (idx & ((UINT64_C(1) << img->slice_bits) - 1)));
+        *ret = qcow2_desc_get(
+            &img->shape, w->table,
+            (uint32_t)(idx & ((UINT64_C(1) << img->slice_bits) - 1)));
     } else if (next > idx) {
-        *ret_n = min_u64(next, qcow2_no_tables_end(w, idx >> img->l2_bits)) - idx;
+        *ret_n = min_u64(next, qcow2_no_tables_end(w, idx >> img->l2_bits)) -
+                 idx;
     }
     if (next == idx) {
         walk_apply(w, idx, ret);
@@ -118,16 +120,18 @@ static void run_of_cluster(const struct qcow2_image *img, struct qcow2_desc d,
                            uint64_t off, struct qcow2_run *ret)
 {
     uint64_t at = off & (qcow2_cluster_size(img) - 1);
-    unsigned sub = (unsigned) (at >> img->sub_bits);
+    unsigned sub = (unsigned)(at >> img->sub_bits);
 
     *ret = (struct qcow2_run) {
         .kind = qcow2_desc_kind(&img->shape, d, sub),
-        .len = ((uint64_t) (sub + qcow2_desc_run(&img->shape, d, sub))
-                << img->sub_bits) - at,
+        .len = ((uint64_t)(sub + qcow2_desc_run(&img->shape, d, sub))
+                << img->sub_bits) -
+               at,
         .entry = d.entry,
     };
     if (ret->kind == QCOW2_RUN_COMPRESSED) {
-        qcow2_compressed_get(&img->shape, d.entry, &ret->host, &ret->compressed_len);
+        qcow2_compressed_get(&img->shape, d.entry, &ret->host,
+                             &ret->compressed_len);
     } else if ((ret->kind == QCOW2_DATA || ret->kind == QCOW2_ZERO) &&
                qcow2_desc_has_host(&img->shape, d)) {
         ret->host = (d.entry & QCOW2_OFFSET_MASK) + at;
@@ -155,7 +159,7 @@ static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
 /* From memory alone: a run from @off, up to @end. -EAGAIN; -EUCLEAN: the entry
  * of the first cluster makes no sense, it is in *@ret. */
 static int qcow2_scan(struct qcow2_image *img, uint64_t off, uint64_t end,
-                struct qcow2_run *ret)
+                      struct qcow2_run *ret)
 {
     struct walk w;
     uint64_t pos = off;
@@ -194,13 +198,14 @@ static CO_FN int entry_co_report(struct qcow2_image *img, uint64_t off,
                                  uint64_t entry)
 {
     uint64_t idx = off >> img->cluster_bits;
-    uint64_t l2 = qcow2_l2_entry(img, (uint32_t) (idx >> img->l2_bits)) &
+    uint64_t l2 = qcow2_l2_entry(img, (uint32_t)(idx >> img->l2_bits)) &
                   QCOW2_OFFSET_MASK;
     uint64_t at = (idx & ((UINT64_C(1) << img->l2_bits) - 1)) *
                   (img->shape.extended ? 16 : 8);
 
-    return qcow2_co_corrupt(img, l2 + at, "the L2 entry of guest offset %"
-                            PRIu64 " is 0x%" PRIx64 ": no cluster of this "
+    return qcow2_co_corrupt(img, l2 + at,
+                            "the L2 entry of guest offset %" PRIu64
+                            " is 0x%" PRIx64 ": no cluster of this "
                             "image (run a check)",
                             idx << img->cluster_bits, entry);
 }
@@ -217,12 +222,13 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
 
         if (sparse) {
             *ret_run = (struct qcow2_run) {
-                .kind = QCOW2_ABSENT, .len = sparse,
+                .kind = QCOW2_ABSENT,
+                .len = sparse,
             };
             return 0;
         }
-        ret = metadata_cache_co_get(&img->slices, off >> img->cluster_bits >>
-                            img->slice_bits, &t);
+        ret = metadata_cache_co_get(
+            &img->slices, off >> img->cluster_bits >> img->slice_bits, &t);
         if (ret < 0) {
             return ret;
         }

@@ -6,16 +6,16 @@
 /* --- map.c: what is where --- */
 
 struct qcow2_run {
-    enum qcow2_kind kind;          /* never QCOW2_INVALID */
-    bool in_place;                 /* DATA, ZERO with a place: refcount is 1 */
-    uint64_t len;                  /* bytes */
-    uint64_t host;                 /* DATA: file offset of the first byte; ZERO:
+    enum qcow2_kind kind;    /* never QCOW2_INVALID */
+    bool in_place;           /* DATA, ZERO with a place: refcount is 1 */
+    uint64_t len;            /* bytes */
+    uint64_t host;           /* DATA: file offset of the first byte; ZERO:
                                     * the same, or 0 = no place (with @in_place
                                     * that of a data file); COMPRESSED: where
                                     * the stream begins */
-    uint32_t compressed_len;       /* COMPRESSED: bytes to read at most; such a
+    uint32_t compressed_len; /* COMPRESSED: bytes to read at most; such a
                                     * run lies within one cluster */
-    uint64_t entry;                /* of the first cluster, as it stands */
+    uint64_t entry;          /* of the first cluster, as it stands */
 };
 
 /* The longest run of one kind (contiguous in the file where it has a place)
@@ -74,7 +74,7 @@ struct pending_gen *qcow2_pending_merge(struct qcow2_image *img, uint64_t gen);
  * is in memory, lie in a hole of the file; 0: not known to be so. Of images that
  * nobody writes to. */
 CO_FN uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off,
-                               uint64_t end);
+                                      uint64_t end);
 /* Do two of @n entries lead to one table, or can that not be told? */
 bool qcow2_l1_has_duplicates(const uint64_t *l1, uint32_t n);
 /* Another entry of the active L1 table of such an image leads to the same table:

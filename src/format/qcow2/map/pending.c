@@ -13,7 +13,8 @@
 int qcow2_co_pending_room(struct qcow2_image *img)
 {
     return pending_count(&img->pending) >= QCOW2_PENDING_MAX
-        ? group_co_flush(img->group) : 0;
+               ? group_co_flush(img->group)
+               : 0;
 }
 
 static GTree *qcow2_pending_map(struct qcow2_image *img, uint64_t gen)
@@ -30,8 +31,7 @@ static void qcow2_pending_insert(GTree *map, uint64_t idx,
         qcow2_delta_merge(d, delta);
         return;
     }
-    g_tree_insert(map, GSIZE_TO_POINTER(idx),
-                  g_memdup2(delta, sizeof(*delta)));
+    g_tree_insert(map, GSIZE_TO_POINTER(idx), g_memdup2(delta, sizeof(*delta)));
 }
 
 void qcow2_pending_add(struct qcow2_image *img, uint64_t gen, uint64_t idx,
@@ -62,8 +62,8 @@ bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
     bool any = false;
 
     for (unsigned i = 0; i < img->pending.n; i++) {
-        const struct qcow2_delta *delta =
-            g_tree_lookup(img->pending.gens[i].map, GSIZE_TO_POINTER(idx));
+        const struct qcow2_delta *delta = g_tree_lookup(
+            img->pending.gens[i].map, GSIZE_TO_POINTER(idx));
 
         if (delta) {
             *d = qcow2_delta_apply(*d, delta);
@@ -75,7 +75,7 @@ bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
 
 static gboolean qcow2_pending_older(gpointer key, gpointer value, gpointer map)
 {
-    struct qcow2_delta sum = *(struct qcow2_delta *) value;
+    struct qcow2_delta sum = *(struct qcow2_delta *)value;
     struct qcow2_delta *newer = g_tree_lookup(map, key);
 
     if (newer) {

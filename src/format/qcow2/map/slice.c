@@ -13,7 +13,7 @@
 static uint64_t slice_offset(const struct qcow2_image *img, uint64_t slice)
 {
     unsigned bits = img->l2_bits - img->slice_bits;
-    uint64_t entry = qcow2_l2_entry(img, (uint32_t) (slice >> bits));
+    uint64_t entry = qcow2_l2_entry(img, (uint32_t)(slice >> bits));
     uint64_t within = slice & ((UINT64_C(1) << bits) - 1);
 
     return (entry & QCOW2_OFFSET_MASK) + within * qcow2_slice_bytes(img);
@@ -30,24 +30,26 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
 {
     struct qcow2_image *img = arg;
     unsigned bits = img->l2_bits - img->slice_bits;
-    uint32_t l1_idx = (uint32_t) (t->key >> bits);
+    uint32_t l1_idx = (uint32_t)(t->key >> bits);
     uint64_t entry = qcow2_l2_entry(img, l1_idx);
     bool is_new = g_hash_table_contains(img->fresh, GUINT_TO_POINTER(l1_idx));
     struct iovec v;
     uint32_t duplicate;
 
     if (!is_new && !l2_offset_valid(img, entry & QCOW2_OFFSET_MASK)) {
-        return qcow2_co_corrupt(img, img->hdr.l1_offset +
-                                (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
-                                PRIx64 ": no L2 table of this file (run a "
-                                "check)", l1_idx, entry);
+        return qcow2_co_corrupt(img, img->hdr.l1_offset + (uint64_t)l1_idx * 8,
+                                "L1 entry %u is 0x%" PRIx64
+                                ": no L2 table of this file (run a "
+                                "check)",
+                                l1_idx, entry);
     }
     duplicate = qcow2_l1_duplicate(img, l1_idx);
     if (duplicate != UINT32_MAX) {
-        return qcow2_co_corrupt(img, img->hdr.l1_offset +
-                                (uint64_t) l1_idx * 8, "L1 entry %u is 0x%"
-                                PRIx64 ": the table of entry %u, too (run a "
-                                "check)", l1_idx, entry, duplicate);
+        return qcow2_co_corrupt(img, img->hdr.l1_offset + (uint64_t)l1_idx * 8,
+                                "L1 entry %u is 0x%" PRIx64
+                                ": the table of entry %u, too (run a "
+                                "check)",
+                                l1_idx, entry, duplicate);
     }
     /* A new table is known to be empty, or was a moment ago. */
     if (!is_new) {
@@ -59,6 +61,6 @@ static CO_FN int slice_co_load(void *arg, struct table *t)
 
 void qcow2_slices_init(struct qcow2_image *img)
 {
-    metadata_cache_init(&img->slices, qcow2_slice_bytes(img), img->opts.cache_bytes,
-                slice_co_load, img);
+    metadata_cache_init(&img->slices, qcow2_slice_bytes(img),
+                        img->opts.cache_bytes, slice_co_load, img);
 }

@@ -25,7 +25,8 @@ static bool is_over_file(const struct qcow2_image *img)
     return storage && !strcmp(storage->drv->name, "file");
 }
 
-uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off, uint64_t end)
+uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off,
+                                uint64_t end)
 {
     uint64_t cluster = qcow2_cluster_size(img);
     unsigned span = img->l2_bits + img->cluster_bits;
@@ -41,8 +42,7 @@ uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off, uint64_t 
     }
     /* As many that follow as lie in the same hole. */
     while (i < img->hdr.l1_size && i << span < end &&
-           table_at(img, i) >= host &&
-           !(table_at(img, i) & (cluster - 1)) &&
+           table_at(img, i) >= host && !(table_at(img, i) & (cluster - 1)) &&
            range_inside(table_at(img, i) - host, cluster, ext.len)) {
         i++;
     }
@@ -51,7 +51,7 @@ uint64_t qcow2_co_sparse_tables(struct qcow2_image *img, uint64_t off, uint64_t 
 
 static int qcow2_compare_offsets(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
@@ -83,10 +83,11 @@ uint32_t qcow2_l1_duplicate(struct qcow2_image *img, uint32_t l1_idx)
     }
     if (img->l1_tables == L1_UNKNOWN) {
         img->l1_tables = qcow2_l1_has_duplicates(img->l1, img->hdr.l1_size)
-            ? L1_SHARED : L1_DISTINCT;
+                             ? L1_SHARED
+                             : L1_DISTINCT;
     }
-    for (uint32_t i = 0; i < img->hdr.l1_size &&
-         img->l1_tables == L1_SHARED; i++) {
+    for (uint32_t i = 0; i < img->hdr.l1_size && img->l1_tables == L1_SHARED;
+         i++) {
         if (i != l1_idx && table_at(img, i) == host) {
             return i;
         }

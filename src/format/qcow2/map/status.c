@@ -26,7 +26,8 @@ static void map_of_run(struct qcow2_image *img, const struct qcow2_run *run,
 {
     m->len = run->len;
     m->kind = run->kind == QCOW2_ABSENT ? MAP_ABSENT
-        : run->kind == QCOW2_ZERO ? MAP_ZERO : MAP_DATA;
+              : run->kind == QCOW2_ZERO ? MAP_ZERO
+                                        : MAP_DATA;
     if (run->kind == QCOW2_RUN_COMPRESSED) {
         m->info = run->entry;
         return;
@@ -46,7 +47,8 @@ static void map_of_run(struct qcow2_image *img, const struct qcow2_run *run,
 
 /* May this write go in place? What the checks of the tables forbid is refused,
  * and nothing is written past the end of a data file's disk. */
-static CO_FN int qcow2_place_co_check(struct qcow2_image *img, struct mapping *m)
+static CO_FN int qcow2_place_co_check(struct qcow2_image *img,
+                                      struct mapping *m)
 {
     if (!m->in_place) {
         return 0;

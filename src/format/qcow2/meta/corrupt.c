@@ -24,8 +24,7 @@ static CO_FN void corrupt_entry(void *arg)
     co_latch_done(&img->background);
 }
 
-int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt,
-                     ...)
+int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt, ...)
 {
     va_list ap;
     char *text;
@@ -61,6 +60,8 @@ int qcow2_check_writable(const struct qcow2_image *img, GError **err)
     if (!img->group) {
         return err_set(err, EPERM, "Block node is read-only");
     }
-    return img->corrupt ? err_set(err, EIO, "The image is corrupt: nothing is "
-                                  "written to it any more") : 0;
+    return img->corrupt ? err_set(err, EIO,
+                                  "The image is corrupt: nothing is "
+                                  "written to it any more")
+                        : 0;
 }

@@ -19,8 +19,8 @@ static CO_FN int sector_co_read(struct qcow2_image *img)
 {
     uint8_t *buf = io_buf_get(QCOW2_SECTOR);
     struct iovec v;
-    int ret = node_co_preadv(qcow2_file(img), 0,
-                             iov_one(&v, buf, QCOW2_SECTOR), 0);
+    int ret = node_co_preadv(qcow2_file(img), 0, iov_one(&v, buf, QCOW2_SECTOR),
+                             0);
 
     if (ret == 0) {
         memcpy(img->sector, buf, QCOW2_SECTOR);
@@ -44,8 +44,10 @@ static CO_FN int exts_co_read(struct qcow2_image *img, uint64_t end,
     }
     buf = io_buf_get(len);
     if (!buf) {
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
-                       "qcow2 header", len);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the "
+                       "qcow2 header",
+                       len);
     }
     ret = node_co_preadv(qcow2_file(img), start, iov_one(&v, buf, len), 0);
     if (ret < 0) {
@@ -63,8 +65,8 @@ static CO_FN int unknown_co_refuse(struct qcow2_image *img, GError **err)
 {
     struct qcow2_header *h = &img->hdr;
     g_autofree char *names = NULL;
-    uint64_t end = UINT64_C(1) << CLAMP(h->cluster_bits, QCOW2_CLUSTER_BITS_MIN,
-                                        16);
+    uint64_t end = UINT64_C(1)
+                   << CLAMP(h->cluster_bits, QCOW2_CLUSTER_BITS_MIN, 16);
     uint64_t where;
 
     if (h->backing_offset && h->backing_offset < end) {
@@ -96,7 +98,8 @@ static CO_FN int qcow2_name_co_read(struct qcow2_image *img, GError **err)
     } else if (strlen(name) != len) {
         ret = node_corrupt(img->node, err, img->hdr.backing_offset,
                            "the backing file name of %u bytes holds a NUL "
-                           "byte", len);
+                           "byte",
+                           len);
     }
     if (ret < 0) {
         g_free(name);
@@ -117,11 +120,12 @@ static int take_format(struct qcow2_image *img, uint64_t *ret_where,
     }
     *ret_where = img->hdr.header_length;
     if (e->len > QCOW2_FORMAT_MAX || memchr(e->data, 0, e->len)) {
-        return err_set(err, EINVAL, "the name of the backing format has %"
-                       PRIu32 " bytes: it must have 1 to %d, none of them 0",
+        return err_set(err, EINVAL,
+                       "the name of the backing format has %" PRIu32
+                       " bytes: it must have 1 to %d, none of them 0",
                        e->len, QCOW2_FORMAT_MAX);
     }
-    img->backing_format = g_strndup((char *) e->data, e->len);
+    img->backing_format = g_strndup((char *)e->data, e->len);
     return 0;
 }
 
@@ -133,8 +137,10 @@ static CO_FN int header_co_parse(struct qcow2_image *img, uint64_t *ret_where,
     int ret = qcow2_header_validate(h, size, ret_where, err);
 
     if (ret == 0) {
-        ret = exts_co_read(img, h->backing_offset ? h->backing_offset
-                           : UINT64_C(1) << h->cluster_bits, ret_where, err);
+        ret = exts_co_read(img,
+                           h->backing_offset ? h->backing_offset
+                                             : UINT64_C(1) << h->cluster_bits,
+                           ret_where, err);
     }
     return ret < 0 ? ret : take_format(img, ret_where, err);
 }
@@ -174,8 +180,8 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
 
 /* One aligned write of sector 0, which becomes @h and otherwise @sector. */
 static CO_FN int qcow2_sector_co_put(struct qcow2_image *img,
-                               const struct qcow2_header *h,
-                               const uint8_t sector[QCOW2_SECTOR])
+                                     const struct qcow2_header *h,
+                                     const uint8_t sector[QCOW2_SECTOR])
 {
     uint8_t *buf = io_buf_get(QCOW2_SECTOR);
     struct qcow2_header now = *h;
@@ -233,8 +239,7 @@ static CO_FN int sector_co_write(struct qcow2_image *img,
     return ret;
 }
 
-int qcow2_co_write_header(struct qcow2_image *img,
-                          const struct qcow2_header *h)
+int qcow2_co_write_header(struct qcow2_image *img, const struct qcow2_header *h)
 {
     return sector_co_write(img, h, img->sector);
 }
@@ -285,9 +290,8 @@ static bool exts_patch(const struct qcow2_image *img, const GArray *exts,
     return true;
 }
 
-bool qcow2_exts_put(const struct qcow2_image *img,
-                    const struct qcow2_header *h, const GArray *exts,
-                    uint8_t sector[QCOW2_SECTOR])
+bool qcow2_exts_put(const struct qcow2_image *img, const struct qcow2_header *h,
+                    const GArray *exts, uint8_t sector[QCOW2_SECTOR])
 {
     memcpy(sector, img->sector, QCOW2_SECTOR);
     return qcow2_exts_encode(exts, sector + h->header_length, exts_room(h)) ||
@@ -335,7 +339,7 @@ bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
     uint8_t sector[QCOW2_SECTOR];
 
     return qcow2_exts_put(img, h, exts, sector) ||
-        (name_move(img, &to) && qcow2_exts_put(img, &to, exts, sector));
+           (name_move(img, &to) && qcow2_exts_put(img, &to, exts, sector));
 }
 
 bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts)
@@ -344,7 +348,8 @@ bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts)
     uint8_t buf[QCOW2_SECTOR];
 
     return qcow2_exts_encode(exts, buf, exts_room(&img->hdr)) ||
-        (name_move(img, &to) && qcow2_exts_encode(exts, buf, exts_room(&to)));
+           (name_move(img, &to) &&
+            qcow2_exts_encode(exts, buf, exts_room(&to)));
 }
 
 int qcow2_co_write_exts_apart(struct qcow2_image *img,
@@ -354,5 +359,6 @@ int qcow2_co_write_exts_apart(struct qcow2_image *img,
     int ret = qcow2_co_write_exts(img, h, exts, NULL);
 
     return ret == -ENOSPC && name_move(img, &to)
-        ? qcow2_co_write_exts(img, &to, exts, img->backing_name) : ret;
+               ? qcow2_co_write_exts(img, &to, exts, img->backing_name)
+               : ret;
 }

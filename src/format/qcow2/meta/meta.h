@@ -13,8 +13,7 @@ CO_FN int qcow2_co_write_header(struct qcow2_image *img,
  * way; a backing name that stands in their way in sector 0
  * moves to the end of it by the same write. */
 CO_FN int qcow2_co_write_exts_apart(struct qcow2_image *img,
-                                    const struct qcow2_header *h,
-                                    GArray *exts);
+                                    const struct qcow2_header *h, GArray *exts);
 /* Would that find room? */
 bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
                     const GArray *exts);
@@ -27,9 +26,8 @@ bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts);
  * group is locked, or its pass runs. */
 CO_FN int qcow2_co_header_settle(struct qcow2_image *img);
 /* What sector 0 becomes with @exts; false when there is no room in it. */
-bool qcow2_exts_put(const struct qcow2_image *img,
-                    const struct qcow2_header *h, const GArray *exts,
-                    uint8_t sector[QCOW2_SECTOR]);
+bool qcow2_exts_put(const struct qcow2_image *img, const struct qcow2_header *h,
+                    const GArray *exts, uint8_t sector[QCOW2_SECTOR]);
 /* The same with @exts for the extensions and, where it stands in sector 0, the
  * backing name. */
 CO_FN int qcow2_co_write_exts(struct qcow2_image *img,
@@ -51,9 +49,16 @@ int qcow2_check_writable(const struct qcow2_image *img, GError **err);
 /* --- overlap.c: metadata is not overwritten --- */
 
 enum qcow2_meta {
-    QCOW2_META_HEADER, QCOW2_META_L1, QCOW2_META_L2, QCOW2_META_REFTABLE,
-    QCOW2_META_REFBLOCK, QCOW2_META_SNAPSHOTS, QCOW2_META_SNAPSHOT_L1,
-    QCOW2_META_BITMAPS, QCOW2_META_CRYPT, QCOW2_META_DATA,
+    QCOW2_META_HEADER,
+    QCOW2_META_L1,
+    QCOW2_META_L2,
+    QCOW2_META_REFTABLE,
+    QCOW2_META_REFBLOCK,
+    QCOW2_META_SNAPSHOTS,
+    QCOW2_META_SNAPSHOT_L1,
+    QCOW2_META_BITMAPS,
+    QCOW2_META_CRYPT,
+    QCOW2_META_DATA,
 };
 
 /* Write @len bytes of structure @what; -EIO when they would hit another one (the

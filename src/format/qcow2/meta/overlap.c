@@ -50,7 +50,7 @@ void qcow2_meta_add(struct qcow2_image *img, enum qcow2_meta what,
     }
     for (uint64_t i = host >> img->cluster_bits; i < end; i++) {
         g_hash_table_insert(img->meta, GSIZE_TO_POINTER(i),
-                            GUINT_TO_POINTER((guint) what + 1));
+                            GUINT_TO_POINTER((guint)what + 1));
     }
 }
 
@@ -68,8 +68,9 @@ void qcow2_meta_remove(struct qcow2_image *img, uint64_t host, uint64_t len)
 
 bool qcow2_meta_is_at(const struct qcow2_image *img, uint64_t host)
 {
-    return img->meta && g_hash_table_contains(
-        img->meta, GSIZE_TO_POINTER(host >> img->cluster_bits));
+    return img->meta &&
+           g_hash_table_contains(img->meta,
+                                 GSIZE_TO_POINTER(host >> img->cluster_bits));
 }
 
 static void add_snapshots(struct qcow2_image *img)
@@ -85,7 +86,7 @@ static void add_snapshots(struct qcow2_image *img)
     }
     for (unsigned i = 0; i < qcow2_n_snapshots(img); i++) {
         const struct qcow2_snapshot *s = qcow2_snapshot_at(img, i);
-        uint64_t len = (uint64_t) s->l1_size * 8;
+        uint64_t len = (uint64_t)s->l1_size * 8;
 
         clusters += cluster_end(img, 0, len);
         if (clusters > TABLES_MAX) {
@@ -118,9 +119,9 @@ void qcow2_overlap_open(struct qcow2_image *img, const uint64_t *reftable,
     qcow2_bitmaps_range(img, &host, &len);
     qcow2_meta_add(img, QCOW2_META_BITMAPS, host, len);
     qcow2_meta_add(img, QCOW2_META_REFTABLE, img->hdr.reftable_offset,
-                   (uint64_t) img->hdr.reftable_clusters * cluster);
+                   (uint64_t)img->hdr.reftable_clusters * cluster);
     qcow2_meta_add(img, QCOW2_META_L1, img->hdr.l1_offset,
-                   (uint64_t) img->hdr.l1_size * 8);
+                   (uint64_t)img->hdr.l1_size * 8);
     qcow2_meta_add(img, QCOW2_META_HEADER, 0, cluster);
 }
 
@@ -141,11 +142,13 @@ int qcow2_co_check_overlap(struct qcow2_image *img, enum qcow2_meta what,
         guint kind = GPOINTER_TO_UINT(
             g_hash_table_lookup(img->meta, GSIZE_TO_POINTER(i)));
 
-        if (kind != 0 && kind != (guint) what + 1) {
-            return qcow2_co_corrupt(img, host, "Preventing invalid write on "
+        if (kind != 0 && kind != (guint)what + 1) {
+            return qcow2_co_corrupt(img, host,
+                                    "Preventing invalid write on "
                                     "metadata (%s at %" PRIu64 "+%" PRIu64
                                     " overlaps with %s); image marked as "
-                                    "corrupt", meta_names[what], host, len,
+                                    "corrupt",
+                                    meta_names[what], host, len,
                                     meta_names[kind - 1]);
         }
     }
@@ -161,10 +164,12 @@ int qcow2_co_check_free(struct qcow2_image *img, uint64_t host, uint64_t len)
             g_hash_table_lookup(img->meta, GSIZE_TO_POINTER(i)));
 
         if (kind != 0) {
-            return qcow2_co_corrupt(img, i << img->cluster_bits, "Preventing "
+            return qcow2_co_corrupt(img, i << img->cluster_bits,
+                                    "Preventing "
                                     "invalid allocation of a cluster that "
                                     "holds metadata (%s); image marked as "
-                                    "corrupt", meta_names[kind - 1]);
+                                    "corrupt",
+                                    meta_names[kind - 1]);
         }
     }
     return 0;
@@ -176,7 +181,8 @@ int qcow2_co_write_meta(struct qcow2_image *img, enum qcow2_meta what,
     struct iovec v;
     int ret = qcow2_co_check_overlap(img, what, host, len);
 
-    return ret < 0 ? ret
-        : node_co_pwritev(qcow2_file(img), host,
-                          iov_one(&v, (void *) (uintptr_t) buf, len), 0);
+    return ret < 0
+               ? ret
+               : node_co_pwritev(qcow2_file(img), host,
+                                 iov_one(&v, (void *)(uintptr_t)buf, len), 0);
 }

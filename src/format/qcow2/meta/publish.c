@@ -39,8 +39,8 @@ struct item {
 };
 
 struct qcow2_publish {
-    GArray *items;                /* struct item */
-    GArray *l1;                   /* uint32_t: tables of `items`, ordered */
+    GArray *items; /* struct item */
+    GArray *l1;    /* uint32_t: tables of `items`, ordered */
 };
 
 void qcow2_publish_open(struct qcow2_image *img)
@@ -83,7 +83,7 @@ static void qcow2_collect_items(struct qcow2_image *img, GTree *map)
     g_array_set_size(p->l1, 0);
     for (GTreeNode *t = g_tree_node_first(map); t; t = g_tree_node_next(t)) {
         struct item it = { qcow2_publish_node_idx(t) >> img->slice_bits, t };
-        uint32_t l1_idx = (uint32_t) (it.slice >> slices_bits(img));
+        uint32_t l1_idx = (uint32_t)(it.slice >> slices_bits(img));
 
         if (it.slice == last) {
             continue;
@@ -103,7 +103,7 @@ static bool is_fresh(const struct qcow2_image *img, uint32_t l1_idx)
 
 static uint32_t item_l1(const struct qcow2_image *img, const struct item *it)
 {
-    return (uint32_t) (it->slice >> slices_bits(img));
+    return (uint32_t)(it->slice >> slices_bits(img));
 }
 
 /* --- new tables --- */
@@ -133,8 +133,9 @@ static CO_FN int table_co_zero(struct qcow2_image *img, uint64_t at)
     int ret = qcow2_co_check_overlap(img, QCOW2_META_L2, at,
                                      qcow2_cluster_size(img));
 
-    return ret < 0 ? ret : node_co_zero(qcow2_file(img), at,
-                                        qcow2_cluster_size(img), 0);
+    return ret < 0
+               ? ret
+               : node_co_zero(qcow2_file(img), at, qcow2_cluster_size(img), 0);
 }
 
 /* A place of its own for the table of L1 entry number @i of the pass. */
@@ -179,16 +180,18 @@ static GTreeNode *next_of_slice(const struct qcow2_image *img, GTreeNode *t)
     uint64_t slice = qcow2_publish_node_idx(t) >> img->slice_bits;
 
     t = g_tree_node_next(t);
-    return t && qcow2_publish_node_idx(t) >> img->slice_bits == slice ? t : NULL;
+    return t && qcow2_publish_node_idx(t) >> img->slice_bits == slice ? t
+                                                                      : NULL;
 }
 
 static uint32_t desc_of(const struct qcow2_image *img, GTreeNode *t)
 {
-    return (uint32_t) (qcow2_publish_node_idx(t) & ((UINT64_C(1) << img->slice_bits) - 1));
+    return (uint32_t)(qcow2_publish_node_idx(t) &
+                      ((UINT64_C(1) << img->slice_bits) - 1));
 }
 
-static void qcow2_item_apply(const struct qcow2_image *img, const struct item *it,
-                       void *table)
+static void qcow2_item_apply(const struct qcow2_image *img,
+                             const struct item *it, void *table)
 {
     for (GTreeNode *t = it->first; t; t = next_of_slice(img, t)) {
         uint32_t i = desc_of(img, t);
@@ -200,19 +203,20 @@ static void qcow2_item_apply(const struct qcow2_image *img, const struct item *i
 }
 
 /* The dirty spots of a slice, which is at @host. */
-static CO_FN int qcow2_item_co_write(struct qcow2_image *img, const struct item *it,
-                               const uint8_t *table, uint64_t host)
+static CO_FN int qcow2_item_co_write(struct qcow2_image *img,
+                                     const struct item *it,
+                                     const uint8_t *table, uint64_t host)
 {
     uint32_t size = img->shape.extended ? 16 : 8;
     GTreeNode *t = it->first;
     int ret = 0;
 
     while (t && ret == 0) {
-        uint64_t a = (uint64_t) desc_of(img, t) * size, b = a + size;
+        uint64_t a = (uint64_t)desc_of(img, t) * size, b = a + size;
 
         while ((t = next_of_slice(img, t)) &&
-               (uint64_t) desc_of(img, t) * size < b + MERGE_BYTES) {
-            b = (uint64_t) desc_of(img, t) * size + size;
+               (uint64_t)desc_of(img, t) * size < b + MERGE_BYTES) {
+            b = (uint64_t)desc_of(img, t) * size + size;
         }
         a = round_down(a, QCOW2_SECTOR);
         b = round_up(b, QCOW2_SECTOR);
@@ -223,8 +227,7 @@ static CO_FN int qcow2_item_co_write(struct qcow2_image *img, const struct item 
     return ret;
 }
 
-static CO_FN int item_co_publish(struct qcow2_image *img,
-                                 const struct item *it)
+static CO_FN int item_co_publish(struct qcow2_image *img, const struct item *it)
 {
     uint64_t entry = qcow2_l2_entry(img, item_l1(img, it));
     uint64_t within = it->slice & ((UINT64_C(1) << slices_bits(img)) - 1);
@@ -235,8 +238,9 @@ static CO_FN int item_co_publish(struct qcow2_image *img,
         return ret;
     }
     qcow2_item_apply(img, it, t->data);
-    ret = qcow2_item_co_write(img, it, t->data, (entry & QCOW2_OFFSET_MASK) +
-                        within * qcow2_slice_bytes(img));
+    ret = qcow2_item_co_write(img, it, t->data,
+                              (entry & QCOW2_OFFSET_MASK) +
+                                  within * qcow2_slice_bytes(img));
     metadata_cache_put(&img->slices, t);
     return ret;
 }
@@ -267,11 +271,11 @@ static CO_FN int existing_co_publish(void *arg, unsigned i)
 static CO_FN int qcow2_fresh_co_write(struct qcow2_image *img)
 {
     int ret = parallel_co_for(img->loop, img->publish->l1->len, PUBLISH_WORKERS,
-                          table_co_alloc, img);
+                              table_co_alloc, img);
 
     return ret < 0 ? ret
-        : parallel_co_for(img->loop, img->publish->items->len, PUBLISH_WORKERS,
-                      fresh_co_publish, img);
+                   : parallel_co_for(img->loop, img->publish->items->len,
+                                     PUBLISH_WORKERS, fresh_co_publish, img);
 }
 
 static CO_FN int qcow2_publish_co_before(void *arg, uint64_t gen)
@@ -322,25 +326,24 @@ static CO_FN int qcow2_fresh_co_link(struct qcow2_image *img, uint64_t gen)
     for (unsigned i = 0; i < l1->len; i++) {
         l1_entry_set(img, gen, g_array_index(l1, uint32_t, i));
     }
-    for (unsigned i = 0; i < l1->len && ret == 0; ) {
+    for (unsigned i = 0; i < l1->len && ret == 0;) {
         uint64_t a, b;
 
         if (!is_fresh(img, g_array_index(l1, uint32_t, i))) {
             i++;
             continue;
         }
-        a = (uint64_t) g_array_index(l1, uint32_t, i) * 8;
+        a = (uint64_t)g_array_index(l1, uint32_t, i) * 8;
         b = a + 8;
-        while (++i < l1->len && (uint64_t) g_array_index(l1, uint32_t, i) * 8 <
-               b + MERGE_BYTES) {
-            b = (uint64_t) g_array_index(l1, uint32_t, i) * 8 + 8;
+        while (++i < l1->len &&
+               (uint64_t)g_array_index(l1, uint32_t, i) * 8 < b + MERGE_BYTES) {
+            b = (uint64_t)g_array_index(l1, uint32_t, i) * 8 + 8;
         }
         a = round_down(a, QCOW2_SECTOR);
-        b = min_u64(round_up(b, QCOW2_SECTOR),
-                    (uint64_t) img->hdr.l1_size * 8);
+        b = min_u64(round_up(b, QCOW2_SECTOR), (uint64_t)img->hdr.l1_size * 8);
         node_co_debug_event(qcow2_file(img), DEBUG_L1_UPDATE);
         ret = qcow2_co_write_meta(img, QCOW2_META_L1, img->hdr.l1_offset + a,
-                                  (uint8_t *) img->l1 + a, b - a);
+                                  (uint8_t *)img->l1 + a, b - a);
     }
     return ret;
 }
@@ -355,7 +358,7 @@ static CO_FN int qcow2_publish_co_pointers(void *arg, uint64_t gen)
     }
     if (ret == 0) {
         ret = parallel_co_for(img->loop, img->publish->items->len,
-                          PUBLISH_WORKERS, existing_co_publish, img);
+                              PUBLISH_WORKERS, existing_co_publish, img);
     }
     return ret < 0 ? ret : qcow2_fresh_co_link(img, gen);
 }

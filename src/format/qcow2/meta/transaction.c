@@ -11,7 +11,8 @@
 #include "format/qcow2/space/refcount.h"
 #include "loop/io.h"
 
-int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img)
+int qcow2_transaction_begin(struct qcow2_transaction *sw,
+                            struct qcow2_image *img)
 {
     size_t cluster = qcow2_cluster_size(img);
 
@@ -43,27 +44,31 @@ void qcow2_transaction_end(struct qcow2_transaction *sw)
     }
 }
 
-static struct qcow2_decrement qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img,
-                                     uint64_t host, uint64_t len)
+static struct qcow2_decrement
+qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img, uint64_t host,
+                                  uint64_t len)
 {
     unsigned bits = img->cluster_bits;
     uint64_t first = host >> bits;
 
-    return (struct qcow2_decrement) { 0, first, ((host + len - 1) >> bits) - first +
-                                           1 };
+    return (struct qcow2_decrement) { 0, first,
+                                      ((host + len - 1) >> bits) - first + 1 };
 }
 
-void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len)
+void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
+                            uint64_t len)
 {
     if (len) {
-        struct qcow2_decrement d = qcow2_snapshot_switch_clusters_of(sw->img, host, len);
+        struct qcow2_decrement d = qcow2_snapshot_switch_clusters_of(sw->img,
+                                                                     host, len);
 
         g_array_append_val(sw->old, d);
     }
 }
 
-static CO_FN int host_co_take(struct qcow2_transaction *sw, enum qcow2_meta what,
-                               uint64_t len, uint64_t *ret_host)
+static CO_FN int host_co_take(struct qcow2_transaction *sw,
+                              enum qcow2_meta what, uint64_t len,
+                              uint64_t *ret_host)
 {
     struct qcow2_decrement d;
     bool fresh;
@@ -111,12 +116,13 @@ static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
     g_hash_table_insert(sw->moved, key, was);
     qcow2_transaction_drop(sw, r->table[block], len);
     r->table[block] = host;
-    qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0, (uint32_t) len);
+    qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0,
+                      (uint32_t)len);
     return 0;
 }
 
-int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host, uint64_t len,
-                          int by)
+int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
+                               uint64_t len, int by)
 {
     struct qcow2_image *img = sw->img;
     uint64_t last = (host + len - 1) >> img->cluster_bits, count;
@@ -135,10 +141,12 @@ int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host, uint
         }
         count = qcow2_count_at(img, i);
         if (count == 0 || (by < 0 && count == 1)) {
-            return qcow2_co_corrupt(img, i << img->cluster_bits, "the refcount "
-                                    "of cluster %" PRIu64 " is %" PRIu64 ", but "
-                                    "more refers to it (run a check)", i,
-                                    count);
+            return qcow2_co_corrupt(img, i << img->cluster_bits,
+                                    "the refcount "
+                                    "of cluster %" PRIu64 " is %" PRIu64
+                                    ", but "
+                                    "more refers to it (run a check)",
+                                    i, count);
         }
         if (by > 0 && count == img->refcounts->max) {
             return -EINVAL;
@@ -148,8 +156,9 @@ int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host, uint
     return 0;
 }
 
-int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
-                          const void *buf, uint64_t len, uint64_t *ret_host)
+int qcow2_transaction_co_store(struct qcow2_transaction *sw,
+                               enum qcow2_meta what, const void *buf,
+                               uint64_t len, uint64_t *ret_host)
 {
     struct qcow2_image *img = sw->img;
     uint64_t bytes = round_up(len, QCOW2_SECTOR), host;
@@ -183,7 +192,8 @@ void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
 
     qcow2_co_reclaim(img);
     for (guint i = 0; i < sw->taken->len; i++) {
-        struct qcow2_decrement d = g_array_index(sw->taken, struct qcow2_decrement, i);
+        struct qcow2_decrement d = g_array_index(sw->taken,
+                                                 struct qcow2_decrement, i);
 
         qcow2_meta_remove(img, d.first << img->cluster_bits,
                           d.n << img->cluster_bits);
@@ -192,15 +202,16 @@ void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         const struct qcow2_decrement *was = value;
 
-        img->refcounts->table[GPOINTER_TO_SIZE(key)] = was->first <<
-                                                       img->cluster_bits;
+        img->refcounts->table[GPOINTER_TO_SIZE(key)] = was->first
+                                                       << img->cluster_bits;
     }
     qcow2_blocks_drop_new(img);
     qcow2_refcounts_forget(img);
     qcow2_space_rewind(img, sw->end);
 }
 
-int qcow2_transaction_co_run(struct qcow2_transaction *sw, const struct qcow2_header *h)
+int qcow2_transaction_co_run(struct qcow2_transaction *sw,
+                             const struct qcow2_header *h)
 {
     struct qcow2_image *img = sw->img;
     int ret = group_error(img->group);
@@ -219,10 +230,11 @@ int qcow2_transaction_co_run(struct qcow2_transaction *sw, const struct qcow2_he
     sw->done = true;
     ret = BARRIER(QCOW2_SNAPSHOT_HEADER, group_co_sync(img->group));
     for (guint i = 0; i < sw->old->len && ret == 0; i++) {
-        struct qcow2_decrement d = g_array_index(sw->old, struct qcow2_decrement, i);
+        struct qcow2_decrement d = g_array_index(sw->old,
+                                                 struct qcow2_decrement, i);
 
         qcow2_refcount_decrement(img, 0, d.first << img->cluster_bits,
-                            d.n << img->cluster_bits);
+                                 d.n << img->cluster_bits);
     }
     if (ret == 0) {
         qcow2_space_published(img, 0);

@@ -17,35 +17,37 @@
 
 struct qcow2_transaction {
     struct qcow2_image *img;
-    GHashTable *moved;             /* number of a block that has a new place ->
+    GHashTable *moved;      /* number of a block that has a new place ->
                                     * struct qcow2_decrement: the old one */
-    GArray *taken;                 /* struct qcow2_decrement: allocated for it */
-    uint64_t end;                  /* of the file before, in clusters */
-    GArray *old;                   /* struct qcow2_decrement: one reference each goes
+    GArray *taken;          /* struct qcow2_decrement: allocated for it */
+    uint64_t end;           /* of the file before, in clusters */
+    GArray *old;            /* struct qcow2_decrement: one reference each goes
                                     * when the switch is durable */
-    GArray *exts;                  /* NULL: the header's extensions stay; else
+    GArray *exts;           /* NULL: the header's extensions stay; else
                                     * no count may change. Borrowed */
-    bool done;                     /* the header was written */
-    uint8_t *table, *other;        /* of one cluster, for the callers */
+    bool done;              /* the header was written */
+    uint8_t *table, *other; /* of one cluster, for the callers */
 };
 
 /* -ENOMEM; end it in any case. */
-int qcow2_transaction_begin(struct qcow2_transaction *sw, struct qcow2_image *img);
+int qcow2_transaction_begin(struct qcow2_transaction *sw,
+                            struct qcow2_image *img);
 void qcow2_transaction_end(struct qcow2_transaction *sw);
 /* The refcounts of clusters that [@host, @host+@len) touches, which are in use,
  * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
-CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
-                                uint64_t len, int by);
+CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw,
+                                     uint64_t host, uint64_t len, int by);
 /* Write @len bytes of structure @what to a place of its own. */
-CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw, enum qcow2_meta what,
-                                const void *buf, uint64_t len,
-                                uint64_t *ret_host);
+CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw,
+                                     enum qcow2_meta what, const void *buf,
+                                     uint64_t len, uint64_t *ret_host);
 /* One reference to [@host, @host+@len) goes with the switch. */
-void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host, uint64_t len);
+void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
+                            uint64_t len);
 /* Let the header become @h, and refcounts what was counted. A failure before
  * the header is written leaves the image, in memory and file, as it was; one
  * after it is sticky. */
 CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *sw,
-                              const struct qcow2_header *h);
+                                   const struct qcow2_header *h);
 /* What was done is given up; no I/O is needed for that. */
 CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *sw);

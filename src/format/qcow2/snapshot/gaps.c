@@ -18,9 +18,9 @@
 struct gap_walk {
     struct qcow2_image *img;
     struct snapshot_gaps *gaps;
-    uint64_t size;                 /* of its disk */
-    uint64_t start, end;           /* the gap that is growing; empty: none */
-    uint8_t *table;                /* of one cluster */
+    uint64_t size;       /* of its disk */
+    uint64_t start, end; /* the gap that is growing; empty: none */
+    uint8_t *table;      /* of one cluster */
     GError **err;
 };
 
@@ -59,8 +59,8 @@ static CO_FN int gap_co_cluster(struct gap_walk *w, struct qcow2_desc d,
     for (unsigned sub = 0, run; sub < n && ret == 0; sub += run) {
         run = qcow2_desc_run(&img->shape, d, sub);
         if (qcow2_desc_kind(&img->shape, d, sub) == QCOW2_ABSENT) {
-            ret = gap_co_add(w, off + ((uint64_t) sub << img->sub_bits),
-                             (uint64_t) run << img->sub_bits);
+            ret = gap_co_add(w, off + ((uint64_t)sub << img->sub_bits),
+                             (uint64_t)run << img->sub_bits);
         }
     }
     return ret;
@@ -75,18 +75,23 @@ static CO_FN int gap_co_table(struct gap_walk *w, uint64_t host, uint64_t off)
     int ret;
 
     if (host & (cluster - 1) || host >= qcow2_file(img)->size) {
-        return node_corrupt(img->node, w->err, host, "An L1 entry of snapshot "
+        return node_corrupt(img->node, w->err, host,
+                            "An L1 entry of snapshot "
                             "'%s' leads to %" PRIu64 ": no L2 table (run a "
-                            "check)", w->gaps->name, host);
+                            "check)",
+                            w->gaps->name, host);
     }
     ret = node_co_preadv(qcow2_file(img), host, iov_one(&v, w->table, cluster),
                          0);
     if (ret < 0) {
-        return err_set_errno(w->err, -ret, "Could not read an L2 table of "
-                             "snapshot '%s'", w->gaps->name);
+        return err_set_errno(w->err, -ret,
+                             "Could not read an L2 table of "
+                             "snapshot '%s'",
+                             w->gaps->name);
     }
-    for (uint32_t i = 0; i < UINT32_C(1) << img->l2_bits && off < w->size &&
-         ret == 0; i++, off += cluster) {
+    for (uint32_t i = 0;
+         i < UINT32_C(1) << img->l2_bits && off < w->size && ret == 0;
+         i++, off += cluster) {
         ret = gap_co_cluster(w, qcow2_desc_get(&img->shape, w->table, i), off);
     }
     return ret;
@@ -130,7 +135,7 @@ int qcow2_co_snapshot_gaps(struct node *n, unsigned i, struct snapshot_gaps *g,
     }
     w.table = io_buf_get(qcow2_cluster_size(img));
     ret = w.table ? gap_co_walk(&w, l1)
-        : err_set(err, ENOMEM, "Could not allocate an L2 table");
+                  : err_set(err, ENOMEM, "Could not allocate an L2 table");
     io_buf_put(w.table, qcow2_cluster_size(img));
     io_buf_put(l1, bytes);
     return ret;

@@ -15,30 +15,37 @@ int qcow2_co_snapshot_l1(struct qcow2_image *img,
                          const struct qcow2_snapshot *s, uint64_t size,
                          uint64_t **ret_l1, size_t *ret_bytes, GError **err)
 {
-    size_t used = (size_t) s->l1_size * 8;
+    size_t used = (size_t)s->l1_size * 8;
     size_t bytes = MAX(round_up(used, QCOW2_SECTOR), QCOW2_SECTOR);
     struct iovec v;
     int ret;
 
     if (qcow2_l1_entries(size, img->cluster_bits, img->shape.extended) >
         s->l1_size) {
-        return node_corrupt(img->node, err, s->l1_offset, "Snapshot '%s' has "
+        return node_corrupt(img->node, err, s->l1_offset,
+                            "Snapshot '%s' has "
                             "%" PRIu32 " L1 entries, too few for its disk of "
-                            "%" PRIu64 " bytes", s->name, s->l1_size, size);
+                            "%" PRIu64 " bytes",
+                            s->name, s->l1_size, size);
     }
     *ret_l1 = io_buf_get(bytes);
     if (!*ret_l1) {
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the L1 "
-                       "table of snapshot '%s'", bytes, s->name);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the L1 "
+                       "table of snapshot '%s'",
+                       bytes, s->name);
     }
     *ret_bytes = bytes;
     memset(*ret_l1, 0, bytes);
     ret = used ? node_co_preadv(qcow2_file(img), s->l1_offset,
-                                iov_one(&v, *ret_l1, used), 0) : 0;
+                                iov_one(&v, *ret_l1, used), 0)
+               : 0;
     if (ret < 0) {
         io_buf_put(*ret_l1, bytes);
-        err_set_errno(err, -ret, "Could not read the L1 table of snapshot "
-                      "'%s'", s->name);
+        err_set_errno(err, -ret,
+                      "Could not read the L1 table of snapshot "
+                      "'%s'",
+                      s->name);
     }
     return ret;
 }

@@ -20,9 +20,9 @@
 #include "loop/io.h"
 
 enum {
-    EXTRA_NEEDED = 16,             /* by version 3 */
+    EXTRA_NEEDED = 16, /* by version 3 */
     EXTRA_MAX = 1024,
-    WINDOW = 256 << 10,            /* more than any entry */
+    WINDOW = 256 << 10, /* more than any entry */
     TABLE_MAX = 64 << 20,
 };
 
@@ -31,17 +31,17 @@ struct reader {
     GPtrArray *list;
     qcow2_flaw_fn *tell;
     void *arg;
-    uint64_t file_end;             /* whole clusters */
-    uint32_t i;                    /* the entry that is read */
-    uint64_t at;                   /* where it is in the file */
-    uint32_t empty;                /* entries before it that are all zero */
+    uint64_t file_end; /* whole clusters */
+    uint32_t i;        /* the entry that is read */
+    uint64_t at;       /* where it is in the file */
+    uint32_t empty;    /* entries before it that are all zero */
     /* the window */
     uint8_t *buf;
-    uint64_t start, len;           /* what of the file is in it */
+    uint64_t start, len; /* what of the file is in it */
 };
 
-static void PRINTF_LIKE(3, 4) qcow2_snapshot_read_flaw(struct reader *r, bool grave,
-                                   const char *fmt, ...)
+static void PRINTF_LIKE(3, 4)
+    qcow2_snapshot_read_flaw(struct reader *r, bool grave, const char *fmt, ...)
 {
     g_autofree char *text = NULL;
     va_list ap;
@@ -56,10 +56,10 @@ static void PRINTF_LIKE(3, 4) qcow2_snapshot_read_flaw(struct reader *r, bool gr
 
 /* @fixed, @extra and @text: its three parts, all in memory; @extra holds
  * min(announced, EXTRA_MAX) bytes. */
-static struct qcow2_snapshot *qcow2_snapshot_read_entry_decode(const struct qcow2_image *img,
-                                           const uint8_t *fixed,
-                                           const uint8_t *extra,
-                                           const uint8_t *text)
+static struct qcow2_snapshot *
+qcow2_snapshot_read_entry_decode(const struct qcow2_image *img,
+                                 const uint8_t *fixed, const uint8_t *extra,
+                                 const uint8_t *text)
 {
     struct qcow2_snapshot *s = g_new0(struct qcow2_snapshot, 1);
     uint32_t n = get_be32(fixed + 36), id = get_be16(fixed + 12);
@@ -76,8 +76,8 @@ static struct qcow2_snapshot *qcow2_snapshot_read_entry_decode(const struct qcow
         s->extra_len = n - QCOW2_SNAPSHOT_EXTRA;
         s->extra = g_memdup2(extra + QCOW2_SNAPSHOT_EXTRA, s->extra_len);
     }
-    s->id = g_strndup((const char *) text, id);
-    s->name = g_strndup((const char *) text + id, get_be16(fixed + 14));
+    s->id = g_strndup((const char *)text, id);
+    s->name = g_strndup((const char *)text + id, get_be16(fixed + 14));
     return s;
 }
 
@@ -94,7 +94,8 @@ static uint64_t entries_needed(const struct qcow2_image *img,
                                   img->shape.extended);
 
     return all ? n + qcow2_l1_entries(s->vm_state_size, img->cluster_bits,
-                                      img->shape.extended) : n;
+                                      img->shape.extended)
+               : n;
 }
 
 static bool l1_fits(const struct reader *r, uint64_t at, uint64_t n)
@@ -109,17 +110,21 @@ static bool l1_shorten(struct reader *r, struct qcow2_snapshot *s)
         uint64_t n = entries_needed(r->img, s, all);
 
         if (l1_fits(r, s->l1_offset, n)) {
-            qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has an L1 table of %u entries: more "
-                 "than there can be; %" PRIu64 " are used", label(s), s->l1_size,
-                 n);
-            s->l1_size = (uint32_t) n;
+            qcow2_snapshot_read_flaw(
+                r, true,
+                "snapshot '%s' has an L1 table of %u entries: more "
+                "than there can be; %" PRIu64 " are used",
+                label(s), s->l1_size, n);
+            s->l1_size = (uint32_t)n;
             s->vm_state_size = all ? s->vm_state_size : 0;
             return true;
         }
     }
-    qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has an L1 table of %u entries at offset %"
-         PRIu64 ": more than there can be; the snapshot cannot be used",
-         label(s), s->l1_size, s->l1_offset);
+    qcow2_snapshot_read_flaw(
+        r, true,
+        "snapshot '%s' has an L1 table of %u entries at offset %" PRIu64
+        ": more than there can be; the snapshot cannot be used",
+        label(s), s->l1_size, s->l1_offset);
     return false;
 }
 
@@ -130,9 +135,11 @@ static bool entry_validate(struct reader *r, struct qcow2_snapshot *s)
 
     if (s->l1_offset & (cluster - 1) ||
         (s->l1_size && (s->l1_offset == 0 || s->l1_offset >= r->file_end))) {
-        qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has its L1 table at offset %" PRIu64
-             ": no cluster of this file; the snapshot cannot be used", label(s),
-             s->l1_offset);
+        qcow2_snapshot_read_flaw(
+            r, true,
+            "snapshot '%s' has its L1 table at offset %" PRIu64
+            ": no cluster of this file; the snapshot cannot be used",
+            label(s), s->l1_offset);
         return false;
     }
     return l1_fits(r, s->l1_offset, s->l1_size) || l1_shorten(r, s);
@@ -142,10 +149,14 @@ static void entry_tell_extra(struct reader *r, const struct qcow2_snapshot *s,
                              uint32_t extra)
 {
     if (extra > EXTRA_MAX) {
-        qcow2_snapshot_read_flaw(r, true, "snapshot '%s' has %u bytes of extra data: at most %d "
-             "can be; they are not used", label(s), extra, EXTRA_MAX);
+        qcow2_snapshot_read_flaw(
+            r, true,
+            "snapshot '%s' has %u bytes of extra data: at most %d "
+            "can be; they are not used",
+            label(s), extra, EXTRA_MAX);
     } else if (extra < EXTRA_NEEDED && r->img->shape.version >= 3) {
-        qcow2_snapshot_read_flaw(r, false, "snapshot table entry %u is incomplete", r->i);
+        qcow2_snapshot_read_flaw(r, false,
+                                 "snapshot table entry %u is incomplete", r->i);
     }
 }
 
@@ -160,8 +171,8 @@ static CO_FN const uint8_t *window_co_get(struct reader *r, uint64_t at,
     int ret;
 
     if (at < r->start || at + len > r->start + r->len) {
-        ret = node_co_preadv(qcow2_file(r->img), at,
-                             iov_one(&v, r->buf, now), 0);
+        ret = node_co_preadv(qcow2_file(r->img), at, iov_one(&v, r->buf, now),
+                             0);
         if (ret < 0) { /* it may be something else that cannot be read */
             now = len;
             ret = node_co_preadv(qcow2_file(r->img), at,
@@ -180,8 +191,9 @@ static CO_FN const uint8_t *window_co_get(struct reader *r, uint64_t at,
 static void empty_tell(struct reader *r)
 {
     if (r->empty) {
-        qcow2_snapshot_read_flaw(r, true, "snapshot table entries %u to %u are empty",
-             r->i - r->empty, r->i - 1);
+        qcow2_snapshot_read_flaw(r, true,
+                                 "snapshot table entries %u to %u are empty",
+                                 r->i - r->empty, r->i - 1);
     }
     r->empty = 0;
 }
@@ -190,7 +202,7 @@ static void empty_tell(struct reader *r)
 static bool entry_ends(struct reader *r, const uint8_t *fixed)
 {
     uint64_t start = r->img->hdr.snapshots_offset;
-    uint64_t len = QCOW2_SNAPSHOT_BYTES + (uint64_t) get_be32(fixed + 36) +
+    uint64_t len = QCOW2_SNAPSHOT_BYTES + (uint64_t)get_be32(fixed + 36) +
                    get_be16(fixed + 12) + get_be16(fixed + 14);
 
     return r->at + len <= r->file_end && r->at + len - start <= TABLE_MAX;
@@ -214,8 +226,9 @@ static CO_FN int entry_co_take(struct reader *r, const uint8_t *head)
     p = window_co_get(r, r->at + QCOW2_SNAPSHOT_BYTES, room, &ret);
     if (p) {
         extra = g_memdup2(p, room);
-        p = window_co_get(r, text, (uint64_t) get_be16(fixed + 12) +
-                          get_be16(fixed + 14), &ret);
+        p = window_co_get(r, text,
+                          (uint64_t)get_be16(fixed + 12) + get_be16(fixed + 14),
+                          &ret);
     }
     if (!p) {
         return ret;
@@ -254,8 +267,9 @@ static CO_FN int entry_co_read(struct reader *r)
     }
     if (ret == 1) {
         empty_tell(r);
-        qcow2_snapshot_read_flaw(r, true, "the snapshot table of %u entries ends in entry %u",
-             r->img->hdr.n_snapshots, r->i);
+        qcow2_snapshot_read_flaw(
+            r, true, "the snapshot table of %u entries ends in entry %u",
+            r->img->hdr.n_snapshots, r->i);
     }
     return ret;
 }
@@ -266,25 +280,31 @@ static bool table_is_there(struct reader *r)
     const struct qcow2_header *h = &r->img->hdr;
 
     if (h->snapshots_offset & (qcow2_cluster_size(r->img) - 1) ||
-        (h->n_snapshots && (h->snapshots_offset == 0 ||
-                            h->snapshots_offset >= r->file_end))) {
-        qcow2_snapshot_read_flaw(r, true, "the snapshot table of %u entries is at offset %" PRIu64
-             ": no cluster of this file", h->n_snapshots, h->snapshots_offset);
+        (h->n_snapshots &&
+         (h->snapshots_offset == 0 || h->snapshots_offset >= r->file_end))) {
+        qcow2_snapshot_read_flaw(
+            r, true,
+            "the snapshot table of %u entries is at offset %" PRIu64
+            ": no cluster of this file",
+            h->n_snapshots, h->snapshots_offset);
         return false;
     }
     if (h->n_snapshots > QCOW2_SNAPSHOTS_MAX) {
-        qcow2_snapshot_read_flaw(r, true, "the snapshot table has %u entries: at most %d can be",
-             h->n_snapshots, QCOW2_SNAPSHOTS_MAX);
+        qcow2_snapshot_read_flaw(
+            r, true, "the snapshot table has %u entries: at most %d can be",
+            h->n_snapshots, QCOW2_SNAPSHOTS_MAX);
     }
     return h->n_snapshots > 0;
 }
 
 int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
-                            uint64_t *ret_bytes, qcow2_flaw_fn *tell,
-                            void *arg)
+                            uint64_t *ret_bytes, qcow2_flaw_fn *tell, void *arg)
 {
     struct reader r = {
-        .img = img, .list = list, .tell = tell, .arg = arg,
+        .img = img,
+        .list = list,
+        .tell = tell,
+        .arg = arg,
         .file_end = round_up(qcow2_file(img)->size, qcow2_cluster_size(img)),
         .at = img->hdr.snapshots_offset,
     };
@@ -313,7 +333,8 @@ int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
 /* --- open --- */
 
 /* The first that is grave is kept for a message. */
-static void qcow2_snapshot_read_open_tell(void *arg, bool grave, const char *text)
+static void qcow2_snapshot_read_open_tell(void *arg, bool grave,
+                                          const char *text)
 {
     struct qcow2_image *img = arg;
 
@@ -334,16 +355,20 @@ int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err)
     int ret;
 
     img->snapshots = g_new0(struct qcow2_snapshots, 1);
-    img->snapshots->list = g_ptr_array_new_with_free_func(qcow2_snapshot_read_free_snapshot);
+    img->snapshots->list = g_ptr_array_new_with_free_func(
+        qcow2_snapshot_read_free_snapshot);
     ret = qcow2_co_snapshots_read(img, img->snapshots->list,
-                                  &img->snapshots->bytes, qcow2_snapshot_read_open_tell, img);
+                                  &img->snapshots->bytes,
+                                  qcow2_snapshot_read_open_tell, img);
     if (ret == -ENOMEM) {
-        return err_set(err, ENOMEM, "Could not allocate memory for the "
+        return err_set(err, ENOMEM,
+                       "Could not allocate memory for the "
                        "snapshot table");
     }
     if (ret < 0) {
         g_autofree char *text = g_strdup_printf("the snapshot table cannot be "
-                                                "read: %s", g_strerror(-ret));
+                                                "read: %s",
+                                                g_strerror(-ret));
         qcow2_snapshot_read_open_tell(img, true, text);
     }
     return 0;

@@ -40,8 +40,10 @@ static CO_FN int table_co_read(struct qcow2_image *img, uint64_t host,
 
     /* The last cluster of a file need not be whole. */
     if (host & (cluster - 1) || host >= qcow2_file(img)->size) {
-        return qcow2_co_corrupt(img, host, "an L1 entry leads to %" PRIu64
-                                ": no L2 table (run a check)", host);
+        return qcow2_co_corrupt(img, host,
+                                "an L1 entry leads to %" PRIu64
+                                ": no L2 table (run a check)",
+                                host);
     }
     return node_co_preadv(qcow2_file(img), host, iov_one(&v, buf, cluster), 0);
 }
@@ -66,7 +68,8 @@ static CO_FN int desc_co_alloc(struct qcow2_image *img, uint64_t table,
     *ret_host = d.entry & QCOW2_OFFSET_MASK;
     if (*ret_host & (cluster - 1) ||
         qcow2_desc_kind(&img->shape, d, 0) == QCOW2_INVALID) {
-        return qcow2_co_corrupt(img, table, "an L2 entry is 0x%" PRIx64 ": no "
+        return qcow2_co_corrupt(img, table,
+                                "an L2 entry is 0x%" PRIx64 ": no "
                                 "cluster of this image (run a check)",
                                 d.entry);
     }
@@ -122,7 +125,8 @@ static CO_FN int table_co_share(struct qcow2_transaction *sw, uint64_t host,
         *ret_entry = host;
         return qcow2_transaction_co_count(sw, host, cluster, 1);
     }
-    ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster, &to);
+    ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster,
+                                     &to);
     if (ret < 0) {
         return ret;
     }
@@ -160,8 +164,9 @@ static uint64_t active_host(const struct qcow2_image *img, uint32_t i)
 }
 
 /* Clusters to be freed one after the other are freed at once. */
-static CO_FN void run_co_free(struct qcow2_image *img, struct qcow2_decrement *run,
-                              uint64_t host, uint64_t len)
+static CO_FN void run_co_free(struct qcow2_image *img,
+                              struct qcow2_decrement *run, uint64_t host,
+                              uint64_t len)
 {
     uint64_t first = host >> img->cluster_bits, n = 0;
 
@@ -208,8 +213,10 @@ static CO_FN void data_co_free(struct qcow2_transaction *sw, uint64_t host,
         if (ret < 0) {
             qcow2_leak(img, (d.entry & QCOW2_OFFSET_MASK) >> img->cluster_bits,
                        1, ret);
-        } else if (len > 0 && !(active && is_common(img, d, qcow2_desc_get(
-                       &img->shape, sw->other, i)))) {
+        } else if (len > 0 &&
+                   !(active &&
+                     is_common(img, d,
+                               qcow2_desc_get(&img->shape, sw->other, i)))) {
             run_co_free(img, &run, at, len);
         }
     }
@@ -248,8 +255,9 @@ void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
 /* --- once less, of what the disk uses --- */
 
 /* The cluster at @at of entry @i of the active table in @table. */
-static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw, uint8_t *table,
-                                    uint32_t i, uint64_t at, bool *changed)
+static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw,
+                                    uint8_t *table, uint32_t i, uint64_t at,
+                                    bool *changed)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_desc d = qcow2_desc_get(&img->shape, table, i);
@@ -280,15 +288,15 @@ static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
             continue;
         }
         ret = d.entry & QCOW2_COMPRESSED
-            ? qcow2_transaction_co_count(sw, at, len, -1)
-            : cluster_co_unshare(sw, sw->table, i, at, &changed);
+                  ? qcow2_transaction_co_count(sw, at, len, -1)
+                  : cluster_co_unshare(sw, sw->table, i, at, &changed);
     }
     if (ret < 0) {
         return ret;
     }
     if (changed) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster,
-                                    &to);
+                                         &to);
         *entry = to | QCOW2_COPIED;
         qcow2_transaction_drop(sw, host, cluster); /* of either L1 table */
         qcow2_transaction_drop(sw, host, cluster);
@@ -324,7 +332,7 @@ static CO_FN int pair_co_unshare(struct qcow2_transaction *sw, uint64_t host,
     }
     if (ret == 0 && changed) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->other, cluster,
-                                    &to);
+                                         &to);
         *entry = to | QCOW2_COPIED;
         qcow2_transaction_drop(sw, active, cluster);
     }
@@ -337,7 +345,7 @@ int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
     struct qcow2_image *img = sw->img;
     int ret = 0;
 
-    memcpy(ret_l1, img->l1, (size_t) img->hdr.l1_size * 8);
+    memcpy(ret_l1, img->l1, (size_t)img->hdr.l1_size * 8);
     for (uint32_t i = 0; i < n && ret == 0; i++) {
         uint64_t host = l1_host(l1, i), active = active_host(img, i), entry;
 

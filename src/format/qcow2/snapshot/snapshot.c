@@ -48,7 +48,7 @@ static void l1_take(struct qcow2_image *img, uint64_t *l1, size_t bytes)
 
 static size_t l1_room(uint32_t n)
 {
-    return MAX(round_up((uint64_t) n * 8, QCOW2_SECTOR), QCOW2_SECTOR);
+    return MAX(round_up((uint64_t)n * 8, QCOW2_SECTOR), QCOW2_SECTOR);
 }
 
 /* A new table of @n entries that are 0. */
@@ -75,8 +75,10 @@ static GPtrArray *qcow2_snapshot_list_copy(const struct qcow2_image *img)
 
 /* The table of @list at a place of its own; @h leads to it. *@ret_bytes: of the
  * table. */
-static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw, const GPtrArray *list,
-                               struct qcow2_header *h, uint64_t *ret_bytes)
+static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw,
+                                              const GPtrArray *list,
+                                              struct qcow2_header *h,
+                                              uint64_t *ret_bytes)
 {
     struct qcow2_image *img = sw->img;
     uint8_t *buf = qcow2_snapshots_encode(list, ret_bytes);
@@ -84,13 +86,13 @@ static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw, cons
     int ret = buf ? 0 : -ENOMEM;
 
     if (ret == 0) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOTS, buf, *ret_bytes,
-                                    &host);
+        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOTS, buf,
+                                         *ret_bytes, &host);
     }
     g_free(buf);
     if (ret == 0) {
         qcow2_transaction_drop(sw, img->hdr.snapshots_offset,
-                          img->snapshots->bytes);
+                               img->snapshots->bytes);
         h->snapshots_offset = host;
         h->n_snapshots = list->len;
     }
@@ -100,7 +102,7 @@ static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw, cons
 static void l1_drop(struct qcow2_transaction *sw)
 {
     qcow2_transaction_drop(sw, sw->img->hdr.l1_offset,
-                      (uint64_t) sw->img->hdr.l1_size * 8);
+                           (uint64_t)sw->img->hdr.l1_size * 8);
 }
 
 /* --- create --- */
@@ -123,8 +125,8 @@ static struct qcow2_snapshot *snapshot_new(const struct qcow2_image *img,
 
     s->id = new_id(img);
     s->name = g_strdup(name);
-    s->date_sec = (uint32_t) (now / 1000000000);
-    s->date_nsec = (uint32_t) (now % 1000000000);
+    s->date_sec = (uint32_t)(now / 1000000000);
+    s->date_nsec = (uint32_t)(now % 1000000000);
     s->disk_size = img->hdr.size;
     s->l1_size = img->hdr.l1_size;
     s->icount = QCOW2_NO_ICOUNT;
@@ -137,17 +139,17 @@ static CO_FN int create_co_store(struct qcow2_transaction *sw,
                                  struct qcow2_header *h, uint64_t *ret_bytes)
 {
     struct qcow2_image *img = sw->img;
-    uint64_t bytes = (uint64_t) s->l1_size * 8;
+    uint64_t bytes = (uint64_t)s->l1_size * 8;
     GPtrArray *list = qcow2_snapshot_list_copy(img);
     int ret = qcow2_refs_co_share(sw, img->l1, s->l1_size, true, l1);
 
     if (ret == 0) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOT_L1, l1, bytes,
-                                    &s->l1_offset);
+                                         &s->l1_offset);
     }
     if (ret == 0 && bytes) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, l1, bytes,
-                                    &h->l1_offset);
+                                         &h->l1_offset);
     }
     if (ret == 0) {
         l1_drop(sw);
@@ -158,7 +160,8 @@ static CO_FN int create_co_store(struct qcow2_transaction *sw,
     return ret;
 }
 
-static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw, const char *name)
+static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw,
+                                     const char *name)
 {
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
@@ -189,29 +192,34 @@ static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw, const char *n
 }
 
 /* The tables would be looked at again and again. */
-static int qcow2_l1_validate(struct qcow2_image *img, const uint64_t *l1, uint32_t n,
-                       uint64_t at, GError **err)
+static int qcow2_l1_validate(struct qcow2_image *img, const uint64_t *l1,
+                             uint32_t n, uint64_t at, GError **err)
 {
     return qcow2_l1_has_duplicates(l1, n)
-        ? node_corrupt(img->node, err, at, "Two entries of an L1 table lead "
-                       "to one L2 table (run a check)") : 0;
+               ? node_corrupt(img->node, err, at,
+                              "Two entries of an L1 table lead "
+                              "to one L2 table (run a check)")
+               : 0;
 }
 
-static CO_FN int snapshot_co_create(struct qcow2_transaction *sw, const char *name,
-                                    GError **err)
+static CO_FN int snapshot_co_create(struct qcow2_transaction *sw,
+                                    const char *name, GError **err)
 {
     struct qcow2_image *img = sw->img;
     int ret;
 
     if (strlen(name) > NAME_MAX_BYTES) {
-        return err_set(err, EINVAL, "The name of a snapshot has at most %d "
-                       "bytes", NAME_MAX_BYTES);
+        return err_set(err, EINVAL,
+                       "The name of a snapshot has at most %d "
+                       "bytes",
+                       NAME_MAX_BYTES);
     }
     if (qcow2_n_snapshots(img) >= QCOW2_SNAPSHOTS_MAX) {
         return err_set(err, EFBIG, "An image has at most %d snapshots",
                        QCOW2_SNAPSHOTS_MAX);
     }
-    ret = qcow2_l1_validate(img, img->l1, img->hdr.l1_size, img->hdr.l1_offset, err);
+    ret = qcow2_l1_validate(img, img->l1, img->hdr.l1_size, img->hdr.l1_offset,
+                            err);
     if (ret < 0) {
         return ret;
     }
@@ -237,16 +245,16 @@ static CO_FN int delete_co_unshare(struct qcow2_transaction *sw,
         return -ENOMEM;
     }
     ret = qcow2_refs_co_unshare(sw, l1, s->l1_size, active);
-    changed = memcmp(active, img->l1, (size_t) h.l1_size * 8) != 0;
+    changed = memcmp(active, img->l1, (size_t)h.l1_size * 8) != 0;
     if (ret == 0 && changed) {
         ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, active,
-                                    (uint64_t) h.l1_size * 8, &h.l1_offset);
+                                         (uint64_t)h.l1_size * 8, &h.l1_offset);
         l1_drop(sw);
     }
     if (ret < 0) {
         qcow2_transaction_co_undo(sw);
     } else {
-        qcow2_transaction_drop(sw, s->l1_offset, (uint64_t) s->l1_size * 8);
+        qcow2_transaction_drop(sw, s->l1_offset, (uint64_t)s->l1_size * 8);
         ret = qcow2_transaction_co_run(sw, &h);
     }
     if (changed && sw->done) {
@@ -308,7 +316,8 @@ static CO_FN int delete_co_run(struct qcow2_transaction *sw,
 }
 
 static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *sw,
-                                    struct qcow2_snapshot *s, GError **err)
+                                          struct qcow2_snapshot *s,
+                                          GError **err)
 {
     uint64_t *l1;
     size_t room;
@@ -324,8 +333,10 @@ static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *sw,
     }
     ret = delete_co_run(sw, s, l1);
     io_buf_put(l1, room);
-    return ret < 0 ? err_set_errno(err, -ret, "Failed to remove the snapshot "
-                                   "from the snapshot list") : 0;
+    return ret < 0 ? err_set_errno(err, -ret,
+                                   "Failed to remove the snapshot "
+                                   "from the snapshot list")
+                   : 0;
 }
 
 /* --- apply --- */
@@ -347,14 +358,15 @@ static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
     qcow2_transaction_end(&sw);
 }
 
-static CO_FN int apply_co_transaction(struct qcow2_transaction *sw, const uint64_t *l1,
-                                 uint64_t *active, struct qcow2_header *h)
+static CO_FN int apply_co_transaction(struct qcow2_transaction *sw,
+                                      const uint64_t *l1, uint64_t *active,
+                                      struct qcow2_header *h)
 {
     int ret = qcow2_refs_co_share(sw, l1, h->l1_size, false, active);
 
     if (ret == 0) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, active,
-                                    (uint64_t) h->l1_size * 8, &h->l1_offset);
+        ret = qcow2_transaction_co_store(
+            sw, QCOW2_META_L1, active, (uint64_t)h->l1_size * 8, &h->l1_offset);
     }
     if (ret < 0) {
         qcow2_transaction_co_undo(sw);
@@ -380,7 +392,7 @@ static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
     h.l1_size = n;
     active = l1_new(h.l1_size);
     if (active && old) {
-        memcpy(old, img->l1, (size_t) old_n * 8);
+        memcpy(old, img->l1, (size_t)old_n * 8);
         ret = apply_co_transaction(sw, l1, active, &h);
     }
     if (sw->done) {
@@ -402,8 +414,7 @@ static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
 }
 
 static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
-                                   const struct qcow2_snapshot *s,
-                                   GError **err)
+                                   const struct qcow2_snapshot *s, GError **err)
 {
     struct qcow2_image *img = sw->img;
     uint64_t size = s->disk_size ? s->disk_size : img->hdr.size, *l1;
@@ -421,13 +432,15 @@ static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
     ret = apply_co_run(sw, l1, s->l1_size, size);
     io_buf_put(l1, room);
     return ret < 0 ? err_set(err, -ret, "Failed to load snapshot: %s",
-                             g_strerror(-ret)) : 0;
+                             g_strerror(-ret))
+                   : 0;
 }
 
 /* --- all --- */
 
-static CO_FN int qcow2_snapshot_co_act(struct qcow2_image *img, enum snapshot_op op,
-                                 const char *name, GError **err)
+static CO_FN int qcow2_snapshot_co_act(struct qcow2_image *img,
+                                       enum snapshot_op op, const char *name,
+                                       GError **err)
 {
     struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
     struct qcow2_transaction sw;
@@ -457,10 +470,11 @@ static int freed_validate(struct qcow2_image *img, enum snapshot_op op,
     }
     ret = ret < 0 ? ret : img->leak_error;
     img->leaked = leaked;
-    return err_set(err, -ret, "Failed to free the cluster and L1 table: %s; "
+    return err_set(err, -ret,
+                   "Failed to free the cluster and L1 table: %s; "
                    "the snapshot is %s (run 'check -r leaks')",
-                   g_strerror(-ret), op == SNAPSHOT_DELETE ? "deleted"
-                                                           : "applied");
+                   g_strerror(-ret),
+                   op == SNAPSHOT_DELETE ? "deleted" : "applied");
 }
 
 int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
@@ -478,7 +492,8 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
         return ret;
     }
     if (img->shape.data_file) {
-        return err_set(err, ENOTSUP, "An image with an external data file "
+        return err_set(err, ENOTSUP,
+                       "An image with an external data file "
                        "cannot have internal snapshots");
     }
     ret = qcow2_co_settle(img);

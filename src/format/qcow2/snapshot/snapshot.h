@@ -10,22 +10,22 @@ struct qcow2_snapshot {
     char *id, *name;
     uint32_t date_sec, date_nsec;
     uint64_t vm_clock_nsec, vm_state_size, disk_size;
-    uint64_t icount;               /* UINT64_MAX: none */
-    uint8_t *extra;                /* what we do not know, behind what we do */
+    uint64_t icount; /* UINT64_MAX: none */
+    uint8_t *extra;  /* what we do not know, behind what we do */
     uint32_t extra_len;
 };
 
 struct qcow2_snapshots {
-    GPtrArray *list;               /* struct qcow2_snapshot that can be used, in
+    GPtrArray *list; /* struct qcow2_snapshot that can be used, in
                                     * order */
-    uint64_t bytes;                /* of the table in the file */
-    bool flawed;                   /* a check has something to say about it */
-    char *damage;                  /* what keeps it from being changed, or NULL */
+    uint64_t bytes;  /* of the table in the file */
+    bool flawed;     /* a check has something to say about it */
+    char *damage;    /* what keeps it from being changed, or NULL */
 };
 
 enum {
-    QCOW2_SNAPSHOT_BYTES = 40,     /* of an entry, its fixed part */
-    QCOW2_SNAPSHOT_EXTRA = 24,     /* of its extra data, what we know */
+    QCOW2_SNAPSHOT_BYTES = 40, /* of an entry, its fixed part */
+    QCOW2_SNAPSHOT_EXTRA = 24, /* of its extra data, what we know */
 };
 #define QCOW2_NO_ICOUNT UINT64_MAX
 
@@ -92,5 +92,6 @@ CO_FN void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, bool all);
 /* ... and those to what the active tables do refer to, by a switch; *@ret_l1,
  * the active table, says what is not shared any more. */
-CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
-                                uint32_t n, uint64_t *ret_l1);
+CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *sw,
+                                const uint64_t *l1, uint32_t n,
+                                uint64_t *ret_l1);

@@ -39,23 +39,26 @@ void qcow2_snapshots_close(struct qcow2_image *img)
 
 static uint64_t encoded_bytes(const struct qcow2_snapshot *s)
 {
-    return round_up(QCOW2_SNAPSHOT_BYTES + QCOW2_SNAPSHOT_EXTRA + (uint64_t) s->extra_len +
-                    strlen(s->id) + strlen(s->name), 8);
+    return round_up(QCOW2_SNAPSHOT_BYTES + QCOW2_SNAPSHOT_EXTRA +
+                        (uint64_t)s->extra_len + strlen(s->id) +
+                        strlen(s->name),
+                    8);
 }
 
 static void entry_encode(const struct qcow2_snapshot *s, uint8_t *p)
 {
-    uint8_t *x = p + QCOW2_SNAPSHOT_BYTES, *text = x + QCOW2_SNAPSHOT_EXTRA + s->extra_len;
+    uint8_t *x = p + QCOW2_SNAPSHOT_BYTES,
+            *text = x + QCOW2_SNAPSHOT_EXTRA + s->extra_len;
     size_t id = strlen(s->id), name = strlen(s->name);
 
     put_be64(p, s->l1_offset);
     put_be32(p + 8, s->l1_size);
-    put_be16(p + 12, (uint16_t) id);
-    put_be16(p + 14, (uint16_t) name);
+    put_be16(p + 12, (uint16_t)id);
+    put_be16(p + 14, (uint16_t)name);
     put_be32(p + 16, s->date_sec);
     put_be32(p + 20, s->date_nsec);
     put_be64(p + 24, s->vm_clock_nsec);
-    put_be32(p + 32, (uint32_t) min_u64(s->vm_state_size, UINT32_MAX));
+    put_be32(p + 32, (uint32_t)min_u64(s->vm_state_size, UINT32_MAX));
     put_be32(p + 36, QCOW2_SNAPSHOT_EXTRA + s->extra_len);
     put_be64(x, s->vm_state_size);
     put_be64(x + 8, s->disk_size);
@@ -130,15 +133,15 @@ static json_t *snapshot_info(const struct qcow2_snapshot *s)
 
     /* In the peer's order. */
     if (s->icount != QCOW2_NO_ICOUNT) {
-        json_object_set_new(o, "icount", json_integer((json_int_t) s->icount));
+        json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
     }
-    json_object_update_new(o, json_pack(
-        "{s:I,s:s,s:I,s:I,s:I,s:s,s:I}",
-        "vm-clock-nsec", (json_int_t) (s->vm_clock_nsec % NS), "name", name,
-        "date-sec", (json_int_t) s->date_sec,
-        "date-nsec", (json_int_t) s->date_nsec,
-        "vm-clock-sec", (json_int_t) (s->vm_clock_nsec / NS), "id", id,
-        "vm-state-size", (json_int_t) s->vm_state_size));
+    json_object_update_new(
+        o, json_pack("{s:I,s:s,s:I,s:I,s:I,s:s,s:I}", "vm-clock-nsec",
+                     (json_int_t)(s->vm_clock_nsec % NS), "name", name,
+                     "date-sec", (json_int_t)s->date_sec, "date-nsec",
+                     (json_int_t)s->date_nsec, "vm-clock-sec",
+                     (json_int_t)(s->vm_clock_nsec / NS), "id", id,
+                     "vm-state-size", (json_int_t)s->vm_state_size));
     return o;
 }
 

@@ -134,7 +134,7 @@ static CO_FN int scan_co_step(struct qcow2_image *img)
         return ret;
     }
     end = min_u64(qcow2_block_first(r, ++sp->scan), sp->end);
-    for (at = first; at < end; ) {
+    for (at = first; at < end;) {
         uint64_t from = qcow2_count_find(img, at, end, false);
         at = qcow2_count_find(img, from, end, true);
         if (from < at) {
@@ -160,7 +160,7 @@ static bool run_take(struct qcow2_image *img, uint64_t first, uint64_t n)
 
 /* From the set. 1: there is nothing that fits. */
 static CO_FN int space_co_alloc_known(struct qcow2_image *img, uint64_t n,
-                                 uint64_t *ret_first)
+                                      uint64_t *ret_first)
 {
     struct qcow2_space *sp = img->space;
     uint64_t first;
@@ -266,7 +266,7 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
 /* The rest of the cluster that was begun, which gets one more reference unless
  * that would be too many. -ENOSPC: no; 1: others had a turn. */
 static CO_FN int compressed_co_extend(struct qcow2_image *img, uint32_t len,
-                                  uint64_t *ret_host)
+                                      uint64_t *ret_host)
 {
     struct qcow2_space *sp = img->space;
     uint64_t cluster = qcow2_cluster_size(img);
@@ -292,8 +292,8 @@ static CO_FN int compressed_co_extend(struct qcow2_image *img, uint32_t len,
     return 0;
 }
 
-int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen, uint32_t len,
-                          uint64_t *ret_host)
+int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen,
+                              uint32_t len, uint64_t *ret_host)
 {
     struct qcow2_space *sp = img->space;
     uint64_t cluster = qcow2_cluster_size(img);
@@ -315,8 +315,7 @@ int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen, uint32_t le
     return ret;
 }
 
-int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
-                    struct qcow2_desc d)
+int qcow2_free_desc(struct qcow2_image *img, uint64_t gen, struct qcow2_desc d)
 {
     uint64_t host;
     uint32_t len;
@@ -329,7 +328,7 @@ int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
         return 0;
     }
     return qcow2_refcount_decrement(img, gen, d.entry & QCOW2_OFFSET_MASK,
-                               qcow2_cluster_size(img));
+                                    qcow2_cluster_size(img));
 }
 
 /* --- open, close --- */
@@ -352,7 +351,7 @@ static CO_FN int end_co_find(struct qcow2_image *img)
     struct qcow2_refcounts *r = img->refcounts;
     unsigned looks = EMPTY_BLOCKS_MAX;
 
-    for (uint32_t i = r->used; i-- > 0; ) {
+    for (uint32_t i = r->used; i-- > 0;) {
         uint64_t first = qcow2_block_first(r, i);
         uint64_t n = UINT64_C(1) << r->block_bits;
         int ret;

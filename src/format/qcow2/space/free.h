@@ -19,24 +19,24 @@ enum { QCOW2_SPACE_WORKERS = 16 };
 struct qcow2_epoch {
     uint64_t number;
     unsigned running;
-    GArray *decrements;                /* struct qcow2_decrement */
+    GArray *decrements; /* struct qcow2_decrement */
 };
 
 struct qcow2_space {
     /* clusters */
-    uint64_t end;                 /* the search goes on from here */
-    uint64_t limit;               /* the storage cannot grow past it */
-    uint64_t virgin;              /* never written from here on */
-    GTree *free;                  /* first -> how many: refcount 0, below end */
+    uint64_t end;    /* the search goes on from here */
+    uint64_t limit;  /* the storage cannot grow past it */
+    uint64_t virgin; /* never written from here on */
+    GTree *free;     /* first -> how many: refcount 0, below end */
     uint64_t n_free;
-    uint32_t scan, scan_end;      /* blocks not looked at yet for free ones */
+    uint32_t scan, scan_end; /* blocks not looked at yet for free ones */
     bool scanning;
-    uint64_t compressed;              /* next byte for compressed data, or 0 */
+    uint64_t compressed; /* next byte for compressed data, or 0 */
 
     /* reclaim.c */
-    GArray *decrements;                /* wait for their generation */
-    GQueue epochs;                /* struct qcow2_epoch, oldest first */
-    GArray *reclaimable;                 /* nothing holds them back */
+    GArray *decrements;  /* wait for their generation */
+    GQueue epochs;       /* struct qcow2_epoch, oldest first */
+    GArray *reclaimable; /* nothing holds them back */
     bool reclaiming;
     struct co_latch background;
 };

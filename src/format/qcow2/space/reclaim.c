@@ -90,7 +90,8 @@ static void counts_lower(struct qcow2_image *img, uint64_t first, uint64_t n)
 }
 
 /* Nobody begins to share a cluster that is being freed. */
-static void compressed_forget(struct qcow2_image *img, uint64_t first, uint64_t n)
+static void compressed_forget(struct qcow2_image *img, uint64_t first,
+                              uint64_t n)
 {
     uint64_t at = img->space->compressed >> img->cluster_bits;
 
@@ -100,11 +101,12 @@ static void compressed_forget(struct qcow2_image *img, uint64_t first, uint64_t 
 }
 
 /* The first part of @d that is alike. */
-static CO_FN int part_co_reclaim(struct qcow2_image *img, struct qcow2_decrement *d)
+static CO_FN int part_co_reclaim(struct qcow2_image *img,
+                                 struct qcow2_decrement *d)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    uint64_t end = min_u64(d->first + d->n, qcow2_block_first(
-                           r, qcow2_block_of(r, d->first) + 1));
+    uint64_t end = min_u64(
+        d->first + d->n, qcow2_block_first(r, qcow2_block_of(r, d->first) + 1));
     uint64_t n = 1, count;
     int ret = img->header_unknown ? -EIO : 1; /* it may lead here */
 
@@ -119,7 +121,8 @@ static CO_FN int part_co_reclaim(struct qcow2_image *img, struct qcow2_decrement
     if (count == 0) {
         ret = qcow2_co_corrupt(img, d->first << img->cluster_bits,
                                "the refcount of cluster %" PRIu64
-                               " is 0, but it was in use", d->first);
+                               " is 0, but it was in use",
+                               d->first);
     } else if (count == 1) {
         compressed_forget(img, d->first, n);
         node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_FREE);
@@ -153,7 +156,8 @@ static CO_FN void reclaim_co_all(struct qcow2_image *img)
     struct qcow2_space *sp = img->space;
 
     while (sp->reclaimable->len > 0) {
-        struct qcow2_decrement d = g_array_index(sp->reclaimable, struct qcow2_decrement, 0);
+        struct qcow2_decrement d = g_array_index(sp->reclaimable,
+                                                 struct qcow2_decrement, 0);
 
         g_array_remove_index_fast(sp->reclaimable, 0);
         while (d.n > 0) {
@@ -197,13 +201,15 @@ static void epochs_check(struct qcow2_image *img)
     for (GList *l = BARRIER_OFF(QCOW2_ACCESS) ? sp->epochs.head : NULL; l;
          l = l->next) {
         e = l->data;
-        g_array_append_vals(sp->reclaimable, e->decrements->data, e->decrements->len);
+        g_array_append_vals(sp->reclaimable, e->decrements->data,
+                            e->decrements->len);
         g_array_set_size(e->decrements, 0);
     }
     while ((e = g_queue_peek_head(&sp->epochs)) && e->running == 0 &&
            g_queue_get_length(&sp->epochs) > 1) {
         g_queue_pop_head(&sp->epochs);
-        g_array_append_vals(sp->reclaimable, e->decrements->data, e->decrements->len);
+        g_array_append_vals(sp->reclaimable, e->decrements->data,
+                            e->decrements->len);
         epoch_free(e);
     }
     reclaim_kick(img);
@@ -249,8 +255,8 @@ void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n)
     reclaim_kick(img);
 }
 
-int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen, uint64_t host,
-                        uint64_t len)
+int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen,
+                             uint64_t host, uint64_t len)
 {
     uint64_t first = host >> img->cluster_bits;
     uint64_t n = ((host + len - 1) >> img->cluster_bits) - first + 1;
@@ -262,8 +268,8 @@ int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen, uint64_t hos
         return 0;
     }
     if (decrements->len > 0) {
-        struct qcow2_decrement *last = &g_array_index(decrements, struct qcow2_decrement,
-                                                 decrements->len - 1);
+        struct qcow2_decrement *last = &g_array_index(
+            decrements, struct qcow2_decrement, decrements->len - 1);
         if (last->gen == gen && last->first + last->n == first) {
             last->n += n;
             return 0;
@@ -280,7 +286,8 @@ void qcow2_space_published(struct qcow2_image *img, uint64_t gen)
     unsigned keep = 0;
 
     for (unsigned i = 0; i < sp->decrements->len; i++) {
-        struct qcow2_decrement d = g_array_index(sp->decrements, struct qcow2_decrement, i);
+        struct qcow2_decrement d = g_array_index(sp->decrements,
+                                                 struct qcow2_decrement, i);
 
         if (d.gen <= gen) {
             g_array_append_val(e->decrements, d);

@@ -23,13 +23,13 @@ static CO_FN int qcow2_block_co_load(void *arg, struct table *t)
 
     if (host & (cluster - 1) || host >> 56) {
         return qcow2_co_corrupt(img, img->hdr.reftable_offset + t->key * 8,
-                                "refcount table entry %" PRIu64 " is 0x%"
-                                PRIx64 ": no cluster (run a check)", t->key,
-                                host);
+                                "refcount table entry %" PRIu64 " is 0x%" PRIx64
+                                ": no cluster (run a check)",
+                                t->key, host);
     }
     node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_LOAD);
-    return node_co_preadv(qcow2_file(img), host,
-                          iov_one(&v, t->data, cluster), 0);
+    return node_co_preadv(qcow2_file(img), host, iov_one(&v, t->data, cluster),
+                          0);
 }
 
 int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first, uint64_t n,
@@ -104,31 +104,35 @@ int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen, uint64_t host,
 static CO_FN int qcow2_table_co_load(struct qcow2_image *img, GError **err)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    size_t bytes = (size_t) img->hdr.reftable_clusters << img->cluster_bits;
+    size_t bytes = (size_t)img->hdr.reftable_clusters << img->cluster_bits;
     uint8_t *buf = g_try_malloc(bytes);
     struct iovec v;
     int ret;
 
-    r->len = (uint32_t) (bytes / 8);
+    r->len = (uint32_t)(bytes / 8);
     r->table = g_try_new0(uint64_t, r->len);
     if (!buf || !r->table) {
         g_free(buf);
-        return err_set(err, ENOMEM, "Could not allocate %zu bytes for the "
-                       "refcount table", bytes);
+        return err_set(err, ENOMEM,
+                       "Could not allocate %zu bytes for the "
+                       "refcount table",
+                       bytes);
     }
     node_co_debug_event(qcow2_file(img), DEBUG_REFTABLE_LOAD);
     ret = node_co_preadv(qcow2_file(img), img->hdr.reftable_offset,
                          iov_one(&v, buf, bytes), 0);
     for (uint32_t i = 0; i < r->len && ret == 0; i++) {
-        uint64_t entry = get_be64(buf + (size_t) i * 8);
+        uint64_t entry = get_be64(buf + (size_t)i * 8);
 
         r->table[i] = entry & QCOW2_REFBLOCK_MASK;
         r->reserved_bits = r->reserved_bits || entry != r->table[i];
         r->used = r->table[i] ? i + 1 : r->used;
     }
     g_free(buf);
-    return ret < 0 ? err_set_errno(err, -ret, "Could not read the refcount "
-                                   "table") : 0;
+    return ret < 0 ? err_set_errno(err, -ret,
+                                   "Could not read the refcount "
+                                   "table")
+                   : 0;
 }
 
 int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
@@ -140,11 +144,10 @@ int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
     img->refcounts = r;
     r->order = img->hdr.refcount_order;
     r->block_bits = img->cluster_bits + 3 - r->order;
-    r->max = r->order == 6 ? UINT64_MAX
-                           : (UINT64_C(1) << (1u << r->order)) - 1;
+    r->max = r->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << r->order)) - 1;
     metadata_cache_init(&r->blocks, cluster,
-                max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster), qcow2_block_co_load,
-                img);
+                        max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster),
+                        qcow2_block_co_load, img);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                      qcow2_dirty_free);
     r->unlinked = g_tree_new(qcow2_compare_numbers);
@@ -162,8 +165,8 @@ static void drop_dirty(struct qcow2_refcounts *r)
 
     g_hash_table_iter_init(&iter, r->dirty);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
-        metadata_cache_put(&r->blocks, metadata_cache_peek(&r->blocks,
-                                           GPOINTER_TO_SIZE(key)));
+        metadata_cache_put(
+            &r->blocks, metadata_cache_peek(&r->blocks, GPOINTER_TO_SIZE(key)));
     }
     g_hash_table_destroy(r->dirty);
 }

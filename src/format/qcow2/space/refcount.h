@@ -27,18 +27,18 @@ struct qcow2_refcounts {
     uint32_t len;                 /* entries allocated */
     uint32_t used;                /* one more than the last that has a block */
     bool reserved_bits;           /* some entry had them set: for the check */
-    struct metadata_cache blocks;         /* by number */
+    struct metadata_cache blocks; /* by number */
     GHashTable *dirty;            /* number -> qcow2_dirty_block */
     GTree *unlinked;              /* numbers */
     struct co_mutex grow;         /* one new block at a time */
     struct co_mutex writing;
-    uint64_t moved_to;            /* room for a larger table, or 0 */
+    uint64_t moved_to; /* room for a larger table, or 0 */
     uint32_t moved_clusters;
 };
 
 struct qcow2_dirty_block {
-    struct table *t;              /* held */
-    uint32_t first, end;          /* bytes */
+    struct table *t;     /* held */
+    uint32_t first, end; /* bytes */
 };
 
 /* Places that entries name may lie far beyond what a table can reach: numbers of
@@ -64,14 +64,13 @@ uint64_t qcow2_count_get(unsigned order, const void *block, uint64_t i);
 void qcow2_count_put(unsigned order, void *block, uint64_t i, uint64_t value);
 /* Of blocks that are ready (no block: 0). */
 uint64_t qcow2_count_at(struct qcow2_image *img, uint64_t cluster);
-void qcow2_count_set(struct qcow2_image *img, uint64_t cluster,
-                     uint64_t value);
+void qcow2_count_set(struct qcow2_image *img, uint64_t cluster, uint64_t value);
 /* The first cluster in [@first, @end) of refcount 0 (@used: not 0), or @end. */
-uint64_t qcow2_count_find(struct qcow2_image *img, uint64_t first,
-                          uint64_t end, bool used);
+uint64_t qcow2_count_find(struct qcow2_image *img, uint64_t first, uint64_t end,
+                          bool used);
 /* Block @block was changed in bytes [@first, @end). */
-void qcow2_block_dirty(struct qcow2_image *img, struct table *t,
-                       uint32_t first, uint32_t end);
+void qcow2_block_dirty(struct qcow2_image *img, struct table *t, uint32_t first,
+                       uint32_t end);
 void qcow2_dirty_free(void *dirty_block);
 
 /* --- refcount.c --- */

@@ -85,9 +85,11 @@ static CO_FN int block_co_alloc(struct qcow2_image *img, uint64_t *ret_cluster,
             continue;
         }
         if (qcow2_meta_is_at(img, at << img->cluster_bits)) {
-            qcow2_co_corrupt(img, at << img->cluster_bits, "cluster %" PRIu64
+            qcow2_co_corrupt(img, at << img->cluster_bits,
+                             "cluster %" PRIu64
                              " holds metadata, but its refcount is 0 (run a "
-                             "check)", at);
+                             "check)",
+                             at);
             return -EIO;
         }
         *ret_own = qcow2_block_of(r, at) >= r->len ||
@@ -114,9 +116,9 @@ static CO_FN int block_co_make(struct qcow2_image *img, uint32_t block,
     }
     r->table[block] = at << img->cluster_bits;
     r->used = MAX(r->used, block + 1);
-    g_tree_insert(r->unlinked, GSIZE_TO_POINTER((gsize) block),
+    g_tree_insert(r->unlinked, GSIZE_TO_POINTER((gsize)block),
                   GSIZE_TO_POINTER(LINK_NEW));
-    qcow2_block_dirty(img, t, 0, (uint32_t) qcow2_cluster_size(img));
+    qcow2_block_dirty(img, t, 0, (uint32_t)qcow2_cluster_size(img));
     metadata_cache_put(&r->blocks, t);
     qcow2_meta_add(img, QCOW2_META_REFBLOCK, at << img->cluster_bits,
                    qcow2_cluster_size(img));
@@ -154,7 +156,7 @@ static CO_FN int block_co_add_locked(struct qcow2_image *img, uint64_t block)
         }
         ret = table_reach(r, made);
         if (ret == 0) {
-            ret = block_co_make(img, (uint32_t) made, at);
+            ret = block_co_make(img, (uint32_t)made, at);
         }
         if (ret < 0) {
             block_unplace(img, at, own);
@@ -182,7 +184,7 @@ int qcow2_co_block_add(struct qcow2_image *img, uint64_t block)
 
 struct writing {
     struct qcow2_image *img;
-    GArray *numbers;              /* uint64_t */
+    GArray *numbers; /* uint64_t */
 };
 
 /* A new block, one for a larger table, or one that was there. */
@@ -190,8 +192,8 @@ static enum debug_event block_event(const struct qcow2_refcounts *r,
                                     gpointer key)
 {
     return !g_tree_lookup(r->unlinked, key) ? DEBUG_REFBLOCK_UPDATE_PART
-        : r->moved_to ? DEBUG_REFBLOCK_ALLOC_WRITE_BLOCKS
-        : DEBUG_REFBLOCK_ALLOC_WRITE;
+           : r->moved_to                    ? DEBUG_REFBLOCK_ALLOC_WRITE_BLOCKS
+                                            : DEBUG_REFBLOCK_ALLOC_WRITE;
 }
 
 static CO_FN int block_co_write(void *arg, unsigned i)
@@ -214,7 +216,7 @@ static CO_FN int block_co_write(void *arg, unsigned i)
         return -ENOMEM;
     }
     /* Changes meanwhile are new ones. */
-    memcpy(copy, (uint8_t *) was.t->data + a, len);
+    memcpy(copy, (uint8_t *)was.t->data + a, len);
     g_hash_table_remove(r->dirty, key);
     node_co_debug_event(qcow2_file(img), block_event(r, key));
     ret = qcow2_co_write_meta(img, QCOW2_META_REFBLOCK, r->table[number] + a,
@@ -229,7 +231,7 @@ static CO_FN int block_co_write(void *arg, unsigned i)
 
 static gint compare_values(gconstpointer a, gconstpointer b)
 {
-    uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
@@ -249,7 +251,7 @@ static CO_FN int blocks_co_write(struct qcow2_image *img)
     }
     g_array_sort(w.numbers, compare_values);
     ret = parallel_co_for(img->loop, w.numbers->len, QCOW2_SPACE_WORKERS,
-                      block_co_write, &w);
+                          block_co_write, &w);
     g_array_unref(w.numbers);
     return ret;
 }
@@ -257,7 +259,7 @@ static CO_FN int blocks_co_write(struct qcow2_image *img)
 static bool many_dirty(const struct qcow2_refcounts *r)
 {
     return g_hash_table_size(r->dirty) * r->blocks.table_bytes >=
-        r->blocks.max_bytes / 2;
+           r->blocks.max_bytes / 2;
 }
 
 int qcow2_co_blocks_trim(struct qcow2_image *img)
@@ -280,8 +282,9 @@ int qcow2_co_blocks_trim(struct qcow2_image *img)
 
 static uint32_t disk_entries(const struct qcow2_image *img)
 {
-    return (uint32_t) (((uint64_t) img->hdr.reftable_clusters <<
-                        img->cluster_bits) / 8);
+    return (
+        uint32_t)(((uint64_t)img->hdr.reftable_clusters << img->cluster_bits) /
+                  8);
 }
 
 /* Room for a table that leads to all blocks, those of its own room included. */
@@ -290,8 +293,8 @@ static CO_FN int move_co_prepare(struct qcow2_image *img)
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t cluster = qcow2_cluster_size(img), per = cluster / 8;
 
-    while ((uint64_t) r->moved_clusters * per < r->used) {
-        uint64_t want = min_u64((uint64_t) r->used + r->used / 2 + 16,
+    while ((uint64_t)r->moved_clusters * per < r->used) {
+        uint64_t want = min_u64((uint64_t)r->used + r->used / 2 + 16,
                                 QCOW2_REFTABLE_BYTES_MAX / 8);
         uint64_t clusters = (want + per - 1) / per, host;
         bool fresh;
@@ -299,9 +302,9 @@ static CO_FN int move_co_prepare(struct qcow2_image *img)
 
         if (r->moved_to) {
             qcow2_meta_remove(img, r->moved_to,
-                              (uint64_t) r->moved_clusters * cluster);
+                              (uint64_t)r->moved_clusters * cluster);
             qcow2_unalloc(img, 0, r->moved_to,
-                          (uint64_t) r->moved_clusters * cluster);
+                          (uint64_t)r->moved_clusters * cluster);
             r->moved_to = 0;
             r->moved_clusters = 0;
         }
@@ -310,7 +313,7 @@ static CO_FN int move_co_prepare(struct qcow2_image *img)
             return ret;
         }
         r->moved_to = host;
-        r->moved_clusters = (uint32_t) clusters;
+        r->moved_clusters = (uint32_t)clusters;
         qcow2_meta_add(img, QCOW2_META_REFTABLE, host, clusters * cluster);
     }
     return 0;
@@ -319,8 +322,8 @@ static CO_FN int move_co_prepare(struct qcow2_image *img)
 /* What the file's table may say of block @i by now. */
 static uint64_t qcow2_entry_of(const struct qcow2_refcounts *r, uint32_t i)
 {
-    gsize state = GPOINTER_TO_SIZE(g_tree_lookup(
-        r->unlinked, GSIZE_TO_POINTER((gsize) i)));
+    gsize state = GPOINTER_TO_SIZE(
+        g_tree_lookup(r->unlinked, GSIZE_TO_POINTER((gsize)i)));
 
     return i < r->len && state != LINK_NEW ? r->table[i] : 0;
 }
@@ -342,8 +345,8 @@ static CO_FN int entries_co_write(struct qcow2_image *img, uint64_t table,
     for (uint32_t i = 0; i < n; i++) {
         put_be64(&buf[i], qcow2_entry_of(r, a + i));
     }
-    ret = qcow2_co_write_meta(img, QCOW2_META_REFTABLE,
-                              table + (uint64_t) a * 8, buf, (uint64_t) n * 8);
+    ret = qcow2_co_write_meta(img, QCOW2_META_REFTABLE, table + (uint64_t)a * 8,
+                              buf, (uint64_t)n * 8);
     g_free(buf);
     return ret;
 }
@@ -351,8 +354,8 @@ static CO_FN int entries_co_write(struct qcow2_image *img, uint64_t table,
 static CO_FN int qcow2_reftable_move_co_write(struct qcow2_image *img)
 {
     struct qcow2_refcounts *r = img->refcounts;
-    uint32_t n = (uint32_t) (((uint64_t) r->moved_clusters <<
-                              img->cluster_bits) / 8);
+    uint32_t n = (uint32_t)(((uint64_t)r->moved_clusters << img->cluster_bits) /
+                            8);
 
     node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC_WRITE_TABLE);
     return entries_co_write(img, r->moved_to, 0, n, n);
@@ -363,8 +366,8 @@ static CO_FN int move_co_switch(struct qcow2_image *img, struct qcow2_header h)
 {
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t old = img->hdr.reftable_offset;
-    uint64_t old_len = (uint64_t) img->hdr.reftable_clusters <<
-                       img->cluster_bits;
+    uint64_t old_len = (uint64_t)img->hdr.reftable_clusters
+                       << img->cluster_bits;
     int ret;
 
     h.reftable_offset = r->moved_to;
@@ -386,7 +389,7 @@ static gboolean collect_number(gpointer key, gpointer value, gpointer data)
 {
     uint64_t number = GPOINTER_TO_SIZE(key);
 
-    g_array_append_val((GArray *) data, number);
+    g_array_append_val((GArray *)data, number);
     return FALSE;
 }
 
@@ -395,7 +398,7 @@ static CO_FN int links_co_write(struct qcow2_image *img, const GArray *numbers)
 {
     int ret = 0;
 
-    for (unsigned i = 0; i < numbers->len && ret == 0; ) {
+    for (unsigned i = 0; i < numbers->len && ret == 0;) {
         uint64_t first = g_array_index(numbers, uint64_t, i), end = first + 1;
 
         while (++i < numbers->len &&
@@ -403,8 +406,8 @@ static CO_FN int links_co_write(struct qcow2_image *img, const GArray *numbers)
             end = g_array_index(numbers, uint64_t, i) + 1;
         }
         node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC_HOOKUP);
-        ret = entries_co_write(img, img->hdr.reftable_offset, (uint32_t) first,
-                               (uint32_t) end, disk_entries(img));
+        ret = entries_co_write(img, img->hdr.reftable_offset, (uint32_t)first,
+                               (uint32_t)end, disk_entries(img));
     }
     return ret;
 }
@@ -413,8 +416,8 @@ static CO_FN int links_co_write(struct qcow2_image *img, const GArray *numbers)
 static void links_end(struct qcow2_refcounts *r, const GArray *numbers)
 {
     for (unsigned i = 0; i < numbers->len; i++) {
-        g_tree_remove(r->unlinked, GSIZE_TO_POINTER(
-            (gsize) g_array_index(numbers, uint64_t, i)));
+        g_tree_remove(r->unlinked, GSIZE_TO_POINTER((gsize)g_array_index(
+                                       numbers, uint64_t, i)));
     }
 }
 
@@ -447,8 +450,9 @@ static GArray *links_begin(struct qcow2_refcounts *r)
 
     g_tree_foreach(r->unlinked, collect_number, numbers);
     for (unsigned i = 0; i < numbers->len; i++) {
-        g_tree_replace(r->unlinked, GSIZE_TO_POINTER(
-            (gsize) g_array_index(numbers, uint64_t, i)),
+        g_tree_replace(
+            r->unlinked,
+            GSIZE_TO_POINTER((gsize)g_array_index(numbers, uint64_t, i)),
             GSIZE_TO_POINTER(LINK_BEGUN));
     }
     return numbers;
@@ -476,8 +480,8 @@ static bool table_is_full(const struct qcow2_image *img)
 {
     const struct qcow2_refcounts *r = img->refcounts;
     uint64_t room = max_u64(disk_entries(img),
-                            ((uint64_t) r->moved_clusters <<
-                             img->cluster_bits) / 8);
+                            ((uint64_t)r->moved_clusters << img->cluster_bits) /
+                                8);
 
     return r->used > room;
 }
@@ -545,7 +549,7 @@ void qcow2_blocks_drop_new(struct qcow2_image *img)
     struct qcow2_refcounts *r = img->refcounts;
 
     qcow2_meta_remove(img, r->moved_to,
-                      (uint64_t) r->moved_clusters << img->cluster_bits);
+                      (uint64_t)r->moved_clusters << img->cluster_bits);
     r->moved_to = 0;
     r->moved_clusters = 0;
     g_tree_foreach(r->unlinked, block_drop, img);

@@ -20,8 +20,8 @@ CO_FN int qcow2_co_refcount_up(struct qcow2_image *img, uint64_t gen,
                                uint64_t host, uint64_t len, uint64_t by);
 /* Take one away once the pointers of @gen are durable; those that reach 0 are
  * free then (quarantine). */
-int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen, uint64_t host,
-                        uint64_t len);
+int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen,
+                             uint64_t host, uint64_t len);
 /* Write what changed up to @gen; durable needs a flush. */
 CO_FN int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen);
 /* Nothing is in memory any more: what the blocks in the file say counts. Changes
@@ -37,8 +37,8 @@ void qcow2_blocks_drop_new(struct qcow2_image *img);
  * leads there before that write; else only what is counted too often may have
  * changed, and @exts, if any, become the header's extensions by that write. */
 CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
-                                    const struct qcow2_header *h,
-                                    GArray *exts, bool moved);
+                                    const struct qcow2_header *h, GArray *exts,
+                                    bool moved);
 
 /* --- alloc.c: free space --- */
 
@@ -53,14 +53,13 @@ CO_FN int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
 /* Room for @len bytes (at most a cluster) of compressed data anywhere; may share
  * a cluster with others. */
 CO_FN int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen,
-                                uint32_t len, uint64_t *ret_host);
+                                    uint32_t len, uint64_t *ret_host);
 /* Nothing ever pointed to it: give it back. */
 void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
                    uint64_t len);
 /* The pointer to it goes with generation @gen: refcount_down, then quarantine.
  * Takes an entry, so compressed ones are freed right. */
-int qcow2_free_desc(struct qcow2_image *img, uint64_t gen,
-                    struct qcow2_desc d);
+int qcow2_free_desc(struct qcow2_image *img, uint64_t gen, struct qcow2_desc d);
 /* Look for free space anew; @end: where it was that the file ends. */
 void qcow2_space_rewind(struct qcow2_image *img, uint64_t end);
 /* Clusters without refcount: they may be handed out. */
@@ -71,13 +70,12 @@ void qcow2_space_add_free(struct qcow2_image *img, uint64_t first, uint64_t n);
 /* A run of clusters whose refcounts go down. */
 struct qcow2_decrement {
     uint64_t gen;
-    uint64_t first, n;            /* clusters */
+    uint64_t first, n; /* clusters */
 };
 
 /* Clusters [@first, @first+@n) are in use no more, but stay counted: told when the
  * image is closed, unless who freed them says so before. */
-void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n,
-                int error);
+void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n, int error);
 /* Accesses to data and tables in the file; while others may write every lookup is
  * inside one. A freed cluster waits for those before it. */
 uint64_t qcow2_access_begin(struct qcow2_image *img);

@@ -34,8 +34,8 @@ static void test_states(void)
     struct blkdebug_rules r;
 
     parse(&r, "[set-state]\nevent = \"l2_load\"\nstate = \"1\"\n"
-          "new_state = \"2\"\n[inject-error \"id\"]\nevent=\"write_aio\"\n"
-          "state = \"2\"\nerrno = \"28\"\n");
+              "new_state = \"2\"\n[inject-error \"id\"]\nevent=\"write_aio\"\n"
+              "state = \"2\"\nerrno = \"28\"\n");
     event(&r, DEBUG_WRITE_AIO);
     g_assert_cmpint(check(&r, BLKDEBUG_WRITE, 0, 512), ==, 0);
     event(&r, DEBUG_L2_LOAD);
@@ -54,7 +54,7 @@ static void test_sector_once(void)
     struct blkdebug_rules r;
 
     parse(&r, "[inject-error]\nevent = \"none\"\nsector = \"2\"\n"
-          "once = \"on\"\niotype = \"read\"\n");
+              "once = \"on\"\niotype = \"read\"\n");
     event(&r, DEBUG_NONE);
     g_assert_cmpint(check(&r, BLKDEBUG_READ, 0, 1024), ==, 0);
     g_assert_cmpint(check(&r, BLKDEBUG_READ, 1025, 512), ==, 0);
@@ -89,8 +89,8 @@ static void test_names(void)
 {
     char *config = NULL, *path = NULL;
 
-    g_assert_cmpint(blkdebug_parse_name("blkdebug:c:/a:b", &config, &path,
-                                        NULL), ==, 0);
+    g_assert_cmpint(
+        blkdebug_parse_name("blkdebug:c:/a:b", &config, &path, NULL), ==, 0);
     g_assert_cmpstr(config, ==, "c");
     g_assert_cmpstr(path, ==, "/a:b");
     g_free(config);
@@ -99,8 +99,8 @@ static void test_names(void)
                     ==, 0);
     g_assert_null(config);
     g_free(path);
-    g_assert_cmpint(blkdebug_parse_name("blkdebug:x", &config, &path, NULL),
-                    ==, -EINVAL);
+    g_assert_cmpint(blkdebug_parse_name("blkdebug:x", &config, &path, NULL), ==,
+                    -EINVAL);
 }
 
 int main(int argc, char **argv)

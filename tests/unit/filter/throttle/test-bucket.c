@@ -130,17 +130,21 @@ static void test_parse(void)
     struct throttle_limits l;
     json_t *obj;
 
-    g_assert_cmpint(parse(&l, "{\"bps-read\": 5, \"bps-read-max\": 7, "
+    g_assert_cmpint(parse(&l,
+                          "{\"bps-read\": 5, \"bps-read-max\": 7, "
                           "\"bps-read-max-length\": 3, \"iops-total\": 9, "
-                          "\"iops-size\": 4096}", NULL), ==, 0);
+                          "\"iops-size\": 4096}",
+                          NULL),
+                    ==, 0);
     obj = throttle_limits_json(&l);
     g_assert_cmpuint(json_object_size(obj), ==, 19);
     g_assert_cmpint(json_integer_value(json_object_get(obj, "bps-read-max")),
                     ==, 7);
     g_assert_cmpint(json_integer_value(json_object_get(obj, "iops-total")), ==,
                     9);
-    g_assert_cmpint(json_integer_value(
-                        json_object_get(obj, "bps-write-max-length")), ==, 1);
+    g_assert_cmpint(
+        json_integer_value(json_object_get(obj, "bps-write-max-length")), ==,
+        1);
     json_decref(obj);
 }
 

@@ -22,14 +22,14 @@ static GRand *rng;
 static void fill_text(uint8_t *buf, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t) ("etaoin shrdlu"[g_rand_int_range(rng, 0, 13)]);
+        buf[i] = (uint8_t)("etaoin shrdlu"[g_rand_int_range(rng, 0, 13)]);
     }
 }
 
 static void fill_noise(uint8_t *buf, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t) g_rand_int(rng);
+        buf[i] = (uint8_t)g_rand_int(rng);
     }
 }
 
@@ -37,8 +37,10 @@ static void fill_noise(uint8_t *buf, size_t len)
 static size_t reference_compress(enum codec c, const uint8_t *src, size_t len,
                                  uint8_t *dst, size_t max)
 {
-    z_stream z = { .next_in = (Bytef *) src, .avail_in = (uInt) len,
-                   .next_out = dst, .avail_out = (uInt) max };
+    z_stream z = { .next_in = (Bytef *)src,
+                   .avail_in = (uInt)len,
+                   .next_out = dst,
+                   .avail_out = (uInt)max };
 
     if (c == CODEC_ZSTD) {
         size_t r = ZSTD_compress(dst, max, src, len, 7);
@@ -46,8 +48,8 @@ static size_t reference_compress(enum codec c, const uint8_t *src, size_t len,
         g_assert_false(ZSTD_isError(r));
         return r;
     }
-    g_assert_cmpint(deflateInit2(&z, 9, Z_DEFLATED, -12, 8,
-                                 Z_DEFAULT_STRATEGY), ==, Z_OK);
+    g_assert_cmpint(deflateInit2(&z, 9, Z_DEFLATED, -12, 8, Z_DEFAULT_STRATEGY),
+                    ==, Z_OK);
     g_assert_cmpint(deflate(&z, Z_FINISH), ==, Z_STREAM_END);
     deflateEnd(&z);
     return max - z.avail_out;
@@ -56,8 +58,10 @@ static size_t reference_compress(enum codec c, const uint8_t *src, size_t len,
 static void reference_decompress(enum codec c, const uint8_t *src, size_t len,
                                  uint8_t *dst, size_t want)
 {
-    z_stream z = { .next_in = (Bytef *) src, .avail_in = (uInt) len,
-                   .next_out = dst, .avail_out = (uInt) want };
+    z_stream z = { .next_in = (Bytef *)src,
+                   .avail_in = (uInt)len,
+                   .next_out = dst,
+                   .avail_out = (uInt)want };
 
     if (c == CODEC_ZSTD) {
         g_assert_cmpuint(ZSTD_decompress(dst, want, src, len), ==, want);
@@ -101,7 +105,8 @@ static void test_libraries(void)
         size_t len = 0;
 
         g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
-                                       CLUSTER - 1, &len), ==, 0);
+                                       CLUSTER - 1, &len),
+                        ==, 0);
         g_assert_cmpuint(len, <, CLUSTER * 2 / 3);
         reference_decompress(codecs[i], b.packed, len, b.out, CLUSTER);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
@@ -109,8 +114,8 @@ static void test_libraries(void)
         fill_text(b.plain, CLUSTER);
         len = reference_compress(codecs[i], b.plain, CLUSTER, b.packed,
                                  2 * CLUSTER);
-        g_assert_cmpint(codec_decompress(codecs[i], b.packed, len, b.out,
-                                         CLUSTER), ==, 0);
+        g_assert_cmpint(
+            codec_decompress(codecs[i], b.packed, len, b.out, CLUSTER), ==, 0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
         bufs_free(&b);
     }
@@ -124,10 +129,12 @@ static void test_trailing(void)
         size_t len = 0;
 
         g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
-                                       CLUSTER - 1, &len), ==, 0);
+                                       CLUSTER - 1, &len),
+                        ==, 0);
         fill_noise(b.packed + len, 511);
-        g_assert_cmpint(codec_decompress(codecs[i], b.packed, len + 511, b.out,
-                                         CLUSTER), ==, 0);
+        g_assert_cmpint(
+            codec_decompress(codecs[i], b.packed, len + 511, b.out, CLUSTER),
+            ==, 0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
         bufs_free(&b);
     }
@@ -141,10 +148,12 @@ static void test_does_not_fit(void)
 
         fill_noise(b.plain, CLUSTER);
         g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.out,
-                                       CLUSTER - 1, &len), ==, -ENOSPC);
+                                       CLUSTER - 1, &len),
+                        ==, -ENOSPC);
         g_assert_cmpuint(len, ==, 77);
-        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.out,
-                                       0, &len), ==, -ENOSPC);
+        g_assert_cmpint(
+            codec_compress(codecs[i], b.plain, CLUSTER, b.out, 0, &len), ==,
+            -ENOSPC);
         bufs_free(&b);
     }
 }
@@ -156,10 +165,12 @@ static void test_truncated(void)
         size_t len = 0;
 
         g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
-                                       CLUSTER - 1, &len), ==, 0);
+                                       CLUSTER - 1, &len),
+                        ==, 0);
         for (size_t cut = 0; cut < len - 64; cut += cut < 300 ? 1 : 511) {
-            g_assert_cmpint(codec_decompress(codecs[i], b.packed, cut, b.out,
-                                             CLUSTER), ==, -EIO);
+            g_assert_cmpint(
+                codec_decompress(codecs[i], b.packed, cut, b.out, CLUSTER), ==,
+                -EIO);
         }
         bufs_free(&b);
     }
@@ -174,8 +185,9 @@ static void test_wrong_length(void)
 
         len = reference_compress(codecs[i], b.plain, CLUSTER - 1, b.packed,
                                  2 * CLUSTER);
-        g_assert_cmpint(codec_decompress(codecs[i], b.packed, len, b.out,
-                                         CLUSTER), ==, -EIO);
+        g_assert_cmpint(
+            codec_decompress(codecs[i], b.packed, len, b.out, CLUSTER), ==,
+            -EIO);
         len = reference_compress(codecs[i], b.plain, CLUSTER, b.packed,
                                  2 * CLUSTER);
         memset(b.out, CANARY, CLUSTER);
@@ -200,8 +212,8 @@ static void test_hostile(void)
             fill_noise(b.packed, len);
         }
         for (unsigned i = 0; i < 1 + round % 8; i++) {
-            b.packed[g_rand_int_range(rng, 0, (gint32) len)] ^=
-                (uint8_t) g_rand_int_range(rng, 1, 256);
+            b.packed[g_rand_int_range(rng, 0, (gint32)len)] ^= (uint8_t)
+                g_rand_int_range(rng, 1, 256);
         }
         r = codec_decompress(c, b.packed, len, b.out, CLUSTER);
         g_assert_true(r == 0 || r == -EIO);
@@ -221,8 +233,9 @@ static void test_zstd_window(void)
     /* Of unknown length, or the library would shrink the window. */
     ZSTD_compressStream2(c, &out, &in, ZSTD_e_flush);
     g_assert_cmpuint(ZSTD_compressStream2(c, &out, &in, ZSTD_e_end), ==, 0);
-    g_assert_cmpint(codec_decompress(CODEC_ZSTD, b.packed, out.pos, b.out,
-                                     CLUSTER), ==, -EIO);
+    g_assert_cmpint(
+        codec_decompress(CODEC_ZSTD, b.packed, out.pos, b.out, CLUSTER), ==,
+        -EIO);
     ZSTD_freeCCtx(c);
     bufs_free(&b);
 }
@@ -316,12 +329,15 @@ static CO_FN void codec_entry(void *arg)
         size_t len = 0;
 
         g_assert_cmpint(codec_co_compress(arg, codecs[i], b.plain, CLUSTER,
-                                          b.packed, CLUSTER - 1, &len), ==, 0);
-        g_assert_cmpint(codec_co_decompress(arg, codecs[i], b.packed, len,
-                                            b.out, CLUSTER), ==, 0);
+                                          b.packed, CLUSTER - 1, &len),
+                        ==, 0);
+        g_assert_cmpint(
+            codec_co_decompress(arg, codecs[i], b.packed, len, b.out, CLUSTER),
+            ==, 0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
         g_assert_cmpint(codec_co_decompress(arg, codecs[i], b.packed, len / 2,
-                                            b.out, CLUSTER), ==, -EIO);
+                                            b.out, CLUSTER),
+                        ==, -EIO);
         bufs_free(&b);
     }
 }

@@ -49,8 +49,10 @@ static CO_FN int disk_co_flush(struct node *n)
 }
 
 static const struct node_driver disk_driver = {
-    .name = "disk", .kind = NODE_PROTOCOL,
-    .co_open = disk_co_open, .co_pwritev = disk_co_pwritev,
+    .name = "disk",
+    .kind = NODE_PROTOCOL,
+    .co_open = disk_co_open,
+    .co_pwritev = disk_co_pwritev,
     .co_flush = disk_co_flush,
 };
 static const struct node_driver *const drivers[] = { &disk_driver, NULL };
@@ -317,12 +319,11 @@ int main(int argc, char **argv)
         const char *name;
         void (*fn)(struct fixture *f);
     } tests[] = {
-        { "/group/empty", empty_run }, { "/group/order", order_run },
-        { "/group/data", data_run }, { "/group/share", share_run },
-        { "/group/age", age_run }, { "/group/bytes", bytes_run },
+        { "/group/empty", empty_run },   { "/group/order", order_run },
+        { "/group/data", data_run },     { "/group/share", share_run },
+        { "/group/age", age_run },       { "/group/bytes", bytes_run },
         { "/group/sticky", sticky_run }, { "/group/sync", sync_run },
-        { "/group/space", space_run },
-        { "/group/lock", lock_run },
+        { "/group/space", space_run },   { "/group/lock", lock_run },
     };
 
     g_test_init(&argc, &argv, NULL);

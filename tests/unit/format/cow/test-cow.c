@@ -111,10 +111,17 @@ static void test_crc(void)
 static struct cow_header some_header(void)
 {
     struct cow_header h = {
-        .generation = 7, .uuid = { 1, 2, 3 }, .size = 5 << 20,
-        .cluster_bits = 16, .known = COW_KNOWS_BASE, .base_size = 4096,
-        .base_time = -5, .data_name = "disk.img", .data_format = "raw",
-        .backing = "base.raw", .backing_format = "raw",
+        .generation = 7,
+        .uuid = { 1, 2, 3 },
+        .size = 5 << 20,
+        .cluster_bits = 16,
+        .known = COW_KNOWS_BASE,
+        .base_size = 4096,
+        .base_time = -5,
+        .data_name = "disk.img",
+        .data_format = "raw",
+        .backing = "base.raw",
+        .backing_format = "raw",
     };
 
     return h;
@@ -174,22 +181,22 @@ static const struct {
     uint64_t value;
     int result;
 } hostile[] = {
-    { 8, 4, 2, -ENOTSUP },             /* version */
-    { 16, 8, 0, -EINVAL },             /* generation */
-    { 40, 8, 1, -ENOTSUP },            /* features */
+    { 8, 4, 2, -ENOTSUP },  /* version */
+    { 16, 8, 0, -EINVAL },  /* generation */
+    { 40, 8, 1, -ENOTSUP }, /* features */
     { 40, 8, UINT64_C(1) << 63, -ENOTSUP },
-    { 56, 8, UINT64_MAX, -EINVAL },    /* size */
+    { 56, 8, UINT64_MAX, -EINVAL }, /* size */
     { 56, 8, UINT64_MAX - 511, -EINVAL },
     { 56, 8, INT64_MAX, -EINVAL },
     { 56, 8, (UINT64_C(1) << 53) + 512, -EINVAL },
     { 56, 8, 513, -EINVAL },
-    { 64, 4, 0, -EINVAL },             /* cluster_bits */
+    { 64, 4, 0, -EINVAL }, /* cluster_bits */
     { 64, 4, 11, -EINVAL },
     { 64, 4, 22, -EINVAL },
     { 64, 4, UINT32_MAX, -EINVAL },
-    { 68, 4, 2, -EINVAL },             /* state */
-    { 68, 4, 1, -EINVAL },             /* complete over a backing file */
-    { 104, 2, 0, -EINVAL },            /* lengths */
+    { 68, 4, 2, -EINVAL },  /* state */
+    { 68, 4, 1, -EINVAL },  /* complete over a backing file */
+    { 104, 2, 0, -EINVAL }, /* lengths */
     { 104, 2, 247, -EINVAL },
     { 104, 2, UINT16_MAX, -EINVAL },
     { 106, 2, 0, -EINVAL },
@@ -197,7 +204,7 @@ static const struct {
     { 108, 2, 3073, -EINVAL },
     { 108, 2, UINT16_MAX, -EINVAL },
     { 110, 2, UINT16_MAX, -EINVAL },
-    { 128, 1, '/', -EINVAL },          /* the data file's name */
+    { 128, 1, '/', -EINVAL }, /* the data file's name */
     { 129, 1, 0, -EINVAL },
     { 129, 1, 0x0a, -EINVAL },
     { 129, 1, 0xff, -EINVAL },
@@ -238,7 +245,7 @@ static void test_names(void)
 struct model {
     uint64_t cluster;
     const char *data_format;
-    unsigned base;               /* bytes; 0: none */
+    unsigned base; /* bytes; 0: none */
 };
 static const struct model *model;
 
@@ -257,8 +264,7 @@ static CO_FN void model_step(struct node *n, uint8_t *shadow, GRand *rand,
     }
     if (op < 45) {
         fill(buf, len, g_rand_int(rand));
-        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==,
-                        0);
+        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==, 0);
         memcpy(shadow + off, buf, len);
     } else if (op < 55) {
         g_assert_cmpint(node_co_zero(n, off, len, op < 50 ? IO_MAY_UNMAP : 0),
@@ -297,9 +303,8 @@ static CO_FN void assert_clean(struct node *n)
     g_assert_cmpuint(res.corruptions + res.leaks + res.check_errors, ==, 0);
 }
 
-static const char *const model_files[] = {
-    "model.img", "model.img.partial", "model.img.cow", "base.raw", NULL
-};
+static const char *const model_files[] = { "model.img", "model.img.partial",
+                                           "model.img.cow", "base.raw", NULL };
 
 static CO_FN void model_run(struct graph *g)
 {
@@ -349,7 +354,7 @@ static CO_FN void model_run(struct graph *g)
     g_assert_false(exists("model.img.partial"));
     g_assert_false(exists("model.img.cow"));
     g_assert_cmpstr(n->filename, ==, final);
-    remove_all((const char *const[]){ "base.raw", NULL });
+    remove_all((const char *const[]) { "base.raw", NULL });
     for (unsigned i = 0; i < 60; i++) {
         model_step(n, shadow, rand, buf);
     }
@@ -372,9 +377,9 @@ static void test_model(gconstpointer data)
 
 /* --- names and files that do not fit --- */
 
-static const char *const pair_files[] = {
-    "p", "p.partial", "p.cow", "b.raw", "other", "copy", NULL
-};
+static const char *const pair_files[] = { "p",     "p.partial", "p.cow",
+                                          "b.raw", "other",     "copy",
+                                          NULL };
 
 /* An overlay "p.cow" over "b.raw", of one megabyte. */
 static CO_FN char *make_pair(struct graph *g)
@@ -386,8 +391,9 @@ static CO_FN char *make_pair(struct graph *g)
     remove_all(pair_files);
     fill(data, 1 << 20, 1);
     write_file("b.raw", data, 1 << 20);
-    make(g, path, json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file",
-                            base, "backing_fmt", "raw"));
+    make(g, path,
+         json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file", base,
+                   "backing_fmt", "raw"));
     return path;
 }
 
@@ -427,8 +433,8 @@ static CO_FN void bound_run(struct graph *g)
     assert_refused(g, path, NODE_RDWR, "the disk has");
     g_assert_cmpint(truncate(data, 1 << 20), ==, 0);
     node_co_unref(open_cow(g, path, NODE_RDWR));
-    g_free(must_run("mv '%s' '%s' && ln -s '%s' '%s'", data, other, other,
-                    data));
+    g_free(
+        must_run("mv '%s' '%s' && ln -s '%s' '%s'", data, other, other, data));
     assert_refused(g, path, NODE_RDWR, "it is a link");
     g_free(must_run("rm '%s'", data));
     assert_refused(g, path, 0, "No such file");
@@ -452,30 +458,36 @@ static CO_FN void create_run(struct graph *g)
     g_assert_cmpuint(n->size, ==, 1 << 21);
     node_co_unref(n);
     /* Nobody's files are overwritten, nor written through a link (VA15). */
-    remove_all((const char *const[]){ "p.cow", NULL });
-    g_assert_cmpint(try_make(g, path, json_pack("{s:i}", "size", 1 << 20),
-                             &err), ==, -EEXIST);
+    remove_all((const char *const[]) { "p.cow", NULL });
+    g_assert_cmpint(
+        try_make(g, path, json_pack("{s:i}", "size", 1 << 20), &err), ==,
+        -EEXIST);
     g_clear_error(&err);
     g_assert_false(exists("p.cow"));
-    g_free(must_run("rm '%s.partial' && ln -s nowhere '%s.partial'", name,
-                    name));
-    g_assert_cmpint(try_make(g, path, json_pack("{s:i}", "size", 1 << 20),
-                             &err), <, 0);
+    g_free(
+        must_run("rm '%s.partial' && ln -s nowhere '%s.partial'", name, name));
+    g_assert_cmpint(
+        try_make(g, path, json_pack("{s:i}", "size", 1 << 20), &err), <, 0);
     g_clear_error(&err);
     g_assert_false(exists("nowhere"));
     g_free(must_run("rm '%s.partial'", name));
     write_file("p", "mine", 4);
-    g_assert_cmpint(try_make(g, path, json_pack("{s:i}", "size", 1 << 20),
-                             &err), ==, -EEXIST);
+    g_assert_cmpint(
+        try_make(g, path, json_pack("{s:i}", "size", 1 << 20), &err), ==,
+        -EEXIST);
     g_clear_error(&err);
     remove_all(pair_files);
-    g_assert_cmpint(try_make(g, path, json_pack("{s:i,s:s}", "size", 1 << 20,
-                                                "data_file", "../p"), &err),
-                    ==, -EINVAL);
+    g_assert_cmpint(
+        try_make(g, path,
+                 json_pack("{s:i,s:s}", "size", 1 << 20, "data_file", "../p"),
+                 &err),
+        ==, -EINVAL);
     g_clear_error(&err);
-    g_assert_cmpint(try_make(g, path, json_pack("{s:i,s:s}", "size", 1 << 20,
-                                                "data_format", "cow"), &err),
-                    ==, -EINVAL);
+    g_assert_cmpint(
+        try_make(g, path,
+                 json_pack("{s:i,s:s}", "size", 1 << 20, "data_format", "cow"),
+                 &err),
+        ==, -EINVAL);
     g_clear_error(&err);
     /* The name is taken while it is filled: the overlay stays as it is. */
     make(g, path, json_pack("{s:i}", "size", 1 << 20));
@@ -485,7 +497,7 @@ static CO_FN void create_run(struct graph *g)
     g_clear_error(&err);
     g_assert_false(cow_of(n)->complete);
     node_co_unref(n);
-    remove_all((const char *const[]){ "p", NULL });
+    remove_all((const char *const[]) { "p", NULL });
     n = open_cow(g, path, NODE_RDWR);
     node_co_change_backing(n, NULL, NULL, &err);
     g_assert_no_error(err);
@@ -563,8 +575,9 @@ static CO_FN void big_run(struct graph *g)
     struct node *n;
 
     remove_all(big_files);
-    if (try_make(g, path, json_pack("{s:I,s:s,s:s}", "size", (json_int_t)size,
-                                    "backing_file", "x", "backing_fmt", "raw"),
+    if (try_make(g, path,
+                 json_pack("{s:I,s:s,s:s}", "size", (json_int_t)size,
+                           "backing_file", "x", "backing_fmt", "raw"),
                  &err) < 0) {
         g_test_skip(err->message); /* the file system has a smaller limit */
         remove_all(big_files);
@@ -616,8 +629,9 @@ static CO_FN void grow_run(struct graph *g)
     remove_all(pair_files);
     fill(data, 1 << 20, 1);
     write_file("b.raw", data, 1 << 20);
-    make(g, path, json_pack("{s:I,s:s,s:s}", "size", (json_int_t)old,
-                            "backing_file", base, "backing_fmt", "raw"));
+    make(g, path,
+         json_pack("{s:I,s:s,s:s}", "size", (json_int_t)old, "backing_file",
+                   base, "backing_fmt", "raw"));
     n = open_cow(g, path, NODE_RDWR);
     g_assert_cmpint(do_write(n, 8192, data, 100, 0), ==, 0);
     node_co_truncate(n, size, &err);

@@ -15,7 +15,7 @@ enum { AREA = 4 << 20, PAYLOAD = 1 << 20 };
 
 static const struct kind {
     const char *alg, *mode, *iv, *hash;
-    bool both_ways;     /* qemu-img makes it too */
+    bool both_ways; /* qemu-img makes it too */
 } kinds[] = {
     { "aes-256", "xts", "plain64", "sha256", true },
     { "aes-128", "xts", "plain", "sha1", true },
@@ -27,8 +27,11 @@ static const struct kind {
 static struct luks_create create_of(const struct kind *k)
 {
     return (struct luks_create) {
-        .cipher_alg = k->alg, .cipher_mode = k->mode, .ivgen_alg = k->iv,
-        .hash_alg = k->hash, .iter_time = 1,
+        .cipher_alg = k->alg,
+        .cipher_mode = k->mode,
+        .ivgen_alg = k->iv,
+        .hash_alg = k->hash,
+        .iter_time = 1,
     };
 }
 
@@ -49,7 +52,7 @@ static struct luks_header make(const struct kind *k, uint8_t *material)
 static void fill(uint8_t *buf, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t) (i * 7 + i / 512);
+        buf[i] = (uint8_t)(i * 7 + i / 512);
     }
 }
 
@@ -71,8 +74,9 @@ static void test_round_trip(void)
         g_assert_cmpmem(&h, sizeof(h), &back, sizeof(back));
 
         memcpy(copy, material, LUKS_MATERIAL_MAX);
-        g_assert_cmpint(luks_slot_open(&back, 0, copy, "open sesamf", 11, &k,
-                                       NULL), ==, -EACCES);
+        g_assert_cmpint(
+            luks_slot_open(&back, 0, copy, "open sesamf", 11, &k, NULL), ==,
+            -EACCES);
         memcpy(copy, material, LUKS_MATERIAL_MAX);
         luks_slot_open(&back, 0, copy, "open sesame", 11, &k, &err);
         g_assert_no_error(err);
@@ -171,8 +175,8 @@ static void test_hostile_random(void)
     for (unsigned round = 0; round < 20000; round++) {
         luks_header_encode(&h, raw);
         for (unsigned i = 0; i <= round % 4; i++) {
-            raw[g_test_rand_int_range(0, LUKS_HEADER_BYTES)] =
-                (uint8_t) g_test_rand_int();
+            raw[g_test_rand_int_range(0, LUKS_HEADER_BYTES)] = (uint8_t)
+                g_test_rand_int();
         }
         if (luks_header_decode(raw, sizeof(raw), AREA, &back, NULL) == 0) {
             for (unsigned i = 0; i < LUKS_SLOTS; i++) {
@@ -230,11 +234,13 @@ static bool tool(const char *fmt, ...)
 static bool tool_create(const struct kind *k, const char *path)
 {
     for (unsigned i = 0; i < 50; i++) {
-        if (tool("qemu-img create -q -f luks --object secret,id=s,data=swordfish "
-                 "-o key-secret=s,iter-time=10,cipher-alg=%s,cipher-mode=%s,"
-                 "ivgen-alg=%s%s,hash-alg=%s %s %d", k->alg, k->mode, k->iv,
-                 strcmp(k->iv, "essiv") ? "" : ",ivgen-hash-alg=sha256",
-                 k->hash, path, PAYLOAD)) {
+        if (tool(
+                "qemu-img create -q -f luks --object secret,id=s,data=swordfish "
+                "-o key-secret=s,iter-time=10,cipher-alg=%s,cipher-mode=%s,"
+                "ivgen-alg=%s%s,hash-alg=%s %s %d",
+                k->alg, k->mode, k->iv,
+                strcmp(k->iv, "essiv") ? "" : ",ivgen-hash-alg=sha256", k->hash,
+                path, PAYLOAD)) {
             return true;
         }
     }
@@ -255,19 +261,21 @@ static void check_theirs(const struct kind *k, const char *dir)
     gsize file_len;
 
     fill(plain, PAYLOAD);
-    g_file_set_contents(raw, (char *) plain, PAYLOAD, &err);
+    g_file_set_contents(raw, (char *)plain, PAYLOAD, &err);
     g_assert_no_error(err);
     g_assert_true(tool_create(k, luks));
-    g_assert_true(tool("qemu-img convert -n --object secret,id=s,data=swordfish "
-                       "-f raw %s --target-image-opts "
-                       "driver=luks,key-secret=s,file.filename=%s", raw, luks));
+    g_assert_true(
+        tool("qemu-img convert -n --object secret,id=s,data=swordfish "
+             "-f raw %s --target-image-opts "
+             "driver=luks,key-secret=s,file.filename=%s",
+             raw, luks));
     g_assert_true(g_file_get_contents(luks, &file, &file_len, NULL));
-    luks_header_decode((uint8_t *) file, file_len, file_len, &h, &err);
+    luks_header_decode((uint8_t *)file, file_len, file_len, &h, &err);
     g_assert_no_error(err);
     luks_slot_range(&h, 0, &off, &len);
-    luks_slot_open(&h, 0, (uint8_t *) file + off, "swordfish", 9, &key, &err);
+    luks_slot_open(&h, 0, (uint8_t *)file + off, "swordfish", 9, &key, &err);
     g_assert_no_error(err);
-    payload = (uint64_t) h.payload_sector * LUKS_SECTOR;
+    payload = (uint64_t)h.payload_sector * LUKS_SECTOR;
     g_assert_cmpuint(file_len, >=, payload + PAYLOAD);
     g_assert_cmpint(luks_decrypt(key, 0, file + payload, PAYLOAD), ==, 0);
     g_assert_cmpmem(file + payload, PAYLOAD, plain, PAYLOAD);
@@ -283,7 +291,7 @@ static void check_ours(const struct kind *k, const char *dir)
     uint8_t *material = g_malloc(LUKS_MATERIAL_MAX);
     uint8_t *plain = g_malloc(PAYLOAD), *copy = g_malloc(LUKS_MATERIAL_MAX);
     struct luks_header h = make(k, material);
-    size_t payload = (size_t) h.payload_sector * LUKS_SECTOR;
+    size_t payload = (size_t)h.payload_sector * LUKS_SECTOR;
     uint8_t *file = g_malloc0(payload + PAYLOAD);
     struct luks_key *key;
     GError *err = NULL;
@@ -301,13 +309,12 @@ static void check_ours(const struct kind *k, const char *dir)
     fill(plain, PAYLOAD);
     memcpy(file + payload, plain, PAYLOAD);
     luks_encrypt(key, 0, file + payload, PAYLOAD);
-    g_file_set_contents(luks, (char *) file, (gssize) (payload + PAYLOAD),
-                        &err);
+    g_file_set_contents(luks, (char *)file, (gssize)(payload + PAYLOAD), &err);
     g_assert_no_error(err);
     g_assert_true(tool("qemu-img convert --object "
                        "'secret,id=s,data=open sesame' --image-opts -O raw "
-                       "driver=luks,key-secret=s,file.filename=%s %s", luks,
-                       raw));
+                       "driver=luks,key-secret=s,file.filename=%s %s",
+                       luks, raw));
     g_assert_true(g_file_get_contents(raw, &back, &back_len, NULL));
     g_assert_cmpmem(back, back_len, plain, PAYLOAD);
     luks_key_free(key);

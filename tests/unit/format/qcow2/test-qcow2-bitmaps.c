@@ -25,10 +25,10 @@ static void test_set(void)
 {
     for (unsigned round = 0; round < 2000; round++) {
         struct qcow2_bitmap b = { .granularity_bits = 9 };
-        uint64_t size = (uint64_t) g_test_rand_int_range(1, 64 * 512);
-        uint64_t off = (uint64_t) g_test_rand_int_range(0, (gint32) size);
-        uint64_t len = (uint64_t) g_test_rand_int_range(
-            0, (gint32) (size - off) + 1);
+        uint64_t size = (uint64_t)g_test_rand_int_range(1, 64 * 512);
+        uint64_t off = (uint64_t)g_test_rand_int_range(0, (gint32)size);
+        uint64_t len = (uint64_t)g_test_rand_int_range(0, (gint32)(size - off) +
+                                                              1);
 
         g_assert_cmpint(qcow2_bitmap_fit(&b, size), ==, 0);
         qcow2_bitmap_set(&b, off, len);
@@ -63,8 +63,8 @@ static void test_merge(void)
     for (unsigned round = 0; round < 900; round++) {
         struct qcow2_bitmap to = { .granularity_bits = units[round % 3] };
         struct qcow2_bitmap from = { .granularity_bits = units[round / 3 % 3] };
-        uint64_t size = (uint64_t) g_test_rand_int_range(1, DISK);
-        uint64_t at = (uint64_t) g_test_rand_int_range(0, (gint32) size);
+        uint64_t size = (uint64_t)g_test_rand_int_range(1, DISK);
+        uint64_t at = (uint64_t)g_test_rand_int_range(0, (gint32)size);
 
         qcow2_bitmap_fit(&to, size);
         qcow2_bitmap_fit(&from, size);
@@ -88,15 +88,16 @@ static void test_merge(void)
 
 /* What the file may hold of one bitmap. */
 static struct known {
-    bool there, gone;              /* may be so */
-    uint8_t written[DISK / UNIT];  /* since it was cleared for sure */
+    bool there, gone;             /* may be so */
+    uint8_t written[DISK / UNIT]; /* since it was cleared for sure */
 } known_a, known_c;
 static struct sim_image *prepared;
 
 static CO_FN int act(struct node *n, enum bitmap_op op, const char *name)
 {
     struct bitmap_args args = { .granularity = op == BITMAP_ADD ? UNIT : 0,
-                                .from = n, .from_name = "a" };
+                                .from = n,
+                                .from_name = "a" };
 
     return node_co_bitmap(n, op, name, &args, NULL);
 }
@@ -106,7 +107,7 @@ static CO_FN void put(struct node *n, unsigned unit)
     uint8_t buf[UNIT];
 
     memset(buf, 7, UNIT);
-    if (do_write(n, (uint64_t) unit * UNIT, buf, UNIT, 0) == 0) {
+    if (do_write(n, (uint64_t)unit * UNIT, buf, UNIT, 0) == 0) {
         known_a.written[unit] = 1;
     }
 }

@@ -42,20 +42,21 @@ static void test_values(void)
     uint64_t model[512];
 
     for (unsigned order = 0; order <= 6; order++) {
-        unsigned n = (unsigned) sizeof(block) * 8 >> order;
+        unsigned n = (unsigned)sizeof(block) * 8 >> order;
         uint64_t max = order == 6 ? UINT64_MAX
                                   : (UINT64_C(1) << (1u << order)) - 1;
 
         memset(block, 0, sizeof(block));
         memset(model, 0, sizeof(model));
         for (unsigned k = 0; k < 4000; k++) {
-            unsigned i = (unsigned) g_test_rand_int_range(0, (gint32) n);
-            uint64_t v = ((uint64_t) (guint32) g_test_rand_int() << 32 |
-                          (guint32) g_test_rand_int()) & max;
+            unsigned i = (unsigned)g_test_rand_int_range(0, (gint32)n);
+            uint64_t v = ((uint64_t)(guint32)g_test_rand_int() << 32 |
+                          (guint32)g_test_rand_int()) &
+                         max;
 
             qcow2_count_put(order, block, i, v);
             model[i] = v;
-            i = (unsigned) g_test_rand_int_range(0, (gint32) n);
+            i = (unsigned)g_test_rand_int_range(0, (gint32)n);
             g_assert_cmpuint(qcow2_count_get(order, block, i), ==, model[i]);
         }
     }
@@ -99,7 +100,7 @@ static void patch(const char *path, uint64_t at, uint64_t value)
     g_assert_true(g_file_get_contents(path, &all, &len, NULL));
     g_assert_cmpuint(at + 8, <=, len);
     put_be64(all + at, value);
-    g_assert_true(g_file_set_contents(path, all, (gssize) len, NULL));
+    g_assert_true(g_file_set_contents(path, all, (gssize)len, NULL));
 }
 
 static uint64_t peek(const char *path, uint64_t at)
@@ -190,15 +191,16 @@ static CO_FN void asked_entry(void *arg)
 
 static CO_FN void late_read_run(struct graph *g)
 {
-    enum { LARGE = 128 << 10 };    /* two slices to a table */
+    enum { LARGE = 128 << 10 }; /* two slices to a table */
     const uint64_t second = UINT64_C(1) << 30;
     g_autofree char *path = scratch("late.qcow2");
     g_autofree uint8_t *buf = g_malloc(LARGE);
     uint64_t l1, l2;
     struct node *n;
 
-    make_qcow2(g, path, json_pack("{s:I,s:i}", "size", (json_int_t) second * 2,
-                                  "cluster_size", LARGE));
+    make_qcow2(g, path,
+               json_pack("{s:I,s:i}", "size", (json_int_t)second * 2,
+                         "cluster_size", LARGE));
     n = open_qcow2(g, path, NODE_RDWR);
     memset(buf, 0x11, LARGE);
     g_assert_cmpint(do_write(n, 0, buf, LARGE, 0), ==, 0);
@@ -248,7 +250,7 @@ static CO_FN void reuse_run(struct graph *g)
     for (unsigned i = 0; i < 60; i++) {
         uint64_t off = (i * 7 % 32) * (1 << 20);
 
-        memset(buf, (int) i + 1, CLUSTER * 8);
+        memset(buf, (int)i + 1, CLUSTER * 8);
         g_assert_cmpint(do_write(n, off, buf, CLUSTER * 8, 0), ==, 0);
         settle(n);
         g_assert_cmpint(node_co_discard(n, off, CLUSTER * 8), ==, 0);
@@ -287,9 +289,9 @@ static CO_FN void sub_entry(void *arg)
     struct sub_write *w = arg;
     uint8_t buf[2048];
 
-    memset(buf, (int) w->i + 1, sizeof(buf));
-    g_assert_cmpint(do_write(w->n, w->i * sizeof(buf), buf, sizeof(buf), 0),
-                    ==, 0);
+    memset(buf, (int)w->i + 1, sizeof(buf));
+    g_assert_cmpint(do_write(w->n, w->i * sizeof(buf), buf, sizeof(buf), 0), ==,
+                    0);
     co_latch_done(w->done);
 }
 
@@ -301,8 +303,8 @@ static CO_FN void subclusters_run(struct graph *g)
     struct co_latch done = { 0 };
     struct node *n;
 
-    make_qcow2(g, path, json_pack("{s:i,s:b}", "size", 8 << 20, "extended_l2",
-                                  1));
+    make_qcow2(g, path,
+               json_pack("{s:i,s:b}", "size", 8 << 20, "extended_l2", 1));
     n = open_qcow2(g, path, NODE_RDWR);
     g_assert_cmpuint(node_get_limits(n)->cluster_size, ==, 2048);
     for (unsigned i = 0; i < 32; i++) {
@@ -338,8 +340,9 @@ static CO_FN void empty_run(struct graph *g)
     uint8_t buf[512] = { 1 };
     struct node *n;
 
-    make_qcow2(g, path, json_pack("{s:I,s:b}", "size", (json_int_t) size,
-                                  "extended_l2", 1));
+    make_qcow2(
+        g, path,
+        json_pack("{s:I,s:b}", "size", (json_int_t)size, "extended_l2", 1));
     n = open_qcow2(g, path, NODE_RDWR);
     for (uint64_t off = 0; off < size; off += size / 8) {
         g_assert_cmpint(do_write(n, off, buf, sizeof(buf), 0), ==, 0);
@@ -436,8 +439,9 @@ static CO_FN void far_run(struct graph *g)
     uint8_t buf[SMALL] = { 1 };
     struct node *n;
 
-    make_qcow2(g, path, json_pack("{s:i,s:i,s:i}", "size", 64 << 10,
-                                  "cluster_size", SMALL, "refcount_bits", 64));
+    make_qcow2(g, path,
+               json_pack("{s:i,s:i,s:i}", "size", 64 << 10, "cluster_size",
+                         SMALL, "refcount_bits", 64));
     n = open_qcow2(g, path, NODE_RDWR);
     g_assert_cmpint(do_write(n, 0, buf, SMALL, 0), ==, 0);
     g_assert_cmpint(do_write(n, SMALL, buf, SMALL, 0), ==, 0);
@@ -467,8 +471,9 @@ static void test_far(void)
 static CO_FN bool landed_one(struct graph *g, unsigned k)
 {
     struct sim *sim = loop_sim(graph_loop(g));
-    struct sim_fault f = { .op = SIM_WRITE, .nth = k, .err = EIO,
-                           .lands = true };
+    struct sim_fault f = {
+        .op = SIM_WRITE, .nth = k, .err = EIO, .lands = true
+    };
     struct node *n = open_qcow2(g, "/i", NODE_RDWR);
     uint64_t before = sim_count(sim, SIM_WRITE);
     uint8_t data[512], got[512];
@@ -479,9 +484,9 @@ static CO_FN bool landed_one(struct graph *g, unsigned k)
     reached = sim_count(sim, SIM_WRITE) - before >= k;
     sim_faults_clear(sim);
     /* A new L2 table: its L1 entry must reach the table that the file has. */
-    memset(data, (int) k, sizeof(data));
+    memset(data, (int)k, sizeof(data));
     flushed = do_write(n, 512 << 10, data, sizeof(data), 0) == 0 &&
-        node_co_flush(n) == 0;
+              node_co_flush(n) == 0;
     node_co_unref(n);
     n = open_qcow2(g, "/i", 0);
     g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
@@ -497,8 +502,8 @@ static CO_FN void landed_run(struct graph *g)
     struct sim_image *fresh;
     unsigned k = 1;
 
-    make_qcow2(g, "/i", json_pack("{s:i,s:i}", "size", 1 << 20,
-                                  "cluster_size", 512));
+    make_qcow2(g, "/i",
+               json_pack("{s:i,s:i}", "size", 1 << 20, "cluster_size", 512));
     fresh = sim_image_copy(sim_live(sim));
     while (landed_one(g, k)) {
         sim_restore(sim, fresh);
@@ -529,8 +534,8 @@ static CO_FN void block_run(struct graph *g)
     g_assert_cmpint(qcow2_co_block_add(img, QCOW2_REFTABLE_BYTES_MAX / 8), ==,
                     -EFBIG);
     settle(n);
-    g_assert_cmpint(qcow2_co_refcount_get(img, end << img->cluster_bits,
-                                          &count), ==, 0);
+    g_assert_cmpint(
+        qcow2_co_refcount_get(img, end << img->cluster_bits, &count), ==, 0);
     g_assert_cmpuint(count, ==, 0);
     g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
     node_co_unref(n);
@@ -547,21 +552,22 @@ static CO_FN void pending_run(struct graph *g)
 {
     const uint64_t cluster = 16384, many = QCOW2_PENDING_MAX + 10;
     struct sim *sim = loop_sim(graph_loop(g));
-    struct sim_fault f = { .op = SIM_WRITE, .nth = 1, .err = ENOSPC,
-                           .sticky = true };
+    struct sim_fault f = {
+        .op = SIM_WRITE, .nth = 1, .err = ENOSPC, .sticky = true
+    };
     uint64_t failed = 0;
     struct node *n;
 
-    make_qcow2(g, "/i", json_pack("{s:I,s:i,s:b}", "size",
-                                  (json_int_t) (many * cluster),
-                                  "cluster_size", (int) cluster,
-                                  "extended_l2", 1));
+    make_qcow2(g, "/i",
+               json_pack("{s:I,s:i,s:b}", "size", (json_int_t)(many * cluster),
+                         "cluster_size", (int)cluster, "extended_l2", 1));
     n = open_qcow2(g, "/i", NODE_RDWR);
     sim_inject(sim, &f);
     for (uint64_t i = 0; i < many; i++) {
         failed += node_co_zero(n, i * cluster, 512, 0) < 0;
     }
-    g_assert_cmpuint(pending_count(&qcow2_image(n)->pending), <=, QCOW2_PENDING_MAX);
+    g_assert_cmpuint(pending_count(&qcow2_image(n)->pending), <=,
+                     QCOW2_PENDING_MAX);
     g_assert_cmpuint(failed, >=, 10);
     sim_faults_clear(sim);
     g_assert_cmpint(node_co_zero(n, 0, 512, 0), ==, 0);

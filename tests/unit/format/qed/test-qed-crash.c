@@ -19,8 +19,13 @@
 #include "loop/io.h"
 #include "sim/sim.h"
 
-enum { SECTORS = 4096, DISK = SECTORS * 512, OPS = 160, TASKS = 8,
-       STATES = 80 };
+enum {
+    SECTORS = 4096,
+    DISK = SECTORS * 512,
+    OPS = 160,
+    TASKS = 8,
+    STATES = 80
+};
 
 /* --- history of the guest --- */
 
@@ -28,8 +33,8 @@ enum op_kind { OP_WRITE, OP_ZERO, OP_TRIM, OP_FLUSH };
 struct op {
     enum op_kind kind;
     bool fua;
-    uint32_t first, n;              /* sectors */
-    uint64_t begun, ended;          /* instants; 0 = not ended */
+    uint32_t first, n;     /* sectors */
+    uint64_t begun, ended; /* instants; 0 = not ended */
 };
 static struct op ops[OPS];
 static unsigned n_ops;
@@ -48,7 +53,7 @@ struct config {
 static const struct config *config;
 static uint64_t seed;
 static GRand *rnd;
-static uint64_t pivot_ended;        /* instant; 0 = never */
+static uint64_t pivot_ended; /* instant; 0 = never */
 
 /* Sectors carry who wrote them and where; BASE is the base image's. */
 #define BASE UINT64_C(1000000)
@@ -77,7 +82,7 @@ static CO_FN void op_co_run(struct node *n, struct sim *sim, unsigned i)
 {
     struct op *op = &ops[i];
     uint8_t *buf = g_malloc(op->n * 512 + 1);
-    uint64_t off = (uint64_t) op->first * 512, len = (uint64_t) op->n * 512;
+    uint64_t off = (uint64_t)op->first * 512, len = (uint64_t)op->n * 512;
     unsigned flags = op->fua ? IO_FUA : 0;
     int ret = 0;
 
@@ -89,15 +94,9 @@ static CO_FN void op_co_run(struct node *n, struct sim *sim, unsigned i)
         }
         ret = do_write(n, off, buf, len, flags);
         break;
-    case OP_ZERO:
-        ret = node_co_zero(n, off, len, flags | IO_MAY_UNMAP);
-        break;
-    case OP_TRIM:
-        ret = node_co_discard(n, off, len);
-        break;
-    case OP_FLUSH:
-        ret = node_co_flush(n);
-        break;
+    case OP_ZERO: ret = node_co_zero(n, off, len, flags | IO_MAY_UNMAP); break;
+    case OP_TRIM: ret = node_co_discard(n, off, len); break;
+    case OP_FLUSH: ret = node_co_flush(n); break;
     }
     g_assert_cmpint(ret, ==, 0);
     op->ended = sim_mark(sim, "end", i);
@@ -106,17 +105,19 @@ static CO_FN void op_co_run(struct node *n, struct sim *sim, unsigned i)
 
 static void op_choose(struct op *op)
 {
-    unsigned dice = (unsigned) g_rand_int_range(rnd, 0, 100);
+    unsigned dice = (unsigned)g_rand_int_range(rnd, 0, 100);
     uint32_t cluster = config->cluster_size / 512;
 
     memset(op, 0, sizeof(*op));
-    op->kind = dice < 60 ? OP_WRITE : dice < 72 ? OP_ZERO
-             : dice < 80 ? OP_TRIM : OP_FLUSH;
+    op->kind = dice < 60   ? OP_WRITE
+               : dice < 72 ? OP_ZERO
+               : dice < 80 ? OP_TRIM
+                           : OP_FLUSH;
     op->fua = op->kind <= OP_ZERO && g_rand_int_range(rnd, 0, 8) == 0;
     /* Few places, so that they are met again. */
-    op->first = (uint32_t) g_rand_int_range(rnd, 0, 24) * (SECTORS / 24);
-    op->first += (uint32_t) g_rand_int_range(rnd, 0, (gint32) cluster);
-    op->n = (uint32_t) g_rand_int_range(rnd, 1, (gint32) cluster * 3);
+    op->first = (uint32_t)g_rand_int_range(rnd, 0, 24) * (SECTORS / 24);
+    op->first += (uint32_t)g_rand_int_range(rnd, 0, (gint32)cluster);
+    op->n = (uint32_t)g_rand_int_range(rnd, 1, (gint32)cluster * 3);
     if (op->kind == OP_ZERO || op->kind == OP_TRIM) {
         op->first -= op->first % cluster;
         op->n += cluster;
@@ -179,8 +180,8 @@ static uint64_t durable_at(const struct sim_record *const *log, size_t n,
 
 static gint by_completion(gconstpointer a, gconstpointer b)
 {
-    const struct sim_record *x = *(const struct sim_record *const *) a;
-    const struct sim_record *y = *(const struct sim_record *const *) b;
+    const struct sim_record *x = *(const struct sim_record *const *)a;
+    const struct sim_record *y = *(const struct sim_record *const *)b;
 
     return x->completed < y->completed ? -1 : x->completed > y->completed;
 }
@@ -200,7 +201,7 @@ static void apply(struct sim_image *img, const struct sim_record *r,
 {
     switch (r->op) {
     case SIM_WRITE:
-        for (uint64_t pos = 0; pos < r->len; ) {
+        for (uint64_t pos = 0; pos < r->len;) {
             uint64_t end = MIN(((r->off + pos) / 512 + 1) * 512 - r->off,
                                r->len);
             if (durable || lucky(luck)) {
@@ -220,8 +221,7 @@ static void apply(struct sim_image *img, const struct sim_record *r,
             sim_image_fallocate(img, r->file, r->mode, r->off, r->len);
         }
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
@@ -249,7 +249,7 @@ static struct sim_image *state_build(const struct sim_image *start,
 static bool touches(const struct op *op, uint32_t sector)
 {
     return op->kind != OP_FLUSH && op->begun && sector >= op->first &&
-        sector < op->first + op->n;
+           sector < op->first + op->n;
 }
 
 /* Was @op durable, by what the guest was told until @at? */
@@ -276,7 +276,7 @@ static bool promised(const struct op *op, uint64_t at)
 static bool hides(const struct op *op, const struct op *older, uint64_t at)
 {
     return op->kind != OP_TRIM && promised(op, at) &&
-        (!older || (older->ended && older->ended < op->begun));
+           (!older || (older->ended && older->ended < op->begun));
 }
 
 static bool may_hold(uint32_t sector, uint64_t id, uint64_t at)
@@ -292,7 +292,7 @@ static bool may_hold(uint32_t sector, uint64_t id, uint64_t at)
         }
         for (unsigned k = 0; k < n_ops && !hidden; k++) {
             hidden = touches(&ops[k], sector) && ops[k].begun <= at &&
-                hides(&ops[k], op, at);
+                     hides(&ops[k], op, at);
         }
         base_ok = base_ok && !hides(op, NULL, at);
         found = found || (!hidden && (zero ? id == 0 : id == i + 1));
@@ -412,7 +412,8 @@ static CO_FN unsigned states_co_try(struct graph *g, struct sim *sim,
         bad = state_co_verify(g, at);
         if (bad && bad_states++ == 0) {
             g_test_message("instant %" PRIu64 " of %" PRIu64 ", luck %d, skip "
-                           "%u: %s", at, last, (int) luck, skip, bad);
+                           "%u: %s",
+                           at, last, (int)luck, skip, bad);
         }
         g_free(bad);
     }
@@ -425,15 +426,13 @@ static struct history history_take(struct sim *sim)
 {
     size_t n;
     const struct sim_record *const *log = sim_log(sim, &n);
-    struct history h = {
-        g_new(const struct sim_record *, n), g_new0(uint64_t, n), n
-    };
+    struct history h = { g_new(const struct sim_record *, n),
+                         g_new0(uint64_t, n), n };
 
     for (size_t i = 0; i < n; i++) {
         struct sim_record *copy = g_memdup2(log[i], sizeof(*copy));
 
-        copy->data = log[i]->data ? g_memdup2(log[i]->data, log[i]->len)
-                                  : NULL;
+        copy->data = log[i]->data ? g_memdup2(log[i]->data, log[i]->len) : NULL;
         h.log[i] = copy;
     }
     qsort(h.log, n, sizeof(*h.log), by_completion);
@@ -444,7 +443,7 @@ static void history_drop(struct history *h)
 {
     for (size_t i = 0; i < h->n; i++) {
         g_free(h->log[i]->data);
-        g_free((gpointer) (uintptr_t) h->log[i]);
+        g_free((gpointer)(uintptr_t)h->log[i]);
     }
     g_free(h->log);
     g_free(h->durable);
@@ -488,9 +487,9 @@ static void test_crash(gconstpointer data)
     config = data;
     broken[1] = broken[2] = 0;
     for (unsigned round = 0; round < 3; round++) {
-        seed = (uint64_t) g_test_rand_int() & 0x7fffffff;
+        seed = (uint64_t)g_test_rand_int() & 0x7fffffff;
         g_test_message("seed %" PRIu64, seed);
-        rnd = g_rand_new_with_seed((guint32) seed);
+        rnd = g_rand_new_with_seed((guint32)seed);
         run_graph_on_sim(seed, crash_run);
         g_rand_free(rnd);
     }
@@ -501,17 +500,18 @@ static void test_crash(gconstpointer data)
 int main(int argc, char **argv)
 {
     static const struct config configs[] = {
-        { 4096, 1, false, false }, { 4096, 1, true, false },
+        { 4096, 1, false, false },  { 4096, 1, true, false },
         { 65536, 4, false, false }, { 65536, 4, true, false },
-        { 4096, 1, true, true }, { 65536, 4, true, true },
+        { 4096, 1, true, true },    { 65536, 4, true, true },
     };
 
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(configs); i++) {
-        g_autofree char *name = g_strdup_printf(
-            "/qed-crash/%u-%s", configs[i].cluster_size,
-            configs[i].pivot ? "pivot" : configs[i].backing ? "backing"
-            : "plain");
+        g_autofree char *name = g_strdup_printf("/qed-crash/%u-%s",
+                                                configs[i].cluster_size,
+                                                configs[i].pivot     ? "pivot"
+                                                : configs[i].backing ? "backing"
+                                                                     : "plain");
         g_test_add_data_func(name, &configs[i], test_crash);
     }
     return g_test_run();

@@ -18,16 +18,17 @@ enum { CELLS = 12, CELL = 3000, STRIDE = 150000, DISK = 2 << 20 };
  * or zeroes at the start, 1 zeroes, the rest are bytes. */
 static struct cell {
     unsigned may;
-    unsigned live;          /* what a read must give now; UINT_MAX: unknown */
-    unsigned acked;         /* newest acknowledged value */
+    unsigned live;  /* what a read must give now; UINT_MAX: unknown */
+    unsigned acked; /* newest acknowledged value */
 } cells[CELLS];
 static bool with_backing;
 static struct sim_image *prepared;
 
 static uint8_t byte_of(unsigned value)
 {
-    return (uint8_t) (value == 0 ? (with_backing ? 0xbb : 0)
-                      : value == 1 ? 0 : value);
+    return (uint8_t)(value == 0   ? (with_backing ? 0xbb : 0)
+                     : value == 1 ? 0
+                                  : value);
 }
 
 static bool cell_is(const uint8_t *buf, unsigned value)
@@ -53,7 +54,7 @@ static CO_FN void cell_write(struct node *n, unsigned c, unsigned value,
 
     memset(buf, byte_of(value), CELL);
     cells[c].may |= 1u << value;
-    ret = do_write(n, (uint64_t) c * STRIDE, buf, CELL, flags);
+    ret = do_write(n, (uint64_t)c * STRIDE, buf, CELL, flags);
     if (ret < 0) {
         cells[c].live = UINT_MAX;
         return;
@@ -67,7 +68,7 @@ static CO_FN void cell_write(struct node *n, unsigned c, unsigned value,
 static CO_FN void cell_zero(struct node *n, unsigned c)
 {
     cells[c].may |= 1u << 1;
-    if (node_co_zero(n, (uint64_t) c * STRIDE, CELL, IO_MAY_UNMAP) < 0) {
+    if (node_co_zero(n, (uint64_t)c * STRIDE, CELL, IO_MAY_UNMAP) < 0) {
         cells[c].live = UINT_MAX;
     } else {
         cells[c].live = cells[c].acked = 1;
@@ -92,8 +93,7 @@ static CO_FN void live_check(struct node *n)
 
     for (unsigned c = 0; c < CELLS; c++) {
         if (cells[c].live != UINT_MAX) {
-            g_assert_cmpint(do_read(n, (uint64_t) c * STRIDE, buf, CELL), ==,
-                            0);
+            g_assert_cmpint(do_read(n, (uint64_t)c * STRIDE, buf, CELL), ==, 0);
             g_assert_true(cell_is(buf, cells[c].live));
         }
     }
@@ -146,7 +146,7 @@ static CO_FN void aftermath(struct graph *g)
     for (unsigned c = 0; c < CELLS; c++) {
         unsigned found = 0;
 
-        g_assert_cmpint(do_read(n, (uint64_t) c * STRIDE, buf, CELL), ==, 0);
+        g_assert_cmpint(do_read(n, (uint64_t)c * STRIDE, buf, CELL), ==, 0);
         for (unsigned v = 0; v < 11; v++) {
             found |= cell_is(buf, v) ? 1u << v : 0;
         }
@@ -195,7 +195,10 @@ static CO_FN void base_co_make(const char *path)
 static CO_FN void sweep_run(struct graph *g)
 {
     static const enum sim_op kinds[] = {
-        SIM_WRITE, SIM_FDATASYNC, SIM_TRUNCATE, SIM_FALLOCATE,
+        SIM_WRITE,
+        SIM_FDATASYNC,
+        SIM_TRUNCATE,
+        SIM_FALLOCATE,
     };
     static const int errors[] = { EIO, ENOSPC };
     json_t *o = json_pack("{s:i,s:i}", "size", DISK, "cluster_size", 4096);

@@ -15,7 +15,7 @@
 static void fill(uint8_t *buf, size_t len, unsigned stamp)
 {
     for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t) (stamp * 31 + i / 512 + 1);
+        buf[i] = (uint8_t)(stamp * 31 + i / 512 + 1);
     }
 }
 
@@ -36,8 +36,8 @@ static void qemu_compare(const char *path, const uint8_t *want, size_t len)
     if (!have_tool("qemu-img")) {
         return;
     }
-    g_assert_true(g_file_set_contents(raw, (const char *) want,
-                                      (gssize) len, NULL));
+    g_assert_true(
+        g_file_set_contents(raw, (const char *)want, (gssize)len, NULL));
     g_free(must_run("qemu-img compare -f qed -F raw '%s' '%s'", path, raw));
 }
 
@@ -102,10 +102,10 @@ enum { DISK = 3 << 20 };
 static CO_FN void model_step(struct node *n, uint8_t *shadow, GRand *rand,
                              uint8_t *buf)
 {
-    uint64_t off = (uint64_t) g_rand_int_range(rand, 0, DISK);
+    uint64_t off = (uint64_t)g_rand_int_range(rand, 0, DISK);
     uint64_t max = g_rand_boolean(rand) ? 9000 : 300000;
-    uint64_t len = (uint64_t) g_rand_int_range(rand, 1, (gint32) max);
-    unsigned op = (unsigned) g_rand_int_range(rand, 0, 100);
+    uint64_t len = (uint64_t)g_rand_int_range(rand, 1, (gint32)max);
+    unsigned op = (unsigned)g_rand_int_range(rand, 0, 100);
 
     len = MIN(len, DISK - off);
     if (g_rand_boolean(rand)) {
@@ -114,12 +114,11 @@ static CO_FN void model_step(struct node *n, uint8_t *shadow, GRand *rand,
     }
     if (op < 50) {
         fill(buf, len, g_rand_int(rand));
-        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==,
-                        0);
+        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==, 0);
         memcpy(shadow + off, buf, len);
     } else if (op < 65) {
-        g_assert_cmpint(node_co_zero(n, off, len,
-                                     op < 57 ? IO_MAY_UNMAP : 0), ==, 0);
+        g_assert_cmpint(node_co_zero(n, off, len, op < 57 ? IO_MAY_UNMAP : 0),
+                        ==, 0);
         memset(shadow + off, 0, len);
     } else if (op < 72) {
         /* A discard leaves old bytes or zeroes; take what it left. */
@@ -144,15 +143,14 @@ static CO_FN void model_run(struct graph *g)
     uint32_t seed = g_test_rand_int() & 0x7fffffff;
     GRand *rand = g_rand_new_with_seed(seed);
     json_t *o = json_pack("{s:i,s:i,s:i}", "size", DISK, "cluster_size",
-                          model->cluster_size, "table_size",
-                          model->table_size);
+                          model->cluster_size, "table_size", model->table_size);
     struct node *n;
 
     g_test_message("seed %u", seed);
     if (model->backing) {
         fill(shadow, DISK - 100000, 3); /* shorter than the disk */
-        g_assert_true(g_file_set_contents(base, (char *) shadow,
-                                          DISK - 100000, NULL));
+        g_assert_true(
+            g_file_set_contents(base, (char *)shadow, DISK - 100000, NULL));
         json_object_set_new(o, "backing_file", json_string(base));
         json_object_set_new(o, "backing_fmt", json_string("raw"));
     }
@@ -200,7 +198,7 @@ struct writer {
 static uint64_t spot(unsigned writer, unsigned i)
 {
     /* 4 KiB clusters, 1-cluster tables: 2 MiB a table. */
-    return ((uint64_t) (i * WRITERS + writer) * 3571 % 16384) * 16384;
+    return ((uint64_t)(i * WRITERS + writer) * 3571 % 16384) * 16384;
 }
 
 static CO_FN void writer_entry(void *arg)
@@ -227,8 +225,9 @@ static CO_FN void parallel_run(struct graph *g)
     uint8_t buf[512], got[512];
     struct node *n;
 
-    make_image(g, path, json_pack("{s:i,s:i,s:i}", "size", 256 << 20,
-                                  "cluster_size", 4096, "table_size", 2));
+    make_image(g, path,
+               json_pack("{s:i,s:i,s:i}", "size", 256 << 20, "cluster_size",
+                         4096, "table_size", 2));
     n = open_image(g, path, NODE_RDWR);
     for (unsigned i = 0; i < WRITERS; i++) {
         w[i] = (struct writer) { n, i, &latch };
@@ -332,18 +331,18 @@ static CO_FN void backing_run(struct graph *g)
     struct node *n;
 
     fill(data, 1 << 20, 1);
-    g_assert_true(g_file_set_contents(base, (char *) data, 1 << 20, NULL));
-    g_assert_true(g_file_set_contents(base2, (char *) data, 1 << 20, NULL));
-    make_image(g, path, json_pack("{s:i,s:s,s:s}", "size", 1 << 20,
-                                  "backing_file", base, "backing_fmt", "raw"));
+    g_assert_true(g_file_set_contents(base, (char *)data, 1 << 20, NULL));
+    g_assert_true(g_file_set_contents(base2, (char *)data, 1 << 20, NULL));
+    make_image(g, path,
+               json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file", base,
+                         "backing_fmt", "raw"));
     for (unsigned i = 0; i < 5; i++) {
         const char *want = i % 2 ? base : base2;
 
         n = open_image(g, path, NODE_RDWR);
         g_assert_cmpint(do_read(n, 4096, got, 512), ==, 0);
         g_assert_cmpmem(got, 512, data + 4096, 512);
-        g_assert_cmpint(n->drv->co_change_backing(n, want, "raw", &err), ==,
-                        0);
+        g_assert_cmpint(n->drv->co_change_backing(n, want, "raw", &err), ==, 0);
         g_assert_cmpstr(n->drv->header_backing(n, &fmt), ==, want);
         g_assert_cmpstr(fmt, ==, "raw");
         node_co_unref(n);
@@ -389,7 +388,7 @@ static CO_FN void status_run(struct graph *g)
     struct extent ext;
     struct node *n;
 
-    make_image(g, path, json_pack("{s:I}", "size", (json_int_t) size));
+    make_image(g, path, json_pack("{s:I}", "size", (json_int_t)size));
     n = open_image(g, path, NODE_RDWR);
     for (unsigned i = 0; i < 16; i++) {
         g_assert_cmpint(do_write(n, size / 16 * i, buf, 512, 0), ==, 0);
@@ -422,9 +421,9 @@ static void test_status(void)
 
 struct damage {
     const char *name;
-    uint64_t at;        /* offset in the file */
+    uint64_t at; /* offset in the file */
     uint64_t value;
-    bool opens;         /* read-only */
+    bool opens; /* read-only */
     unsigned corruptions;
 };
 static const struct damage damages[] = {
@@ -456,14 +455,15 @@ static CO_FN void damage_one(struct graph *g, const struct damage *d)
     struct node *n = NULL;
     size_t len;
 
-    make_image(g, path, json_pack("{s:i,s:i,s:i}", "size", 8 << 20,
-                                  "cluster_size", 4096, "table_size", 2));
+    make_image(g, path,
+               json_pack("{s:i,s:i,s:i}", "size", 8 << 20, "cluster_size", 4096,
+                         "table_size", 2));
     n = open_image(g, path, NODE_RDWR);
     g_assert_cmpint(do_write(n, 0, buf, 512, 0), ==, 0);
     node_co_unref(n);
     g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
     put_le64(bytes + d->at, d->value);
-    g_assert_true(g_file_set_contents(path, bytes, (gssize) len, NULL));
+    g_assert_true(g_file_set_contents(path, bytes, (gssize)len, NULL));
     g_test_message("%s", d->name);
     if (try_open_image(g, path, 0, &n, &err) < 0) {
         g_test_message("%s", err->message);
@@ -509,8 +509,9 @@ static CO_FN void duplicate_run(struct graph *g)
     uint64_t table;
     size_t len;
 
-    make_image(g, path, json_pack("{s:i,s:i,s:i}", "size", 8 << 20,
-                                  "cluster_size", 4096, "table_size", 2));
+    make_image(g, path,
+               json_pack("{s:i,s:i,s:i}", "size", 8 << 20, "cluster_size", 4096,
+                         "table_size", 2));
     n = open_image(g, path, NODE_RDWR);
     fill(buf, sizeof(buf), 5);
     g_assert_cmpint(do_write(n, 0, buf, 8192, 0), ==, 0);
@@ -519,7 +520,7 @@ static CO_FN void duplicate_run(struct graph *g)
     table = get_le64(bytes + 4096);
     put_le64(bytes + table + 8, get_le64(bytes + table));
     put_le64(bytes + table + 16, len + 4096);
-    g_assert_true(g_file_set_contents(path, bytes, (gssize) len, NULL));
+    g_assert_true(g_file_set_contents(path, bytes, (gssize)len, NULL));
     n = open_image(g, path, NODE_RDWR | NODE_CHECK);
     /* The stray pointer reads as an error, and what is allocated now does not
      * become its cluster (M7). */
@@ -554,8 +555,11 @@ static CO_FN void bomb_run(struct graph *g)
     g_autofree char *path = scratch("bomb.qed");
     uint64_t table = 16 << 20, base = 64 << 20, size = base + 200 * table;
     struct qed_header h = {
-        .cluster_size = 1 << 20, .table_size = 16, .header_size = 1,
-        .l1_table_offset = 1 << 20, .image_size = UINT64_C(1) << 60,
+        .cluster_size = 1 << 20,
+        .table_size = 16,
+        .header_size = 1,
+        .l1_table_offset = 1 << 20,
+        .image_size = UINT64_C(1) << 60,
     };
     g_autofree uint8_t *bytes = g_malloc0((1 << 20) + 200 * 8);
     struct qed_image *img;
@@ -566,8 +570,8 @@ static CO_FN void bomb_run(struct graph *g)
     for (unsigned i = 0; i < 200; i++) {
         put_le64(bytes + (1 << 20) + i * 8, base + i * table);
     }
-    g_assert_true(g_file_set_contents(path, (char *) bytes,
-                                      (1 << 20) + 200 * 8, NULL));
+    g_assert_true(
+        g_file_set_contents(path, (char *)bytes, (1 << 20) + 200 * 8, NULL));
     g_free(must_run("truncate -s %" PRIu64 " '%s'", size, path));
     n = open_image(g, path, 0);
     img = n->state;
@@ -604,8 +608,8 @@ static CO_FN void reopen_run(struct graph *g)
         node_co_drain_begin(n); /* everything is in the file, and clean */
         g_assert_cmpuint(features_of(path), ==, 0);
         node_drain_end(n);
-        g_assert_cmpint(do_write(n, i * 1000000 + 500000, buf, sizeof(buf),
-                                 IO_FUA), ==, 0);
+        g_assert_cmpint(
+            do_write(n, i * 1000000 + 500000, buf, sizeof(buf), IO_FUA), ==, 0);
         g_assert_cmpuint(features_of(path), ==, QED_F_NEED_CHECK);
         node_co_set_read_only(n, true, &err);
         g_assert_no_error(err);
@@ -638,7 +642,7 @@ static CO_FN void grown_co_check_copy(struct graph *g, const char *path,
     gsize len;
 
     g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
-    g_assert_true(g_file_set_contents(copy, bytes, (gssize) len, NULL));
+    g_assert_true(g_file_set_contents(copy, bytes, (gssize)len, NULL));
     n = open_image(g, copy, NODE_RDWR);
     g_assert_cmpuint(n->size, ==, 1 << 20);
     g_assert_cmpint(do_read(n, 0, got, 1 << 20), ==, 0);
@@ -657,10 +661,10 @@ static CO_FN void grow_run(struct graph *g)
 
     fill(data, 1 << 20, 1);
     for (unsigned written = 0; written < 2; written++) {
-        g_assert_true(g_file_set_contents(base, (char *) data, 1 << 20, NULL));
-        make_image(g, path, json_pack("{s:i,s:s,s:s}", "size", old,
-                                      "backing_file", base, "backing_fmt",
-                                      "raw"));
+        g_assert_true(g_file_set_contents(base, (char *)data, 1 << 20, NULL));
+        make_image(g, path,
+                   json_pack("{s:i,s:s,s:s}", "size", old, "backing_file", base,
+                             "backing_fmt", "raw"));
         n = open_image(g, path, NODE_RDWR);
         if (written) {
             g_assert_cmpint(do_write(n, old - 512, data + old - 512, 512, 0),
@@ -709,13 +713,13 @@ static CO_FN void qemu_run(struct graph *g)
         g_free(must_run("qemu-img create -q -f qed '%s' 9M", base));
         g_free(must_run("qemu-io -f qed -c 'write -P 3 0 9M' '%s'", base));
         g_free(must_run("qemu-img create -q -f qed -b '%s' -F qed -o "
-                        "cluster_size=%uk,table_size=%u '%s' 9M", base,
-                        qemu_programs[i].cluster_k, qemu_programs[i].table, path));
+                        "cluster_size=%uk,table_size=%u '%s' 9M",
+                        base, qemu_programs[i].cluster_k,
+                        qemu_programs[i].table, path));
         g_free(must_run("qemu-io -f qed -c 'write -P 5 12345 70000' -c "
                         "'write -z 1M 1M' -c 'write -P 6 7000k 100k' '%s'",
                         path));
-        g_free(must_run("qemu-img convert -f qed -O raw '%s' '%s'", path,
-                        raw));
+        g_free(must_run("qemu-img convert -f qed -O raw '%s' '%s'", path, raw));
         g_assert_true(g_file_get_contents(raw, &want, &len, NULL));
         n = open_image(g, path, NODE_RDWR);
         g_assert_cmpint(do_read(n, 0, got, len), ==, 0);
@@ -725,7 +729,7 @@ static CO_FN void qemu_run(struct graph *g)
         g_assert_cmpint(do_write(n, 3000000, got, 200000, 0), ==, 0);
         node_co_unref(n);
         qemu_check(path);
-        qemu_compare(path, (uint8_t *) want, len);
+        qemu_compare(path, (uint8_t *)want, len);
     }
 }
 
@@ -741,8 +745,8 @@ static void test_qemu(void)
 int main(int argc, char **argv)
 {
     static const struct model models[] = {
-        { 4096, 1, false, 150 }, { 4096, 2, true, 150 },
-        { 65536, 4, false, 150 }, { 65536, 4, true, 150 },
+        { 4096, 1, false, 150 },   { 4096, 2, true, 150 },
+        { 65536, 4, false, 150 },  { 65536, 4, true, 150 },
         { 1 << 20, 16, true, 60 }, { 16384, 8, true, 150 },
     };
 
@@ -750,8 +754,8 @@ int main(int argc, char **argv)
     g_test_add_func("/qed/basic", test_basic);
     for (unsigned i = 0; i < G_N_ELEMENTS(models); i++) {
         g_autofree char *name = g_strdup_printf(
-            "/qed/model/%u-%u-%s", models[i].cluster_size,
-            models[i].table_size, models[i].backing ? "backing" : "plain");
+            "/qed/model/%u-%u-%s", models[i].cluster_size, models[i].table_size,
+            models[i].backing ? "backing" : "plain");
         g_test_add_data_func(name, &models[i], test_model);
     }
     g_test_add_func("/qed/parallel", test_parallel);

@@ -6,8 +6,8 @@ static CO_FN void align_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 512, "
-                                  "'mem-align': 512, 'max': 4096, "
-                                  "'size': 100000}");
+                                     "'mem-align': 512, 'max': 4096, "
+                                     "'size': 100000}");
     struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     GRand *rand = g_rand_new_with_seed((guint32)g_test_rand_int());
     uint8_t *model = g_malloc0(100000), *buf = g_malloc(20001);
@@ -20,11 +20,12 @@ static CO_FN void align_entry(void *arg)
 
         memset(buf, i, 20001);
         memset(model + off, i, len);
-        g_assert_cmpint(backend_co_pwritev(u, off, (struct iov) { v, 2, 0, len },
-                                        0), ==, 0);
+        g_assert_cmpint(
+            backend_co_pwritev(u, off, (struct iov) { v, 2, 0, len }, 0), ==,
+            0);
         off = (uint64_t)g_rand_int_range(rand, 0, 80000);
-        g_assert_cmpint(backend_co_preadv(u, off, (struct iov) { v, 2, 0, len },
-                                       0), ==, 0);
+        g_assert_cmpint(
+            backend_co_preadv(u, off, (struct iov) { v, 2, 0, len }, 0), ==, 0);
         g_assert_cmpint(memcmp(buf + 1, model + off, len), ==, 0);
     }
     g_assert_cmpint(memcmp(ram_of(n)->bytes, model, 100000), ==, 0);
@@ -97,7 +98,7 @@ static CO_FN void grow_entry(void *arg)
 }
 
 struct far {
-    struct node *n, *src;    /* @src: clone from there */
+    struct node *n, *src; /* @src: clone from there */
     bool done;
 };
 
@@ -108,11 +109,11 @@ static CO_FN void far_entry(void *arg)
     struct iovec store;
 
     memset(buf, 9, sizeof(buf));
-    g_assert_cmpint(f->src ? node_co_copy_in(f->n, 8192, f->src, 0,
-                                             sizeof(buf), 0)
-                    : node_co_pwritev(f->n, 8192,
-                                      iov_one(&store, buf, sizeof(buf)), 0),
-                    ==, 0);
+    g_assert_cmpint(
+        f->src
+            ? node_co_copy_in(f->n, 8192, f->src, 0, sizeof(buf), 0)
+            : node_co_pwritev(f->n, 8192, iov_one(&store, buf, sizeof(buf)), 0),
+        ==, 0);
     f->done = true;
 }
 
@@ -122,7 +123,7 @@ static CO_FN void tail_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'ram', 'align': 4096, "
-                                  "'size': 5000}");
+                                     "'size': 5000}");
     struct node *src = fake_co_open(g, "{'driver': 'ram', 'align': 4096}");
     struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
 
@@ -172,8 +173,8 @@ static CO_FN void flush_entry(void *arg)
     g_assert_cmpint(backend_co_flush(u), ==, 0);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 2);
     /* FUA on a driver that has none. */
-    g_assert_cmpint(backend_co_pwritev(u, 0, iov_one(&store, &b, 1), IO_FUA), ==,
-                    0);
+    g_assert_cmpint(backend_co_pwritev(u, 0, iov_one(&store, &b, 1), IO_FUA),
+                    ==, 0);
     g_assert_cmpuint(ram_of(n)->flushes, ==, 3);
     /* A failure is kept, whatever storage would say the next time (G6). */
     fake_co_write(u, 0, 1, 1);
@@ -190,7 +191,10 @@ static CO_FN void flush_entry(void *arg)
 }
 
 #define TEST(name) \
-    static void test_##name(void) { fake_run(name##_entry, NULL); }
+    static void test_##name(void) \
+    { \
+        fake_run(name##_entry, NULL); \
+    }
 TEST(align)
 TEST(rmw)
 TEST(grow)

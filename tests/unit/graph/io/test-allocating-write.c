@@ -14,10 +14,14 @@ static CO_FN void world_co_open(struct world *w, uint64_t base_size,
                                 uint64_t top_size)
 {
     w->g = fake_graph();
-    w->base = fake_co_open(w->g, "{'driver': 'fake', 'node-name': 'base', "
-                           "'size': %d}", (int)base_size);
-    w->top = fake_co_open(w->g, "{'driver': 'fake', 'node-name': 'top', "
-                          "'size': %d, 'backing': 'base'}", (int)top_size);
+    w->base = fake_co_open(w->g,
+                           "{'driver': 'fake', 'node-name': 'base', "
+                           "'size': %d}",
+                           (int)base_size);
+    w->top = fake_co_open(w->g,
+                          "{'driver': 'fake', 'node-name': 'top', "
+                          "'size': %d, 'backing': 'base'}",
+                          (int)top_size);
     w->u = fake_co_backend(w->top, PERM_CONSISTENT_READ | PERM_WRITE, PERM_ALL);
     fake_fill(w->base, 0, base_size, 0xbb);
 }
@@ -208,7 +212,7 @@ static CO_FN void trim_entry(void *arg)
     top = fake_of(w.top);
     fake_co_write(w.u, 0, 4 * C, 1);
     g_assert_cmpint(backend_co_discard(w.u, 100, 5 * C), ==, 0);
-    fake_co_expect(w.u, C, 4 * C, 0);       /* never the base (G8) */
+    fake_co_expect(w.u, C, 4 * C, 0); /* never the base (G8) */
     fake_co_expect(w.u, 0, C, 1);
     fake_co_expect(w.u, 5 * C, C, 0xbb);
     /* A ragged zero: clusters by the driver, the rest as data. */
@@ -219,7 +223,8 @@ static CO_FN void trim_entry(void *arg)
     /* Fast: at once and unchanged when it would need data. */
     top->writes = 0;
     g_assert_cmpint(backend_co_zero(w.u, 7 * C, 100, IO_FAST), ==, -ENOTSUP);
-    g_assert_cmpint(backend_co_zero(w.u, 10, 8 * C - 10, IO_FAST), ==, -ENOTSUP);
+    g_assert_cmpint(backend_co_zero(w.u, 10, 8 * C - 10, IO_FAST), ==,
+                    -ENOTSUP);
     fake_co_expect(w.u, 0, C, 1);
     g_assert_cmpint(backend_co_zero(w.u, C + 10, 7 * C - 10, IO_FAST), ==, 0);
     g_assert_cmpuint(top->writes, ==, 0);
@@ -309,7 +314,7 @@ static void test_status(void)
 /* --- many writers of disjoint pieces against a model --- */
 
 #define PIECES 256
-#define PIECE 700   /* no divisor of the cluster */
+#define PIECE 700 /* no divisor of the cluster */
 
 struct model {
     struct world w;
@@ -340,7 +345,8 @@ static CO_FN void model_writer_entry(void *arg)
             fake_co_write(m->w.u, p * PIECE, PIECE, m->value[p]);
         } else if (what < 9) {
             m->value[p] = 0;
-            g_assert_cmpint(backend_co_zero(m->w.u, p * PIECE, PIECE, 0), ==, 0);
+            g_assert_cmpint(backend_co_zero(m->w.u, p * PIECE, PIECE, 0), ==,
+                            0);
         }
         fake_co_expect(m->w.u, p * PIECE, PIECE, m->value[p]);
     }

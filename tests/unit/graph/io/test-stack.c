@@ -14,7 +14,7 @@
 
 #define SIZE (3 * 1024 * 1024 + 5 * 512)
 #define BASE_SIZE (2 * 1024 * 1024 + 1536)
-#define CELL 1536                   /* one writer's bytes: 3 sectors */
+#define CELL 1536 /* one writer's bytes: 3 sectors */
 #define CELLS (SIZE / CELL)
 #define WRITERS 8
 
@@ -49,8 +49,8 @@ static void stack_make_base(struct stack *s)
         s->model[i] = i / 102400 % 2 ? 0 : (uint8_t)g_rand_int(rand);
     }
     g_rand_free(rand);
-    g_assert_true(g_file_set_contents(s->base, (const char *)s->model,
-                                      BASE_SIZE, NULL));
+    g_assert_true(
+        g_file_set_contents(s->base, (const char *)s->model, BASE_SIZE, NULL));
 }
 
 static CO_FN void stack_co_create(struct stack *s)
@@ -78,7 +78,8 @@ static CO_FN void stack_co_open(struct stack *s)
     s->g = graph_new(co_loop(co_self()), drivers);
     expect_ok(node_co_open(s->g, o, NODE_RDWR, &s->top, &err), err);
     expect_ok(backend_co_new(s->top, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
-                          PERM_ALL, NULL, NULL, &s->u, &err), err);
+                             PERM_ALL, NULL, NULL, &s->u, &err),
+              err);
     json_decref(o);
     g_free(text);
 }
@@ -96,7 +97,8 @@ static CO_FN void stack_co_check_cell(struct stack *s, unsigned cell)
     struct iovec store;
 
     g_assert_cmpint(backend_co_preadv(s->u, (uint64_t)cell * CELL,
-                                   iov_one(&store, buf, CELL), 0), ==, 0);
+                                      iov_one(&store, buf, CELL), 0),
+                    ==, 0);
     for (unsigned i = 0; i < CELL; i++) {
         if (buf[i] != s->model[cell * CELL + i]) {
             g_error("seed %u: byte %u is %02x, not %02x", s->seed,
@@ -125,8 +127,9 @@ static CO_FN void stack_co_change(struct stack *s, unsigned cell, GRand *rand)
 
         memset(at + skip, g_rand_int_range(rand, 0, 256), len);
         g_assert_cmpint(backend_co_pwritev(s->u, off + skip,
-                                        iov_one(&store, at + skip, len),
-                                        what == 0 ? IO_FUA : 0), ==, 0);
+                                           iov_one(&store, at + skip, len),
+                                           what == 0 ? IO_FUA : 0),
+                        ==, 0);
     } else if (what < 10) {
         memset(at, 0, CELL);
         g_assert_cmpint(backend_co_zero(s->u, off, CELL, IO_MAY_UNMAP), ==, 0);
@@ -143,7 +146,8 @@ static CO_FN void stack_writer_entry(void *arg)
 
     for (int i = 0; i < 60; i++) {
         unsigned cell = (unsigned)g_rand_int_range(rand, 0, CELLS / WRITERS) *
-                        WRITERS + w->id;
+                            WRITERS +
+                        w->id;
 
         stack_co_change(s, cell, rand);
         stack_co_check_cell(s, cell);
@@ -207,14 +211,20 @@ static void test_stack(gconstpointer options)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_data_func("/stack/cached",
+    g_test_add_data_func(
+        "/stack/cached",
         "{\"driver\": \"qed\", \"file\": {\"driver\": \"file\", "
-        "\"filename\": \"IMAGE\"}}", test_stack);
-    g_test_add_data_func("/stack/direct",
+        "\"filename\": \"IMAGE\"}}",
+        test_stack);
+    g_test_add_data_func(
+        "/stack/direct",
         "{\"driver\": \"qed\", \"cache\": {\"direct\": true}, \"file\": "
-        "{\"driver\": \"file\", \"filename\": \"IMAGE\"}}", test_stack);
-    g_test_add_data_func("/stack/copy-on-read",
+        "{\"driver\": \"file\", \"filename\": \"IMAGE\"}}",
+        test_stack);
+    g_test_add_data_func(
+        "/stack/copy-on-read",
         "{\"driver\": \"copy-on-read\", \"file\": {\"driver\": \"qed\", "
-        "\"file\": {\"driver\": \"file\", \"filename\": \"IMAGE\"}}}", test_stack);
+        "\"file\": {\"driver\": \"file\", \"filename\": \"IMAGE\"}}}",
+        test_stack);
     return g_test_run();
 }

@@ -40,8 +40,10 @@ static CO_FN void order_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake'}");
-    struct req w1 = { n, 0, 100, TRACK_WRITE }, w2 = { n, 50, 100, TRACK_WRITE };
-    struct req a1 = { n, 90, 20, TRACK_ALLOC }, w3 = { n, 105, 10, TRACK_WRITE };
+    struct req w1 = { n, 0, 100, TRACK_WRITE },
+               w2 = { n, 50, 100, TRACK_WRITE };
+    struct req a1 = { n, 90, 20, TRACK_ALLOC },
+               w3 = { n, 105, 10, TRACK_WRITE };
     struct req far = { n, 1000, 10, TRACK_ALLOC }, rd = { n, 0, 9, TRACK_READ };
 
     start_co(&w1);

@@ -51,13 +51,13 @@ static CO_FN void names_entry(void *arg)
     expect_text(fake_co_open_fails(g, "{'driver': 'pass', 'file': 'zz'}"),
                 "Cannot find device='' nor node-name='zz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'fake', 'backing': "
-                                   "{'driver': 'ram', 'zz': 1}}"),
+                                      "{'driver': 'ram', 'zz': 1}}"),
                 "Could not open backing file: Parameter 'zz' is unexpected");
     g_assert_cmpint(device_co_new(g, "virtio0", a, &d, &err), ==, 0);
     g_assert_true(node_find_any(g, "virtio0", NULL) == a);
     g_assert_true(device_of_node(a) == d);
     expect_text(fake_co_open_fails(g, "{'driver': 'ram', "
-                                   "'node-name': 'virtio0'}"),
+                                      "'node-name': 'virtio0'}"),
                 "node-name=virtio0 is conflicting with a device id");
     g_assert_cmpuint(g->nodes->len, ==, 2);
     device_co_free(d);
@@ -85,19 +85,23 @@ static CO_FN void perms_entry(void *arg)
     char b = 0;
 
     backend_co_new(n, "job", PERM_CONSISTENT_READ, PERM_CONSISTENT_READ, &job,
-                NULL, &j, &err);
+                   NULL, &j, &err);
     g_assert_no_error(err);
-    g_assert_cmpint(backend_co_new(n, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
-                                &u, &err), ==, -EPERM);
-    expect_error(&err, "Permission conflict on node 'n': permissions 'write' "
+    g_assert_cmpint(
+        backend_co_new(n, "guest", PERM_WRITE, PERM_ALL, NULL, NULL, &u, &err),
+        ==, -EPERM);
+    expect_error(&err,
+                 "Permission conflict on node 'n': permissions 'write' "
                  "are both required by guest (uses node 'n' as 'root' child) "
                  "and unshared by stream job 'j' (uses node 'n' as 'root' "
                  "child).");
     /* Through a filter the same. */
     f = fake_co_open(g, "{'driver': 'pass', 'node-name': 'f', 'file': 'n'}");
-    g_assert_cmpint(backend_co_new(f, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
-                                &u, &err), ==, -EPERM);
-    expect_error(&err, "Permission conflict on node 'n': permissions 'write' "
+    g_assert_cmpint(
+        backend_co_new(f, "guest", PERM_WRITE, PERM_ALL, NULL, NULL, &u, &err),
+        ==, -EPERM);
+    expect_error(&err,
+                 "Permission conflict on node 'n': permissions 'write' "
                  "are both required by node 'f' (uses node 'n' as 'file' "
                  "child) and unshared by stream job 'j' (uses node 'n' as "
                  "'root' child).");
@@ -105,7 +109,7 @@ static CO_FN void perms_entry(void *arg)
     g_assert_cmpuint(perm, ==, PERM_CONSISTENT_READ);
     backend_co_free(j);
     backend_co_new(f, "guest", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL, &u,
-                &err);
+                   &err);
     g_assert_no_error(err);
     g_assert_cmpuint(ram_of(n)->perm, ==, PERM_WRITE);
     g_assert_cmpuint(ram_of(n)->shared, ==, PERM_CONSISTENT_READ);
@@ -125,8 +129,9 @@ static CO_FN void perms_entry(void *arg)
     node_cumulative_perms(n, &perm, &shared);
     g_assert_cmpuint(perm, ==, 0);
     backend_co_free(u);
-    g_assert_cmpint(backend_co_new(ro, "guest", PERM_WRITE, PERM_ALL, NULL, NULL,
-                                &u, &err), ==, -EACCES);
+    g_assert_cmpint(
+        backend_co_new(ro, "guest", PERM_WRITE, PERM_ALL, NULL, NULL, &u, &err),
+        ==, -EACCES);
     expect_error(&err, "Block node is read-only");
     node_co_unref(f);
     node_co_unref(ro);
@@ -150,7 +155,7 @@ static CO_FN void filters_entry(void *arg)
     unsigned changes = 0;
 
     backend_co_new(n, "guest", PERM_CONSISTENT_READ | PERM_WRITE,
-                PERM_CONSISTENT_READ, &ops, &changes, &u, &err);
+                   PERM_CONSISTENT_READ, &ops, &changes, &u, &err);
     g_assert_no_error(err);
     fake_co_write(u, 0, 100, 1);
     f = fake_co_open(g, "{'driver': 'pass', 'node-name': 'f', 'file': 'n'}");
@@ -201,16 +206,18 @@ static CO_FN void replace_entry(void *arg)
     fake_co_write(u, 0, 10, 3);
     /* A snapshot: b gets a overlay whose backing it becomes. */
     g_assert_cmpint(edge_co_attach(a, b, "backing", PERM_CONSISTENT_READ,
-                                   PERM_CONSISTENT_READ, &err), ==, -EPERM);
+                                   PERM_CONSISTENT_READ, &err),
+                    ==, -EPERM);
     g_clear_error(&err);
     g_assert_cmpint(node_co_replace(b, a, NULL, &err), ==, 0);
     g_assert_cmpint(edge_co_attach(a, b, "backing", PERM_CONSISTENT_READ,
-                                   PERM_CONSISTENT_READ, &err), ==, 0);
+                                   PERM_CONSISTENT_READ, &err),
+                    ==, 0);
     fake_co_expect(u, 0, 10, 3);
     g_assert_cmpint(edge_co_attach(b, a, "backing", 0, PERM_ALL, &err), ==,
                     -EINVAL);
     expect_error(&err, "Making 'a' a backing child of 'b' would create a "
-                 "cycle");
+                       "cycle");
     backend_co_free(u);
     node_co_unref(a);
     node_co_unref(b);
@@ -221,20 +228,21 @@ static CO_FN void chain_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *base = fake_co_open(g, "{'driver': 'fake', "
-                                     "'node-name': 'base'}");
+                                        "'node-name': 'base'}");
     struct node *f = fake_co_open(g, "{'driver': 'pass', 'node-name': 'f', "
-                                  "'file': 'base'}");
+                                     "'file': 'base'}");
     struct node *mid = fake_co_open(g, "{'driver': 'fake', 'node-name': 'mid', "
-                                    "'backing': 'f'}");
+                                       "'backing': 'f'}");
     struct node *top = fake_co_open(g, "{'driver': 'fake', 'node-name': 'top', "
-                                    "'backing': 'mid'}");
+                                       "'backing': 'mid'}");
     struct node *other = fake_co_open(g, "{'driver': 'fake', "
-                                      "'node-name': 'other'}");
+                                         "'node-name': 'other'}");
     GError *err = NULL;
 
     g_assert_true(node_backing(top) == mid && node_backing(mid) == f);
     g_assert_null(node_backing(f));
-    g_assert_true(node_chain_contains(top, f) && node_chain_contains(top, base));
+    g_assert_true(node_chain_contains(top, f) &&
+                  node_chain_contains(top, base));
     g_assert_false(node_chain_contains(mid, top));
     g_assert_true(node_overlay_of(top, base) == mid);
     g_assert_null(node_overlay_of(mid, mid));
@@ -243,7 +251,7 @@ static CO_FN void chain_entry(void *arg)
     g_assert_cmpint(chain_freeze(top, f, "job", &err), ==, 0);
     g_assert_cmpint(edge_co_replace(top->children, other, &err), ==, -EPERM);
     expect_error(&err, "Cannot change frozen 'backing' link from 'top' to "
-                 "'other'");
+                       "'other'");
     g_assert_cmpint(chain_freeze(mid, base, "second", &err), ==, -EPERM);
     expect_error(&err, "Cannot change 'backing' link from 'mid' to 'f'");
     g_assert_cmpuint(f->children->frozen, ==, 0);
@@ -255,17 +263,17 @@ static CO_FN void chain_entry(void *arg)
     other->monitor_owned = f->monitor_owned = true;
     g_assert_cmpint(node_check_deletable(other, &err), ==, -EBUSY);
     expect_error(&err, "Node 'other' is busy: node is used as backing hd of "
-                 "'top'");
+                       "'top'");
     g_assert_cmpint(node_check_deletable(base, &err), <, 0);
     g_clear_error(&err);
     g_assert_cmpint(node_check_deletable(top, &err), ==, 0);
-    struct blocker *b = node_block(top, 1u << BLOCK_OP_DELETE | 1u <<
-                                   BLOCK_OP_STREAM,
-                                   "block device is in use by block job: "
-                                   "stream");
+    struct blocker *b = node_block(
+        top, 1u << BLOCK_OP_DELETE | 1u << BLOCK_OP_STREAM,
+        "block device is in use by block job: "
+        "stream");
     g_assert_cmpint(node_check_op(top, BLOCK_OP_STREAM, &err), ==, -EBUSY);
     expect_error(&err, "Node 'top' is busy: block device is in use by block "
-                 "job: stream");
+                       "job: stream");
     g_assert_cmpint(node_check_op(top, BLOCK_OP_RESIZE, &err), ==, 0);
     node_unblock(b);
     g_assert_cmpint(node_check_op(top, BLOCK_OP_STREAM, &err), ==, 0);
@@ -319,9 +327,9 @@ static CO_FN void drained_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *base = fake_co_open(g, "{'driver': 'fake', "
-                                     "'node-name': 'base'}");
+                                        "'node-name': 'base'}");
     struct node *top = fake_co_open(g, "{'driver': 'fake', 'node-name': 'top', "
-                                    "'backing': 'base'}");
+                                       "'backing': 'base'}");
     struct node *far = fake_co_open(g, "{'driver': 'fake'}");
     struct backend *u = fake_co_backend(top, PERM_WRITE, PERM_ALL);
     struct backend *other = fake_co_backend(far, PERM_WRITE, PERM_ALL);
@@ -435,14 +443,15 @@ static CO_FN void drain_overlap_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *base = fake_co_open(g, "{'driver': 'fake', "
-                                     "'node-name': 'base'}");
+                                        "'node-name': 'base'}");
     struct node *top = fake_co_open(g, "{'driver': 'fake', "
-                                    "'node-name': 'top'}");
+                                       "'node-name': 'top'}");
     struct drainer second = { .n = top };
 
     node_co_drain_begin(top);
     g_assert_cmpint(edge_co_attach(top, base, "backing", PERM_CONSISTENT_READ,
-                                   PERM_ALL, NULL), ==, 0);
+                                   PERM_ALL, NULL),
+                    ==, 0);
     fake_of(base)->hold_quiesce = true;
     co_start(g->loop, drain_entry, &second);
     settle_co();
@@ -474,7 +483,7 @@ static CO_FN void drain_filter_entry(void *arg)
     struct graph *g = fake_graph();
     struct node *n = fake_co_open(g, "{'driver': 'fake', 'node-name': 'n'}");
     struct node *f = fake_co_open(g, "{'driver': 'pass', 'file': 'n', "
-                                  "'gate': true}");
+                                     "'gate': true}");
     struct io io = { .u = fake_co_backend(f, 0, PERM_ALL) };
     struct node *const targets[] = { n, f };
 
@@ -550,10 +559,10 @@ static CO_FN void reopen_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *ro = fake_co_open(g, "{'driver': 'raw', 'read-only': true, "
-                                   "'file': {'driver': 'ram'}}");
+                                      "'file': {'driver': 'ram'}}");
     struct node *n = fake_co_open(g, "{'driver': 'raw', 'read-only': true, "
-                                  "'auto-read-only': true, 'file': "
-                                  "{'driver': 'ram'}}");
+                                     "'auto-read-only': true, 'file': "
+                                     "{'driver': 'ram'}}");
     GError *err = NULL;
 
     g_assert_false(node_is_writable(n) || node_is_writable(node_file(n)));
@@ -581,15 +590,17 @@ static CO_FN void depth_entry(void *arg)
 
     for (int i = 0; i < 64; i++) {
         char *spec = n ? g_strdup_printf("'%s'", n->name) : g_strdup("null");
-        struct node *next = fake_co_open(g, "{'driver': 'fake', 'node-name': "
-                                         "'n%d', 'backing': %s}", i, spec);
+        struct node *next = fake_co_open(g,
+                                         "{'driver': 'fake', 'node-name': "
+                                         "'n%d', 'backing': %s}",
+                                         i, spec);
 
         node_co_unref(n);
         n = next;
         g_free(spec);
     }
     expect_text(fake_co_open_fails(g, "{'driver': 'fake', 'node-name': 'n64', "
-                                   "'backing': 'n63'}"),
+                                      "'backing': 'n63'}"),
                 "is deeper than 64 images");
     u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
     fake_fill(node_find(g, "n0", NULL), 0, C, 9);
@@ -602,7 +613,10 @@ static CO_FN void depth_entry(void *arg)
 }
 
 #define TEST(name) \
-    static void test_##name(void) { fake_run(name##_entry, NULL); }
+    static void test_##name(void) \
+    { \
+        fake_run(name##_entry, NULL); \
+    }
 TEST(names)
 TEST(perms)
 TEST(filters)

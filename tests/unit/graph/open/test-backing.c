@@ -28,9 +28,11 @@ static CO_FN char *open_co_fails(struct graph *g, const char *name,
                                  const char *more)
 {
     char *path = path_of(name);
-    char *text = fake_co_open_fails(g, "{'driver': 'fake', 'read-only': true, "
+    char *text = fake_co_open_fails(g,
+                                    "{'driver': 'fake', 'read-only': true, "
                                     "'file': {'driver': 'file', "
-                                    "'filename': '%s'}%s}", path, more);
+                                    "'filename': '%s'}%s}",
+                                    path, more);
 
     g_free(path);
     g_assert_cmpuint(g->nodes->len, ==, 0);
@@ -41,9 +43,11 @@ static CO_FN struct node *open_co(struct graph *g, const char *name,
                                   const char *more)
 {
     char *path = path_of(name);
-    struct node *n = fake_co_open(g, "{'driver': 'fake', 'read-only': true, "
+    struct node *n = fake_co_open(g,
+                                  "{'driver': 'fake', 'read-only': true, "
                                   "'file': {'driver': 'file', "
-                                  "'filename': '%s'}%s}", path, more);
+                                  "'filename': '%s'}%s}",
+                                  path, more);
 
     g_free(path);
     return n;
@@ -64,7 +68,7 @@ static CO_FN void follow_entry(void *arg)
     char *path = path_of("sub/base"), *data = path_of("data");
 
     make("top", "mid", "fake");
-    make("mid", "sub/base", NULL);            /* told by its magic */
+    make("mid", "sub/base", NULL); /* told by its magic */
     make("sub/base", "../data", "raw");
     g_assert_true(g_file_set_contents(data, "some bytes", -1, NULL));
     n = open_co(g, "top", "");
@@ -236,7 +240,10 @@ static CO_FN void loop_entry(void *arg)
 }
 
 #define TEST(name) \
-    static void test_##name(void) { fake_run(name##_entry, NULL); }
+    static void test_##name(void) \
+    { \
+        fake_run(name##_entry, NULL); \
+    }
 TEST(follow)
 TEST(format)
 TEST(refused)

@@ -30,12 +30,16 @@ static void test_heads(void)
         const char *driver, *bytes;
         size_t len, at;
     } heads[] = {
-        { "vmdk", "KDMV", 4, 0 }, { "vmdk", "COWD", 4, 0 },
+        { "vmdk", "KDMV", 4, 0 },
+        { "vmdk", "COWD", 4, 0 },
         { "vmdk", "\xbe\xba\xfe\xca\0\0\0\0", 8, 0 },
         { "vmdk", "# Disk DescriptorFile", 21, 0 },
-        { "vmdk", "version=1", 9, 0 }, { "vmdk", "#\n \r\nversion=3", 14, 0 },
-        { "vdi", "\x7f\x10\xda\xbe", 4, 64 }, { "vpc", "conectix", 8, 0 },
-        { "vhdx", "vhdxfile", 8, 0 }, { "qcow", "QFI\xfb", 4, 0 },
+        { "vmdk", "version=1", 9, 0 },
+        { "vmdk", "#\n \r\nversion=3", 14, 0 },
+        { "vdi", "\x7f\x10\xda\xbe", 4, 64 },
+        { "vpc", "conectix", 8, 0 },
+        { "vhdx", "vhdxfile", 8, 0 },
+        { "qcow", "QFI\xfb", 4, 0 },
         { "parallels", "WithoutFreeSpace", 16, 0 },
         { "parallels", "WithouFreSpacExt", 16, 0 },
         { "luks", "LUKS\xba\xbe", 6, 0 },
@@ -81,7 +85,7 @@ static void test_vhd_footer(void)
     g_assert_cmpuint(disk, ==, at);
     g_assert_null(find(file, sizeof(file) - 2, NULL));
     g_assert_cmpstr(find(file + at, TRAILER, &disk), ==, "vpc");
-    g_assert_cmpuint(disk, ==, 0);            /* says more than there is */
+    g_assert_cmpuint(disk, ==, 0); /* says more than there is */
     /* Every bit of it counts. */
     for (unsigned i = 0; i < TRAILER; i++) {
         file[at + i] ^= 1;

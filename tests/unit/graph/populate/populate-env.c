@@ -35,7 +35,7 @@ static CO_FN int faults_co_hook(struct ram_disk *d, enum ram_op op,
 }
 
 static CO_FN struct ram_disk *disk_co_new(const char *name, uint64_t size,
-                                 uint32_t cluster, struct faults *f)
+                                          uint32_t cluster, struct faults *f)
 {
     struct ram_disk *d = ram_disk_new(name, size, cluster);
 
@@ -45,7 +45,7 @@ static CO_FN struct ram_disk *disk_co_new(const char *name, uint64_t size,
 }
 
 void env_co_init(struct env *e, uint64_t top_size, uint64_t mid_size,
-              uint64_t base_size)
+                 uint64_t base_size)
 {
     *e = (struct env) { 0 };
     e->d_top = disk_co_new("top", top_size, CLUSTER, &e->f_top);
@@ -60,8 +60,8 @@ void env_co_init(struct env *e, uint64_t top_size, uint64_t mid_size,
 static CO_FN struct node *env_co_open_node(struct env *e, const char *name,
                                            const char *backing, unsigned flags)
 {
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s*}", "driver", "ram",
-                          "node-name", name, "disk", name, "backing", backing);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s*}", "driver", "ram", "node-name",
+                          name, "disk", name, "backing", backing);
     GError *err = NULL;
     struct node *n = NULL;
     int r = node_co_open(e->g, o, flags, &n, &err);
@@ -134,7 +134,8 @@ static void assert_same(const uint8_t *got, const uint8_t *want, uint64_t off,
     for (uint64_t i = 0; i < len; i++) {
         if (got[i] != want[i]) {
             g_error("offset 0x%" G_GINT64_MODIFIER "x reads 0x%02x, "
-                    "expected 0x%02x", off + i, got[i], want[i]);
+                    "expected 0x%02x",
+                    off + i, got[i], want[i]);
         }
     }
 }
@@ -153,21 +154,13 @@ static CO_FN void op_entry(void *arg)
     struct iov iov = iov_one(&store, op->buf, op->len);
 
     switch (op->kind) {
-    case OP_READ:
-        op->result = node_co_preadv(top, op->off, iov, 0);
-        break;
+    case OP_READ: op->result = node_co_preadv(top, op->off, iov, 0); break;
     case OP_COR:
         op->result = node_co_read_populate(top, op->base, op->off, iov);
         break;
-    case OP_WRITE:
-        op->result = node_co_pwritev(top, op->off, iov, 0);
-        break;
-    case OP_ZERO:
-        op->result = node_co_zero(top, op->off, op->len, 0);
-        break;
-    case OP_DISCARD:
-        op->result = node_co_discard(top, op->off, op->len);
-        break;
+    case OP_WRITE: op->result = node_co_pwritev(top, op->off, iov, 0); break;
+    case OP_ZERO: op->result = node_co_zero(top, op->off, op->len, 0); break;
+    case OP_DISCARD: op->result = node_co_discard(top, op->off, op->len); break;
     case OP_POPULATE:
         op->result = node_co_populate(top, op->base, op->off, op->len, 0,
                                       &op->populated);

@@ -22,10 +22,10 @@ struct node;
 
 /* What happens to the operations of one disk. */
 struct faults {
-    struct gate gate[RAM_OPS];     /* passed before the effect */
-    unsigned gated[RAM_OPS];       /* only so many more; 0: all while shut */
-    int fail[RAM_OPS];             /* -errno of the next ... */
-    unsigned fail_times[RAM_OPS];  /* ... so many operations */
+    struct gate gate[RAM_OPS];    /* passed before the effect */
+    unsigned gated[RAM_OPS];      /* only so many more; 0: all while shut */
+    int fail[RAM_OPS];            /* -errno of the next ... */
+    unsigned fail_times[RAM_OPS]; /* ... so many operations */
 };
 
 struct env {
@@ -33,13 +33,13 @@ struct env {
     struct ram_disk *d_top, *d_mid, *d_base;
     struct node *top, *mid, *base;
     struct faults f_top, f_mid, f_base;
-    uint8_t *expect;               /* what a reader of top sees; top's size */
+    uint8_t *expect; /* what a reader of top sees; top's size */
 };
 
 /* Make the disks; base holds data everywhere, mid nothing. @mid_size 0: no
  * mid. The test changes them, then opens. */
 CO_FN void env_co_init(struct env *e, uint64_t top_size, uint64_t mid_size,
-              uint64_t base_size);
+                       uint64_t base_size);
 CO_FN void env_co_open(struct env *e);
 /* As above, top without write permission. */
 CO_FN void env_co_open_rdonly(struct env *e);
@@ -51,9 +51,9 @@ enum op_kind { OP_READ, OP_COR, OP_WRITE, OP_ZERO, OP_DISCARD, OP_POPULATE };
 struct op {
     struct env *e;
     enum op_kind kind;
-    struct node *base;             /* of OP_COR, OP_POPULATE */
+    struct node *base; /* of OP_COR, OP_POPULATE */
     uint64_t off, len;
-    uint8_t *buf;                  /* read or written; @len */
+    uint8_t *buf; /* read or written; @len */
     bool done;
     int result;
     struct populate_result populated;

@@ -17,8 +17,8 @@ struct disk {
 static void disk_run(struct disk *d, uint64_t ns)
 {
     for (uint64_t end = d->now + ns; d->now < end; d->now += MS) {
-        uint64_t over = d->l.bytes > d->free_bytes
-            ? d->l.bytes - d->free_bytes : 0;
+        uint64_t over = d->l.bytes > d->free_bytes ? d->l.bytes - d->free_bytes
+                                                   : 0;
 
         d->ops += 4;
         d->time_ns += 4 * (d->alone_ns + over * d->ns_per_mib / (1 << 20));
@@ -29,7 +29,9 @@ static void disk_run(struct disk *d, uint64_t ns)
 /* A slow disk with a deep queue: guests do not feel it, so it is filled. */
 static void test_grows(void)
 {
-    struct disk d = { .now = SEC, .alone_ns = 5 * MS, .free_bytes = ADMISSION_MAX };
+    struct disk d = { .now = SEC,
+                      .alone_ns = 5 * MS,
+                      .free_bytes = ADMISSION_MAX };
 
     disk_run(&d, 100 * MS);
     g_assert_cmpuint(d.l.bytes, <, 4 * ADMISSION_FLOOR);
@@ -42,7 +44,9 @@ static void test_grows(void)
 static void test_stays(void)
 {
     struct disk d = {
-        .now = SEC, .alone_ns = MS / 10, .free_bytes = ADMISSION_FLOOR,
+        .now = SEC,
+        .alone_ns = MS / 10,
+        .free_bytes = ADMISSION_FLOOR,
         .ns_per_mib = MS,
     };
     unsigned low = 0;

@@ -35,8 +35,8 @@ struct model {
     uint64_t size, stripe;
     uint8_t *shadow;
     unsigned fault_percent;
-    bool calm;               /* no more delays or faults */
-    unsigned failures;       /* seen by guests and copiers */
+    bool calm;         /* no more delays or faults */
+    unsigned failures; /* seen by guests and copiers */
     struct co_latch running;
 };
 struct guest {
@@ -55,8 +55,8 @@ static bool rand_percent(struct model *m, unsigned percent)
 }
 
 /* Lateness: of anything, by a random number of turns. */
-static CO_FN int model_co_hook(struct ram_disk *d, enum ram_op op,
-                               uint64_t off, uint64_t len, bool after)
+static CO_FN int model_co_hook(struct ram_disk *d, enum ram_op op, uint64_t off,
+                               uint64_t len, bool after)
 {
     struct model *m = d->arg;
     unsigned most = d == m->d_top ? 6 : 40;
@@ -128,8 +128,8 @@ static void check(struct guest *g, uint64_t off, uint64_t len,
         if ((off + i) / m->stripe % GUESTS == g->id &&
             buf[i] != m->shadow[off + i]) {
             g_error("guest %u, offset 0x%" G_GINT64_MODIFIER "x: reads 0x%02x, "
-                    "wrote 0x%02x", g->id, off + i, buf[i],
-                    m->shadow[off + i]);
+                    "wrote 0x%02x",
+                    g->id, off + i, buf[i], m->shadow[off + i]);
         }
     }
 }
@@ -161,7 +161,8 @@ static CO_FN void guest_co_find_out(struct guest *g, uint64_t off, uint64_t len,
     for (uint64_t i = 0; i < len; i++) {
         if (buf[i] != m->shadow[off + i] && buf[i] != (new ? new[i] : 0)) {
             g_error("guest %u, offset 0x%" G_GINT64_MODIFIER "x: neither old "
-                    "nor new: 0x%02x", g->id, off + i, buf[i]);
+                    "nor new: 0x%02x",
+                    g->id, off + i, buf[i]);
         }
         m->shadow[off + i] = buf[i];
     }
@@ -223,8 +224,8 @@ static CO_FN void copier_entry(void *arg)
             off = 0;
             len = m->size;
         }
-        r = node_co_populate(m->top, m->mid && rand_percent(m, 50) ? m->base
-                                                                   : NULL,
+        r = node_co_populate(m->top,
+                             m->mid && rand_percent(m, 50) ? m->base : NULL,
                              off, len, IO_BACKGROUND, NULL);
         m->failures += r < 0;
         for (unsigned t = rand_below(m, 30); t > 0; t--) {
@@ -237,7 +238,7 @@ static CO_FN void copier_entry(void *arg)
 /* --- one run --- */
 
 static CO_FN struct ram_disk *model_co_disk(struct model *m, const char *name,
-                                   uint64_t size, uint32_t cluster)
+                                            uint64_t size, uint32_t cluster)
 {
     struct ram_disk *d = ram_disk_new(name, size, cluster);
 
@@ -249,7 +250,7 @@ static CO_FN struct ram_disk *model_co_disk(struct model *m, const char *name,
 /* Data, holes and, with clusters, nothing, in random runs. */
 static void scatter(struct model *m, struct ram_disk *d, unsigned seed)
 {
-    for (uint64_t off = 0; off < d->size; ) {
+    for (uint64_t off = 0; off < d->size;) {
         uint64_t len = d->unit * (1 + rand_below(m, d->cluster ? 3 : 200));
         unsigned what = rand_below(m, d->cluster ? 3 : 2);
 
@@ -272,19 +273,19 @@ static CO_FN void model_co_init(struct model *m, unsigned seed)
     cluster = clusters[rand_below(m, G_N_ELEMENTS(clusters))];
     tail = rand_percent(m, 50) ? rand_below(m, cluster) : 0;
     m->size = (uint64_t)cluster * (8 + rand_below(m, 24)) + tail;
-    m->stripe = rand_percent(m, 50) ? 700 + rand_below(m, cluster / 2)
-                                    : (uint64_t)cluster *
-                                      (1 + rand_below(m, 2));
+    m->stripe = rand_percent(m, 50)
+                    ? 700 + rand_below(m, cluster / 2)
+                    : (uint64_t)cluster * (1 + rand_below(m, 2));
     m->fault_percent = rand_percent(m, 50) ? 0 : 4;
     m->shadow = g_malloc0(m->size);
     m->d_top = model_co_disk(m, "top", m->size, cluster);
     m->d_top->no_zero_clusters = rand_percent(m, 25);
-    m->d_base = model_co_disk(m, "base",
-                              1 + rand_below(m, m->size + cluster), 0);
+    m->d_base = model_co_disk(m, "base", 1 + rand_below(m, m->size + cluster),
+                              0);
     scatter(m, m->d_base, 1);
     if (rand_percent(m, 50)) {
         m->d_mid = model_co_disk(m, "mid", 1 + rand_below(m, m->size + cluster),
-                              clusters[rand_below(m, 3)]);
+                                 clusters[rand_below(m, 3)]);
         scatter(m, m->d_mid, 2);
     }
 }
@@ -292,8 +293,8 @@ static CO_FN void model_co_init(struct model *m, unsigned seed)
 static CO_FN struct node *model_co_open(struct model *m, struct ram_disk *d,
                                         struct node *below, unsigned flags)
 {
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s*}", "driver", "ram",
-                          "node-name", d->name, "disk", d->name, "backing",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s*}", "driver", "ram", "node-name",
+                          d->name, "disk", d->name, "backing",
                           below ? below->name : NULL);
     GError *err = NULL;
     struct node *n = NULL;

@@ -566,7 +566,8 @@ static CO_FN void budget_entry(void *arg)
     coro_co_settle();
     /* Held by the same range, so that none of them ends. */
     for (unsigned i = 1; i < 80; i++) {
-        struct inflight *f = i < 64 ? inflight_begin(e.top, i * MIB, MIB) : NULL;
+        struct inflight *f = i < 64 ? inflight_begin(e.top, i * MIB, MIB)
+                                    : NULL;
 
         if (f) {
             g_ptr_array_add(ops, f);

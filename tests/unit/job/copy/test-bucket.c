@@ -9,9 +9,9 @@
 #define MIB (KIB * KIB)
 
 struct flow {
-    uint64_t bytes;        /* in the whole run */
-    uint64_t window_max;   /* most bytes in any window of 200 ms */
-    uint64_t window_min;   /* least, but for the first */
+    uint64_t bytes;      /* in the whole run */
+    uint64_t window_max; /* most bytes in any window of 200 ms */
+    uint64_t window_min; /* least, but for the first */
 };
 
 /* Send for @ns; each wake-up is up to @jitter_ns late. */
@@ -47,8 +47,8 @@ static struct flow run(struct bucket *b, uint64_t from_ns, uint64_t ns,
 
 static void test_accuracy(void)
 {
-    static const uint64_t rates[] = { 64 * KIB, 256 * KIB, MIB, 3333333,
-                                      10 * MIB, 100 * MIB };
+    static const uint64_t rates[] = { 64 * KIB, 256 * KIB, MIB,
+                                      3333333,  10 * MIB,  100 * MIB };
     g_autoptr(GRand) rand = g_rand_new_with_seed(7);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rates); i++) {
@@ -60,7 +60,8 @@ static void test_accuracy(void)
             bucket_set_rate(&b, rates[i], SEC);
             f = run(&b, SEC, 60 * SEC, 64 * KIB, jitter, rand);
             g_test_message("%" G_GUINT64_FORMAT " B/s jitter %" G_GUINT64_FORMAT
-                           ": %.4f", rates[i], jitter, (double)f.bytes / want);
+                           ": %.4f",
+                           rates[i], jitter, (double)f.bytes / want);
             g_assert_cmpfloat((double)f.bytes, >=, want * 0.99);
             g_assert_cmpfloat((double)f.bytes, <=, want * 1.02 + 64 * KIB);
         }

@@ -23,11 +23,11 @@ struct world {
     struct loop *loop;
     struct copy *copy;
     struct copy_params p;
-    uint8_t *kind;            /* per UNIT */
+    uint8_t *kind; /* per UNIT */
     uint8_t *done;
     /* The link. */
     uint64_t delay_ns, scan_ns;
-    double rate;              /* bytes/ns */
+    double rate; /* bytes/ns */
     uint64_t free_at;
     uint64_t in_flight, peak, requests, longest;
     /* Errors. */
@@ -36,8 +36,8 @@ struct world {
     int errnum;
     unsigned errors;
     uint64_t error_off;
-    int answer;               /* of co_error */
-    unsigned heal_after;      /* errors until the source is well; 0 = never */
+    int answer;          /* of co_error */
+    unsigned heal_after; /* errors until the source is well; 0 = never */
     /* Control. */
     bool cancel, paused;
     struct co_queue resumed;
@@ -64,8 +64,8 @@ static CO_FN int world_co_scan(void *arg, uint64_t off, uint64_t max,
     if (w->bad_is_scan && off >= w->bad_from && off < w->bad_to) {
         return -w->errnum;
     }
-    while (n < last && w->kind[n] == w->kind[at]
-           && !(w->bad_is_scan && n * UNIT == w->bad_from && n > at)) {
+    while (n < last && w->kind[n] == w->kind[at] &&
+           !(w->bad_is_scan && n * UNIT == w->bad_from && n > at)) {
         n++;
     }
     *ret_need = w->kind[at] != HAVE;
@@ -224,9 +224,10 @@ static void world_init(struct world *w, uint64_t size, double mib_s,
 {
     uint64_t n = (size + UNIT - 1) / UNIT;
 
-    *w = (struct world){ .p = { .end = size, .cluster = UNIT },
-                         .rate = mib_s * (double)MIB / 1e9,
-                         .delay_ns = delay_ns, .errnum = EIO };
+    *w = (struct world) { .p = { .end = size, .cluster = UNIT },
+                          .rate = mib_s * (double)MIB / 1e9,
+                          .delay_ns = delay_ns,
+                          .errnum = EIO };
     w->kind = g_malloc(n);
     w->done = g_malloc0(n);
     memset(w->kind, DATA, n);
@@ -277,8 +278,9 @@ static void test_latency(void)
     static const struct {
         double mib_s;
         uint64_t delay_ms;
-    } links[] = { { 1000, 1 }, { 2000, 2 }, { 1000, 10 }, { 1000, 50 },
-                  { 250, 200 } };
+    } links[] = {
+        { 1000, 1 }, { 2000, 2 }, { 1000, 10 }, { 1000, 50 }, { 250, 200 }
+    };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(links); i++) {
         uint64_t size = 2048 * MIB;
@@ -330,15 +332,15 @@ static void test_speed(void)
         w.p.speed = speeds[i];
         w.slot_ns = SEC;
         took = (double)run(&w) / 1e9;
-        g_test_message("%u B/s: %.3f s for %.3f s, requests up to %u KiB, "
-                       "%u..%u KiB each second", (unsigned)speeds[i], took,
-                       (double)size / (double)speeds[i],
-                       (unsigned)(w.longest / KIB),
-                       (unsigned)(w.slot_min / KIB),
-                       (unsigned)(w.slot_max / KIB));
+        g_test_message(
+            "%u B/s: %.3f s for %.3f s, requests up to %u KiB, "
+            "%u..%u KiB each second",
+            (unsigned)speeds[i], took, (double)size / (double)speeds[i],
+            (unsigned)(w.longest / KIB), (unsigned)(w.slot_min / KIB),
+            (unsigned)(w.slot_max / KIB));
         g_assert_cmpfloat(took, >=, 0.88 * (double)size / (double)speeds[i]);
-        g_assert_cmpfloat(took, <=, 1.02 * (double)size / (double)speeds[i]
-                          + 0.1);
+        g_assert_cmpfloat(took, <=,
+                          1.02 * (double)size / (double)speeds[i] + 0.1);
         g_assert_cmpuint(w.longest, <=, MAX(speeds[i] / 10, UNIT));
         g_assert_cmpuint(w.slot_max, <=, speeds[i] + speeds[i] / 10 + 2 * UNIT);
         assert_whole(&w);
@@ -463,8 +465,9 @@ static void test_error_ignored(void)
     g_assert_cmpuint(w.errors, ==, 3);
     g_assert_cmpuint(w.progress, ==, 100 * MIB);
     for (uint64_t i = 0; i * UNIT < w.p.end; i++) {
-        g_assert_cmpint(w.done[i], ==, i * UNIT < 33 * MIB
-                        || i * UNIT >= 34 * MIB + 512 * KIB);
+        g_assert_cmpint(w.done[i], ==,
+                        i * UNIT < 33 * MIB ||
+                            i * UNIT >= 34 * MIB + 512 * KIB);
     }
     world_done(&w);
 }

@@ -11,9 +11,9 @@
 #define IN_FLIGHT_MAX 128
 
 struct link {
-    double rate;            /* bytes/ns */
+    double rate; /* bytes/ns */
     uint64_t delay_ns;
-    double jitter;          /* of the delay, 0..1 */
+    double jitter; /* of the delay, 0..1 */
     /* Demand requests take this much, plus that for each byte in flight. */
     uint64_t demand_ns;
     double demand_per_byte;
@@ -22,13 +22,16 @@ struct link {
     struct window w;
     uint64_t now, free_at, in_flight, sent, done;
     unsigned n;
-    struct { uint64_t at, mark; } q[IN_FLIGHT_MAX];
+    struct {
+        uint64_t at, mark;
+    } q[IN_FLIGHT_MAX];
 };
 
 static void link_init(struct link *l, double mib_s, uint64_t delay_ns)
 {
-    *l = (struct link){ .rate = mib_s * (double)MIB / 1e9,
-                        .delay_ns = delay_ns, .now = SEC };
+    *l = (struct link) { .rate = mib_s * (double)MIB / 1e9,
+                         .delay_ns = delay_ns,
+                         .now = SEC };
     l->rand = g_rand_new_with_seed(42);
     window_init(&l->w, MIB, 64 * MIB, l->now);
 }
@@ -38,9 +41,9 @@ static void link_send(struct link *l)
     uint64_t start = MAX(l->free_at, l->now);
 
     l->free_at = start + (uint64_t)((double)MIB / l->rate);
-    l->q[l->n].at = l->free_at + l->delay_ns
-        + (uint64_t)(g_rand_double(l->rand) * l->jitter
-                     * (double)l->delay_ns);
+    l->q[l->n].at = l->free_at + l->delay_ns +
+                    (uint64_t)(g_rand_double(l->rand) * l->jitter *
+                               (double)l->delay_ns);
     l->q[l->n++].mark = window_sent(&l->w);
     l->in_flight += MIB;
 }
@@ -67,21 +70,21 @@ static double link_run(struct link *l, uint64_t ns)
     uint64_t from = l->now, done = l->done;
 
     while (l->now - from < ns) {
-        while (l->in_flight + MIB <= window_limit(&l->w)
-               || l->in_flight == 0) {
+        while (l->in_flight + MIB <= window_limit(&l->w) || l->in_flight == 0) {
             link_send(l);
         }
         link_receive(l);
         if (l->demand_ns) {
-            window_demand(&l->w, l->demand_ns
-                          + (uint64_t)(l->demand_per_byte
-                                       * (double)l->in_flight), l->now);
+            window_demand(&l->w,
+                          l->demand_ns + (uint64_t)(l->demand_per_byte *
+                                                    (double)l->in_flight),
+                          l->now);
         } else {
             window_demand(&l->w, 0, l->now);
         }
     }
-    return (double)(l->done - done) / (double)MIB
-        / ((double)(l->now - from) / 1e9);
+    return (double)(l->done - done) / (double)MIB /
+           ((double)(l->now - from) / 1e9);
 }
 
 static void test_reaches_bdp(void)
@@ -89,9 +92,9 @@ static void test_reaches_bdp(void)
     static const struct {
         double mib_s;
         uint64_t delay_ms;
-    } links[] = { { 100, 1 }, { 1000, 1 }, { 3000, 1 }, { 1000, 5 },
-                  { 1000, 10 }, { 300, 50 }, { 1000, 50 }, { 100, 200 },
-                  { 280, 200 } };
+    } links[] = { { 100, 1 },   { 1000, 1 },  { 3000, 1 },
+                  { 1000, 5 },  { 1000, 10 }, { 300, 50 },
+                  { 1000, 50 }, { 100, 200 }, { 280, 200 } };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(links); i++) {
         for (double jitter = 0; jitter <= 0.5; jitter += 0.25) {
@@ -103,16 +106,18 @@ static void test_reaches_bdp(void)
             early = link_run(&l, 8 * links[i].delay_ms * MS + 50 * MS);
             late = link_run(&l, 20 * SEC);
             g_test_message("%4.0f MiB/s %3u ms jitter %.2f: first %.2f, "
-                           "then %.2f, window %.1f MiB", links[i].mib_s,
-                           (unsigned)links[i].delay_ms, jitter,
+                           "then %.2f, window %.1f MiB",
+                           links[i].mib_s, (unsigned)links[i].delay_ms, jitter,
                            early / links[i].mib_s, late / links[i].mib_s,
                            (double)window_limit(&l.w) / (double)MIB);
             g_assert_cmpfloat(early, >=, 0.35 * links[i].mib_s);
             /* 64 MiB of window cannot fill more than this. */
-            g_assert_cmpfloat(late, >=, 0.85
-                              * MIN(links[i].mib_s,
-                                    64e3 / ((double)links[i].delay_ms
-                                            * (1 + jitter / 2)) * 0.95));
+            g_assert_cmpfloat(
+                late, >=,
+                0.85 *
+                    MIN(links[i].mib_s,
+                        64e3 / ((double)links[i].delay_ms * (1 + jitter / 2)) *
+                            0.95));
             g_rand_free(l.rand);
         }
     }

@@ -28,9 +28,9 @@ static struct loop *loop;
 static struct graph *graph;
 static struct jobs *jobs;
 static GString *trail;
-static json_t *last_end;      /* data of the last COMPLETED or CANCELLED */
+static json_t *last_end; /* data of the last COMPLETED or CANCELLED */
 static char *dir;
-static uint8_t *want;         /* SIZE bytes: what a guest reads */
+static uint8_t *want; /* SIZE bytes: what a guest reads */
 static guint32 seed;
 
 /* --- a filter that fails, and a QED whose header cannot be written --- */
@@ -106,7 +106,7 @@ static CO_FN int moody_co_map(struct node *n, uint64_t off, uint64_t len,
 }
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver, &qed_driver, &copy_on_read_driver,
+    &file_driver,  &raw_driver,   &qed_driver,   &copy_on_read_driver,
     &flaky_driver, &stuck_driver, &moody_driver, NULL,
 };
 
@@ -176,8 +176,8 @@ static CO_FN void make_co_sized(const char *name, const char *backing,
                                 const char *fmt, uint64_t size)
 {
     g_autofree char *full = path(name);
-    g_autofree char *text = g_strdup_printf(
-        "{'driver':'file','filename':'%s'}", full);
+    g_autofree char *text = g_strdup_printf("{'driver':'file','filename':'%s'}",
+                                            full);
     GError *err = NULL;
     struct opts *o;
     struct node *file;
@@ -208,7 +208,8 @@ static CO_FN void write_co(struct node *n, uint64_t off, uint64_t len, int c)
     GError *err = NULL;
 
     must(backend_co_new(n, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
-                     NULL, NULL, &u, &err), err);
+                        NULL, NULL, &u, &err),
+         err);
     memset(buf, c, len);
     memset(want + off, c, len);
     must(backend_co_pwritev(u, off, iov_one(&v, buf, len), 0), NULL);
@@ -265,14 +266,17 @@ static CO_FN void make_co_chain(void)
     node_co_unref(n);
 }
 
-#define TOP "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
-            "'filename':'DIR/top.qed'}}"
-#define TOP_NAMED "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
+#define TOP \
+    "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
+    "'filename':'DIR/top.qed'}}"
+#define TOP_NAMED \
+    "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
     "'filename':'DIR/top.qed'},'backing':{'driver':'qed','node-name':'mid'," \
     "'file':{'driver':'file','filename':'DIR/mid.qed'},'backing':{'driver':" \
     "'raw','node-name':'base','file':{'driver':'file','filename':" \
     "'DIR/base.raw'}}}}"
-#define TOP_FLAKY "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
+#define TOP_FLAKY \
+    "{'driver':'qed','node-name':'top','file':{'driver':'file'," \
     "'filename':'DIR/top.qed'},'backing':{'driver':'flaky','node-name':'fl'," \
     "'file':{'driver':'qed','file':{'driver':'file','filename':" \
     "'DIR/mid.qed'}}}}"
@@ -313,7 +317,7 @@ static void refuse(int ret, GError **err, const char *text)
 static CO_FN void until_co_state(struct job *j, enum job_state s)
 {
     for (unsigned i = 0; j->state != s; i++) {
-        g_assert_cmpuint(i, <, 600000);     /* a minute, at least */
+        g_assert_cmpuint(i, <, 600000); /* a minute, at least */
         co_sleep(100000);
     }
 }
@@ -346,7 +350,7 @@ static CO_FN void whole_co_test(void)
     make_co_chain();
     top = open_co(TOP);
     check_co(top, "before");
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     expect(GOOD);
     g_assert_cmpint(end_int("offset"), ==, SIZE);
     g_assert_cmpint(end_int("len"), ==, SIZE);
@@ -371,11 +375,11 @@ static CO_FN void own_writes_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    co_sleep(20000000);    /* time stamps have the grain of a tick */
-    stream_co((struct stream_params){ .node = named("mid") });
+    co_sleep(20000000); /* time stamps have the grain of a tick */
+    stream_co((struct stream_params) { .node = named("mid") });
     expect(GOOD);
     g_assert_false(node_is_writable(named("mid")));
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     expect(GOOD);
     check_co(top, "after");
     node_co_unref(top);
@@ -388,7 +392,7 @@ static CO_FN void base_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    stream_co((struct stream_params){ .node = top, .base = named("base") });
+    stream_co((struct stream_params) { .node = top, .base = named("base") });
     expect(GOOD);
     g_assert_cmpint(end_int("offset"), ==, SIZE);
     g_assert_true(node_backing(top) == named("base"));
@@ -405,8 +409,8 @@ static CO_FN void bottom_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    stream_co((struct stream_params){ .node = top, .bottom = named("mid"),
-                                      .backing_file = "./base.raw" });
+    stream_co((struct stream_params) {
+        .node = top, .bottom = named("mid"), .backing_file = "./base.raw" });
     expect(GOOD);
     node_co_unref(top);
     reopen_co_check("./base.raw");
@@ -418,12 +422,12 @@ static CO_FN void noop_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    stream_co((struct stream_params){ .node = top, .base = named("mid") });
+    stream_co((struct stream_params) { .node = top, .base = named("mid") });
     expect(GOOD);
     g_assert_cmpint(end_int("len"), ==, 0);
     g_assert_cmpint(end_int("offset"), ==, 0);
     g_assert_true(node_backing(top) == named("mid"));
-    stream_co((struct stream_params){ .node = named("base") });
+    stream_co((struct stream_params) { .node = named("base") });
     expect(GOOD);
     g_assert_cmpint(end_int("len"), ==, 0);
     node_co_unref(top);
@@ -437,8 +441,8 @@ static CO_FN void by_hand_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    j = start_co((struct stream_params){
-        .node = top, .job = { .auto_dismiss = true } });
+    j = start_co((struct stream_params) { .node = top,
+                                          .job = { .auto_dismiss = true } });
     g_assert_cmpuint(j->len, ==, SIZE);
     until_co_state(j, JOB_PENDING);
     co_sleep(10000000);
@@ -462,19 +466,21 @@ static CO_FN void busy_co_test(void)
 
     make_co_chain();
     top = open_co(TOP_NAMED);
-    j = start_co((struct stream_params){ .node = top,
-                                         .filter_node_name = "cor",
-                                         .job = { .speed = 1 } });
+    j = start_co((struct stream_params) {
+        .node = top, .filter_node_name = "cor", .job = { .speed = 1 } });
     g_assert_nonnull(named("cor"));
     until_co_state(j, JOB_RUNNING);
     p.node = top;
-    refuse(stream_co_start(jobs, &p, &j, &err), &err, "Node 'top' is busy: "
+    refuse(stream_co_start(jobs, &p, &j, &err), &err,
+           "Node 'top' is busy: "
            "block device is in use by block job: stream");
     p.node = named("mid");
-    refuse(stream_co_start(jobs, &p, &j, &err), &err, "Node 'mid' is busy: "
+    refuse(stream_co_start(jobs, &p, &j, &err), &err,
+           "Node 'mid' is busy: "
            "block device is in use by block job: stream");
     p.node = named("cor");
-    refuse(stream_co_start(jobs, &p, &j, &err), &err, "Node 'cor' is busy: "
+    refuse(stream_co_start(jobs, &p, &j, &err), &err,
+           "Node 'cor' is busy: "
            "block device is in use by block job: stream");
     p.node = top;
     p.base = top;
@@ -482,7 +488,8 @@ static CO_FN void busy_co_test(void)
            "Node 'top' is not a backing image of 'top'");
     p.base = NULL;
     p.bottom = named("cor");
-    refuse(stream_co_start(jobs, &p, &j, &err), &err, "Node 'cor' is a filter, "
+    refuse(stream_co_start(jobs, &p, &j, &err), &err,
+           "Node 'cor' is a filter, "
            "use a non-filter node as 'bottom'");
     p.bottom = NULL;
     p.backing_file = "x";
@@ -496,7 +503,7 @@ static CO_FN void busy_co_test(void)
     check_co(top, "cancelled");
     g_assert_true(node_backing(top) == named("mid"));
     /* And again, to the end. */
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     expect(GOOD);
     node_co_unref(top);
     reopen_co_check(NULL);
@@ -511,7 +518,7 @@ static CO_FN void report_co_test(void)
     flaky.fail_from = 3 * MIB + 600 * KIB;
     flaky.fail_to = flaky.fail_from + 1;
     flaky.errnum = EIO;
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     expect("created running BLOCK_JOB_ERROR aborting BLOCK_JOB_COMPLETED "
            "concluded null");
     g_assert_cmpstr(json_string_value(json_object_get(last_end, "error")), ==,
@@ -534,8 +541,8 @@ static CO_FN void ignore_co_test(void)
     flaky.fail_from = 3 * MIB;
     flaky.fail_to = 3 * MIB + 1;
     flaky.errnum = EIO;
-    stream_co((struct stream_params){ .node = top,
-                                      .on_error = ON_ERROR_IGNORE });
+    stream_co(
+        (struct stream_params) { .node = top, .on_error = ON_ERROR_IGNORE });
     expect("created running BLOCK_JOB_ERROR aborting BLOCK_JOB_COMPLETED "
            "concluded null");
     g_assert_cmpint(end_int("offset"), ==, SIZE);
@@ -563,8 +570,8 @@ static CO_FN void stop_co_test(void)
     flaky.fail_from = 2 * MIB;
     flaky.fail_to = 2 * MIB + 1;
     flaky.errnum = ENOSPC;
-    j = start_co((struct stream_params){ .node = top,
-                                         .on_error = ON_ERROR_ENOSPC });
+    j = start_co(
+        (struct stream_params) { .node = top, .on_error = ON_ERROR_ENOSPC });
     until_co_state(j, JOB_PAUSED);
     g_assert_cmpint(j->io_status, ==, IO_STATUS_NOSPACE);
     g_assert_cmpuint(j->offset, ==, 2 * MIB);
@@ -585,7 +592,7 @@ static CO_FN void header_co_test(void)
     top = open_co("{'driver':'stuck','node-name':'top','file':{'driver':'file'"
                   ",'filename':'DIR/top.qed'}}");
     header_stuck = true;
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     header_stuck = false;
     expect("created running waiting pending aborting BLOCK_JOB_COMPLETED "
            "concluded null");
@@ -593,7 +600,7 @@ static CO_FN void header_co_test(void)
                     "the header is stuck");
     g_assert_nonnull(node_backing(top));
     check_co(top, "after the failure");
-    stream_co((struct stream_params){ .node = top });
+    stream_co((struct stream_params) { .node = top });
     expect(GOOD);
     node_co_unref(top);
     reopen_co_check(NULL);
@@ -614,16 +621,19 @@ static CO_FN void guest_entry(void *arg)
     while (!g->stop) {
         uint64_t len = (uint64_t)g_rand_int_range(r, 1, 400) * 512;
         uint64_t off = (uint64_t)g_rand_int_range(
-            r, 0, (gint32)((SIZE - len) / 512)) * 512;
+                           r, 0, (gint32)((SIZE - len) / 512)) *
+                       512;
 
         if (g_rand_boolean(r)) {
             int c = g_rand_int_range(r, 0, 256);
 
             memset(buf, c, len);
-            must(backend_co_pwritev(g->backend, off, iov_one(&v, buf, len), 0), NULL);
+            must(backend_co_pwritev(g->backend, off, iov_one(&v, buf, len), 0),
+                 NULL);
             memset(want + off, c, len);
         } else {
-            must(backend_co_preadv(g->backend, off, iov_one(&v, buf, len), 0), NULL);
+            must(backend_co_preadv(g->backend, off, iov_one(&v, buf, len), 0),
+                 NULL);
             g_assert_cmpmem(buf, len, want + off, len);
         }
         co_relax();
@@ -641,11 +651,12 @@ static CO_FN void guest_co_test(void)
     make_co_chain();
     top = open_co(TOP_FLAKY);
     flaky.delay_ns = 2000000;
-    must(backend_co_new(top, "guest", PERM_WRITE | PERM_CONSISTENT_READ, PERM_ALL,
-                     NULL, NULL, &g.backend, &err), err);
+    must(backend_co_new(top, "guest", PERM_WRITE | PERM_CONSISTENT_READ,
+                        PERM_ALL, NULL, NULL, &g.backend, &err),
+         err);
     co_start(loop, guest_entry, &g);
-    stream_co((struct stream_params){ .node = top,
-                                      .job = { .speed = 30 * MIB } });
+    stream_co(
+        (struct stream_params) { .node = top, .job = { .speed = 30 * MIB } });
     expect(GOOD);
     co_sleep(20000000);
     g.stop = true;
@@ -674,10 +685,11 @@ static CO_FN void parallel_co(uint64_t low_speed, uint64_t high_speed)
                 "'DIR/top.qed'},'backing':{'driver':'qed','node-name':'mid',"
                 "'file':{'driver':'file','filename':'DIR/mid.qed'}}}}");
     write_co(n, 100, 3 * CLUSTER, 0x55);
-    low = start_co((struct stream_params){
+    low = start_co((struct stream_params) {
         .node = named("mid"), .job = { .id = "low", .speed = low_speed } });
-    high = start_co((struct stream_params){
-        .node = n, .base = named("mid"),
+    high = start_co((struct stream_params) {
+        .node = n,
+        .base = named("mid"),
         .job = { .id = "high", .speed = high_speed } });
     until_co_state(low, JOB_RUNNING);
     until_co_state(high, JOB_RUNNING);
@@ -724,8 +736,8 @@ static CO_FN void short_co_middle(uint64_t mid_size, const char *base)
     memset(want + mid_size, 0, SIZE - mid_size);
     top = open_co(TOP_NAMED);
     check_co(top, "before");
-    stream_co((struct stream_params){ .node = top,
-                                      .base = base ? named(base) : NULL });
+    stream_co((struct stream_params) { .node = top,
+                                       .base = base ? named(base) : NULL });
     expect(GOOD);
     g_assert_cmpint(end_int("offset"), ==, SIZE);
     check_co(top, "after");
@@ -756,7 +768,7 @@ static CO_FN void folders_co_test(void)
                   "'node-name':'mid','file':{'driver':'file','filename':"
                   "'DIR/mid.qed'},'backing':{'driver':'raw','node-name':'base',"
                   "'file':{'driver':'file','filename':'DIR/base.raw'}}}}");
-    stream_co((struct stream_params){ .node = top, .base = named("base") });
+    stream_co((struct stream_params) { .node = top, .base = named("base") });
     expect(GOOD);
     g_assert_cmpstr(node_header_backing(top, NULL), ==, "../base.raw");
     check_co(top, "after");
@@ -778,7 +790,7 @@ static CO_FN void other_base_co_test(void)
                   "'node-name':'mid','file':{'driver':'file','filename':"
                   "'DIR/mid.qed'},'backing':{'driver':'raw','node-name':'base',"
                   "'file':{'driver':'file','filename':'DIR/other.raw'}}}}");
-    stream_co((struct stream_params){ .node = top, .base = named("base") });
+    stream_co((struct stream_params) { .node = top, .base = named("base") });
     expect(GOOD);
     node_co_unref(top);
     reopen_co_check(to);
@@ -825,7 +837,7 @@ static CO_FN void intermediate_co_test(void)
     top = open_co(TOP);
     mid = node_backing(top);
     g_assert_false(node_is_writable(mid));
-    stream_co((struct stream_params){ .node = mid });
+    stream_co((struct stream_params) { .node = mid });
     expect(GOOD);
     g_assert_false(node_is_writable(mid));
     g_assert_null(node_backing(mid));
@@ -928,8 +940,8 @@ static CO_FN void moody_co_test(void)
                   "'filename':'DIR/top.qed'},'backing':{'driver':'moody',"
                   "'file':{'driver':'file','filename':'DIR/base.raw'}}}");
     moody_hole = true;
-    j = start_co((struct stream_params){ .node = top,
-                                         .job.auto_dismiss = true });
+    j = start_co(
+        (struct stream_params) { .node = top, .job.auto_dismiss = true });
     until_co_state(j, JOB_PENDING);
     moody_hole = false;
     must(job_user_finalize(j, &err), err);

@@ -18,7 +18,8 @@
 #define KIB 1024u
 #define MIB (1024u * 1024)
 
-static CO_FN void end_co_graph(struct graph *g, struct backend *u, struct node *n)
+static CO_FN void end_co_graph(struct graph *g, struct backend *u,
+                               struct node *n)
 {
     backend_co_free(u);
     if (n) {
@@ -33,10 +34,11 @@ static CO_FN void check_co_content(bool direct)
     struct graph *g = test_graph();
 
     test_make_file(path, MIB + 100);
-    struct node *n = test_co_open(g, NODE_RDWR,
+    struct node *n = test_co_open(
+        g, NODE_RDWR,
         "{\"driver\": \"raw\", \"file\": {\"driver\": \"file\", "
-        "\"filename\": \"%s\", \"cache\": {\"direct\": %s}}}", path,
-        direct ? "true" : "false");
+        "\"filename\": \"%s\", \"cache\": {\"direct\": %s}}}",
+        path, direct ? "true" : "false");
     struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, MIB + 100);
     g_assert_cmpint(test_co_write(u, 1, 0, 64 * KIB), ==, 0);
@@ -76,8 +78,8 @@ static CO_FN void test_grow_entry(void *arg)
     struct stat st;
 
     test_make_file(path, 0);
-    struct node *n = test_co_open(g, NODE_RDWR,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, 0);
 
@@ -111,8 +113,8 @@ static CO_FN void test_grow_entry(void *arg)
 /* --- holes --- */
 
 /* All of [@off, @end) is @flag, and what follows is not. */
-static CO_FN void expect_co_status(struct backend *u, uint64_t off, unsigned flag,
-                                   uint64_t end)
+static CO_FN void expect_co_status(struct backend *u, uint64_t off,
+                                   unsigned flag, uint64_t end)
 {
     const uint64_t size = backend_node(u)->size;
     struct extent e = { .flags = flag };
@@ -134,7 +136,8 @@ static CO_FN void test_holes_entry(void *arg)
 
     test_make_file(path, 8 * MIB);
     test_pattern_file(path, 5, 2 * MIB, MIB);
-    struct node *n = test_co_open(g, NODE_RDWR,
+    struct node *n = test_co_open(
+        g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"discard\": \"unmap\"}",
         path);
     struct backend *u = test_co_backend(n);
@@ -178,9 +181,11 @@ static CO_FN void test_no_discard_entry(void *arg)
     struct graph *g = test_graph();
 
     test_make_file(path, MIB);
-    struct node *n = test_co_open(g, NODE_RDWR,
+    struct node *n = test_co_open(
+        g, NODE_RDWR,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"discard\": "
-        "\"ignore\"}", path);
+        "\"ignore\"}",
+        path);
     struct backend *u = test_co_backend(n);
     g_assert_cmpint(test_co_write(u, 8, 0, MIB), ==, 0);
     g_assert_cmpint(backend_co_discard(u, 0, MIB), ==, 0);
@@ -196,36 +201,46 @@ static CO_FN void test_refusals_entry(void *arg)
     g_autofree char *fifo = g_strdup(scratch("fifo"));
     GError *err;
 
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
-                             "\"%s\"}", scratch("missing"));
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
+                             "\"%s\"}",
+                             scratch("missing"));
     g_autofree char *want = g_strdup_printf("Could not open '%s': No such file "
-                                            "or directory", scratch("missing"));
+                                            "or directory",
+                                            scratch("missing"));
     g_assert_cmpstr(err->message, ==, want);
     g_error_free(err);
 
     unlink(fifo);
     g_assert_cmpint(mkfifo(fifo, 0600), ==, 0);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
-                             "\"%s\"}", fifo);
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
+                             "\"%s\"}",
+                             fifo);
     g_assert_nonnull(strstr(err->message, "it is a FIFO"));
     g_error_free(err);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
                              "\"/dev/null\"}");
     g_assert_nonnull(strstr(err->message, "a character device"));
     g_error_free(err);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
                              "\"/\"}");
     g_assert_nonnull(strstr(err->message, "a directory"));
     g_error_free(err);
     test_make_file(scratch("plain"), 10);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"host_device\", "
-                             "\"filename\": \"%s\"}", scratch("plain"));
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"host_device\", "
+                             "\"filename\": \"%s\"}",
+                             scratch("plain"));
     g_assert_nonnull(strstr(err->message, "only block devices"));
     g_error_free(err);
     err = test_co_open_fails(g, 0, "{\"driver\": \"file\"}");
     g_assert_cmpstr(err->message, ==, "Parameter 'filename' is missing");
     g_error_free(err);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
                              "\"%s\", \"locking\": \"maybe\"}",
                              scratch("plain"));
     g_assert_cmpstr(err->message, ==,
@@ -244,9 +259,11 @@ static CO_FN void test_window_entry(void *arg)
 
     test_make_file(path, 0);
     test_pattern_file(path, 9, 0, 64 * KIB);
-    struct node *n = test_co_open(g, NODE_RDWR,
+    struct node *n = test_co_open(
+        g, NODE_RDWR,
         "{\"driver\": \"raw\", \"offset\": 1000, \"size\": 5000, \"file\": "
-        "{\"driver\": \"file\", \"filename\": \"%s\"}}", path);
+        "{\"driver\": \"file\", \"filename\": \"%s\"}}",
+        path);
     struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, 5000);
     uint8_t buf[5000], want[5000];
@@ -269,22 +286,30 @@ static CO_FN void test_window_entry(void *arg)
     g_assert_true(g_file_get_contents(path, &data, &len, NULL));
     g_assert_cmpuint(len, ==, 64 * KIB);
     for (unsigned i = 0; i < len; i++) {
-        uint8_t b = i >= 1000 && i < 1100 ? 0
-            : i >= 5990 && i < 6000 ? test_byte(10, i - 1000)
-            : test_byte(9, i);
+        uint8_t b = i >= 1000 && i < 1100   ? 0
+                    : i >= 5990 && i < 6000 ? test_byte(10, i - 1000)
+                                            : test_byte(9, i);
         g_assert_cmpuint((uint8_t)data[i], ==, b);
     }
 
     g = test_graph();
-    err = test_co_open_fails(g, 0, "{\"driver\": \"raw\", \"offset\": 65537, "
-        "\"file\": {\"driver\": \"file\", \"filename\": \"%s\"}}", path);
-    g_assert_cmpstr(err->message, ==, "Offset (65537) cannot be greater than "
+    err = test_co_open_fails(
+        g, 0,
+        "{\"driver\": \"raw\", \"offset\": 65537, "
+        "\"file\": {\"driver\": \"file\", \"filename\": \"%s\"}}",
+        path);
+    g_assert_cmpstr(err->message, ==,
+                    "Offset (65537) cannot be greater than "
                     "size of the containing file (65536)");
     g_error_free(err);
-    err = test_co_open_fails(g, 0, "{\"driver\": \"raw\", \"offset\": 512, "
+    err = test_co_open_fails(
+        g, 0,
+        "{\"driver\": \"raw\", \"offset\": 512, "
         "\"size\": 65536, \"file\": {\"driver\": \"file\", \"filename\": "
-        "\"%s\"}}", path);
-    g_assert_nonnull(strstr(err->message, "The sum of offset (512) and size "
+        "\"%s\"}}",
+        path);
+    g_assert_nonnull(strstr(err->message,
+                            "The sum of offset (512) and size "
                             "(65536) has to be smaller or equal"));
     g_error_free(err);
     graph_co_free(g);
@@ -301,8 +326,8 @@ static CO_FN void test_create_entry(void *arg)
         struct stat st;
 
         test_make_file(path, 0);
-        struct node *n = test_co_open(g, NODE_RDWR,
-            "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+        struct node *n = test_co_open(
+            g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
         const struct node_driver *raw = graph_find_driver(g, "raw");
         json_t *j = json_pack("{s:i, s:s}", "size", 3 * MIB + 512,
                               "preallocation", how[i]);
@@ -331,8 +356,8 @@ static CO_FN void test_identity_entry(void *arg)
     GError *err = NULL;
 
     test_make_file(path, MIB);
-    struct node *n = test_co_open(g, 0,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, 0, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     struct backend *u = test_co_backend(n);
     test_co_expect_zero(u, 0, MIB);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
@@ -357,38 +382,39 @@ static CO_FN void test_two_writers_entry(void *arg)
     struct backend *second;
 
     test_make_file(path, MIB);
-    struct node *n = test_co_open(g, NODE_RDWR,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     struct backend *u = test_co_backend(n);
-    struct node *m = test_co_open(g, NODE_RDWR,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *m = test_co_open(
+        g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     int ret = backend_co_new(m, "second", PERM_WRITE, PERM_ALL, NULL, NULL,
-                          &second, &err);
+                             &second, &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
     g_autofree char *message = err_dup_message(err);
     g_assert_cmpstr(message, ==, "Failed to get \"write\" lock");
     g_autofree char *hint = g_strdup_printf("Is another process using the "
-                                            "image [%s]?", path);
+                                            "image [%s]?",
+                                            path);
     g_assert_cmpstr(err_get_hint(err), ==, hint);
     g_clear_error(&err);
 
     /* Readers who let others write are let in; who does not, is not. */
-    ret = backend_co_new(m, "second", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL,
-                      &second, &err);
+    ret = backend_co_new(m, "second", PERM_CONSISTENT_READ, PERM_ALL, NULL,
+                         NULL, &second, &err);
     g_assert_no_error(err);
     backend_co_free(second);
     ret = backend_co_new(m, "second", PERM_CONSISTENT_READ,
-                      PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL, &second,
-                      &err);
+                         PERM_ALL & ~(unsigned)PERM_WRITE, NULL, NULL, &second,
+                         &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
-    g_assert_true(g_str_has_prefix(err->message,
-                                   "Failed to get shared \"write\" lock"));
+    g_assert_true(
+        g_str_has_prefix(err->message, "Failed to get shared \"write\" lock"));
     g_clear_error(&err);
 
     /* When the first is gone, the second may. */
     backend_co_free(u);
     backend_co_new(m, "second", PERM_WRITE, PERM_CONSISTENT_READ, NULL, NULL,
-                &second, &err);
+                   &second, &err);
     g_assert_no_error(err);
     node_co_unref(n);
     end_co_graph(g, second, m);
@@ -402,17 +428,18 @@ static CO_FN void test_reopen_entry(void *arg)
     int status;
 
     test_make_file(path, MIB);
-    struct node *n = test_co_open(g, 0,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, 0, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     struct backend *u;
     backend_co_new(n, "reader", PERM_CONSISTENT_READ,
-                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL, NULL, &u,
-                &err);
+                   PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL, NULL, &u,
+                   &err);
     g_assert_no_error(err);
     node_co_set_read_only(n, false, &err);
     g_assert_no_error(err);
     g_assert_cmpint(backend_co_set_perms(u, PERM_WRITE | PERM_CONSISTENT_READ,
-                                      PERM_CONSISTENT_READ, &err), ==, 0);
+                                         PERM_CONSISTENT_READ, &err),
+                    ==, 0);
     g_assert_cmpint(test_co_write(u, 11, 0, 4096), ==, 0);
     test_co_expect(u, 11, 0, 4096);
     if (test_have("qemu-io")) {
@@ -438,8 +465,8 @@ static CO_FN void test_locks_ours_entry(void *arg)
     /* QEMU's readers of a format with metadata bear no writer. */
     g_free(test_shell(&status, "qemu-img create -f qcow2 %s 1M", path));
     g_assert_cmpint(status, ==, 0);
-    struct node *n = test_co_open(g, NODE_RDWR,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     struct backend *u = test_co_backend(n);
     g_autofree char *out = test_shell(&status, "qemu-img info %s", path);
     g_assert_cmpint(status, !=, 0);
@@ -455,8 +482,8 @@ static CO_FN void test_locks_ours_entry(void *arg)
     g_assert_cmpint(status, ==, 0);
 
     /* We read: others may read, not write. */
-    struct node *r = test_co_open(g, 0,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *r = test_co_open(
+        g, 0, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     u = test_co_backend(r);
     g_free(test_shell(&status, "qemu-img info %s", path));
     g_assert_cmpint(status, ==, 0);
@@ -500,19 +527,21 @@ static CO_FN void test_locks_theirs_entry(void *arg)
     }
     g_free(test_shell(&status, "qemu-img create -f qcow2 %s 1M", path));
     GPid pid = start_holder(path, &in, &out);
-    struct node *n = test_co_open(g, NODE_RDWR,
-        "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
+    struct node *n = test_co_open(
+        g, NODE_RDWR, "{\"driver\": \"file\", \"filename\": \"%s\"}", path);
     int ret = backend_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
-                          PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
+                             PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
     g_assert_cmpint(ret, ==, -EAGAIN);
-    g_assert_true(g_str_has_prefix(err->message,
-                                   "Failed to get \"write\" lock"));
+    g_assert_true(
+        g_str_has_prefix(err->message, "Failed to get \"write\" lock"));
     g_clear_error(&err);
     /* Whoever shares writing may read. */
-    struct node *m = test_co_open(g, 0,
+    struct node *m = test_co_open(
+        g, 0,
         "{\"driver\": \"file\", \"filename\": \"%s\", \"force-share\": true}",
         path);
-    backend_co_new(m, "u", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL, &u, &err);
+    backend_co_new(m, "u", PERM_CONSISTENT_READ, PERM_ALL, NULL, NULL, &u,
+                   &err);
     g_assert_no_error(err);
     backend_co_free(u);
 
@@ -520,7 +549,7 @@ static CO_FN void test_locks_theirs_entry(void *arg)
     close(out);
     waitpid(pid, NULL, 0);
     backend_co_new(n, "u", PERM_WRITE | PERM_CONSISTENT_READ,
-                PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
+                   PERM_CONSISTENT_READ, NULL, NULL, &u, &err);
     g_assert_no_error(err);
     node_co_unref(m);
     end_co_graph(g, u, n);

@@ -47,8 +47,10 @@ static CO_FN void check_co_device(const char *cache)
     struct graph *g = test_graph();
     GError *err = NULL;
 
-    struct node *n = test_co_open(g, NODE_RDWR, "{\"driver\": \"host_device\", "
-                                  "\"filename\": \"%s\"%s}", device, cache);
+    struct node *n = test_co_open(g, NODE_RDWR,
+                                  "{\"driver\": \"host_device\", "
+                                  "\"filename\": \"%s\"%s}",
+                                  device, cache);
     struct backend *u = test_co_backend(n);
     g_assert_cmpuint(n->size, ==, SIZE);
     g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
@@ -74,8 +76,10 @@ static CO_FN void check_co_device(const char *cache)
     backend_co_free(u);
     node_co_unref(n);
 
-    err = test_co_open_fails(g, 0, "{\"driver\": \"file\", \"filename\": "
-                             "\"%s\"}", device);
+    err = test_co_open_fails(g, 0,
+                             "{\"driver\": \"file\", \"filename\": "
+                             "\"%s\"}",
+                             device);
     g_assert_nonnull(strstr(err->message, "it is a block device"));
     g_assert_nonnull(strstr(err_get_hint(err), "host_device"));
     g_error_free(err);

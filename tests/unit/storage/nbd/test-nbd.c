@@ -60,9 +60,11 @@ static void server_start(struct server *s, const char *name, const char *fmt,
     g_autofree char *rest = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     g_autofree char *command = g_str_has_prefix(rest, "qemu-nbd")
-        ? g_strdup_printf("qemu-nbd -k %s %s", s->socket,
-                          rest + strlen("qemu-nbd "))
-        : g_strdup_printf("nbdkit -f -U %s %s", s->socket, rest);
+                                   ? g_strdup_printf("qemu-nbd -k %s %s",
+                                                     s->socket,
+                                                     rest + strlen("qemu-nbd "))
+                                   : g_strdup_printf("nbdkit -f -U %s %s",
+                                                     s->socket, rest);
     g_test_message("%s", command);
     g_assert_true(g_shell_parse_argv(command, NULL, &argv, &err));
     g_spawn_async(NULL, argv, NULL,
@@ -96,8 +98,9 @@ static bool have_nbdkit(void)
     return true;
 }
 
-#define NBD_UNIX "\"driver\": \"nbd\", \"server\": {\"type\": \"unix\", " \
-                 "\"path\": \"%s\"}"
+#define NBD_UNIX \
+    "\"driver\": \"nbd\", \"server\": {\"type\": \"unix\", " \
+    "\"path\": \"%s\"}"
 
 static CO_FN void end_co(struct graph *g, struct backend *u, struct node *n)
 {
@@ -161,8 +164,10 @@ static CO_FN void test_peer_server_entry(void *arg)
     test_make_file(path, 32 * MIB);
     test_pattern_file(path, 3, 8 * MIB, MIB);
     server_start(&s, "peer", "qemu-nbd -t -f raw -e 4 -x disk %s", path);
-    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"export\": "
-                                  "\"disk\"}", s.socket);
+    struct node *n = test_co_open(g, NODE_RDWR,
+                                  "{" NBD_UNIX ", \"export\": "
+                                  "\"disk\"}",
+                                  s.socket);
     struct backend *u = test_co_backend(n);
     test_co_expect(u, 3, 8 * MIB, MIB);
     test_co_expect_zero(u, 0, MIB);
@@ -175,8 +180,10 @@ static CO_FN void test_peer_server_entry(void *arg)
     g_assert_true(e.flags & STATUS_DATA);
     test_co_expect(u, 4, MIB, MIB);
     g_assert_cmpint(backend_co_flush(u), ==, 0);
-    GError *err = test_co_open_fails(g, 0, "{" NBD_UNIX ", \"export\": "
-                                     "\"other\"}", s.socket);
+    GError *err = test_co_open_fails(g, 0,
+                                     "{" NBD_UNIX ", \"export\": "
+                                     "\"other\"}",
+                                     s.socket);
     g_assert_nonnull(strstr(err->message, "Could not open 'nbd+unix:///other"));
     g_error_free(err);
     end_co(g, u, n);
@@ -204,14 +211,18 @@ static CO_FN void reader_entry(void *arg)
 }
 
 /* Read [0, @end) by @n coroutines; returns the time, ns. */
-static CO_FN uint64_t time_co_readers(struct backend *u, unsigned seed, unsigned n,
-                                      uint64_t end)
+static CO_FN uint64_t time_co_readers(struct backend *u, unsigned seed,
+                                      unsigned n, uint64_t end)
 {
     struct loop *l = loop_current();
     struct co_latch latch = {};
     uint64_t next = 0, start = loop_clock_ns(l);
     struct reader r = {
-        .u = u, .next = &next, .end = end, .latch = &latch, .seed = seed,
+        .u = u,
+        .next = &next,
+        .end = end,
+        .latch = &latch,
+        .seed = seed,
     };
     for (unsigned i = 0; i < n; i++) {
         co_latch_add(&latch);
@@ -234,8 +245,10 @@ static CO_FN void test_slow_link_entry(void *arg)
     }
     test_make_file(path, 8 * MIB);
     test_pattern_file(path, 5, 0, 8 * MIB);
-    server_start(&s, "slow", "-t 64 --filter=delay file %s rdelay=50ms "
-                 "delay-open=50ms", path);
+    server_start(&s, "slow",
+                 "-t 64 --filter=delay file %s rdelay=50ms "
+                 "delay-open=50ms",
+                 path);
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
     struct backend *u = test_co_backend(n);
     uint64_t ns = time_co_readers(u, 5, 64, 8 * MIB);
@@ -275,8 +288,9 @@ static CO_FN void test_map_entry(void *arg)
     unsigned calls = 0;
     for (uint64_t off = 0; off < n->size; calls++) {
         struct extent e;
-        g_assert_cmpint(backend_co_status(u, off, MIN(n->size - off, 512 * MIB),
-                                       &e), ==, 0);
+        g_assert_cmpint(
+            backend_co_status(u, off, MIN(n->size - off, 512 * MIB), &e), ==,
+            0);
         data += e.flags & STATUS_DATA ? e.len : 0;
         off += e.len;
     }
@@ -304,17 +318,20 @@ static CO_FN void test_server_errors_entry(void *arg)
         return;
     }
     unlink(trigger);
-    server_start(&s, "errors", "--filter=error memory 16M "
+    server_start(&s, "errors",
+                 "--filter=error memory 16M "
                  "error-pread=EIO error-pread-rate=100%% "
                  "error-pwrite=ENOSPC error-pwrite-rate=100%% "
-                 "error-file=%s", trigger);
+                 "error-file=%s",
+                 trigger);
     struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX "}", s.socket);
     struct backend *u = test_co_backend(n);
     uint8_t buf[512];
     struct iovec v;
     g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
     test_make_file(trigger, 0);
-    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==,
+                    -EIO);
     g_assert_cmpint(test_co_write(u, 2, 0, 512), ==, -ENOSPC);
     g_assert_cmpint(test_co_write(u, 2, 0, 4 * MIB), ==, -ENOSPC);
     unlink(trigger);
@@ -351,11 +368,11 @@ static CO_FN void test_killed_entry(void *arg)
         return;
     }
     server_start(&s, "killed", "--filter=delay memory 16M rdelay=10");
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
-                                  ", \"reconnect-delay\": 0}", s.socket);
+    struct node *n = test_co_open(
+        g, 0, "{" NBD_UNIX ", \"reconnect-delay\": 0}", s.socket);
     struct backend *u = test_co_backend(n);
     for (unsigned i = 0; i < G_N_ELEMENTS(reads); i++) {
-        reads[i] = (struct one_read){ u, &latch, 1 };
+        reads[i] = (struct one_read) { u, &latch, 1 };
         co_latch_add(&latch);
         co_start(loop_current(), one_read_entry, &reads[i]);
     }
@@ -384,14 +401,14 @@ static CO_FN void test_reconnect_entry(void *arg)
     test_make_file(path, 4 * MIB);
     test_pattern_file(path, 7, 0, 4 * MIB);
     server_start(&s, "back", "file %s", path);
-    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX
-                                  ", \"reconnect-delay\": 300}", s.socket);
+    struct node *n = test_co_open(
+        g, NODE_RDWR, "{" NBD_UNIX ", \"reconnect-delay\": 300}", s.socket);
     struct backend *u = test_co_backend(n);
     test_co_expect(u, 7, 0, MIB);
     g_assert_cmpint(test_co_write(u, 8, 0, MIB), ==, 0);
     g_assert_cmpint(backend_co_flush(u), ==, 0);
     server_kill(&s);
-    r = (struct one_read){ u, &latch, 1 };
+    r = (struct one_read) { u, &latch, 1 };
     co_latch_add(&latch);
     co_start(loop_current(), one_read_entry, &r);
     co_sleep(UINT64_C(200000000));
@@ -428,11 +445,12 @@ static CO_FN void test_back_late_entry(void *arg)
         return;
     }
     server_start(&s, "late", "memory 1M");
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
-                                  ", \"reconnect-delay\": 0}", s.socket);
+    struct node *n = test_co_open(
+        g, 0, "{" NBD_UNIX ", \"reconnect-delay\": 0}", s.socket);
     struct backend *u = test_co_backend(n);
     server_kill(&s);
-    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==,
+                    -EIO);
     /* 50 ms, doubled each time: nobody is about to try. */
     co_sleep(UINT64_C(2000000000));
     server_start(&s, "late", "memory 1M");
@@ -457,7 +475,7 @@ static CO_FN void test_let_go_entry(void *arg)
     struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
     struct backend *u = test_co_backend(n);
     kill(s.pid, SIGSTOP);
-    r = (struct one_read){ u, &latch, 1 };
+    r = (struct one_read) { u, &latch, 1 };
     co_latch_add(&latch);
     co_start(loop_current(), one_read_entry, &r);
     /* The drain is over although the read is not. */
@@ -497,15 +515,17 @@ static CO_FN void test_changed_entry(void *arg)
         return;
     }
     server_start(&s, "changed", "memory 4M");
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
-                                  ", \"reconnect-delay\": 300}", s.socket);
+    struct node *n = test_co_open(
+        g, 0, "{" NBD_UNIX ", \"reconnect-delay\": 300}", s.socket);
     struct backend *u = test_co_backend(n);
     test_co_expect_zero(u, 0, MIB);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
     server_kill(&s);
     server_start(&s, "changed", "memory 5M");
-    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
-    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==, -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==,
+                    -EIO);
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 512), 0), ==,
+                    -EIO);
     g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, -ESTALE);
     g_assert_nonnull(strstr(err->message, "size of the export changed"));
     g_error_free(err);
@@ -551,15 +571,16 @@ static CO_FN void test_cut_entry(void *arg)
             "while left>0:\n"
             "  d=u.recv(left)\n"
             "  if not d: break\n"
-            "  c.sendall(d); left-=len(d)\n", path, s.socket, cut);
+            "  c.sendall(d); left-=len(d)\n",
+            path, s.socket, cut);
         char *argv[] = { (char *)"/usr/bin/python3", (char *)"-c", script,
                          NULL };
         GPid pid;
         int out;
         char c;
         g_spawn_async_with_pipes(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
-                                 die_with_parent, NULL, &pid, NULL, &out,
-                                 NULL, &err);
+                                 die_with_parent, NULL, &pid, NULL, &out, NULL,
+                                 &err);
         g_assert_no_error(err);
         g_assert_cmpint(read(out, &c, 1), ==, 1);
         close(out);
@@ -610,7 +631,7 @@ static const struct {
     { "extent-zero-length", STATUS_SAFE },
     { "extent-past-end", STATUS_SAFE },
     { "extent-sum", STATUS_SAFE },
-    { "extent-none", STATUS_SAFE },   /* dropped, and connected to again */
+    { "extent-none", STATUS_SAFE }, /* dropped, and connected to again */
     { "extent-later-zero", STATUS_SAFE },
 };
 
@@ -625,8 +646,8 @@ static CO_FN void check_co_lie(struct graph *g, const char *path,
         g_error_free(err);
         return;
     }
-    struct node *n = test_co_open(g, 0, "{" NBD_UNIX
-                                  ", \"reconnect-delay\": 0}", path);
+    struct node *n = test_co_open(
+        g, 0, "{" NBD_UNIX ", \"reconnect-delay\": 0}", path);
     struct backend *u = test_co_backend(n);
     /* Guards around what is read into. */
     g_autofree uint8_t *buf = g_malloc0(3 * 8192);
@@ -635,9 +656,10 @@ static CO_FN void check_co_lie(struct graph *g, const char *path,
         ret = backend_co_preadv(u, 4096, iov_one(&v, buf + 8192, 8192), 0);
         g_assert_cmpint(ret, <, 0);
     } else {
-        for (uint64_t off = 0; off < n->size; ) {
+        for (uint64_t off = 0; off < n->size;) {
             struct extent e;
-            g_assert_cmpint(backend_co_status(u, off, n->size - off, &e), ==, 0);
+            g_assert_cmpint(backend_co_status(u, off, n->size - off, &e), ==,
+                            0);
             g_assert_cmpuint(e.len, >, 0);
             g_assert_cmpuint(e.len, <=, n->size - off);
             off += e.len;
@@ -696,21 +718,28 @@ static CO_FN void test_options_entry(void *arg)
     struct graph *g = test_graph();
 
     expect_co_refused(g, 0, "{\"driver\": \"nbd\"}", "'server' is missing");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"path\": "
-                      "\"/x\"}}", "'server.type' is missing");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"path\": "
+                      "\"/x\"}}",
+                      "'server.type' is missing");
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"vsock\", \"path\": \"/x\"}}",
                       "does not accept value 'vsock'");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/x\", \"more\": 1}}",
                       "'more' is unexpected");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/x\"}, \"tls-creds\": \"t\"}",
                       "TLS for NBD is not supported yet");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/x\"}, \"connections\": 17}",
                       "expects 1 to 16");
-    expect_co_refused(g, 0, "{\"driver\": \"nbd\", \"server\": {\"type\": "
+    expect_co_refused(g, 0,
+                      "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/nonexistent/s\"}}",
                       "No such file or directory");
     graph_co_free(g);
@@ -727,14 +756,17 @@ static CO_FN void test_abilities_entry(void *arg)
         return;
     }
     /* Without flush: volatile, unless the caller says that is fine. */
-    server_start(&s, "plain", "--filter=fua --filter=nozero eval "
+    server_start(&s, "plain",
+                 "--filter=fua --filter=nozero eval "
                  "get_size='echo 1048576' pread='dd if=/dev/zero bs=$3 "
                  "count=1 2>/dev/null' pwrite='cat >/dev/null' "
                  "can_write='exit 0' can_flush='exit 3' zeromode=none");
     json = g_strdup_printf("{" NBD_UNIX "}", s.socket);
     expect_co_refused(g, NODE_RDWR, json, "cannot flush");
-    struct node *n = test_co_open(g, NODE_RDWR, "{" NBD_UNIX ", \"cache\": "
-                                  "{\"no-flush\": true}}", s.socket);
+    struct node *n = test_co_open(g, NODE_RDWR,
+                                  "{" NBD_UNIX ", \"cache\": "
+                                  "{\"no-flush\": true}}",
+                                  s.socket);
     struct backend *u = test_co_backend(n);
     g_assert_cmpint(test_co_write(u, 1, 0, 4096), ==, 0);
     g_assert_cmpint(backend_co_zero(u, 0, 8192, IO_MAY_UNMAP), ==, 0);
