@@ -5,10 +5,10 @@
  *
  * A disk that is given tens of megabytes to write answers a guest's 4 KiB read
  * after it has written them.  So while any guest of the graph has asked for
- * something lately, populate brings its pieces through here a few at a time.
- * A fast disk is busy with that few; for a slow one the limit grows as long as
- * guests do not feel it, and falls back at once when they do.  Without guests
- * there is no limit.
+ * something lately, populate waits here for admission of its pieces, a few at a
+ * time.  A fast disk is busy with that few; for a slow one the limit grows as
+ * long as guests do not feel it, and falls back at once when they do.  Without
+ * guests there is no limit.
  */
 #pragma once
 #include <glib.h>
@@ -18,7 +18,7 @@
 
 struct graph;
 
-/* Bytes at the disks that guests hardly feel. */
+/* Bytes in flight to the disks that hardly delay guests. */
 #define ADMISSION_FLOOR (UINT64_C(512) << 10)
 #define ADMISSION_MAX (UINT64_C(64) << 20)
 
@@ -36,7 +36,7 @@ void admission_limit_step(struct admission_limit *l, uint64_t ops,
 
 struct admission {
     struct admission_limit limit;
-    uint64_t bytes;     /* inside */
+    uint64_t bytes;     /* admitted, not yet done */
     uint64_t looked_ns; /* when guests were last looked for */
     bool guests;
     GQueue waiters; /* struct admission_waiter, in order of arrival */

@@ -8,8 +8,9 @@
  * below.)  An event is a yield point, but costs one branch while no such filter
  * is in the graph.
  *
- * The table is that of the peer, so that recipes written for it are understood;
- * events of formats that are not here are accepted and never happen.
+ * The table of events is that of QEMU, so that configurations written for it
+ * are understood; events of formats that this program does not have are
+ * accepted and never happen.
  */
 #pragma once
 #include <stdbool.h>

@@ -2,8 +2,8 @@
 /*
  * For those who write a node driver: a format, a filter, a storage leaf.
  *
- * The dispatcher has done the common work before an operation is called:
- * ranges are inside node->size, lengths are > 0 and at most limits.max_transfer,
+ * The dispatcher has done the common work before an operation is called: ranges
+ * are inside node->size, lengths are > 0 and at most limits.max_transfer,
  * offsets and lengths are multiples of limits.request_alignment (the node's
  * tail included: it may lie past an unaligned end).  Each optional operation
  * has the default that stands beside it.
@@ -51,7 +51,7 @@ struct node_driver {
     size_t state_size; /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
     bool is_local;        /* storage whose transfers keep this machine's
-                                  * processors and disks busy, no network */
+                           * processors and disks busy, no network */
     unsigned filter_perm; /* a filter's own needs of "file": enum perm */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */
@@ -74,12 +74,13 @@ struct node_driver {
      * the caller's. Default: none. */
     void (*reference)(const struct node *n, json_t *o);
 
-    /* No filter, but no more than a view of "file", whose byte @ret_offset + x is
-     * the disk's byte x: whoever asks what an image lacks looks through it.
+    /* No filter, but no more than a view of "file", whose byte @ret_offset + x
+     * is the disk's byte x: whoever asks what an image lacks looks through it.
      * Optional. */
     uint64_t (*view_offset)(const struct node *n);
 
-    /* Confidence 0..100 that the image beginning with @buf is of this format. */
+    /* Confidence 0..100 that the image beginning with @buf is of this
+     * format. */
     int (*probe)(const uint8_t *buf, size_t len);
 
     /* Nothing is called @path. If it was an image of this format that has ended
@@ -107,22 +108,23 @@ struct node_driver {
     /* Backing name and format of the header. Optional. */
     const char *(*header_backing)(const struct node *n, const char **ret_fmt);
 
-    /* Where the bytes of [@off, @off+@len) are, the longest run that can be told
-     * from memory: graph/map.h. @ret_map comes filled with the default (all of
-     * the range is data). A filter's own answer is ignored, its failure is
-     * not. Default: data of this node; a filter is like its file. */
+    /* Where the bytes of [@off, @off+@len) are, the longest run that can be
+     * told from memory: graph/map.h. @ret_map comes filled with the default
+     * (all of the range is data). A filter's own answer is ignored, its failure
+     * is not. Default: data of this node; a filter is like its file. */
     CO_FN_PTR int (*co_map)(struct node *n, uint64_t off, uint64_t len,
                             unsigned flags, struct mapping *ret_map);
-    /* Comes with a co_map that keeps what it named in its place until here. */
+    /* Comes with a co_map; what that named stays where it is until this
+     * call. */
     void (*map_end)(struct node *n, const struct mapping *m);
     /* Make the bytes of a MAP_DATA without a child, inside its begin and end.
      * Default: co_preadv. */
     CO_FN_PTR int (*co_decode)(struct node *n, uint64_t off, struct iov iov,
                                const struct mapping *m, unsigned flags);
 
-    /* Filters may leave each out: it passes through. A format whose co_map tells
-     * where all of its data is needs no co_preadv, and, when all of it may be
-     * written in place, no co_pwritev and no co_copy_in. */
+    /* Filters may leave each out: it passes through. A format whose co_map
+     * tells where all of its data is needs no co_preadv, and, when all of it
+     * may be written in place, no co_pwritev and no co_copy_in. */
     CO_FN_PTR int (*co_preadv)(struct node *n, uint64_t off, struct iov iov,
                                unsigned flags);
     CO_FN_PTR int (*co_pwritev)(struct node *n, uint64_t off, struct iov iov,
@@ -133,9 +135,9 @@ struct node_driver {
      * Optional. */
     CO_FN_PTR int (*co_copy_in)(struct node *n, uint64_t off, struct node *src,
                                 uint64_t src_off, uint64_t len, unsigned flags);
-    /* Comes with co_copy_in, or with a map by which all of the data may be written
-     * in place: may @n take over bytes of storage @src? A format
-     * with nothing to say uses node_file_can_copy_in(). */
+    /* Comes with co_copy_in, or with a map by which all of the data may be
+     * written in place: may @n take over bytes of storage @src? A format with
+     * nothing to say uses node_file_can_copy_in(). */
     bool (*can_copy_in)(struct node *n, struct node *src);
     /* Whole clusters when cluster_size is set. -ENOTSUP: the dispatcher writes
      * zeroes. */
@@ -157,8 +159,8 @@ struct node_driver {
      * read-only node. -ENOSPC, -EINVAL, -ENOTSUP. Optional. */
     int (*check_backing)(struct node *n, const char *name, const char *fmt,
                          GError **err);
-    /* The chain below is open and attached: is it the one that the image was made
-     * for (W7)? A failure fails the open. Optional. */
+    /* The chain below is open and attached: is it the one that the image was
+     * made for (W7)? A failure fails the open. Optional. */
     CO_FN_PTR int (*co_chain_opened)(struct node *n, GError **err);
     /* The backing file is about to change so that @n reads as before: what is
      * known about it is, durably, forgotten. Optional. */
@@ -177,9 +179,9 @@ struct node_driver {
     CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);
     /* The open file, as fstat(2) tells. -ENOTSUP: there is none. Optional. */
     CO_FN_PTR int (*co_stat)(struct node *n, struct stat *ret_st);
-    /* The open file is called @path, which nobody is, from now on; or has no name
-     * any more. Durable on success. -ESTALE when its name leads to another file
-     * by now, -EEXIST. The node goes on either way. Optional. */
+    /* Rename the open file to @path, which must not exist / remove its name.
+     * Durable on success. -ESTALE when its name leads to another file by now,
+     * -EEXIST. The node goes on either way. Optional. */
     CO_FN_PTR int (*co_rename)(struct node *n, const char *path, GError **err);
     CO_FN_PTR int (*co_unlink)(struct node *n, GError **err);
     /* Make an image: @o holds size, backing_file, backing_fmt and the format's
@@ -193,13 +195,14 @@ struct node_driver {
 
     /* Everything durable on success; on failure the image is as it was. The
      * node is writable (for LOAD: not) and nobody else uses it. SNAPSHOT_APPLY
-     * and LOAD may change node->size. What there is co_info tells ("snapshots", "bitmaps"). */
+     * and LOAD may change node->size. What there is co_info tells ("snapshots",
+     * "bitmaps"). */
     CO_FN_PTR int (*co_snapshot)(struct node *n, enum snapshot_op op,
                                  const char *name, GError **err);
     /* Tell @g of each run that internal snapshot number @i shows of the backing
-     * chain, until it has enough. The result of the last call; 0: all were told;
-     * -ENOENT, and no text: no such number. Reads the image; no snapshot is made or deleted
-     * meanwhile. Optional. */
+     * chain, until it has enough. The result of the last call; 0: all were
+     * told; -ENOENT without an error text: no such number. Reads the image; no
+     * snapshot is made or deleted meanwhile. Optional. */
     CO_FN_PTR int (*co_snapshot_gaps)(struct node *n, unsigned i,
                                       struct snapshot_gaps *g, GError **err);
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
@@ -218,25 +221,26 @@ struct node_driver {
 
     /* The drain of a node with timers or background work: stop it / go on.
      * Filters are asked first and let go what they hold back; others when the
-     * requests of the users have ended. */
+     * requests of the backends have ended. */
     CO_FN_PTR void (*co_quiesce)(struct node *n);
     void (*resume)(struct node *n);
 
-    /* Whatever waits for somebody else (a server that does not answer) fails
-     * now, and so does all that comes later: the daemon wants to end. Also while
-     * it opens or closes. Optional. */
+    /* Whatever waits for another program (a server that does not answer) fails
+     * now, and so does all that comes later: the daemon wants to end. Also
+     * while it opens or closes. Optional. */
     void (*interrupt)(struct node *n);
-    /* Requests that change nothing and wait for somebody else fail with @error
-     * now; later ones are served.  -ERESTART: whoever made them makes them again
-     * (graph/model/backend.c), so nothing is lost but time. Optional. */
+    /* Requests that change nothing and wait for another program fail with
+     * @error now; later ones are served.  -ERESTART: whoever made them makes
+     * them again (graph/model/backend.c), so nothing is lost but time.
+     * Optional. */
     void (*end_requests)(struct node *n, int error);
-    /* Somebody has had enough of a server that does not answer: all requests
+    /* The caller stops waiting for a server that does not answer: all requests
      * that wait fail with -ECONNABORTED, those that write, too; the connections
      * are made anew. Optional. */
     void (*yank)(struct node *n);
     /* What to do about storage that does not answer for @timeout_ns (0: for
-     * ever): BLOCK_NODE_HANG, then wait on or, @fail, fail what changes nothing.
-     * Optional. */
+     * ever): BLOCK_NODE_HANG, then wait on or, @fail, fail what changes
+     * nothing. Optional. */
     void (*set_hang)(struct node *n, uint64_t timeout_ns, bool fail);
 
     /* For fault filters: hear of an event, and control breakpoints (@event and
@@ -255,9 +259,9 @@ CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
  * that must be other storage. No option of that name: 0, *@ret_edge is NULL. */
 CO_FN int node_co_open_child(struct node *n, struct opts *o, const char *name,
                              struct edge **ret_edge, GError **err);
-/* Nothing is called @path, which storage @n was to open. 1: it opens *@ret_path,
- * owned, instead; an image of another name ended as that (co_successor). 0: there
- * is no such file. Else -errno. */
+/* Nothing is called @path, which storage @n was to open. 1: it opens
+ * *@ret_path, owned, instead; an image of another name ended as that
+ * (co_successor). 0: there is no such file. Else -errno. */
 CO_FN int node_co_take_successor(struct node *n, const char *path,
                                  char **ret_path, GError **err);
 /* Does @n, behind filters, stand for an image that has ended so: of which
@@ -267,15 +271,16 @@ const struct node_driver *node_ended(struct node *n);
 CO_FN char *node_co_identity(struct node *n);
 /* The same for what a header at @n means by the backing name @name. */
 CO_FN char *node_co_name_identity(struct node *n, const char *name);
-/* May the file @path, which @n's header means by a plain name in the image's own
- * folder, be opened? By the graph's policy for names in headers. */
+/* May the file @path, which @n's header means by a plain name in the image's
+ * own folder, be opened? By the graph's policy for names in headers. */
 CO_FN int node_co_check_beside(const struct node *n, const char *path,
                                GError **err);
 /* Have "backing" opened and attached, right after co_open returns (so that a
- * chain opens in a loop, not in a recursion): what option "backing" says (object, name, null),
- * else what the header named, by the graph's policy: relative to the image's
- * folder; its format is @fmt ("raw", "qcow2" ...) or, NULL, found by magic and
- * never taken for raw. A refusal names the option that would say it. */
+ * chain opens in a loop, not in a recursion): what option "backing" says
+ * (object, name, null), else what the header named, by the graph's policy:
+ * relative to the image's folder; its format is @fmt ("raw", "qcow2" ...) or,
+ * NULL, found by magic and never taken for raw. A refusal names the option that
+ * would say it. */
 CO_FN int node_co_open_backing(struct node *n, struct opts *o,
                                const char *header_name, const char *fmt,
                                GError **err);
@@ -290,8 +295,8 @@ CO_FN int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
 bool node_file_can_copy_in(struct node *n, struct node *src);
 /* Tell whoever runs the program, with the name of the image. */
 void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
-/* Tell the control plane: @name is a QMP event, @data its members (borrowed). No
- * yield. */
+/* Tell the control plane: @name is a QMP event, @data its members (borrowed).
+ * No yield. */
 void node_event(const struct node *n, const char *name, json_t *data);
 /* Something is wrong with the image's bytes: records where, traces, returns
  * -EINVAL. Never asserts. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Disk image formats that this program knows only by sight. */
+/* Disk image formats that this program only recognizes. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@ struct foreign {
     const char *title;  /* as people call it: "VHDX" */
     const char *driver; /* as QEMU's tools call it: "vhdx" */
     uint64_t disk_size; /* > 0: the file begins with the disk as it is, so
-                            * many bytes of it */
+                         * many bytes of it */
 };
 
 /* Does a file that begins with @head and ends with @tail (its last bytes, up to

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a graph, a node and a backend are inside of graph/: the parts that nobody
- * else sees.
+ * What a graph, a node and a backend are inside of graph/: the parts that
+ * nobody else sees.
  *
  * Everything belongs to the graph's loop.  Changes of the graph (edges,
  * permissions) happen under graph_co_lock(), which the same coroutine may take
@@ -95,9 +95,10 @@ struct node_int {
     uint64_t write_highest;
     unsigned perm, shared; /* cumulative, as the driver last accepted */
     struct backing_request *pending;
-    const struct node_driver
-        *ended;       /* storage: open in the place of an image */
-    char *ended_name; /* of this format that is gone */
+    /* Storage that is open in place of an image that is gone: the format of
+     * that image and its name. */
+    const struct node_driver *ended;
+    char *ended_name;
 };
 
 struct backend {

@@ -72,8 +72,8 @@ struct snapshot_gaps {
                             uint64_t len);
 };
 
-/* What image_co_create() takes for @drv, up to one without a name; NULL: no images
- * of it can be made. */
+/* What image_co_create() takes for @drv, up to one without a name; NULL: no
+ * images of it can be made. */
 const struct create_option *
 driver_create_options(const struct node_driver *drv);
 /* Can its images have a backing file? */
@@ -105,15 +105,15 @@ CO_FN int image_co_probe(struct graph *g, const json_t *options, unsigned flags,
                          const char *say_raw,
                          const struct node_driver **ret_drv, GError **err);
 
-/* New storage, for an image or for data that one keeps elsewhere: open it, which
- * makes the file if there is none and locks it as a writer does who shares with
- * nobody; empty the file there is; write to it; make it durable with its
- * directory entry; close. */
+/* New storage, for an image or for data that one keeps elsewhere: open it,
+ * which makes the file if there is none and locks it as a writer does who
+ * shares with nobody; empty the file there is; write to it; make it durable
+ * with its directory entry; close. */
 struct new_storage {
     struct node *node; /* writable */
     struct backend *backend;
     char *path; /* of a file; NULL: other storage, which stays as
-                             * long as it is */
+                 * long as it is */
     bool made;  /* there was no file */
 };
 /* @filename may be a device or an address. After 0 close it. */
@@ -160,8 +160,8 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
 CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                          const struct bitmap_args *args, GError **err);
 
-/* Tell @g of each run that internal snapshot number @i of @n shows of the backing
- * chain, until it has enough. The result of the last call; 0: all were told;
- * -ENOENT, and no text: there is no snapshot of that number. */
+/* Tell @g of each run that internal snapshot number @i of @n shows of the
+ * backing chain, until it has enough. The result of the last call; 0: all were
+ * told; -ENOENT without an error text: there is no snapshot of that number. */
 CO_FN int node_co_snapshot_gaps(struct node *n, unsigned i,
                                 struct snapshot_gaps *g, GError **err);

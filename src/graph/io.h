@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Doing I/O on the graph.  Users (exports, jobs, devices) call backend_co_*,
- * drivers call node_co_* on a child.  Both end in the same dispatcher, which
- * checks ranges, splits, aligns, tracks, fills from the backing file, accounts
- * and traces; no one else calls a driver's operations.
+ * Doing I/O on the graph.  Those above the graph (exports, jobs, devices) call
+ * backend_co_*, drivers call node_co_* on a child.  Both end in the same
+ * dispatcher, which checks ranges, splits, aligns, tracks, reads the rest of
+ * clusters from the backing file, accounts and traces; no one else calls a
+ * driver's operations.
  *
  * All run in a coroutine on the graph's loop and yield.  Offsets and lengths
  * are bytes of the node's virtual disk.  Results: 0 or -errno; -EIO out of
- * range, -EPERM on a read-only node, -EACCES when a user lacks the permission.
+ * range, -EPERM on a read-only node, -EACCES when a backend lacks the
+ * permission.
  *
- * Storage is elastic for the drivers above it (never for users): a read past
+ * Storage is elastic for the drivers above it (never for backends): a read past
  * the end of a protocol node gives zeroes, a write past it makes it grow.
  */
 #pragma once
@@ -27,22 +29,19 @@ enum io_flags {
     IO_FUA = 1 << 0,       /* durable, mapping included, before it returns */
     IO_MAY_UNMAP = 1 << 1, /* zero: storage may be freed */
     IO_FAST = 1 << 2,      /* zero: -ENOTSUP at once rather than write */
-    IO_POPULATE =
-        1
-        << 3, /* write/zero by graph/populate/populate.c, which holds the range:
-                            * no tracking, no fill; PERM_WRITE_UNCHANGED */
+    /* write/zero by graph/populate/populate.c, which holds the range: no
+     * tracking, and nothing is read from below; PERM_WRITE_UNCHANGED */
+    IO_POPULATE = 1 << 3,
     IO_BACKGROUND = 1 << 4, /* yields to demand requests */
     IO_KNOWN_DATA = 1 << 5, /* populate: the caller has asked the status of the
                              * chain; whatever the node lacks is to be copied */
-    IO_COMPRESSED =
-        1 << 6, /* write: whole units of limits.compressed_unit (or to
-                             * the end of the disk); -ENOTSUP where that is 0.
-                             * What does not shrink is stored as it is. */
-    IO_ALLOCATE =
-        1 << 7, /* zero, where limits.can_allocate: whole clusters; those
-                             * without a place in the image get one, whose bytes
-                             * are a hole with IO_MAY_UNMAP. A file takes the
-                             * space past its end, too, without that. */
+    /* write: whole units of limits.compressed_unit (or to the end of the disk);
+     * -ENOTSUP where that is 0. What does not shrink is stored as it is. */
+    IO_COMPRESSED = 1 << 6,
+    /* zero, where limits.can_allocate: whole clusters; those without a host
+     * cluster get one, whose bytes are a hole with IO_MAY_UNMAP. A file takes
+     * the space past its end, too, without that. */
+    IO_ALLOCATE = 1 << 7,
 };
 
 enum status_flags {
@@ -80,8 +79,8 @@ CO_FN int node_co_flush(struct node *n);
 /* Flush @child in an operation of its parent @n. A failure is kept: every later
  * flush of @n fails (G6). Every flush of a driver's own file goes this way. */
 CO_FN int node_co_sync(struct node *n, struct node *child);
-/* Nobody knows what storage holds of what @n wrote: all flushes of @n fail from
- * now on with -EIO. Of a filter nothing is kept. */
+/* It is unknown what storage holds of what @n wrote: all flushes of @n fail
+ * from now on with -EIO. Of a filter nothing is kept. */
 void node_fail(struct node *n);
 /* 0, or -EIO once it has failed. */
 int node_failure(const struct node *n);
@@ -102,11 +101,12 @@ struct host_range {
 };
 /* Where the bytes of @n from @off are, if they are in storage just as a reader
  * of @n gets them (no zeroes, no filter between): looked for in the chain from
- * @n down to but not including @base (NULL: all of it). @ret_place->len > 0 says
- * how far the answer holds, a NULL node included. */
+ * @n down to but not including @base (NULL: all of it). @ret_place->len > 0
+ * says how far the answer holds, a NULL node included. */
 CO_FN int node_co_locate(struct node *n, struct node *base, uint64_t off,
                          uint64_t len, struct host_range *ret_place);
-/* May @n take extents over from storage @src? No yield, no promise. */
+/* May @n take extents over from storage @src? No yield. The copy may still
+ * fail. */
 bool node_can_copy_in(struct node *n, struct node *src);
 /* Write [@off, @off+@len) of @n with the bytes at @src_off of storage @src:
  * shared where the file system does that, else read and written. Shapes and
@@ -115,18 +115,19 @@ bool node_can_copy_in(struct node *n, struct node *src);
  * For drivers (to their file) and for populate. */
 CO_FN int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
                           uint64_t src_off, uint64_t len, unsigned flags);
-/* Offload for copies between disks (convert, mirror): the first run of
- * [@src_off, @src_off+@len) as a reader of @src sees it goes to @dst at @dst_off
- * without passing through memory. *@ret_done: how many bytes; 0, with the result
- * 0, when that cannot be done here: copy some by hand, then ask again. Offsets
- * that are multiples of @dst's cluster and long ranges have the best chances.
- * Whoever has the two nodes sees to it that nobody else writes to either. */
+/* Copy offload between disks (convert, mirror): the first run of [@src_off,
+ * @src_off+@len) as a reader of @src sees it goes to @dst at @dst_off without
+ * passing through memory. *@ret_done: how many bytes; 0, with the result 0,
+ * when that cannot be done here: copy some through memory, then ask again.
+ * Offsets that are multiples of @dst's cluster and long ranges have the best
+ * chances. Whoever has the two nodes sees to it that nobody else writes to
+ * either. */
 CO_FN int node_co_copy_range(struct node *src, uint64_t src_off,
                              struct node *dst, uint64_t dst_off, uint64_t len,
                              uint64_t *ret_done);
 CO_FN int node_co_truncate(struct node *n, uint64_t size, GError **err);
-/* The same for a disk in use, whose requests are held off meanwhile. -EBUSY when
- * a job has it. @by: for error texts. */
+/* The same for a disk in use, whose requests are held off meanwhile. -EBUSY
+ * when a job has it. @by: for error texts. */
 CO_FN int node_co_resize(struct node *n, const char *by, uint64_t size,
                          GError **err);
 /* Re-read the size of growing storage. */
@@ -147,13 +148,13 @@ CO_FN int backend_co_status(struct backend *u, uint64_t off, uint64_t len,
 CO_FN int backend_co_cache(struct backend *u, uint64_t off, uint64_t len);
 CO_FN int node_co_cache(struct node *n, uint64_t off, uint64_t len);
 
-/* For a job that works on nodes directly (populate): between the two calls
- * the graph above and below @u's node stays as it is; enter waits while the
- * user is drained. Never inside a guest's request. */
+/* For a job that works on nodes directly (populate): between the two calls the
+ * graph above and below @u's node stays as it is; enter waits while the backend
+ * is drained. Never inside a guest's request. */
 CO_FN void backend_co_enter(struct backend *u);
 void backend_leave(struct backend *u);
 
-/* Accounting of a user, for query-blockstats. */
+/* Accounting of a backend, for query-blockstats. */
 enum acct_kind { ACCT_READ, ACCT_WRITE, ACCT_FLUSH, ACCT_UNMAP, ACCT_KINDS };
 struct backend_stats {
     uint64_t ops[ACCT_KINDS], bytes[ACCT_KINDS], time_ns[ACCT_KINDS];
@@ -168,5 +169,5 @@ void backend_stats_add(struct backend *u, const struct backend *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
 /* Moving average of the latency of demand (not IO_BACKGROUND) reads and writes
- * by all users above @n, ns; 0 = none within the last second. */
+ * by all backends above @n, ns; 0 = none within the last second. */
 uint64_t node_demand_latency_ns(struct node *n);

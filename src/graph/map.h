@@ -41,9 +41,9 @@ struct mapping {
     uint64_t cookie, info; /* the driver's own */
 };
 
-/* Ask @n, which is open, about [@off, @off+@len), inside its size; @len caps the
- * answer. 0, or -errno and then nothing is to be ended. Yields. A node without a
- * map of its own is data; a filter is like its file. */
+/* Ask @n, which is open, about [@off, @off+@len), inside its size; @len caps
+ * the answer. 0, or -errno and then nothing is to be ended. Yields. A node
+ * without a map of its own is data; a filter is like its file. */
 CO_FN int node_co_map_begin(struct node *n, uint64_t off, uint64_t len,
                             unsigned flags, struct mapping *ret_map);
 /* What @m named may move from here on. */

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block graph, for those who use it: nodes, edges, users, devices.
+ * The block graph, for those who use it: nodes, edges, backends, devices.
  *
- * A graph belongs to one loop; everything here is called on that loop's
- * thread.  A node is a driver instance with a name.  An edge leads from a node
- * to a child ("file", "backing").  A user is a root of the graph: a device, an
- * export, a job; all guest I/O enters through one (graph/io.h).  A device is
- * the stable name of a user whose node may change beneath it.
+ * A graph belongs to one loop; everything here is called on that loop's thread.
+ * A node is a driver instance with a name.  An edge leads from a node to a
+ * child ("file", "backing").  A backend is a root of the graph, which a device,
+ * an export or a job has; all guest I/O enters through one (graph/io.h).  A
+ * device is the stable name of a backend whose node may change below it.
  *
  * Nodes are counted references.  blockdev-add holds one (monitor-owned); each
- * edge and each user holds one.
+ * edge and each backend holds one.
  */
 #pragma once
 #include <glib.h>
@@ -47,7 +47,7 @@ enum node_flags {
 };
 
 struct edge {
-    struct node *parent; /* or NULL: then @user */
+    struct node *parent; /* or NULL: then @backend */
     struct backend *backend;
     struct node *child;
     const char *name;      /* "file", "backing", "root" */
@@ -70,7 +70,7 @@ struct node {
     uint64_t size;         /* virtual size, bytes */
     struct edge *children; /* in order of attaching */
     struct edge *parents;
-    char *filename;  /* as a peer's tools would print it */
+    char *filename;  /* as the tools of QEMU would print it */
     json_t *options; /* as given, driver options included */
     bool monitor_owned;
     bool implicit_filter;      /* inserted by a job without a name */
@@ -82,7 +82,7 @@ struct node {
 
 /* What a header may name; --backing-policy. */
 enum backing_policy {
-    BACKING_FOLLOW,   /* as users of the peer expect */
+    BACKING_FOLLOW,   /* as users of QEMU expect */
     BACKING_EXPLICIT, /* only what options name */
     BACKING_BENEATH,  /* regular files under one folder */
     BACKING_DENY
@@ -91,7 +91,7 @@ enum backing_policy {
 /* @drivers: NULL-terminated, outlives the graph. */
 struct graph *graph_new(struct loop *l,
                         const struct node_driver *const *drivers);
-/* Close everything. Coroutine. All users must be gone. */
+/* Close everything. Coroutine. All backends must be gone. */
 CO_FN void graph_co_free(struct graph *g);
 struct loop *graph_loop(struct graph *g);
 /* For the end of the daemon: requests that wait for a server fail, now and
@@ -108,7 +108,7 @@ void graph_set_events(struct graph *g,
  * change nothing, come back to where they entered the graph and are made again
  * from there.  So a drain need not wait for a server. */
 void node_let_go(struct node *n);
-/* How long whoever waits for requests to end waits before he does that. ns */
+/* How long a caller waits for requests to end before it calls that. ns */
 #define LET_GO_NS UINT64_C(200000000)
 /* Longest chain that opens; default 64, at most 256. */
 void graph_set_max_depth(struct graph *g, unsigned depth);
@@ -143,8 +143,8 @@ void node_cumulative_perms(const struct node *n, unsigned *ret_perm,
                            unsigned *ret_shared);
 /* blockdev-del: 0, or -EBUSY "Node 'N' is busy: node is used as ...". */
 int node_check_deletable(struct node *n, GError **err);
-/* Reopen @n and the storage below it read-only or writable. -EACCES "Block
- * node is read-only" when it was opened with read-only=on, no auto-read-only. */
+/* Reopen @n and the storage below it read-only or writable. -EACCES "Block node
+ * is read-only" when it was opened with read-only=on, no auto-read-only. */
 CO_FN int node_co_set_read_only(struct node *n, bool read_only, GError **err);
 /* The format whose magic @file begins with; NULL in *@ret_drv: nothing shows
  * one, so that it may be raw. -ENOTSUP: it is of a format that has no driver;
@@ -194,19 +194,21 @@ void node_set_hang(struct node *n, uint64_t timeout_ns, bool fail);
 struct edge *node_child(const struct node *n, const char *name);
 /* The child of a filter ("file"), NULL for others. */
 struct node *node_filtered(const struct node *n);
-/* @n itself when it is no filter, else what it filters, down to a non-filter. */
+/* @n itself when it is no filter, else what it filters, down to a
+ * non-filter. */
 struct node *node_skip_filters(struct node *n);
-/* The node that decides what an overlay lacks: looks through filters and through
- * views of a part of the disk (raw). *@ret_offset (or NULL): where byte 0 of @n
- * is in it. Where no such node is below, node_skip_filters(@n), at 0. */
+/* The node that decides what an overlay lacks: looks through filters and
+ * through views of a part of the disk (raw). *@ret_offset (or NULL): where byte
+ * 0 of @n is in it. Where no such node is below, node_skip_filters(@n), at
+ * 0. */
 struct node *node_image(struct node *n, uint64_t *ret_offset);
 /* One step down the chain, filters and views of overlays included. */
 struct node *node_chain_next(struct node *n);
 /* The next node of the chain: through filters to the format node, then its
  * backing edge's child (which may be a filter). NULL at the base. */
 struct node *node_backing(struct node *n);
-/* The format node of @top's chain (of the image under it) whose backing edge leads (through filters) to
- * @n; NULL: none. */
+/* The format node of @top's chain (of the image under it) whose backing edge
+ * leads (through filters) to @n; NULL: none. */
 struct node *node_overlay_of(struct node *top, struct node *n);
 /* Is @n in the chain from @top down, filters and views included? */
 bool node_chain_contains(struct node *top, struct node *n);
@@ -259,14 +261,15 @@ void node_unblock(struct blocker *b);
 /* 0 or -EBUSY. */
 int node_check_op(struct node *n, enum block_op op, GError **err);
 
-/* --- users and devices --- */
+/* --- backends and devices --- */
 
 struct backend_ops {
     /* The node below changed (filter, pivot) or its size did. No yield. */
     void (*changed)(void *arg);
     /* For error texts, e.g. "block device 'virtio0'". Owned by caller. */
     char *(*describe)(void *arg);
-    /* What the user does with the node, for the same texts; NULL = "root". */
+    /* What the backend does with the node, for the same texts; NULL =
+     * "root". */
     const char *role;
 };
 /* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
@@ -291,15 +294,15 @@ CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,
                         struct device **ret_dev, GError **err);
 CO_FN void device_co_free(struct device *d);
 struct device *device_find(struct graph *g, const char *id);
-/* The device whose user leads to @n directly or through filters, or NULL. */
+/* The device whose backend leads to @n directly or through filters, or NULL. */
 struct device *device_of_node(struct node *n);
 void graph_foreach_device(struct graph *g,
                           void (*fn)(struct device *d, void *arg), void *arg);
 
 /* --- drain --- */
 
-/* Stop new requests of every user that reaches @n and wait for those in
- * flight. Nestable. Only the users above @n are touched. The caller holds @n
+/* Stop new requests of every backend that reaches @n and wait for those in
+ * flight. Nestable. Only the backends above @n are touched. The caller holds @n
  * (a reference) until the end. */
 CO_FN void node_co_drain_begin(struct node *n);
 /* The same for requests alone: what formats do by themselves, such as

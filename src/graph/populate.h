@@ -3,17 +3,17 @@
  * Populate: copy into an overlay what only its base holds.  One piece of code
  * under copy-on-read, stream and prefetch.
  *
- *   fetch   read the range from the chain below; nothing is locked, so a guest
+ *   read    read the range from the chain below; nothing is locked, so a guest
  *           write to it goes ahead (guest wins).  A second reader of the same
- *           clusters joins the fetch instead of starting another.
+ *           clusters joins the in-flight read instead of starting another.
  *   map     take the range; wait for overlapping allocating requests only;
  *           ask again what is allocated; write the clusters that are still
  *           missing with IO_POPULATE; let go.
  *
  * Zeroes and holes of the chain become zero clusters without being read.
  * Extents that the overlay's file can share with the base's are shared, without
- * a fetch, under the range.
- * Never changes what a reader of the overlay sees (S2).
+ * being read, under the range.  Never changes what a reader of the overlay sees
+ * (S2).
  */
 #pragma once
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Secrets (object secret): passphrases by id, for whatever in the graph asks
- * for one.  The bytes are wiped from memory when the last user drops them.
+ * for one.  The bytes are wiped from memory when the last reference is dropped.
  * Everything on the graph's loop.
  */
 #pragma once

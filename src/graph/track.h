@@ -6,10 +6,10 @@
  *   TRACK_ALLOC waits for an overlapping TRACK_WRITE or TRACK_ALLOC
  *   TRACK_READ  waits for nothing; it is counted
  *
- * Waiting is for the overlapping requests alone, in order of arrival (a
- * stream of writes cannot starve an ALLOC).  Costs O(log n) of what is in
- * flight.  A range is never held across a read from the chain below: fetch
- * first, take the range, ask again what is allocated, write, let go.
+ * Waiting is for the overlapping requests alone, in order of arrival (a stream
+ * of writes cannot starve an ALLOC).  Costs O(log n) of what is in flight.  A
+ * range is never held across a read from the chain below: read first, take the
+ * range, ask again what is allocated, write, let go.
  */
 #pragma once
 #include <stdint.h>
@@ -25,7 +25,7 @@ struct tracked {
     uint64_t off, len;
     enum track_kind kind;
     struct co_queue waiters;
-    /* graph/track.c: the tree's */
+    /* graph/io/track.c: of the tree */
     struct tracked *left, *right;
     uint64_t max_end, seq;
     uint32_t prio;

@@ -4,17 +4,19 @@
  *
  * What is allocated is written in place.  For the rest:
  *
- *   fetch  with nothing held, read from the chain below what the clusters at
+ *   read   with nothing held, read from the chain below what the clusters at
  *          the two ends hold besides the guest's bytes
  *   take   the clusters (TRACK_ALLOC)
  *   ask    again what is allocated: another writer or a populate may have been
  *          there; its clusters are written in place, with the guest's bytes
  *          alone, so both survive
- *   write  clusters still missing whole: fill and guest's bytes in one call
+ *   write  clusters still absent as a whole: the bytes from below and the
+ *          guest's in one call
  *
  * So a write that covers its clusters waits neither for a slow base nor for
- * somebody else who does.  A fill of zeroes is left to the driver, which makes
- * the rest of a new cluster read as zeroes (M8: past the base's end included).
+ * another request that waits for it.  Where the rest of a cluster is zeroes,
+ * that is left to the driver, which makes the rest of a new cluster read as
+ * zeroes (M8: past the base's end included).
  */
 #include <string.h>
 #include "base/barrier.h"
@@ -25,7 +27,7 @@
 #include "loop/io.h"
 
 #define STACK_VECS 16
-/* The state under the lock is not the one that was fetched for: once more. */
+/* The state under the lock is not the one that was read for: try again. */
 #define ALLOC_WRITE_AGAIN 1
 
 enum merge_state {
@@ -51,7 +53,7 @@ struct alloc_write {
     struct merge head, tail; /* the same cluster: head is used */
 };
 
-/* From a fetch in flight if there is one, else from the chain below. */
+/* From an in-flight read if there is one, else from the chain below. */
 static CO_FN int merge_co_read(struct node *n, struct merge *f, uint64_t from,
                                uint64_t to)
 {

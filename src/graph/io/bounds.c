@@ -25,8 +25,8 @@ static const struct node *elastic_storage(const struct node *n)
 }
 
 /* How much of a read that passes the end of storage to ask for.  A file that
- * ends inside a sector may be growing now: the sector is read as a whole, lest
- * its first part be newer than the rest (G3). */
+ * ends inside a sector may be growing now: the sector is read as a whole,
+ * because its first part could be newer than the rest otherwise (G3). */
 static uint64_t elastic_len(const struct node *n, uint64_t off, uint64_t len)
 {
     uint64_t end = elastic_storage(n)->priv->growable

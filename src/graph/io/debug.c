@@ -12,8 +12,8 @@ const char *const debug_event_names[] = {
         NULL
 };
 
-/* What the dispatcher does to a node itself: those above and below hear of
- * their own. */
+/* Events of what the dispatcher does to one node: only that node is told of
+ * them. */
 static bool event_is_own(enum debug_event ev)
 {
     return ev >= DEBUG_PWRITEV_RMW_HEAD && ev <= DEBUG_PWRITEV_DONE;
@@ -24,7 +24,7 @@ void node_co_debug_event_slow(struct node *n, enum debug_event ev)
     if (event_is_own(ev) && !n->drv->co_debug_event) {
         return;
     }
-    /* What happens on a format's own disk is no business of its file. */
+    /* Events of a format's disk are not passed on to its file. */
     while (n && !n->drv->co_debug_event && !n->drv->supports_backing) {
         n = node_file(n);
     }
@@ -34,7 +34,7 @@ void node_co_debug_event_slow(struct node *n, enum debug_event ev)
     }
 }
 
-/* A person means the nearest one, formats or not. */
+/* A command goes to the nearest such filter, also through formats. */
 static struct node *debugger_of(struct node *n)
 {
     while (n && !n->drv->debug_control) {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dispatcher's door: what drivers and the layers above call.  Ranges are
- * checked here and zero lengths end here; read.c, write.c, zero.c and status.c
- * do the rest.  No one else calls a driver's I/O operations.
+ * The functions of the dispatcher that drivers and the layers above call.
+ * Ranges are checked here and zero lengths end here; read.c, write.c, zero.c
+ * and status.c do the rest.  No one else calls a driver's I/O operations.
  *
  * A flush of storage is left out when nothing has changed since the last one
  * that succeeded (the first is not: somebody else wrote before us).  One that
- * failed is never asked for again: whatever the storage says the second time, it
- * may have dropped what the first was to keep (G6).  The failure stays with the
- * storage, and with the driver that flushed it for its own sake: a filter between
- * the two may have failed the flush alone.
+ * failed is never asked for again: whatever the storage says the second time,
+ * it may have dropped what the first was to keep (G6).  The failure stays with
+ * the storage, and with the driver that asked for the flush: a filter between
+ * the two may have failed only this flush.
  */
 #include "base/barrier.h"
 #include "graph/io/dispatch.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The parts of the dispatcher. Where nothing else is said, ranges are checked and
- * lengths are more than 0. */
+/* The parts of the dispatcher. Where nothing else is said, ranges are checked
+ * and lengths are more than 0. */
 #pragma once
 #include "graph/graph-int.h"
 
@@ -34,8 +34,8 @@ CO_FN bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len);
 
 /* --- bounds.c: the range is checked here --- */
 
-/* May @n be read there? 0, -EIO. What lies past *@ret_have bytes reads as zeroes:
- * it is behind the end of storage. */
+/* May @n be read there? 0, -EIO. What lies past *@ret_have bytes reads as
+ * zeroes: it is behind the end of storage. */
 int read_check(const struct node *n, uint64_t off, uint64_t len,
                uint64_t *ret_have);
 /* May @n be written there? 0, -EIO, -EPERM. */

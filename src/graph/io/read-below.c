@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Reading what is below an overlay: from there, or from fetches in flight. */
+/* Reading what is below an overlay: from there, or from in-flight reads. */
 #include "graph/graph-int.h"
 #include "graph/io/read-below.h"
 #include "graph/model/in-flight.h"

@@ -88,14 +88,15 @@ static void read_run_end(struct run *r)
     }
 }
 
-/* Does the map of @n say who answers? Filters read in their own way, and so does
- * storage. */
+/* Does the map of @n say who answers? Filters read in their own way, and so
+ * does storage. */
 static bool reads_by_map(const struct node *n)
 {
     return n->drv->kind == NODE_FORMAT && n->drv->co_map;
 }
 
-/* The run at @off: who answers for it, down from @n. Each node is asked once. */
+/* The run at @off: who answers for it, down from @n. Each node is asked
+ * once. */
 static CO_FN int run_co_find(struct node *n, uint64_t off, uint64_t len,
                              struct run *r)
 {

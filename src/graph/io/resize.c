@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A new size for the disk of somebody: nobody else is in the way, and nothing is
- * on its way meanwhile. */
+/* Resize the disk of a node that may be in use: no job blocks it, and no
+ * request is in flight meanwhile. */
 #include "graph/graph-int.h"
 
 int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)

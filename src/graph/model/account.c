@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Accounting of users' requests, and the latency that guests see. */
+/* Accounting of the requests of backends, and the latency that guests see. */
 #include <errno.h>
 #include "graph/model/model.h"
 #include "loop/loop.h"

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Users: the roots of the graph.  Every request of a guest or a job comes in
- * here: it waits at the door while its user is drained, is checked against the
- * size and the permissions, counted, and handed to the dispatcher.
+ * Backends: the roots of the graph.  Every request of a guest or a job enters
+ * here: it waits among the drain waiters while its backend is drained, is
+ * checked against the size and the permissions, counted, and handed to the
+ * dispatcher.
  *
- * One that comes back with -ERESTART (node_let_go()) leaves and comes in again:
- * whoever drains finds it at the door.  To make a write again is harmless, for
- * it has not been answered.
+ * One that comes back with -ERESTART (node_let_go()) leaves and enters again,
+ * so it waits there if a drain is under way.  To make a write again is
+ * harmless, because it has not been answered.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -99,7 +100,7 @@ int backend_co_set_perms(struct backend *u, unsigned perm, unsigned shared,
     return ret;
 }
 
-/* --- the door --- */
+/* --- entering and leaving --- */
 
 void backend_co_enter(struct backend *u)
 {

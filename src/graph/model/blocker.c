@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Op blockers: who holds a node, and the words for those he turns away. */
+/* Op blockers: which jobs hold a node, and the error text for operations that
+ * they block. */
 #include "base/err.h"
 #include "graph/graph-int.h"
 

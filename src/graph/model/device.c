@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Devices: stable names of users whose node may change beneath them. */
+/* Devices: stable names of backends whose node may change below them. */
 #include <string.h>
 #include "base/err.h"
 #include "graph/model/model.h"
@@ -36,7 +36,7 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
     d->id = g_strdup(id);
     d->graph = g;
     g_ptr_array_add(g->devices, d);
-    /* Those who do I/O (exports) come with users of their own. */
+    /* Those that do I/O (exports) have backends of their own. */
     ret = backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
                          &device_backend_ops, d, &d->backend, err);
     if (ret < 0) {

@@ -18,7 +18,7 @@ void drain_forget_backend(struct backend *u)
     }
 }
 
-/* A new user above a drained node is stopped like the others. */
+/* A new backend above a drained node is stopped like the others. */
 void drain_adopt_backend(struct backend *u)
 {
     for (struct drain *d = u->graph->drains; d; d = d->next) {

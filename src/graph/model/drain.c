@@ -2,14 +2,14 @@
 /*
  * Drain: a node that nobody is using for a while.
  *
- * A drain remembers whom it stopped (users above the node) and whom it asked
- * for silence (drivers at and below it; filters wherever those users' requests
- * go too, before the wait, since a throttle holds requests), because the graph
- * may look different when it ends.  A user or node that goes away meanwhile
- * strikes itself off.
+ * A drain remembers which backends it stopped (those above the node) and which
+ * drivers it quiesced (those at and below it; filters wherever the requests of
+ * those backends go too, before the wait, since a throttle holds requests),
+ * because the graph may look different when it ends.  A backend or node that
+ * goes away meanwhile removes itself from these lists.
  *
- * A change of edges above a node stops requests alone: asking a format for
- * silence may cost it a flush, and guests would wait for that (P4).
+ * A change of edges above a node stops requests alone: to quiesce a format may
+ * take a flush, and guests would wait for that (P4).
  */
 #include "graph/graph-int.h"
 #include "graph/model/in-flight.h"
@@ -49,7 +49,7 @@ static void collect_below(struct node *n, GPtrArray *nodes)
     }
 }
 
-/* The filters that requests of @users come through, on whatever way. */
+/* The filters that requests of @backends go through, by any path. */
 static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
 {
     GPtrArray *all = g_ptr_array_new();
@@ -67,7 +67,7 @@ static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
     g_ptr_array_free(all, TRUE);
 }
 
-/* Populates that no user counts: copies that outlive the read that began
+/* Populates that no backend counts: copies that go on after the read that began
  * them. */
 static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
 {
@@ -100,8 +100,8 @@ static CO_FN void drain_co_wait_backends(struct drain *d)
             if (!co_queue_co_wait_until(&u->idle, until)) {
                 drain_let_go(d);
             }
-            /* Users may have gone while this waited: look again from the
-             * start, it is only a list of counters. */
+            /* Backends may have gone while this waited: look again from the
+             * start, which is cheap, as it is only a list of counters. */
             i = 0;
         } else {
             i++;
@@ -140,7 +140,8 @@ static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
     }
 }
 
-/* Stop the users above @n; with @drivers what drivers do by themselves, too. */
+/* Stop the backends above @n; with @drivers also what drivers do by
+ * themselves. */
 static CO_FN void drain_co_begin(struct node *n, bool drivers)
 {
     struct graph *g = n->graph;

@@ -23,7 +23,7 @@ static void edge_list_parent(struct edge *e)
     }
 }
 
-/* A fetch in flight reads what the backing edge leads to; whoever changes the
+/* An in-flight read reads what the backing edge leads to; whoever changes the
  * edge has drained. */
 static void edge_check_fetches(const struct edge *e)
 {

@@ -69,9 +69,9 @@ int edge_co_attach(struct node *parent, struct node *child, const char *name,
     return 0;
 }
 
-/* The node above first: its wishes reach the one below, which is then asked
- * once, with neither too much (the edges count twice) nor too little (image
- * locks let go for a moment). */
+/* The node above first: the permissions that it needs are passed to the one
+ * below. So that one is asked once, with neither too much (the edges count
+ * twice) nor too little (image locks are released for a moment). */
 static CO_FN int edges_co_refresh(struct node *old, struct node *new_node,
                                   GError **err)
 {

@@ -104,7 +104,7 @@ const struct node_driver *graph_find_driver(struct graph *g, const char *name)
 
 /* --- what others ask about a node --- */
 
-/* A node that is still opening is nobody's yet. */
+/* A node that is still being opened cannot be used yet. */
 static struct node *node_lookup(struct graph *g, const char *name)
 {
     struct node *n = g_hash_table_lookup(g->by_name, name);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of fetches in flight of one overlay.
+ * The table of in-flight reads of one overlay.
  *
- * Listed fetches are disjoint, so a tree ordered by offset finds the one that
+ * Listed reads are disjoint, so a tree ordered by offset finds the one that
  * holds an offset with one look.  The table lives while anything is in flight
  * or waits for room; a node at rest has none.
  */
@@ -15,9 +15,9 @@
 #include "loop/loop.h"
 
 struct inflight_table {
-    GTree *tree;       /* &fetch->off -> fetch, the listed ones */
-    uint64_t bytes;    /* of all fetches, private ones included */
-    unsigned count;    /* of all fetches */
+    GTree *tree;       /* &read->off -> read, the listed ones */
+    uint64_t bytes;    /* of all in-flight reads, private ones included */
+    unsigned count;    /* of all in-flight reads */
     unsigned backends; /* waiting for room, or for all to end */
     struct co_queue room;
 };
@@ -49,7 +49,7 @@ static void table_release(struct node *n)
     }
 }
 
-/* The first listed fetch that begins after @off, and the one before it. */
+/* The first listed read that begins after @off, and the one before it. */
 static void table_look(const struct inflight_table *t, uint64_t off,
                        struct inflight **ret_at, struct inflight **ret_next)
 {
@@ -120,7 +120,7 @@ void inflight_set_ready(struct inflight *f, int result)
     f->result = result;
     f->ready = true;
     if (result < 0 && f->listed) {
-        /* Whoever comes now makes a try of his own. */
+        /* A request that comes now makes an attempt of its own. */
         g_tree_remove(f->node->fetches->tree, &f->off);
         f->listed = false;
     }

@@ -18,8 +18,8 @@ void backing_request_free(struct backing_request *r);
 /* Of a node or a device. */
 bool name_wellformed(const char *name);
 
-/* Is @n a view (raw) of an overlay? Then the node below it, and @off, a place in
- * @n, becomes the place there; else NULL. chain.c */
+/* Is @n a view (raw) of an overlay? Then the node below it, and @off, an offset
+ * in @n, becomes the offset there; else NULL. chain.c */
 struct node *view_step(struct node *n, uint64_t *off);
 
 /* edge-list.c, perm.c; under the graph's lock, no drain. */
@@ -39,7 +39,8 @@ CO_FN int perm_co_refresh(struct node *n, GError **err);
 CO_FN int children_co_set_perms(struct node *n, bool writable, GError **err);
 /* For error texts; owned. */
 char *edge_describe_parent(const struct edge *e);
-/* The size or the node below changed: filters above follow, users hear. */
+/* The size or the node below changed: filters above follow, backends are
+ * notified. */
 void node_notify_changed(struct node *n);
 
 /* drain-list.c */

@@ -44,7 +44,8 @@ const struct node_driver *backing_address_driver(struct graph *g,
     return NULL;
 }
 
-/* Names of filters are for people: a header could reach any file with them. */
+/* Only users may give names of filters: with them a header could name any
+ * file. */
 static bool scheme_is_filter(struct graph *g, const char *name)
 {
     const struct node_driver *drv = backing_address_driver(g, name);
@@ -109,7 +110,7 @@ int backing_co_parse_address(struct graph *g, const char *address,
     } else if (scheme_length(address) > 0) {
         return address_parse(g, address, ret_options, err);
     }
-    /* A name that is not there is for the driver to complain about. */
+    /* If the name does not exist, the driver reports that. */
     if (io_co_stat(address, &st) == 0 && S_ISBLK(st.st_mode)) {
         driver = "host_device";
     }

@@ -4,12 +4,11 @@
  *
  * A header is written by whoever had the image, a guest included.  Its backing
  * name is a path (relative to the image's folder) of a regular file or block
- * device, or an address that a storage driver claims by its prefix, or options
- * (json:) within the limits of json-name.c; it is never taken for a descriptor
- * (fd:), and FIFOs, sockets and character devices are not opened.  The graph's
- * policy narrows that further.
- * A format that is not recorded is told by its magic and never guessed to be
- * raw.
+ * device, or an address whose prefix a storage driver has registered, or
+ * options (json:) within the limits of json-name.c; it is never taken for a
+ * descriptor (fd:), and FIFOs, sockets and character devices are not opened.
+ * The graph's policy narrows that further.  A format that is not recorded is
+ * told by its magic and never guessed to be raw.
  */
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Disk image formats that this program knows only by sight: the magic bytes of
+ * Disk image formats that this program only recognizes: the magic bytes of
  * formats that QEMU and others write and that have no driver here.
  *
  * Such a file is not the disk of a guest.  Whoever takes it for raw copies the
  * container with its tables and gets a disk that no guest can use.
  *
- * Most formats begin with their magic.  Two are known by their last bytes: a VHD
- * of fixed size, which is the disk as it is and a footer behind it, and Apple's
- * UDIF (dmg).  Guests write the last bytes of their raw disks, too, so there the
- * whole trailer has to fit: a VHD footer has a checksum.
+ * Most formats begin with their magic.  Two are known by their last bytes: a
+ * VHD of fixed size, which is the disk as it is and a footer behind it, and
+ * Apple's UDIF (dmg).  Guests write the last bytes of their raw disks, too, so
+ * there the whole trailer has to fit: a VHD footer has a checksum.
  */
 
 #include "graph/foreign.h"

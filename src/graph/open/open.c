@@ -4,8 +4,8 @@
  *
  * node_co_open() opens one node and then, in a loop, each backing file that the
  * one before asked for: the depth of a chain costs no stack.  A chain that is
- * too long or bites its own tail is refused.  Until all of it is open nobody
- * finds it by name; when a part fails, all of it is closed again.
+ * too long or contains a loop is refused.  Until all of it is open nobody finds
+ * it by name; when a part fails, all of it is closed again.
  */
 #include <string.h>
 #include "base/err.h"

@@ -34,8 +34,8 @@ bool backing_is_path(const char *name);
 /* The driver that knows addresses that begin like @name, or NULL. */
 const struct node_driver *backing_address_driver(struct graph *g,
                                                  const char *name);
-/* Options of the storage that address @name, of a driver that takes such, stands
- * for; owned. */
+/* Options of the storage that address @name, of a driver that takes such,
+ * stands for; owned. */
 int address_parse(struct graph *g, const char *name, json_t **ret_options,
                   GError **err);
 /* Options of file @path; owned. */

@@ -4,8 +4,8 @@
  *
  * The first bytes tell the formats that have drivers.  What shows none may be
  * raw; but not what says that it is an image of a format without a driver here:
- * that is refused, for its bytes are not a guest's disk.  A guest can write such
- * bytes to a raw disk, so the error names the way to say that it is one.
+ * that is refused, for its bytes are not a guest's disk.  A guest can write
+ * such bytes to a raw disk, so the error names the way to say that it is one.
  */
 #include <inttypes.h>
 #include "base/err.h"

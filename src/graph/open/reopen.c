@@ -101,7 +101,8 @@ static CO_FN int rdonly_co_drained(struct node *n, bool read_only, GError **err)
 
         return ret < 0 ? ret : rdonly_co_tree(n, read_only, err);
     }
-    /* What others write to, a job that populates it included, stays writable. */
+    /* What others write to, a job that populates it included, stays
+     * writable. */
     return has_writers(n) || node_check_op(n, BLOCK_OP_REOPEN, NULL) < 0
                ? 0
                : rdonly_co_tree(n, read_only, err);
@@ -114,8 +115,9 @@ static struct node *child_called(const struct node *n, const char *name)
     return e ? e->child : NULL;
 }
 
-/* What is below @parent may have users of its own, exports and jobs, whom the
- * drain of @parent did not stop; and it may be another node when they have. */
+/* What is below @parent may have backends of its own, of exports and jobs,
+ * which the drain of @parent did not stop; and it may be another node when they
+ * have. */
 static CO_FN int rdonly_co_child(struct node *parent, const char *name,
                                  bool read_only, GError **err)
 {

@@ -4,9 +4,9 @@
  *
  * The sidecar of a cow overlay is removed when nothing is missing any more; the
  * disk goes on under its final name.  Whoever names the sidecar afterwards, a
- * unit that starts the daemon again above all, means that disk.  Storage drivers
- * ask here when a name leads nowhere, open the other file in its place, and the
- * user is told.
+ * unit that starts the daemon again above all, means that disk.  Storage
+ * drivers ask here when a name leads nowhere, open the other file in its place,
+ * and the user is told.
  */
 #include <stdarg.h>
 #include "base/err.h"

@@ -8,8 +8,8 @@
  * read: filters, compressed or encrypted clusters, storage that is no file.
  * node_co_copy_in() goes the other way, down from the node that is written:
  * each format reserves and maps as for a write of its own and passes the source
- * on to its file, which shares.  A layer that cannot pass it on reads and writes
- * instead, so that a reservation never has to be taken back.
+ * on to its file, which shares.  A layer that cannot pass it on reads and
+ * writes instead, so that a reservation never has to be taken back.
  *
  * Nothing here changes the order of things: a clone counts as a write of the
  * file it goes to, and is durable after that file's next flush (M2).
@@ -34,7 +34,7 @@ static bool locate_is_useless(struct node *n)
 }
 
 /* One step down: *@at holds the range in its node; 1 = that is storage, 0 = go
- * on, -errno. *@at->node is NULL when nobody can be told to share. */
+ * on, -errno. *@at->node is NULL when no file system can share the bytes. */
 static CO_FN int locate_co_step(struct host_range *at, const struct node *base)
 {
     struct node *n = at->node;

@@ -393,8 +393,9 @@ static bool below_is_local(const struct work *w)
     return true;
 }
 
-/* Fetch and map [@off, @end), unallocated a moment ago. Background work passes
- * the gate: before the read where that is local too, else before the write. */
+/* Read and map [@off, @end), unallocated a moment ago. Background work waits
+ * for admission: before the read where that is local too, else before the
+ * write. */
 static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
                                         uint64_t end)
 {
@@ -435,13 +436,14 @@ out:
     return r;
 }
 
-/* Copy a piece. What somebody else is fetching is waited for; if it is still
- * missing then (his read or his write failed), it is fetched here. */
+/* Copy a piece. An in-flight read of another request is waited for; if a
+ * cluster is still absent then (that read or its write failed), it is read
+ * here. */
 static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
 {
     uint64_t pos = cluster_down(w, p->off);
     uint64_t end = cluster_up(w, p->off + p->len);
-    uint64_t joined = 0; /* up to here others have had their try */
+    uint64_t joined = 0; /* up to here other requests have made their attempt */
     int r = 0;
 
     while (pos < end && r == 0) {
@@ -547,7 +549,7 @@ static CO_FN void work_co_share(struct work *w)
     }
 }
 
-/* Is it worth a try? Asks the first byte. */
+/* Is an attempt useful? Asks the first byte. */
 static CO_FN bool work_co_may_share(struct work *w)
 {
     struct node *below = node_backing(w->n);
@@ -565,7 +567,7 @@ static struct iov work_iov(const struct work *w, uint64_t off, uint64_t len)
     return iov_slice(*w->iov, off - w->off, len);
 }
 
-/* The copy of a range that a guest has read is a gift: its failure is traced,
+/* The copy of a range that a guest has read is optional: its failure is traced,
  * not reported. */
 static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
                               uint8_t *buf)
@@ -577,8 +579,8 @@ static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
     }
 }
 
-/* Fetch the clusters of [@pos, @end), which nobody fetches or somebody else
- * failed to. */
+/* Read the clusters of [@pos, @end), for which no read is in flight or another
+ * request's read has failed. */
 static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
                                         uint64_t end)
 {
@@ -603,7 +605,8 @@ static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
     return r;
 }
 
-/* Bytes [@pos, @end) lie in a fetch that somebody else has begun. */
+/* Bytes [@pos, @end) are in an in-flight read that another request has
+ * begun. */
 static CO_FN int read_co_join(struct work *w, struct inflight *f, uint64_t pos,
                               uint64_t end)
 {
@@ -615,7 +618,7 @@ static CO_FN int read_co_join(struct work *w, struct inflight *f, uint64_t pos,
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - f->off),
                      end - pos);
     } else if (!has_given_up(r)) {
-        r = read_co_populate_below(w, pos, end); /* a try of our own */
+        r = read_co_populate_below(w, pos, end); /* an attempt of our own */
     }
     inflight_unref(f);
     return r;
