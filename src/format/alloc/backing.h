@@ -7,6 +7,7 @@
 
 struct node;
 
-/* What no cluster of @n holds: the backing file's bytes, zeroes past its end. */
+/* What no cluster of @n holds: the backing file's bytes, zeroes past its
+ * end. */
 CO_FN int format_co_read_backing(struct node *n, uint64_t off, struct iov iov,
                                  unsigned flags);

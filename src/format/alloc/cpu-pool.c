@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Long computations off the loop.  A place that becomes free is handed to the
- * first who waits, so that nobody who comes later can take it.
+ * Long computations off the loop.  A slot that becomes free is handed to the
+ * first waiter, so that no later caller can take it.
  */
 #include "format/alloc/cpu-pool.h"
 #include <glib.h>
@@ -25,7 +25,8 @@ void cpu_pool_co_run(struct cpu_pool *o, void (*fn)(void *arg), void *arg)
     if (o->running < at_once()) {
         o->running++;
     } else {
-        co_queue_co_wait(&o->waiters); /* woken with the place of another */
+        co_queue_co_wait(&o->waiters); /* woken with the slot of another
+                                        * caller */
     }
     co_in_pool(fn, arg);
     if (!co_queue_wake_one(&o->waiters)) {

@@ -15,7 +15,8 @@
  * A guest flush or FUA publishes now; otherwise 64 MiB or 1 s does (M9).  When
  * nothing is pending a flush is one fdatasync.  Concurrent flushes share one
  * pass that began after they were asked for.  A failed flush of the file is
- * sticky (G6); after a failed write of pointers the next pass writes them again.
+ * sticky (G6); after a failed write of pointers the next pass writes them
+ * again.
  */
 #pragma once
 #include <stdbool.h>
@@ -37,7 +38,8 @@ struct group_ops {
     CO_FN_PTR int (*co_before)(void *arg, uint64_t gen);
     /* Step 4. Must bear being called again for the same pointers. */
     CO_FN_PTR int (*co_publish)(void *arg, uint64_t gen);
-    /* After step 5 succeeded (same for a flush with nothing pending). No yield. */
+    /* After step 5 succeeded (same for a flush with nothing pending). No
+     * yield. */
     void (*published)(void *arg, uint64_t gen);
 };
 /* @file: what is flushed, for @node, which keeps the error. @max_bytes,
@@ -63,8 +65,9 @@ CO_FN int group_co_sync(struct group *g);
 void group_kick(struct group *g);
 /* Is anything waiting to be published? */
 bool group_pending(const struct group *g);
-/* 0, or -EIO after a flush has failed (node_failure()). A failure of an operation
- * of the driver is not kept: the pass fails, its pointers wait for the next. */
+/* 0, or -EIO after a flush has failed (node_failure()). A failure of an
+ * operation of the driver is not kept: the pass fails, its pointers wait for
+ * the next. */
 int group_error(const struct group *g);
 /* Wait for a pass under way and let none begin (header changes) / let them. Do
  * not flush in between. */

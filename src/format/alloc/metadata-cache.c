@@ -111,14 +111,15 @@ struct table *metadata_cache_peek(struct metadata_cache *c, uint64_t key)
     if (!t || t->loading) {
         return NULL;
     }
-    if (t->refs == 0) { /* used: it goes to the young end */
+    if (t->refs == 0) { /* it was used just now: last to be evicted */
         g_queue_unlink(&c->lru, &t->lru);
         g_queue_push_tail_link(&c->lru, &t->lru);
     }
     return t;
 }
 
-/* A place for a table that the cache lacks. 1: it appeared meanwhile. */
+/* A slot for a table that the cache lacks. 1: the table was loaded
+ * meanwhile. */
 static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
                              struct table **ret_t)
 {

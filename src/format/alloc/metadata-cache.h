@@ -3,10 +3,11 @@
  * Metadata tables of an image in memory, bounded in bytes: tables (or slices of
  * tables) of one size, each under a key that its driver chooses.
  *
- * Unused tables are evicted, the one that rested longest first.  When all are
- * in use whoever wants another waits for one to be put; nobody waits while he
- * holds one, so that ends.  A table that is being loaded is never evicted, so
- * there is one copy at a time, and callers who want one table share its load.
+ * Unused tables are evicted, the least recently used one first.  When all are
+ * in use whoever wants another waits for one to be put; no caller waits while
+ * it holds one, so the wait ends.  A table that is being loaded is never
+ * evicted, so there is one copy at a time, and callers who want one table share
+ * its load.
  *
  * Eviction never writes: whoever changes a table holds it until it is written.
  */

@@ -2,10 +2,10 @@
 /*
  * Changes in memory that wait for their commit group (format/alloc/group.h).
  *
- * Each generation has a map from the index of a guest cluster to what the format
- * says of it: a value of pointer size, a number or memory of its own.  The format
- * inserts; how generations come, are merged and go is the same for all of them.
- * A structure of zeroes is one where nothing is pending.
+ * Each generation has a map from the index of a guest cluster to what the
+ * format says of it: a value of pointer size, a number or memory of its own.
+ * The format inserts; how generations come, are merged and go is the same for
+ * all of them.  A structure of zeroes is one where nothing is pending.
  */
 #pragma once
 #include <glib.h>
@@ -30,9 +30,9 @@ struct pending {
  * for each value that goes. Valid until the next call for @p. */
 struct pending_gen *pending_of(struct pending *p, uint64_t gen,
                                GDestroyNotify free_value);
-/* Make one of all generations up to @gen: @older(key, value, map) brings an entry
- * of an older generation into the map of a newer one, and returns FALSE. The
- * result, or NULL when nothing is pending. */
+/* Make one of all generations up to @gen: @older(key, value, map) brings an
+ * entry of an older generation into the map of a newer one, and returns FALSE.
+ * The result, or NULL when nothing is pending. */
 struct pending_gen *pending_merge(struct pending *p, uint64_t gen,
                                   GTraverseFunc older);
 /* The generations up to @gen are in the file, or given up. */
@@ -53,10 +53,11 @@ struct pending_walk {
 };
 void pending_walk_init(struct pending_walk *w, const struct pending *p,
                        uint64_t idx);
-/* The first index from @idx on for which something is pending, or UINT64_MAX. */
+/* The first index from @idx on for which something is pending, or
+ * UINT64_MAX. */
 uint64_t pending_walk_to(struct pending_walk *w, uint64_t idx);
-/* What stands for @idx in map @i, which is older than map @i + 1; NULL: nothing.
- * After pending_walk_to(). */
+/* What stands for @idx in map @i, which is older than map @i + 1; NULL:
+ * nothing. After pending_walk_to(). */
 static inline gpointer pending_walk_value(const struct pending_walk *w,
                                           unsigned i, uint64_t idx)
 {

@@ -5,7 +5,8 @@
  * Another name is one header slot.  None at all ends the overlay: what nobody
  * wrote and the chain below does not hold either is made zero in the data file,
  * each cluster is seen to have its bit, durably (W5, S9), and COMPLETE is
- * written.  From that instant the data file is the disk; what is left are names.
+ * written.  From that instant the data file is the disk; what is left are
+ * names.
  *
  * The guest goes on writing meanwhile: with its bits all set, nothing it does
  * changes the maps.

@@ -2,10 +2,11 @@
 /*
  * Is the backing file still the one that this overlay was made over (S6, W7)?
  *
- * Its size is remembered, and when it was last changed: in seconds, for archives
- * keep no more, and only where it has no backing file of its own, for an overlay
- * is filled while others stand on it.  What is not known yet, or not any more,
- * is learnt by the next writable open.
+ * Its size is remembered, and when it was last changed: in seconds, because
+ * archives store no finer time.  The time is remembered only where the backing
+ * file has no backing file of its own, because an overlay is populated while
+ * other images are based on it.  What is not known, or is no longer valid, is
+ * recorded by the next writable open.
  */
 #include <inttypes.h>
 #include "base/err.h"

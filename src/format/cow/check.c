@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The check.  Maps cannot contradict one another: any bits are a legal state, so
- * what can be wrong is the header and the files' belonging together.
+ * The check.  Maps cannot contradict one another: any bits are a legal state,
+ * so what can be wrong is the header and the files' belonging together.
  *
  * A slot that is not valid is what a torn write leaves; the repair writes it
  * anew.  A data file that is another one by its inode is taken for ours by the

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Making an overlay: the data file first, durable under its first name, then the
- * sidecar without a header, then the header: a file that begins with the magic is
- * a whole image.  The caller flushes the header.
+ * Making an overlay: the data file first, durable under its first name, then
+ * the sidecar without a header, then the header: a file that begins with the
+ * magic is a whole image.  The caller flushes the header.
  */
 #include <inttypes.h>
 #include <string.h>

@@ -2,10 +2,10 @@
 /*
  * The data file and its names.
  *
- * The header, which may be anybody's work, gives a plain name; the file is looked
- * for in the folder of the sidecar and nowhere else, and must be there itself,
- * not behind a link.  While FILLING it is called NAME.partial, so that nobody
- * takes it for a disk (W6).
+ * The header, which anybody may have written, gives a plain name; the file is
+ * looked for in the folder of the sidecar and nowhere else, and must be there
+ * itself, not behind a link.  While FILLING it is called NAME.partial, so that
+ * nobody takes it for a disk (W6).
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -229,8 +229,8 @@ static CO_FN bool data_co_is_its(struct node *sidecar, const char *partial)
            st.st_ino == old.data_inode;
 }
 
-/* Whoever makes an overlay in the place of another does without that and its
- * data file. The sidecar goes first. */
+/* An overlay is about to be created in place of another one: the sidecar of
+ * that one is emptied, then its data file is removed. */
 static CO_FN int old_co_remove(struct node *sidecar, const char *partial,
                                GError **err)
 {

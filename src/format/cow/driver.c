@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of the cow driver: an overlay beside a data file, which ends as that
- * file alone; see wire/cow.h and doc/cow-format.rst.
+ * The table of the cow driver: an overlay beside a data file, which ends as
+ * that file alone; see wire/cow.h and doc/cow-format.rst.
  */
 #include "format/cow/overlay.h"
 #include "format/format.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Emptying an overlay, as commit does with what it has merged down: the bits go,
- * durably, and only then the data.  It is the only time that bits go; whichever
- * of them a crash leaves, the base holds the same by then.
+ * Emptying an overlay, as commit does after it has merged the overlay down: the
+ * bits are cleared durably, and only then is the data removed.  Bits are
+ * cleared at no other time.  If a crash leaves some of them set, the base
+ * already holds the same bytes.
  */
 #include <string.h>
 

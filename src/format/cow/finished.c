@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Overlays that are finished: there is no sidecar any more, and the disk has its
- * final name.
+ * Overlays that are finished: there is no sidecar any more, and the disk has
+ * its final name.
  *
  * DISK.cow is removed after DISK.partial was renamed to DISK, both durably.  So
- * where DISK.cow and DISK.partial are missing and DISK is there, the overlay was
- * finished.  DISK.partial without a sidecar is half a disk of which nobody knows
- * the good half, whatever else is there.
+ * where DISK.cow and DISK.partial are missing and DISK is there, the overlay
+ * was finished.  DISK.partial without a sidecar is an incomplete disk, and
+ * nothing says which parts of it are complete, whatever else is there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -65,8 +65,9 @@ int cow_co_successor(const char *path, char **ret_path, GError **err)
 }
 
 /* The format of the data file went with the sidecar.  It is raw, as good as
- * always; but where its bytes look like another that it could have been, a guest
- * may have written them, and a guess could open any file that they name. */
+ * always; but where its bytes look like another that it could have been, a
+ * guest may have written them, and a guess could open any file that they
+ * name. */
 static CO_FN int format_co_check(struct overlay *o, GError **err)
 {
     struct node *disk = cow_file(o);

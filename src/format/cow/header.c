@@ -86,9 +86,9 @@ static CO_FN int slot_co_write(struct overlay *o, const struct cow_header *h,
     return ret;
 }
 
-/* A write that fails may have taken place: then the same slot gets the old header
- * again, as the newer one. Should that fail too, either may count, with which the
- * maps are right as they are; the next write is newer than both. */
+/* A write that fails may have reached the file: then the same slot gets the old
+ * header again, as the newer one. Should that fail too, either may count, with
+ * which the maps are right as they are; the next write is newer than both. */
 int cow_co_header_write(struct overlay *o, const struct cow_header *h)
 {
     struct cow_header old = o->hdr;

@@ -2,10 +2,10 @@
 /*
  * Opening and closing.
  *
- * Nothing in the sidecar is believed before it is checked; memory stays below the
+ * Nothing in the sidecar is used before it is checked; memory stays below the
  * summary (1 MiB), the cache of blocks and what is pending, whatever the header
- * says.  A complete overlay that is opened for writing finishes what a crash cut
- * short: the data file gets its name, the sidecar goes.
+ * says.  A complete overlay that is opened for writing finishes what a crash
+ * cut short: the data file gets its name, the sidecar goes.
  */
 #include <string.h>
 #include "base/barrier.h"

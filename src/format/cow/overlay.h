@@ -2,11 +2,12 @@
 /*
  * The external copy-on-write overlay, private to format/cow/.
  *
- * The node's "file" is the sidecar (wire/cow.h), its "data-file" holds the bytes
- * of the disk, each at its own place.  When it was finished before it was opened
- * there is no sidecar: "file" is the disk then, and there is no "data-file".  A bit in the sidecar says whether a
- * cluster's bytes are those of the data file or of the backing file.  Where a
- * bit is, newest answer first:
+ * The node's "file" is the sidecar (wire/cow.h), its "data-file" holds the
+ * bytes of the disk, each at the offset that it has in the disk.  When it was
+ * finished before it was opened there is no sidecar: "file" is the disk then,
+ * and there is no "data-file".  A bit in the sidecar says whether a cluster's
+ * bytes are those of the data file or of the backing file.  Where a bit is,
+ * newest answer first:
  *   pending    runs of clusters in memory, by generation of their commit group:
  *              the data is in the data file, the bit is not in the sidecar
  *   summary    a whole group of clusters has its bits, or none of it
@@ -70,7 +71,7 @@ struct overlay {
     struct metadata_cache blocks; /* by group */
 
     struct pending pending; /* first -> end of a run of clusters; none
-                                     * touches another one of its generation */
+                             * touches another one of its generation */
     GArray *items;          /* publish.c: the pass under way */
     unsigned quiesced;
 };
@@ -134,7 +135,7 @@ GArray *cow_items_new(void);
 /* --- header.c --- */
 
 CO_FN int cow_co_header_read(struct overlay *o, GError **err);
-/* The same of a file that is not open as an overlay; no words. */
+/* The same of a file that is not open as an overlay; no error text. */
 CO_FN int cow_co_slots_read(struct node *file, struct cow_header *ret_h);
 /* @h, with the next generation, into the slot that is not in use, durably;
  * o->hdr follows. On failure the old header stands. */
@@ -142,13 +143,14 @@ CO_FN int cow_co_header_write(struct overlay *o, const struct cow_header *h);
 
 /* --- data.c: the data file --- */
 
-/* Open and attach it: as option "data-file" says, else what the header names. */
+/* Open and attach it: as option "data-file" says, else what the header
+ * names. */
 CO_FN int cow_co_data_open(struct overlay *o, struct opts *opts, GError **err);
 /* Is it the one that the header means (W7)? */
 CO_FN int cow_co_data_check(struct overlay *o, GError **err);
-/* Make it, zeroes, durable. *@ret_path is owned. The file must not be there; but
- * when @sidecar holds an overlay that is being filled and it is that one's, both
- * are given up. */
+/* Make it, zeroes, durable. *@ret_path is owned. The file must not be there;
+ * but when @sidecar holds an overlay that is being populated, and the file
+ * belongs to that overlay, both are replaced. */
 CO_FN int cow_co_data_create(struct node *sidecar, const struct cow_header *h,
                              uint64_t *ret_inode, char **ret_path,
                              GError **err);

@@ -3,9 +3,9 @@
  * Bits on their way to the sidecar: the commit group's steps.
  *
  * The data file is flushed first; then come the blocks of the map, each as a
- * whole, for a bit that is lost shows the backing file and one that is there has
- * its data (W2).  A group whose clusters all have their bits is marked in the
- * summary, and its block need not be written.
+ * whole, for a bit that is lost shows the backing file and one that is there
+ * has its data (W2).  A group whose clusters all have their bits is marked in
+ * the summary, and its block need not be written.
  *
  * The block of a group that the summary does not know may hold bits of a pass
  * that a crash cut short.  They must not come back: it begins as zeroes, and is

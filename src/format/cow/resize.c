@@ -3,10 +3,10 @@
  * Growing the disk: the data file first, then one header slot.
  *
  * The new part reads as zeroes although a backing file may be longer than the
- * disk was: its clusters get their bits, durably, before the header grows.  Bits
- * behind the end of the disk are those of a growth that was cut short; the data
- * file has nothing there.  A last cluster that a longer backing file would show
- * was allocated by the dispatcher.
+ * disk was: its clusters get their bits, durably, before the header grows.
+ * Bits behind the end of the disk are those of a growth that was cut short; the
+ * data file has nothing there.  A last cluster that a longer backing file would
+ * show was allocated by the dispatcher.
  */
 #include <inttypes.h>
 #include "base/barrier.h"

@@ -3,9 +3,9 @@
  * Writes and flushes.  (The map in status.c says where to read, and where a
  * write may go in place.)
  *
- * Every byte of the disk has its place in the data file, so a write goes there
- * whether the cluster is here or not.  Where it is not, the write covers it whole
- * and its bit waits for the commit group.
+ * Every byte of the disk has the same offset in the data file, so a write goes
+ * there whether the cluster is allocated or absent.  Where the cluster is
+ * absent, the write covers all of it and its bit waits for the commit group.
  */
 #include "base/barrier.h"
 #include "base/math.h"

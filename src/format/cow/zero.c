@@ -12,8 +12,8 @@
 /* A run's share of a group: a million of them close it. */
 #define RUN_COST 64
 
-/* Clusters that are not here: zeroes in the data file, which may hold bytes that
- * never got their bits, and then the bits. */
+/* Clusters that are not here: zeroes in the data file, which may hold bytes
+ * that never got their bits, and then the bits. */
 static CO_FN int run_co_zero(struct overlay *o, uint64_t off, uint64_t len,
                              unsigned flags)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * LUKS version 1: header, key slots, sectors.  Pure: the caller does the I/O,
- * and calls what is marked slow on a thread of the pool (format/alloc/cpu-pool.h).
+ * and calls what is marked slow on a thread of the pool
+ * (format/alloc/cpu-pool.h).
  *
  *   header (592 bytes)   cipher, hash, a digest of the master key, 8 slots
  *   slot material        the master key, blown up to 4000 stripes of which all
@@ -76,7 +77,7 @@ void luks_header_encode(const struct luks_header *h,
 /* Where the material of slot @i is, from the start of the header; bytes. */
 void luks_slot_range(const struct luks_header *h, unsigned i, uint64_t *ret_off,
                      uint32_t *ret_len);
-/* The members "ivgen-alg" ... "slots" as the peer's tools show them. */
+/* The members "ivgen-alg" ... "slots" as the tools of QEMU show them. */
 json_t *luks_header_info(const struct luks_header *h);
 /* 0, -ENOTSUP. */
 int luks_cipher_parse(const struct luks_header *h, struct luks_cipher *ret_c,

@@ -51,8 +51,9 @@ static bool fits(const struct qcow2_image *img, const struct reference *r,
                             now->backing_len));
 }
 
-/* A place for the name: behind sector 0, clear of what is in use now; else in
- * sector 0 behind the extensions, where it is written with them. 0 = none. */
+/* Where to write the name: behind sector 0, clear of what is in use now; else
+ * in sector 0 behind the extensions, where it is written with them. 0 =
+ * none. */
 static uint64_t qcow2_find_place(const struct qcow2_image *img,
                                  const struct reference *r)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The facts of ImageInfo that are qcow2's own, in the peer's order. */
+/* The facts of ImageInfo that are qcow2's own, in the order of QEMU. */
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/data/data.h"

@@ -2,8 +2,8 @@
 /*
  * Opening, closing, going between read-only and writable.
  *
- * Nothing in the file is believed before it is checked; what the header says
- * cannot make us hold more than the L1 and refcount tables at their limits.  A
+ * Nothing in the file is used before it is checked; what the header says cannot
+ * make us hold more than the L1 and refcount tables at their limits.  A
  * read-only open never writes, whatever state the image is in.
  */
 #include <inttypes.h>
@@ -42,8 +42,9 @@ static void qcow2_image_release(struct qcow2_image *img)
 
 /* --- options --- */
 
-/* Sizes of caches are taken as a peer takes them; one of ours is meant by the
- * sum too, as refcount blocks are cached apart. */
+/* Cache sizes have the options of QEMU. "cache-size" and "l2-cache-size" both
+ * set the size of the cache of L2 tables, as refcount blocks are cached
+ * apart. */
 static int take_cache_options(const struct node *n, struct opts *o,
                               struct qcow2_options *ret, GError **err)
 {

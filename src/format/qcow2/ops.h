@@ -25,7 +25,8 @@ CO_FN int qcow2_co_end_writes(struct qcow2_image *img);
 
 /* --- state.c: what a writable image keeps in memory --- */
 
-/* Refcounts, free space and what goes with them; after a failure nothing is kept. */
+/* Refcounts, free space and what goes with them; after a failure nothing is
+ * kept. */
 CO_FN int qcow2_co_state_open(struct qcow2_image *img, unsigned flags,
                               GError **err);
 void qcow2_state_close(struct qcow2_image *img);

@@ -15,9 +15,9 @@
  *   - Refcounts of all that a generation points to are durable before its
  *     pointers are written; they go down only after the pointers are durably
  *     gone (M4).  So a crash leaks space at most.
- *   - A cluster is handed out again only when the removal of its last pointer is
- *     durable, its discard has ended, and so has every access to its data that
- *     began before (M3).
+ *   - A cluster is handed out again only when the removal of its last pointer
+ *     is durable, its discard has ended, and so has every access to its data
+ *     that began before (M3).
  *   - L2 tables and l1[] change in publish.c (one pass at a time), and in
  *     check.c, resize.c and snapshot.c with passes held off; nowhere else.
  *   - Only sector 0 of the header changes, by one aligned write, with the group
@@ -64,7 +64,7 @@ struct qcow2_image {
     struct qcow2_shape shape;
     unsigned cluster_bits;
     unsigned sub_bits;   /* log2 of a subcluster; = cluster_bits
-                                    * without extended entries */
+                          * without extended entries */
     unsigned l2_bits;    /* log2 of the descriptors of an L2 table */
     unsigned slice_bits; /* ... of a slice of one */
     struct qcow2_options opts;
@@ -88,8 +88,8 @@ struct qcow2_image {
     } l1_tables;                  /* map/sparse-tables.c */
     size_t l1_bytes;              /* allocated, whole sectors */
     GHashTable *fresh;            /* l1 index -> offset of an L2 table (new, or
-                                    * copied for shared ones) that l1[] does not
-                                    * name yet; publish.c */
+                                   * copied for shared ones) that l1[] does not
+                                   * name yet; publish.c */
     struct metadata_cache slices; /* slice.c */
 
     struct pending pending; /* cluster index -> struct qcow2_delta */
@@ -106,7 +106,7 @@ struct qcow2_image {
     struct qcow2_codec *codec;         /* compress.c */
 
     uint64_t leaked; /* clusters that could not be freed and that
-                                    * nobody was told of */
+                      * nobody was told of */
     int leak_error;  /* why, of the last; -errno */
     struct co_latch background;
     unsigned quiesced;

@@ -4,9 +4,9 @@
  *
  * Growing: what lies behind the disk is given up; a larger L1 table if it takes
  * one (written whole, durable with its refcounts, then one write of the header
- * leads to it); then whatever the new part would show (bytes of the last cluster
- * past the old end, a backing file that is longer than the disk was) becomes
- * zero, durably; then the size.
+ * leads to it); then whatever the new part would show (bytes of the last
+ * cluster past the old end, a backing file that is longer than the disk was)
+ * becomes zero, durably; then the size.
  *
  * Shrinking: clusters past the new end are given up, durably; then the size.
  */
@@ -26,7 +26,8 @@
 
 /* --- the L1 table --- */
 
-/* Let the header lead to a table of @n entries at @host; the group is locked. */
+/* Let the header lead to a table of @n entries at @host; the group is
+ * locked. */
 static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
                               uint32_t n)
 {
@@ -45,8 +46,8 @@ static CO_FN int l1_co_switch(struct qcow2_image *img, uint64_t host,
     return ret;
 }
 
-/* Write a table of @n entries, the old ones first, to a place of its own, and
- * use it. The group is locked. */
+/* Write a table of @n entries, the old ones first, to new clusters, and use it.
+ * The group is locked. */
 static CO_FN int l1_co_move(struct qcow2_image *img, uint32_t n)
 {
     size_t bytes = round_up((uint64_t)n * 8, QCOW2_SECTOR);
@@ -144,8 +145,8 @@ static CO_FN int data_co_clear(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
-/* Behind the disk the state of a machine may lie, as a snapshot left it: nothing
- * of it becomes part of the disk. */
+/* Behind the disk the state of a machine may lie, as a snapshot left it:
+ * nothing of it becomes part of the disk. */
 static CO_FN int state_co_drop(struct qcow2_image *img, uint64_t old)
 {
     uint64_t n = qcow2_l1_entries(old, img->cluster_bits, img->shape.extended);
@@ -242,9 +243,9 @@ static CO_FN int qcow2_new_part_co_clear(struct node *n, uint64_t old,
 
 /* --- shrinking --- */
 
-/* What is cut off is given up before the size is written. Clusters of a raw data
- * file become zeroes but stay mapped, as others read it: their places are of no
- * use to anything else. */
+/* What is cut off is given up before the size is written. Clusters of a raw
+ * data file become zeroes but stay mapped: other programs read that file as the
+ * disk, and its space has no other use. */
 static CO_FN int cut_part_co_drop(struct qcow2_image *img, uint64_t size,
                                   uint64_t old)
 {

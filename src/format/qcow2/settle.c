@@ -2,10 +2,10 @@
 /*
  * Everything to the file: flush, settling, and the drain.
  *
- * Refcounts never lag behind the tables here, lazy_refcounts or not: they cost no
- * flush of their own in a commit group.  So the dirty bit is never needed while
- * the image is in use; it is set for a repair that rewrites refcounts, and found
- * in images that others left.
+ * Refcounts never lag behind the tables here, lazy_refcounts or not: they cost
+ * no flush of their own in a commit group.  So the dirty bit is never needed
+ * while the image is in use; it is set for a repair that rewrites refcounts,
+ * and found in images that others left.
  */
 #include <errno.h>
 #include "base/barrier.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a writable image keeps in memory beside its tables: made, and given up. */
+/* What a writable image keeps in memory beside its tables: made, and given
+ * up. */
 #include "format/qcow2/data/data.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"

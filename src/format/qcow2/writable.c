@@ -2,9 +2,9 @@
 /*
  * A loaded image becomes writable, and ends to be.
  *
- * Before the first write an image that was not closed properly gets its refcounts
- * rebuilt.  At the end all is published, what that set free is counted, and the
- * file is flushed.
+ * Before the first write an image that was not closed properly gets its
+ * refcounts rebuilt.  At the end all is published, what that set free is
+ * counted, and the file is flushed.
  */
 #include <errno.h>
 #include "base/err.h"

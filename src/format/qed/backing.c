@@ -3,8 +3,8 @@
  * Changing the backing reference: the header always holds the old or the new
  * one, whole.
  *
- * The new name is written where the current one is not, and made durable;
- * then one write of the first sector flips offset, size and feature bits.  Names
+ * The new name is written where the current one is not, and made durable; then
+ * one write of the first sector flips offset, size and feature bits.  Names
  * stand outside that sector.  Passes of the commit group are held off for the
  * flip, so no publish straddles the change of its rules (M5 with a backing
  * file, M6 without).
@@ -19,7 +19,7 @@
 
 #define SLOT 1024
 
-/* A place for @len bytes clear of the current name; 0 = none. */
+/* An offset for @len bytes that does not touch the current name; 0 = none. */
 static uint64_t find_slot(const struct qed_image *img, uint64_t len)
 {
     uint64_t cur = img->hdr.backing_name_offset;

@@ -7,11 +7,12 @@
  * table is are the second reference to it.
  *
  * A repair never changes what a guest can read.  Data that are referred to
- * twice can be read at both places: the second one gets a copy at the end of the
- * file.  What cannot be read becomes zeroes, never the content of the backing
- * file, which is older than what was lost.  An L1 entry cannot say "zeroes":
- * over a backing file it gets a table of them.  What a repair appends has a
- * limit, or few bytes could fill a disk; what is left then stays as it is.
+ * twice can be read at both guest offsets: the second one gets a copy at the
+ * end of the file.  What cannot be read becomes zeroes, never the content of
+ * the backing file, which is older than what was lost.  An L1 entry cannot say
+ * "zeroes": over a backing file it gets a table of them.  What a repair appends
+ * has a limit, because a small hostile image could fill the file system
+ * otherwise; what is beyond the limit stays as it is.
  *
  * First everything is looked at and copied, then the copies are made durable,
  * and only then entries change: a table may be read as data by another entry.
@@ -441,7 +442,7 @@ static CO_FN int l1_co_repair(struct check *c)
 }
 
 /* What was appended is part of the file. When no entry is bad any more, nothing
- * leads to places behind its end. */
+ * refers to clusters behind its end. */
 static void appended_take(struct check *c)
 {
     struct qed_image *img = c->img;
@@ -499,7 +500,7 @@ static CO_FN int references_co_check(struct check *c)
 
 /* --- leaks and the mark --- */
 
-/* Leaks are known only when every table could be read and believed. */
+/* Leaks are known only when every table could be read and was valid. */
 static bool all_is_known(const struct check *c)
 {
     return c->res->corruptions == 0 && c->res->check_errors == 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Making an image: an empty L1 table and the name first, durable, and then the
- * header: a file that begins with the magic is a whole image.  The caller flushes
- * the header.
+ * header: a file that begins with the magic is a whole image.  The caller
+ * flushes the header.
  */
 #include <inttypes.h>
 #include <string.h>

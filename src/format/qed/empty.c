@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Emptying an image, as commit does with what it has merged down: the L1 table
- * is cleared, durably, and only then is the file cut off behind it.
+ * Emptying an image, as commit does after it has merged the image down: the L1
+ * table is cleared, durably, and only then is the file cut off behind it.
  *
  * A torn write of the table leaves some clusters mapped, others not; both read
  * the same once the base holds what was here.

@@ -21,7 +21,7 @@ uint64_t qed_l2_offset(const struct qed_image *img, uint32_t l1_idx)
 }
 
 /* The L1 entry, but @l1_idx, whose table overlaps the one at @off; UINT32_MAX:
- * none. Few bytes could claim tables without end otherwise. */
+ * none. Otherwise a small hostile image could have any number of tables. */
 static uint32_t l1_find_overlap(const struct qed_image *img, uint32_t l1_idx,
                                 uint64_t off)
 {

@@ -47,8 +47,8 @@ struct pending_gen *qed_pending_merge(struct qed_image *img, uint64_t gen)
 
 /* --- lookup --- */
 
-/* True with *@ret_entry when a pointer for @idx is pending; else *@ret_next is the
- * next index that has one, or UINT64_MAX. */
+/* True with *@ret_entry when a pointer for @idx is pending; else *@ret_next is
+ * the next index that has one, or UINT64_MAX. */
 static bool qed_pending_find(struct pending_walk *w, uint64_t idx,
                              uint64_t *ret_entry, uint64_t *ret_next)
 {
@@ -189,8 +189,8 @@ static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
 }
 
 /* In a read-only image a table that lies in a hole of the file says "absent"
- * for all it spans, and need not be read: a sparse file may claim any number.
- * (Asking a server would cost a round trip.) */
+ * for all it spans, and need not be read: a sparse file may have any number of
+ * tables. (Asking a server would cost a round trip.) */
 static CO_FN bool qed_map_table_co_is_hole(struct qed_image *img, uint64_t idx)
 {
     const struct node *storage = node_storage(img->node);

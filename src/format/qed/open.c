@@ -2,7 +2,7 @@
 /*
  * Opening and closing.
  *
- * Nothing in the file is believed before it is checked; memory stays below two
+ * Nothing in the file is used before it is checked; memory stays below two
  * tables of 16 MiB and the L2 cache, whatever the header says.  A writable open
  * leaves an image whose allocation end lies past everything that any table
  * refers to, as far as that can be told without a full scan; a dirty image, or

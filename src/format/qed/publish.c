@@ -13,7 +13,7 @@
  *   - Space of a new table was never written before, so its sectors without
  *     pointers need no write: they read as zeroes.
  *   - Called again after a failure for want of space all steps are repeated;
- *     `fresh` remembers which tables already have their place.
+ *     `fresh` remembers which tables already have clusters.
  */
 #include <inttypes.h>
 #include "base/barrier.h"

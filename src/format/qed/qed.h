@@ -176,8 +176,8 @@ CO_FN int qed_co_reopen(struct node *n, struct opts *o, unsigned flags,
 /* Write @h into sector 0; img->hdr follows on success. Not flushed. After a
  * failure the old header is written again and flushed, as the new one may be in
  * the file. Where that fails too nobody knows which one is, and nothing is
- * published before qed_co_header_settle() has put it right: with the group locked
- * or by its pass. */
+ * published before qed_co_header_settle() has put it right: with the group
+ * locked or by its pass. */
 CO_FN int qed_co_header_settle(struct qed_image *img);
 CO_FN int qed_co_write_header(struct qed_image *img,
                               const struct qed_header *h);

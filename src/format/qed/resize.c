@@ -3,10 +3,10 @@
  * Growing the disk: one header field.
  *
  * The new part reads as zeroes, whatever lies behind it: bytes of the last
- * cluster past the old end, and a backing file that is longer than the disk was.
- * Whole clusters are settled, durably, before the header grows.  A last cluster
- * that a longer backing file would show was allocated by the dispatcher, which
- * alone can hold its range against the guest.
+ * cluster past the old end, and a backing file that is longer than the disk
+ * was.  Whole clusters are settled, durably, before the header grows.  A last
+ * cluster that a longer backing file would show was allocated by the
+ * dispatcher, which alone can hold its range against the guest.
  */
 #include <inttypes.h>
 #include "base/barrier.h"

@@ -4,8 +4,8 @@
  * write may go in place.)
  *
  * Clusters are reserved at the end of the file, the data is written there at
- * once, and the pointer waits in memory for its commit group.  Any number run in
- * parallel; the dispatcher keeps two allocating writes off one cluster.
+ * once, and the pointer waits in memory for its commit group.  Any number run
+ * in parallel; the dispatcher keeps two allocating writes off one cluster.
  */
 #include <string.h>
 #include "base/math.h"

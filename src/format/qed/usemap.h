@@ -2,8 +2,8 @@
 /*
  * Which clusters of a file are referred to, for the check.
  *
- * A file may be sparse and claim any size, so the map is made of small pieces
- * that exist only where something was marked, and has a limit in bytes.
+ * A file may be sparse and of any size, so the map is made of small pieces that
+ * exist only where something was marked, and has a limit in bytes.
  */
 #pragma once
 #include <stdbool.h>

@@ -2,9 +2,9 @@
 /*
  * Zeroes and discards, whole clusters.
  *
- * A cluster without a place gets a zero marker, never a hole that would show
- * the backing file (G8).  One with a place keeps it and its bytes are punched
- * out of the file: nothing leaks, and no pointer needs to change.
+ * A cluster without a host cluster gets a zero marker, never a hole that would
+ * show the backing file (G8).  One with a host cluster keeps it, and its bytes
+ * become a hole in the file: nothing leaks, and no pointer needs to change.
  */
 #include "base/math.h"
 #include "format/qed/qed.h"

@@ -8,8 +8,8 @@
  *   held      bits != NULL: what memory holds counts, and the file says
  *             durably that its own is in use, that is, not true; while it could
  *             not be told, nothing that the bitmap records is written
- *   broken    bits == NULL, in use: whoever held it did not store it; it can only
- *             be removed
+ *   broken    bits == NULL, in use: whoever held it did not store it; it can
+ *             only be removed
  *
  * One that records (QCOW2_BITMAP_AUTO) is held before the first change of what
  * the guest sees, all are when the disk changes as a whole, and all are stored
@@ -91,16 +91,16 @@ struct qcow2_bitmap *qcow2_bitmap_find(const struct qcow2_image *img,
 bool qcow2_bitmap_is_broken(const struct qcow2_bitmap *b);
 /* The bitmaps of @list, to look them up; owned by the caller. */
 GHashTable *qcow2_bitmaps_set(const GPtrArray *list);
-/* @list, which owns nothing so far, becomes the list; bitmaps that are not in it
- * are freed. */
+/* @list, which owns nothing so far, becomes the list; bitmaps that are not in
+ * it are freed. */
 void qcow2_bitmaps_replace(struct qcow2_bitmaps *bs, GPtrArray *list);
 /* Where the directory is; 0, 0: nowhere. */
 struct qcow2_bitmap_dir {
     uint64_t offset, bytes;
 };
 /* Read the directory as far as it makes sense: bitmaps that are known are added
- * to @list, and @tell is called for each flaw, all of which are grave. 0, or the
- * file could not be read. */
+ * to @list, and @tell is called for each flaw, all of which are grave. 0, or
+ * the file could not be read. */
 CO_FN int qcow2_co_bitmaps_read(struct qcow2_image *img, GPtrArray *list,
                                 struct qcow2_bitmap_dir *ret,
                                 qcow2_flaw_fn *tell, void *arg);
@@ -132,13 +132,13 @@ CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
 
 /* --- store.c --- */
 
-/* Let @exts say that there are @n bitmaps, whose directory is at @host; none for
- * 0. */
+/* Let @exts say that there are @n bitmaps, whose directory is at @host; none
+ * for 0. */
 void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host,
                            uint64_t bytes);
 
 /* Store what is held, and let @list be the bitmaps from now on: some of those
  * there are and new ones, which are held. Everything is durable. On failure
- * nothing has changed; -ENOSPC also where the header has no room. The image is drained, its group locked, all is
- * published. Takes a reference to @list. */
+ * nothing has changed; -ENOSPC also where the header has no room. The image is
+ * drained, its group locked, all is published. Takes a reference to @list. */
 CO_FN int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Bitmaps to the file: new clusters of bits, new tables, a new directory, then
- * one write of the header, sector 0, whose extension leads to it.  A crash shows
- * the old directory, in which what was held is in use, or the new one.
+ * one write of the header, sector 0, whose extension leads to it.  A crash
+ * shows the old directory, in which what was held is in use, or the new one.
  */
 #include <errno.h>
 #include <string.h>
@@ -74,7 +74,7 @@ static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
     return ret;
 }
 
-/* What @b has in the file goes with the switch. */
+/* The transaction frees what @b has in the file. */
 static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
                                 const struct qcow2_bitmap *b)
 {
@@ -99,7 +99,7 @@ static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
     return 0;
 }
 
-/* All that is new, to places that nothing leads to. */
+/* All that is new is written to clusters that nothing refers to yet. */
 static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
                                                   const GPtrArray *list,
                                                   struct stored *all)

@@ -13,8 +13,8 @@
  * leads to by one write.  What was repaired is durable before the dirty and
  * corrupt bits go.
  *
- * A hostile image costs bounded memory (counts.c) and bounded reads (a budget of
- * table bytes).  Passes of the commit group are held off meanwhile.
+ * A hostile image costs bounded memory (counts.c) and bounded reads (a budget
+ * of table bytes).  Passes of the commit group are held off meanwhile.
  */
 #include "format/qcow2/check/check.h"
 #include <errno.h>
@@ -187,9 +187,9 @@ static int refcounts_note(struct qcow2_check *c)
     return ret;
 }
 
-/* Before entries are repaired: a table that lies on guest data, or on refcounts,
- * may not be written to, and which ones do shows in the end. *@ret_sound: there
- * is nothing to be repaired, and all was counted. */
+/* Before entries are repaired: a table that lies on guest data, or on
+ * refcounts, may not be written to, and which ones do shows in the end.
+ * *@ret_sound: there is nothing to be repaired, and all was counted. */
 static CO_FN int references_co_look(struct qcow2_check *c, bool *ret_sound)
 {
     struct check_result was = *c->res;
@@ -246,7 +246,7 @@ static CO_FN int check_co_steps(struct qcow2_check *c)
         ret = references_co_count(c);
     }
     if (ret == 0 && (c->res->check_errors || c->unknown)) {
-        /* What a table leads to would look free, and be given away. */
+        /* What a table refers to would look free, and be allocated again. */
         qcow2_check_report(c, "Refcounts are not looked at: not all that "
                               "refers to clusters could be read");
         qcow2_check_lists_give_up(c);

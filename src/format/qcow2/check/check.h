@@ -27,7 +27,7 @@ struct qcow2_check {
     bool changed;                /* something was repaired */
     bool hold;                   /* what is found now is not to be repaired */
     struct qcow2_counts *others; /* NULL, or clusters that hold data or
-                                   * refcounts: what a first look found */
+                                  * refcounts: what a first look found */
     bool looking;                /* this is that first look */
     uint64_t zeroes;             /* check/entry.c: a cluster of zeroes, or 0 */
 
@@ -58,8 +58,8 @@ CO_FN int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
 /* One more line of the report. */
 void PRINTF_LIKE(2, 3)
     qcow2_check_report(struct qcow2_check *c, const char *fmt, ...);
-/* Something is wrong that CHECK_FIX_ERRORS repairs: count it. True when it is to
- * be repaired. */
+/* Something is wrong that CHECK_FIX_ERRORS repairs: count it. True when it is
+ * to be repaired. */
 bool PRINTF_LIKE(2, 3)
     qcow2_check_bad(struct qcow2_check *c, const char *fmt, ...);
 /* @bytes of @what are about to be read. -EFBIG, reported: they are too many. */
@@ -88,8 +88,7 @@ bool qcow2_check_has_place(const struct qcow2_image *img, struct qcow2_desc d,
                            uint64_t guest);
 /* Can a repair say that a cluster is zero? */
 bool qcow2_check_can_replace(const struct qcow2_image *img);
-/* What takes the place of @d, which cannot stay. @lost: its data are not in the
- * file. */
+/* What replaces @d, which cannot stay. @lost: its data are not in the file. */
 CO_FN int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
                                  uint64_t guest, bool lost,
                                  struct qcow2_desc *ret);
@@ -102,13 +101,13 @@ CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
 
 /* --- lists.c: snapshots, bitmaps, header extensions --- */
 
-/* Count the lists and what bitmaps refer to; what of them is damaged is left out
- * of new ones. */
+/* Count the lists and what bitmaps refer to; what of them is damaged is left
+ * out of new ones. */
 CO_FN int qcow2_co_check_lists(struct qcow2_check *c);
 /* The L1 table of @s, one of img->snapshots, lies where something else is. */
 void qcow2_check_drop_snapshot(struct qcow2_check *c, struct qcow2_snapshot *s);
-/* Write new lists, if there are any, to places that nothing leads to yet. / All
- * is durable: let the header lead to them. */
+/* Write new lists, if there are any, to clusters that nothing refers to yet. /
+ * All is durable: let the header lead to them. */
 CO_FN int qcow2_co_check_lists_store(struct qcow2_check *c);
 CO_FN int qcow2_co_check_lists_switch(struct qcow2_check *c);
 /* What was found is not repaired after all. */

@@ -3,8 +3,8 @@
  * How often the tables of an image refer to each cluster of its file, for the
  * check.
  *
- * A file may be sparse and its tables may say anything, so the counts are kept in
- * small pieces that exist only where something was counted, with a limit in
+ * A file may be sparse and its tables may say anything, so the counts are kept
+ * in small pieces that exist only where something was counted, with a limit in
  * bytes for all of them.
  */
 #pragma once

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The check of one L2 entry: what is wrong with it, and what takes its place.
+ * The check of one L2 entry: what is wrong with it, and what replaces it.
  *
  * A repair never changes what a guest can read.  Of an extended entry those
  * subclusters stay what they are whose meaning is clear.  What cannot be read
  * becomes zeroes, never the content of the backing file, which is older than
- * what was lost.  Version 2 has no zero clusters: one cluster of zeroes, which
- * all such entries share, does for it.
+ * what was lost.  Version 2 has no zero clusters: there all such entries share
+ * one cluster of zeroes.
  */
 #include <errno.h>
 #include <string.h>
@@ -66,7 +66,7 @@ bool qcow2_check_has_place(const struct qcow2_image *img, struct qcow2_desc d,
                                               !is_misplaced(img, d, guest);
 }
 
-/* --- what takes its place --- */
+/* --- what replaces it --- */
 
 /* Version 2: a cluster of zeroes for one more entry. */
 static CO_FN int zeroes_co_place(struct qcow2_check *c, uint64_t *ret_host)
@@ -155,7 +155,8 @@ int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
 
 /* --- compressed --- */
 
-/* A stream that claims more than the file has may end before that. */
+/* A stream whose recorded length passes the end of the file may end before
+ * that. */
 CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
                                   uint64_t guest, struct qcow2_desc *ret)
 {

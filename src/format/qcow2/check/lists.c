@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The check of what the header leads to beside the disk: the snapshot table, the
- * bitmap directory, the list of extensions.
+ * The check of what the header leads to beside the disk: the snapshot table,
+ * the bitmap directory, the list of extensions.
  *
- * What makes no sense of them is left out of new ones.  Those are written behind
- * all that is there and counted; once all is durable one write of the header
- * leads to them.  So a crash shows the old list, damaged as it was, or the new
- * one with its refcounts.
+ * What makes no sense of them is left out of new ones.  Those are written
+ * behind all that is there and counted; once all is durable one write of the
+ * header leads to them.  So a crash shows the old list, damaged as it was, or
+ * the new one with its refcounts.
  *
- * As long as a list is damaged nobody knows all that refers to clusters: without
- * its repair refcounts are not looked at.
+ * As long as a list is damaged nobody knows all that refers to clusters:
+ * without its repair refcounts are not looked at.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,8 +20,8 @@
 #include "format/qcow2/meta/meta.h"
 #include "loop/io.h"
 
-/* The clusters of a list; what passes the end of the file is damage of it that
- * was told. */
+/* The clusters of a list; a list that passes the end of the file is damaged,
+ * which was reported already. */
 static int count_list(struct qcow2_check *c, uint64_t host, uint64_t len)
 {
     int ret = qcow2_check_count(c, host, len);

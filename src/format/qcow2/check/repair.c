@@ -4,8 +4,8 @@
  * written anew.
  *
  * A new structure lies behind everything that is referred to, and is durable
- * before one write of the header leads to it; the old one is free space then.  So
- * a crash leaves the old or the new one.
+ * before one write of the header leads to it; the old one is free space then.
+ * So a crash leaves the old or the new one.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -126,8 +126,8 @@ static int desc_count(struct qcow2_check *c, struct qcow2_table_at *t,
     return img->shape.data_file ? 0 : qcow2_check_count_data(c, host, len);
 }
 
-/* A stream that claims more than there is in the file: what it holds may be
- * there all the same. -ERANGE: it is not. */
+/* A stream whose recorded length passes the end of the file: all of its data
+ * may be in the file nevertheless. -ERANGE: it is not. */
 static CO_FN int desc_co_shorten(struct qcow2_check *c,
                                  struct qcow2_table_at *t, uint32_t i,
                                  uint64_t guest, struct qcow2_desc d)
@@ -314,9 +314,9 @@ static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
     return 0;
 }
 
-/* A table of its own for entry @i, which leads to that of an earlier one: what
- * was read at both places stays so.  *@ret_host: where it is, or 0 where there is
- * nothing in it. */
+/* A table of its own for entry @i, a duplicate L1 entry: the guest reads the
+ * same at both offsets afterwards.  *@ret_host: where it is, or 0 where there
+ * is nothing in it. */
 static CO_FN int l1_entry_co_separate(struct qcow2_check *c, uint64_t *l1,
                                       uint32_t i, bool active,
                                       uint64_t *ret_host)
@@ -327,7 +327,8 @@ static CO_FN int l1_entry_co_separate(struct qcow2_check *c, uint64_t *l1,
 
     *ret_host = 0;
     if (!qcow2_co_check_table_is_hole(c, host)) {
-        /* Few bytes could fill the disk. */
+        /* Without this limit a small hostile image could fill the file
+         * system. */
         ret = qcow2_check_spend(c, "tables", ROOT_WEIGHT * cluster);
         if (ret == 0) {
             ret = qcow2_co_check_table_read(c, host);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Making an image: what a user may ask for, in the words that a peer has for
- * it.  new.c writes it.
+ * Making an image: what a user may ask for, with the option names of QEMU.
+ * new.c writes it.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -277,7 +277,7 @@ int qcow2_co_create(struct node *file, struct opts *o, GError **err)
     if (ret == 0) {
         ret = validate_size(&c, err);
     }
-    /* Before anything is written for nothing. */
+    /* Before anything is written, as this may fail. */
     if (ret == 0) {
         ret = opts_finish(o, err);
     }

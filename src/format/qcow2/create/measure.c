@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What an image will take: the tables of one whose every cluster is allocated.
- * Peers compare such figures byte for byte, so they are those of a plain image
- * laid out without gaps: header, L1 and L2 tables in whole clusters, refcount
- * blocks and table that count themselves too.
+ * Users compare these figures with those of qemu-img byte for byte, so they are
+ * those of a plain image laid out without gaps: header, L1 and L2 tables in
+ * whole clusters, refcount blocks and table that count themselves too.
  */
 #include "base/err.h"
 #include "base/math.h"

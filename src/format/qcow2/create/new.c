@@ -128,8 +128,9 @@ static void fill_offsets(const struct layout *l, uint64_t at, uint64_t n,
     }
 }
 
-/* Would the places of clusters show anything but zeroes? What storage held
- * before does, and so does a hole through a cipher. */
+/* Could host clusters read as other bytes than zeroes before they are written?
+ * They can where storage held something before, and where a hole is
+ * decrypted. */
 static bool places_are_foreign(const struct layout *l)
 {
     const struct qcow2_create *c = l->c;
@@ -139,7 +140,7 @@ static bool places_are_foreign(const struct layout *l)
             c->preallocation == QCOW2_PREALLOC_METADATA);
 }
 
-/* Clusters with a place that are not looked at before they are written. */
+/* Can an entry say that its host cluster reads as zeroes whatever it holds? */
 static bool has_zero_flag(const struct layout *l)
 {
     return l->shape.version > 2 && !l->shape.extended;

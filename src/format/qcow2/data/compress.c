@@ -2,10 +2,10 @@
 /*
  * Compressed clusters: writing.
  *
- * Whole clusters are compressed off the loop, several at once; streams stand one
- * behind another in clusters that they share, each with a reference to every
- * cluster that it touches.  Nothing is ever written over a stream: a later write
- * to the guest cluster gives it a place of its own.
+ * Whole clusters are compressed off the loop, several at once; streams stand
+ * one behind another in clusters that they share, each with a reference to
+ * every cluster that it touches.  Nothing is ever written over a stream: a
+ * later write to the guest cluster gives it a host cluster of its own.
  */
 #include <errno.h>
 #include <string.h>
@@ -25,7 +25,7 @@ struct compress_write {
     struct iov iov;
 };
 
-/* Another stream stood at the same place, once. */
+/* An earlier stream at the same offset may still be cached. */
 static void cache_forget(struct qcow2_image *img, uint64_t entry)
 {
     struct metadata_cache *cache = &img->codec->clusters;

@@ -33,7 +33,7 @@ static CO_FN int data_co_copy_in(struct qcow2_image *img, uint64_t host,
     return node_co_copy_in(qcow2_data(img), host, src, src_off, len, 0);
 }
 
-/* Clusters that have no place. */
+/* Clusters that have no host cluster. */
 static CO_FN int absent_co_copy_in(struct qcow2_image *img, uint64_t off,
                                    struct node *src, uint64_t src_off,
                                    uint64_t len)
@@ -98,7 +98,8 @@ int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
         return -ENOTSUP;
     }
     ret = qcow2_co_pending_room(img);
-    if (ret == 0) { /* a populate changes nothing, but who knows that here */
+    if (ret == 0) { /* a populate changes nothing for the guest, but that is not
+                     * known here */
         ret = qcow2_co_bitmaps_mark(img, off, len);
     }
     if (ret < 0) {

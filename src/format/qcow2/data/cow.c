@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writing where others look, too: a cluster that a snapshot shares, or one that
- * is compressed.  The cluster moves to a new place as a whole; what the guest
- * does not write is copied.  Subclusters that are not allocated stay so: nothing
- * is copied from the backing file.
+ * Copy on write: a write to a cluster that a snapshot shares, or to one that is
+ * compressed.  The cluster moves to a new host cluster as a whole; what the
+ * guest does not write is copied.  Subclusters that are not allocated stay so:
+ * nothing is copied from the backing file.
  *
  * One move of a cluster at a time: whoever comes second finds it moved.
  */
@@ -49,7 +49,7 @@ static CO_FN int old_co_read(struct move *m)
     return ret;
 }
 
-/* The change that makes @host the cluster's place. */
+/* The change that makes @host the host cluster. */
 static struct qcow2_delta move_delta(const struct move *m, uint64_t host)
 {
     const struct qcow2_image *img = m->img;
@@ -118,7 +118,7 @@ static CO_FN int move_co_run(struct move *m)
     return ret;
 }
 
-/* Does the cluster have a place of its own by now? */
+/* Does the cluster have a host cluster of its own by now? */
 static bool is_moved(const struct qcow2_image *img, struct qcow2_desc d)
 {
     return qcow2_desc_has_host(&img->shape, d) && (d.entry & QCOW2_COPIED);

@@ -16,7 +16,7 @@ CO_FN int qcow2_co_data_write(struct qcow2_image *img, uint64_t host,
 
 CO_FN int qcow2_co_decode(struct node *n, uint64_t off, struct iov iov,
                           const struct mapping *m, unsigned flags);
-/* Guest bytes from their place, decrypted; @off is the guest offset. */
+/* Guest bytes from their host offset, decrypted; @off is the guest offset. */
 CO_FN int qcow2_co_read_data(struct qcow2_image *img, uint64_t off,
                              uint64_t host, struct iov iov, unsigned flags);
 /* Whatever a run is. */
@@ -31,7 +31,7 @@ CO_FN int qcow2_co_pwritev(struct node *n, uint64_t off, struct iov iov,
 CO_FN int qcow2_co_copy_in(struct node *n, uint64_t off, struct node *src,
                            uint64_t src_off, uint64_t len, unsigned flags);
 bool qcow2_can_copy_in(struct node *n, struct node *src);
-/* Guest bytes to their place, encrypted; @off is the guest offset. */
+/* Guest bytes to their host offset, encrypted; @off is the guest offset. */
 CO_FN int qcow2_co_write_data(struct qcow2_image *img, uint64_t off,
                               uint64_t host, struct iov iov, unsigned flags);
 CO_FN int qcow2_co_zero(struct node *n, uint64_t off, uint64_t len,
@@ -58,8 +58,8 @@ void qcow2_cluster_locks_close(struct qcow2_image *img);
 
 /* --- datafile.c --- */
 
-/* Open and attach what option "data-file" says. -EINVAL when the image needs one
- * and only its header names it, or has none. */
+/* Open and attach what option "data-file" says. -EINVAL when the image needs
+ * one and only its header names it, or has none. */
 CO_FN int qcow2_co_data_file_open(struct qcow2_image *img, struct opts *o,
                                   unsigned flags, GError **err);
 /* The name in the header, fit to be shown; owned. NULL: none. */

@@ -8,8 +8,8 @@
  *     opened is what an option names.
  *   - No data is written past the end of the disk, whatever the size of
  *     clusters: a raw data file stays as long as the disk.
- *   - A raw one holds at every instant what the guest sees.  So its clusters are
- *     data, never marked zero, and zeroes are written to them.
+ *   - A raw one holds at every instant what the guest sees.  So its clusters
+ *     are data, never marked zero, and zeroes are written to them.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -119,8 +119,8 @@ int qcow2_co_data_file_cut(struct qcow2_image *img, uint64_t size)
 
 /* --- zeroes --- */
 
-/* Clusters of a raw data file that are not data by the tables: they become that,
- * with the bytes that are there. */
+/* Clusters of a raw data file that are not data by the tables: they become
+ * that, with the bytes that are there. */
 static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off,
                                   uint64_t end)
 {

@@ -2,11 +2,11 @@
 /*
  * Compressed clusters: reading.
  *
- * A stream is decompressed off the loop (format/alloc/codec.h).  A request for a
- * whole cluster gets it straight into its buffer; smaller ones go by a cache of
- * clusters, keyed by the L2 entry, so that a sequence of small reads, or many
- * at once, decompress a cluster once.  An entry means the same bytes for as
- * long as anything points to it; whoever writes a stream drops its key.
+ * A stream is decompressed off the loop (format/alloc/codec.h).  A request for
+ * a whole cluster gets it straight into its buffer; smaller ones go by a cache
+ * of clusters, keyed by the L2 entry, so that a sequence of small reads, or
+ * many at once, decompress a cluster once.  An entry means the same bytes for
+ * as long as anything points to it; whoever writes a stream drops its key.
  *
  * The length of a stream is bounded by its entry: two clusters at most.
  */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Giving clusters up: of the part of a disk that is cut off, or of all of it, as
- * commit does with what it has merged down.
+ * Freeing clusters: of the part of a disk that is cut off, or of all of it, as
+ * commit does after it has merged the image down.
  *
- * The changes are published like any others, and the space is free when they are
- * durable; so a crash leaves some clusters, and never one that is free and in
- * use.
+ * The changes are published like any others, and the space is free when they
+ * are durable; so a crash leaves some clusters, and never one that is free and
+ * in use.
  */
 #include "base/barrier.h"
 #include "base/err.h"

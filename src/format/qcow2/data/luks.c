@@ -3,12 +3,14 @@
  * Encrypted images: unlocking, and guest data on its way to and from the file.
  *
  * A LUKS header stands in clusters of its own, which a header extension names.
- * Sectors of 512 bytes carry the IV of their place in the file, so data that
- * moves is encrypted anew.  What a cluster holds where nobody wrote must be
- * encrypted zeroes: a hole would be noise.
+ * Sectors of 512 bytes are encrypted with an IV that depends on their offset in
+ * the file, so data that moves is encrypted anew.  What a cluster holds where
+ * nobody wrote must be encrypted zeroes: a hole would be decrypted to random
+ * bytes.
  *
- * A write of part of a sector reads the rest.  It has the sectors for itself
- * meanwhile: others that touch them wait, and it waits for others.
+ * A write of part of a sector reads the rest.  Meanwhile no other write may
+ * touch these sectors: others wait for it, and it waits for those that began
+ * before.
  *
  * Keys are derived, and more than a few sectors are computed, off the loop.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads of what the graph cannot read by the map alone: compressed and encrypted
- * clusters; and, for this format's own copies, of any run.
+ * Reads of what the graph cannot read by the map alone: compressed and
+ * encrypted clusters; and, for this format's own copies, of any run.
  */
 #include "base/math.h"
 #include "format/alloc/backing.h"

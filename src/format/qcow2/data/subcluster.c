@@ -3,16 +3,16 @@
  * Extended table entries: a cluster is allocated, its 32 subclusters get their
  * data one by one.  A small write into an overlay copies nothing from the base.
  *
- * Two writes may be the first into different subclusters of one cluster at once:
- * the first asks for the place, the others wait for that (not for its data) and
- * use it, too.  Each enters its own change; these commute.
+ * Two writes may be the first into different subclusters of one cluster at
+ * once: the first allocates the host cluster, the others wait for that (not for
+ * its data) and use it, too.  Each enters its own change; these commute.
  */
 #include <errno.h>
 #include "base/math.h"
 #include "format/qcow2/data/write.h"
 
-/* The cluster's place: that of its entry, or of somebody who is writing to it,
- * or a new one. The lock is shared. */
+/* The host cluster: that of the table entry, or that of a write in flight to
+ * the same cluster, or a new one. The lock is shared. */
 static CO_FN int host_co_get(struct qcow2_image *img,
                              struct qcow2_cluster_lock *c, uint64_t gen,
                              struct qcow2_desc d, uint64_t *ret_host)
@@ -67,7 +67,7 @@ static CO_FN int sub_co_write(struct qcow2_image *img,
     return ret;
 }
 
-/* Give back a place that none of its users came to need. */
+/* Free a host cluster that none of the writes needed in the end. */
 static void cluster_lock_end(struct qcow2_image *img,
                              struct qcow2_cluster_lock *c)
 {
@@ -99,8 +99,8 @@ static CO_FN int cluster_co_write(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
-/* How many whole clusters from @off on, at most @max, have no place and nobody
- * who gives them one. */
+/* How many whole clusters from @off on, at most @max, have no host cluster and
+ * no write in flight that allocates one. */
 static CO_FN int free_co_count(struct qcow2_image *img, uint64_t off,
                                uint64_t max, uint64_t *ret_n)
 {

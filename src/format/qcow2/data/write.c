@@ -2,10 +2,10 @@
 /*
  * Writes and flushes.
  *
- * A write goes in place where a cluster has a place of its own; else clusters
- * are handed out, the data is written there at once, and the change of the table
- * waits in memory for its commit group.  Any number run in parallel; the
- * dispatcher keeps two allocating writes off one cluster.
+ * A write goes in place where a cluster has a host cluster that it does not
+ * share; else clusters are allocated, the data is written there at once, and
+ * the change of the table waits in memory for its commit group.  Any number run
+ * in parallel; the dispatcher keeps two allocating writes off one cluster.
  */
 #include <errno.h>
 #include <string.h>
@@ -134,7 +134,7 @@ int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off, struct iov iov)
     return ret;
 }
 
-/* A zero cluster with a place of its own: its bytes there are anything. */
+/* A zero cluster with a host cluster of its own, whose bytes are undefined. */
 static CO_FN int zero_co_fill(struct qcow2_image *img, uint64_t off,
                               uint64_t host, struct iov iov)
 {

@@ -40,9 +40,9 @@ struct qcow2_cluster_lock {
     unsigned users; /* those that wait included */
     unsigned shared;
     bool exclusive;
-    /* Shared users of a cluster without a place: */
+    /* Shared holders of the lock of a cluster without a host cluster: */
     bool placing;
-    uint64_t host; /* its place, once one of them got it, or 0 */
+    uint64_t host; /* its host cluster, once one of them allocated it, or 0 */
     bool linked;   /* a change that names it was entered */
     struct co_queue waiters;
 };
@@ -57,21 +57,21 @@ void qcow2_cluster_lock_put(struct qcow2_image *img,
 
 /* --- write.c --- */
 
-/* Write @iov at guest offset @off to its place at @host; with @pad the rest of
+/* Write @iov at guest offset @off to host offset @host; with @pad the rest of
  * the units of 1 << @unit_bits bytes that it touches becomes zeroes. */
 CO_FN int qcow2_co_write_padded(struct qcow2_image *img, uint64_t off,
                                 uint64_t host, struct iov iov, bool pad,
                                 unsigned unit_bits);
-/* The place of a new run of guest clusters from @off: in a data file the same
- * offset. */
+/* The host offset of a new run of guest clusters from @off: in a data file the
+ * same offset. */
 CO_FN int qcow2_co_host_alloc(struct qcow2_image *img, uint64_t gen,
                               uint64_t off, uint64_t bytes, uint64_t *ret_host,
                               bool *ret_fresh);
 /* It was not used. */
 void qcow2_host_free(struct qcow2_image *img, uint64_t gen, uint64_t host,
                      uint64_t bytes);
-/* No cluster that [@off, @off+@iov.len) touches has a place: give them one. What
- * is not written of the first and the last reads as zeroes then. */
+/* No cluster that [@off, @off+@iov.len) touches has a host cluster: allocate
+ * them. What is not written of the first and the last reads as zeroes then. */
 CO_FN int qcow2_co_write_absent(struct qcow2_image *img, uint64_t off,
                                 struct iov iov);
 
@@ -87,8 +87,8 @@ CO_FN int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off,
 
 /* --- cow.c --- */
 
-/* @iov lies in one cluster, whose place is shared or compressed: write it with
- * the rest of the cluster to a new one. */
+/* @iov lies in one cluster, which is shared or compressed: write it with the
+ * rest of the cluster to a new one. */
 CO_FN int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off,
                               struct iov iov);
 
@@ -101,7 +101,7 @@ CO_FN int qcow2_co_drop_clusters(struct qcow2_image *img, uint64_t from,
 
 /* --- subcluster.c: extended entries --- */
 
-/* Write the first part of @iov, which has no data yet and no place that it would
- * have to share; *@ret_done bytes of it. */
+/* Write the first part of @iov, which has no data yet and no host cluster that
+ * it would have to share; *@ret_done bytes of it. */
 CO_FN int qcow2_co_write_extended(struct qcow2_image *img, uint64_t off,
                                   struct iov iov, size_t *ret_done);

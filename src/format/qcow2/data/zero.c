@@ -3,8 +3,8 @@
  * Zeroes and discards.
  *
  * Version 3 has a flag for a cluster that reads as zeroes, so neither ever lets
- * the backing file show (G8).  A cluster keeps its place unless the caller says
- * that it may go; a shared or compressed one never does.
+ * the backing file show (G8).  A cluster keeps its host cluster unless the
+ * caller allows to free it; a shared or compressed one never does.
  *
  * Version 2 has no flag.  Without a backing file it gives the cluster up.  Over
  * one it takes clusters whose bytes are a hole in the file: the image grows by
@@ -45,8 +45,8 @@ static struct qcow2_delta zero_delta(const struct qcow2_image *img,
     return d;
 }
 
-/* @n clusters from @idx have descriptors like @d, their places follow on each
- * other. */
+/* @n clusters from @idx have descriptors like @d, and their host clusters are
+ * contiguous. */
 static void clusters_zero(struct qcow2_image *img, uint64_t idx, uint64_t n,
                           struct qcow2_desc d, bool unmap)
 {
@@ -208,10 +208,10 @@ static CO_FN int range_co_zero(struct qcow2_image *img, uint64_t off,
                                  : ret;
 }
 
-/* --- places --- */
+/* --- host clusters --- */
 
-/* A new place at @host that reads as zeroes: its bytes do, unless they go
- * through a cipher or count by subclusters. */
+/* A new host cluster at @host that reads as zeroes: its bytes are zeroes,
+ * unless they go through a cipher or count by subclusters. */
 static struct qcow2_delta host_delta(const struct qcow2_image *img,
                                      uint64_t host)
 {
@@ -220,8 +220,8 @@ static struct qcow2_delta host_delta(const struct qcow2_image *img,
     return img->crypt || img->shape.extended ? zero_delta(img, host) : d;
 }
 
-/* Clusters that have no place yet get one that reads as zeroes. In a raw data
- * file they do already. */
+/* Clusters that have no host cluster yet get one that reads as zeroes. In a raw
+ * data file they do already. */
 static CO_FN int absent_co_alloc(struct qcow2_image *img, uint64_t off,
                                  uint64_t len, unsigned flags)
 {
@@ -250,8 +250,8 @@ static CO_FN int absent_co_alloc(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
-/* A place for each of the clusters in [@off, @to) that has none; what is a part
- * of one stays as it is. */
+/* A host cluster for each of the clusters in [@off, @to) that has none; a
+ * cluster that is only partly in the range stays as it is. */
 static CO_FN int clusters_co_alloc(struct qcow2_image *img, uint64_t off,
                                    uint64_t to, unsigned flags)
 {
@@ -281,7 +281,7 @@ static CO_FN int clusters_co_alloc(struct qcow2_image *img, uint64_t off,
 /* --- version 2 over a backing file --- */
 
 /* -ENOTSUP for what is shared, compressed or encrypted: it is written.
- * @discard: only what has a place of its own. */
+ * @discard: only what has a host cluster of its own. */
 static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
                              uint64_t len, bool discard)
 {

@@ -3,8 +3,8 @@
  * Where guest clusters are: what is pending, folded over the tables.
  *
  * A lookup may yield to load one slice; its answer is then formed without
- * yielding, so it is a snapshot.  It stays true for whoever holds the range; a
- * place it names is not given to anyone else before accesses that began
+ * yielding, so it is a snapshot.  It stays true for the caller that holds the
+ * range; a host cluster that it names is not reused before accesses that began
  * meanwhile have ended (qcow2_access_begin()).
  */
 #include <inttypes.h>
@@ -152,7 +152,7 @@ static bool run_continues(const struct qcow2_run *a, const struct qcow2_run *b)
         (a->host == 0 && b->host == 0 && !a->in_place)) {
         return true;
     }
-    /* In a data file 0 is a place, too. */
+    /* In a data file 0 is a valid host offset, too. */
     return (a->host != 0 || a->in_place) && a->host + a->len == b->host;
 }
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Images that claim far more metadata than they have bytes: L2 tables in holes
- * of a sparse file, L1 entries that all lead to one table.  To look at such an
- * image must not take longer than its bytes are worth.
+ * Sparse metadata and duplicate L1 entries: L2 tables that lie in holes of a
+ * sparse file, and L1 entries that all point to one table.  Such an image has
+ * far more metadata than bytes, and reading its status must not take time in
+ * proportion to that metadata.
  *
- * Only where nobody writes: then what is seen here stays so, and an image in use
- * pays nothing.  Only over files: there the question costs no round trip.
+ * This is done only where nobody writes: then the answer stays true, and an
+ * image that is written to has no cost from it.  It is done only over files,
+ * because the question where a file has holes takes no round trip there.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -73,8 +73,8 @@ int qcow2_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
     if (ret < 0) {
         return ret;
     }
-    /* The table that is read may be moved, and its place set free; so may the
-     * cluster that it leads to. */
+    /* The table that is read may be moved and its old cluster freed; the same
+     * is true of the cluster that it points to. */
     ret_map->cookie = qcow2_access_begin(img);
     ret = qcow2_co_lookup(img, off, len, &run);
     if (ret == 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * May the image be written to?  The corrupt bit, and a header that is not known.
+ * May the image be written to?  The corrupt bit, and a header that is not
+ * known.
  *
  * The corrupt bit is written by a coroutine of its own, as whoever finds the
  * defect may be inside a pass; nothing else is written any more.

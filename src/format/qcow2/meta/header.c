@@ -244,7 +244,8 @@ int qcow2_co_write_header(struct qcow2_image *img, const struct qcow2_header *h)
     return sector_co_write(img, h, img->sector);
 }
 
-/* Where the extensions must end in sector 0: the backing name may stand there. */
+/* Where the extensions must end in sector 0: the backing name may stand
+ * there. */
 static size_t exts_room(const struct qcow2_header *h)
 {
     size_t end = QCOW2_SECTOR;
@@ -268,9 +269,9 @@ static bool has_ext(const GArray *exts, const struct qcow2_ext *e)
     return false;
 }
 
-/* Large unknown extensions keep the area from fitting: then what is new must
- * take the place of what was, in sector 0. What has no data any more stays: a
- * format without a backing file means nothing. */
+/* Large unknown extensions keep the area from fitting: then the new ones must
+ * replace the old ones, in sector 0. An extension that has no data any more
+ * stays: the name of a backing format has no meaning without a backing file. */
 static bool exts_patch(const struct qcow2_image *img, const GArray *exts,
                        uint8_t *sector)
 {

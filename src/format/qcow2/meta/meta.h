@@ -19,11 +19,11 @@ bool qcow2_exts_fit(const struct qcow2_image *img, const struct qcow2_header *h,
                     const GArray *exts);
 /* ... as the whole list in sector 0, so that nothing of the old one stays? */
 bool qcow2_exts_fit_whole(const struct qcow2_image *img, const GArray *exts);
-/* A write of the header that fails may have taken place: the old one is written
- * again and flushed, then the failure is told. Where that fails too nobody knows
- * which one the file has. Until it is settled nothing is allocated, freed or
- * published, so that both lead to what they led to. Settle it, if need be; the
- * group is locked, or its pass runs. */
+/* A write of the header that fails may have reached the file: the old header is
+ * written again and flushed, then the failure is reported. Where that fails
+ * too, it is unknown which one the file has. Until it is settled nothing is
+ * allocated, freed or published, so that both lead to what they led to. Settle
+ * it, if need be; the group is locked, or its pass runs. */
 CO_FN int qcow2_co_header_settle(struct qcow2_image *img);
 /* What sector 0 becomes with @exts; false when there is no room in it. */
 bool qcow2_exts_put(const struct qcow2_image *img, const struct qcow2_header *h,
@@ -40,8 +40,8 @@ CO_FN int qcow2_co_write_exts(struct qcow2_image *img,
  * and takes no more writes. Returns -EIO. */
 CO_FN int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at,
                            const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* May the image be written to? Settles the header. The group is not locked. 0 or
- * -errno. */
+/* May the image be written to? Settles the header. The group is not locked. 0
+ * or -errno. */
 CO_FN int qcow2_co_ready(struct qcow2_image *img);
 /* May what the image is be changed? -EPERM: it is read-only; -EIO: corrupt. */
 int qcow2_check_writable(const struct qcow2_image *img, GError **err);
@@ -61,8 +61,8 @@ enum qcow2_meta {
     QCOW2_META_DATA,
 };
 
-/* Write @len bytes of structure @what; -EIO when they would hit another one (the
- * image is marked corrupt then). Not flushed. */
+/* Write @len bytes of structure @what; -EIO when they would hit another one
+ * (the image is marked corrupt then). Not flushed. */
 CO_FN int qcow2_co_write_meta(struct qcow2_image *img, enum qcow2_meta what,
                               uint64_t host, const void *buf, uint64_t len);
 /* [@host, @host+@len) holds structure @what / no more. A cluster whose refcount

@@ -2,10 +2,10 @@
 /*
  * No write hits another structure.
  *
- * Every cluster that holds metadata of a writable image is known by its kind.
- * A write of something else to it is a defect of the image (a refcount that is
- * too low, two pointers to one place) or of ours: it is refused, and the image
- * is marked, before it destroys anything.
+ * Every cluster that holds metadata of a writable image is known by its kind. A
+ * write of something else to it is a defect of the image (a refcount that is
+ * too low, two pointers to one cluster) or of ours: it is refused, and the
+ * image is marked, before it destroys anything.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -16,8 +16,8 @@
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/snapshot/snapshot.h"
 
-/* L2 tables that are remembered, and clusters of the L1 tables of snapshots:
- * beyond that an image is not a sane one, and they are not looked at. */
+/* L2 tables that are remembered, and clusters of the L1 tables of snapshots: no
+ * valid image has more than that, and the rest is not looked at. */
 #define TABLES_MAX (1u << 20)
 
 static const char *const meta_names[] = {

@@ -3,18 +3,18 @@
  * A commit group's changes reach the file.
  *
  * Before the group's first flush: L2 tables that do not exist yet, or that a
- * snapshot shares (a copy), complete with this group's changes, as nothing leads
- * to them; then refcounts.  After it: sectors of the tables that are ours alone,
- * and the L1 entries of the new ones.  After the second flush: what the changes
- * took pointers from may be given back.
+ * snapshot shares (a copy), complete with this group's changes, as nothing
+ * leads to them; then refcounts.  After it: sectors of the tables that are ours
+ * alone, and the L1 entries of the new ones.  After the second flush: what the
+ * changes took pointers from may be given back.
  *
  * Invariants
  *   - The changes being published sit in one frozen pending map: the group let
  *     none join it any more, and the map is dropped only by published().
- *   - A table stands in `fresh` only when its place reads as what it replaces
+ *   - A table is in `fresh` only when its cluster reads as what it replaces
  *     (zeroes, or the table it is a copy of), so that its slices can be loaded.
  *   - Called again after a failure for want of space all steps are repeated;
- *     `fresh` remembers which tables already have their place.
+ *     `fresh` remembers which tables already have a cluster.
  */
 #include <errno.h>
 #include <string.h>
@@ -138,7 +138,7 @@ static CO_FN int table_co_zero(struct qcow2_image *img, uint64_t at)
                : node_co_zero(qcow2_file(img), at, qcow2_cluster_size(img), 0);
 }
 
-/* A place of its own for the table of L1 entry number @i of the pass. */
+/* A new cluster for the table of L1 entry number @i of the pass. */
 static CO_FN int table_co_alloc(void *arg, unsigned i)
 {
     struct qcow2_image *img = arg;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Tables and refcounts that change at one stroke; see snapshot.h. */
+/* Metadata transactions; see format/qcow2/meta/transaction.h. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -82,8 +82,8 @@ static CO_FN int host_co_take(struct qcow2_transaction *sw,
     return ret;
 }
 
-/* Let the block of @cluster have a new place; a block that nothing leads to yet
- * needs none. */
+/* Move the block of @cluster to a new cluster; a block that nothing refers to
+ * yet need not move. */
 static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
 {
     struct qcow2_image *img = sw->img;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Metadata transactions: tables and refcounts that change at one stroke.
+ * Metadata transactions: a change of tables and refcounts that takes effect as
+ * a whole.
  *
  * COPIED flags and refcounts say the same in two places.  So that no crash
- * shows one without the other, whatever of them changes is written to places
- * that nothing leads to yet: L2 tables, L1 tables, the list of snapshots, blocks
- * of refcounts and the table of those.  All that is durable before one write of
- * the header, sector 0, leads to it; then the old places are free.
+ * shows one without the other, whatever of them changes is written to clusters
+ * that nothing refers to yet: L2 tables, L1 tables, the list of snapshots,
+ * blocks of refcounts and the table of those.  All that is durable before one
+ * write of the header, sector 0, leads to it; then the old clusters are free.
  *
  * The image is drained, all is published, and the group is locked, from the
  * first call to the last.
@@ -17,14 +18,14 @@
 
 struct qcow2_transaction {
     struct qcow2_image *img;
-    GHashTable *moved;      /* number of a block that has a new place ->
-                                    * struct qcow2_decrement: the old one */
+    GHashTable *moved;      /* number of a block that was moved -> struct
+                             * qcow2_decrement: its old cluster */
     GArray *taken;          /* struct qcow2_decrement: allocated for it */
     uint64_t end;           /* of the file before, in clusters */
     GArray *old;            /* struct qcow2_decrement: one reference each goes
-                                    * when the switch is durable */
+                             * when the transaction is durable */
     GArray *exts;           /* NULL: the header's extensions stay; else
-                                    * no count may change. Borrowed */
+                             * no count may change. Borrowed */
     bool done;              /* the header was written */
     uint8_t *table, *other; /* of one cluster, for the callers */
 };
@@ -37,11 +38,11 @@ void qcow2_transaction_end(struct qcow2_transaction *sw);
  * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
 CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw,
                                      uint64_t host, uint64_t len, int by);
-/* Write @len bytes of structure @what to a place of its own. */
+/* Write @len bytes of structure @what to new clusters. */
 CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw,
                                      enum qcow2_meta what, const void *buf,
                                      uint64_t len, uint64_t *ret_host);
-/* One reference to [@host, @host+@len) goes with the switch. */
+/* The transaction removes one reference to [@host, @host+@len). */
 void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
                             uint64_t len);
 /* Let the header become @h, and refcounts what was counted. A failure before
@@ -49,5 +50,5 @@ void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
  * after it is sticky. */
 CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *sw,
                                    const struct qcow2_header *h);
-/* What was done is given up; no I/O is needed for that. */
+/* Abort: what was done is dropped; no I/O is needed for that. */
 CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *sw);

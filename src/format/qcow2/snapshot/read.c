@@ -7,8 +7,8 @@
  * disk can be read: extra data that is too long is dropped, an L1 table that is
  * too long is taken to be as long as the snapshot needs.
  *
- * Every number is checked before it is used; the table is read through a window,
- * and its names, kept in memory, are bounded with it.
+ * Every number is checked before it is used; the table is read through a
+ * window, and its names, kept in memory, are bounded with it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -86,7 +86,8 @@ static const char *label(const struct qcow2_snapshot *s)
     return *s->name ? s->name : s->id;
 }
 
-/* L1 entries of its disk, and of the state of its machine behind that if @all. */
+/* L1 entries of its disk, and of the state of its machine behind that if
+ * @all. */
 static uint64_t entries_needed(const struct qcow2_image *img,
                                const struct qcow2_snapshot *s, bool all)
 {

@@ -3,9 +3,9 @@
  * What L1 tables refer to, counted once more or once less.
  *
  * A cluster is counted once for every L1 table it can be reached from.  Two L1
- * tables that have a cluster in common have it at the same guest offset, and one
- * L2 table can stand for both.  COPIED stands in the active tables alone, where
- * the refcount is 1.
+ * tables that have a cluster in common have it at the same guest offset, and
+ * one L2 table can stand for both.  COPIED stands in the active tables alone,
+ * where the refcount is 1.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -106,8 +106,8 @@ static CO_FN int data_co_share(struct qcow2_transaction *sw, uint64_t host,
     return ret;
 }
 
-/* The table at @host. *@ret_entry: what the second L1 table says, and with @both
- * the first one, too. */
+/* The table at @host. *@ret_entry: what the second L1 table says, and with
+ * @both the first one, too. */
 static CO_FN int table_co_share(struct qcow2_transaction *sw, uint64_t host,
                                 bool both, uint64_t *ret_entry)
 {
@@ -271,7 +271,8 @@ static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw,
     return ret;
 }
 
-/* A table that both L1 tables lead to, at @host; *@entry is the active one's. */
+/* A table that both L1 tables lead to, at @host; *@entry is the active
+ * one's. */
 static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
                                    uint64_t *entry)
 {

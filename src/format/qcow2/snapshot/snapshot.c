@@ -2,8 +2,8 @@
 /*
  * Internal snapshots: made, applied, deleted.
  *
- * Each changes the image by one switch (snapshot/switch.c), after which it is
- * done, whatever happens:
+ * Each changes the image by one metadata transaction (meta/transaction.h). Once
+ * that is committed the operation is done, whatever happens then:
  *
  *   create   what the active tables refer to is counted once more; two L1
  *            tables, the disk's and the snapshot's, and the new list
@@ -11,11 +11,11 @@
  *            the disk, and the size of the snapshot; then the old tables are
  *            given up
  *   delete   the new list; then what the snapshot alone refers to is given up,
- *            which needs no space; a second switch takes the references to what
- *            the disk uses, too
+ *            which needs no space; a second transaction takes the references to
+ *            what the disk uses, too
  *
- * What fails behind that leaks clusters, which a check gives back; it is an error
- * that says so.
+ * What fails behind that leaks clusters, which a check gives back; it is an
+ * error that says so.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,7 +32,7 @@
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
 
-/* An entry says their length in 16 bits; the peer reads no more. */
+/* An entry says their length in 16 bits; QEMU reads no more. */
 #define NAME_MAX_BYTES 255
 
 /* --- parts --- */
@@ -73,7 +73,7 @@ static GPtrArray *qcow2_snapshot_list_copy(const struct qcow2_image *img)
     return list;
 }
 
-/* The table of @list at a place of its own; @h leads to it. *@ret_bytes: of the
+/* Write the table of @list to new clusters; @h leads to it. *@ret_bytes: of the
  * table. */
 static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw,
                                               const GPtrArray *list,

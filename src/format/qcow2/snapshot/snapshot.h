@@ -17,7 +17,7 @@ struct qcow2_snapshot {
 
 struct qcow2_snapshots {
     GPtrArray *list; /* struct qcow2_snapshot that can be used, in
-                                    * order */
+                      * order */
     uint64_t bytes;  /* of the table in the file */
     bool flawed;     /* a check has something to say about it */
     char *damage;    /* what keeps it from being changed, or NULL */
@@ -43,7 +43,8 @@ CO_FN int qcow2_co_snapshot_gaps(struct node *n, unsigned i,
 
 /* --- table.c --- */
 
-/* Load the table, as far as it makes sense (L1 tables are not read); free it. */
+/* Load the table, as far as it makes sense (L1 tables are not read); free
+ * it. */
 CO_FN int qcow2_co_snapshots_open(struct qcow2_image *img, GError **err);
 void qcow2_snapshots_close(struct qcow2_image *img);
 unsigned qcow2_n_snapshots(const struct qcow2_image *img);
@@ -63,8 +64,8 @@ void qcow2_snapshots_info(const struct qcow2_image *img, json_t *info);
 /* --- read.c --- */
 
 /* Read the table as far as it makes sense: the snapshots that can be used are
- * added to @list, and @tell is called for each flaw. *@ret_bytes: of the table in
- * the file as far as it was read. 0, or the file could not be read. */
+ * added to @list, and @tell is called for each flaw. *@ret_bytes: of the table
+ * in the file as far as it was read. 0, or the file could not be read. */
 CO_FN int qcow2_co_snapshots_read(struct qcow2_image *img, GPtrArray *list,
                                   uint64_t *ret_bytes, qcow2_flaw_fn *tell,
                                   void *arg);
@@ -85,13 +86,13 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
  * is to become the same table; else it stays what it is. */
 CO_FN int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, bool both, uint64_t *ret_l1);
-/* @n entries of @l1, a table that nothing leads to any more, lose the references
- * to what the active tables do not refer to, at once; with @all to everything,
- * and the tables themselves go, too. What cannot be read leaks. */
+/* @n entries of @l1, a table that nothing leads to any more, lose the
+ * references to what the active tables do not refer to, at once; with @all to
+ * everything, and the tables themselves go, too. What cannot be read leaks. */
 CO_FN void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
                               uint32_t n, bool all);
-/* ... and those to what the active tables do refer to, by a switch; *@ret_l1,
- * the active table, says what is not shared any more. */
+/* ... and those to what the active tables do refer to, by a metadata
+ * transaction; *@ret_l1, the active table, says what is not shared any more. */
 CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *sw,
                                 const uint64_t *l1, uint32_t n,
                                 uint64_t *ret_l1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of internal snapshots: entries of 40 bytes, extra data, id and name,
- * padded to 8.  Big-endian.
+ * The table of internal snapshots: entries of 40 bytes, extra data, id and
+ * name, padded to 8.  Big-endian.
  *
  *   0 l1_offset u64      8 l1_size u32        12 id length u16
  *  14 name length u16   16 date s, ns u32     24 VM clock ns u64
@@ -131,7 +131,7 @@ static json_t *snapshot_info(const struct qcow2_snapshot *s)
     g_autofree char *name = g_utf8_make_valid(s->name, -1);
     json_t *o = json_object();
 
-    /* In the peer's order. */
+    /* In the order of QEMU. */
     if (s->icount != QCOW2_NO_ICOUNT) {
         json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
     }

@@ -8,8 +8,8 @@
  * A refcount in memory decides in the end, never the set of free ones alone.
  *
  * The end is that of the last cluster in use: storage may be longer (a block
- * device, or what a crash left).  Clusters past the end that storage had when the
- * image was opened are fresh: they read as zeroes until they are written.
+ * device, or what a crash left).  Clusters past the end that storage had when
+ * the image was opened are fresh: they read as zeroes until they are written.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -241,7 +241,7 @@ int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
         ret = end_co_alloc(img, n, &first, ret_fresh);
     }
     if (ret == 0) {
-        /* A refcount that is too low would give a table away. */
+        /* Where a refcount is too low, the cluster may hold a table. */
         ret = qcow2_co_check_free(img, first << img->cluster_bits,
                                   n << img->cluster_bits);
     }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Free space: the state that alloc.c and reclaim.c share, and what a check may look
- * at.
+ * Free space: the state that alloc.c and reclaim.c share, and what a check may
+ * look at.
  *
  * Invariants
- *   - A cluster is handed out when its refcount in memory is 0 and made 1 before
- *     anybody else gets a turn.
+ *   - A cluster is handed out when its refcount in memory is 0 and made 1
+ *     before anybody else gets a turn.
  *   - A refcount goes down in reclaim.c alone: after the pass that took the
  *     pointer away, the accesses before that and the discard (M3), or when
  *     nothing ever pointed to the cluster.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Giving clusters back, late enough (M3, M4).
+ * Reclaim: making clusters free, late enough (M3, M4).
  *
  *   waits for the pass     its pointer is durably gone      decrements
  *   waits for accesses     none that may use it is left     epochs[].decrements
@@ -234,7 +234,7 @@ void qcow2_access_end(struct qcow2_image *img, uint64_t epoch)
     if (!img->space || epoch == 0) {
         return;
     }
-    /* Few are alive: as many passes as the slowest access has seen. */
+    /* There are few epochs: as many as passes ran during the slowest access. */
     for (GList *l = img->space->epochs.head; l; l = l->next) {
         e = l->data;
         if (e->number == epoch) {

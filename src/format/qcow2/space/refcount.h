@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refcounts: the state that refcount.c and reftable.c share, and what a check may
- * look at.
+ * Refcounts: the state that refcount.c and reftable.c share, and what a check
+ * may look at.
  *
  * A block of refcounts in memory is what stands in the file, plus everything
  * that was allocated since, minus only what is durably unreferenced.  So any
@@ -41,7 +41,7 @@ struct qcow2_dirty_block {
     uint32_t first, end; /* bytes */
 };
 
-/* Places that entries name may lie far beyond what a table can reach: numbers of
+/* Host offsets in entries may lie far beyond what a table can reach: numbers of
  * blocks take 64 bits until they were compared with `len`. */
 static inline uint64_t qcow2_block_of(const struct qcow2_refcounts *r,
                                       uint64_t cluster)

@@ -10,8 +10,8 @@
  *   2 flush, if the file's table must come to lead to any of them
  *   3 the entries of the file's table, or the header that names the larger one
  *
- * and the flush of the commit group follows.  The room of the old table is given
- * back when that pass is durable.
+ * and the flush of the commit group follows.  The room of the old table is
+ * given back when that pass is durable.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -509,8 +509,8 @@ int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen)
 
 /* --- with the header --- */
 
-/* Blocks may have moved: a table of their places, and then @h, which leads to
- * it. `writing` is held. */
+/* Blocks may have moved: write a table of their offsets, and then @h, which
+ * leads to it. `writing` is held. */
 static CO_FN int apart_co_write(struct qcow2_image *img,
                                 const struct qcow2_header *h)
 {

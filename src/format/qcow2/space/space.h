@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Space in the file, for those who take it and give it back.  The state behind it
- * is in refcount.h and free.h.
+ * Space in the file, for those who take it and give it back.  The state behind
+ * it is in refcount.h and free.h.
  */
 #pragma once
 #include "format/qcow2/qcow2.h"
@@ -24,17 +24,17 @@ int qcow2_refcount_decrement(struct qcow2_image *img, uint64_t gen,
                              uint64_t host, uint64_t len);
 /* Write what changed up to @gen; durable needs a flush. */
 CO_FN int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen);
-/* Nothing is in memory any more: what the blocks in the file say counts. Changes
- * are lost; nobody uses the image. */
+/* Nothing is in memory any more: what the blocks in the file say counts.
+ * Changes are lost; nobody uses the image. */
 void qcow2_refcounts_forget(struct qcow2_image *img);
 
 /* --- reftable.c: how refcounts reach the file --- */
 
-/* Blocks, and a table, that nothing in the file leads to are given up. */
+/* Blocks, and a table, that nothing in the file refers to are dropped. */
 void qcow2_blocks_drop_new(struct qcow2_image *img);
-/* Everything to the file, then the header becomes @h, with a place for the table
- * that is its own; not flushed. With @moved blocks have new places, and nothing
- * leads there before that write; else only what is counted too often may have
+/* Everything to the file, then the header becomes @h, with new clusters for the
+ * table; not flushed. With @moved blocks have new clusters, which nothing
+ * refers to before that write; else only what is counted too often may have
  * changed, and @exts, if any, become the header's extensions by that write. */
 CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
                                     const struct qcow2_header *h, GArray *exts,
@@ -50,8 +50,8 @@ void qcow2_space_close(struct qcow2_image *img);
  * published. *@ret_fresh: they were never written and read as zeroes. */
 CO_FN int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
                          uint64_t *ret_host, bool *ret_fresh);
-/* Room for @len bytes (at most a cluster) of compressed data anywhere; may share
- * a cluster with others. */
+/* Room for @len bytes (at most a cluster) of compressed data anywhere; may
+ * share a cluster with others. */
 CO_FN int qcow2_co_alloc_compressed(struct qcow2_image *img, uint64_t gen,
                                     uint32_t len, uint64_t *ret_host);
 /* Nothing ever pointed to it: give it back. */
@@ -65,7 +65,7 @@ void qcow2_space_rewind(struct qcow2_image *img, uint64_t end);
 /* Clusters without refcount: they may be handed out. */
 void qcow2_space_add_free(struct qcow2_image *img, uint64_t first, uint64_t n);
 
-/* --- reclaim.c: given back, late enough --- */
+/* --- reclaim.c: clusters become free, late enough --- */
 
 /* A run of clusters whose refcounts go down. */
 struct qcow2_decrement {
@@ -73,16 +73,17 @@ struct qcow2_decrement {
     uint64_t first, n; /* clusters */
 };
 
-/* Clusters [@first, @first+@n) are in use no more, but stay counted: told when the
- * image is closed, unless who freed them says so before. */
+/* Clusters [@first, @first+@n) are in use no more, but stay counted: told when
+ * the image is closed, unless who freed them says so before. */
 void qcow2_leak(struct qcow2_image *img, uint64_t first, uint64_t n, int error);
-/* Accesses to data and tables in the file; while others may write every lookup is
- * inside one. A freed cluster waits for those before it. */
+/* Accesses to data and tables in the file; while others may write every lookup
+ * is inside one. A freed cluster waits for those before it. */
 uint64_t qcow2_access_begin(struct qcow2_image *img);
 void qcow2_access_end(struct qcow2_image *img, uint64_t epoch);
 /* The pointers of @gen and before are durable. */
 void qcow2_space_published(struct qcow2_image *img, uint64_t gen);
 /* Nothing ever pointed to clusters [@first, @first+@n). */
 void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n);
-/* Wait until all that is reclaimable has been taken; nothing runs on the image. */
+/* Wait until all that is reclaimable has been taken; nothing runs on the
+ * image. */
 CO_FN void qcow2_co_reclaim(struct qcow2_image *img);
