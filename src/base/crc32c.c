@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A byte at a time by a table: for headers of a few kilobytes that are read once
- * and written seldom, which is no work for special instructions.
+ * A byte at a time by a table: for headers of a few kilobytes that are read
+ * once and written seldom, which is no work for special instructions.
  */
 #include "base/crc32c.h"
 #include <glib.h>

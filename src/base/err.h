@@ -21,7 +21,8 @@ enum err_class {
     ERR_CLASS_COUNT
 };
 
-/* Set *@err (if @err) to class GenericError with @errnum and return -@errnum. */
+/* Set *@err (if @err) to class GenericError with @errnum and return
+ * -@errnum. */
 int err_set(GError **err, int errnum, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* As err_set(), then ": " and the text of @errnum. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The copy engine for one command; see pass.h. */
+/* The copy engine for one command; see copy-run.h. */
 #include "cli/copy-run.h"
 
 #include <inttypes.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Copying images at rest into another one: the copy engine (job/copy/copy.h) between
- * sources that stand one behind another and a target that nobody else uses.
- * What reads as zeroes by status alone is never read; what turns out to be
- * zeroes is not written where the target reads as zeroes anyway.
+ * Copying images at rest into another one: the copy engine (job/copy/copy.h)
+ * between sources that stand one behind another and a target that nobody else
+ * uses. What reads as zeroes by status alone is never read; what turns out to
+ * be zeroes is not written where the target reads as zeroes anyway.
  */
 #pragma once
 #include <stdbool.h>

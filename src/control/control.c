@@ -19,8 +19,9 @@
 
 /* How long connections get to take their last answers, and to end. */
 #define DRAIN_TIMEOUT_NS 1000000000ull
-/* How long requests may go on before servers that do not answer are let go: those
- * of bases, whose requests lose nothing, and those that are written to. */
+/* How long requests may go on before servers that do not answer are let go:
+ * those of bases, whose requests lose nothing, and those that are written
+ * to. */
 #define BASES_TIMEOUT_NS 1000000000ull
 #define WRITES_TIMEOUT_NS 10000000000ull
 

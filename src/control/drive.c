@@ -86,8 +86,8 @@ static int take_accepted(struct opts *o, GError **err)
     return r < 0 ? r : 0;
 }
 
-/* What is done about servers that do not answer, of all nodes of the drive: also
- * of those that headers name, which have no options of their own. */
+/* What is done about servers that do not answer, of all nodes of the drive:
+ * also of those that headers name, which have no options of their own. */
 static int take_hang(struct opts *o, struct drive *d, GError **err)
 {
     static const char *const policies[] = { "wait", "error", NULL };

@@ -399,7 +399,8 @@ json_t *journal_describe(const struct journal *j)
 
 /* --- going on --- */
 
-/* Start entry @id when its device is there. 0, or -errno: it goes on waiting. */
+/* Start entry @id when its device is there. 0, or -errno: it goes on
+ * waiting. */
 static CO_FN int resume_co_try(struct journal *j, const char *id)
 {
     json_t *args = json_object_get(json_object_get(j->entries, id),

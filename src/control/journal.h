@@ -40,9 +40,9 @@ struct journal_start {
     bool was_waiting; /* an entry of that id waited to be resumed */
     bool settled;     /* the job has ended already */
 };
-/* Make the intent durable, before the job is started. Waits for another start of
- * the same @id. An @id that a running job has, or no job could have, is left to
- * whoever starts the job to refuse; where an entry of that id waits to be
+/* Make the intent durable, before the job is started. Waits for another start
+ * of the same @id. An @id that a running job has, or no job could have, is left
+ * to whoever starts the job to refuse; where an entry of that id waits to be
  * resumed, it stays until the job has started. On failure the job must not be
  * started; else journal_co_end_start() follows. */
 CO_FN int journal_co_begin_start(struct journal *j, const char *id,

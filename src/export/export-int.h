@@ -20,6 +20,7 @@ extern const struct export_driver *const export_drivers[];
 
 /* Begin to remove @e: no new clients, those there are asked to go. */
 void export_begin_delete(struct export *e);
-/* The same for all of a type (NULL: all types), and wait until they are gone. */
+/* The same for all of a type (NULL: all types), and wait until they are
+ * gone. */
 CO_FN void exports_co_delete_all(struct exports *es,
                                  const struct export_driver *drv);

@@ -3,9 +3,9 @@
  * Would a change of what lies below an image change its internal snapshots?
  *
  * A snapshot shows the backing chain wherever it holds nothing itself, and it
- * is not populated when the disk is.  Whoever cuts the chain, or changes what it
- * holds, asks here first.  Images without snapshots, or with snapshots that hold
- * all they show, are not concerned.
+ * is not populated when the disk is.  Whoever cuts the chain, or changes what
+ * it holds, asks here first.  Images without snapshots, or with snapshots that
+ * hold all they show, are not concerned.
  *
  * The caller sees to it that no snapshot of the image is made or deleted
  * meanwhile.
@@ -32,8 +32,8 @@ struct chain_change {
  * what to do; other -errno when that cannot be told. */
 CO_FN int snapshots_co_check(struct node *image,
                              const struct chain_change *change, GError **err);
-/* The change: what is below @image, down to but not including @base (NULL: all),
- * is cut out of the chain. */
+/* The change: what is below @image, down to but not including @base (NULL:
+ * all), is cut out of the chain. */
 CO_FN int snapshots_co_check_cut(struct node *image, struct node *base,
                                  const char *verb, GError **err);
 /* The change: what @image and the chain below it hold above @base is written

@@ -44,8 +44,8 @@ CO_FN int channel_co_write(struct channel *c, struct iov iov,
 void channel_shutdown(struct channel *c);
 /* Send no more: the peer sees the end of the stream and may still write. */
 void channel_shutdown_write(struct channel *c);
-/* Has the peer closed its end, or shut it down for writing?  Also while bytes of
- * it are unread. No yield. */
+/* Has the peer closed its end, or shut it down for writing?  Also while bytes
+ * of it are unread. No yield. */
 bool channel_peer_has_ended(const struct channel *c);
 /* Wait for readiness of a descriptor that somebody else reads and writes
  * (libnbd). @events and the result are poll(2) bits. -ETIMEDOUT. */

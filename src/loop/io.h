@@ -38,7 +38,8 @@ CO_FN int io_co_pwritev(struct io_file *f, uint64_t off, struct iov iov,
 CO_FN int io_co_fdatasync(struct io_file *f);
 CO_FN int io_co_fsync(struct io_file *f);
 CO_FN int io_co_truncate(struct io_file *f, uint64_t size);
-/* fallocate(2) with FALLOC_FL_* @mode. -ENOTSUP where the file system cannot. */
+/* fallocate(2) with FALLOC_FL_* @mode. -ENOTSUP where the file system
+ * cannot. */
 CO_FN int io_co_fallocate(struct io_file *f, int mode, uint64_t off,
                           uint64_t len);
 CO_FN int io_co_fstat(struct io_file *f, struct stat *ret_st);

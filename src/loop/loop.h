@@ -57,7 +57,8 @@ bool loop_turn(struct loop *l, bool may_block);
 struct loop *loop_current(void);
 const char *loop_engine_name(struct loop *l);
 
-/* Monotonic nanoseconds, read once a turn (virtual where a custom engine's clock is). */
+/* Monotonic nanoseconds, read once a turn (virtual where a custom engine's
+ * clock is). */
 uint64_t loop_now_ns(struct loop *l);
 /* Monotonic nanoseconds, read now. */
 uint64_t loop_clock_ns(struct loop *l);

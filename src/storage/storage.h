@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The leaf drivers; listed in daemon/drivers.c and cli/drivers.c tables. */
+/* The leaf drivers; control/drivers.c lists them. */
 #pragma once
 struct node_driver;
 extern const struct node_driver file_driver;        /* "file" */

@@ -4,8 +4,8 @@
  * where its maps are.  doc/cow-format.rst is the specification.  Pure encoding,
  * decoding and validation; no I/O.
  *
- *   0x000000  slot A, 0x001000 slot B: the header, 4 KiB each; the valid one with
- *             the higher generation counts
+ *   0x000000  slot A, 0x001000 slot B: the header, 4 KiB each; the valid one
+ *             with the higher generation counts
  *   0x010000  summary: 2 bits a group of 32,768 clusters
  *   0x110000  map: 4 KiB a group, 1 bit a cluster
  */

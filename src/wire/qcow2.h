@@ -93,11 +93,12 @@ int qcow2_header_decode(const uint8_t *buf, size_t len,
                         struct qcow2_header *ret_h, GError **err);
 /* Is the image that @h describes, in a file of @file_size bytes, one that can
  * be used? Unknown incompatible features are not looked at. The message names
- * field, offset and value; *@ret_where is that offset. -EINVAL; -ENOTSUP, -EFBIG
- * for what is beyond our limits. */
+ * field, offset and value; *@ret_where is that offset. -EINVAL; -ENOTSUP,
+ * -EFBIG for what is beyond our limits. */
 int qcow2_header_validate(const struct qcow2_header *h, uint64_t file_size,
                           uint64_t *ret_where, GError **err);
-/* L1 entries for a disk of @size bytes; UINT64_MAX when they cannot be counted. */
+/* L1 entries for a disk of @size bytes; UINT64_MAX when they cannot be
+ * counted. */
 uint64_t qcow2_l1_entries(uint64_t size, unsigned cluster_bits, bool extended);
 
 /* --- header extensions --- */
@@ -111,8 +112,8 @@ struct qcow2_ext {
 /* In the order of the file; struct qcow2_ext. Frees what it holds. */
 GArray *qcow2_exts_new(void);
 /* Parse @area, the bytes from header_length to the end of the first cluster or
- * to the backing name. @at: its offset in the file, for messages. Of a known type
- * that is there more than once the last one counts, as in QEMU. */
+ * to the backing name. @at: its offset in the file, for messages. Of a known
+ * type that is there more than once the last one counts, as in QEMU. */
 int qcow2_exts_decode(GArray *exts, const uint8_t *area, size_t len,
                       uint64_t at, uint64_t *ret_where, GError **err);
 const struct qcow2_ext *qcow2_exts_find(const GArray *exts, uint32_t type);
@@ -130,7 +131,8 @@ size_t qcow2_exts_size(const GArray *exts);
 size_t qcow2_exts_encode(const GArray *exts, uint8_t *buf, size_t room);
 
 /* Put @e in the place of the one of its type in @area (which may end in the
- * middle of one); false when it is not there, or does not take the same room. */
+ * middle of one); false when it is not there, or does not take the same
+ * room. */
 bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e);
 
 /* Does the list in @area end in it? */
@@ -195,8 +197,8 @@ unsigned qcow2_desc_run(const struct qcow2_shape *s, struct qcow2_desc d,
 /* Has the cluster a place of its own in the file (zero ones may)? Its offset is
  * entry & QCOW2_OFFSET_MASK. */
 bool qcow2_desc_has_host(const struct qcow2_shape *s, struct qcow2_desc d);
-/* QCOW2_RUN_COMPRESSED: where the stream begins and the most bytes it can have (to the
- * end of its last sector). */
+/* QCOW2_RUN_COMPRESSED: where the stream begins and the most bytes it can have
+ * (to the end of its last sector). */
 void qcow2_compressed_get(const struct qcow2_shape *s, uint64_t entry,
                           uint64_t *ret_offset, uint32_t *ret_len);
 /* The entry of a stream; 0 when @offset is too large for the field. */

@@ -19,10 +19,10 @@
  * a connection that has been there for long.  The answer holds for all that was
  * received before it, so it is asked for once after each receive.
  *
- * Exports are told apart by what they lead to, not by name: two of them may show
- * one disk.  Writes of connections that live are not ordered, because their
- * clients see them end.  Older is told by a number, so two orphans never wait for
- * each other.
+ * Exports are told apart by what they lead to, not by name: two of them may
+ * show one disk.  Writes of connections that live are not ordered, because
+ * their clients see them end.  Older is told by a number, so two orphans never
+ * wait for each other.
  */
 #include "base/math.h"
 #include "export/nbd/nbd-int.h"
@@ -40,7 +40,8 @@ static bool shares_storage(const struct nbd_conn *a, const struct nbd_conn *b)
 }
 
 /* Offsets of two exports mean the same bytes when only filters are between;
- * else (a part of a disk and the whole of it) nothing is known of the ranges. */
+ * else (a part of a disk and the whole of it) nothing is known of the
+ * ranges. */
 static bool is_overlapping(const struct nbd_request *a,
                            const struct nbd_request *b)
 {

@@ -3,9 +3,10 @@
  * Filter "blkdebug": requests fail, change size or wait, as rules say.
  *
  * The nodes above tell what they are about to do (graph/debug.h); that moves
- * the rules (filter/blkdebug/blkdebug-int.h), and a request that comes here while a rule
- * is active gets its error.  A breakpoint holds the coroutine that reported the
- * event; a drain lets all of them go, since it would wait for them for ever.
+ * the rules (filter/blkdebug/blkdebug-int.h), and a request that comes here
+ * while a rule is active gets its error.  A breakpoint holds the coroutine that
+ * reported the event; a drain lets all of them go, since it would wait for them
+ * for ever.
  */
 #include <errno.h>
 #include <inttypes.h>

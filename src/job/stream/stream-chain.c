@@ -106,8 +106,8 @@ static CO_FN int stream_chain_co_hold_mids(struct stream_chain *p, GError **err)
     return 0;
 }
 
-/* Views of the image (raw) have it resized for whoever uses them: nobody may ask
- * them to. Those above @n are blocked, at once; the topmost are listed. */
+/* Views of the image (raw) have it resized for whoever uses them: nobody may
+ * ask them to. Those above @n are blocked, at once; the topmost are listed. */
 static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
 {
     bool any = false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The chain of a stream: an overlay that is populated from it down to a lowest
- * node, then linked to what is below that.  What the stream job and its one-step form
- * share.
+ * node, then linked to what is below that.  What the stream job and its
+ * one-step form share.
  *
  * While it is held nobody else may change the part of the chain concerned.
  * What is below @bottom is not held: it is looked up each time, and the link
@@ -33,17 +33,19 @@ struct stream_chain {
 
 /* The lowest node of the chain below @top; @top itself when it has none. */
 struct node *stream_chain_lowest(struct node *top);
-/* May the chain from @n (filters included) down to @bottom be streamed? -EBUSY */
+/* May the chain from @n (filters included) down to @bottom be streamed?
+ * -EBUSY */
 int stream_chain_check(struct node *n, struct node *bottom, GError **err);
 
 /* Will @top's header be able to say what its backing file is, once it is
- * populated down to @bottom? @backing_file: what it shall say; NULL: worked out. */
+ * populated down to @bottom? @backing_file: what it shall say; NULL: worked
+ * out. */
 CO_FN int stream_chain_co_check_name(struct node *top, struct node *bottom,
                                      const char *backing_file, GError **err);
 
 /* Take hold of @top down to @bottom: writable, blocked, frozen. @by is copied.
- * On failure nothing is held: -EBUSY, too, when internal snapshots of @top would
- * show something else at the end. */
+ * On failure nothing is held: -EBUSY, too, when internal snapshots of @top
+ * would show something else at the end. */
 CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top,
                                struct node *bottom, const char *by,
                                GError **err);

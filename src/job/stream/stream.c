@@ -2,10 +2,10 @@
 /*
  * block-stream: the job and its one-step form.
  *
- * The job populates the overlay by the copy engine (stream-chain.h), checks that
- * nothing is missing, and pivots when it is finalized.  The work is in the
- * overlay's own mapping: a job that was cancelled, or lost with its daemon, goes
- * on where it was when it is started again.
+ * The job populates the overlay by the copy engine (stream-chain.h), checks
+ * that nothing is missing, and pivots when it is finalized.  The work is in the
+ * overlay's own mapping: a job that was cancelled, or lost with its daemon,
+ * goes on where it was when it is started again.
  */
 #include "job/stream/stream.h"
 #include <inttypes.h>

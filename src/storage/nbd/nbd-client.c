@@ -9,9 +9,9 @@
  * hangs, and requests can be ended before it answers: they get a verdict, and
  * the connections that they are on are cut, for the memory that a reply would
  * fill is the caller's.  Requests that were cut off without being meant are
- * sent again.  Only what changes nothing is ended like that, and no connection is
- * cut while the server holds writes that are not flushed: it would be the loss
- * of them, as far as anybody could tell.
+ * sent again.  Only what changes nothing is ended like that, and no connection
+ * is cut while the server holds writes that are not flushed: it would be the
+ * loss of them, as far as anybody could tell.
  */
 #include "storage/nbd/nbd-client.h"
 
@@ -30,8 +30,8 @@
 #define BACKOFF_MAX_NS (8000 * NS_PER_MS)
 #define SHUTTING_DOWN_NS (50 * NS_PER_MS)
 #define IN_FLIGHT_MAX 64u
-/* How long a request waits for the one attempt to reconnect that it is due after
- * the reconnect delay. */
+/* How long a request waits for the one attempt to reconnect that it is due
+ * after the reconnect delay. */
 #define LAST_ATTEMPT_NS (2000 * NS_PER_MS)
 
 /* Between two looks at a server that hangs. */
@@ -515,8 +515,8 @@ static struct nbd_slot *client_pick(struct nbd_client *cl)
 }
 
 /* A request does not wait for the end of a pause between two attempts, however
- * long it has become.  After the reconnect delay it still gets one attempt of its
- * own, so that a server that has come back is found.
+ * long it has become.  After the reconnect delay it still gets one attempt of
+ * its own, so that a server that has come back is found.
  * @asked: attempts that had begun when the request came. */
 static bool client_gives_up(struct nbd_client *cl, const struct pending *p,
                             uint64_t asked, uint64_t *ret_deadline_ns)

@@ -279,9 +279,9 @@ static CO_FN int nbd_co_flush(struct node *n)
     return nbd_client_co_request(s->client, &r);
 }
 
-/* A server may obey FUA by a flush, and may have dropped what was written before
- * when that failed: G6. It does not say which part failed; lack of space, of
- * which a write has its own, and what it refuses are no flush. */
+/* A server may obey FUA by a flush, and may have dropped what was written
+ * before when that failed: G6. It does not say which part failed; lack of
+ * space, of which a write has its own, and what it refuses are no flush. */
 static void fua_result(struct node *n, int ret)
 {
     if (ret < 0 && ret != -ENOSPC && ret != -EINVAL && ret != -EPERM &&
