@@ -13,7 +13,7 @@
 #include "cli/commands.h"
 #include "cli/image.h"
 #include "cli/print.h"
-#include "control/image-info.h"
+#include "control/commands/image-info.h"
 #include "graph/node.h"
 
 #define SECTOR 512

@@ -2,7 +2,7 @@
 /* Private to control/: the state, and who may touch which part. */
 #pragma once
 #include "control/control.h"
-#include "control/schema.h"
+#include "control/schema/schema.h"
 #include "loop/co.h"
 
 struct exports;
@@ -51,7 +51,7 @@ CO_FN void control_co_on_data(struct control *c, void (*fn)(void *arg),
  * borrowed; it must fit what the schema declares for @name. */
 void control_emit(struct control *c, const char *name, json_t *data);
 
-/* --- session.c --- */
+/* --- session/session.c --- */
 /* Queue an event, dropping it when the connection reads too slowly. */
 void session_send_event(struct session *s, json_t *event);
 /* Read no more; end when what is queued has been sent. */
@@ -63,7 +63,7 @@ void session_shutdown(struct session *s);
 /* VersionInfo; caller owns. */
 json_t *control_version(void);
 
-/* --- hmp.c --- */
+/* --- session/hmp.c --- */
 /* Run one line of the human monitor; what it prints is appended to @out. */
 CO_FN void hmp_co_execute(struct control *c, const char *line, GString *out);
 

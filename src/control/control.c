@@ -8,11 +8,11 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "control/cmd-stream.h"
+#include "control/commands/cmd-stream.h"
 #include "control/control-int.h"
 #include "control/drivers.h"
-#include "control/journal.h"
-#include "control/qemuio.h"
+#include "control/journal/journal.h"
+#include "control/qemu-io/qemuio.h"
 #include "export/export.h"
 #include "job/job.h"
 #include "loop/loop.h"

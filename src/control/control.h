@@ -47,7 +47,7 @@ CO_FN int control_co_start(struct control *c, GError **err);
 CO_FN int control_co_execute(struct control *c, const char *name,
                              const json_t *args, json_t **ret, GError **err);
 
-/* A drive in the emulator's syntax, as JSON of strings; control/drive.c. */
+/* A drive in the emulator's syntax, as JSON of strings; commands/drive.c. */
 CO_FN int control_co_add_drive(struct control *c, const json_t *options,
                                GError **err);
 

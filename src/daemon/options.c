@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "base/keyval.h"
 #include "base/trace.h"
-#include "control/schema.h"
+#include "control/schema/schema.h"
 #include "daemon/daemon.h"
 
 struct option {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The leaf drivers; control/drivers.c lists them. */
+/* The leaf drivers, for the table in control/drivers.c. */
 #pragma once
 struct node_driver;
 extern const struct node_driver file_driver;        /* "file" */

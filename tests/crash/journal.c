@@ -12,9 +12,9 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/options.h"
-#include "control/cmd-stream.h"
+#include "control/commands/cmd-stream.h"
 #include "control/control-int.h"
-#include "control/journal.h"
+#include "control/journal/journal.h"
 #include "graph/driver.h"
 #include "job/job.h"
 #include "loop/co.h"

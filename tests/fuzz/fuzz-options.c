@@ -7,7 +7,7 @@
 #include "base/keyval.h"
 #include "control-rig.h"
 #include "control/control.h"
-#include "control/schema.h"
+#include "control/schema/schema.h"
 #include "fuzz.h"
 
 enum { TEXTS_MAX = 8 };

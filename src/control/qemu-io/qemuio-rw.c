@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "base/units.h"
-#include "control/qemuio-int.h"
+#include "control/qemu-io/qemuio-int.h"
 #include "graph/io.h"
 #include "loop/io.h"
 #include "loop/loop.h"

@@ -3,13 +3,13 @@
  * The qemu-io language: the table of commands, their words, and those commands
  * that are not requests.
  */
-#include "control/qemuio.h"
+#include "control/qemu-io/qemuio.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include "base/err.h"
 #include "base/units.h"
-#include "control/qemuio-int.h"
+#include "control/qemu-io/qemuio-int.h"
 #include "graph/debug.h"
 #include "graph/io.h"
 

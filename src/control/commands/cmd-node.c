@@ -5,7 +5,7 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/control-int.h"
-#include "control/journal.h"
+#include "control/journal/journal.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/reference.h"

@@ -9,7 +9,7 @@
  * entry only once its job has started: one that is refused, or that a power cut
  * ends before it was answered, leaves the entry as it was.
  */
-#include "control/journal.h"
+#include "control/journal/journal.h"
 
 #include <fcntl.h>
 #include <stdio.h>

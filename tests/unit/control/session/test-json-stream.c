@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "control/json-stream.h"
+#include "control/session/json-stream.h"
 
 /* Everything that comes out of @text fed in pieces of @piece bytes: one line
  * for each value or error. */

@@ -3,7 +3,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
-#include "control/qemuio.h"
+#include "control/qemu-io/qemuio.h"
 #include "graph/node.h"
 #include "loop/co.h"
 

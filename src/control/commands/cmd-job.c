@@ -6,7 +6,7 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/control-int.h"
-#include "control/journal.h"
+#include "control/journal/journal.h"
 #include "job/job.h"
 
 static struct job *find_block_job(struct control *c, const char *id,

@@ -2,8 +2,8 @@
 /* object-add and object-del: what there is, by id. */
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/objects.h"
 #include "control/control-int.h"
-#include "control/objects.h"
 
 CO_FN int cmd_co_object_add(struct control *c, const json_t *args, json_t **ret,
                             GError **err)

@@ -2,7 +2,7 @@
 /* Words and numbers of the qemu-io language. */
 #include <string.h>
 #include "base/units.h"
-#include "control/qemuio-int.h"
+#include "control/qemu-io/qemuio-int.h"
 
 void qemuio_print_usage(const struct qemuio_command *cmd, GString *out)
 {

@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "control/control-int.h"
-#include "control/qemuio.h"
+#include "control/qemu-io/qemuio.h"
 
 /* The command that begins with the words of @words: "info" takes two.
  * *@ret_used is how many words its name has. */

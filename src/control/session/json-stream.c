@@ -5,7 +5,7 @@
  * is left to the JSON parser, which sees each value whole, with its single
  * quotes rewritten.
  */
-#include "control/json-stream.h"
+#include "control/session/json-stream.h"
 
 #include <stdbool.h>
 #include <stdint.h>

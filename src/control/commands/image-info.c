@@ -5,7 +5,7 @@
  * The asking yields, so a node found before may be gone after: callers hold a
  * reference, and the chain below is walked with references too.
  */
-#include "control/image-info.h"
+#include "control/commands/image-info.h"
 
 #include <string.h>
 

@@ -9,10 +9,10 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "control/cmd-stream.h"
 #include "control/commands.h"
+#include "control/commands/cmd-stream.h"
 #include "control/control-int.h"
-#include "control/journal.h"
+#include "control/journal/journal.h"
 #include "job/job.h"
 #include "job/stream/stream.h"
 

@@ -7,8 +7,8 @@
 
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/image-info.h"
 #include "control/control-int.h"
-#include "control/image-info.h"
 #include "graph/io.h"
 #include "loop/loop.h"
 

@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 #include "control/drivers.h"
-#include "control/schema.h"
+#include "control/schema/schema.h"
 #include "graph/driver.h"
 
 static bool has_member(const struct schema_type *t, const char *name)

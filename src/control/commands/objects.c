@@ -3,7 +3,7 @@
  * The object types.  A throttle group lives in filter/, a secret in graph/; an
  * iothread is only accepted, so that command lines that name one work.
  */
-#include "control/objects.h"
+#include "control/commands/objects.h"
 
 #include <string.h>
 

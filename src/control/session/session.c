@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 #include "control/control-int.h"
-#include "control/json-stream.h"
+#include "control/session/json-stream.h"
 #include "loop/channel.h"
 #include "loop/loop.h"
 

@@ -5,7 +5,7 @@
  * The path to the place under test grows and shrinks in one GString while the
  * check descends, so that an error names it: "options[0].file.filename".
  */
-#include "control/schema.h"
+#include "control/schema/schema.h"
 
 #include <string.h>
 
