@@ -112,10 +112,13 @@ def test_drivers(d):
             assert re.search(r'^(``[^\n]*, )?``%s``' % option, text, re.M), \
                 '%s: option %s is missing' % (page, option)
     export = by_name[by_name['block-export-add']['arg-type']]
-    text = read(PAGES['sluice-nbd.7.rst'])
-    for name in (list(type_members(by_name, export['name'])) +
-                 list(type_members(by_name, export['variants'][0]['type']))):
-        assert '\n``%s``' % name in text or ', ``%s``' % name in text, name
+    for v in export['variants']:
+        page = 'sluice-%s.7.rst' % v['case']
+        text = read(PAGES[page])
+        for name in (list(type_members(by_name, export['name'])) +
+                     list(type_members(by_name, v['type']))):
+            assert '\n``%s``' % name in text or ', ``%s``' % name in text, \
+                '%s: option %s is missing' % (page, name)
     obj = by_name[by_name['object-add']['arg-type']]
     group = next(v for v in obj['variants'] if v['case'] == 'throttle-group')
     limits = type_members(by_name, group['type'])['limits']
