@@ -272,7 +272,7 @@ struct backend_ops {
      * "root". */
     const char *role;
 };
-/* @ops may be NULL. Fails with the permission text of qemu.md 2.1. */
+/* @ops may be NULL. Fails with the permission text of QEMU 7.2. */
 CO_FN int backend_co_new(struct node *n, const char *name, unsigned perm,
                          unsigned shared, const struct backend_ops *ops,
                          void *arg, struct backend **ret_user, GError **err);

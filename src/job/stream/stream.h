@@ -14,7 +14,7 @@ struct stream_params {
     enum on_error on_error;
 };
 /* Inserts the copy-on-read filter, takes blockers, starts. Errors and texts:
- * qemu.md 2.1 and 2.3. Context: coroutine on the graph's loop. */
+ * those of block-stream in QEMU 7.2. Context: coroutine on the graph's loop. */
 CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
                           struct job **ret_job, GError **err);
 
