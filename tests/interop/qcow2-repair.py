@@ -214,7 +214,8 @@ def refcount(im):
     block = im.get(im.table)
     i = im.rng.randrange(im.end() >> im.bits)
     # An earlier damage may have changed what leads to it.
-    if 0 < block < im.end() and i < im.cluster * 8 // width:
+    if 0 < block < im.end() and block % im.cluster == 0 and \
+            i < im.cluster * 8 // width:
         im.put(block + i * width // 8, im.rng.choice([0, 1, 2, 7]), width // 8)
 
 

@@ -345,8 +345,8 @@ static CO_FN int l1_entry_co_separate(struct qcow2_check *c, uint64_t *l1,
 }
 
 /* Entry @i leads to a table, that of an earlier entry: nothing reads that. */
-static CO_FN int l1_twin_co_check(struct qcow2_check *c, uint64_t *l1,
-                                  uint32_t i, bool active, bool *changed)
+static CO_FN int l1_duplicate_co_check(struct qcow2_check *c, uint64_t *l1,
+                                       uint32_t i, bool active, bool *changed)
 {
     uint64_t host = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
     int ret;
@@ -387,7 +387,7 @@ static CO_FN int l1_entries_co_check(struct qcow2_check *c, uint64_t *l1,
         ret = !seen || !is_table_place(c, host) ||
                       g_hash_table_add(seen, GSIZE_TO_POINTER((gsize)host))
                   ? l1_entry_co_check(c, l1, i, active, changed)
-                  : l1_twin_co_check(c, l1, i, active, changed);
+                  : l1_duplicate_co_check(c, l1, i, active, changed);
     }
     if (seen) {
         g_hash_table_destroy(seen);

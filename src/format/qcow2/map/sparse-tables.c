@@ -15,9 +15,14 @@
 #include "base/math.h"
 #include "format/qcow2/map/map.h"
 
+static uint64_t table_of(const uint64_t *l1, uint64_t l1_idx)
+{
+    return get_be64(&l1[l1_idx]) & QCOW2_OFFSET_MASK;
+}
+
 static uint64_t table_at(const struct qcow2_image *img, uint64_t l1_idx)
 {
-    return get_be64(&img->l1[l1_idx]) & QCOW2_OFFSET_MASK;
+    return table_of(img->l1, l1_idx);
 }
 
 static bool is_over_file(const struct qcow2_image *img)
@@ -60,11 +65,19 @@ static int qcow2_compare_offsets(const void *a, const void *b)
 
 bool qcow2_l1_has_duplicates(const uint64_t *l1, uint32_t n)
 {
-    uint64_t *all = g_try_new(uint64_t, MAX(n, 1));
-    bool shared = !all; /* then look the slow way */
+    uint64_t *all;
+    bool shared;
 
+    /* Neighbours show themselves without a copy to be sorted. */
+    for (uint32_t i = 1; i < n; i++) {
+        if (table_of(l1, i) && table_of(l1, i) == table_of(l1, i - 1)) {
+            return true;
+        }
+    }
+    all = g_try_new(uint64_t, MAX(n, 1));
+    shared = !all; /* then look the slow way */
     for (uint32_t i = 0; i < n && all; i++) {
-        all[i] = get_be64(&l1[i]) & QCOW2_OFFSET_MASK;
+        all[i] = table_of(l1, i);
     }
     if (all) {
         qsort(all, n, sizeof(*all), qcow2_compare_offsets);
