@@ -8,6 +8,7 @@ be read before, of the disk and of its snapshots, reads the same after
 `check -r all`, by sluice and by qemu-img; what could not be read never shows the
 backing file.  SEED=N ROUNDS=1 runs one seed again.
 """
+import itertools
 import os
 import random
 import subprocess
@@ -339,6 +340,19 @@ def test_each_damage(d):
         for options in (OPTIONS[0], OPTIONS[2], OPTIONS[4]):
             rng = random.Random(SEED)
             one_image(d, SEED, rng, make(d, rng, options), options, [damage])
+
+
+def test_two_damages_of_one_entry(d):
+    """What is wrong besides does not hide the second."""
+    path = d + '/i.qcow2'
+    damages = [packed_copied, packed_too_long, packed_astray, packed_bits]
+    for options in ('extended_l2=on', 'cluster_size=4k'):
+        for pair in itertools.permutations(damages, 2):
+            qemu_img('create', '-q', '-f', 'qcow2', '-o', options, path,
+                     str(SIZE))
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -c -P 5 0 64k',
+                     path)
+            one_image(d, SEED, random.Random(SEED), path, options, pair)
 
 
 def test_a_subcluster_that_is_both(d):

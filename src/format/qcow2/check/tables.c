@@ -207,28 +207,31 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
                         "region exceeding the end of the file by one "
                         "cluster or more",
                         true);
-    } else if (ret == 0 && !why && (d.entry & QCOW2_COMPRESSED) &&
-               (d.entry & QCOW2_COPIED) &&
-               qcow2_check_bad(c,
-                               "coffset=0x%" PRIx64 ": copied flag must "
-                               "never be set for compressed clusters",
-                               d.entry)) {
-        d.entry &= ~QCOW2_COPIED;
-        qcow2_check_desc_set(c, t, i, d);
     }
     return ret;
 }
 
-/* Bits that no version of the format has a meaning for. */
+/* Bits that have no meaning in descriptor @i, whatever else is wrong with
+ * it. */
 static void desc_check_reserved(struct qcow2_check *c, struct qcow2_table_at *t,
                                 uint32_t i)
 {
     struct qcow2_desc d = qcow2_desc_get(&c->img->shape, c->table, i);
+    uint64_t none = d.entry & QCOW2_COMPRESSED ? QCOW2_COPIED
+                                               : QCOW2_L2_RESERVED;
 
-    if (!(d.entry & QCOW2_COMPRESSED) && (d.entry & QCOW2_L2_RESERVED) &&
-        qcow2_check_bad(c, "found l2 entry with reserved bits set: %" PRIx64,
-                        d.entry)) {
-        d.entry &= ~QCOW2_L2_RESERVED;
+    if (!(d.entry & none)) {
+        return;
+    }
+    if (d.entry & QCOW2_COMPRESSED
+            ? qcow2_check_bad(c,
+                              "coffset=0x%" PRIx64 ": copied flag must "
+                              "never be set for compressed clusters",
+                              d.entry)
+            : qcow2_check_bad(c,
+                              "found l2 entry with reserved bits set: %" PRIx64,
+                              d.entry)) {
+        d.entry &= ~none;
         qcow2_check_desc_set(c, t, i, d);
     }
 }
