@@ -355,6 +355,31 @@ def test_two_damages_of_one_entry(d):
             one_image(d, SEED, random.Random(SEED), path, options, pair)
 
 
+def test_a_length_that_reaches_into_something_else(d):
+    """Compressed data are recorded to go on into the L1 table of a snapshot and
+    into an L2 table in which an entry is wrong.  Neither is taken for data."""
+    path = d + '/i.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', path, '4M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -c -P 5 0 4k', path)
+    qemu_img('snapshot', '-c', 'one', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -c -P 6 8k 4k', '-c',
+             'write -P 7 2M 4k', path)
+    im = Image(path, random.Random(SEED))
+    for table in im.entries(lambda e: e & COMPRESSED):
+        im.put(table, im.get(table) | COMPRESSED - 1 & ~((1 << 58) - 1))
+    second = im.get(im.tables()[1]) & OFFSET
+    im.put(second + 8, COPIED | 1 << 20)
+    im.put(second, im.get(second) | 1 << 2)
+    im.f.close()
+    status, text = check(SLUICE, path, '-r', 'all')
+    assert status == 0 and 'beginning of something else' in text, text
+    assert check('qemu-img', path)[0] == 0
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'read -P 5 0 4k', '-c',
+             'read -P 6 8k 4k', '-c', 'read -P 7 2M 4k', '-c',
+             'read -P 0 2052k 4k', path)
+    assert read_by_qemu(d, path, '-l', 'one')[:4 * KIB] == b'\5' * 4 * KIB
+
+
 def test_a_subcluster_that_is_both(d):
     """It reads as zeroes afterwards; the others stay what they are, those that the
     image does not have, too."""

@@ -172,49 +172,45 @@ static CO_FN int references_co_count(struct qcow2_check *c)
     return ret < 0 ? ret : qcow2_co_check_tables(c);
 }
 
-static int refcounts_note(struct qcow2_check *c)
+/* Count without a report or a repair. *@ret_sound: there is nothing to be
+ * repaired, and all was counted; else the counts are those of the look, and
+ * the check begins anew. */
+static CO_FN int references_co_look_once(struct qcow2_check *c, bool *ret_sound,
+                                         bool *ret_overlap)
 {
-    const struct qcow2_refcounts *r = c->img->refcounts;
-    unsigned bits = c->img->cluster_bits;
-    int ret = qcow2_counts_add(c->others, c->img->hdr.reftable_offset >> bits,
-                               c->img->hdr.reftable_clusters);
+    struct check_result was = *c->res;
+    unsigned fix = c->fix;
+    int ret, r;
 
-    for (uint32_t i = 0; i < r->used && ret == 0; i++) {
-        if (r->table[i] >> bits < c->file_clusters && r->table[i]) {
-            ret = qcow2_counts_add(c->others, r->table[i] >> bits, 1);
-        }
+    qcow2_check_look_begin(c);
+    c->fix = 0;
+    c->res->report = NULL;
+    ret = references_co_count(c);
+    r = qcow2_check_look_end(c, ret_overlap);
+    ret = ret < 0 ? ret : r;
+    c->res->report = was.report;
+    c->fix = fix;
+    *ret_sound = ret == 0 && !*ret_overlap &&
+                 c->res->corruptions == was.corruptions &&
+                 c->res->check_errors == was.check_errors;
+    if (!*ret_sound) {
+        *c->res = was;
+        c->look.all = c->counts;
+        c->counts = qcow2_counts_new();
+        qcow2_check_lists_reset(c);
+        c->budget = BUDGET_BYTES;
     }
     return ret;
 }
 
-/* Before entries are repaired: a table that lies on guest data, or on
- * refcounts, may not be written to, and which ones do shows in the end.
- * *@ret_sound: there is nothing to be repaired, and all was counted. */
+/* Before anything is repaired: see look.c. */
 static CO_FN int references_co_look(struct qcow2_check *c, bool *ret_sound)
 {
-    struct check_result was = *c->res;
-    unsigned fix = c->fix;
-    int ret;
+    bool overlap;
+    int ret = references_co_look_once(c, ret_sound, &overlap);
 
-    c->others = qcow2_counts_new();
-    c->looking = true;
-    c->fix = 0;
-    c->res->report = NULL;
-    ret = references_co_count(c);
-    if (ret == 0) {
-        ret = refcounts_note(c);
-    }
-    c->res->report = was.report;
-    c->fix = fix;
-    c->looking = false;
-    *ret_sound = ret == 0 && c->res->corruptions == was.corruptions &&
-                 c->res->check_errors == was.check_errors;
-    if (!*ret_sound) {
-        *c->res = was;
-        qcow2_counts_free(c->counts);
-        c->counts = qcow2_counts_new();
-        qcow2_check_lists_reset(c);
-        c->budget = BUDGET_BYTES;
+    if (ret == 0 && overlap) {
+        ret = references_co_look_once(c, ret_sound, &overlap);
     }
     /* What was too much will be so again, and is reported then. */
     return ret == -EFBIG ? 0 : ret;
@@ -272,7 +268,7 @@ static CO_FN int qcow2_check_co_run(struct qcow2_check *c, GError **err)
         io_buf_put(c->table, cluster);
     }
     qcow2_counts_free(c->counts);
-    qcow2_counts_free(c->others);
+    qcow2_check_look_free(c);
     g_free(c->bad_blocks);
     ret = ret < 0 ? err_set_errno(err, -ret, "Could not check the qcow2 image")
                   : repairs_co_finish(c, err);

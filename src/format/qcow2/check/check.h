@@ -13,23 +13,32 @@
  * every entry of it is looked at, though there be nothing behind. */
 enum { ROOT_WEIGHT = 8 };
 
+/* What is where, found before anything is repaired: how often each cluster is
+ * referred to. */
+struct qcow2_look {
+    struct qcow2_counts *all;        /* by anything */
+    struct qcow2_counts *data;       /* as guest data that are not compressed */
+    struct qcow2_counts *compressed; /* as recorded */
+    struct qcow2_counts *refcounts;  /* as the refcount structure; not in all */
+};
+
 struct qcow2_check {
     struct qcow2_image *img;
     unsigned fix;
     struct check_result *res;
     struct qcow2_counts *counts;
-    uint64_t file_clusters;      /* with what was appended */
-    uint64_t found_clusters;     /* without: what entries may lead to */
-    uint64_t budget;             /* bytes of tables that may be read still */
-    uint8_t *table;              /* one L2 table */
-    bool *bad_blocks;            /* by number: not to be read */
-    bool rebuild;                /* the refcount structure is not usable */
-    bool changed;                /* something was repaired */
-    bool hold;                   /* what is found now is not to be repaired */
-    struct qcow2_counts *others; /* NULL, or clusters that hold data or
-                                  * refcounts: what a first look found */
-    bool looking;                /* this is that first look */
-    uint64_t zeroes;             /* check/entry.c: a cluster of zeroes, or 0 */
+    uint64_t file_clusters;   /* with what was appended */
+    uint64_t found_clusters;  /* without: what entries may lead to */
+    uint64_t budget;          /* bytes of tables that may be read still */
+    uint8_t *table;           /* one L2 table */
+    bool *bad_blocks;         /* by number: not to be read */
+    bool rebuild;             /* the refcount structure is not usable */
+    bool changed;             /* something was repaired */
+    bool hold;                /* what is found now is not to be repaired */
+    bool looking;             /* this is a first look, before a repair */
+    struct qcow2_look look;   /* what it found; all NULL: there was none */
+    struct qcow2_look before; /* what the look before that one found */
+    uint64_t zeroes;          /* check/entry.c: a cluster of zeroes, or 0 */
 
     /* check/lists.c */
     bool unknown;     /* not all references can be known */
@@ -68,14 +77,28 @@ int qcow2_check_spend(struct qcow2_check *c, const char *what, uint64_t bytes);
  * -ENOMEM. */
 int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len);
 /* The same for guest data. */
-int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len);
+int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len,
+                           bool compressed);
+/* Write @len bytes behind all that is there, and count them. */
+CO_FN int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
+                                uint64_t len, uint64_t *ret_host);
+
+/* --- look.c: what is where, before a repair --- */
+
+/* A new look begins; what the last one found is that of the look before. */
+void qcow2_check_look_begin(struct qcow2_check *c);
+/* All was counted. True: compressed data reach into what is not compressed. */
+int qcow2_check_look_end(struct qcow2_check *c, bool *ret_overlap);
+void qcow2_check_look_free(struct qcow2_check *c);
 /* Does a cluster of [@host, @host+@len) hold data or refcounts? Known in a
  * repair alone. / Was one counted before, or does it hold such? */
 bool qcow2_check_is_other(struct qcow2_check *c, uint64_t host, uint64_t len);
 bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len);
-/* Write @len bytes behind all that is there, and count them. */
-CO_FN int qcow2_co_check_append(struct qcow2_check *c, const void *buf,
-                                uint64_t len, uint64_t *ret_host);
+/* The file offset where something else begins inside of the compressed data
+ * [@host, @host+@len), behind their first cluster; UINT64_MAX: nowhere, or not
+ * known. */
+uint64_t qcow2_check_other_inside(const struct qcow2_check *c, uint64_t host,
+                                  uint64_t len);
 
 /* --- entry.c: one L2 entry --- */
 
@@ -94,10 +117,11 @@ CO_FN int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
                                  struct qcow2_desc *ret);
 /* Does @d lead to zeroes that a repair made, and counted? */
 bool qcow2_check_is_zeroes(const struct qcow2_check *c, struct qcow2_desc d);
-/* Can compressed data that pass the end of the file be read? *@ret then says
- * that they end there. */
+/* Can compressed data that are recorded to pass file offset @end be read
+ * without what is there? *@ret then says that they end before it. */
 CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
-                                  uint64_t guest, struct qcow2_desc *ret);
+                                  uint64_t guest, uint64_t end,
+                                  struct qcow2_desc *ret);
 
 /* --- lists.c: snapshots, bitmaps, header extensions --- */
 

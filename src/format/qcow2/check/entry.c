@@ -155,13 +155,13 @@ int qcow2_co_check_replace(struct qcow2_check *c, struct qcow2_desc d,
 
 /* --- compressed --- */
 
-/* A stream whose recorded length passes the end of the file may end before
- * that. */
+/* A stream whose recorded length passes @end may end before that. */
 CO_FN bool qcow2_co_check_shorten(struct qcow2_check *c, struct qcow2_desc d,
-                                  uint64_t guest, struct qcow2_desc *ret)
+                                  uint64_t guest, uint64_t end,
+                                  struct qcow2_desc *ret)
 {
     struct qcow2_image *img = c->img;
-    uint64_t end = qcow2_file(img)->size, len;
+    uint64_t len;
     struct qcow2_run run = { .kind = QCOW2_RUN_COMPRESSED, .entry = d.entry };
     struct iovec v;
     uint8_t *buf;

@@ -72,36 +72,18 @@ int qcow2_check_count(struct qcow2_check *c, uint64_t host, uint64_t len)
     return qcow2_counts_add(c->counts, first, last - first + 1);
 }
 
-int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len)
+int qcow2_check_count_data(struct qcow2_check *c, uint64_t host, uint64_t len,
+                           bool compressed)
 {
     int ret = qcow2_check_count(c, host, len);
     uint64_t first = host >> c->img->cluster_bits;
 
     if (ret == 0 && c->looking && len) {
-        ret = qcow2_counts_add(c->others, first,
-                               ((host + len - 1) >> c->img->cluster_bits) -
-                                   first + 1);
+        ret = qcow2_counts_add(
+            compressed ? c->look.compressed : c->look.data, first,
+            ((host + len - 1) >> c->img->cluster_bits) - first + 1);
     }
     return ret;
-}
-
-static bool is_counted(struct qcow2_counts *counts, unsigned bits,
-                       uint64_t host, uint64_t len)
-{
-    return counts && len &&
-           qcow2_counts_next(counts, host >> bits) <= (host + len - 1) >> bits;
-}
-
-bool qcow2_check_is_other(struct qcow2_check *c, uint64_t host, uint64_t len)
-{
-    return !c->looking &&
-           is_counted(c->others, c->img->cluster_bits, host, len);
-}
-
-bool qcow2_check_is_used(struct qcow2_check *c, uint64_t host, uint64_t len)
-{
-    return is_counted(c->counts, c->img->cluster_bits, host, len) ||
-           qcow2_check_is_other(c, host, len);
 }
 
 int qcow2_co_check_append(struct qcow2_check *c, const void *buf, uint64_t len,

@@ -108,46 +108,92 @@ static void note_allocated(struct qcow2_check *c, struct qcow2_table_at *t,
     t->next = at + qcow2_cluster_size(c->img);
 }
 
-/* Count what @d refers to. -ERANGE: it is beyond the end of the file. */
-static int desc_count(struct qcow2_check *c, struct qcow2_table_at *t,
-                      struct qcow2_desc d)
+/* The place of what @d refers to; length 0: it refers to nothing. */
+static uint64_t desc_host(const struct qcow2_image *img, struct qcow2_desc d,
+                          uint32_t *ret_len)
 {
-    struct qcow2_image *img = c->img;
     uint64_t host = d.entry & QCOW2_OFFSET_MASK;
-    uint32_t len = (uint32_t)qcow2_cluster_size(img);
 
+    *ret_len = (uint32_t)qcow2_cluster_size(img);
     if (d.entry & QCOW2_COMPRESSED) {
-        qcow2_compressed_get(&img->shape, d.entry, &host, &len);
+        qcow2_compressed_get(&img->shape, d.entry, &host, ret_len);
     } else if (!qcow2_desc_has_host(&img->shape, d)) {
-        return 0;
+        *ret_len = 0;
     }
-    note_allocated(c, t, d);
-    /* Of the last sector of a stream only a part may exist. */
-    return img->shape.data_file ? 0 : qcow2_check_count_data(c, host, len);
+    return host;
 }
 
-/* A stream whose recorded length passes the end of the file: all of its data
- * may be in the file nevertheless. -ERANGE: it is not. */
-static CO_FN int desc_co_shorten(struct qcow2_check *c,
-                                 struct qcow2_table_at *t, uint32_t i,
-                                 uint64_t guest, struct qcow2_desc d)
+/* Count what @d refers to. -ERANGE: it is beyond the end of the file. */
+static int desc_count(struct qcow2_check *c, struct qcow2_desc d)
+{
+    uint32_t len;
+    uint64_t host = desc_host(c->img, d, &len);
+
+    /* Of the last sector of a stream only a part may exist. */
+    return len == 0 || c->img->shape.data_file
+               ? 0
+               : qcow2_check_count_data(c, host, len,
+                                        d.entry & QCOW2_COMPRESSED);
+}
+
+/* Compressed data whose recorded length passes @end, where there is @what: all
+ * of them may be before it nevertheless.  True: they are, and *@d says so. */
+static CO_FN bool desc_co_shorten(struct qcow2_check *c,
+                                  struct qcow2_table_at *t, uint32_t i,
+                                  uint64_t guest, uint64_t end,
+                                  const char *what, struct qcow2_desc *d)
 {
     struct qcow2_desc to;
-    uint64_t host;
-    uint32_t len;
 
-    if (!(d.entry & QCOW2_COMPRESSED) ||
-        !qcow2_co_check_shorten(c, d, guest, &to)) {
-        return -ERANGE;
+    if (!(d->entry & QCOW2_COMPRESSED) ||
+        !qcow2_co_check_shorten(c, *d, guest, end, &to)) {
+        return false;
     }
     if (qcow2_check_bad(c,
                         "coffset=0x%" PRIx64 ": compressed data passes the "
-                        "end of the file",
-                        d.entry)) {
+                        "%s",
+                        d->entry, what)) {
         qcow2_check_desc_set(c, t, i, to);
     }
-    qcow2_compressed_get(&c->img->shape, to.entry, &host, &len);
-    return qcow2_check_count_data(c, host, len);
+    *d = to;
+    return true;
+}
+
+/* Compressed data that are recorded to reach into something else. */
+static CO_FN void desc_co_part(struct qcow2_check *c, struct qcow2_table_at *t,
+                               uint32_t i, uint64_t guest, struct qcow2_desc *d)
+{
+    uint64_t host, end;
+    uint32_t len;
+
+    if (d->entry & QCOW2_COMPRESSED && !c->img->shape.data_file) {
+        host = desc_host(c->img, *d, &len);
+        end = qcow2_check_other_inside(c, host, len);
+        if (end != UINT64_MAX) {
+            desc_co_shorten(c, t, i, guest, end, "beginning of something else",
+                            d);
+        }
+    }
+}
+
+/* Count descriptor @i, *@d. -ERANGE: it is beyond the end of the file. */
+static CO_FN int desc_co_count(struct qcow2_check *c, struct qcow2_table_at *t,
+                               uint32_t i, uint64_t guest, struct qcow2_desc *d)
+{
+    uint32_t len;
+    int ret;
+
+    desc_co_part(c, t, i, guest, d);
+    desc_host(c->img, *d, &len);
+    if (len) {
+        note_allocated(c, t, *d);
+    }
+    ret = desc_count(c, *d);
+    return ret == -ERANGE &&
+                   desc_co_shorten(c, t, i, guest, qcow2_file(c->img)->size,
+                                   "end of the file", d)
+               ? desc_count(c, *d)
+               : ret;
 }
 
 /* Descriptor @i, *@d, of cluster @guest cannot be what was meant. */
@@ -195,18 +241,14 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
     }
     if (ret == 0 && (!why || (qcow2_check_has_place(img, d, guest) &&
                               !qcow2_check_is_zeroes(c, d)))) {
-        ret = desc_count(c, t, d);
+        ret = desc_co_count(c, t, i, guest, &d);
     }
     if (ret == -ERANGE) {
-        ret = desc_co_shorten(c, t, i, guest, d);
-        ret = ret != -ERANGE
-                  ? ret
-                  : desc_co_replace(
-                        c, t, i, guest, &d,
-                        "counting reference for "
-                        "region exceeding the end of the file by one "
-                        "cluster or more",
-                        true);
+        ret = desc_co_replace(c, t, i, guest, &d,
+                              "counting reference for "
+                              "region exceeding the end of the file by one "
+                              "cluster or more",
+                              true);
     }
     return ret;
 }
@@ -443,7 +485,10 @@ static CO_FN int snapshot_co_check(struct qcow2_check *c,
     }
     if (qcow2_check_is_used(c, s->l1_offset, bytes)) {
         qcow2_check_drop_snapshot(c, s);
-        return 0;
+        /* That it is there, too, tells whether compressed data reach into
+         * it. */
+        ret = c->looking ? qcow2_check_count(c, s->l1_offset, bytes) : 0;
+        return ret == -ERANGE ? 0 : ret;
     }
     co_relax();
     l1 = g_try_malloc0(MAX(bytes, 8));
