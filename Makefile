@@ -14,7 +14,7 @@ SECONDS ?= 60
 TESTS ?= all
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps demo-deps test-deps lint-deps coverage-deps demo check check-quick soak fuzz asan tsan clang \
+.PHONY: all deps demo-deps test-deps coverage-deps demo check check-quick soak fuzz asan tsan clang \
 	bench format lint coverage install clean
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
@@ -72,9 +72,7 @@ bench: test-deps all
 format: test-deps
 	@tools/check-format --fix
 
-lint-deps:
-	@scripts/install-packages build lint
-lint: lint-deps all
+lint: test-deps all
 	@tools/lint $(BUILD)
 
 coverage-deps:

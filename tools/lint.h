@@ -5,7 +5,8 @@
  * than 0 where it is read, g_malloc() returns memory or does not return.  Only
  * tools/lint includes this file.
  */
-#ifndef TOOLS_LINT_H
+/* src/lib is built without GLib. */
+#if !defined(TOOLS_LINT_H) && __has_include(<glib.h>)
 #define TOOLS_LINT_H
 
 #include <errno.h>

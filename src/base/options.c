@@ -178,11 +178,6 @@ int opts_take_enum(struct opts *o, const char *name, const char *const *names,
                    name, text);
 }
 
-int opts_missing(const char *name, GError **err)
-{
-    return err_set(err, EINVAL, "Parameter '%s' is missing", name);
-}
-
 int opts_finish(struct opts *o, GError **err)
 {
     void *it = json_object_iter(o->obj);

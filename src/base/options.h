@@ -7,11 +7,13 @@
  * "64k"), as command lines give them.
  */
 #pragma once
+#include <errno.h>
 #include <glib.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "base/err.h"
 
 struct opts;
 
@@ -38,6 +40,9 @@ int opts_take_enum(struct opts *o, const char *name, const char *const *names,
 json_t *opts_take_any(struct opts *o, const char *name);
 
 /* "Parameter 'NAME' is missing". Always -EINVAL. */
-int opts_missing(const char *name, GError **err);
+static inline int opts_missing(const char *name, GError **err)
+{
+    return err_set(err, EINVAL, "Parameter '%s' is missing", name);
+}
 /* -EINVAL "Parameter 'X' is unexpected" when anything is left. */
 int opts_finish(struct opts *o, GError **err);

@@ -120,12 +120,13 @@ static CO_FN int compare_co_extent(struct compare *c, int i, uint64_t off,
         return 0;
     }
     int r = node_co_status_above(c->node[i], NULL, off, max, ext);
-    ext->flags &= ~(unsigned)STATUS_EOF;
     if (r < 0) {
         c->bad_index = i;
         c->bad_status = off;
+        return r;
     }
-    return r;
+    ext->flags &= ~(unsigned)STATUS_EOF;
+    return 0;
 }
 
 static CO_FN int compare_co_scan(void *arg, uint64_t off, uint64_t max,

@@ -100,7 +100,7 @@ static int resize_parse_args(int argc, char **argv, struct resize *z)
     if (r != 0) {
         return r;
     }
-    if (argc < 2) {
+    if (!size || argc < 2) {
         return cli_usage_error("resize", "Not enough arguments");
     }
     if (optind + 1 != argc) {

@@ -236,7 +236,7 @@ int channel_fd(const struct channel *c)
  * "127.0.0.1:4242". */
 static char *sock_describe(int fd, int *ret_uid)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = { .ss_family = AF_UNSPEC };
     socklen_t len = sizeof(ss);
     struct ucred cred;
     socklen_t cred_len = sizeof(cred);

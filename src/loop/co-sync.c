@@ -28,6 +28,7 @@ static void co_queue_remove(struct co_waiter *w)
 {
     struct co_queue *q = w->queue;
 
+    g_assert(q);
     if (w->prev) {
         w->prev->next = w->next;
     } else {

@@ -181,6 +181,7 @@ static int listener_bind_tcp(struct listener *ls, const struct sock_addr *addr,
 {
     struct sockaddr_storage bound;
     socklen_t bound_len = sizeof(bound);
+    struct sockaddr_in in;
     int one = 1;
 
     setsockopt(ls->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -190,7 +191,8 @@ static int listener_bind_tcp(struct listener *ls, const struct sock_addr *addr,
                              addr->host, addr->port);
     }
     /* The port stands at the same place in both families. */
-    ls->port = ntohs(((struct sockaddr_in *)&bound)->sin_port);
+    memcpy(&in, &bound, sizeof(in));
+    ls->port = ntohs(in.sin_port);
     return 0;
 }
 

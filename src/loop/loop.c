@@ -75,14 +75,25 @@ static int loop_set_engine(struct loop *l, const struct loop_options *opts,
     return l->engine->init(l, opts, err);
 }
 
+/* How many coroutines that ended are kept for the next ones. */
+static unsigned loop_co_pool_size(void)
+{
+    const char *text = getenv("SLUICE_CO_POOL");
+    uint64_t n = CO_POOL_MAX;
+
+    if (text) {
+        g_ascii_string_to_unsigned(text, 10, 0, UINT_MAX, &n, NULL);
+    }
+    return (unsigned)n;
+}
+
 int loop_new(const struct loop_options *opts, struct loop **ret_loop,
              GError **err)
 {
-    const char *co_pool = getenv("SLUICE_CO_POOL");
     struct loop *l = g_new0(struct loop, 1);
     int r;
 
-    l->max_co_pool = co_pool ? (unsigned)atoi(co_pool) : CO_POOL_MAX;
+    l->max_co_pool = loop_co_pool_size();
     pthread_mutex_init(&l->msg_lock, NULL);
     if (!opts->custom) {
         l->pool = pool_new(l, opts->workers);

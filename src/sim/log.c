@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The log of the simulated machine, its faults and latencies. */
 #include <string.h>
+#include "base/endian.h"
 #include "sim/sim-priv.h"
 
 static const char *const op_names[] = {
@@ -148,6 +149,14 @@ static uint64_t hash_bytes(uint64_t h, const void *buf, size_t len)
     return h;
 }
 
+static uint64_t hash_word(uint64_t h, uint64_t word)
+{
+    uint8_t bytes[sizeof(word)];
+
+    put_le64(bytes, word);
+    return hash_bytes(h, bytes, sizeof(bytes));
+}
+
 static uint64_t hash_text(uint64_t h, const char *text)
 {
     return text ? hash_bytes(h, text, strlen(text) + 1) : h;
@@ -165,7 +174,9 @@ uint64_t sim_log_hash(struct sim *s)
             r->len, (uint64_t)r->mode,
         };
 
-        h = hash_bytes(h, words, sizeof(words));
+        for (unsigned w = 0; w < G_N_ELEMENTS(words); w++) {
+            h = hash_word(h, words[w]);
+        }
         h = hash_text(h, r->path);
         h = hash_text(h, r->path2);
         h = r->data ? hash_bytes(h, r->data, r->len) : h;

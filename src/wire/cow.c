@@ -273,7 +273,7 @@ int cow_header_choose(const uint8_t slots[COW_SLOTS * COW_SLOT_BYTES],
             g_clear_error(&why);
         }
     }
-    if (ret[0] < 0 && ret[1] < 0) {
+    if (ret[0] != 0 && ret[1] != 0) {
         g_propagate_prefixed_error(err, g_steal_pointer(&first),
                                    "no header slot is valid; the first: ");
         return ret[0];
@@ -285,10 +285,10 @@ int cow_header_choose(const uint8_t slots[COW_SLOTS * COW_SLOT_BYTES],
                        "the two header slots do not belong "
                        "together");
     }
-    *ret_slot = ret[0] < 0 ||
+    *ret_slot = ret[0] != 0 ||
                 (ret[1] == 0 && h[1].generation > h[0].generation);
     *ret_h = h[*ret_slot];
-    *ret_torn = ret[1 - *ret_slot] < 0 &&
+    *ret_torn = ret[1 - *ret_slot] != 0 &&
                 !buf_is_zero(slots + (1 - *ret_slot) * COW_SLOT_BYTES,
                              COW_SLOT_BYTES);
     return 0;

@@ -204,7 +204,7 @@ static int plan_cipher(struct luks_create *c, struct luks_header *h,
                        GError **err)
 {
     bool essiv, xts;
-    unsigned bits = 0;
+    uint64_t bits;
 
     c->cipher_alg = c->cipher_alg ? c->cipher_alg : "aes-256";
     c->cipher_mode = c->cipher_mode ? c->cipher_mode : "xts";
@@ -216,11 +216,13 @@ static int plan_cipher(struct luks_create *c, struct luks_header *h,
     if (essiv && !c->ivgen_hash_alg) {
         c->ivgen_hash_alg = "sha256";
     }
-    if (sscanf(c->cipher_alg, "aes-%u", &bits) != 1 || bits > 256) {
+    if (!g_str_has_prefix(c->cipher_alg, "aes-") ||
+        !g_ascii_string_to_unsigned(c->cipher_alg + strlen("aes-"), 10, 0, 256,
+                                    &bits, NULL)) {
         return err_set(err, EINVAL, "Cipher '%s' is not supported",
                        c->cipher_alg);
     }
-    h->key_bytes = bits / 8 * (xts ? 2 : 1);
+    h->key_bytes = (uint32_t)bits / 8 * (xts ? 2 : 1);
     g_strlcpy(h->cipher, "aes", sizeof(h->cipher));
     g_strlcpy(h->hash, c->hash_alg, sizeof(h->hash));
     g_snprintf(h->mode, sizeof(h->mode), "%s-%s%s%s", c->cipher_mode,

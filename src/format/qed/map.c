@@ -158,7 +158,7 @@ static int qed_scan(struct qed_image *img, uint64_t first, uint64_t last,
                     struct segment *ret)
 {
     struct pending_walk w;
-    struct segment s;
+    struct segment s = { .n = 0 };
 
     pending_walk_init(&w, &img->pending, first);
     ret->n = 0;
@@ -211,7 +211,7 @@ int qed_co_lookup(struct qed_image *img, uint64_t off, uint64_t len,
     uint64_t last = ((off + len - 1) >> img->cluster_bits) + 1;
     uint64_t skip = off & (qed_cluster_size(img) - 1);
     struct table *t = NULL;
-    struct segment s;
+    struct segment s = { .n = 0 };
     int ret;
 
     ret = qed_scan(img, first, last, &s);

@@ -11,7 +11,7 @@ int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
     if (ret == 0) {
         ret = backend_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     /* A write on its way could bring back what is cut off, a read see a longer

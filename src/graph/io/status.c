@@ -159,7 +159,7 @@ static CO_FN int status_co_walk(struct node *n, struct node *base, uint64_t off,
             return 0;
         }
         ret = status_co_node(n, off, len, ext);
-        if (ret < 0) {
+        if (ret != 0) {
             return ret;
         }
         len = ext->len;
@@ -195,7 +195,7 @@ int node_co_status_above(struct node *n, struct node *base, uint64_t off,
 
         if (!node_image(n, NULL)->drv->supports_backing ||
             status_co_walk(n, base, off + ret_ext->len, len - ret_ext->len,
-                           &next) < 0 ||
+                           &next) != 0 ||
             !extent_continues(ret_ext, &next)) {
             break;
         }
@@ -209,7 +209,7 @@ bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len)
     while (n && len > 0 && off < n->size) {
         struct extent ext;
 
-        if (node_co_status_above(n, NULL, off, len, &ext) < 0 ||
+        if (node_co_status_above(n, NULL, off, len, &ext) != 0 ||
             !(ext.flags & STATUS_ZERO)) {
             return false;
         }

@@ -128,9 +128,9 @@ static CO_FN int member_co_check(struct json_name *j,
 }
 
 /* The driver of @o. One that is not said is "file": a file name here is never
- * an address, to QEMU neither. */
-static int find_driver(struct json_name *j, json_t *o,
-                       const struct node_driver **ret_drv, GError **err)
+ * an address, to QEMU neither. NULL: no header may name it. */
+static const struct node_driver *find_driver(struct json_name *j, json_t *o,
+                                             GError **err)
 {
     const char *driver = json_string_value(json_object_get(o, "driver"));
     const struct node_driver *drv;
@@ -140,16 +140,16 @@ static int find_driver(struct json_name *j, json_t *o,
     }
     drv = driver ? graph_find_driver(j->n->graph, driver) : NULL;
     if (!drv || !drv->reference_options) {
-        return driver ? json_name_refuse(j, err,
-                                         "no header may name a node of driver "
-                                         "'%s'",
-                                         driver)
-                      : json_name_refuse(
-                            j, err, "it does not say what a node in it is");
+        if (driver) {
+            json_name_refuse(j, err, "no header may name a node of driver '%s'",
+                             driver);
+        } else {
+            json_name_refuse(j, err, "it does not say what a node in it is");
+        }
+        return NULL;
     }
     json_object_set_new(o, "driver", json_string(drv->name));
-    *ret_drv = drv;
-    return 0;
+    return drv;
 }
 
 /* Storage that has no file: its options tell it from others. */
@@ -165,13 +165,13 @@ static void note_storage(struct json_name *j, const json_t *o,
 /* One node and what is below it. Names nest only as deep as the text does. */
 static CO_FN int object_co_check(struct json_name *j, json_t *o, GError **err)
 {
-    const struct node_driver *drv = NULL;
+    const struct node_driver *drv = find_driver(j, o, err);
     json_t *members, *value;
     const char *key;
-    int ret = find_driver(j, o, &drv, err);
+    int ret = 0;
 
-    if (ret < 0) {
-        return ret;
+    if (!drv) {
+        return -EINVAL;
     }
     members = json_copy(o);
     json_object_foreach(members, key, value) {

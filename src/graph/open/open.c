@@ -278,6 +278,7 @@ static CO_FN int open_co_one(struct graph *g, const json_t *options,
     }
     if (first) {
         ret = -first->code;
+        g_assert(ret < 0);
         g_propagate_error(err, first);
     }
     return ret;
@@ -419,11 +420,11 @@ int node_co_open(struct graph *g, const json_t *options, unsigned flags,
     struct node *n = NULL;
     int ret = open_co_one(g, options, flags, &n, err);
 
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     ret = open_co_chain(n, err);
-    if (ret < 0) {
+    if (ret != 0) {
         node_co_unref(n);
         return ret;
     }
@@ -526,7 +527,7 @@ int node_co_open_file(struct node *n, struct opts *o, GError **err)
     struct node *child = NULL;
     int ret = open_co_file_child(n, o, &child, err);
 
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     ret = child_co_attach(n, child, "file", err);

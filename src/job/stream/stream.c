@@ -405,7 +405,7 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top, const char *device,
         ret = stream_chain_co_hold(&stream_chain, image, bottom, "block_stream",
                                    err);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     ret = step_co_run(&stream_chain, cursor, ret_offset, &done, err);

@@ -31,7 +31,7 @@ static CO_FN int name_co_find(struct file_state *s, char **ret_path,
     if (ret == 0) {
         ret = io_co_stat(path, &named);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         return err_set_errno(err, -ret, "Could not look at '%s'", s->opt.path);
     }
     if (open.st_dev != named.st_dev || open.st_ino != named.st_ino) {

@@ -599,7 +599,7 @@ static CO_FN int client_co_send(struct nbd_client *cl, struct nbd_request *r,
     for (;;) {
         struct nbd_slot *slot = NULL;
         int ret = client_co_wait(cl, p, first_lost_ns, &slot);
-        if (ret < 0) {
+        if (ret != 0) {
             return ret;
         }
         uint64_t written = cl->written;

@@ -189,7 +189,7 @@ static CO_FN int store_co_run(struct qcow2_transaction *sw, GPtrArray *list,
     if (ret == 0) {
         ret = dir_co_store(sw, list, all, &host, &bytes);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         qcow2_transaction_co_undo(sw);
         return ret;
     }

@@ -76,6 +76,7 @@ static int layout_make(struct layout *l, const struct qcow2_create *c,
             .extended = c->extended, .data_file = c->data_file,
         },
     };
+    g_assert(l->cluster > 0);
     l->l1_entries = qcow2_l1_entries(c->size, l->shape.cluster_bits,
                                      c->extended);
     l->l1_n = qcow2_new_clusters_of(l, l->l1_entries * 8);

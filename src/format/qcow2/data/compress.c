@@ -49,7 +49,7 @@ static CO_FN int stream_co_store(struct qcow2_image *img, uint64_t idx,
     if (ret == 0) {
         ret = qcow2_co_alloc_compressed(img, gen, len, &host);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         group_data_done(img->group, gen);
         return ret;
     }

@@ -136,8 +136,11 @@ static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off,
         if (ret == 0) {
             ret = qcow2_co_lookup(img, off, end - off, &run);
         }
-        if (ret < 0 || (run.kind == QCOW2_DATA && run.in_place)) {
-            off += ret < 0 ? 0 : run.len;
+        if (ret != 0) {
+            break;
+        }
+        if (run.kind == QCOW2_DATA && run.in_place) {
+            off += run.len;
             continue;
         }
         n = 1;

@@ -295,7 +295,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
         if (ret == 0) {
             ret = qcow2_co_lookup(img, off, end - off, &run);
         }
-        if (ret < 0) {
+        if (ret != 0) {
             break;
         }
         run.len = min_u64(run.len,

@@ -54,8 +54,8 @@ int qcow2_co_snapshot_load(struct node *n, const char *name, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     const struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
-    uint64_t size, *l1;
-    size_t bytes;
+    uint64_t size, *l1 = NULL;
+    size_t bytes = 0;
     int ret;
 
     if (!s) {
@@ -66,7 +66,7 @@ int qcow2_co_snapshot_load(struct node *n, const char *name, GError **err)
     }
     size = s->disk_size ? s->disk_size : n->size;
     ret = qcow2_co_snapshot_l1(img, s, size, &l1, &bytes, err);
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     metadata_cache_clear(&img->slices);

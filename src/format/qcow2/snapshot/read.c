@@ -260,9 +260,11 @@ static CO_FN int entry_co_read(struct reader *r)
             r->at += QCOW2_SNAPSHOT_BYTES;
             return 0;
         }
-        ret = !p ? ret : entry_ends(r, p) ? 0 : 1;
+        if (p) {
+            ret = entry_ends(r, p) ? 0 : 1;
+        }
         empty_tell(r);
-        if (ret == 0) {
+        if (p && ret == 0) {
             ret = entry_co_take(r, p);
         }
     }

@@ -118,7 +118,7 @@ static CO_FN int table_co_share(struct qcow2_transaction *sw, uint64_t host,
     if (ret == 0) {
         ret = data_co_share(sw, host, &changed);
     }
-    if (ret < 0) {
+    if (ret != 0) {
         return ret;
     }
     if (!changed) {

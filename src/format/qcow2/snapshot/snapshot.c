@@ -166,7 +166,7 @@ static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw,
     struct qcow2_image *img = sw->img;
     struct qcow2_header h = img->hdr;
     struct qcow2_snapshot *s = snapshot_new(img, name);
-    uint64_t *l1 = l1_new(s->l1_size), bytes;
+    uint64_t *l1 = l1_new(s->l1_size), bytes = 0;
     size_t room = l1_room(s->l1_size);
     int ret = -ENOMEM;
 
