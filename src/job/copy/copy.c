@@ -15,7 +15,7 @@
 #include "job/copy/copy.h"
 #include <errno.h>
 #include <glib.h>
-#include "job/copy/bucket.h"
+#include "base/bucket.h"
 #include "job/copy/scan.h"
 #include "job/trace.h"
 #include "job/copy/window.h"

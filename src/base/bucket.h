@@ -11,6 +11,9 @@ struct bucket {
     uint64_t rate;    /* bytes/s, 0 = unlimited */
     uint64_t next_ns; /* the next request may go from here on */
     uint64_t rem;     /* byte-nanoseconds lost by rounding, < rate */
+    /* How late a sender may come and still catch up; 0: 20 ms, which is what
+     * the jitter of timers needs. */
+    uint64_t burst_ns;
 };
 
 /* Takes effect at once: what is owed is owed at the new rate. */

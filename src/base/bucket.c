@@ -2,16 +2,16 @@
 /*
  * A smooth rate limit; see bucket.h.
  *
- * The only burst is what time-out jitter needs: a sender that comes BURST_NS
- * late may still catch up, one that was idle for longer may not.  So in any
- * interval t the bytes that go are at most rate * (t + BURST_NS) plus one
+ * The only burst is what the jitter of timers needs, unless a longer one was
+ * asked for: a sender that comes burst_ns late may still catch up, one that was
+ * idle for longer may not.  So in any interval t the bytes that go are at most rate * (t + burst_ns) plus one
  * request, and a sender that always asks is exact in the long run.
  */
-#include "job/copy/bucket.h"
+#include "base/bucket.h"
 #include <glib.h>
 
 #define SECOND_NS UINT64_C(1000000000)
-#define BURST_NS (20 * UINT64_C(1000000))
+#define DEFAULT_BURST_NS (20 * UINT64_C(1000000))
 /* Requests per second that look like an even flow. */
 #define EVEN_HZ 20
 
@@ -48,11 +48,13 @@ uint64_t bucket_wait_ns(const struct bucket *b, uint64_t now_ns)
 
 void bucket_take(struct bucket *b, uint64_t bytes, uint64_t now_ns)
 {
+    uint64_t burst = b->burst_ns ? b->burst_ns : DEFAULT_BURST_NS;
+
     if (!b->rate) {
         return;
     }
-    if (b->next_ns + BURST_NS < now_ns) {
-        b->next_ns = now_ns - BURST_NS;
+    if (b->next_ns + burst < now_ns) {
+        b->next_ns = now_ns - burst;
         b->rem = 0;
     }
     b->next_ns += muldiv(bytes, SECOND_NS, b->rate, &b->rem);

@@ -2,7 +2,7 @@
 /* The rate limit: exact in the long run, even in the short, at once when
  * changed. A sender of the test asks as soon as it may, on its own clock. */
 #include <glib.h>
-#include "job/copy/bucket.h"
+#include "base/bucket.h"
 
 #define SEC UINT64_C(1000000000)
 #define KIB UINT64_C(1024)
@@ -100,6 +100,23 @@ static void test_idle_is_not_saved(void)
     g_assert_cmpuint(sent, <=, 10 * MIB / 50 + 128 * KIB);
 }
 
+/* Who was kept from sending for half a second makes up for it, if that was
+ * asked for. */
+static void test_burst(void)
+{
+    struct bucket b = { .burst_ns = SEC / 2 };
+    uint64_t sent = 0;
+
+    bucket_set_rate(&b, 10 * MIB, SEC);
+    bucket_take(&b, MIB, SEC);
+    while (bucket_wait_ns(&b, 3601 * SEC) == 0) {
+        bucket_take(&b, 64 * KIB, 3601 * SEC);
+        sent += 64 * KIB;
+    }
+    g_assert_cmpuint(sent, >=, 5 * MIB);
+    g_assert_cmpuint(sent, <=, 5 * MIB + 128 * KIB);
+}
+
 static void test_change(void)
 {
     struct bucket b = { 0 };
@@ -139,10 +156,11 @@ static void test_extremes(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/job/bucket/accuracy", test_accuracy);
-    g_test_add_func("/job/bucket/even", test_even);
-    g_test_add_func("/job/bucket/idle-is-not-saved", test_idle_is_not_saved);
-    g_test_add_func("/job/bucket/change", test_change);
-    g_test_add_func("/job/bucket/extremes", test_extremes);
+    g_test_add_func("/base/bucket/accuracy", test_accuracy);
+    g_test_add_func("/base/bucket/even", test_even);
+    g_test_add_func("/base/bucket/idle-is-not-saved", test_idle_is_not_saved);
+    g_test_add_func("/base/bucket/burst", test_burst);
+    g_test_add_func("/base/bucket/change", test_change);
+    g_test_add_func("/base/bucket/extremes", test_extremes);
     return g_test_run();
 }
