@@ -20,7 +20,7 @@
 #include "base/err.h"
 #include "graph/image.h"
 #include "graph/io.h"
-#include "graph/reference.h"
+#include "job/pivot.h"
 #include "job/snapshot-check.h"
 #include "job/trace.h"
 #include "loop/co.h"
@@ -34,8 +34,6 @@
  * cluster size. */
 #define LATE_COPIES 100
 #define LATE_COPY_MAX (UINT64_C(64) << 20)
-
-static const char reason[] = "block device is in use by block job: stream";
 
 struct node *stream_chain_lowest(struct node *top)
 {
@@ -63,45 +61,19 @@ int stream_chain_check(struct node *n, struct node *bottom, GError **err)
 
 /* --- hold and release --- */
 
-static char *stream_chain_describe(void *arg)
-{
-    const struct stream_chain *p = arg;
-
-    return g_strdup(p->by);
-}
-
-static const struct backend_ops top_backend_ops = {
-    .describe = stream_chain_describe,
-    .role = "active node",
-};
-static const struct backend_ops mid_backend_ops = {
-    .describe = stream_chain_describe,
-    .role = "intermediate node",
-};
-
-/* A blocked node is held: blockers must not outlive it. */
-static void stream_chain_block(struct stream_chain *p, struct node *n)
-{
-    g_ptr_array_add(p->blocked, node_ref(n));
-    g_ptr_array_add(p->blockers,
-                    node_block(n, (1u << BLOCK_OP_COUNT) - 1, reason));
-}
-
 static CO_FN int stream_chain_co_hold_mids(struct stream_chain *p, GError **err)
 {
     struct node *n = p->top, *end = node_backing(p->bottom);
-    struct backend *u;
     int ret;
 
     while ((n = node_chain_next(n)) && n != end) {
-        ret = backend_co_new(n, p->by, 0,
-                             PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                             &mid_backend_ops, p, &u, err);
+        ret = job_hold_co_use(&p->hold, n, 0,
+                              PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                              &job_hold_ops_middle, NULL, err);
         if (ret < 0) {
             return ret;
         }
-        g_ptr_array_add(p->mid_users, u);
-        stream_chain_block(p, n);
+        job_hold_block(&p->hold, n);
     }
     return 0;
 }
@@ -121,7 +93,7 @@ static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
         }
         more = stream_chain_block_views(p, above);
         if (is_view) {
-            stream_chain_block(p, above);
+            job_hold_block(&p->hold, above);
         }
         if (is_view && !more) {
             g_ptr_array_add(p->views, above);
@@ -137,14 +109,9 @@ static CO_FN int stream_chain_co_hold_views(struct stream_chain *p,
     int ret = 0;
 
     for (unsigned i = 0; i < p->views->len && ret == 0; i++) {
-        struct backend *u;
-
-        ret = backend_co_new(g_ptr_array_index(p->views, i), p->by, 0,
-                             PERM_ALL & ~PERM_RESIZE, &top_backend_ops, p, &u,
-                             err);
-        if (ret == 0) {
-            g_ptr_array_add(p->mid_users, u);
-        }
+        ret = job_hold_co_use(&p->hold, g_ptr_array_index(p->views, i), 0,
+                              PERM_ALL & ~PERM_RESIZE, &job_hold_ops_active,
+                              NULL, err);
     }
     return ret;
 }
@@ -161,7 +128,7 @@ static CO_FN int stream_chain_co_take(struct stream_chain *p, GError **err)
         }
         p->made_writable = true;
     }
-    ret = chain_freeze(p->top, p->bottom, p->by, err);
+    ret = chain_freeze(p->top, p->bottom, p->hold.by, err);
     if (ret < 0) {
         return ret;
     }
@@ -178,14 +145,11 @@ CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top,
     *p = (struct stream_chain) {
         .top = node_ref(top),
         .bottom = node_ref(bottom),
-        .by = g_strdup(by),
-        .mid_users = g_ptr_array_new(),
-        .blockers = g_ptr_array_new(),
-        .blocked = g_ptr_array_new(),
         .views = g_ptr_array_new(),
     };
+    job_hold_init(&p->hold, "stream", by);
     /* At once, before anything yields: nobody else may begin here. */
-    stream_chain_block(p, top);
+    job_hold_block(&p->hold, top);
     (void)stream_chain_block_views(p, top);
     ret = stream_chain_co_take(p, err);
     if (ret == 0) {
@@ -194,9 +158,10 @@ CO_FN int stream_chain_co_hold(struct stream_chain *p, struct node *top,
     if (ret == 0) {
         unsigned write = node_is_writable(top) ? PERM_WRITE_UNCHANGED : 0;
 
-        ret = backend_co_new(top, p->by, PERM_CONSISTENT_READ | write,
-                             p->views->len ? PERM_ALL : PERM_ALL & ~PERM_RESIZE,
-                             &top_backend_ops, p, &p->backend, err);
+        ret = job_hold_co_use(&p->hold, top, PERM_CONSISTENT_READ | write,
+                              p->views->len ? PERM_ALL
+                                            : PERM_ALL & ~PERM_RESIZE,
+                              &job_hold_ops_active, &p->backend, err);
     }
     if (ret == 0 && bottom != top) {
         /* From here on nobody makes or deletes one (stream_chain_block()). */
@@ -229,20 +194,8 @@ CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name,
         return ret;
     }
     p->filter->implicit_filter = !name;
-    stream_chain_block(p, p->filter);
+    job_hold_block(&p->hold, p->filter);
     return node_co_insert_filter(p->top, p->filter, err);
-}
-
-static CO_FN void stream_chain_co_unblock(struct stream_chain *p)
-{
-    for (unsigned i = 0; i < p->blockers->len; i++) {
-        node_unblock(g_ptr_array_index(p->blockers, i));
-    }
-    for (unsigned i = 0; i < p->blocked->len; i++) {
-        node_co_unref(g_ptr_array_index(p->blocked, i));
-    }
-    g_ptr_array_free(p->blockers, TRUE);
-    g_ptr_array_free(p->blocked, TRUE);
 }
 
 static void stream_chain_unfreeze(struct stream_chain *p)
@@ -269,13 +222,10 @@ CO_FN void stream_chain_co_release(struct stream_chain *p)
     if (!p->top) {
         return;
     }
-    backend_co_free(p->backend);
-    for (unsigned i = 0; i < p->mid_users->len; i++) {
-        backend_co_free(g_ptr_array_index(p->mid_users, i));
-    }
+    job_hold_co_leave(&p->hold);
     stream_chain_unfreeze(p);
     stream_chain_co_take_filter_out(p);
-    stream_chain_co_unblock(p);
+    job_hold_co_release(&p->hold);
     if (p->filter) {
         node_co_unref(p->filter);
     }
@@ -284,9 +234,7 @@ CO_FN void stream_chain_co_release(struct stream_chain *p)
     }
     struct node *top = p->top, *bottom = p->bottom;
 
-    g_ptr_array_free(p->mid_users, TRUE);
     g_ptr_array_free(p->views, TRUE);
-    g_free(p->by);
     /* First: stream_chain_let_go() may come while a node closes. */
     *p = (struct stream_chain) { 0 };
     node_co_unref(bottom);
@@ -428,83 +376,34 @@ CO_FN int stream_chain_co_verify(struct stream_chain *p, uint64_t *ret_missing)
 
 /* --- pivot --- */
 
-/* What the header shall say of @base: @backing_file, if that was said. */
-static CO_FN int
-stream_chain_co_find_name(struct node *top, struct node *bottom,
-                          struct node *base, const char *backing_file,
-                          char **ret_name, const char **ret_fmt, GError **err)
-{
-    int ret;
-
-    if (!backing_file) {
-        return reference_co_make(top, bottom, base, ret_name, ret_fmt, err);
-    }
-    *ret_fmt = reference_format(base);
-    ret = reference_co_check(top, backing_file, *ret_fmt, base, err);
-    *ret_name = ret == 0 ? g_strdup(backing_file) : NULL;
-    return ret;
-}
-
 int stream_chain_co_check_name(struct node *top, struct node *bottom,
                                const char *backing_file, GError **err)
 {
-    struct node *base = node_skip_filters(node_backing(bottom));
-    g_autofree char *name = NULL;
-    const char *fmt;
+    const struct pivot pivot = { top, bottom };
 
-    return base ? stream_chain_co_find_name(top, bottom, base, backing_file,
-                                            &name, &fmt, err)
-                : 0;
-}
-
-static CO_FN int stream_chain_co_change_header(struct stream_chain *p,
-                                               struct node *base,
-                                               const char *backing_file,
-                                               GError **err)
-{
-    g_autofree char *name = NULL;
-    const char *fmt = NULL;
-    int ret = 0;
-
-    if (base) {
-        ret = stream_chain_co_find_name(p->top, p->bottom, base, backing_file,
-                                        &name, &fmt, err);
-    }
-    if (ret < 0) {
-        return ret;
-    }
-    backend_co_enter(p->backend);
-    ret = node_co_change_backing(p->top, name, fmt, err);
-    backend_leave(p->backend);
-    trace_stream_header(p->top->name, name, fmt, ret);
-    return ret;
+    return pivot_co_check_name(&pivot, backing_file, err);
 }
 
 /* The overlay's backing edge moves to what is below @bottom. */
-static CO_FN int stream_chain_co_switch(struct stream_chain *p, GError **err)
+static CO_FN int stream_chain_co_switch(struct stream_chain *p,
+                                        const struct pivot *pivot, GError **err)
 {
-    struct edge *e = node_child(p->top, "backing");
-    struct node *old, *base;
-    int ret = 0;
+    struct node *old = NULL;
+    int ret;
 
-    if (!e || p->bottom == p->top) {
+    if (p->bottom == p->top) {
         return 0;
     }
-    old = node_ref(e->child);
     node_co_drain_requests_begin(p->top);
     stream_chain_unfreeze(p);
-    base = node_backing(p->bottom);
-    if (base) {
-        ret = edge_co_replace(e, base, err);
-    } else {
-        edge_co_detach(e);
-    }
+    ret = pivot_co_switch(pivot, &old, err);
     if (ret == 0) {
         stream_chain_co_take_filter_out(p);
     }
     node_drain_end(p->top);
-    trace_stream_switched(p->top->name, base ? base->name : NULL, ret);
-    node_co_unref(old);
+    if (old) {
+        node_co_unref(old);
+    }
     return ret;
 }
 
@@ -540,6 +439,7 @@ static CO_FN int stream_chain_co_complete(struct stream_chain *p,
 CO_FN int stream_chain_co_pivot(struct stream_chain *p,
                                 const char *backing_file, GError **err)
 {
+    const struct pivot pivot = { p->top, p->bottom };
     uint64_t missing = 0;
     int ret;
 
@@ -567,7 +467,6 @@ CO_FN int stream_chain_co_pivot(struct stream_chain *p,
                                  p->top->name);
         }
     }
-    ret = stream_chain_co_change_header(
-        p, node_skip_filters(node_backing(p->bottom)), backing_file, err);
-    return ret < 0 ? ret : stream_chain_co_switch(p, err);
+    ret = pivot_co_change_header(&pivot, p->backend, backing_file, err);
+    return ret < 0 ? ret : stream_chain_co_switch(p, &pivot, err);
 }

@@ -15,20 +15,19 @@
 #include "base/annot.h"
 #include "graph/node.h"
 #include "graph/populate.h"
+#include "job/hold.h"
 
 struct stream_chain {
     struct node *top;        /* the overlay; no filter, no view */
     struct node *bottom;     /* lowest node to copy; == @top: nothing to do */
     struct node *filter;     /* copy-on-read above @top, or NULL; owned */
     struct backend *backend; /* on @top: enters for each piece of work */
-    GPtrArray *mid_users;    /* on each node between, @bottom included, and
-                                * on each of @views */
     GPtrArray *views;        /* the topmost raw nodes over @top */
-    GPtrArray *blockers, *blocked;
+    struct job_hold hold;    /* @backend; each node between, @bottom included;
+                              * each of @views */
     bool frozen, made_writable;
     bool ending;           /* requests that were let go are not repeated */
     uint64_t next_look_ns; /* at the identity of the sources */
-    char *by;              /* "stream job 'j'", for error texts */
 };
 
 /* The lowest node of the chain below @top; @top itself when it has none. */

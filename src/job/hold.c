@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "job/hold.h"
+
+static char *hold_describe(void *arg)
+{
+    const struct job_hold *h = arg;
+
+    return g_strdup(h->by);
+}
+
+const struct backend_ops job_hold_ops_active = {
+    .describe = hold_describe,
+    .role = "active node",
+};
+const struct backend_ops job_hold_ops_middle = {
+    .describe = hold_describe,
+    .role = "intermediate node",
+};
+const struct backend_ops job_hold_ops_base = {
+    .describe = hold_describe,
+    .role = "base",
+};
+
+void job_hold_init(struct job_hold *h, const char *type, const char *by)
+{
+    *h = (struct job_hold) {
+        .by = g_strdup(by),
+        .reason = g_strdup_printf("block device is in use by block job: %s",
+                                  type),
+        .blockers = g_ptr_array_new(),
+        .blocked = g_ptr_array_new(),
+        .backends = g_ptr_array_new(),
+    };
+}
+
+/* A blocked node is referenced: blockers must not outlive it. */
+void job_hold_block(struct job_hold *h, struct node *n)
+{
+    g_ptr_array_add(h->blocked, node_ref(n));
+    g_ptr_array_add(h->blockers,
+                    node_block(n, (1u << BLOCK_OP_COUNT) - 1, h->reason));
+}
+
+CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,
+                          unsigned shared, const struct backend_ops *ops,
+                          struct backend **ret_u, GError **err)
+{
+    struct backend *u;
+    int ret = backend_co_new(n, h->by, perm, shared, ops, h, &u, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    g_ptr_array_add(h->backends, u);
+    if (ret_u) {
+        *ret_u = u;
+    }
+    return 0;
+}
+
+CO_FN void job_hold_co_leave(struct job_hold *h)
+{
+    /* The latest first, each taken off the list before anything yields. */
+    while (h->backends && h->backends->len > 0) {
+        backend_co_free(
+            g_ptr_array_steal_index(h->backends, h->backends->len - 1));
+    }
+}
+
+CO_FN void job_hold_co_release(struct job_hold *h)
+{
+    struct job_hold old = *h;
+
+    if (!old.by) {
+        return;
+    }
+    job_hold_co_leave(h);
+    *h = (struct job_hold) { 0 };
+    for (unsigned i = 0; i < old.blockers->len; i++) {
+        node_unblock(g_ptr_array_index(old.blockers, i));
+    }
+    for (unsigned i = 0; i < old.blocked->len; i++) {
+        node_co_unref(g_ptr_array_index(old.blocked, i));
+    }
+    g_ptr_array_free(old.blockers, TRUE);
+    g_ptr_array_free(old.blocked, TRUE);
+    g_ptr_array_free(old.backends, TRUE);
+    g_free(old.reason);
+    g_free(old.by);
+}
