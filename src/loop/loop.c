@@ -76,7 +76,7 @@ static int loop_set_engine(struct loop *l, const struct loop_options *opts,
 }
 
 /* How many coroutines that ended are kept for the next ones. */
-static unsigned loop_co_pool_size(void)
+static unsigned max_pooled_coroutines(void)
 {
     const char *text = getenv("SLUICE_CO_POOL");
     uint64_t n = CO_POOL_MAX;
@@ -93,7 +93,7 @@ int loop_new(const struct loop_options *opts, struct loop **ret_loop,
     struct loop *l = g_new0(struct loop, 1);
     int r;
 
-    l->max_co_pool = loop_co_pool_size();
+    l->max_co_pool = max_pooled_coroutines();
     pthread_mutex_init(&l->msg_lock, NULL);
     if (!opts->custom) {
         l->pool = pool_new(l, opts->workers);
