@@ -55,7 +55,7 @@ static const struct option serve_options[] = {
  * into the image, so it is safe on a writable one. */
 static const char *format_of_name(const char *image)
 {
-    static const char *const endings[] = { "qed", "raw", "cow" };
+    static const char *const endings[] = { "qcow2", "qed", "raw", "cow" };
     const char *dot = strrchr(image, '.');
 
     for (unsigned i = 0; dot && i < G_N_ELEMENTS(endings); i++) {

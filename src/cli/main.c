@@ -207,8 +207,8 @@ static const struct subcommand subcommands[] = {
     { "serve", cmd_serve,
       "[OPTIONS] IMAGE",
       "Serve an image over NBD until interrupted.\n\n"
-      "  -f, --format FORMAT   its format; taken from the endings .qed, .cow,\n"
-      "                        .raw, never from the image\n"
+      "  -f, --format FORMAT   its format; taken from the endings .qcow2, .qed,\n"
+      "                        .cow, .raw, never from the image\n"
       "      --stream          fill the image from its base meanwhile, then\n"
       "                        let go of the base\n"
       "      --copy-on-read    keep what guests read\n"
