@@ -2,6 +2,8 @@
 # that everything it needs is there and gives the common tasks short names.
 #   make          build            make check        all tests
 #   make demo     see it work      make check-quick  the fast ones
+#   make install  below /usr/local (DESTDIR=... before it)
+#   make check-install             that, in a blank Debian (root, network)
 #   make bench    measure it against QEMU
 #   make asan     all tests under ASan and UBSan     make tsan  under TSan
 #   make fuzz     all fuzzers, SECONDS=60 each
@@ -14,9 +16,12 @@ SECONDS ?= 60
 TESTS ?= all
 MESON_SETUP = meson setup --prefix=/usr/local
 
-.PHONY: all deps demo-deps test-deps coverage-deps demo check check-quick soak fuzz asan tsan clang \
-	bench format lint coverage install clean
+.PHONY: all everything deps demo-deps test-deps coverage-deps demo check check-quick soak fuzz asan tsan \
+	clang bench format lint coverage install check-install clean
+# What is installed; tests and measuring programs are more than that.
 all: $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS) programs
+everything: $(BUILD)/build.ninja
 	ninja -C $(BUILD) -j $(JOBS)
 
 # Quick and silent when everything is there.
@@ -30,16 +35,17 @@ test-deps:
 $(BUILD)/build.ninja: | deps
 	$(MESON_SETUP) $(BUILD)
 
-demo: demo-deps all
+demo: demo-deps $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS) sluice sluiced
 	@scripts/demo $(BUILD)
 
-check: test-deps all
+check: test-deps everything
 	@scripts/run-tests $(BUILD) all
 
-check-quick: test-deps all
+check-quick: test-deps everything
 	@scripts/run-tests $(BUILD) quick
 
-soak: test-deps all fuzz
+soak: test-deps everything fuzz
 	@scripts/run-tests $(BUILD) soak
 
 build-fuzz/build.ninja: | test-deps
@@ -66,13 +72,13 @@ build-clang/build.ninja: | test-deps
 clang: build-clang/build.ninja
 	ninja -C build-clang -j $(JOBS)
 
-bench: test-deps all
+bench: test-deps everything
 	@bench/run $(BUILD)
 
 format: test-deps
 	@tools/check-format --fix
 
-lint: test-deps all
+lint: test-deps everything
 	@tools/lint $(BUILD)
 
 coverage-deps:
@@ -91,7 +97,10 @@ coverage: build-coverage/build.ninja
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
-	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || PATH="$$PATH:/sbin" ldconfig
+
+check-install:
+	@scripts/check-install
 
 clean:
 	rm -rf build build-asan build-tsan build-clang build-fuzz build-coverage

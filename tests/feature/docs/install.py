@@ -1,16 +1,23 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What `make install` puts in place, and the service."""
+import json
 import os
 import re
 import shutil
 import subprocess
 
 from manpages import PAGES
-from sluiced import SLUICED, TOP, Skip, run
+from sluiced import SANITIZED, SLUICED, TOP, Skip, run
 from waiting import until
 
 BUILD = os.path.dirname(SLUICED)
+LDCONFIG = '/usr/sbin:/sbin'
+# What README's tour runs: of a blank system with make, and of packages.
+EVERYWHERE = {'make', 'cd', 'cp', 'dd', 'rm', 'cmp', 'kill', 'export',
+              'while', 'sluice'}
+TOOL_PACKAGE = {'nbdinfo': 'libnbd-bin', 'nbdcopy': 'libnbd-bin',
+                'qemu-io': 'qemu-utils', 'qemu-img': 'qemu-utils'}
 
 
 def read(path):
@@ -52,13 +59,89 @@ def test_install(d):
             wanted.append('man/man%s/%s' % (name[-1], name))
     for w in wanted:
         assert any(t.endswith(w) for t in there), (w, there)
-    prog = [os.path.join(d, t) for t in there if t.endswith('bin/sluice')][0]
+    programs_start(d, there)
+    library_is_found(d, there)
+
+
+def programs_start(d, there):
+    """They need nothing that only their build knows."""
+    env = {'PATH': '/usr/bin:/bin'}
+    for name in ('bin/sluice', 'bin/sluiced'):
+        prog = [os.path.join(d, t) for t in there if t.endswith(name)][0]
+        p = subprocess.run([prog, '--version'], env=env, text=True,
+                           stdout=subprocess.PIPE)
+        assert p.returncode == 0 and 'sluice' in p.stdout, p
+
+
+def library_is_found(d, there):
+    """Where it lies the linker looks, and pkg-config leads there."""
     lib = [os.path.dirname(os.path.join(d, t)) for t in there
            if t.endswith('libsluice.so.0')][0]
-    env = dict(os.environ, LD_LIBRARY_PATH=lib)
-    p = subprocess.run([prog, '--version'], env=env, stdout=subprocess.PIPE,
-                       text=True)
-    assert p.returncode == 0 and 'sluice' in p.stdout, p
+    place = '/' + os.path.relpath(lib, d)
+    if shutil.which('ldconfig', path=LDCONFIG):
+        out = subprocess.run(['ldconfig', '-N', '-X', '-v'], text=True,
+                             env={'PATH': LDCONFIG}, stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL).stdout
+        dirs = re.findall(r'^(/[^:]+):', out, re.M)
+        real = {os.path.realpath(p) for p in dirs}
+        if os.path.isdir(place):
+            assert os.path.realpath(place) in real, (place, dirs)
+    if not shutil.which('pkg-config') or not shutil.which('cc') or SANITIZED:
+        return
+    where = subprocess.run(['pkg-config', '--variable', 'pc_path',
+                            'pkg-config'], text=True, check=True,
+                           stdout=subprocess.PIPE).stdout.strip().split(':')
+    assert place + '/pkgconfig' in where, (place, where)
+    env = dict(os.environ, PKG_CONFIG_SYSROOT_DIR=d)
+    env['PKG_CONFIG_PATH'] = ':'.join(d + p for p in where)
+    flags = subprocess.run(['pkg-config', '--cflags', '--libs', 'libsluice'],
+                           env=env, text=True, check=True,
+                           stdout=subprocess.PIPE).stdout.split()
+    with open(d + '/prog.c', 'w', encoding='ascii') as f:
+        f.write('#include <sluice/sluice.h>\n'
+                'int main(void) { sluice_free(0); return 0; }\n')
+    subprocess.run(['cc', d + '/prog.c', '-o', d + '/prog'] + flags, check=True)
+    subprocess.run([d + '/prog'], check=True,
+                   env={'LD_LIBRARY_PATH': lib})
+
+
+def test_library_folder_is_not_guessed(d):
+    """Without dpkg-dev Meson would take lib64, where nobody looks."""
+    if not shutil.which('meson'):
+        raise Skip('meson')
+    out = subprocess.run(['meson', 'introspect', '--buildoptions',
+                          TOP + '/meson.build'], text=True, check=True,
+                         stdout=subprocess.PIPE).stdout
+    options = {o['name']: o['value'] for o in json.loads(out)}
+    assert options['libdir'] == 'lib', options['libdir']
+
+
+def test_demo_installs_what_the_tour_needs(d):
+    """Each program of README's tour comes with Sluice, with what every system
+    has, or with a package of the group `demo` (or `build`)."""
+    text = read(TOP + '/README.md')
+    blocks = re.findall(r'^```sh\n(.*?)^```', text, re.M | re.S)
+    used = set(re.findall(r'^(?:while )?([a-z][a-z-]+)(?= |$)',
+                          '\n'.join(blocks), re.M))
+    packages = subprocess.run([TOP + '/scripts/install-packages', '--list',
+                               'build', 'demo'], text=True, check=True,
+                              stdout=subprocess.PIPE).stdout.split()
+    for tool in used - EVERYWHERE:
+        assert TOOL_PACKAGE[tool] in packages, tool
+
+
+def test_demo_builds_the_programs_alone(d):
+    if not shutil.which('make') or not shutil.which('ninja'):
+        raise Skip('make and ninja')
+    out = subprocess.run(['make', '-n', '-C', TOP, 'demo', 'BUILD=' + BUILD],
+                         text=True, check=True, stdout=subprocess.PIPE).stdout
+    line = [l for l in out.splitlines() if l.startswith('ninja')][0]
+    targets = line.split()[5:]
+    assert targets == ['sluice', 'sluiced'], line
+    out = subprocess.run(['ninja', '-C', BUILD, '-t', 'inputs'] + targets,
+                         text=True, check=True, stdout=subprocess.PIPE).stdout
+    tests = [l for l in out.splitlines() if re.match(r'(\.\./)*tests/', l)]
+    assert 'main.c' in out and not tests, tests
 
 
 def test_service_fits_the_programs(d):
