@@ -18,12 +18,16 @@
 struct serve {
     const char *image, *format, *name, *socket, *port, *control, *cache;
     const char *pidfile, *engine;
+    const char *mode, *owner, *group; /* of the Unix socket */
     bool stream, copy_on_read, read_only, daemonize, dry_run;
 };
 
 enum {
     OPT_NAME = 256,
     OPT_PORT,
+    OPT_MODE,
+    OPT_OWNER,
+    OPT_GROUP,
     OPT_CONTROL,
     OPT_STREAM,
     OPT_COR,
@@ -39,6 +43,9 @@ static const struct option serve_options[] = {
     { "name", required_argument, NULL, OPT_NAME },
     { "socket", required_argument, NULL, 'k' },
     { "port", required_argument, NULL, OPT_PORT },
+    { "socket-mode", required_argument, NULL, OPT_MODE },
+    { "socket-owner", required_argument, NULL, OPT_OWNER },
+    { "socket-group", required_argument, NULL, OPT_GROUP },
     { "control", required_argument, NULL, OPT_CONTROL },
     { "stream", no_argument, NULL, OPT_STREAM },
     { "copy-on-read", no_argument, NULL, OPT_COR },
@@ -81,6 +88,9 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
         case 'd': s->daemonize = true; break;
         case OPT_NAME: s->name = optarg; break;
         case OPT_PORT: s->port = optarg; break;
+        case OPT_MODE: s->mode = optarg; break;
+        case OPT_OWNER: s->owner = optarg; break;
+        case OPT_GROUP: s->group = optarg; break;
         case OPT_CONTROL: s->control = optarg; break;
         case OPT_STREAM: s->stream = true; break;
         case OPT_COR: s->copy_on_read = true; break;
@@ -103,6 +113,10 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
     }
     if (s->socket && s->port) {
         return cli_usage_error("serve", "give --socket or --port, not both");
+    }
+    if ((s->mode || s->owner || s->group) && !s->socket) {
+        return cli_usage_error("serve", "--socket-mode, --socket-owner and "
+                                        "--socket-group need --socket");
     }
     if (s->read_only && (s->stream || s->copy_on_read)) {
         return cli_usage_error("serve", "--stream and --copy-on-read write to "
@@ -162,11 +176,35 @@ static char *drive_option(const struct serve *s)
     return g_string_free(o, FALSE);
 }
 
+static void append_access(GString *o, const char *key, const char *value)
+{
+    if (value) {
+        g_autofree char *quoted = quote(value);
+        g_string_append_printf(o, ",addr.%s=%s", key, quoted);
+    }
+}
+
+static char *nbd_option(const struct serve *s)
+{
+    g_autofree char *socket = s->socket ? quote(s->socket) : NULL;
+    GString *o = g_string_new(NULL);
+
+    if (!socket) {
+        g_string_printf(o, "addr.type=inet,addr.host=127.0.0.1,addr.port=%s",
+                        s->port ? s->port : "10809");
+        return g_string_free(o, FALSE);
+    }
+    g_string_printf(o, "addr.type=unix,addr.path=%s", socket);
+    append_access(o, "mode", s->mode);
+    append_access(o, "owner", s->owner);
+    append_access(o, "group", s->group);
+    return g_string_free(o, FALSE);
+}
+
 /* The daemon's arguments, NULL-terminated; owned by the caller. */
 static GPtrArray *daemon_args(const struct serve *s, const char *program)
 {
     GPtrArray *args = g_ptr_array_new_with_free_func(g_free);
-    g_autofree char *socket = s->socket ? quote(s->socket) : NULL;
 
     g_ptr_array_add(args, g_strdup(program));
     if (s->engine) {
@@ -179,14 +217,7 @@ static GPtrArray *daemon_args(const struct serve *s, const char *program)
                             control));
         add(args, "--monitor", g_strdup("chardev=control"));
     }
-    if (socket) {
-        add(args, "--nbd-server",
-            g_strdup_printf("addr.type=unix,addr.path=%s", socket));
-    } else {
-        add(args, "--nbd-server",
-            g_strdup_printf("addr.type=inet,addr.host=127.0.0.1,addr.port=%s",
-                            s->port ? s->port : "10809"));
-    }
+    add(args, "--nbd-server", nbd_option(s));
     add(args, "--drive", drive_option(s));
     add(args, "--export",
         g_strdup_printf("type=nbd,id=%s-nbd,node-name=%s,name=%s,writable=%s%s",

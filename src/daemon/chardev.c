@@ -23,6 +23,7 @@ enum { CONNECTIONS_MAX = 16, LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
 struct chardev {
     struct daemon *d;
     char *id, *path, *host, *port;
+    char *mode_word, *owner, *group; /* of the socket, as they were given */
     bool is_stdio, server, wait;
     bool used; /* a monitor has it */
     enum session_mode mode;
@@ -41,10 +42,32 @@ static void chardev_free(void *p)
     g_free(ch->path);
     g_free(ch->host);
     g_free(ch->port);
+    g_free(ch->mode_word);
+    g_free(ch->owner);
+    g_free(ch->group);
     g_free(ch);
 }
 
 /* --- options --- */
+
+/* Who may connect to it. */
+static int take_access(struct opts *o, struct chardev *ch, GError **err)
+{
+    int r = opts_take_str(o, "mode", &ch->mode_word, err);
+
+    if (r >= 0) {
+        r = opts_take_str(o, "owner", &ch->owner, err);
+    }
+    if (r >= 0) {
+        r = opts_take_str(o, "group", &ch->group, err);
+    }
+    if (r >= 0 && (ch->mode_word || ch->owner || ch->group) &&
+        (!ch->path || !ch->server)) {
+        r = err_set(err, EINVAL,
+                    "mode=, owner= and group= are for a path= with server=on");
+    }
+    return r;
+}
 
 static int take_socket(struct opts *o, struct chardev *ch, GError **err)
 {
@@ -70,7 +93,7 @@ static int take_socket(struct opts *o, struct chardev *ch, GError **err)
     if (r >= 0 && !ch->path == !(ch->host && ch->port)) {
         r = err_set(err, EINVAL, "needs either path= or host= and port=");
     }
-    return r;
+    return r < 0 ? r : take_access(o, ch, err);
 }
 
 static int chardev_fill(struct chardev *ch, struct opts *o, GError **err)
@@ -213,8 +236,14 @@ static void on_accept(struct channel *c, void *arg)
  * death: one that still answers gets a while to go. */
 static CO_FN int chardev_co_listen(struct chardev *ch, GError **err)
 {
-    struct sock_addr addr = { ch->path, ch->host, ch->port };
+    struct sock_access access;
+    struct sock_addr addr = { ch->path, ch->host, ch->port, &access };
+    int parsed = sock_access_co_parse(ch->mode_word, ch->owner, ch->group,
+                                      &access, err);
 
+    if (parsed < 0) {
+        return parsed;
+    }
     for (unsigned tries = 0;; tries++) {
         g_autoptr(GError) first = NULL;
         int r = listener_new(ch->d->loop, &addr, on_accept, ch, &ch->listener,

@@ -55,9 +55,10 @@ void export_ref(struct export *e);
 void export_unref(struct export *e);
 
 /* --- export/nbd --- */
+struct sock_addr;
 struct nbd_server_params {
-    const char *path, *host, *port; /* as struct sock_addr */
-    unsigned max_connections;       /* 0 = default 100 */
+    const struct sock_addr *addr; /* where to listen */
+    unsigned max_connections;     /* 0 = default 100 */
 };
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err);

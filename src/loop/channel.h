@@ -59,15 +59,29 @@ int channel_fd(const struct channel *c);
 int channel_peer_uid(const struct channel *c);
 const char *channel_describe(const struct channel *c);
 
+/* Who may connect to a Unix socket that is listened on. */
+struct sock_access {
+    mode_t mode;
+    uint32_t owner, group; /* UINT32_MAX: those of the process */
+};
+/* From the words of a user: an octal number, a name or number of a user, one
+ * of a group. Each may be NULL: the mode is then 0600, and 0660 with a group.
+ * -EINVAL: not such a number, no such user or group. */
+CO_FN int sock_access_co_parse(const char *mode, const char *owner,
+                               const char *group, struct sock_access *ret,
+                               GError **err);
+
 /* An address: exactly one of @path (Unix) or @host+@port (TCP). Borrowed. */
 struct sock_addr {
     const char *path;
     const char *host;
     const char *port;
+    const struct sock_access *access; /* for listening; NULL: mode 0600 */
 };
 /* Bind and listen; then @on_accept(channel, @arg) for each connection, owning
  * it. A Unix path that a dead server left behind is replaced, one that answers
- * is -EADDRINUSE; the socket is made 0600. TCP other than loopback: -EPERM. */
+ * is -EADDRINUSE. Mode, owner and group of the socket are set before anybody can
+ * connect; -EPERM where the process may not. TCP other than loopback: -EPERM. */
 int listener_new(struct loop *l, const struct sock_addr *addr,
                  void (*on_accept)(struct channel *c, void *arg), void *arg,
                  struct listener **ret_listener, GError **err);

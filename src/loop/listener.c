@@ -4,7 +4,8 @@
  *
  * A Unix socket is made with mode 0600 from its first instant (the mode is set
  * on the descriptor, which bind() hands to the file; the process umask, which
- * all threads share, is left alone).  A socket file is replaced only when
+ * all threads share, is left alone).  Another mode, owner and group are set
+ * between bind() and listen(), where nobody can connect yet.  A socket file is replaced only when
  * nobody answers behind it, and unlinked at the end only if it is still ours.
  *
  * Addresses to listen on are numeric or "localhost", so that no name service
@@ -144,7 +145,43 @@ static bool unix_is_dead(const struct sockaddr_storage *ss, socklen_t len)
     return dead;
 }
 
-static int listener_bind_unix(struct listener *ls, GError **err)
+/* Give the socket file its mode, owner and group, and remember which file it
+ * is. A descriptor of the file, not its path, is what is changed: the name may
+ * have been given to another file meanwhile. The mode comes first, for it may
+ * be set only while the file is ours. */
+static int listener_set_access(struct listener *ls,
+                               const struct sock_access *access, GError **err)
+{
+    int fd = open(ls->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", fd);
+    struct stat st;
+    int ret = 0;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        ret = err_set_errno(err, errno, "Failed to look at socket %s",
+                            ls->path);
+    } else {
+        ls->dev = st.st_dev;
+        ls->ino = st.st_ino;
+    }
+    if (ret == 0 && access && chmod(name, access->mode) < 0) {
+        ret = err_set_errno(err, errno, "Failed to set the mode of socket %s",
+                            ls->path);
+    }
+    if (ret == 0 && access &&
+        fchownat(fd, "", access->owner, access->group, AT_EMPTY_PATH) < 0) {
+        ret = err_set_errno(
+            err, errno, "Failed to set owner and group of socket %s", ls->path);
+        err_hint(err, "Root may set any; others a group that they are in.");
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return ret;
+}
+
+static int listener_bind_unix(struct listener *ls,
+                              const struct sock_access *access, GError **err)
 {
     struct sockaddr_storage ss;
     socklen_t len;
@@ -168,11 +205,7 @@ static int listener_bind_unix(struct listener *ls, GError **err)
         return err_set_errno(err, errno, "Failed to bind socket to %s",
                              ls->path);
     }
-    if (lstat(ls->path, &st) == 0) {
-        ls->dev = st.st_dev;
-        ls->ino = st.st_ino;
-    }
-    return 0;
+    return listener_set_access(ls, access, err);
 }
 
 static int listener_bind_tcp(struct listener *ls, const struct sock_addr *addr,
@@ -225,7 +258,7 @@ static int listener_bind(struct listener *ls, const struct sock_addr *addr,
     if (ls->fd < 0) {
         return err_set_errno(err, errno, "Failed to create a socket");
     }
-    return addr->path ? listener_bind_unix(ls, err)
+    return addr->path ? listener_bind_unix(ls, addr->access, err)
                       : listener_bind_tcp(ls, addr, &ss, len, err);
 }
 

@@ -104,10 +104,13 @@ static CO_FN int open_co_nodes(struct server *s, GError **err)
 static int start_server(struct server *s, GError **err)
 {
     json_t *listen = json_object_get(s->config, "listen");
-    struct nbd_server_params p = {
+    const struct sock_addr addr = {
         .path = json_string_value(json_object_get(listen, "path")),
         .host = json_string_value(json_object_get(listen, "host")),
         .port = json_string_value(json_object_get(listen, "port")),
+    };
+    struct nbd_server_params p = {
+        .addr = &addr,
         .max_connections = (unsigned)json_integer_value(
             json_object_get(s->config, "max-connections")),
     };

@@ -6,6 +6,7 @@
 #include "control/commands.h"
 #include "control/control-int.h"
 #include "export/export.h"
+#include "loop/channel.h"
 
 enum { LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
 
@@ -62,18 +63,26 @@ CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
 {
     const json_t *addr = json_object_get(args, "addr");
     const json_t *data = json_object_get(addr, "data");
-    struct nbd_server_params p = {
+    struct sock_access access;
+    const struct sock_addr where = {
         .path = arg_str(data, "path"),
         .host = arg_str(data, "host"),
         .port = arg_str(data, "port"),
+        .access = &access,
+    };
+    struct nbd_server_params p = {
+        .addr = &where,
         .max_connections = (unsigned)arg_int(args, "max-connections", 0),
     };
+    int r;
 
     if (arg_str(args, "tls-creds") || arg_str(args, "tls-authz")) {
         return err_set(err, ENOTSUP, "Parameter '%s': TLS is not supported",
                        arg_str(args, "tls-creds") ? "tls-creds" : "tls-authz");
     }
-    return server_co_start(c, &p, err);
+    r = sock_access_co_parse(arg_str(data, "mode"), arg_str(data, "owner"),
+                             arg_str(data, "group"), &access, err);
+    return r < 0 ? r : server_co_start(c, &p, err);
 }
 
 CO_FN int cmd_co_nbd_server_stop(struct control *c, const json_t *args,

@@ -136,9 +136,6 @@ struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err)
 {
-    struct sock_addr addr = { .path = p->path,
-                              .host = p->host,
-                              .port = p->port };
     struct nbd_server *s;
     int ret;
 
@@ -146,7 +143,8 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
         return err_set(err, EBUSY, "NBD server already running");
     }
     s = nbd_server_new(es, p->max_connections);
-    ret = listener_new(s->loop, &addr, nbd_server_accept, s, &s->listener, err);
+    ret = listener_new(s->loop, p->addr, nbd_server_accept, s, &s->listener,
+                       err);
     if (ret < 0) {
         es->nbd = NULL;
         g_free(s);

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What `make install` puts in place, and the service."""
+import grp
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 
 from manpages import PAGES
@@ -168,12 +170,45 @@ def test_service_fits_the_programs(d):
 def test_service_command_runs(d):
     """The service's own command line, with its folders moved here."""
     line = service()['ExecStart'][0].replace('$SLUICED_ARGS', '')
+    name, access = service()['Environment'][0].split('=', 1)
+    line = line.replace('${%s}' % name, access)
     words = line.replace('/run/sluice', d).replace('/var/lib/sluice', d).split()
     os.mkdir(d + '/jobs')
     subprocess.run([SLUICED] + words[1:], check=True, stdin=subprocess.DEVNULL)
     pid = int(read(d + '/sluiced.pid'))
     try:
-        assert os.path.exists(d + '/control.sock')
+        mode = os.stat(d + '/control.sock').st_mode
+        assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600, oct(mode)
+    finally:
+        os.kill(pid, 15)
+    until(lambda: not os.path.exists(d + '/sluiced.pid'), 'the end')
+
+
+def test_service_lets_others_in(d):
+    """The examples of its page and of its first lines, with a group that is
+    here: its sockets are in reach, in a folder that others may enter."""
+    unit = service()
+    assert unit['RuntimeDirectoryMode'] == ['0755']
+    assert 'CAP_CHOWN' in unit['CapabilityBoundingSet'][0]
+    group = grp.getgrgid(os.getgid()).gr_name
+    text = read(PAGES['sluiced.8.rst'])
+    given = dict(re.findall(r'^   (SLUICED_\w+)=(.*)$', text, re.M))
+    head = dict(re.findall(r'^#   (SLUICED_\w+)=(.*)$',
+                           read(BUILD + '/scripts/sluiced.service'), re.M))
+    assert given == head, (given, head)
+    line = unit['ExecStart'][0].replace('${SLUICED_CONTROL}',
+                                        given['SLUICED_CONTROL'])
+    line = line.replace('$SLUICED_ARGS', given['SLUICED_ARGS'])
+    line = re.sub(r'group=\w+', 'group=' + group, line)
+    words = line.replace('/run/sluice', d).replace('/var/lib/sluice', d).split()
+    os.mkdir(d + '/jobs')
+    subprocess.run([SLUICED] + words[1:], check=True, stdin=subprocess.DEVNULL)
+    pid = int(read(d + '/sluiced.pid'))
+    try:
+        for name in ('control.sock', 'nbd.sock'):
+            st = os.stat(os.path.join(d, name))
+            assert stat.S_IMODE(st.st_mode) == 0o660, oct(st.st_mode)
+            assert st.st_gid == os.getgid()
     finally:
         os.kill(pid, 15)
     until(lambda: not os.path.exists(d + '/sluiced.pid'), 'the end')
