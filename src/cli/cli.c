@@ -10,11 +10,36 @@
 #include "base/err.h"
 #include "base/units.h"
 
+static bool line_open;
+
+void cli_begin_line(void)
+{
+    line_open = true;
+}
+
+void cli_end_line(void)
+{
+    if (line_open) {
+        printf("\n");
+        line_open = false;
+    }
+    fflush(stdout);
+}
+
+char *cli_shell_word(const char *word)
+{
+    static const char plain[] = G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS
+        "/._-+:@%,=";
+
+    return *word && word[strspn(word, plain)] == '\0' ? g_strdup(word)
+                                                      : g_shell_quote(word);
+}
+
 void cli_error(const char *fmt, ...)
 {
     va_list ap;
 
-    fflush(stdout);
+    cli_end_line();
     fprintf(stderr, "sluice: ");
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);

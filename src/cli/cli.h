@@ -19,6 +19,12 @@ struct subcommand {
 /* Run it. Returns the exit status. */
 int cli_run(const struct subcommand *s, int argc, char **argv);
 
+/* Something on stdout stands in a line that is rewritten in place: what comes
+ * next begins a new one, by the second. Messages do so by themselves. */
+void cli_begin_line(void);
+void cli_end_line(void);
+/* A word as a shell takes it: in quotes only where it needs them. Owned. */
+char *cli_shell_word(const char *word);
 /* "sluice: ..." on stderr, then the hint of @err if it has one. */
 void cli_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void cli_gerror(const GError *err);
@@ -45,6 +51,9 @@ int cli_parse_number(const char *text, uint64_t *ret);
  * @force. */
 struct progress;
 struct progress *progress_new(const char *what, bool force);
+/* Show @note ("paused") instead of the speed; NULL: the speed again. @note is
+ * not copied. NULL as @p is fine. */
+void progress_note(struct progress *p, const char *note);
 /* Both in bytes; rate-limited inside. NULL is fine. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total);
 /* End the line. NULL is fine. */

@@ -15,11 +15,12 @@ struct sluice_conn *client_connect(const char *path);
 json_t *client_execute(struct sluice_conn *conn, const char *command,
                        json_t *args);
 
-/* The job as query-jobs or query-block-jobs (@command) lists it; owned by the
- * caller. NULL when there is none of that name. */
-json_t *client_find_job(struct sluice_conn *conn, const char *command,
-                        const char *id);
+/* "could not read node ..." of a JobFault. Owned. */
+char *client_fault_text(const json_t *fault);
 
-/* Show progress until job @id is gone or concluded. Exit status: 0 completed,
- * 1 failed, 3 cancelled. @as_json prints events as JSON lines instead. */
-int client_follow_job(struct sluice_conn *conn, const char *id, bool as_json);
+/* After an error about @word: the name in the list that @command gives, under
+ * @key, that is nearest to it, and @lister, which lists them. On stderr. */
+void client_hint_names(struct sluice_conn *conn, const char *command,
+                       const char *key, const char *word, const char *lister);
+/* The same for the id of a job. */
+void client_hint_jobs(struct sluice_conn *conn, const char *id);

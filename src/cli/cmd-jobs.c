@@ -1,40 +1,55 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* sluice jobs: list the jobs of a running daemon; sluice job: act on one. */
+/* sluice jobs: list the jobs of a running daemon; sluice job: act on some. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/suggest.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/commands.h"
+#include "cli/follow.h"
 
 struct job_args {
     const char *command, *socket;
-    bool json, force;
+    bool json, force, all, no_wait;
 };
 
-/* Options that both take. 0, exit status, or -1 after help. */
-static int jobs_parse_args(int argc, char **argv, struct job_args *a)
+static const struct option jobs_options[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "socket", required_argument, NULL, 's' },
+    { "output", required_argument, NULL, 'o' },
+    { "all", no_argument, NULL, 'a' },
+    { NULL, 0, NULL, 0 }
+};
+static const struct option job_options[] = {
+    { "help", no_argument, NULL, 'h' },
+    { "socket", required_argument, NULL, 's' },
+    { "output", required_argument, NULL, 'o' },
+    { "force", no_argument, NULL, 'f' },
+    { "no-wait", no_argument, NULL, 'n' },
+    { NULL, 0, NULL, 0 }
+};
+
+/* 0, exit status, or -1 after help. */
+static int jobs_parse_args(int argc, char **argv, struct job_args *a,
+                           const struct option *options, const char *letters)
 {
-    static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
-        { "socket", required_argument, NULL, 's' },
-        { "output", required_argument, NULL, 'o' },
-        { "force", no_argument, NULL, 'f' },
-        { NULL, 0, NULL, 0 }
-    };
     int c, r = 0;
 
     while (r == 0 &&
-           (c = getopt_long(argc, argv, "hs:f", options, NULL)) != -1) {
+           (c = getopt_long(argc, argv, letters, options, NULL)) != -1) {
         switch (c) {
         case 'h': cli_print_help(); return -1;
         case 's': a->socket = optarg; break;
         case 'o': r = cli_parse_output(a->command, optarg, &a->json); break;
         case 'f': a->force = true; break;
+        case 'a': a->all = true; break;
+        case 'n': a->no_wait = true; break;
         default: r = cli_bad_option(a->command, argv); break;
         }
     }
@@ -69,12 +84,57 @@ static void print_job(const json_t *job)
     printf("\n");
 }
 
+static void print_result(const json_t *result)
+{
+    const json_t *fault = json_object_get(result, "fault");
+    g_autofree char *text = fault ? client_fault_text(fault) : NULL;
+    const char *error = json_string_value(json_object_get(result, "error"));
+    time_t when = (time_t)json_integer_value(json_object_get(result, "ended"));
+    char date[32] = "";
+    struct tm tm;
+
+    if (when && localtime_r(&when, &tm)) {
+        strftime(date, sizeof(date), "  %Y-%m-%d %H:%M:%S", &tm);
+    }
+    printf("%-16s %-8s %-10s%s", jobs_get_str(result, "id"),
+           jobs_get_str(result, "type"), jobs_get_str(result, "outcome"), date);
+    if (text || error) {
+        printf("  %s", text ? text : error);
+    }
+    printf("\n");
+}
+
+/* How the last jobs ended, and those that an error has stopped. */
+static void print_results(const json_t *list, bool all)
+{
+    const json_t *result;
+    size_t i;
+
+    json_array_foreach(list, i, result) {
+        if (all || json_object_get(result, "ended") == NULL) {
+            print_result(result);
+        }
+    }
+}
+
+static void print_jobs(const json_t *jobs, const json_t *results, bool all)
+{
+    const json_t *job;
+    size_t i;
+
+    if (json_array_size(jobs) == 0) {
+        printf("No active jobs\n");
+    }
+    json_array_foreach(jobs, i, job) {
+        print_job(job);
+    }
+    print_results(results, all);
+}
+
 int cmd_jobs(int argc, char **argv)
 {
     struct job_args a = { .command = "jobs" };
-    int status = jobs_parse_args(argc, argv, &a);
-    json_t *job;
-    size_t i;
+    int status = jobs_parse_args(argc, argv, &a, jobs_options, "hs:a");
 
     if (status != 0) {
         return status < 0 ? 0 : status;
@@ -87,39 +147,35 @@ int cmd_jobs(int argc, char **argv)
     if (!conn) {
         return 1;
     }
-    json_t *list = client_execute(conn, "query-block-jobs", NULL);
+    json_t *jobs = client_execute(conn, "query-block-jobs", NULL);
+    json_t *results = jobs ? client_execute(conn, "query-job-results", NULL)
+                           : NULL;
     sluice_disconnect(conn);
-    if (!list) {
-        return 1;
-    }
-    if (a.json) {
-        char *text = json_dumps(list, JSON_INDENT(4));
+    if (results && a.json) {
+        char *text = json_dumps(a.all ? results : jobs, JSON_INDENT(4));
         puts(text);
         free(text);
-    } else if (json_array_size(list) == 0) {
-        printf("No active jobs\n");
+    } else if (results) {
+        print_jobs(jobs, results, a.all);
     }
-    json_array_foreach(list, i, job) {
-        if (!a.json) {
-            print_job(job);
-        }
-    }
-    json_decref(list);
-    return 0;
+    json_decref(jobs);
+    status = results ? 0 : 1;
+    json_decref(results);
+    return status;
 }
 
 /* The verbs of `sluice job`, and the command each sends. */
 static const struct verb {
     const char *name, *command, *key;
-    bool takes_speed;
 } verbs[] = {
-    { "pause", "block-job-pause", "device", false },
-    { "resume", "block-job-resume", "device", false },
-    { "cancel", "block-job-cancel", "device", false },
-    { "complete", "block-job-complete", "device", false },
-    { "finalize", "job-finalize", "id", false },
-    { "dismiss", "job-dismiss", "id", false },
-    { "speed", "block-job-set-speed", "device", true },
+    { "pause", "block-job-pause", "device" },
+    { "resume", "block-job-resume", "device" },
+    { "cancel", "block-job-cancel", "device" },
+    { "complete", "block-job-complete", "device" },
+    { "finalize", "job-finalize", "id" },
+    { "dismiss", "job-dismiss", "id" },
+    { "speed", "block-job-set-speed", "device" },
+    { "wait", NULL, NULL },
 };
 
 static const struct verb *find_verb(const char *name)
@@ -132,67 +188,116 @@ static const struct verb *find_verb(const char *name)
     return NULL;
 }
 
-static int run_verb(const struct job_args *a, const struct verb *v,
-                    const char *id, uint64_t speed)
+static int unknown_verb(const char *name)
 {
-    json_t *args = json_pack("{s:s}", v->key, id);
+    const char *names[G_N_ELEMENTS(verbs) + 1] = { NULL };
+    const char *near;
 
-    if (v->takes_speed) {
-        json_object_set_new(args, "speed", json_integer((json_int_t)speed));
+    for (unsigned i = 0; i < G_N_ELEMENTS(verbs); i++) {
+        names[i] = verbs[i].name;
     }
-    if (a->force && strcmp(v->name, "cancel") == 0) {
-        json_object_set_new(args, "force", json_true());
+    near = suggest_word(name, names);
+    if (near) {
+        return cli_usage_error("job", "unknown verb '%s'; did you mean '%s'?",
+                               name, near);
     }
-    struct sluice_conn *conn = client_connect(a->socket);
-    json_t *reply = NULL;
-    if (conn) {
-        reply = client_execute(conn, v->command, args);
-    } else {
-        json_decref(args);
-    }
-    int status = reply ? 0 : 1;
-    json_decref(reply);
-    sluice_disconnect(conn);
-    return status;
+    g_autofree char *list = g_strjoinv(", ", (char **)names);
+    return cli_usage_error("job", "unknown verb '%s'; known are %s", name,
+                           list);
 }
 
-/* `sluice job wait ID` */
-static int wait_job(const struct job_args *a, const char *id)
+/* Send one verb. @speed: of "speed" alone, else NULL. */
+static int run_verb(struct sluice_conn *conn, const struct job_args *a,
+                    const struct verb *v, const char *id, const uint64_t *speed)
 {
-    struct sluice_conn *conn = client_connect(a->socket);
-    int status = conn ? client_follow_job(conn, id, a->json) : 1;
+    bool cancel = strcmp(v->name, "cancel") == 0;
+    json_t *args = json_pack("{s:s}", v->key, id);
 
-    sluice_disconnect(conn);
+    if (speed) {
+        json_object_set_new(args, "speed", json_integer((json_int_t)*speed));
+    }
+    if (a->force && cancel) {
+        json_object_set_new(args, "force", json_true());
+    }
+    json_t *reply = client_execute(conn, v->command, args);
+    if (reply) {
+        json_decref(reply);
+        return 0;
+    }
+    if (cancel && !a->force) {
+        fprintf(stderr, "--force cancels a paused job, too. ");
+    }
+    client_hint_jobs(conn, id);
+    return 1;
+}
+
+/* A job that was cancelled ends soon after, or has completed before that. */
+static int wait_after_cancel(struct sluice_conn *conn, const struct job_args *a,
+                             const char *const *ids)
+{
+    const struct follow_options o = {
+        .socket = a->socket, .as_json = a->json, .tell = true, .quiet = true
+    };
+    int status = follow_jobs(conn, ids, &o);
+
+    return status == FOLLOW_CANCELLED ? 0 : status;
+}
+
+/* @words: the verb, ids, and with "speed" a number. */
+static int job_run(struct sluice_conn *conn, const struct job_args *a,
+                   const struct verb *v, const char *const *ids,
+                   const uint64_t *speed)
+{
+    const struct follow_options o = { .socket = a->socket,
+                                      .as_json = a->json,
+                                      .tell = true };
+    int status = 0;
+
+    if (!v->command) {
+        return follow_jobs(conn, ids, &o);
+    }
+    for (unsigned i = 0; ids[i]; i++) {
+        status |= run_verb(conn, a, v, ids[i], speed);
+    }
+    if (status == 0 && strcmp(v->name, "cancel") == 0 && !a->no_wait) {
+        status = wait_after_cancel(conn, a, ids);
+    }
     return status;
 }
 
 int cmd_job(int argc, char **argv)
 {
     struct job_args a = { .command = "job" };
-    int status = jobs_parse_args(argc, argv, &a);
+    int status = jobs_parse_args(argc, argv, &a, job_options, "hs:f");
     g_autoptr(GError) err = NULL;
-    uint64_t speed = 0;
+    uint64_t number = 0, *speed = NULL;
 
     if (status != 0) {
         return status < 0 ? 0 : status;
     }
     if (argc - optind < 2) {
-        return cli_usage_error("job", "expecting a verb and a job id");
+        return cli_usage_error("job", "expecting a verb and job ids");
     }
-    const char *verb = argv[optind], *id = argv[optind + 1];
-    if (strcmp(verb, "wait") == 0 && argc - optind == 2) {
-        return wait_job(&a, id);
-    }
-    const struct verb *v = find_verb(verb);
+    const struct verb *v = find_verb(argv[optind++]);
     if (!v) {
-        return cli_usage_error("job", "unknown verb '%s'", verb);
+        return unknown_verb(argv[optind - 1]);
     }
-    if (argc - optind != (v->takes_speed ? 3 : 2)) {
-        return cli_usage_error("job", "'%s' takes a job id%s", verb,
-                               v->takes_speed ? " and bytes per second" : "");
+    if (strcmp(v->name, "speed") == 0) {
+        if (argc - optind != 2) {
+            return cli_usage_error("job", "'speed' takes a job id and bytes "
+                                          "per second");
+        }
+        if (size_parse(argv[--argc], 0, &number, &err) < 0) {
+            return cli_usage_error("job", "%s", err->message);
+        }
+        argv[argc] = NULL;
+        speed = &number;
     }
-    if (v->takes_speed && size_parse(argv[optind + 2], 0, &speed, &err) < 0) {
-        return cli_usage_error("job", "%s", err->message);
+    struct sluice_conn *conn = client_connect(a.socket);
+    if (!conn) {
+        return 1;
     }
-    return run_verb(&a, v, id, speed);
+    status = job_run(conn, &a, v, (const char *const *)argv + optind, speed);
+    sluice_disconnect(conn);
+    return status;
 }

@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/commands.h"
+#include "cli/follow.h"
 
 struct pull {
     const char *socket, *device, *base, *backing_file, *on_error, *job_id;
@@ -83,6 +84,23 @@ static json_t *stream_arguments(const struct pull *p)
     return args;
 }
 
+static int follow_pull(struct sluice_conn *conn, const struct pull *p)
+{
+    const char *ids[] = { p->job_id ? p->job_id : p->device, NULL };
+    g_autofree char *device = cli_shell_word(p->device);
+    g_autofree char *at = p->socket ? cli_shell_word(p->socket) : NULL;
+    g_autofree char *again = g_strdup_printf(
+        "sluice pull%s%s %s", at ? " -s " : "", at ? at : "", device);
+    const struct follow_options o = {
+        .what = "pulling",
+        .socket = p->socket,
+        .again = again,
+        .as_json = p->json,
+    };
+
+    return follow_jobs(conn, ids, &o);
+}
+
 int cmd_pull(int argc, char **argv)
 {
     struct pull p = { 0 };
@@ -99,8 +117,7 @@ int cmd_pull(int argc, char **argv)
     if (!reply) {
         status = 1;
     } else if (!p.no_wait) {
-        status = client_follow_job(conn, p.job_id ? p.job_id : p.device,
-                                   p.json);
+        status = follow_pull(conn, &p);
     }
     json_decref(reply);
     sluice_disconnect(conn);

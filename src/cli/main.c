@@ -231,8 +231,8 @@ static const struct subcommand subcommands[] = {
     { "pull", cmd_pull,
       "[OPTIONS] DEVICE",
       "Fill a device of a running daemon from its base, showing progress.\n"
-      "Exit status: 0 complete, 1 failed, 3 cancelled. Interrupting the\n"
-      "command leaves the job running.\n\n" SOCKET_HELP
+      "Exit status: 0 complete, 1 failed, 3 cancelled, 130 interrupted: the job\n"
+      "goes on in the daemon.\n\n" SOCKET_HELP
       "  -b, --base FILE       keep this image below; copy what is above it\n"
       "      --backing-file F  name to record for the base\n"
       "      --speed N         bytes per second, 0 = as fast as it goes\n"
@@ -240,14 +240,21 @@ static const struct subcommand subcommands[] = {
       "      --job-id ID       default: the device's name\n"
       "      --no-wait         return once it runs\n"
       OUTPUT_HELP HELP_HELP },
-    { "jobs", cmd_jobs, "[-s PATH] [--output FORMAT]",
+    { "jobs", cmd_jobs, "[-s PATH] [--all] [--output FORMAT]",
       "List the jobs of a running daemon.\n\n"
-      SOCKET_HELP OUTPUT_HELP HELP_HELP },
+      SOCKET_HELP
+      "      --all             also how the last ones ended\n"
+      OUTPUT_HELP HELP_HELP },
     { "job", cmd_job,
-      "[-s PATH] pause|resume|cancel|complete|finalize|dismiss|wait ID\n"
+      "[-s PATH] pause|resume|complete|finalize|dismiss ID...\n"
+      "       sluice job [-s PATH] [-f] [--no-wait] cancel ID...\n"
+      "       sluice job [-s PATH] [--output FORMAT] wait ID...\n"
       "       sluice job [-s PATH] speed ID BYTES-PER-SECOND",
-      "Act on a job of a running daemon.\n\n" SOCKET_HELP
+      "Act on jobs of a running daemon; wait for their end.\n"
+      "Exit status: 0 done, or all complete; 1 failed; of wait also 3 cancelled,\n"
+      "130 interrupted.\n\n" SOCKET_HELP
       "  -f, --force           cancel even while paused\n"
+      "      --no-wait         do not wait for the end of what is cancelled\n"
       OUTPUT_HELP HELP_HELP },
     { "monitor", cmd_monitor, "[-s PATH] [-e] [--output FORMAT]",
       "Type commands of the human monitor (or JSON commands) and see events.\n"

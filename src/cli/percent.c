@@ -20,6 +20,7 @@ static void percent_print(double value)
 {
     printf("    (%3.2f/100%%)\r", value);
     fflush(stdout);
+    cli_begin_line();
 }
 
 void percent_begin(struct percent *p, bool on)
@@ -51,8 +52,7 @@ void percent_update(struct percent *p, uint64_t done, uint64_t total)
 void percent_end(struct percent *p)
 {
     if (p->on) {
-        printf("\n");
-        fflush(stdout);
+        cli_end_line();
         p->on = false;
     }
 }

@@ -17,6 +17,7 @@
 
 struct progress {
     char *what;
+    const char *note; /* instead of speed and time left, or NULL */
     bool shown;
     gint64 last_draw_us;
     struct {
@@ -55,17 +56,19 @@ static void draw(struct progress *p, gint64 now, uint64_t done, uint64_t total)
     double part = total ? (double)done / (double)total : 1;
     int full = (int)(part * WIDTH);
     g_autofree char *speed_text = size_format((uint64_t)speed);
+    g_autofree char *pace = g_strdup_printf("%s/s", speed_text);
 
     memset(bar, '.', WIDTH);
     memset(bar, '#', (size_t)CLAMP(full, 0, WIDTH));
     bar[WIDTH] = '\0';
-    if (speed > 0 && done < total) {
+    if (speed > 0 && done < total && !p->note) {
         unsigned s = (unsigned)((double)(total - done) / speed);
         snprintf(left, sizeof(left), "  %u:%02u left", s / 60, s % 60);
     }
-    printf("\r%s [%s] %5.1f%%  %s/s%s\033[K", p->what, bar, part * 100,
-           speed_text, left);
+    printf("\r%s [%s] %5.1f%%  %s%s\033[K", p->what, bar, part * 100,
+           p->note ? p->note : pace, left);
     fflush(stdout);
+    cli_begin_line();
 }
 
 void progress_update(struct progress *p, uint64_t done, uint64_t total)
@@ -83,12 +86,19 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total)
     p->n++;
 }
 
+void progress_note(struct progress *p, const char *note)
+{
+    if (p && p->note != note) {
+        p->note = note;
+        p->last_draw_us = 0;
+        p->n = 0; /* a pause is not to count for the speed */
+    }
+}
+
 void progress_free(struct progress *p)
 {
     if (p) {
-        if (p->shown && p->n) {
-            printf("\n");
-        }
+        cli_end_line();
         g_free(p->what);
         g_free(p);
     }

@@ -12,6 +12,7 @@
 #include "job/job.h"
 #include <string.h>
 #include "base/err.h"
+#include "job/result.h"
 #include "job/trace.h"
 #include "loop/co.h"
 #include "loop/loop.h"
@@ -21,7 +22,8 @@ struct jobs {
     job_event_fn fn;
     void *arg;
     struct job_settle settle;
-    GPtrArray *list;         /* struct job, oldest first */
+    GPtrArray *list; /* struct job, oldest first */
+    struct job_results *results;
     struct co_queue changed; /* a job left the list */
     bool shutting_down;
 };
@@ -68,6 +70,10 @@ static void job_send_end(struct job *j)
     json_t *data = progress_data(j->drv->type, j->device, j->len, j->offset,
                                  j->speed);
 
+    /* Who waits by events and asks then gets both. */
+    if (!j->internal) {
+        job_results_add(j->jobs->results, j);
+    }
     if (j->result == -ECANCELED && j->cancelled) {
         job_send(j, "BLOCK_JOB_CANCELLED", data);
         return;
@@ -97,6 +103,7 @@ struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg)
     js->fn = fn;
     js->arg = arg;
     js->list = g_ptr_array_new();
+    js->results = job_results_new();
     return js;
 }
 
@@ -105,6 +112,7 @@ void jobs_free(struct jobs *js)
     if (js) {
         g_assert(js->list->len == 0);
         g_ptr_array_free(js->list, TRUE);
+        job_results_free(js->results);
         g_free(js);
     }
 }
@@ -134,6 +142,11 @@ void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
     }
 }
 
+const struct job_results *jobs_results(const struct jobs *js)
+{
+    return js->results;
+}
+
 static void job_unref(struct job *j)
 {
     if (--j->priv->refs) {
@@ -143,6 +156,7 @@ static void job_unref(struct job *j)
     g_free(j->id);
     g_free(j->device);
     g_clear_error(&j->error);
+    job_fault_free(j->fault);
     g_free(j->priv);
     g_free(j);
 }
@@ -397,6 +411,7 @@ int job_user_resume(struct job *j, GError **err)
     }
     j->backend_paused = false;
     j->io_status = IO_STATUS_OK;
+    g_clear_pointer(&j->fault, job_fault_free);
     job_kick(j);
     return 0;
 }

@@ -54,6 +54,8 @@ enum on_error {
 enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
 
 struct job;
+struct job_fault;
+struct job_results;
 struct jobs;
 
 struct job_driver {
@@ -90,6 +92,7 @@ struct job {
     enum io_status io_status;
     int result; /* 0 or -errno once it ended */
     GError *error;
+    struct job_fault *fault; /* the last I/O error, or NULL; see result.h */
     struct job_int *priv;
 };
 
@@ -111,6 +114,8 @@ void jobs_set_settle(struct jobs *js, const struct job_settle *settle);
 struct job *jobs_find(struct jobs *js, const char *id);
 void jobs_foreach(struct jobs *js, void (*fn)(struct job *j, void *arg),
                   void *arg);
+/* How the jobs ended that are no longer in the list; see result.h. */
+const struct job_results *jobs_results(const struct jobs *js);
 /* Force-cancel all and wait for them: shutdown. */
 CO_FN void jobs_co_cancel_all(struct jobs *js);
 

@@ -8,6 +8,7 @@
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "job/job.h"
+#include "job/result.h"
 
 static struct job *find_block_job(struct control *c, const char *id,
                                   GError **err)
@@ -173,6 +174,23 @@ CO_FN int cmd_co_job_dismiss(struct control *c, const json_t *args,
     struct job *j = find_job(c, arg_str(args, "id"), err);
 
     return j ? job_user_dismiss(j, err) : -ENOENT;
+}
+
+static void add_stopped(struct job *j, void *arg)
+{
+    json_t *o = j->internal ? NULL : job_describe_stopped(j);
+
+    if (o) {
+        json_array_append_new(arg, o);
+    }
+}
+
+CO_FN int cmd_co_query_job_results(struct control *c, const json_t *args,
+                                   json_t **ret, GError **err)
+{
+    *ret = job_results_describe(jobs_results(c->jobs));
+    jobs_foreach(c->jobs, add_stopped, *ret);
+    return 0;
 }
 
 CO_FN int cmd_co_query_job_journal(struct control *c, const json_t *args,

@@ -299,6 +299,22 @@ CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off,
     return 0;
 }
 
+CO_FN struct node *stream_chain_co_holder(const struct stream_chain *p,
+                                          uint64_t off)
+{
+    for (struct node *n = node_backing(p->top); n && n != p->bottom;
+         n = node_backing(n)) {
+        struct extent ext = { 0 };
+
+        /* One whose map cannot be read is the answer, too. */
+        if (off < n->size && (node_co_status(n, off, 1, &ext) < 0 ||
+                              (ext.flags & STATUS_ALLOCATED))) {
+            return n;
+        }
+    }
+    return p->bottom;
+}
+
 CO_FN int stream_chain_co_check_sources(struct stream_chain *p, GError **err)
 {
     struct node *n = p->top, *end = node_backing(p->bottom);

@@ -62,6 +62,10 @@ void stream_chain_let_go(struct stream_chain *p);
 CO_FN int stream_chain_co_scan(struct stream_chain *p, uint64_t off,
                                uint64_t max, bool *ret_need, bool *ret_zero,
                                uint64_t *ret_len);
+/* The node below the overlay that has what a guest sees at @off, for messages;
+ * the lowest one when none says so. Borrowed. */
+CO_FN struct node *stream_chain_co_holder(const struct stream_chain *p,
+                                          uint64_t off);
 CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off,
                                uint64_t len, bool zero,
                                struct populate_result *ret);

@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "graph/io.h"
 #include "job/copy/copy.h"
+#include "job/result.h"
 #include "job/stream/stream-chain.h"
 #include "loop/co.h"
 
@@ -63,11 +64,29 @@ static void stream_progress(void *arg, uint64_t offset)
     s->job.offset = offset;
 }
 
+static CO_FN void stream_co_note_fault(struct stream_job *s, uint64_t off,
+                                       bool is_read, int errnum)
+{
+    struct stream_chain *sc = &s->stream_chain;
+    struct node *n = sc->top;
+
+    if (is_read) {
+        /* Storage that does not answer is not asked once more. */
+        n = has_given_up(-errnum) ? sc->bottom
+                                  : stream_chain_co_holder(sc, off);
+    }
+    job_set_fault(&s->job, n, off, is_read, errnum);
+}
+
 static CO_FN int stream_co_error(void *arg, uint64_t off, bool is_read,
                                  int errnum)
 {
     struct stream_job *s = arg;
 
+    /* Of those that are ignored the first is what the job fails with. */
+    if (!s->ignored) {
+        stream_co_note_fault(s, off, is_read, errnum);
+    }
     switch (job_error_action(&s->job, s->on_error, is_read, errnum)) {
     case ERROR_ACTION_IGNORE:
         s->ignored = s->ignored ? s->ignored : -errnum;

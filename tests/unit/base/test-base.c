@@ -7,6 +7,7 @@
 #include "base/iov.h"
 #include "base/math.h"
 #include "base/options.h"
+#include "base/suggest.h"
 #include "base/units.h"
 
 static void test_iov_slices(void)
@@ -213,6 +214,24 @@ static void test_ranges(void)
     g_assert_true(ranges_overlap(UINT64_MAX - 1, 2, UINT64_MAX, 1));
 }
 
+static void test_suggest(void)
+{
+    static const char *const words[] = { "convert", "compare", "commit",
+                                         "check",   "info",    NULL };
+
+    g_assert_cmpstr(suggest_word("covnert", words), ==, "convert");
+    g_assert_cmpstr(suggest_word("conv", words), ==, "convert");
+    g_assert_cmpstr(suggest_word("comit", words), ==, "commit");
+    g_assert_cmpstr(suggest_word("inof", words), ==, "info");
+    g_assert_cmpstr(suggest_word("chekc", words), ==, "check");
+    g_assert_cmpstr(suggest_word("checks", words), ==, "check");
+    g_assert_null(suggest_word("zork", words));
+    g_assert_null(suggest_word("x", words));
+    g_assert_null(suggest_word("", words));
+    g_autofree char *longest = g_strnfill(5000, 'c');
+    g_assert_null(suggest_word(longest, words));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -224,5 +243,6 @@ int main(int argc, char **argv)
     g_test_add_func("/base/options/refused", test_options_refused);
     g_test_add_func("/base/errors", test_errors);
     g_test_add_func("/base/ranges", test_ranges);
+    g_test_add_func("/base/suggest", test_suggest);
     return g_test_run();
 }

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What somebody probably meant who mistyped a word. */
+#pragma once
+
+/* The word of @words (NULL-terminated) that is nearest to @word: one of which
+ * it is the beginning, else one that a few letters more, fewer, changed or
+ * swapped lead to. NULL when none is near. Borrowed from @words. */
+const char *suggest_word(const char *word, const char *const *words);
