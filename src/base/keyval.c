@@ -134,20 +134,23 @@ static int lists(json_t *obj, const char *where, json_t **ret, GError **err)
 }
 
 static int keyval_parse_pairs(const char *text, const char *implied_key,
-                              json_t *root, GError **err)
+                              const char *alias, const char *name, json_t *root,
+                              GError **err)
 {
     bool first = true;
 
     while (*text) {
         g_autofree char *element = take_element(&text);
         char *eq = strchr(element, '=');
+        const char *key = eq ? element : first ? implied_key : NULL;
         int r;
 
         if (eq) {
             *eq = 0;
-            r = insert(root, element, eq + 1, err);
-        } else if (first && implied_key) {
-            r = insert(root, implied_key, element, err);
+        }
+        if (key) {
+            r = insert(root, g_strcmp0(key, alias) == 0 ? name : key,
+                       eq ? eq + 1 : element, err);
         } else {
             r = err_set(err, EINVAL, "Expected '=' after parameter '%s'",
                         element);
@@ -163,6 +166,13 @@ static int keyval_parse_pairs(const char *text, const char *implied_key,
 int keyval_parse(const char *text, const char *implied_key, json_t **ret,
                  GError **err)
 {
+    return keyval_parse_alias(text, implied_key, NULL, NULL, ret, err);
+}
+
+int keyval_parse_alias(const char *text, const char *implied_key,
+                       const char *alias, const char *key, json_t **ret,
+                       GError **err)
+{
     json_t *root;
     int r;
 
@@ -170,7 +180,7 @@ int keyval_parse(const char *text, const char *implied_key, json_t **ret,
         return json_text_parse(text, ret, err); /* an object, then */
     }
     root = json_object();
-    r = keyval_parse_pairs(text, implied_key, root, err);
+    r = keyval_parse_pairs(text, implied_key, alias, key, root, err);
     if (r == 0) {
         r = lists(root, "", ret, err);
     }

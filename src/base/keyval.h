@@ -21,3 +21,8 @@
  * *@ret, a JSON object. */
 int keyval_parse(const char *text, const char *implied_key, json_t **ret,
                  GError **err);
+/* The same, where key @alias is another word for @key; so both a value for
+ * @alias and members below it ("file=a,file.locking=off") may be given. */
+int keyval_parse_alias(const char *text, const char *implied_key,
+                       const char *alias, const char *key, json_t **ret,
+                       GError **err);

@@ -52,6 +52,14 @@ json_t *opts_take_any(struct opts *o, const char *name)
     return v;
 }
 
+json_t *opts_take_rest(struct opts *o)
+{
+    json_t *rest = o->obj;
+
+    o->obj = json_object();
+    return rest;
+}
+
 int opts_take_str(struct opts *o, const char *name, char **ret, GError **err)
 {
     json_t *v = opts_take_any(o, name);

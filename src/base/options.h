@@ -38,6 +38,8 @@ int opts_take_enum(struct opts *o, const char *name, const char *const *names,
                    int *ret, GError **err);
 /* Any member; the caller owns the reference. NULL when absent. */
 json_t *opts_take_any(struct opts *o, const char *name);
+/* All that is left; the caller owns it. */
+json_t *opts_take_rest(struct opts *o);
 
 /* "Parameter 'NAME' is missing". Always -EINVAL. */
 static inline int opts_missing(const char *name, GError **err)

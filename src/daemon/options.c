@@ -183,7 +183,8 @@ static CO_FN int apply_co_nbd_server(struct daemon *d, const char *arg,
 static CO_FN int apply_co_drive(struct daemon *d, const char *arg, GError **err)
 {
     json_t *daemon_options;
-    int r = keyval_parse(arg, "file", &daemon_options, err);
+    int r = keyval_parse_alias(arg, "file", "file", "filename", &daemon_options,
+                               err);
 
     if (r < 0) {
         return r;

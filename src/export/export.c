@@ -198,6 +198,10 @@ static struct node *export_find_node(struct graph *g, const char *name,
 {
     struct device *d = device_find(g, name);
 
+    if (device_is_empty(g, name)) {
+        err_set(err, ENOMEDIUM, "Device '%s' has no medium", name);
+        return NULL;
+    }
     return d ? backend_node(d->backend) : node_find(g, name, err);
 }
 

@@ -78,6 +78,8 @@ const struct create_option *
 driver_create_options(const struct node_driver *drv);
 /* Can its images have a backing file? */
 bool driver_has_backing(const struct node_driver *drv);
+/* Is it no format and no filter, but storage: file, nbd, null-co ...? */
+bool driver_is_storage(const struct node_driver *drv);
 /* Is it storage that takes no addresses, such as files? */
 bool driver_is_file_storage(const struct node_driver *drv);
 /* How much space an image of @drv would take; @o as for image_co_create().

@@ -287,15 +287,21 @@ CO_FN int backend_co_set_perms(struct backend *u, unsigned perm,
 
 struct device {
     char *id;
-    struct backend *backend;
+    struct backend *backend; /* NULL: empty, or still being made */
+    bool empty;              /* a drive without a medium */
     struct graph *graph;
 };
 CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,
                         struct device **ret_dev, GError **err);
+/* A drive without a medium, which no command finds by its name. */
+int device_new_empty(struct graph *g, const char *id, GError **err);
 CO_FN void device_co_free(struct device *d);
+/* A device with a node; NULL where there is none, or an empty one. */
 struct device *device_find(struct graph *g, const char *id);
+bool device_is_empty(struct graph *g, const char *id);
 /* The device whose backend leads to @n directly or through filters, or NULL. */
 struct device *device_of_node(struct node *n);
+/* Those that are empty, too. */
 void graph_foreach_device(struct graph *g,
                           void (*fn)(struct device *d, void *arg), void *arg);
 

@@ -64,7 +64,7 @@ CO_FN int cmd_co_query_named_block_nodes(struct control *c, const json_t *args,
 
 struct seen_device {
     char *id;
-    struct node *node;
+    struct node *node; /* NULL: the device is empty */
 };
 
 static void seen_free(void *p)
@@ -80,7 +80,7 @@ static void cmd_query_collect_device(struct device *d, void *arg)
     struct seen_device *seen = g_new0(struct seen_device, 1);
 
     seen->id = g_strdup(d->id);
-    seen->node = node_ref(backend_node(d->backend));
+    seen->node = d->empty ? NULL : node_ref(backend_node(d->backend));
     g_ptr_array_add(arg, seen);
 }
 
@@ -93,6 +93,32 @@ static struct node *shown_node(struct node *n)
     return n;
 }
 
+static json_t *describe_empty(const char *id)
+{
+    return json_pack("{s:s,s:b,s:b,s:s,s:s}", "device", id, "locked", 0,
+                     "removable", 1, "qdev", "", "type", "unknown");
+}
+
+/* A BlockInfo of @d, whose node it lets go of. */
+static CO_FN json_t *describe_co_device(const struct seen_device *d,
+                                        GError **err)
+{
+    struct node *shown;
+    json_t *info;
+
+    if (!d->node) {
+        return describe_empty(d->id);
+    }
+    shown = node_ref(shown_node(d->node));
+    info = *err ? NULL : image_co_describe_node(shown, false, err);
+    node_co_unref(shown);
+    node_co_unref(d->node);
+    return info ? json_pack("{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",
+                            "device", d->id, "locked", 0, "removable", 0,
+                            "inserted", info, "qdev", "", "type", "unknown")
+                : NULL;
+}
+
 CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
                              json_t **ret, GError **err)
 {
@@ -102,20 +128,12 @@ CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
 
     graph_foreach_device(c->graph, cmd_query_collect_device, devices);
     for (unsigned i = 0; i < devices->len; i++) {
-        struct seen_device *d = devices->pdata[i];
-        struct node *shown = node_ref(shown_node(d->node));
-        json_t *info = r == 0 ? image_co_describe_node(shown, false, err)
-                              : NULL;
+        json_t *info = describe_co_device(devices->pdata[i], err);
 
-        r = info ? r : -EIO;
-        node_co_unref(shown);
-        node_co_unref(d->node);
         if (info) {
-            json_array_append_new(
-                list,
-                json_pack("{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",
-                          "device", d->id, "locked", 0, "removable", 0,
-                          "inserted", info, "qdev", "", "type", "unknown"));
+            json_array_append_new(list, info);
+        } else {
+            r = -EIO;
         }
     }
     g_ptr_array_free(devices, TRUE);
@@ -198,10 +216,16 @@ struct stats_list {
 static void add_device_stats(struct device *d, void *arg)
 {
     struct stats_list *l = arg;
-    json_t *o = json_pack("{s:s}", "device", d->id);
-    struct node *n = shown_node(backend_node(d->backend)), *below;
-    json_t *rest = describe_node_stats(l->c, n, backend_get_stats(d->backend));
+    json_t *o = json_pack("{s:s}", "device", d->id), *rest;
+    struct node *n, *below;
 
+    json_array_append_new(l->array, o);
+    if (d->empty) {
+        json_object_set_new(o, "stats", describe_stats(l->c, NULL, 0));
+        return;
+    }
+    n = shown_node(backend_node(d->backend));
+    rest = describe_node_stats(l->c, n, backend_get_stats(d->backend));
     json_object_update(o, rest);
     json_decref(rest);
     below = node_backing(n);
@@ -209,7 +233,6 @@ static void add_device_stats(struct device *d, void *arg)
         json_object_set_new(o, "backing",
                             describe_node_stats(l->c, below, NULL));
     }
-    json_array_append_new(l->array, o);
 }
 
 static void add_node_stats(struct node *n, void *arg)
@@ -279,7 +302,8 @@ static int picture_id(struct picture *p, const void *what, const char *name,
 
 static void picture_device(struct device *d, void *arg)
 {
-    picture_id(arg, d->backend, d->id, "block-backend");
+    picture_id(arg, d->empty ? (const void *)d : d->backend, d->id,
+               "block-backend");
 }
 
 static void picture_edge(struct picture *p, const struct edge *e)

@@ -4,8 +4,8 @@
  * emulator's syntax.
  *
  *   id= file= format= if= cache= aio= readonly= copy-on-read= stream=
- *   discard= detect-zeroes= on-base-hang= hang-timeout=, and file.*=
- *   backing.*= for the nodes below
+ *   discard= detect-zeroes= on-base-hang= hang-timeout= throttling.*=, and
+ *   file.*= backing.*= for the nodes below
  *
  * What is not taken here goes to the format's driver, which refuses what it
  * does not know.  file=blkstream:IMAGE is the historical way to say stream=on.
@@ -15,17 +15,9 @@
 #include "base/err.h"
 #include "base/options.h"
 #include "control/commands.h"
+#include "control/commands/drive.h"
 #include "control/control-int.h"
 #include "graph/image.h"
-
-/* The options that are about the device, not about the image. */
-struct drive {
-    char *id, *interface;
-    bool copy_on_read, stream, read_only;
-    bool set_hang;        /* one of the next two was given */
-    int on_hang;          /* 1: error */
-    int64_t hang_timeout; /* s */
-};
 
 /* As for the driver nbd. */
 #define HANG_TIMEOUT_DEFAULT_S 10
@@ -36,14 +28,17 @@ static void drive_clear(struct drive *d)
 {
     g_free(d->id);
     g_free(d->interface);
+    g_free(d->throttle_group);
+    json_decref(d->limits);
 }
 
 /* cache=MODE in terms of the nodes; cache.direct=on and the like come as an
  * object and go to them unchanged. */
 static int take_cache(struct opts *o, json_t *node, GError **err)
 {
-    static const char *const modes[] = { "writeback",    "none",       "unsafe",
-                                         "writethrough", "directsync", NULL };
+    static const char *const modes[] = {
+        "writeback", "none", "off", "unsafe", "writethrough", "directsync", NULL
+    };
     int mode = 0, r;
 
     if (!opts_has(o, "cache")) {
@@ -53,16 +48,16 @@ static int take_cache(struct opts *o, json_t *node, GError **err)
     if (r < 0) {
         return r;
     }
-    if (mode >= 3) {
+    if (mode >= 4) {
         err_set(err, ENOTSUP, "Parameter 'cache' does not accept value '%s'",
                 modes[mode]);
         err_hint(err, "Use cache=%s, and writethrough=on with the export.",
-                 mode == 3 ? "writeback" : "none");
+                 mode == 4 ? "writeback" : "none");
         return -ENOTSUP;
     }
-    json_object_set_new(
-        node, "cache",
-        json_pack("{s:b,s:b}", "direct", mode == 1, "no-flush", mode == 2));
+    json_object_set_new(node, "cache",
+                        json_pack("{s:b,s:b}", "direct", mode == 1 || mode == 2,
+                                  "no-flush", mode == 3));
     return 0;
 }
 
@@ -132,110 +127,28 @@ static int take_device(struct opts *o, struct drive *d, GError **err)
     return r < 0 ? r : take_accepted(o, err);
 }
 
-/* file=NAME or file.filename=NAME into *@node. */
-static int take_file(struct opts *o, struct drive *d, json_t *node,
-                     GError **err)
-{
-    json_t *file = opts_take_any(o, "file");
-    const char *name = json_string_value(file);
-
-    if (!file) {
-        err_set(err, EINVAL, "Parameter 'file' is missing");
-        return -EINVAL;
-    }
-    if (name && g_str_has_prefix(name, "blkstream:")) {
-        d->stream = true;
-        name += strlen("blkstream:");
-    }
-    json_object_set_new(node, "file",
-                        name ? json_pack("{s:s}", "filename", name)
-                             : json_incref(file));
-    json_decref(file);
-    return 0;
-}
-
-/* The format of an image that will only be read, from its first bytes. */
-static CO_FN int format_co_probe(struct control *c, const json_t *node,
-                                 const char **ret_name, GError **err)
-{
-    const struct node_driver *drv = NULL;
-    int r = image_co_probe(c->graph, node, 0, "format=raw", &drv, err);
-
-    *ret_name = drv ? driver_name(drv) : "raw";
-    return r;
-}
-
-static CO_FN int format_co_take(struct control *c, struct opts *o,
-                                const struct drive *d, json_t *node,
-                                GError **err)
-{
-    char *format = NULL;
-    const char *found = NULL;
-    int r = opts_take_str(o, "format", &format, err);
-
-    if (r == 0) {
-        r = opts_take_str(o, "driver", &format, err);
-    }
-    if (r == 0 && !d->read_only) {
-        err_set(err, EINVAL, "Parameter 'format' is missing");
-        err_hint(err, "Say format=qed, format=raw ...: the format of a "
-                      "writable image is never guessed.");
-        return -EINVAL;
-    }
-    if (r == 0) {
-        r = format_co_probe(c, node, &found, err);
-    }
-    if (r >= 0) {
-        json_object_set_new(node, "driver",
-                            json_string(format ? format : found));
-    }
-    g_free(format);
-    return r < 0 ? r : 0;
-}
-
-/* What is left belongs to the node. */
-static void take_rest(const json_t *options, struct opts *o, json_t *node)
-{
-    const char *key;
-    json_t *v;
-
-    json_object_foreach((json_t *)options, key, v) {
-        if (opts_has(o, key)) {
-            json_object_set_new(node, key, opts_take_any(o, key));
-        }
-    }
-}
-
 static char *free_id(struct control *c, const struct drive *d)
 {
     for (unsigned i = 0;; i++) {
         char *id = g_strdup_printf("%s%u",
                                    d->interface ? d->interface : "drive", i);
 
-        if (!node_find_any(c->graph, id, NULL)) {
+        if (!node_find_any(c->graph, id, NULL) &&
+            !device_is_empty(c->graph, id)) {
             return id;
         }
         g_free(id);
     }
 }
 
-/* Put a copy-on-read filter over *@n, which it takes over. */
-static CO_FN int node_co_add_filter(struct control *c, struct node **n,
-                                    GError **err)
+static CO_FN int add_co_copy_on_read(struct control *c, struct node **n,
+                                     GError **err)
 {
-    json_t *options = json_pack("{s:s,s:s}", "driver", "copy-on-read", "file",
-                                (*n)->name);
-    struct node *filter;
-    int r = node_co_open(c->graph, options, NODE_RDWR, &filter, err);
+    json_t *options = json_pack("{s:s}", "driver", "copy-on-read");
+    int r = drive_co_add_filter(c->graph, options, n, err);
 
     json_decref(options);
-    if (r < 0) {
-        return r;
-    }
-    filter->implicit_filter = true;
-    node_co_unref(*n);
-    *n = filter;
-    return 0;
+    return r;
 }
 
 static CO_FN int drive_co_make(struct control *c, struct drive *d,
@@ -253,7 +166,10 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
         node_set_hang(n, (uint64_t)d->hang_timeout * NS_PER_S, d->on_hang == 1);
     }
     if (d->copy_on_read) {
-        r = node_co_add_filter(c, &n, err);
+        r = add_co_copy_on_read(c, &n, err);
+    }
+    if (r == 0 && d->limits) {
+        r = drive_co_throttle(c->graph, d, &n, err);
     }
     if (r == 0) {
         r = device_co_new(c->graph, d->id, n, &dev, err);
@@ -280,32 +196,35 @@ static CO_FN void add_drive_entry(void *arg)
 {
     struct add_drive *a = arg;
     CLEANUP(opts_freep) struct opts *o = NULL;
-    json_t *mine = json_deep_copy(a->options), *node = json_object();
+    json_t *mine = json_deep_copy(a->options), *node = NULL;
+    json_t *cache = json_object();
     struct drive d = {};
     int r;
 
     o = opts_new(mine);
     r = take_device(o, &d, &a->err);
     if (r == 0) {
-        r = take_file(o, &d, node, &a->err);
+        r = drive_take_throttle(o, &d, &a->err);
     }
     if (r == 0 && !json_is_object(json_object_get(mine, "cache"))) {
-        r = take_cache(o, node, &a->err);
+        r = take_cache(o, cache, &a->err);
     }
     if (r == 0) {
-        r = format_co_take(a->c, o, &d, node, &a->err);
+        r = drive_co_take_image(a->c->graph, o, &d, &node, &a->err);
     }
     if (r == 0) {
-        take_rest(mine, o, node);
+        json_object_update(node, cache);
         if (d.read_only) {
             json_object_set_new(node, "read-only", json_true());
         }
         if (!d.id) {
             d.id = free_id(a->c, &d);
         }
-        r = drive_co_make(a->c, &d, node, &a->err);
+        r = d.empty ? device_new_empty(a->c->graph, d.id, &a->err)
+                    : drive_co_make(a->c, &d, node, &a->err);
     }
     drive_clear(&d);
+    json_decref(cache);
     json_decref(node);
     json_decref(mine);
     a->result = r;

@@ -98,7 +98,9 @@ void hmp_print_block(const json_t *result, const char *only, GString *out)
             g_string_append_printf(out, " (%s)", str(in, "node-name"));
             print_node(in, out);
         } else {
-            g_string_append(out, ": [not inserted]\n");
+            g_string_append(out,
+                            ": [not inserted]\n"
+                            "    Removable device: not locked, tray closed\n");
         }
     }
 }

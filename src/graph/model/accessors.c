@@ -37,6 +37,18 @@ struct device *device_find(struct graph *g, const char *id)
     return NULL;
 }
 
+bool device_is_empty(struct graph *g, const char *id)
+{
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        const struct device *d = g_ptr_array_index(g->devices, i);
+
+        if (d->empty && !strcmp(d->id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 struct node *backend_node(const struct backend *u)
 {
     return u->edge->child;
@@ -164,6 +176,11 @@ bool node_can(const struct node *n, enum node_ability what)
 const struct create_option *driver_create_options(const struct node_driver *drv)
 {
     return drv->create_options;
+}
+
+bool driver_is_storage(const struct node_driver *drv)
+{
+    return drv->kind == NODE_PROTOCOL;
 }
 
 bool driver_has_backing(const struct node_driver *drv)

@@ -15,16 +15,12 @@ static const struct backend_ops device_backend_ops = {
     .describe = device_describe,
 };
 
-int device_co_new(struct graph *g, const char *id, struct node *n,
-                  struct device **ret_dev, GError **err)
+static int device_check_id(struct graph *g, const char *id, GError **err)
 {
-    struct device *d;
-    int ret;
-
     if (!name_wellformed(id)) {
         return err_set(err, EINVAL, "Invalid device name '%s'", id);
     }
-    if (device_find(g, id)) {
+    if (device_find(g, id) || device_is_empty(g, id)) {
         return err_set(err, EEXIST, "Device with id '%s' already exists", id);
     }
     if (g_hash_table_lookup(g->by_name, id)) {
@@ -32,10 +28,39 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
                        "Device name '%s' conflicts with an existing node name",
                        id);
     }
-    d = g_new0(struct device, 1);
+    return 0;
+}
+
+static struct device *device_register(struct graph *g, const char *id)
+{
+    struct device *d = g_new0(struct device, 1);
+
     d->id = g_strdup(id);
     d->graph = g;
     g_ptr_array_add(g->devices, d);
+    return d;
+}
+
+int device_new_empty(struct graph *g, const char *id, GError **err)
+{
+    int ret = device_check_id(g, id, err);
+
+    if (ret == 0) {
+        device_register(g, id)->empty = true;
+    }
+    return ret;
+}
+
+int device_co_new(struct graph *g, const char *id, struct node *n,
+                  struct device **ret_dev, GError **err)
+{
+    struct device *d;
+    int ret = device_check_id(g, id, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    d = device_register(g, id);
     /* Those that do I/O (exports) have backends of their own. */
     ret = backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
                          &device_backend_ops, d, &d->backend, err);
@@ -79,6 +104,10 @@ void graph_foreach_device(struct graph *g,
                           void (*fn)(struct device *d, void *arg), void *arg)
 {
     for (unsigned i = 0; i < g->devices->len; i++) {
-        fn(g_ptr_array_index(g->devices, i), arg);
+        struct device *d = g_ptr_array_index(g->devices, i);
+
+        if (d->backend || d->empty) {
+            fn(d, arg);
+        }
     }
 }

@@ -127,7 +127,9 @@ struct node *node_find_any(struct graph *g, const char *name, GError **err)
     struct device *d = device_find(g, name);
     struct node *n = d ? backend_node(d->backend) : node_lookup(g, name);
 
-    if (!n) {
+    if (!n && device_is_empty(g, name)) {
+        err_set(err, ENOMEDIUM, "Device '%s' has no medium", name);
+    } else if (!n) {
         err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'", name,
                 name);
     }

@@ -22,7 +22,7 @@ static int node_check_name(struct graph *g, const char *name, GError **err)
     if (strlen(name) > NODE_NAME_MAX) {
         return err_set(err, EINVAL, "Node name too long");
     }
-    if (device_find(g, name)) {
+    if (device_find(g, name) || device_is_empty(g, name)) {
         return err_set(err, EEXIST,
                        "node-name=%s is conflicting with a device id", name);
     }

@@ -172,6 +172,44 @@ static CO_FN int resolve_co_plain(struct node *n, const char *name,
     return 0;
 }
 
+/* Options that say where the backing image is but not in what format: that
+ * which the header records, else what the image seems to be. */
+static CO_FN int resolve_co_given(struct node *n, struct backing_request *r,
+                                  json_t **ret_options, GError **err)
+{
+    json_t *name = json_object_get(r->options, "filename");
+    json_t *options = json_deep_copy(r->options), *file;
+    const char *format = r->format, *shown;
+    int ret;
+
+    if (name) {
+        json_object_set_new(options, "file",
+                            json_pack("{s:O}", "filename", name));
+        json_object_del(options, "filename");
+    }
+    file = json_object_get(options, "file");
+    if (!name) {
+        name = json_object_get(file, "filename");
+    }
+    shown = json_is_string(name) ? json_string_value(name) : "file";
+    ret = format ? backing_format_check(n, shown, &format, err)
+                 : backing_co_probe(n, shown, file, &format, err);
+    if (ret < 0) {
+        json_decref(options);
+        return ret;
+    }
+    json_object_set_new(options, "driver", json_string(format));
+    *ret_options = options;
+    return 0;
+}
+
+static bool lacks_driver(const json_t *options)
+{
+    return (json_object_get(options, "filename") ||
+            json_is_object(json_object_get(options, "file"))) &&
+           !json_object_get(options, "driver");
+}
+
 int backing_co_resolve(struct node *n, struct backing_request *r,
                        json_t **ret_options, char **ret_identity, GError **err)
 {
@@ -179,6 +217,9 @@ int backing_co_resolve(struct node *n, struct backing_request *r,
     json_t *o = NULL;
     int ret;
 
+    if (!name && lacks_driver(r->options)) {
+        return resolve_co_given(n, r, ret_options, err);
+    }
     if (!name) {
         *ret_options = json_incref(r->options);
         return 0;

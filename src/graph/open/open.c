@@ -189,6 +189,26 @@ static CO_FN int open_co_driver(struct graph *g, const json_t *options,
     return 0;
 }
 
+/* An option that is left was not understood by the driver. */
+static int open_finish_opts(const struct node_driver *drv, struct opts *o,
+                            GError **err)
+{
+    json_t *rest;
+    int ret = opts_finish(o, NULL);
+
+    if (ret == 0) {
+        return 0;
+    }
+    rest = opts_take_rest(o);
+    err_set(err, EINVAL,
+            drv->kind == NODE_PROTOCOL
+                ? "Block protocol '%s' doesn't support the option '%s'"
+                : "Block format '%s' does not support the option '%s'",
+            drv->name, json_object_iter_key(json_object_iter(rest)));
+    json_decref(rest);
+    return ret;
+}
+
 static CO_FN void node_co_finish_open(struct node *n)
 {
     n->priv->open = true;
@@ -237,7 +257,7 @@ static CO_FN int open_co_node(struct graph *g, const json_t *options,
     ret = drv->co_open(n, o, n->flags, err);
     if (ret >= 0) {
         node_co_finish_open(n);
-        ret = opts_finish(o, err);
+        ret = open_finish_opts(drv, o, err);
     }
     if (ret < 0) {
         node_co_unref(n);
@@ -495,7 +515,10 @@ static CO_FN int open_co_file_child(struct node *n, struct opts *o,
     }
     ret = opts_take_str(o, "filename", &name, err);
     if (ret <= 0) {
-        return ret < 0 ? ret : opts_missing("file", err);
+        return ret < 0 ? ret
+                       : err_set(err, EINVAL,
+                                 "A block device must be specified for "
+                                 "\"file\"");
     }
     file = json_pack("{s:s}", "filename", name);
     g_free(name);
@@ -616,9 +639,9 @@ int node_co_open_backing(struct node *n, struct opts *o,
     }
     r = g_new0(struct backing_request, 1);
     r->options = option;
+    r->format = g_strdup(fmt);
     if (!backing_is_explicit(n->graph, option)) {
         r->header_name = g_strdup(header_name);
-        r->format = g_strdup(fmt);
     }
     n->priv->pending = r;
     return 0;

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 from qmp import Qmp
 from sluiced import SLUICED, TOP, Sluiced, make_chain, run
@@ -102,6 +103,124 @@ def test_drive(d):
         assert devices['v']['cache']['direct'] is True
         assert devices['virtio0']['ro'] is True
         assert devices['virtio0']['drv'] == 'raw'
+
+
+def one_drive(d, options, *more):
+    """query-block of a daemon with this drive alone."""
+    with Sluiced(d, '--drive', options, *more) as s:
+        devices = s.qmp.cmd('query-block')
+        assert len(devices) == 1, devices
+        return devices[0]
+
+
+def test_drive_image(d):
+    """Every way in which -drive of the emulator names an image."""
+    base, top = make_chain(d, MIB, 'qcow2')
+    named = 'id=v,format=qcow2,file=' + top
+    for options in (named + ',file.locking=off',
+                    'file.locking=off,' + named,
+                    named + ',backing.driver=raw',
+                    'id=v,driver=qcow2,file=file:' + top,
+                    'id=v,format=qcow2,file.driver=file,file.filename=' + top,
+                    'id=v,file=json:{"driver":"qcow2",,"file":{"driver":"file"'
+                    ',,"filename":"%s"}}' % top):
+        shown = one_drive(d, options)['inserted']
+        assert (shown['file'], shown['drv'], shown['backing_file']) == \
+            (top, 'qcow2', base), (options, shown)
+    other = d + '/other.raw'
+    open(other, 'wb').truncate(2 * MIB)
+    for options in ('backing.file.filename=', 'backing.filename=',
+                    'backing.file.locking=off,backing.file.filename='):
+        shown = one_drive(d, '%s,%s%s' % (named, options, other))['inserted']
+        assert shown['backing_file'] == other, shown
+        below = shown['image']['backing-image']
+        assert (below['format'], below['virtual-size']) == ('raw', 2 * MIB)
+    for options, drv in (('driver=null-co', 'null-co'),
+                         ('format=null-aio,size=1M', 'null-aio'),
+                         ('format=raw,file.driver=null-co', 'raw')):
+        shown = one_drive(d, options)['inserted']
+        assert shown['drv'] == drv, shown
+    for options, text in (
+            (named + ',driver=qcow2',
+             "Cannot specify both 'driver' and 'format'"),
+            (named + ',file.filename=' + top,
+             "Can't specify 'file' and 'filename' options at the same time"),
+            ('driver=qcow2', 'A block device must be specified for "file"'),
+            ('discard=unmap', 'Must specify either driver or file'),
+            ('format=zork,file=' + top, "Unknown driver 'zork'"),
+            (named + ',zork=1',
+             "Block format 'qcow2' does not support the option 'zork'"),
+            (named + ',file.zork=1',
+             "Block protocol 'file' doesn't support the option 'zork'"),
+            ('id=v,file=json:{', 'JSON')):
+        err = usage_error(d, '--drive', options)
+        assert text in err, (options, err)
+
+
+def test_drive_empty(d):
+    """A drive without a medium is there, and says that it has none."""
+    dev = one_drive(d, 'if=none,id=cd,media=cdrom')
+    assert dev['device'] == 'cd' and dev['removable'], dev
+    assert 'inserted' not in dev, dev
+    with Sluiced(d, '--drive', 'media=cdrom', '--drive', 'id=x,file=') as s:
+        assert [b['device'] for b in s.qmp.cmd('query-block')] == \
+            ['drive0', 'x']
+        assert [b['device'] for b in s.qmp.cmd('query-blockstats')] == \
+            ['drive0', 'x']
+        s.qmp.cmd('x-debug-query-block-graph')
+        assert s.qmp.hmp('info block') == ''.join(
+            '%s: [not inserted]\n'
+            '    Removable device: not locked, tray closed\n' % name
+            for name in ('drive0', 'x'))
+        for cmd, args in (('block-stream', {'device': 'x', 'job-id': 'j'}),
+                          ('block-export-add', {'type': 'nbd', 'id': 'e',
+                                                'node-name': 'x'})):
+            if cmd == 'block-export-add':
+                s.qmp.cmd('nbd-server-start', addr={
+                    'type': 'unix', 'data': {'path': d + '/nbd'}})
+            assert s.qmp.error(cmd, **args) == "Device 'x' has no medium"
+        assert 'conflicting' in s.qmp.error('blockdev-add', **{
+            'driver': 'null-co', 'node-name': 'x'})
+
+
+def throttles(q):
+    """Names of the nodes right below devices that are throttle filters."""
+    return [n['node-name'] for n in q.cmd('query-named-block-nodes')
+            if n['drv'] == 'throttle']
+
+
+def test_drive_throttle(d):
+    image = d + '/a.raw'
+    open(image, 'wb').truncate(8 * MIB)
+    drive = 'id=v,format=raw,file=%s,' % image
+    for options in ('throttling.bps-total=4194304', 'bps=4194304',
+                    'throttling.bps-read=4194304,throttling.group=g',
+                    'bps_rd=4194304,group=g'):
+        with Sluiced(d, '--drive', drive + options) as s:
+            assert len(throttles(s.qmp)) == 1
+            assert s.qmp.cmd('query-block')[0]['inserted']['drv'] == 'raw'
+            begin = time.monotonic()
+            for i in range(8):
+                s.qmp.hmp('qemu-io v "read %dM 1M"' % i)
+            # The bucket holds a part of a second.
+            assert time.monotonic() - begin > 1, options
+    other = d + '/b.raw'
+    open(other, 'wb').truncate(MIB)
+    # Two drives of one group: the later limits are those of both.
+    with Sluiced(d, '--drive', drive + 'iops=1,throttling.group=g', '--drive',
+                 'id=w,format=raw,file=%s,iops=1000000,group=g' % other) as s:
+        assert len(throttles(s.qmp)) == 2
+        for _ in range(20):
+            s.qmp.hmp('qemu-io v "read 0 4k"')
+    # A group that was made as an object.
+    with Sluiced(d, '--object', 'throttle-group,id=g,x-bps-total=4M,'
+                 'x-iops-total-max-length=1', '--drive', drive + 'group=g'):
+        pass
+    for options, text in (('iops=1,throttling.iops-total=1', 'alias'),
+                          ('bps_max=5', "'bps-total-max' needs"),
+                          ('throttling.zork=1', "'zork' is unexpected"),
+                          ('throttling=1', "'throttling'")):
+        assert text in usage_error(d, '--drive', drive + options), options
 
 
 def test_backing_policy(d):

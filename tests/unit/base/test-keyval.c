@@ -66,6 +66,33 @@ static void test_refused(void)
     check_bad("a=\xff", NULL, "Parameter 'a' is not UTF-8");
 }
 
+/* A word for another: both it and members of its own name can be given. */
+static void test_alias(void)
+{
+    static const struct {
+        const char *text, *want;
+    } rows[] = {
+        { "a", "{\"filename\":\"a\"}" },
+        { "file=a", "{\"filename\":\"a\"}" },
+        { "a,file.locking=off",
+          "{\"filename\":\"a\",\"file\":{\"locking\":\"off\"}}" },
+        { "file.x=1,file=b", "{\"file\":{\"x\":\"1\"},\"filename\":\"b\"}" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        json_t *v = NULL;
+        char *got;
+
+        g_assert_cmpint(keyval_parse_alias(rows[i].text, "file", "file",
+                                           "filename", &v, NULL),
+                        ==, 0);
+        got = json_dumps(v, JSON_COMPACT);
+        g_assert_cmpstr(got, ==, rows[i].want);
+        free(got);
+        json_decref(v);
+    }
+}
+
 /* Whatever comes, it answers: random strings of the grammar's own marks. */
 static void test_random(void)
 {
@@ -97,6 +124,7 @@ int main(int argc, char **argv)
     g_test_add_func("/keyval/pairs", test_pairs);
     g_test_add_func("/keyval/nesting", test_nesting);
     g_test_add_func("/keyval/refused", test_refused);
+    g_test_add_func("/keyval/alias", test_alias);
     g_test_add_func("/keyval/random", test_random);
     return g_test_run();
 }

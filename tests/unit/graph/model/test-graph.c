@@ -24,12 +24,19 @@ static void expect_text(char *text, const char *part)
     g_free(text);
 }
 
+static void find_empty(struct device *d, void *arg)
+{
+    if (d->empty) {
+        *(struct device **)arg = d;
+    }
+}
+
 static CO_FN void names_entry(void *arg)
 {
     struct graph *g = fake_graph();
     struct node *a = fake_co_open(g, "{'driver': 'ram', 'node-name': 'a'}");
     struct node *anon = fake_co_open(g, "{'driver': 'fake'}");
-    struct device *d = NULL;
+    struct device *d = NULL, *empty = NULL;
     GError *err = NULL;
 
     g_assert_true(node_find(g, "a", NULL) == a);
@@ -47,15 +54,28 @@ static CO_FN void names_entry(void *arg)
     expect_text(fake_co_open_fails(g, "{'driver': 'zzz'}"),
                 "Parameter 'driver' does not accept value 'zzz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'ram', 'zz': 1}"),
-                "Parameter 'zz' is unexpected");
+                "Block protocol 'ram' doesn't support the option 'zz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'pass', 'file': 'zz'}"),
                 "Cannot find device='' nor node-name='zz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'fake', 'backing': "
                                       "{'driver': 'ram', 'zz': 1}}"),
-                "Could not open backing file: Parameter 'zz' is unexpected");
+                "Could not open backing file: Block protocol 'ram' doesn't "
+                "support the option 'zz'");
     g_assert_cmpint(device_co_new(g, "virtio0", a, &d, &err), ==, 0);
     g_assert_true(node_find_any(g, "virtio0", NULL) == a);
     g_assert_true(device_of_node(a) == d);
+    g_assert_cmpint(device_new_empty(g, "cd0", &err), ==, 0);
+    g_assert_null(device_find(g, "cd0"));
+    g_assert_null(node_find_any(g, "cd0", &err));
+    expect_error(&err, "Device 'cd0' has no medium");
+    g_assert_cmpint(device_new_empty(g, "cd0", &err), ==, -EEXIST);
+    expect_error(&err, "Device with id 'cd0' already exists");
+    expect_text(fake_co_open_fails(g, "{'driver': 'ram', 'node-name': 'cd0'}"),
+                "node-name=cd0 is conflicting with a device id");
+    graph_foreach_device(g, find_empty, &empty);
+    g_assert_cmpstr(empty->id, ==, "cd0");
+    device_co_free(empty);
+    g_assert_false(device_is_empty(g, "cd0"));
     expect_text(fake_co_open_fails(g, "{'driver': 'ram', "
                                       "'node-name': 'virtio0'}"),
                 "node-name=virtio0 is conflicting with a device id");

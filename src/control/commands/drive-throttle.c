@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Limits of a drive, as the emulator's -drive has them: throttling.bps-total=
+ * and the like, or the older bps=, iops_rd= ...; drives with the same
+ * throttling.group= share what they may use.
+ */
+#include <string.h>
+
+#include "base/err.h"
+#include "control/commands/drive.h"
+#include "filter/throttle/throttle.h"
+#include "graph/node.h"
+
+/* Name of a limit, and its older one. */
+static const struct {
+    const char *name, *old_name;
+} limit_names[] = {
+    { "bps-total", "bps" },
+    { "bps-read", "bps_rd" },
+    { "bps-write", "bps_wr" },
+    { "iops-total", "iops" },
+    { "iops-read", "iops_rd" },
+    { "iops-write", "iops_wr" },
+    { "bps-total-max", "bps_max" },
+    { "bps-read-max", "bps_rd_max" },
+    { "bps-write-max", "bps_wr_max" },
+    { "iops-total-max", "iops_max" },
+    { "iops-read-max", "iops_rd_max" },
+    { "iops-write-max", "iops_wr_max" },
+    { "bps-total-max-length", "bps_max_length" },
+    { "bps-read-max-length", "bps_rd_max_length" },
+    { "bps-write-max-length", "bps_wr_max_length" },
+    { "iops-total-max-length", "iops_max_length" },
+    { "iops-read-max-length", "iops_rd_max_length" },
+    { "iops-write-max-length", "iops_wr_max_length" },
+    { "iops-size", "iops_size" },
+    { "group", "group" },
+};
+
+/* The older names into @limits, where the same limit may stand already. */
+static int take_old_names(struct opts *o, json_t *limits, GError **err)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(limit_names); i++) {
+        json_t *v = opts_take_any(o, limit_names[i].old_name);
+
+        if (v && json_object_get(limits, limit_names[i].name)) {
+            json_decref(v);
+            return err_set(err, EINVAL,
+                           "'throttling.%s' and its alias '%s' can't be used "
+                           "at the same time",
+                           limit_names[i].name, limit_names[i].old_name);
+        }
+        if (v) {
+            json_object_set_new(limits, limit_names[i].name, v);
+        }
+    }
+    return 0;
+}
+
+int drive_take_throttle(struct opts *o, struct drive *d, GError **err)
+{
+    json_t *given = opts_take_any(o, "throttling"), *limits, *group;
+    int r;
+
+    if (given && !json_is_object(given)) {
+        json_decref(given);
+        return err_set(
+            err, EINVAL,
+            "Invalid parameter type for 'throttling', expected: object");
+    }
+    limits = given ? json_copy(given) : json_object();
+    json_decref(given);
+    r = take_old_names(o, limits, err);
+    group = json_object_get(limits, "group");
+    if (r == 0 && group) {
+        d->throttle_group = g_strdup(json_string_value(group));
+        json_object_del(limits, "group");
+    }
+    if (r == 0 && (json_object_size(limits) > 0 || d->throttle_group)) {
+        d->limits = json_incref(limits);
+    }
+    json_decref(limits);
+    return r;
+}
+
+int drive_co_add_filter(struct graph *g, json_t *options, struct node **n,
+                        GError **err)
+{
+    struct node *filter;
+    int r;
+
+    json_object_set_new(options, "file", json_string((*n)->name));
+    r = node_co_open(g, options, NODE_RDWR, &filter, err);
+    if (r < 0) {
+        return r;
+    }
+    filter->implicit_filter = true;
+    node_co_unref(*n);
+    *n = filter;
+    return 0;
+}
+
+static int group_ensure(struct graph *g, const char *id, json_t *limits,
+                        GError **err)
+{
+    json_t *props;
+    int r;
+
+    if (throttle_group_exists(g, id)) {
+        return throttle_group_set(g, id, limits, err);
+    }
+    props = json_pack("{s:O}", "limits", limits);
+    r = throttle_group_add(g, id, props, err);
+    json_decref(props);
+    return r;
+}
+
+int drive_co_throttle(struct graph *g, const struct drive *d, struct node **n,
+                      GError **err)
+{
+    const char *id = d->throttle_group ? d->throttle_group : d->id;
+    json_t *options;
+    int r = group_ensure(g, id, d->limits, err);
+
+    if (r < 0) {
+        return r;
+    }
+    options = json_pack("{s:s,s:s}", "driver", "throttle", "throttle-group",
+                        id);
+    r = drive_co_add_filter(g, options, n, err);
+    json_decref(options);
+    return r;
+}
