@@ -281,17 +281,6 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
     return r;
 }
 
-CO_FN int image_co_open(struct graph *g, const char *filename,
-                        const char *format, unsigned flags,
-                        struct node **ret_node, GError **err)
-{
-    struct image_spec spec = { .name = filename,
-                               .format = format,
-                               .flags = flags };
-
-    return image_co_open_spec(g, &spec, ret_node, err);
-}
-
 char *image_backing_path(const char *filename, const char *backing)
 {
     const char *path = g_str_has_prefix(backing, "file:")

@@ -61,10 +61,6 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
 /* The same without "Could not open 'F': ". */
 CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err);
-/* The same for a plain name. */
-CO_FN int image_co_open(struct graph *g, const char *filename,
-                        const char *format, unsigned flags,
-                        struct node **ret_node, GError **err);
 
 /* Backing name @backing of image @filename as it is reached from here: relative
  * names begin in the folder of the image. Owned. */

@@ -46,11 +46,6 @@ void exports_free(struct exports *es)
     g_free(es);
 }
 
-struct graph *exports_graph(struct exports *es)
-{
-    return es->graph;
-}
-
 static struct export *exports_find(struct exports *es, const char *id)
 {
     for (guint i = 0; i < es->list->len; i++) {

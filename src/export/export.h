@@ -50,7 +50,6 @@ CO_FN int exports_co_del(struct exports *es, const char *id, bool hard,
 /* query-block-exports; caller owns. */
 json_t *exports_describe(struct exports *es);
 CO_FN void exports_co_shutdown(struct exports *es);
-struct graph *exports_graph(struct exports *es);
 void export_ref(struct export *e);
 void export_unref(struct export *e);
 

@@ -357,11 +357,6 @@ void job_start(struct job *j)
     co_start(j->jobs->loop, job_entry, j);
 }
 
-bool job_is_cancelled(const struct job *j)
-{
-    return j->cancelled;
-}
-
 /* --- verbs --- */
 
 static int job_check_verb(const struct job *j, enum job_verb v, GError **err)

@@ -145,7 +145,6 @@ int job_user_dismiss(struct job *j, GError **err);
 
 /* For drivers, inside co_run. Sleeps while paused; -ECANCELED if cancelled. */
 CO_FN int job_co_pause_point(struct job *j);
-bool job_is_cancelled(const struct job *j);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
 enum error_action {

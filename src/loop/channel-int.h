@@ -25,7 +25,6 @@ struct channel {
     const struct channel_ops *ops;
     struct loop *loop;
     char *description;
-    int peer_uid;
     bool shut;             /* channel_shutdown() was called, for ever */
     bool reading, writing; /* one coroutine each: asserted */
 };

@@ -35,7 +35,6 @@ void channel_init(struct channel *c, const struct channel_ops *ops,
     c->ops = ops;
     c->loop = l;
     c->description = description;
-    c->peer_uid = -1;
 }
 
 void channel_free(struct channel *c)
@@ -120,11 +119,6 @@ void channel_shutdown_write(struct channel *c)
 bool channel_peer_has_ended(const struct channel *c)
 {
     return c->shut || c->ops->peer_has_ended(c);
-}
-
-int channel_peer_uid(const struct channel *c)
-{
-    return c->peer_uid;
 }
 
 const char *channel_describe(const struct channel *c)
@@ -234,14 +228,13 @@ int channel_fd(const struct channel *c)
 
 /* Who is at the other end, for messages: "unix uid 0 pid 42" or
  * "127.0.0.1:4242". */
-static char *sock_describe(int fd, int *ret_uid)
+static char *sock_describe(int fd)
 {
     struct sockaddr_storage ss = { .ss_family = AF_UNSPEC };
     socklen_t len = sizeof(ss);
     struct ucred cred;
     socklen_t cred_len = sizeof(cred);
 
-    *ret_uid = -1;
     if (getpeername(fd, (struct sockaddr *)&ss, &len) < 0) {
         return g_strdup("unconnected socket");
     }
@@ -249,7 +242,6 @@ static char *sock_describe(int fd, int *ret_uid)
         if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len) < 0) {
             return g_strdup("unix socket");
         }
-        *ret_uid = (int)cred.uid;
         return g_strdup_printf("unix uid %d pid %d", (int)cred.uid,
                                (int)cred.pid);
     }
@@ -270,11 +262,8 @@ struct channel *channel_new_fd(struct loop *l, int fd)
 {
     struct channel_sock *s = g_new0(struct channel_sock, 1);
     int one = 1;
-    int uid;
-    char *description = sock_describe(fd, &uid);
 
-    channel_init(&s->c, &sock_ops, l, description);
-    s->c.peer_uid = uid;
+    channel_init(&s->c, &sock_ops, l, sock_describe(fd));
     s->fd = fd;
     /* Fails on a Unix socket, which has no such delay. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

@@ -55,8 +55,6 @@ CO_FN int channel_co_poll_fd(int fd, short events, uint64_t timeout_ns);
  * the transfers themselves (libnbd). */
 int channel_fd(const struct channel *c);
 
-/* Peer's uid for a Unix socket, or -1. */
-int channel_peer_uid(const struct channel *c);
 const char *channel_describe(const struct channel *c);
 
 /* Who may connect to a Unix socket that is listened on. */

@@ -272,11 +272,6 @@ struct loop *loop_current(void)
     return current;
 }
 
-const char *loop_engine_name(struct loop *l)
-{
-    return l->engine->name;
-}
-
 uint64_t loop_now_ns(struct loop *l)
 {
     return l->now_ns;

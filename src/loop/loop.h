@@ -55,7 +55,6 @@ bool loop_turn(struct loop *l, bool may_block);
 
 /* The loop that runs on this thread, or NULL. */
 struct loop *loop_current(void);
-const char *loop_engine_name(struct loop *l);
 
 /* Monotonic nanoseconds, read once a turn (virtual where a custom engine's
  * clock is). */

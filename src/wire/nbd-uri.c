@@ -44,11 +44,6 @@ static const struct scheme *find_scheme(const char *name)
     return NULL;
 }
 
-bool nbd_uri_recognise(const char *name)
-{
-    return find_scheme(name) != NULL;
-}
-
 static int bad_uri(const char *name, const char *why, GError **err)
 {
     return err_set(err, EINVAL, "Invalid NBD address '%s': %s", name, why);

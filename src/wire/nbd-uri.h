@@ -25,8 +25,6 @@ struct nbd_target {
 
 void nbd_target_clear(struct nbd_target *t);
 
-/* Does @name look like one of the forms above? */
-bool nbd_uri_recognise(const char *name);
 /* 0 or -EINVAL; on success the caller clears *@ret. */
 int nbd_uri_parse(const char *name, struct nbd_target *ret, GError **err);
 /* The URI form. Owned by the caller. */

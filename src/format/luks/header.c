@@ -37,13 +37,6 @@ static const uint8_t luks_magic[6] = { 'L', 'U', 'K', 'S', 0xba, 0xbe };
 #define SLOT_ACTIVE UINT32_C(0x00ac71f3)
 #define SLOT_UNUSED UINT32_C(0x0000dead)
 
-bool luks_probe(const uint8_t *buf, size_t len)
-{
-    return len >= AT_VERSION + 2 &&
-           memcmp(buf, luks_magic, sizeof(luks_magic)) == 0 &&
-           get_be16(buf + AT_VERSION) == 1;
-}
-
 /* Field of @max bytes, NUL-padded. False: not printable, not ended. */
 static bool take_name(const uint8_t *buf, size_t max, char *ret)
 {

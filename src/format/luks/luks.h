@@ -67,7 +67,6 @@ struct luks_cipher {
 
 /* --- header.c --- */
 
-bool luks_probe(const uint8_t *buf, size_t len);
 /* Read and check a header that owns @area bytes with its key material. -EINVAL
  * damaged; -ENOTSUP a cipher, mode, hash or version we have not got. */
 int luks_header_decode(const uint8_t *buf, size_t len, uint64_t area,

@@ -65,9 +65,6 @@ void qcow2_pending_add(struct qcow2_image *img, uint64_t gen, uint64_t idx,
  * clusters. */
 void qcow2_pending_add_run(struct qcow2_image *img, uint64_t gen, uint64_t idx,
                            uint64_t n, const struct qcow2_delta *first);
-/* Fold what is pending for @idx over *@d; true if anything was. */
-bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
-                         struct qcow2_desc *d);
 /* Make one of all generations up to @gen; NULL when there is none. */
 struct pending_gen *qcow2_pending_merge(struct qcow2_image *img, uint64_t gen);
 

@@ -56,23 +56,6 @@ void qcow2_pending_add_run(struct qcow2_image *img, uint64_t gen, uint64_t idx,
     }
 }
 
-bool qcow2_pending_apply(const struct qcow2_image *img, uint64_t idx,
-                         struct qcow2_desc *d)
-{
-    bool any = false;
-
-    for (unsigned i = 0; i < img->pending.n; i++) {
-        const struct qcow2_delta *delta = g_tree_lookup(
-            img->pending.gens[i].map, GSIZE_TO_POINTER(idx));
-
-        if (delta) {
-            *d = qcow2_delta_apply(*d, delta);
-            any = true;
-        }
-    }
-    return any;
-}
-
 static gboolean qcow2_pending_older(gpointer key, gpointer value, gpointer map)
 {
     struct qcow2_delta sum = *(struct qcow2_delta *)value;
