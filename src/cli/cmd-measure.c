@@ -175,22 +175,31 @@ static CO_FN int measure_co_bitmaps(struct node *source, uint64_t cluster,
     return r;
 }
 
+static int measure_ask(const struct measure *m, const struct node_driver *drv,
+                       struct image_measure *res, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = opts_new(m->options);
+    int r = driver_measure(drv, o, res, err);
+
+    return r < 0 ? r : opts_finish(o, err);
+}
+
 static CO_FN int measure_co_image(struct measure *m,
                                   const struct node_driver *drv,
                                   struct node *source,
                                   struct image_measure *res, GError **err)
 {
-    CLEANUP(opts_freep) struct opts *o = NULL;
     uint64_t size = source ? round_up(source->size, SECTOR) : m->size;
 
     json_object_set_new(m->options, "size", json_integer((json_int_t)size));
-    o = opts_new(m->options);
-    int r = driver_measure(drv, o, res, err);
-    if (r == 0) {
-        r = opts_finish(o, err);
-    }
-    if (r == 0 && source && res->cluster_size) {
+    int r = measure_ask(m, drv, res, err);
+    if (r == 0 && source && res->cluster_size && !res->no_bitmaps) {
         r = measure_co_bitmaps(source, res->cluster_size, &m->bitmaps, err);
+    }
+    if (r == 0 && m->bitmaps > 0 && m->bitmaps != UINT64_MAX) {
+        res->others = m->bitmaps;
+        r = measure_ask(m, drv, res, err);
+        m->bitmaps = res->others;
     }
     if (r < 0 || !source || !res->cluster_size || res->all) {
         return r;

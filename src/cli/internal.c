@@ -174,48 +174,26 @@ CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
     return r;
 }
 
-static CO_FN int bitmaps_co_copy_one(struct node *source, struct node *target,
-                                     const json_t *bitmap, GError **err)
-{
-    const char *name = inside_get_str(bitmap, "name");
-    struct bitmap_args add = {
-        .granularity = (uint64_t)json_integer_value(
-            json_object_get(bitmap, "granularity")),
-        .disabled = !has_flag(bitmap, "auto"),
-    };
-    struct bitmap_args merge = { .from = source, .from_name = name };
-    int r = node_co_bitmap(target, BITMAP_ADD, name, &add, err);
-
-    if (r < 0) {
-        err_prefix(err, "Failed to create bitmap %s", name);
-        return r;
-    }
-    r = node_co_bitmap(target, BITMAP_MERGE, name, &merge, err);
-    if (r < 0) {
-        err_prefix(err, "Failed to populate bitmap %s", name);
-        node_co_bitmap(target, BITMAP_REMOVE, name, NULL, NULL);
-    }
-    return r;
-}
-
 CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
                                    bool skip_broken, GError **err)
 {
     json_t *list = bitmaps_co_list(source, err);
+    struct bitmap_args copy = { .from = source };
     const json_t *b;
     size_t i;
-    int r = 0;
+    int r;
 
     json_array_foreach(list, i, b) {
-        if (r == 0 && is_broken(b)) {
+        if (is_broken(b)) {
             fprintf(stderr,
                     "sluice: warning: Skipping inconsistent bitmap "
                     "'%s'\n",
                     inside_get_str(b, "name"));
-        } else if (r == 0) {
-            r = bitmaps_co_copy_one(source, target, b, err);
         }
     }
+    r = json_array_size(list)
+            ? node_co_bitmap(target, BITMAP_COPY, NULL, &copy, err)
+            : 0;
     json_decref(list);
     return r;
 }

@@ -41,11 +41,12 @@ enum bitmap_op {
     BITMAP_ENABLE,
     BITMAP_DISABLE,
     BITMAP_MERGE,
+    BITMAP_COPY, /* all that are not broken; needs no name */
 };
 struct bitmap_args {
     uint64_t granularity;  /* ADD: bytes, 0 = default */
     bool disabled;         /* ADD: does not record */
-    struct node *from;     /* MERGE: the node that has it ... */
+    struct node *from;     /* MERGE, COPY: the node that has it ... */
     const char *from_name; /* ... and its name */
 };
 
@@ -55,7 +56,11 @@ struct image_measure {
     uint64_t metadata;     /* what comes to it */
     uint64_t cluster_size; /* unit of allocation; 0: always as large as @size */
     bool all;              /* every cluster is allocated at once */
+    bool no_bitmaps;       /* its kind of image cannot have any */
     uint64_t data;         /* of those that a source holds; by the caller */
+    /* By the caller: clusters for what is not the disk.  With what counts
+     * them, afterwards. */
+    uint64_t others;
 };
 
 /* What one may say when an image is made, as for "-o help". */
@@ -83,7 +88,8 @@ bool driver_is_storage(const struct node_driver *drv);
 /* Is it storage that takes no addresses, such as files? */
 bool driver_is_file_storage(const struct node_driver *drv);
 /* How much space an image of @drv would take; @o as for image_co_create().
- * Makes nothing. Only where driver_can_measure(). */
+ * Makes nothing. Only where driver_can_measure(). @ret->others is set before,
+ * in bytes. */
 bool driver_can_measure(const struct node_driver *drv);
 int driver_measure(const struct node_driver *drv, struct opts *o,
                    struct image_measure *ret, GError **err);

@@ -44,6 +44,9 @@ struct qcow2_bitmap {
     uint8_t granularity_bits;
     uint8_t *bits;    /* bit i: byte i / 8, lowest first */
     uint64_t n_bytes; /* of bits */
+    /* While it is stored as a copy: what of, or NULL. */
+    struct qcow2_image *from_image;
+    struct qcow2_bitmap *from;
 };
 
 struct qcow2_bitmaps {
@@ -82,6 +85,23 @@ CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                           const struct bitmap_args *args, GError **err);
 CO_FN int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data,
                                 GError **err);
+
+/* --- commit.c --- */
+
+/* What there is, to be changed and stored; owns no bitmap. */
+GPtrArray *qcow2_bitmaps_list_copy(const struct qcow2_image *img);
+/* May there be a bitmap @name beside @n others? -errno with a text. */
+int qcow2_bitmap_check_new(const struct qcow2_image *img, const char *name,
+                           uint64_t granularity, guint n, GError **err);
+/* Publish all, then store @list; -errno with a text. */
+CO_FN int qcow2_co_bitmaps_commit(struct qcow2_image *img, GPtrArray *list,
+                                  GError **err);
+
+/* --- copy.c --- */
+
+/* Add copies of all bitmaps of @from that are not broken: all or none. */
+CO_FN int qcow2_co_bitmaps_copy(struct qcow2_image *img,
+                                struct qcow2_image *from, GError **err);
 
 /* --- dir.c --- */
 
@@ -129,6 +149,9 @@ uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
 /* Read what the file holds of @b into memory. */
 CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
                                GError **err);
+/* Give @b the bits of what it is a copy of. */
+CO_FN int qcow2_co_bitmap_copy_bits(struct qcow2_image *img,
+                                    struct qcow2_bitmap *b, GError **err);
 
 /* --- store.c --- */
 

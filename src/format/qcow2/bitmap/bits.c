@@ -156,3 +156,24 @@ int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
     clear_tail(b, size);
     return 0;
 }
+
+int qcow2_co_bitmap_copy_bits(struct qcow2_image *img, struct qcow2_bitmap *b,
+                              GError **err)
+{
+    bool loaded = b->from->bits;
+    int ret = loaded ? 0 : qcow2_co_bitmap_load(b->from_image, b->from, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = qcow2_bitmap_fit(b, img->node->size);
+    if (ret == 0) {
+        qcow2_bitmap_merge(b, b->from, img->node->size);
+    } else {
+        err_set_errno(err, -ret, "Could not copy bitmap '%s'", b->name);
+    }
+    if (!loaded) {
+        g_clear_pointer(&b->from->bits, g_free);
+    }
+    return ret;
+}

@@ -20,16 +20,6 @@ struct edit {
     struct qcow2_bitmap *b; /* the one; NULL for ADD */
 };
 
-static GPtrArray *qcow2_bitmap_edit_list_copy(const struct qcow2_image *img)
-{
-    GPtrArray *list = g_ptr_array_new();
-
-    for (guint i = 0; i < img->bitmaps->list->len; i++) {
-        g_ptr_array_add(list, g_ptr_array_index(img->bitmaps->list, i));
-    }
-    return list;
-}
-
 /* Have its bits in memory. */
 static CO_FN int bitmap_co_need(struct qcow2_image *img, struct qcow2_bitmap *b,
                                 GError **err)
@@ -50,51 +40,13 @@ static uint64_t default_granularity(const struct qcow2_image *img)
     return CLAMP(qcow2_cluster_size(img), 4096, 65536);
 }
 
-static int add_check(const struct edit *e, uint64_t granularity, GError **err)
-{
-    const char *node = e->img->node->name;
-
-    if (!*e->name) {
-        return err_set(err, EINVAL, "Bitmap name cannot be empty");
-    }
-    if (e->b) {
-        return err_set(err, EEXIST, "Bitmap already exists: %s", e->name);
-    }
-    if (!is_power_of_two(granularity) ||
-        granularity < 1u << QCOW2_BITMAP_GRANULARITY_MIN ||
-        granularity > 1u << QCOW2_BITMAP_GRANULARITY_MAX) {
-        return err_set(err, EINVAL,
-                       "Granularity must be power of 2 and at "
-                       "least 512");
-    }
-    if (strlen(e->name) > QCOW2_BITMAP_NAME_MAX) {
-        return err_set(err, EINVAL,
-                       "Can't make bitmap '%s' persistent in "
-                       "'%s': Name length exceeds maximum (%d characters)",
-                       e->name, node, QCOW2_BITMAP_NAME_MAX);
-    }
-    if (e->img->shape.version < 3) {
-        return err_set(err, ENOTSUP,
-                       "Can't make bitmap '%s' persistent in "
-                       "'%s': Cannot store dirty bitmaps in qcow2 v2 files",
-                       e->name, node);
-    }
-    if (e->list->len >= QCOW2_BITMAPS_MAX) {
-        return err_set(err, EFBIG,
-                       "Can't make bitmap '%s' persistent in "
-                       "'%s': Maximum number of persistent bitmaps is already "
-                       "reached",
-                       e->name, node);
-    }
-    return 0;
-}
-
 static int edit_add(struct edit *e, GError **err)
 {
     uint64_t granularity = e->args->granularity ? e->args->granularity
                                                 : default_granularity(e->img);
     struct qcow2_bitmap *b;
-    int ret = add_check(e, granularity, err);
+    int ret = qcow2_bitmap_check_new(e->img, e->name, granularity, e->list->len,
+                                     err);
 
     if (ret < 0) {
         return ret;
@@ -224,18 +176,7 @@ static CO_FN int edit_co_run(struct edit *e, enum bitmap_op op, GError **err)
     backup_make(&undo, e->b);
     ret = edit_co_apply(e, op, err);
     if (ret == 0) {
-        ret = qcow2_co_settle(img);
-        if (ret == 0) {
-            group_co_lock(img->group);
-            qcow2_co_reclaim(img);
-            ret = qcow2_co_bitmaps_store(img, e->list);
-            qcow2_co_reclaim(img);
-            group_unlock(img->group);
-        }
-        if (ret < 0) {
-            err_set_errno(err, -ret, "Could not store the bitmaps of '%s'",
-                          img->node->name);
-        }
+        ret = qcow2_co_bitmaps_commit(img, e->list, err);
     }
     if (img->bitmaps->list != e->list && (op != BITMAP_ADD || is_new)) {
         edit_undo(e, op, &undo);
@@ -257,7 +198,12 @@ int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
     if (!img->group || img->corrupt) {
         return err_set(err, EACCES, "Block node is read-only");
     }
-    e.list = qcow2_bitmap_edit_list_copy(img);
+    if (op == BITMAP_COPY) {
+        return args->from->drv == n->drv
+                   ? qcow2_co_bitmaps_copy(img, qcow2_image(args->from), err)
+                   : err_set(err, ENOTSUP, "Source lacks bitmap support");
+    }
+    e.list = qcow2_bitmaps_list_copy(img);
     e.b = qcow2_bitmap_find(img, name);
     ret = edit_co_run(&e, op, err);
     g_ptr_array_unref(e.list);

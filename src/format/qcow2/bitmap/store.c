@@ -109,11 +109,17 @@ static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
     int ret = 0;
 
     for (guint i = 0; i < list->len && ret == 0; i++) {
-        const struct qcow2_bitmap *b = g_ptr_array_index(list, i);
+        struct qcow2_bitmap *b = g_ptr_array_index(list, i);
 
         all[i] = (struct stored) { b->table_offset, b->table_size, b->flags };
-        if (b->bits) {
+        if (b->from) {
+            ret = qcow2_co_bitmap_copy_bits(sw->img, b, NULL);
+        }
+        if (ret == 0 && b->bits) {
             ret = bitmap_co_store(sw, b, &all[i]);
+        }
+        if (b->from) {
+            g_clear_pointer(&b->bits, g_free);
         }
     }
     for (guint i = 0; i < old->len && ret == 0; i++) {

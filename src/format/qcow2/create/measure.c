@@ -43,15 +43,20 @@ int qcow2_measure(struct opts *o, struct image_measure *ret, GError **err)
                         "The image size is too large (try using a "
                         "larger cluster size)");
         }
+        uint64_t counted = 1 + l1 + l2 + data + crypt;
+        uint64_t counts = refcount_clusters(&c, counted);
+        uint64_t others = (ret->others + cluster - 1) / cluster;
+        uint64_t more = refcount_clusters(&c, counted + others) - counts;
+
         *ret = (struct image_measure) {
             .size = data * cluster,
-            .metadata = (1 + l1 + l2 + crypt +
-                         refcount_clusters(&c, 1 + l1 + l2 + data)) *
-                        cluster,
+            .metadata = (1 + l1 + l2 + crypt + counts) * cluster,
+            .others = (others + more) * cluster,
             .cluster_size = cluster,
-            /* How much of a backing chain is shared is not known here. */
-            .all = c.backing_file || c.preallocation == QCOW2_PREALLOC_FALLOC ||
-                   c.preallocation == QCOW2_PREALLOC_FULL,
+            .no_bitmaps = c.version < 3,
+            /* How much of a backing chain is shared is not known here; and
+             * what is preallocated makes the file as long as all of it. */
+            .all = c.backing_file || c.preallocation != QCOW2_PREALLOC_OFF,
         };
     }
     qcow2_create_clear(&c);
