@@ -4,7 +4,8 @@
  *
  * Lines from standard input are human monitor commands; a line that begins
  * with { is sent as a JSON command.  Events are printed as they come.  Ends
- * with standard input, or with the connection.
+ * with standard input, with "quit", which leaves the daemon alone, or with the
+ * connection.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -17,12 +18,16 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/commands.h"
+#include "cli/line-editor.h"
+#include "cli/monitor-words.h"
 
 struct monitor {
     struct sluice_conn *conn;
     bool events_only, json;
-    GString *line; /* typed and not yet ended by a newline */
-    int status;    /* of the last command */
+    bool over;                   /* "quit" was typed */
+    GString *line;               /* read and not yet ended by a newline */
+    int status;                  /* of the last command */
+    struct monitor_words *words; /* on a terminal */
 };
 
 static void monitor_print_event(const struct monitor *m, const char *text)
@@ -43,14 +48,26 @@ static void monitor_print_event(const struct monitor *m, const char *text)
     json_decref(event);
 }
 
-/* Print what is waiting. False when the connection is gone. */
-static bool drain_events(const struct monitor *m)
+static void tell_gone(struct monitor *m)
+{
+    if (!m->over) {
+        cli_error("the daemon went away");
+        m->status = 1;
+    }
+}
+
+/* Print what is waiting, over the line that is being typed with @ed. False when
+ * the connection is gone. */
+static bool drain_events(const struct monitor *m, struct line_editor *ed)
 {
     for (;;) {
         char *text;
         int r = sluice_wait_event(m->conn, 0, &text);
         if (r <= 0) {
             return r == 0;
+        }
+        if (ed) {
+            line_editor_pause(ed);
         }
         monitor_print_event(m, text);
         sluice_free(text);
@@ -100,9 +117,36 @@ static void run_human(struct monitor *m, const char *line)
     json_decref(value);
 }
 
+/* The words that are for this program and not for the daemon. */
+static bool run_own(struct monitor *m, const char *line)
+{
+    if (g_str_equal(line, "quit") || g_str_equal(line, "q") ||
+        g_str_equal(line, "exit")) {
+        m->over = true;
+        return true;
+    }
+    if (g_str_equal(line, "quit --daemon")) {
+        run_human(m, "quit");
+        m->over = m->status == 0;
+        return true;
+    }
+    if (g_str_equal(line, "help")) {
+        run_human(m, line);
+        printf(
+            "Here 'quit' ends the monitor alone, 'quit --daemon' the daemon; "
+            "a line with {\nis a JSON command.\n");
+        fflush(stdout);
+        return true;
+    }
+    return false;
+}
+
 static void run_line(struct monitor *m, char *line)
 {
     g_strstrip(line);
+    if (run_own(m, line)) {
+        return;
+    }
     if (*line == '{') {
         run_json(m, line);
     } else if (*line) {
@@ -125,7 +169,7 @@ static bool read_input(struct monitor *m)
     if (n == 0 && m->line->len) {
         g_string_append_c(m->line, '\n');
     }
-    while ((nl = memchr(m->line->str, '\n', m->line->len))) {
+    while (!m->over && (nl = memchr(m->line->str, '\n', m->line->len))) {
         gsize len = (gsize)(nl - m->line->str);
         g_autofree char *line = g_strndup(m->line->str, len);
         g_string_erase(m->line, 0, (gssize)len + 1);
@@ -134,27 +178,67 @@ static bool read_input(struct monitor *m)
     return n > 0;
 }
 
-static void run(struct monitor *m)
-{
-    bool prompt = !m->events_only && isatty(STDIN_FILENO);
+/* --- on a terminal --- */
 
-    for (;;) {
+static void complete(const char *line, size_t len, size_t start, GPtrArray *out,
+                     void *arg)
+{
+    const struct monitor *m = arg;
+
+    monitor_words_complete(m->words, line, start, out);
+}
+
+static bool monitor_readable(struct line_editor *ed, void *arg)
+{
+    return drain_events(arg, ed);
+}
+
+/* False where the terminal cannot be used. */
+static bool run_terminal(struct monitor *m)
+{
+    static const struct line_editor_ops ops = { monitor_readable, complete };
+    struct line_editor *ed = line_editor_new("(sluice) ", sluice_fd(m->conn),
+                                             &ops, m);
+    const char *typed = NULL;
+
+    if (!ed) {
+        return false;
+    }
+    m->words = monitor_words_new(m->conn);
+    while (!m->over && drain_events(m, NULL) &&
+           (typed = line_editor_read(ed))) {
+        g_autofree char *line = g_strdup(typed);
+        run_line(m, line);
+    }
+    line_editor_free(ed);
+    if (!typed) {
+        printf("\n");
+    }
+    if (!drain_events(m, NULL)) {
+        tell_gone(m);
+    }
+    monitor_words_free(m->words);
+    return true;
+}
+
+/* --- from a pipe or file --- */
+
+static void run_lines(struct monitor *m)
+{
+    while (!m->over) {
         struct pollfd p[] = {
             { .fd = sluice_fd(m->conn), .events = POLLIN },
             { .fd = m->events_only ? -1 : STDIN_FILENO, .events = POLLIN },
         };
-        if (!drain_events(m)) {
+        if (!drain_events(m, NULL)) {
+            tell_gone(m);
             return;
-        }
-        if (prompt) {
-            printf("(sluice) ");
-            fflush(stdout);
         }
         if (poll(p, 2, -1) < 0 && errno != EINTR) {
             return;
         }
         if ((p[1].revents & (POLLIN | POLLHUP)) && !read_input(m)) {
-            drain_events(m);
+            drain_events(m, NULL);
             return;
         }
     }
@@ -187,7 +271,10 @@ int cmd_monitor(int argc, char **argv)
         return 1;
     }
     m.line = g_string_new(NULL);
-    run(&m);
+    if (m.events_only || !isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO) ||
+        !run_terminal(&m)) {
+        run_lines(&m);
+    }
     g_string_free(m.line, TRUE);
     sluice_disconnect(m.conn);
     return m.status;

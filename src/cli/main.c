@@ -258,6 +258,8 @@ static const struct subcommand subcommands[] = {
       OUTPUT_HELP HELP_HELP },
     { "monitor", cmd_monitor, "[-s PATH] [-e] [--output FORMAT]",
       "Type commands of the human monitor (or JSON commands) and see events.\n"
+      "'help' lists them; TAB completes; 'quit' ends the monitor and leaves the\n"
+      "daemon alone, 'quit --daemon' ends both.\n"
       "\n" SOCKET_HELP
       "  -e, --events          only print events\n"
       OUTPUT_HELP HELP_HELP },

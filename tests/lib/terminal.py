@@ -68,6 +68,10 @@ class Terminal:
                 'in vain waited for %r in %r' % (pattern, self.text)
             self.read(min(0.1, patience.left()))
 
+    def is_raw(self):
+        """The program gets each key by itself."""
+        return not termios.tcgetattr(self.fd)[3] & termios.ECHO
+
     def type(self, text):
         os.write(self.fd, text.encode())
 
