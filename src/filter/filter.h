@@ -3,5 +3,6 @@
 #pragma once
 struct node_driver;
 extern const struct node_driver blkdebug_driver;     /* "blkdebug" */
+extern const struct node_driver commit_top_driver;   /* "commit_top" */
 extern const struct node_driver copy_on_read_driver; /* "copy-on-read" */
 extern const struct node_driver throttle_driver;     /* "throttle" */

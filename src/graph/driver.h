@@ -53,6 +53,7 @@ struct node_driver {
     bool is_local;        /* storage whose transfers keep this machine's
                            * processors and disks busy, no network */
     unsigned filter_perm; /* a filter's own needs of "file": enum perm */
+    bool is_internal;     /* jobs open it, no options of a user do */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */
     bool handles_fua;

@@ -144,7 +144,8 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
  * -ESTALE with a text that says what changed. */
 CO_FN int node_co_check_identity(struct node *n, GError **err);
 
-/* node_driver.co_forget_base of @n, where it has one. */
+/* node_driver.co_forget_base of @n, where it has one; a read-only node becomes
+ * writable for it. */
 CO_FN int node_co_forget_base(struct node *n, GError **err);
 
 /* node_driver.co_stat, co_rename, co_unlink of the storage under @n; -ENOTSUP

@@ -151,6 +151,10 @@ CO_FN int node_co_set_read_only(struct node *n, bool read_only, GError **err);
  * the hint names @say_raw, the way in which the user says that it is raw. */
 CO_FN int node_co_probe(struct node *file, const char *say_raw,
                         const struct node_driver **ret_drv, GError **err);
+/* Make @n writable for a job, also where it was opened with read-only=on: the
+ * user names it as the one that is written to. It is given back by
+ * node_co_set_read_only(). */
+CO_FN int node_co_take_for_writing(struct node *n, GError **err);
 bool node_is_writable(const struct node *n);
 bool node_is_filter(const struct node *n);
 
@@ -226,6 +230,10 @@ CO_FN int edge_co_attach(struct node *parent, struct node *child,
                          const char *name, unsigned perm, unsigned shared,
                          GError **err);
 CO_FN int edge_co_replace(struct edge *e, struct node *new_child, GError **err);
+/* What the parent does with the child, and shares, from now on: for a job that
+ * writes below a chain whose readers do not notice. */
+CO_FN int edge_co_set_perms(struct edge *e, unsigned perm, unsigned shared,
+                            GError **err);
 CO_FN void edge_co_detach(struct edge *e);
 /* Every parent of @old, but @except (or NULL), now leads to @new_node. */
 CO_FN int node_co_replace(struct node *old, struct node *new_node,

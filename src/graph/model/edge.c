@@ -144,6 +144,27 @@ int edge_co_replace(struct edge *e, struct node *new_child, GError **err)
     return ret;
 }
 
+int edge_co_set_perms(struct edge *e, unsigned perm, unsigned shared,
+                      GError **err)
+{
+    const struct edge old = *e;
+    int ret;
+
+    graph_co_lock(e->child->graph);
+    e->perm = e->own_perm = perm;
+    e->shared = e->own_shared = shared;
+    ret = perm_co_refresh(e->child, err);
+    if (ret < 0) {
+        e->perm = old.perm;
+        e->own_perm = old.own_perm;
+        e->shared = old.shared;
+        e->own_shared = old.own_shared;
+        (void)perm_co_refresh(e->child, NULL);
+    }
+    graph_unlock(e->child->graph);
+    return ret;
+}
+
 void edge_co_detach(struct edge *e)
 {
     struct node *child = e->child;

@@ -101,7 +101,22 @@ CO_FN int node_co_check_identity(struct node *n, GError **err)
 
 CO_FN int node_co_forget_base(struct node *n, GError **err)
 {
-    return n->drv->co_forget_base ? n->drv->co_forget_base(n, err) : 0;
+    bool writable = node_is_writable(n);
+    int ret = 0;
+
+    if (!n->drv->co_forget_base) {
+        return 0;
+    }
+    if (!writable) {
+        ret = node_co_take_for_writing(n, err);
+    }
+    if (ret == 0) {
+        ret = n->drv->co_forget_base(n, err);
+    }
+    if (!writable && node_is_writable(n)) {
+        (void)node_co_set_read_only(n, true, NULL);
+    }
+    return ret;
 }
 
 CO_FN int node_co_stat(struct node *n, struct stat *ret_st)

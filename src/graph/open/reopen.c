@@ -195,6 +195,47 @@ int node_co_set_read_only(struct node *n, bool read_only, GError **err)
     return ret;
 }
 
+/* Nodes that become writable together with @n, itself first. */
+static void collect_storage(struct node *n, GPtrArray *nodes)
+{
+    static const char *const names[] = { "file", "data-file" };
+
+    g_ptr_array_add(nodes, n);
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        struct node *child = child_called(n, names[i]);
+
+        if (child) {
+            collect_storage(child, nodes);
+        }
+    }
+}
+
+int node_co_take_for_writing(struct node *n, GError **err)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    g_autoptr(GPtrArray) lifted = g_ptr_array_new();
+    int ret;
+
+    collect_storage(n, nodes);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        struct node *at = node_ref(g_ptr_array_index(nodes, i));
+
+        if (at->priv->explicit_rdonly) {
+            at->priv->explicit_rdonly = false;
+            g_ptr_array_add(lifted, at);
+        }
+    }
+    ret = node_co_set_read_only(n, false, err);
+    for (unsigned i = 0; i < lifted->len; i++) {
+        ((struct node *)g_ptr_array_index(lifted, i))->priv->explicit_rdonly =
+            true;
+    }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        node_co_unref(g_ptr_array_index(nodes, i));
+    }
+    return ret;
+}
+
 /* --- blockdev-reopen --- */
 
 static int reopen_check_same(const json_t *old, const json_t *new_options,
