@@ -216,7 +216,7 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
     int r = commit_co_find_base(m, err);
 
     if (r == 0) {
-        r = snapshots_co_check_merge(m->top, m->base, "committed", err);
+        r = snapshots_co_check_merge(m->top, m->top, m->base, "committed", err);
     }
     if (r == 0) {
         r = commit_co_take_base(m, g, err);

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "job/hold.h"
 
+/* What a link was like before it was loosened. */
+struct loose_edge {
+    struct edge *edge; /* frozen, or of a node that is blocked */
+    unsigned perm, shared;
+};
+
 static char *hold_describe(void *arg)
 {
     const struct job_hold *h = arg;
@@ -30,6 +36,7 @@ void job_hold_init(struct job_hold *h, const char *type, const char *by)
         .blockers = g_ptr_array_new(),
         .blocked = g_ptr_array_new(),
         .backends = g_ptr_array_new(),
+        .loose = g_array_new(FALSE, FALSE, sizeof(struct loose_edge)),
     };
 }
 
@@ -58,6 +65,33 @@ CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,
     return 0;
 }
 
+CO_FN int job_hold_co_loosen(struct job_hold *h, struct node *top,
+                             struct node *base, GError **err)
+{
+    int ret = 0;
+
+    for (struct node *n = top; n != base && ret == 0;
+         n = node_skip_filters(node_backing(n))) {
+        struct edge *e = node_child(n, "backing");
+        struct loose_edge was = { e, e->own_perm, e->own_shared };
+
+        g_array_append_val(h->loose, was);
+        ret = edge_co_set_perms(e, 0, PERM_ALL, err);
+    }
+    return ret;
+}
+
+static CO_FN void hold_co_tighten(struct job_hold *h)
+{
+    while (h->loose && h->loose->len > 0) {
+        struct loose_edge was = g_array_index(h->loose, struct loose_edge,
+                                              h->loose->len - 1);
+
+        g_array_set_size(h->loose, h->loose->len - 1);
+        (void)edge_co_set_perms(was.edge, was.perm, was.shared, NULL);
+    }
+}
+
 CO_FN void job_hold_co_leave(struct job_hold *h)
 {
     /* The latest first, each taken off the list before anything yields. */
@@ -65,6 +99,7 @@ CO_FN void job_hold_co_leave(struct job_hold *h)
         backend_co_free(
             g_ptr_array_steal_index(h->backends, h->backends->len - 1));
     }
+    hold_co_tighten(h);
 }
 
 CO_FN void job_hold_co_release(struct job_hold *h)
@@ -85,6 +120,7 @@ CO_FN void job_hold_co_release(struct job_hold *h)
     g_ptr_array_free(old.blockers, TRUE);
     g_ptr_array_free(old.blocked, TRUE);
     g_ptr_array_free(old.backends, TRUE);
+    g_array_free(old.loose, TRUE);
     g_free(old.reason);
     g_free(old.by);
 }

@@ -17,6 +17,7 @@ struct job_hold {
     char *by;     /* "stream job 'j'", for error texts; NULL: not in use */
     char *reason; /* "block device is in use by block job: stream" */
     GPtrArray *blockers, *blocked, *backends;
+    GArray *loose; /* struct loose_edge */
 };
 
 /* @type: "stream". @by is copied. */
@@ -28,12 +29,17 @@ void job_hold_block(struct job_hold *h, struct node *n);
 CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,
                           unsigned shared, const struct backend_ops *ops,
                           struct backend **ret_u, GError **err);
+/* Until the job leaves, the images of the chain from @top down to above @base
+ * neither need what they read to stay as it is, nor mind that it is written to:
+ * whoever holds it sees to it that they read as before. */
+CO_FN int job_hold_co_loosen(struct job_hold *h, struct node *top,
+                             struct node *base, GError **err);
 /* Roles, as error texts name them; the argument is a struct job_hold. */
 extern const struct backend_ops job_hold_ops_active, job_hold_ops_middle,
     job_hold_ops_base;
 
-/* Wait for the requests of the backends and free them. The nodes stay
- * blocked. */
+/* Wait for the requests of the backends and free them; links are as they were
+ * before. The nodes stay blocked. */
 CO_FN void job_hold_co_leave(struct job_hold *h);
 /* The rest, after job_hold_co_leave(). Fine on one that holds nothing. */
 CO_FN void job_hold_co_release(struct job_hold *h);

@@ -154,10 +154,10 @@ static CO_FN int merge_co_changes(void *arg, uint64_t off, uint64_t max,
     return ret;
 }
 
-int snapshots_co_check_merge(struct node *image, struct node *base,
-                             const char *verb, GError **err)
+int snapshots_co_check_merge(struct node *image, struct node *top,
+                             struct node *base, const char *verb, GError **err)
 {
-    struct span s = { image, base };
+    struct span s = { top, base };
     const struct chain_change change = { verb, merge_co_changes, &s };
 
     return snapshots_co_check(image, &change, err);

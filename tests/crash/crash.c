@@ -49,7 +49,7 @@ static const char *alphabet(const struct crash_config *c)
     return c->alphabet    ? c->alphabet
            : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynlj"
                                        : "aufbvexztFrgwWdoynlj"
-           : c->mid       ? "aufbvexztFrqpsSkcgwWdoy"
+           : c->mid       ? "aufbvexztFrqpsSkCcgwWdoy"
            : c->backing   ? "aufbvexztFrqpsScgwWdoy"
            : c->direct    ? "aufbvemxztFrgwWdoy"
                           : "aufbvexztFrgwWdoy";

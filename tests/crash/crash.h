@@ -109,6 +109,7 @@ extern const unsigned crash_n_configs;
     X(COPY_ON_READ, "reads that populated") \
     X(STREAM, "streams of the whole chain") \
     X(STREAM_TO, "streams down to a base") \
+    X(COMMIT, "commits into the base") \
     X(STREAM_STEP, "last steps of a stream in steps") \
     X(CANCEL, "streams that were cancelled on the way") \
     X(RESIZE, "disks that grew") \
@@ -191,6 +192,7 @@ enum op_kind {
     OP_STREAM,
     OP_STREAM_BG,
     OP_STREAM_TO,
+    OP_COMMIT,
     OP_CANCEL,
     OP_RESIZE,
     OP_WAIT,

@@ -18,6 +18,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
+#include "job/commit/commit.h"
 #include "job/stream/stream.h"
 #include "loop/co.h"
 #include "loop/io.h"
@@ -30,8 +31,9 @@ struct world world;
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
 static const struct node_driver *const drivers[] = {
-    &file_driver, &raw_driver,          &qed_driver,      &qcow2_driver,
-    &cow_driver,  &copy_on_read_driver, &throttle_driver, NULL
+    &file_driver,         &raw_driver,      &qed_driver,
+    &qcow2_driver,        &cow_driver,      &commit_top_driver,
+    &copy_on_read_driver, &throttle_driver, NULL
 };
 
 /* --- the machine --- */
@@ -250,6 +252,35 @@ static CO_FN int guest_co_stream_to(struct guest *g)
     return ret;
 }
 
+/* Merge the middle of the chain down: the base alone holds it all. */
+static CO_FN int guest_co_commit(struct guest *g)
+{
+    struct node *top = node_skip_filters(backend_node(g->u));
+    struct commit_params p = {
+        .job = { .id = "j", .auto_finalize = true, .auto_dismiss = true },
+        .node = top,
+        .top = node_skip_filters(node_backing(top)),
+        .base = guest_base(g),
+    };
+    uint64_t before = world.job_done;
+    struct job *j;
+    int ret = p.base ? 0 : -EINVAL;
+
+    world.job_done = 0;
+    if (ret == 0) {
+        ret = commit_co_start(world.jobs, &p, &j, NULL);
+    }
+    if (ret == 0) {
+        job_co_wait_concluded(j);
+        if (world.job_done) {
+            g->o->mid_gone = world.job_done;
+            cover(COVER_COMMIT);
+        }
+    }
+    world.job_done = before;
+    return ret;
+}
+
 /* Read-only, and back: the guest is gone meanwhile. */
 static CO_FN int guest_co_reopen(struct guest *g)
 {
@@ -399,6 +430,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_STREAM: return guest_co_stream(g, true, NULL);
     case OP_STREAM_BG: return guest_co_stream(g, false, NULL);
     case OP_STREAM_TO: return guest_co_stream_to(g);
+    case OP_COMMIT: return guest_co_commit(g);
     case OP_CANCEL: return guest_co_cancel(g, op);
     case OP_RESIZE: return guest_co_resize(g, op);
     case OP_WAIT: co_sleep(op->n * 1000000); return 0;
@@ -485,6 +517,7 @@ static const struct letter letters[] = {
     { 's', OP_STREAM },
     { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO },
+    { 'C', OP_COMMIT },
     { 'd', OP_DRAIN },
     { 'o', OP_REOPEN },
     { 'n', OP_SNAPSHOT },

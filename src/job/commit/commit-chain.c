@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "job/commit/commit-chain.h"
+#include "base/barrier.h"
+#include "base/err.h"
+#include "graph/image.h"
+#include "graph/io.h"
+#include "job/pivot.h"
+#include "job/snapshot-check.h"
+
+/* --- hold --- */
+
+/* The images that go may change under whoever else reads them. */
+static CO_FN int commit_chain_co_hold_images(struct commit_chain *c,
+                                             GError **err)
+{
+    const unsigned shared = PERM_WRITE | PERM_WRITE_UNCHANGED;
+    int ret = 0;
+
+    for (struct node *n = c->top; n != c->base && ret == 0;
+         n = node_skip_filters(node_backing(n))) {
+        ret = job_hold_co_use(&c->hold, n, 0, shared, &job_hold_ops_middle,
+                              n == c->top ? &c->transfer.src : NULL, err);
+    }
+    return ret;
+}
+
+static CO_FN int commit_chain_co_take_base(struct commit_chain *c, GError **err)
+{
+    int ret = 0;
+
+    if (!node_is_writable(c->base)) {
+        ret = node_co_take_for_writing(c->base, err);
+        c->base_made_writable = ret == 0;
+    }
+    if (ret == 0) {
+        ret = job_hold_co_use(&c->hold, c->base,
+                              PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
+                              PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                              &job_hold_ops_base, &c->transfer.dst, err);
+    }
+    return ret;
+}
+
+static CO_FN int commit_chain_co_add_filter(struct commit_chain *c,
+                                            const char *name, GError **err)
+{
+    json_t *o = json_pack("{s:s, s:s}", "driver", "commit_top", "file",
+                          c->top->name);
+    int ret;
+
+    if (name) {
+        json_object_set_new(o, "node-name", json_string(name));
+    }
+    ret = node_co_open(c->top->graph, o,
+                       node_is_writable(c->top) ? NODE_RDWR : 0, &c->filter,
+                       err);
+    json_decref(o);
+    if (ret < 0) {
+        c->filter = NULL;
+        return ret;
+    }
+    c->filter->implicit_filter = !name;
+    job_hold_block(&c->hold, c->filter);
+    return node_co_insert_filter(c->top, c->filter, err);
+}
+
+/* Internal snapshots of the images that go would show what was merged. */
+static CO_FN int commit_chain_co_check_snapshots(struct commit_chain *c,
+                                                 GError **err)
+{
+    int ret = 0;
+
+    for (struct node *n = c->top; n != c->base && ret == 0;
+         n = node_skip_filters(node_backing(n))) {
+        ret = snapshots_co_check_merge(n, c->top, c->base, "committed", err);
+    }
+    return ret;
+}
+
+/* What was there before may stand between the images, too. */
+static void commit_chain_block(struct commit_chain *c)
+{
+    for (struct node *n = c->overlay; n; n = node_chain_next(n)) {
+        job_hold_block(&c->hold, n);
+        if (n == c->base) {
+            break;
+        }
+    }
+}
+
+static CO_FN int commit_chain_co_take(struct commit_chain *c,
+                                      const char *filter_node_name,
+                                      GError **err)
+{
+    int ret = 0;
+
+    if (!node_is_writable(c->overlay)) {
+        ret = node_co_take_for_writing(c->overlay, err);
+        c->overlay_made_writable = ret == 0;
+    }
+    if (ret == 0) {
+        ret = commit_chain_co_add_filter(c, filter_node_name, err);
+    }
+    if (ret == 0) {
+        ret = chain_freeze(c->overlay, c->base, c->hold.by, err);
+        c->frozen = ret == 0;
+    }
+    if (ret == 0) {
+        ret = job_hold_co_loosen(&c->hold, c->overlay, c->base, err);
+    }
+    if (ret == 0) {
+        ret = commit_chain_co_hold_images(c, err);
+    }
+    if (ret == 0) {
+        ret = commit_chain_co_take_base(c, err);
+    }
+    if (ret == 0) {
+        ret = commit_chain_co_check_snapshots(c, err);
+    }
+    return ret < 0 ? ret : node_co_forget_base(c->bottom, err);
+}
+
+CO_FN int commit_chain_co_hold(struct commit_chain *c, struct node *overlay,
+                               struct node *top, struct node *base,
+                               const char *filter_node_name, const char *by,
+                               GError **err)
+{
+    int ret;
+
+    *c = (struct commit_chain) {
+        .overlay = node_ref(overlay),
+        .top = node_ref(top),
+        .bottom = node_ref(node_overlay_of(top, base)),
+        .base = node_ref(base),
+        .transfer = { .zero_flags = IO_MAY_UNMAP },
+    };
+    job_hold_init(&c->hold, "commit", by);
+    /* At once, before anything yields: nobody else may begin here. */
+    commit_chain_block(c);
+    ret = commit_chain_co_take(c, filter_node_name, err);
+    if (ret < 0) {
+        commit_chain_co_release(c);
+    }
+    return ret;
+}
+
+static void commit_chain_unfreeze(struct commit_chain *c)
+{
+    if (c->frozen) {
+        chain_unfreeze(c->overlay, c->base);
+        c->frozen = false;
+    }
+}
+
+/* The filter goes out of the graph; the reference stays ours. */
+static CO_FN void commit_chain_co_take_filter_out(struct commit_chain *c)
+{
+    if (c->filter && c->filter->parents) {
+        (void)node_co_remove_filter(c->filter, NULL);
+    }
+}
+
+CO_FN void commit_chain_co_release(struct commit_chain *c)
+{
+    struct commit_chain old = *c;
+
+    if (!c->top) {
+        return;
+    }
+    c->transfer = (struct transfer) { 0 };
+    job_hold_co_leave(&c->hold);
+    commit_chain_unfreeze(c);
+    commit_chain_co_take_filter_out(c);
+    job_hold_co_release(&c->hold);
+    *c = (struct commit_chain) { 0 };
+    if (old.base_made_writable) {
+        (void)node_co_set_read_only(old.base, true, NULL);
+    }
+    if (old.overlay_made_writable) {
+        (void)node_co_set_read_only(old.overlay, true, NULL);
+    }
+    if (old.filter) {
+        node_co_unref(old.filter);
+    }
+    node_co_unref(old.overlay);
+    node_co_unref(old.top);
+    node_co_unref(old.bottom);
+    node_co_unref(old.base);
+}
+
+/* --- work --- */
+
+CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err)
+{
+    int ret;
+
+    if (c->base->size >= c->top->size) {
+        return 0;
+    }
+    backend_co_enter(c->transfer.dst);
+    ret = node_co_truncate(c->base, c->top->size, err);
+    backend_leave(c->transfer.dst);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = backend_co_flush(c->transfer.dst);
+    return ret == 0 ? 0
+                    : err_set_errno(err, -ret, "Could not flush node '%s'",
+                                    c->base->name);
+}
+
+CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
+                               uint64_t max, bool *ret_need, bool *ret_zero,
+                               uint64_t *ret_len)
+{
+    struct extent ext = { 0 };
+    int ret;
+
+    backend_co_enter(c->transfer.src);
+    ret = node_co_status_above(c->top, node_backing(c->bottom), off, max, &ext);
+    backend_leave(c->transfer.src);
+    *ret_need = ext.depth > 0;
+    *ret_zero = ext.flags & STATUS_ZERO;
+    *ret_len = ext.len;
+    return ret;
+}
+
+CO_FN int commit_chain_co_pivot(struct commit_chain *c,
+                                const char *backing_file, GError **err)
+{
+    const struct pivot pivot = { c->overlay, c->bottom };
+    struct node *old = NULL;
+    struct backend *u;
+    int ret = BARRIER(COMMIT_BASE, backend_co_flush(c->transfer.dst));
+
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush node '%s'",
+                             c->base->name);
+    }
+    ret = job_hold_co_use(&c->hold, c->overlay, PERM_CONSISTENT_READ, PERM_ALL,
+                          &job_hold_ops_active, &u, err);
+    if (ret == 0) {
+        ret = pivot_co_change_header(&pivot, u, backing_file, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    node_co_drain_requests_begin(c->overlay);
+    commit_chain_unfreeze(c);
+    ret = pivot_co_switch(&pivot, &old, err);
+    node_drain_end(c->overlay);
+    if (old) {
+        node_co_unref(old);
+    }
+    return ret;
+}

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* block-commit on images that no guest writes to: the job. */
+#include "job/commit/commit.h"
+#include "base/err.h"
+#include "graph/io.h"
+#include "job/commit/commit-chain.h"
+#include "job/copy/copy.h"
+#include "job/pivot.h"
+
+struct commit_job {
+    struct job job; /* first */
+    struct graph *graph;
+    struct commit_chain chain;
+    struct copy *copy; /* while it runs */
+    char *backing_file;
+    enum on_error on_error;
+    int ignored; /* first error that was passed over, -errno */
+};
+
+/* --- the copy engine's view --- */
+
+static CO_FN int commit_co_scan(void *arg, uint64_t off, uint64_t max,
+                                bool *ret_need, bool *ret_zero,
+                                uint64_t *ret_len)
+{
+    struct commit_job *c = arg;
+
+    return commit_chain_co_scan(&c->chain, off, max, ret_need, ret_zero,
+                                ret_len);
+}
+
+static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
+                                bool zero, struct copy_result *res)
+{
+    struct commit_job *c = arg;
+
+    return transfer_co_copy(&c->chain.transfer, off, len, zero, res);
+}
+
+static void commit_progress(void *arg, uint64_t offset)
+{
+    struct commit_job *c = arg;
+
+    c->job.offset = offset;
+}
+
+static CO_FN int commit_co_error(void *arg, uint64_t off, bool is_read,
+                                 int errnum)
+{
+    struct commit_job *c = arg;
+
+    switch (job_error_action(&c->job, c->on_error, is_read, errnum)) {
+    case ERROR_ACTION_IGNORE:
+        c->ignored = c->ignored ? c->ignored : -errnum;
+        return 0;
+    case ERROR_ACTION_STOP:
+        return -EAGAIN; /* the pause point sleeps until it is resumed */
+    case ERROR_ACTION_REPORT: break;
+    }
+    return -errnum;
+}
+
+static CO_FN int commit_co_pause_point(void *arg)
+{
+    struct commit_job *c = arg;
+
+    return job_co_pause_point(&c->job);
+}
+
+static uint64_t commit_demand_latency(void *arg)
+{
+    struct commit_job *c = arg;
+
+    return node_demand_latency_ns(c->chain.overlay);
+}
+
+static const struct copy_ops commit_copy_ops = {
+    .co_scan = commit_co_scan,
+    .co_copy = commit_co_copy,
+    .progress = commit_progress,
+    .co_error = commit_co_error,
+    .co_pause_point = commit_co_pause_point,
+    .demand_latency_ns = commit_demand_latency,
+};
+
+/* --- the job --- */
+
+static CO_FN int commit_co_run(struct job *j, GError **err)
+{
+    struct commit_job *c = (struct commit_job *)j;
+    struct copy_params params = {
+        .end = j->len,
+        .cluster = node_get_limits(c->chain.base)->cluster_size,
+        .speed = j->speed,
+    };
+    int ret = job_co_pause_point(j);
+
+    if (ret == 0) {
+        ret = commit_chain_co_grow(&c->chain, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    c->copy = copy_new(graph_loop(c->graph), &commit_copy_ops, c, &params);
+    ret = copy_co_run(c->copy);
+    copy_free(c->copy);
+    c->copy = NULL;
+    /* What was passed over must never lose the image that has it (S7). */
+    return ret < 0 ? ret : c->ignored;
+}
+
+static CO_FN int commit_co_prepare(struct job *j, GError **err)
+{
+    struct commit_job *c = (struct commit_job *)j;
+
+    return commit_chain_co_pivot(&c->chain, c->backing_file, err);
+}
+
+static CO_FN void commit_co_clean(struct job *j)
+{
+    struct commit_job *c = (struct commit_job *)j;
+
+    commit_chain_co_release(&c->chain);
+    g_clear_pointer(&c->backing_file, g_free);
+}
+
+static void commit_set_speed(struct job *j, uint64_t speed)
+{
+    struct commit_job *c = (struct commit_job *)j;
+
+    if (c->copy) {
+        copy_set_speed(c->copy, speed);
+    }
+}
+
+static void commit_kick(struct job *j)
+{
+    struct commit_job *c = (struct commit_job *)j;
+
+    if (c->copy) {
+        copy_kick(c->copy);
+    }
+}
+
+static void commit_let_go(struct job *j)
+{
+    struct commit_job *c = (struct commit_job *)j;
+
+    transfer_let_go(&c->chain.transfer);
+}
+
+static const struct job_driver commit_driver = {
+    .type = "commit",
+    .job_size = sizeof(struct commit_job),
+    .co_run = commit_co_run,
+    .co_prepare = commit_co_prepare,
+    .co_clean = commit_co_clean,
+    .set_speed = commit_set_speed,
+    .kick = commit_kick,
+    .let_go = commit_let_go,
+};
+
+/* --- start --- */
+
+static CO_FN int commit_co_check(const struct commit_params *p,
+                                 struct node *overlay, GError **err)
+{
+    const struct pivot pivot = { overlay, node_overlay_of(p->top, p->base) };
+    struct node *end = node_chain_next(p->base);
+
+    for (struct node *n = overlay; n && n != end; n = node_chain_next(n)) {
+        int ret = node_check_op(n, BLOCK_OP_COMMIT, err);
+
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return pivot_co_check_name(&pivot, p->backing_file, err);
+}
+
+int commit_co_start(struct jobs *js, const struct commit_params *p,
+                    struct job **ret_job, GError **err)
+{
+    struct node *overlay = node_overlay_of(p->node, p->top);
+    g_autofree char *by = NULL;
+    struct commit_job *c;
+    struct job *j;
+    int ret = commit_co_check(p, overlay, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = job_new(js, &commit_driver, &p->job, &j, err);
+    if (ret < 0) {
+        return ret;
+    }
+    c = (struct commit_job *)j;
+    c->graph = p->top->graph;
+    c->on_error = p->on_error;
+    c->backing_file = g_strdup(p->backing_file);
+    j->len = p->top->size;
+    by = g_strdup_printf("commit job '%s'", j->id);
+    ret = commit_chain_co_hold(&c->chain, overlay, p->top, p->base,
+                               p->filter_node_name, by, err);
+    if (ret < 0) {
+        commit_co_clean(j);
+        job_drop(j);
+        return ret;
+    }
+    job_start(j);
+    *ret_job = j;
+    return 0;
+}
