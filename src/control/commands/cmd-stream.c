@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/cmd-stream.h"
+#include "control/commands/job-args.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "job/job.h"
@@ -65,42 +66,14 @@ static int resolve_base(struct control *c, const json_t *args,
     return 0;
 }
 
-static enum on_error parse_on_error(const char *text)
-{
-    static const char *const names[ON_ERROR_COUNT] = {
-        [ON_ERROR_REPORT] = "report", [ON_ERROR_IGNORE] = "ignore",
-        [ON_ERROR_STOP] = "stop",     [ON_ERROR_ENOSPC] = "enospc",
-        [ON_ERROR_AUTO] = "auto",
-    };
-
-    for (unsigned i = 0; text && i < ON_ERROR_COUNT; i++) {
-        if (g_str_equal(names[i], text)) {
-            return i;
-        }
-    }
-    return ON_ERROR_REPORT;
-}
-
-/* The id that a stream with @args has: as told, or that of the device. */
-static const char *job_id_of(struct control *c, const json_t *args)
-{
-    const char *id = arg_str(args, "job-id");
-    const char *device = arg_str(args, "device");
-
-    return id ? id : device_find(c->graph, device) ? device : "";
-}
-
 int stream_co_command(struct control *c, const json_t *args, GError **err)
 {
-    int64_t speed = arg_int(args, "speed", 0);
     struct stream_params p = {
-        .job.id = job_id_of(c, args),
-        .job.auto_finalize = arg_bool(args, "auto-finalize", true),
-        .job.auto_dismiss = arg_bool(args, "auto-dismiss", true),
+        .job = job_args_params(c, args),
         .device = arg_str(args, "device"),
         .backing_file = arg_str(args, "backing-file"),
         .filter_node_name = arg_str(args, "filter-node-name"),
-        .on_error = parse_on_error(arg_str(args, "on-error")),
+        .on_error = job_args_on_error(args, "on-error"),
     };
     struct job *job;
     int r = check_exclusive(args, err);
@@ -116,18 +89,14 @@ int stream_co_command(struct control *c, const json_t *args, GError **err)
     if (r < 0) {
         return r;
     }
-    if (speed < 0) {
-        return err_set(err, EINVAL,
-                       "Parameter 'speed' expects a non-negative value");
-    }
-    p.job.speed = (uint64_t)speed;
-    return stream_co_start(c->jobs, &p, &job, err);
+    r = job_args_speed(args, &p.job.speed, err);
+    return r < 0 ? r : stream_co_start(c->jobs, &p, &job, err);
 }
 
 CO_FN int cmd_co_block_stream(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
-    g_autofree char *id = g_strdup(job_id_of(c, args));
+    g_autofree char *id = g_strdup(job_args_id(c, args));
     struct journal_start start;
     int r = journal_co_begin_start(c->journal, id, "block-stream", args, &start,
                                    err);

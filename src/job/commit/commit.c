@@ -6,6 +6,7 @@
 #include "job/commit/commit-chain.h"
 #include "job/copy/copy.h"
 #include "job/pivot.h"
+#include "job/result.h"
 
 struct commit_job {
     struct job job; /* first */
@@ -49,6 +50,11 @@ static CO_FN int commit_co_error(void *arg, uint64_t off, bool is_read,
 {
     struct commit_job *c = arg;
 
+    /* Of those that are ignored the first is what the job fails with. */
+    if (!c->ignored) {
+        job_set_fault(&c->job, is_read ? c->chain.top : c->chain.base, off,
+                      is_read, errnum);
+    }
     switch (job_error_action(&c->job, c->on_error, is_read, errnum)) {
     case ERROR_ACTION_IGNORE:
         c->ignored = c->ignored ? c->ignored : -errnum;

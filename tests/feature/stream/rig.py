@@ -384,13 +384,14 @@ class Guest:
 class Base:
     """nbdkit before a file. The error filter is on while @error_file exists."""
 
-    def __init__(self, directory, path, *filters, name='base'):
+    def __init__(self, directory, path, *filters, name='base',
+                 writable=False):
         need('nbdkit')
         self.sock = os.path.join(directory, name + '.sock')
         self.error_file = os.path.join(directory, name + '.error')
         self.path = path
-        argv = ['nbdkit', '-f', '-r', '--exit-with-parent', '-t', '32',
-                '-U', self.sock]
+        argv = ['nbdkit', '-f', '--exit-with-parent', '-t', '32',
+                '-U', self.sock] + ([] if writable else ['-r'])
         words = []
         for f in filters:
             name_, *params = f.split(',')

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* block-commit: which images of a chain are merged. */
+#include "base/err.h"
+#include "control/commands.h"
+#include "control/commands/job-args.h"
+#include "control/control-int.h"
+#include "job/commit/commit.h"
+
+/* The name of @n as "top" may say it. */
+static bool is_called(const struct node *n, const char *filename)
+{
+    return n->filename && g_str_equal(n->filename, filename);
+}
+
+static int find_top(struct control *c, const json_t *args,
+                    struct commit_params *p, GError **err)
+{
+    const char *top = arg_str(args, "top");
+    const char *top_node = arg_str(args, "top-node");
+
+    p->top = p->node;
+    if (top && top_node) {
+        return err_set(err, EINVAL,
+                       "'top-node' and 'top' are mutually exclusive");
+    }
+    if (top_node) {
+        p->top = node_find(c->graph, top_node, err);
+        if (!p->top) {
+            return -ENOENT;
+        }
+        if (!node_chain_contains(p->node, p->top)) {
+            return err_set(err, EINVAL,
+                           "'%s' is not in this backing file chain", top_node);
+        }
+    } else if (top && !is_called(node_image(p->node, NULL), top)) {
+        p->top = node_chain_find_file(p->node, top);
+        if (!p->top) {
+            return err_set(err, ENOENT, "Top image file %s not found", top);
+        }
+    }
+    p->top = node_image(p->top, NULL);
+    return 0;
+}
+
+/* The image at the bottom of the chain from @n down; NULL: @n is alone. */
+static struct node *lowest_below(struct node *n)
+{
+    struct node *lowest = NULL;
+
+    while ((n = node_skip_filters(node_backing(n)))) {
+        lowest = n;
+    }
+    return lowest;
+}
+
+static int find_base(struct control *c, const json_t *args,
+                     struct commit_params *p, GError **err)
+{
+    const char *base = arg_str(args, "base");
+    const char *base_node = arg_str(args, "base-node");
+
+    if (base && base_node) {
+        return err_set(err, EINVAL,
+                       "'base-node' and 'base' are mutually exclusive");
+    }
+    if (base_node) {
+        p->base = node_find(c->graph, base_node, err);
+        if (!p->base) {
+            return -ENOENT;
+        }
+        if (!node_chain_contains(p->top, p->base)) {
+            return err_set(err, EINVAL,
+                           "'%s' is not in this backing file chain", base_node);
+        }
+        p->base = node_skip_filters(p->base);
+    } else if (base) {
+        p->base = node_chain_find_file(p->top, base);
+        if (!p->base) {
+            return err_set(err, ENOENT, "Can't find '%s' in the backing chain",
+                           base);
+        }
+    } else {
+        p->base = lowest_below(p->top);
+        if (!p->base) {
+            return err_set(err, EINVAL, "There is no backing image");
+        }
+    }
+    return p->top == p->base
+               ? err_set(err, EINVAL, "cannot commit an image into itself")
+               : 0;
+}
+
+CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    const char *device = arg_str(args, "device");
+    struct commit_params p = {
+        .job = job_args_params(c, args),
+        .node = node_find_any(c->graph, device, NULL),
+        .backing_file = arg_str(args, "backing-file"),
+        .filter_node_name = arg_str(args, "filter-node-name"),
+        .on_error = job_args_on_error(args, "on-error"),
+    };
+    struct job *job;
+    int r;
+
+    if (!p.node) {
+        return err_set_class(err, ERR_DEVICE_NOT_FOUND, ENOENT,
+                             "Device '%s' not found", device);
+    }
+    r = job_args_speed(args, &p.job.speed, err);
+    if (r == 0) {
+        r = find_top(c, args, &p, err);
+    }
+    if (r == 0) {
+        r = find_base(c, args, &p, err);
+    }
+    if (r == 0 && p.top == node_image(p.node, NULL)) {
+        r = err_set(err, ENOTSUP,
+                    "'%s' is the active layer, which cannot be committed "
+                    "while it is in use",
+                    p.top->name);
+    }
+    return r < 0 ? r : commit_co_start(c->jobs, &p, &job, err);
+}
