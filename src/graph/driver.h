@@ -50,8 +50,6 @@ struct node_driver {
     enum node_kind kind;
     size_t state_size; /* zeroed node->state of this size; freed by graph */
     bool supports_backing;
-    bool is_local;        /* storage whose transfers keep this machine's
-                           * processors and disks busy, no network */
     unsigned filter_perm; /* a filter's own needs of "file": enum perm */
     bool is_internal;     /* jobs open it, no options of a user do */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
@@ -180,6 +178,9 @@ struct node_driver {
     CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);
     /* The open file, as fstat(2) tells. -ENOTSUP: there is none. Optional. */
     CO_FN_PTR int (*co_stat)(struct node *n, struct stat *ret_st);
+    /* The device that the open storage lies on, as st_dev or st_rdev tell; what
+     * is on one shares its speed. 0, or left out: a device of its own. */
+    uint64_t (*device_id)(const struct node *n);
     /* Rename the open file to @path, which must not exist / remove its name.
      * Durable on success. -ESTALE when its name leads to another file by now,
      * -EEXIST. The node goes on either way. Optional. */

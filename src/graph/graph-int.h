@@ -14,13 +14,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "graph/driver.h"
-#include "graph/admission.h"
 #include "graph/io.h"
 #include "graph/node.h"
 #include "graph/track.h"
 #include "loop/co.h"
 
 struct drain;
+struct storage_control;
 
 struct graph {
     struct loop *loop;
@@ -34,7 +34,7 @@ struct graph {
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
-    struct admission admission; /* of background copying */
+    GPtrArray *controls; /* struct storage_control, borrowed */
     unsigned max_depth;
     unsigned debuggers; /* nodes that hear debug events */
     enum backing_policy policy;
@@ -89,9 +89,10 @@ struct node_int {
     unsigned quiesced; /* drains that hold the driver quiet */
     bool quieting;     /* the first of them is still asking it */
     struct co_queue quieted;
-    uint64_t write_gen;   /* completed changes ... */
-    uint64_t flushed_gen; /* ... and how many a flush has covered */
-    int failure;          /* 0, or what every flush gets (G6) */
+    struct storage_control *control; /* of storage: graph/background.h */
+    uint64_t write_gen;              /* completed changes ... */
+    uint64_t flushed_gen;            /* ... and how many a flush has covered */
+    int failure;                     /* 0, or what every flush gets (G6) */
     uint64_t write_highest;
     unsigned perm, shared; /* cumulative, as the driver last accepted */
     struct backing_request *pending;
@@ -113,8 +114,6 @@ struct backend {
     struct co_queue drain_waiters; /* waiting for the drain to end */
     struct co_queue idle;          /* waiting for in_flight == 0 */
     struct backend_stats stats;
-    uint64_t latency_ns;    /* moving average of demand requests */
-    uint64_t latency_at_ns; /* when it was last fed */
     struct backend *next;
 };
 

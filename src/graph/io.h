@@ -42,6 +42,9 @@ enum io_flags {
      * cluster get one, whose bytes are a hole with IO_MAY_UNMAP. A file takes
      * the space past its end, too, without that. */
     IO_ALLOCATE = 1 << 7,
+    /* A guest waits for it: admission control looks how long it takes at
+     * storage.  Set by backends; drivers pass it on with the data. */
+    IO_DEMAND = 1 << 8,
 };
 
 enum status_flags {
@@ -168,6 +171,3 @@ const struct backend_stats *backend_get_stats(const struct backend *u);
 void backend_stats_add(struct backend *u, const struct backend *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
-/* Moving average of the latency of demand (not IO_BACKGROUND) reads and writes
- * by all backends above @n, ns; 0 = none within the last second. */
-uint64_t node_demand_latency_ns(struct node *n);

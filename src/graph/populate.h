@@ -26,8 +26,9 @@ struct populate_result {
     uint64_t copied; /* bytes read below and written here, or shared */
     uint64_t shared; /* those that were shared: no data was moved */
     uint64_t zeroed; /* bytes that became zero clusters */
-    int read_error;  /* 0, or -errno of the chain below ... */
-    int write_error; /* ... or of the overlay */
+    uint64_t read_ns, write_ns; /* how long that took, all pieces together */
+    int read_error;             /* 0, or -errno of the chain below ... */
+    int write_error;            /* ... or of the overlay */
 };
 
 /* Populate [@off, @off+@len) of overlay @n (no filter), widened to its

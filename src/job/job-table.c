@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which state may follow which, and which verb is taken in which: those of
- * QEMU, so that its tools find what they know. */
-#include "job/job.h"
+ * QEMU, so that its tools find what they know.  And how a job tells of itself:
+ * what all files of jobs use. */
+#include "base/err.h"
+#include "job/job-int.h"
+#include "job/trace.h"
 
 #define S(x) (1u << JOB_##x)
 static const struct {
@@ -51,4 +54,23 @@ bool job_state_may_follow(enum job_state from, enum job_state to)
 bool job_verb_allowed(enum job_state s, enum job_verb v)
 {
     return states[s].verbs & 1u << v;
+}
+
+int job_check_verb(const struct job *j, enum job_verb v, GError **err)
+{
+    trace_job_verb(j->id, job_state_name(j->state), job_verb_name(v));
+    if (job_verb_allowed(j->state, v)) {
+        return 0;
+    }
+    return err_set(err, EPERM,
+                   "Job '%s' in state '%s' cannot accept command verb '%s'",
+                   j->id, job_state_name(j->state), job_verb_name(v));
+}
+
+void job_send(struct job *j, const char *name, json_t *data)
+{
+    if (!j->internal && j->jobs->fn) {
+        j->jobs->fn(name, data, j->jobs->arg);
+    }
+    json_decref(data);
 }

@@ -12,40 +12,13 @@
 #include "job/job.h"
 #include <string.h>
 #include "base/err.h"
+#include "job/job-int.h"
 #include "job/result.h"
 #include "job/trace.h"
 #include "loop/co.h"
 #include "loop/loop.h"
 
-struct jobs {
-    struct loop *loop;
-    job_event_fn fn;
-    void *arg;
-    struct job_settle settle;
-    GPtrArray *list; /* struct job, oldest first */
-    struct job_results *results;
-    struct co_queue changed; /* a job left the list */
-    bool shutting_down;
-};
-struct job_int {
-    unsigned refs; /* the list's and those of waiters */
-    bool listed;
-    bool finalize; /* the verb came */
-    bool started, by_shutdown;
-    struct loop_timer let_go; /* runs from cancel to the end */
-    struct co_queue wake;     /* the job's coroutine waits for a verb */
-    struct co_queue concluded;
-};
-
 /* --- events --- */
-
-static void job_send(struct job *j, const char *name, json_t *data)
-{
-    if (!j->internal && j->jobs->fn) {
-        j->jobs->fn(name, data, j->jobs->arg);
-    }
-    json_decref(data);
-}
 
 static void job_set_state(struct job *j, enum job_state to)
 {
@@ -153,6 +126,8 @@ static void job_unref(struct job *j)
         return;
     }
     loop_timer_cancel(&j->priv->let_go);
+    loop_timer_cancel(&j->priv->deadline);
+    background_free(j->background);
     g_free(j->id);
     g_free(j->device);
     g_clear_error(&j->error);
@@ -195,6 +170,8 @@ static void job_let_go(void *arg)
     loop_timer_arm(&j->priv->let_go, loop_clock_ns(j->jobs->loop) + LET_GO_NS);
 }
 
+static const struct background_limits default_limits = BACKGROUND_LIMITS;
+
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err)
 {
@@ -215,6 +192,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     j->priv->refs = 1;
     j->priv->listed = true;
     loop_timer_init(&j->priv->let_go, js->loop, job_let_go, j);
+    loop_timer_init(&j->priv->deadline, js->loop, job_deadline_check, j);
     j->id = g_strdup(p->id);
     j->device = g_strdup(p->id);
     j->drv = drv;
@@ -222,6 +200,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     j->auto_finalize = p->auto_finalize;
     j->auto_dismiss = p->auto_dismiss;
     j->speed = p->speed;
+    j->limits = p->limits ? *p->limits : default_limits;
     j->start_ns = loop_now_ns(js->loop);
     g_ptr_array_add(js->list, j);
     job_set_state(j, JOB_CREATED);
@@ -313,6 +292,8 @@ static CO_FN void job_co_conclude(struct job *j)
         j->drv->co_clean(j);
     }
     loop_timer_cancel(&j->priv->let_go);
+    loop_timer_cancel(&j->priv->deadline);
+    g_clear_pointer(&j->background, background_free);
     j->busy = false;
     cancelled = j->result == -ECANCELED && j->cancelled;
     if (js->settle.co_settle) {
@@ -353,22 +334,12 @@ void job_start(struct job *j)
 {
     g_assert(j->state == JOB_CREATED && !j->priv->started);
     j->priv->started = true;
+    job_deadline_check(j);
     j->busy = true;
     co_start(j->jobs->loop, job_entry, j);
 }
 
 /* --- verbs --- */
-
-static int job_check_verb(const struct job *j, enum job_verb v, GError **err)
-{
-    trace_job_verb(j->id, job_state_name(j->state), job_verb_name(v));
-    if (job_verb_allowed(j->state, v)) {
-        return 0;
-    }
-    return err_set(err, EPERM,
-                   "Job '%s' in state '%s' cannot accept command verb '%s'",
-                   j->id, job_state_name(j->state), job_verb_name(v));
-}
 
 static void job_kick(struct job *j)
 {
@@ -453,6 +424,7 @@ int job_user_set_speed(struct job *j, int64_t speed, GError **err)
                        "Parameter 'speed' expects a non-negative value");
     }
     j->speed = (uint64_t)speed;
+    job_deadline_check(j);
     if (j->drv->set_speed) {
         j->drv->set_speed(j, j->speed);
     }

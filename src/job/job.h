@@ -17,7 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "graph/background.h"
 #include "graph/node.h"
+#include "job/bottleneck.h"
 
 enum job_state {
     JOB_UNDEFINED,
@@ -69,6 +71,8 @@ struct job_driver {
     /* Release everything; always called, success or not. */
     CO_FN_PTR void (*co_clean)(struct job *j);
     void (*set_speed)(struct job *j, uint64_t speed);
+    /* What keeps it from being faster. May be left out. */
+    enum job_bottleneck (*held_by)(const struct job *j);
     /* A verb arrived (pause, cancel): reach the pause point soon. */
     void (*kick)(struct job *j);
     /* Cancelled, and not over within LET_GO_NS; called again and again until it
@@ -85,8 +89,10 @@ struct job {
     struct jobs *jobs;
     enum job_state state;
     bool auto_finalize, auto_dismiss, internal;
-    uint64_t speed;       /* bytes/s, 0 = unlimited */
-    uint64_t offset, len; /* bytes of virtual size */
+    uint64_t speed; /* bytes/s, 0 = unlimited */
+    struct background_limits limits;
+    struct background *background; /* the driver makes it; freed with the job */
+    uint64_t offset, len;          /* bytes of virtual size */
     uint64_t start_ns;
     bool busy, backend_paused, cancelled, force_cancel;
     enum io_status io_status;
@@ -123,6 +129,7 @@ struct job_params {
     const char *id; /* required; checked for form and uniqueness */
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
+    const struct background_limits *limits; /* NULL: the defaults */
 };
 /* Make a job in state created, its `len` to be set before the caller yields:
  * "Invalid job ID 'X'", "Job ID 'X' already in use". Owned by @js. */
@@ -139,12 +146,17 @@ int job_user_pause(struct job *j, GError **err);
 int job_user_resume(struct job *j, GError **err);
 int job_user_cancel(struct job *j, bool force, GError **err);
 int job_user_set_speed(struct job *j, int64_t speed, GError **err);
+int job_user_set_limits(struct job *j, const struct background_limits *l,
+                        GError **err);
 CO_FN int job_user_co_complete(struct job *j, GError **err);
 int job_user_finalize(struct job *j, GError **err);
 int job_user_dismiss(struct job *j, GError **err);
 
 /* For drivers, inside co_run. Sleeps while paused; -ECANCELED if cancelled. */
 CO_FN int job_co_pause_point(struct job *j);
+/* So far everything is done. */
+void job_progress(struct job *j, uint64_t offset);
+enum job_bottleneck job_held_by(const struct job *j);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
 enum error_action {

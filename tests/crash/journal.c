@@ -60,7 +60,10 @@ static CO_FN void journal_co_do(struct journal *j, struct op *op, char letter)
         journal_co_erase(j, ids[i]);
     } else if (letter <= '6') {
         op->kind = OP_WAIT;
-        journal_co_set_speed(j, ids[i], 4096);
+        json_t *changes = json_pack("{s:i}", "speed", 4096);
+
+        journal_co_change(j, ids[i], changes);
+        json_decref(changes);
     } else {
         op->kind = OP_REFUSE;
         journal_co_start(j, i, args, false);

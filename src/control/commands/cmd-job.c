@@ -5,8 +5,10 @@
  */
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/limit-args.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
+#include "graph/background.h"
 #include "job/job.h"
 #include "job/result.h"
 
@@ -74,7 +76,37 @@ CO_FN int cmd_co_block_job_set_speed(struct control *c, const json_t *args,
     int r = j ? job_user_set_speed(j, arg_int(args, "speed", 0), err) : -ENOENT;
 
     if (r == 0) {
-        journal_co_set_speed(c->journal, id, arg_int(args, "speed", 0));
+        json_t *changes = json_pack("{s:I}", "speed",
+                                    (json_int_t)arg_int(args, "speed", 0));
+
+        journal_co_change(c->journal, id, changes);
+        json_decref(changes);
+    }
+    return r;
+}
+
+CO_FN int cmd_co_block_job_set_limits(struct control *c, const json_t *args,
+                                      json_t **ret, GError **err)
+{
+    const char *id = arg_str(args, "device");
+    struct job *j = find_block_job(c, id, err);
+    struct background_limits limits;
+    int r;
+
+    if (!j) {
+        return -ENOENT;
+    }
+    limits = j->limits;
+    r = limit_args_take(args, &limits, err);
+    if (r == 0) {
+        r = job_user_set_limits(j, &limits, err);
+    }
+    if (r == 0) {
+        json_t *changes = json_deep_copy(args);
+
+        json_object_del(changes, "device");
+        journal_co_change(c->journal, id, changes);
+        json_decref(changes);
     }
     return r;
 }

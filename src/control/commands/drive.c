@@ -30,6 +30,7 @@ static void drive_clear(struct drive *d)
     g_free(d->interface);
     g_free(d->throttle_group);
     json_decref(d->limits);
+    json_decref(d->stream_limits);
 }
 
 /* cache=MODE in terms of the nodes; cache.direct=on and the like come as an
@@ -104,6 +105,44 @@ static int take_hang(struct opts *o, struct drive *d, GError **err)
     return r;
 }
 
+/* What is said of the stream of stream=on. */
+static int take_stream_limits(struct opts *o, struct drive *d, GError **err)
+{
+    g_autofree char *target = NULL;
+    uint64_t floor = 0;
+    int64_t finish_by = 0;
+    int r;
+
+    d->stream_limits = json_object();
+    r = opts_take_str(o, "latency-target", &target, err);
+    if (r > 0) {
+        json_object_set_new(d->stream_limits, "latency-target",
+                            json_string(target));
+    }
+    r = r < 0 ? r : opts_take_size(o, "floor", &floor, err);
+    if (r > 0) {
+        json_object_set_new(d->stream_limits, "floor",
+                            json_integer((json_int_t)MIN(floor, INT64_MAX)));
+    }
+    r = r < 0 ? r : opts_take_int(o, "finish-by", &finish_by, err);
+    if (r > 0) {
+        json_object_set_new(d->stream_limits, "finish-by",
+                            json_integer(finish_by));
+    }
+    return MIN(r, 0);
+}
+
+/* Once it is known whether there is a stream. */
+static int check_stream_limits(const struct drive *d, GError **err)
+{
+    void *first = json_object_iter(d->stream_limits);
+
+    return d->stream || !first
+               ? 0
+               : err_set(err, EINVAL, "Parameter '%s' goes with 'stream=on'",
+                         json_object_iter_key(first));
+}
+
 static int take_device(struct opts *o, struct drive *d, GError **err)
 {
     static const char *const ro[] = { "readonly", "read-only" };
@@ -123,6 +162,9 @@ static int take_device(struct opts *o, struct drive *d, GError **err)
     }
     if (r >= 0) {
         r = take_hang(o, d, err);
+    }
+    if (r >= 0) {
+        r = take_stream_limits(o, d, err);
     }
     return r < 0 ? r : take_accepted(o, err);
 }
@@ -179,6 +221,7 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
         json_t *args = json_pack("{s:s,s:s}", "job-id", d->id, "device", d->id),
                *ret = NULL;
 
+        json_object_update(args, d->stream_limits);
         r = cmd_co_block_stream(c, args, &ret, err);
         json_decref(args);
     }
@@ -211,6 +254,9 @@ static CO_FN void add_drive_entry(void *arg)
     }
     if (r == 0) {
         r = drive_co_take_image(a->c->graph, o, &d, &node, &a->err);
+    }
+    if (r == 0) {
+        r = check_stream_limits(&d, &a->err);
     }
     if (r == 0) {
         json_object_update(node, cache);

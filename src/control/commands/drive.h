@@ -16,12 +16,13 @@ struct node;
 struct drive {
     char *id, *interface;
     bool copy_on_read, stream, read_only;
-    bool empty;           /* no medium */
-    bool set_hang;        /* one of the next two was given */
-    int on_hang;          /* 1: error */
-    int64_t hang_timeout; /* s */
-    char *throttle_group; /* NULL: the drive's id */
-    json_t *limits;       /* ThrottleLimits as strings; NULL: none */
+    bool empty;            /* no medium */
+    bool set_hang;         /* one of the next two was given */
+    int on_hang;           /* 1: error */
+    int64_t hang_timeout;  /* s */
+    char *throttle_group;  /* NULL: the drive's id */
+    json_t *limits;        /* ThrottleLimits as strings; NULL: none */
+    json_t *stream_limits; /* arguments of block-stream, or NULL */
 };
 
 /* --- drive-image.c --- */

@@ -338,7 +338,7 @@ void journal_co_end_start(struct journal *j, struct journal_start *s,
 
 /* --- changes --- */
 
-void journal_co_set_speed(struct journal *j, const char *id, int64_t speed)
+void journal_co_change(struct journal *j, const char *id, json_t *changes)
 {
     json_t *args = j ? json_object_get(json_object_get(j->entries, id),
                                        "arguments")
@@ -348,7 +348,7 @@ void journal_co_set_speed(struct journal *j, const char *id, int64_t speed)
     if (!args) {
         return;
     }
-    json_object_set_new(args, "speed", json_integer(speed));
+    json_object_update(args, changes);
     if (journal_co_write(j, &err) < 0) {
         fprintf(stderr, "sluiced: %s\n", err->message);
     }

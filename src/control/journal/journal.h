@@ -51,9 +51,10 @@ CO_FN int journal_co_begin_start(struct journal *j, const char *id,
 /* @started: the job runs, and its entry with it; else all is as it was. */
 CO_FN void journal_co_end_start(struct journal *j, struct journal_start *s,
                                 bool started);
-/* Go on with that speed after a restart. */
-CO_FN void journal_co_set_speed(struct journal *j, const char *id,
-                                int64_t speed);
+/* The job was given other values of arguments: it goes on with them after a
+ * restart. @changes is borrowed. */
+CO_FN void journal_co_change(struct journal *j, const char *id,
+                             json_t *changes);
 CO_FN void journal_co_erase(struct journal *j, const char *id);
 /* Erase a waiting entry. */
 CO_FN int journal_co_forget(struct journal *j, const char *id, GError **err);

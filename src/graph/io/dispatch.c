@@ -12,6 +12,7 @@
  * the two may have failed only this flush.
  */
 #include "base/barrier.h"
+#include "graph/demand.h"
 #include "graph/io/dispatch.h"
 #include "graph/trace.h"
 
@@ -39,7 +40,14 @@ int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
         return 0;
     }
     iov = iov_slice(iov, 0, have);
-    ret = read_co_dispatch(n, off, iov, flags);
+    if (demand_counts(n, flags)) {
+        uint64_t begun = storage_control_demand_begin(n->priv->control);
+
+        ret = read_co_dispatch(n, off, iov, flags);
+        storage_control_demand_done(n->priv->control, begun);
+    } else {
+        ret = read_co_dispatch(n, off, iov, flags);
+    }
     return dispatch_result(n, "read", off, have, ret);
 }
 
@@ -70,7 +78,14 @@ int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
         flags |= n->priv->detect_zeroes == DETECT_UNMAP ? IO_MAY_UNMAP : 0;
         return node_co_zero(n, off, iov.len, flags);
     }
-    ret = write_co_dispatch(n, off, iov, flags);
+    if (demand_counts(n, flags)) {
+        uint64_t begun = storage_control_demand_begin(n->priv->control);
+
+        ret = write_co_dispatch(n, off, iov, flags);
+        storage_control_demand_done(n->priv->control, begun);
+    } else {
+        ret = write_co_dispatch(n, off, iov, flags);
+    }
     return dispatch_result(n, "write", off, iov.len, ret);
 }
 

@@ -155,6 +155,12 @@ static int backend_check(struct backend *u, uint64_t off, uint64_t len,
 
 /* --- requests --- */
 
+/* A guest waits for it, unless it is said to be background work. */
+static unsigned demand(unsigned flags)
+{
+    return flags & IO_BACKGROUND ? flags : flags | IO_DEMAND;
+}
+
 int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
                       unsigned flags)
 {
@@ -165,8 +171,8 @@ int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
         backend_co_enter(u);
         ret = backend_check(u, off, iov.len, 0, ACCT_READ);
         if (ret == 0) {
-            ret = node_co_preadv(u->edge->child, off, iov, flags);
-            account_done(u, ACCT_READ, off, iov.len, flags, start, ret);
+            ret = node_co_preadv(u->edge->child, off, iov, demand(flags));
+            account_done(u, ACCT_READ, off, iov.len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
     return ret;
@@ -182,8 +188,8 @@ int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
         backend_co_enter(u);
         ret = backend_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
         if (ret == 0) {
-            ret = node_co_pwritev(u->edge->child, off, iov, flags);
-            account_done(u, ACCT_WRITE, off, iov.len, flags, start, ret);
+            ret = node_co_pwritev(u->edge->child, off, iov, demand(flags));
+            account_done(u, ACCT_WRITE, off, iov.len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
     return ret;
@@ -200,8 +206,7 @@ int backend_co_zero(struct backend *u, uint64_t off, uint64_t len,
         ret = backend_check(u, off, len, PERM_WRITE, ACCT_WRITE);
         if (ret == 0) {
             ret = node_co_zero(u->edge->child, off, len, flags);
-            account_done(u, ACCT_WRITE, off, len, flags | IO_BACKGROUND, start,
-                         ret);
+            account_done(u, ACCT_WRITE, off, len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
     return ret;
@@ -217,7 +222,7 @@ int backend_co_discard(struct backend *u, uint64_t off, uint64_t len)
         ret = backend_check(u, off, len, PERM_WRITE, ACCT_UNMAP);
         if (ret == 0) {
             ret = node_co_discard(u->edge->child, off, len);
-            account_done(u, ACCT_UNMAP, off, len, 0, start, ret);
+            account_done(u, ACCT_UNMAP, off, len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
     return ret;
@@ -231,7 +236,7 @@ int backend_co_flush(struct backend *u)
     do {
         backend_co_enter(u);
         ret = node_co_flush(u->edge->child);
-        account_done(u, ACCT_FLUSH, 0, 0, 0, start, ret);
+        account_done(u, ACCT_FLUSH, 0, 0, start, ret);
     } while (backend_leaves_to_restart(u, ret));
     return ret;
 }

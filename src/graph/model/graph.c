@@ -20,6 +20,7 @@ struct graph *graph_new(struct loop *l,
     g->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     g->nodes = g_ptr_array_new();
     g->devices = g_ptr_array_new();
+    g->controls = g_ptr_array_new();
     g->max_depth = CHAIN_DEPTH_DEFAULT;
     g->policy = BACKING_FOLLOW;
     return g;
@@ -56,6 +57,8 @@ void graph_co_free(struct graph *g)
     g_assert(!g->drains);
     g_ptr_array_free(g->nodes, TRUE);
     g_ptr_array_free(g->devices, TRUE);
+    g_assert(g->controls->len == 0);
+    g_ptr_array_free(g->controls, TRUE);
     g_hash_table_destroy(g->by_name);
     g_clear_pointer(&g->secrets, g_hash_table_destroy);
     g_free(g->beneath);

@@ -50,4 +50,4 @@ void drain_adopt_backend(struct backend *u);
 
 /* account.c */
 void account_done(struct backend *u, enum acct_kind kind, uint64_t off,
-                  uint64_t bytes, unsigned flags, uint64_t start_ns, int ret);
+                  uint64_t bytes, uint64_t start_ns, int ret);

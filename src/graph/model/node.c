@@ -9,6 +9,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "graph/model/in-flight.h"
+#include "graph/demand.h"
 #include "graph/model/model.h"
 #include "graph/trace.h"
 
@@ -101,6 +102,7 @@ void node_free(struct node *n)
     node_unregister(n);
     n->graph->debuggers -= n->drv->debug_control ? 1 : 0;
     drain_forget_node(n);
+    storage_control_release(n);
     backing_request_free(n->priv->pending);
     json_decref(n->options);
     g_free(n->priv->followed);

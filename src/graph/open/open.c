@@ -9,6 +9,7 @@
  */
 #include <string.h>
 #include "base/err.h"
+#include "graph/demand.h"
 #include "graph/model/model.h"
 #include "graph/open/open.h"
 #include "graph/trace.h"
@@ -212,6 +213,7 @@ static int open_finish_opts(const struct node_driver *drv, struct opts *o,
 static CO_FN void node_co_finish_open(struct node *n)
 {
     n->priv->open = true;
+    storage_control_adopt(n);
     n->priv->growable = n->drv->kind == NODE_PROTOCOL && n->drv->co_truncate;
     /* Whoever wrote before us may not have flushed: the first flush counts. */
     n->priv->write_gen = 1;

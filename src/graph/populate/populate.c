@@ -24,6 +24,7 @@
 #include "graph/track.h"
 #include "loop/co.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 
 /* Coroutines that carry out the pieces of one request. */
 #define MAX_WORKERS 16
@@ -89,7 +90,7 @@ static void work_init(struct work *w, struct node *n, struct node *base,
         .off = off,
         .end = end,
         .next = off,
-        .io_flags = io_flags & IO_BACKGROUND,
+        .io_flags = io_flags & (IO_BACKGROUND | IO_DEMAND),
         .know_data = io_flags & IO_KNOWN_DATA,
     };
     w->cluster = limits->cluster_size ? limits->cluster_size
@@ -378,48 +379,24 @@ static CO_FN int plan_co_next(struct work *w, struct piece *p)
 
 /* --- populate --- */
 
-/* Does all that is read below come from this machine? */
-static bool below_is_local(const struct work *w)
-{
-    struct node *base = node_skip_filters(w->base), *n = w->n;
-
-    while ((n = node_skip_filters(node_backing(n))) && n != base) {
-        const struct node *storage = node_storage(n);
-
-        if (storage && !storage->drv->is_local) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Read and map [@off, @end), unallocated a moment ago. Background work waits
- * for admission: before the read where that is local too, else before the
- * write. */
+/* Read and map [@off, @end), unallocated a moment ago. */
 static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
                                         uint64_t end)
 {
-    struct graph *admission = w->io_flags & IO_BACKGROUND ? w->n->graph : NULL;
-    bool early = admission && below_is_local(w);
-    uint64_t len = end - off;
+    uint64_t len = end - off, begun, read;
     struct inflight *f;
     int r;
 
     inflight_co_wait_room(w->n, len);
-    if (early) {
-        admission_co_enter(admission, len);
-    }
+    begun = read = loop_clock_ns(graph_loop(w->n->graph));
     f = inflight_begin(w->n, off, len);
     if (!f) {
-        w->res.read_error = r = -ENOMEM;
-        goto out;
+        w->res.read_error = -ENOMEM;
+        return -ENOMEM;
     }
     r = inflight_co_read(f, w->io_flags);
+    read = loop_clock_ns(graph_loop(w->n->graph));
     trace_populate_read(w->n->name, off, len, r);
-    if (admission && !early) {
-        admission_co_enter(admission, len);
-        early = true;
-    }
     if (r < 0) {
         w->res.read_error = r;
     } else {
@@ -428,11 +405,9 @@ static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
             w->res.write_error = r;
         }
     }
+    w->res.read_ns += read - begun;
+    w->res.write_ns += loop_clock_ns(graph_loop(w->n->graph)) - read;
     inflight_end(f);
-out:
-    if (early) {
-        admission_leave(admission, len);
-    }
     return r;
 }
 
@@ -778,7 +753,7 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
         return read_co_mapped(n, off, iov_slice(iov, 0, have), &m, 0);
     }
     node_map_end(n, &m);
-    work_init(&w, n, base, off, off + have, 0);
+    work_init(&w, n, base, off, off + have, IO_DEMAND);
     w.first = m;
     w.iov = &iov;
     /* Without a base to stop at all of the chain is copied: a question to a

@@ -2,6 +2,7 @@
 /* block-commit on images that no guest writes to: the job. */
 #include "job/commit/commit.h"
 #include "base/err.h"
+#include "graph/background.h"
 #include "graph/io.h"
 #include "job/commit/commit-chain.h"
 #include "job/copy/copy.h"
@@ -42,7 +43,7 @@ static void commit_progress(void *arg, uint64_t offset)
 {
     struct commit_job *c = arg;
 
-    c->job.offset = offset;
+    job_progress(&c->job, offset);
 }
 
 static CO_FN int commit_co_error(void *arg, uint64_t off, bool is_read,
@@ -73,20 +74,12 @@ static CO_FN int commit_co_pause_point(void *arg)
     return job_co_pause_point(&c->job);
 }
 
-static uint64_t commit_demand_latency(void *arg)
-{
-    struct commit_job *c = arg;
-
-    return node_demand_latency_ns(c->chain.overlay);
-}
-
 static const struct copy_ops commit_copy_ops = {
     .co_scan = commit_co_scan,
     .co_copy = commit_co_copy,
     .progress = commit_progress,
     .co_error = commit_co_error,
     .co_pause_point = commit_co_pause_point,
-    .demand_latency_ns = commit_demand_latency,
 };
 
 /* --- the job --- */
@@ -98,6 +91,7 @@ static CO_FN int commit_co_run(struct job *j, GError **err)
         .end = j->len,
         .cluster = node_get_limits(c->chain.base)->cluster_size,
         .speed = j->speed,
+        .background = j->background,
     };
     int ret = job_co_pause_point(j);
 
@@ -139,6 +133,13 @@ static void commit_set_speed(struct job *j, uint64_t speed)
     }
 }
 
+static enum job_bottleneck commit_held_by(const struct job *j)
+{
+    const struct commit_job *c = (const struct commit_job *)j;
+
+    return c->copy ? copy_held_by(c->copy) : JOB_HELD_BY_SOURCE;
+}
+
 static void commit_kick(struct job *j)
 {
     struct commit_job *c = (struct commit_job *)j;
@@ -162,6 +163,7 @@ static const struct job_driver commit_driver = {
     .co_prepare = commit_co_prepare,
     .co_clean = commit_co_clean,
     .set_speed = commit_set_speed,
+    .held_by = commit_held_by,
     .kick = commit_kick,
     .let_go = commit_let_go,
 };
@@ -213,6 +215,10 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
         job_drop(j);
         return ret;
     }
+    j->background = background_new(c->graph, &j->limits);
+    /* From the images down to the base, which is written to. */
+    background_join_chain(j->background, c->chain.top,
+                          node_chain_next(c->chain.base));
     job_start(j);
     *ret_job = j;
     return 0;

@@ -15,7 +15,9 @@
 #include "job/copy/copy.h"
 #include <errno.h>
 #include <glib.h>
+#include <math.h>
 #include "base/bucket.h"
+#include "graph/background.h"
 #include "job/copy/scan.h"
 #include "job/trace.h"
 #include "job/copy/window.h"
@@ -31,12 +33,11 @@
 /* Zeroes are metadata: long chunks, a few at a time, none in the window. */
 #define ZERO_CHUNK (UINT64_C(64) << 20)
 #define ZERO_MAX 4
-/* While guests are about: what one of them waits for at the disk. */
-#define DEMAND_CHUNK (UINT64_C(256) << 10)
 /* Once extents were shared longer chunks save calls. */
 #define SHARED_CHUNK (UINT64_C(16) << 20)
 #define CHUNKS_MAX 256
-#define DEMAND_POLL_NS (5 * UINT64_C(1000000))
+/* What held the copy back longer ago than this counts half. */
+#define HOLD_HALF_NS (500 * UINT64_C(1000000))
 
 struct chunk {
     struct copy *copy;
@@ -59,10 +60,11 @@ struct copy {
     uint64_t planned;   /* everything below is done or in `chunks` */
     uint64_t in_flight; /* bytes charged to the window */
     unsigned busy, busy_zero, failed;
-    bool demand; /* guests were seen lately */
     bool shares; /* the last chunk was shared by the file system */
     uint64_t copied;
-    uint64_t demand_ns; /* when demand was last looked at */
+    double read_ns, write_ns;        /* of chunks, lately */
+    double held_ns[JOB_BOTTLENECKS]; /* of waiting, lately */
+    uint64_t held_at_ns;
     struct co_queue wake;
 };
 
@@ -115,12 +117,47 @@ void copy_set_speed(struct copy *c, uint64_t speed)
 
 static void copy_progress(struct copy *c)
 {
+    uint64_t offset;
     struct chunk *ch;
 
     while ((ch = g_queue_peek_head(&c->chunks)) && ch->done) {
         g_free(g_queue_pop_head(&c->chunks));
     }
-    c->ops->progress(c->arg, ch ? ch->off : c->planned);
+    offset = ch ? ch->off : c->planned;
+    if (c->p.background) {
+        background_set_remaining(c->p.background, c->p.end - offset);
+    }
+    c->ops->progress(c->arg, offset);
+}
+
+/* --- what holds it back --- */
+
+enum job_bottleneck copy_held_by(const struct copy *c)
+{
+    enum job_bottleneck most = JOB_HELD_BY_SOURCE;
+
+    for (unsigned i = 0; i < JOB_BOTTLENECKS; i++) {
+        most = c->held_ns[i] > c->held_ns[most] ? i : most;
+    }
+    return most;
+}
+
+/* The side that chunks spend more of their time with. */
+static enum job_bottleneck slower_side(const struct copy *c)
+{
+    return c->write_ns > c->read_ns ? JOB_HELD_BY_TARGET : JOB_HELD_BY_SOURCE;
+}
+
+static void hold_add(struct copy *c, enum job_bottleneck why, uint64_t ns)
+{
+    uint64_t now = loop_clock_ns(c->loop);
+    double fade = exp2(-(double)(now - c->held_at_ns) / (double)HOLD_HALF_NS);
+
+    for (unsigned i = 0; i < JOB_BOTTLENECKS; i++) {
+        c->held_ns[i] *= fade;
+    }
+    c->held_ns[why] += (double)ns;
+    c->held_at_ns = now;
 }
 
 /* --- one chunk --- */
@@ -170,11 +207,16 @@ static CO_FN void chunk_entry(void *arg)
             window_not_full(&c->window);
         }
         c->shares = res.shared == len;
+        c->read_ns += ((double)res.read_ns - c->read_ns) / 8;
+        c->write_ns += ((double)res.write_ns - c->write_ns) / 8;
         window_done(&c->window, ch->mark, len, loop_clock_ns(c->loop));
     }
     if (ret < 0) {
         ch->is_read = res.is_read;
         ret = chunk_co_narrow(ch, ret);
+    }
+    if (!ch->zero && c->p.background) {
+        background_end(c->p.background, len, res.copied - res.shared);
     }
     trace_copy_chunk(ch->off, ch->len, ch->zero, ret, window_limit(&c->window));
     c->in_flight -= ch->charged;
@@ -199,6 +241,9 @@ static void chunk_start(struct chunk *ch)
     c->busy_zero += ch->zero;
     if (!ch->zero) {
         bucket_take(&c->bucket, ch->len, loop_clock_ns(c->loop));
+        if (c->p.background) {
+            background_begin(c->p.background, ch->len);
+        }
     }
     co_start(c->loop, chunk_entry, ch);
 }
@@ -214,8 +259,9 @@ static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
     } else if (c->shares && !c->p.speed) {
         chunk = MAX(SHARED_CHUNK, chunk);
     } else {
-        if (c->demand) {
-            chunk = MIN(chunk, MAX(DEMAND_CHUNK, c->p.cluster));
+        if (c->p.background) {
+            chunk = MIN(chunk,
+                        MAX(background_unit(c->p.background), c->p.cluster));
         }
         chunk = bucket_request_size(c->p.speed, c->p.cluster, chunk);
     }
@@ -236,14 +282,13 @@ static void plan_chunk(struct copy *c, const struct scan_run *run)
     chunk_start(ch);
 }
 
-/* May a chunk of @run go now? If not, *@ret_wait_ns is how long the speed
- * limit asks to wait; 0: until something comes back. */
+/* May a chunk of @run go now? If not, *@ret_why says what is waited for, and
+ * *@ret_wait_ns how long; 0: until something comes back. */
 static bool plan_may_send(struct copy *c, const struct scan_run *run,
-                          uint64_t *ret_wait_ns)
+                          uint64_t *ret_wait_ns, enum job_bottleneck *ret_why)
 {
     uint64_t len = plan_len(c, run);
 
-    *ret_wait_ns = 0;
     if (c->busy >= CHUNKS_MAX) {
         return false;
     }
@@ -253,7 +298,12 @@ static bool plan_may_send(struct copy *c, const struct scan_run *run,
     if (c->in_flight && c->in_flight + len > window_limit(&c->window)) {
         return false;
     }
+    *ret_why = JOB_HELD_BY_LIMIT;
     *ret_wait_ns = bucket_wait_ns(&c->bucket, loop_clock_ns(c->loop));
+    if (*ret_wait_ns == 0 && c->p.background) {
+        *ret_why = JOB_HELD_BY_GUEST;
+        *ret_wait_ns = background_wait_ns(c->p.background);
+    }
     if (*ret_wait_ns) {
         window_not_full(&c->window);
         return false;
@@ -261,26 +311,17 @@ static bool plan_may_send(struct copy *c, const struct scan_run *run,
     return true;
 }
 
-static CO_FN void copy_co_sleep(struct copy *c, uint64_t ns)
+static CO_FN void copy_co_sleep(struct copy *c, uint64_t ns,
+                                enum job_bottleneck why)
 {
+    uint64_t since = loop_clock_ns(c->loop);
+
     if (ns) {
-        co_queue_co_wait_until(&c->wake, loop_clock_ns(c->loop) + ns);
+        co_queue_co_wait_until(&c->wake, since + ns);
     } else {
         co_queue_co_wait(&c->wake);
     }
-}
-
-static void copy_look_at_demand(struct copy *c)
-{
-    uint64_t now = loop_clock_ns(c->loop);
-
-    if (c->ops->demand_latency_ns && now - c->demand_ns >= DEMAND_POLL_NS) {
-        c->demand_ns = now;
-        uint64_t latency = c->ops->demand_latency_ns(c->arg);
-
-        c->demand = latency > 0;
-        window_demand(&c->window, latency, now);
-    }
+    hold_add(c, why, loop_clock_ns(c->loop) - since);
 }
 
 /* --- errors; nothing is in flight --- */
@@ -372,6 +413,7 @@ static CO_FN int copy_co_failed_scan(struct copy *c, const struct scan_run *run)
 static CO_FN int copy_co_step(struct copy *c)
 {
     const struct scan_run *run = scan_peek(&c->scan);
+    enum job_bottleneck why = slower_side(c);
     uint64_t wait_ns = 0;
 
     if (c->failed) {
@@ -383,6 +425,7 @@ static CO_FN int copy_co_step(struct copy *c)
             return 1;
         }
         window_not_full(&c->window);
+        why = c->busy ? why : JOB_HELD_BY_SOURCE;
     } else if (run->kind == SCAN_SKIP) {
         c->planned = run->off + run->len;
         scan_take(&c->scan, run->len);
@@ -392,11 +435,11 @@ static CO_FN int copy_co_step(struct copy *c)
         if (!c->busy) {
             return copy_co_failed_scan(c, run);
         }
-    } else if (plan_may_send(c, run, &wait_ns)) {
+    } else if (plan_may_send(c, run, &wait_ns, &why)) {
         plan_chunk(c, run);
         return 0;
     }
-    copy_co_sleep(c, wait_ns);
+    copy_co_sleep(c, wait_ns, why);
     return 0;
 }
 
@@ -413,7 +456,6 @@ CO_FN int copy_co_run(struct copy *c)
     do {
         ret = c->ops->co_pause_point(c->arg);
         if (ret == 0) {
-            copy_look_at_demand(c);
             ret = copy_co_step(c);
         }
     } while (ret == 0);

@@ -5,15 +5,18 @@
  *
  * A scanner walks extents by status far ahead of the copying.  Runs that need
  * copying are cut into chunks; a window of chunks is in flight, reads and
- * writes overlapping.  The window grows while throughput grows with it and
- * shrinks when demand requests get slower; a floor keeps it moving.  A token
- * bucket smooths `speed`.
+ * writes overlapping.  The window finds the bandwidth: it grows while throughput
+ * grows with it.  A bucket smooths `speed`.  Guests are the business of
+ * admission control (graph/background.h), which is asked before each chunk and
+ * says how long chunks may be: the plan that is made here is the only one.
  */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "job/bottleneck.h"
 
+struct background;
 struct copy;
 struct loop;
 
@@ -22,6 +25,8 @@ struct copy_result {
     uint64_t copied; /* bytes that were moved; zeroes count nothing */
     uint64_t shared; /* those of them that cost no data transfer */
     bool is_read;    /* which side the error came from */
+    /* Where the time went; both 0: not told. */
+    uint64_t read_ns, write_ns;
 };
 
 /* Who reads and writes. All on the loop, all may yield. */
@@ -41,16 +46,14 @@ struct copy_ops {
                               int errnum);
     /* Between chunks: pause (sleep), cancel (-ECANCELED). */
     CO_FN_PTR int (*co_pause_point)(void *arg);
-    /* Mean latency of demand requests lately, ns; 0 = none. No yield. May be
-     * left out. */
-    uint64_t (*demand_latency_ns)(void *arg);
 };
 struct copy_params {
-    uint64_t start, end; /* bytes */
-    uint32_t chunk;      /* bytes; 0 = 1 MiB; cluster multiple */
-    uint32_t cluster;    /* bytes, 0 = 64 KiB: least request */
-    uint64_t speed;      /* bytes/s, 0 = unlimited */
-    uint64_t window_max; /* bytes in flight; 0 = 64 MiB */
+    uint64_t start, end;           /* bytes */
+    uint32_t chunk;                /* bytes; 0 = 1 MiB; cluster multiple */
+    uint32_t cluster;              /* bytes, 0 = 64 KiB: least request */
+    uint64_t speed;                /* bytes/s, 0 = unlimited */
+    uint64_t window_max;           /* bytes in flight; 0 = 64 MiB */
+    struct background *background; /* NULL: guests are not looked at */
 };
 struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
                       const struct copy_params *p);
@@ -66,3 +69,5 @@ void copy_kick(struct copy *c);
 uint64_t copy_window(const struct copy *c);
 /* Bytes moved so far. */
 uint64_t copy_copied(const struct copy *c);
+/* What has kept it from being faster lately. */
+enum job_bottleneck copy_held_by(const struct copy *c);

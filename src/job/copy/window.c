@@ -18,12 +18,6 @@
 #define DOWN_BACKOFF_MAX 15
 #define MIN_ROUND_NS (5 * UINT64_C(1000000))
 
-#define DEMAND_RATIO 1.5
-#define SHARE_STEP_NS (20 * UINT64_C(1000000))
-#define SHARE_GROW (WINDOW_SHARE_FULL / 16)
-#define PROBE_NS (30 * UINT64_C(1000000))
-#define PROBE_EVERY_NS (UINT64_C(10) * 1000000000)
-
 static void round_begin(struct window *w, uint64_t now_ns)
 {
     w->round_mark = w->delivered;
@@ -53,7 +47,6 @@ void window_init(struct window *w, uint64_t chunk, uint64_t max,
         .chunk = chunk,
         .max = MAX(max, chunk),
         .phase = WINDOW_FILL,
-        .share = WINDOW_SHARE_FULL,
     };
     w->size = floor_size(w);
     round_begin(w, now_ns);
@@ -62,15 +55,7 @@ void window_init(struct window *w, uint64_t chunk, uint64_t max,
 
 uint64_t window_limit(const struct window *w)
 {
-    uint64_t limit = w->size;
-
-    if (w->probe_ns) {
-        return w->chunk;
-    }
-    if (w->share < WINDOW_SHARE_FULL) {
-        limit = limit / WINDOW_SHARE_FULL * w->share;
-    }
-    return MAX(limit, w->chunk);
+    return w->size;
 }
 
 uint64_t window_sent(const struct window *w)
@@ -141,7 +126,7 @@ static void round_end(struct window *w, uint64_t now_ns)
     double rate = (double)w->round_bytes /
                   (double)MAX(now_ns - w->round_start_ns, 1);
 
-    if (w->round_limited || w->share < WINDOW_SHARE_FULL || w->probe_ns) {
+    if (w->round_limited) {
         /* Teaches nothing, but a limit met while filling is no plateau. */
     } else if (w->settling) {
         w->settling = false;
@@ -172,50 +157,5 @@ void window_done(struct window *w, uint64_t mark, uint64_t bytes,
     if (w->phase == WINDOW_FILL || w->settling ||
         now_ns - w->round_start_ns >= MIN_ROUND_NS) {
         round_end(w, now_ns);
-    }
-}
-
-/* Give way to one chunk for a moment, to see what demand takes undisturbed. */
-static void demand_measure(struct window *w, double latency, uint64_t now_ns)
-{
-    if (!w->probe_ns) {
-        w->probe_ns = now_ns;
-    } else if (now_ns - w->probe_ns >= PROBE_NS) {
-        w->demand_base = latency;
-        w->base_ns = now_ns;
-        w->share_ns = now_ns;
-        w->probe_ns = 0;
-        w->settling = true;
-    }
-}
-
-void window_demand(struct window *w, uint64_t latency_ns, uint64_t now_ns)
-{
-    double latency = (double)latency_ns;
-    bool high;
-
-    if (!latency_ns) {
-        w->probe_ns = 0;
-        w->demand_base = 0;
-        high = false;
-    } else {
-        if (w->probe_ns || w->demand_base == 0 ||
-            now_ns - w->base_ns >= PROBE_EVERY_NS) {
-            demand_measure(w, latency, now_ns);
-            return;
-        }
-        w->demand_base = MIN(w->demand_base, latency);
-        high = latency > w->demand_base * DEMAND_RATIO;
-    }
-    if (now_ns - w->share_ns < SHARE_STEP_NS) {
-        return;
-    }
-    if (high) {
-        w->share = MAX(w->share / 2, 1);
-        w->share_ns = now_ns;
-    } else if (w->share < WINDOW_SHARE_FULL) {
-        w->share = MIN(w->share + SHARE_GROW, WINDOW_SHARE_FULL);
-        w->share_ns = now_ns;
-        w->settling = true;
     }
 }

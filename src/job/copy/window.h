@@ -13,10 +13,6 @@
  * A round ends when something that was sent after it began comes back; the
  * first round after a change only lets the change take hold.  Rounds in which
  * something else than the window held the sender back teach nothing.
- *
- * On top of it stands the share left to the copy while demand requests suffer:
- * halved while they take 1.5 times what they take undisturbed, grown back in
- * steps.  The limit never falls below one chunk.
  */
 #pragma once
 #include <stdbool.h>
@@ -26,7 +22,7 @@ enum window_phase { WINDOW_FILL, WINDOW_HOLD, WINDOW_UP, WINDOW_DOWN };
 
 struct window {
     uint64_t chunk, max; /* bytes */
-    uint64_t size;       /* bytes, before the demand share */
+    uint64_t size;       /* bytes that may be in flight */
     enum window_phase phase;
 
     uint64_t delivered;  /* bytes that came back, all time */
@@ -46,14 +42,7 @@ struct window {
     bool next_down;
     unsigned down_backoff; /* turns of DOWN to leave out after a failure */
     unsigned down_skip;    /* of which are still to go */
-
-    unsigned share;     /* of WINDOW_SHARE_FULL */
-    uint64_t share_ns;  /* when it last changed */
-    double demand_base; /* ns, undisturbed; 0 = not known */
-    uint64_t base_ns;   /* when that was measured */
-    uint64_t probe_ns;  /* measuring it since; 0 = not now */
 };
-#define WINDOW_SHARE_FULL 64
 
 void window_init(struct window *w, uint64_t chunk, uint64_t max,
                  uint64_t now_ns);
@@ -65,5 +54,3 @@ void window_done(struct window *w, uint64_t mark, uint64_t bytes,
                  uint64_t now_ns);
 /* The sender had room and did not use it (speed limit, nothing found yet). */
 void window_not_full(struct window *w);
-/* Mean latency of demand requests; 0 = there are none. */
-void window_demand(struct window *w, uint64_t latency_ns, uint64_t now_ns);

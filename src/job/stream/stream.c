@@ -32,6 +32,14 @@ struct stream_job {
     int ignored; /* first error that was passed over, -errno */
 };
 
+/* It writes to the overlay and reads from all that is below, down to the
+ * bottom. */
+static void chain_join_storages(const struct stream_chain *p,
+                                struct background *b)
+{
+    background_join_chain(b, p->top, node_backing(p->bottom));
+}
+
 /* --- the copy engine's view --- */
 
 static CO_FN int stream_co_scan(void *arg, uint64_t off, uint64_t max,
@@ -53,6 +61,8 @@ static CO_FN int stream_co_copy(void *arg, uint64_t off, uint64_t len,
 
     res->copied = pr.copied;
     res->shared = pr.shared;
+    res->read_ns = pr.read_ns;
+    res->write_ns = pr.write_ns;
     res->is_read = pr.read_error != 0;
     return ret;
 }
@@ -61,7 +71,7 @@ static void stream_progress(void *arg, uint64_t offset)
 {
     struct stream_job *s = arg;
 
-    s->job.offset = offset;
+    job_progress(&s->job, offset);
 }
 
 static CO_FN void stream_co_note_fault(struct stream_job *s, uint64_t off,
@@ -105,20 +115,12 @@ static CO_FN int stream_co_pause_point(void *arg)
     return job_co_pause_point(&s->job);
 }
 
-static uint64_t stream_demand_latency(void *arg)
-{
-    struct stream_job *s = arg;
-
-    return node_demand_latency_ns(s->stream_chain.top);
-}
-
 static const struct copy_ops stream_copy_ops = {
     .co_scan = stream_co_scan,
     .co_copy = stream_co_copy,
     .progress = stream_progress,
     .co_error = stream_co_error,
     .co_pause_point = stream_co_pause_point,
-    .demand_latency_ns = stream_demand_latency,
 };
 
 /* --- the job --- */
@@ -129,6 +131,7 @@ static CO_FN int stream_co_attempt(struct stream_job *s)
         .end = s->job.len,
         .cluster = node_get_limits(s->stream_chain.top)->cluster_size,
         .speed = s->job.speed,
+        .background = s->job.background,
     };
     int ret;
 
@@ -191,6 +194,13 @@ static void stream_set_speed(struct job *j, uint64_t speed)
     }
 }
 
+static enum job_bottleneck stream_held_by(const struct job *j)
+{
+    const struct stream_job *s = (const struct stream_job *)j;
+
+    return s->copy ? copy_held_by(s->copy) : JOB_HELD_BY_SOURCE;
+}
+
 static void stream_kick(struct job *j)
 {
     struct stream_job *s = (struct stream_job *)j;
@@ -214,6 +224,7 @@ static const struct job_driver stream_driver = {
     .co_prepare = stream_co_prepare,
     .co_clean = stream_co_clean,
     .set_speed = stream_set_speed,
+    .held_by = stream_held_by,
     .kick = stream_kick,
     .let_go = stream_let_go,
 };
@@ -320,12 +331,36 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
         job_drop(j);
         return ret;
     }
+    j->background = background_new(s->graph, &j->limits);
+    chain_join_storages(&s->stream_chain, j->background);
     job_start(j);
     *ret_job = j;
     return 0;
 }
 
 /* --- one step --- */
+
+/* A step is one chunk: it waits like any other, and its caller with it. */
+static CO_FN int step_co_copy(struct stream_chain *p, uint64_t off,
+                              uint64_t len, bool zero,
+                              struct populate_result *res)
+{
+    static const struct background_limits limits = BACKGROUND_LIMITS;
+    struct background *b;
+    int ret;
+
+    if (zero) {
+        return stream_chain_co_copy(p, off, len, zero, res);
+    }
+    b = background_new(p->top->graph, &limits);
+    chain_join_storages(p, b);
+    background_co_wait(b);
+    background_begin(b, len);
+    ret = stream_chain_co_copy(p, off, len, zero, res);
+    background_end(b, len, res->copied - res->shared);
+    background_free(b);
+    return ret;
+}
 
 /* Populate from @off until something was; *@ret_end is where that ends. */
 static CO_FN int step_co_populate(struct stream_chain *p, uint64_t off,
@@ -346,7 +381,7 @@ static CO_FN int step_co_populate(struct stream_chain *p, uint64_t off,
         }
         if (need) {
             len = MIN(len, step - off % step);
-            ret = stream_chain_co_copy(p, off, len, zero, &res);
+            ret = step_co_copy(p, off, len, zero, &res);
         }
         if (ret < 0) {
             return ret;

@@ -419,6 +419,15 @@ static CO_FN int file_co_stat(struct node *n, struct stat *ret_st)
     return io_co_fstat(s->io, ret_st);
 }
 
+/* A file system and the block device that it lies on have the same number. */
+static uint64_t file_device_id(const struct node *n)
+{
+    const struct file_state *s = n->state;
+    const struct stat *st = &s->identity;
+
+    return S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
+}
+
 /* Make the file itself; @file is NULL. */
 static CO_FN int file_co_create(struct node *file, struct opts *o, GError **err)
 {
@@ -465,7 +474,7 @@ static const struct create_option file_create_options[] = {
 };
 
 #define FILE_OPERATIONS \
-    .kind = NODE_PROTOCOL, .is_local = true, \
+    .kind = NODE_PROTOCOL, .device_id = file_device_id, \
     .state_size = sizeof(struct file_state), .handles_fua = true, \
     .option_names = file_option_names, \
     .reference_options = file_reference_options, .reference = file_reference, \

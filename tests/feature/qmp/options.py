@@ -92,6 +92,12 @@ def test_drive(d):
         d, '--drive', 'id=v,format=qed,snapshot=on,file=' + top)
     assert 'writethrough' in usage_error(
         d, '--drive', 'id=v,format=qed,cache=writethrough,file=' + top)
+    for limit in ('latency-target=soon', 'latency-target=1x', 'floor=x',
+                  'finish-by=tomorrow'):
+        assert limit.split('=')[0] in usage_error(
+            d, '--drive', 'id=v,format=qed,stream=on,%s,file=%s' % (limit, top))
+    assert "'floor' goes with 'stream=on'" in usage_error(
+        d, '--drive', 'id=v,format=qed,floor=1M,file=' + top)
     assert 'zz' in usage_error(d, '--drive', 'id=v,format=qed,zz=1,file=' + top)
     with Sluiced(d, '--drive', 'id=v,format=qed,if=virtio,cache=none,'
                  'aio=native,file=' + top,

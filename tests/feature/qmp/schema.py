@@ -44,7 +44,7 @@ def test_stream_as_clients_look_for_it(d):
         assert [m['name'] for m in members] == [
             'job-id', 'device', 'base', 'base-node', 'backing-file', 'bottom',
             'speed', 'on-error', 'filter-node-name', 'auto-finalize',
-            'auto-dismiss'], members
+            'auto-dismiss', 'latency-target', 'floor', 'finish-by'], members
         assert [m['name'] for m in members if 'default' not in m] == ['device']
         add = by_name[by_name['blockdev-add']['arg-type']]
         assert add['tag'] == 'driver'

@@ -41,7 +41,6 @@ struct world {
     /* Control. */
     bool cancel, paused;
     struct co_queue resumed;
-    uint64_t demand_ns, demand_per_byte;
 
     uint64_t progress, progress_calls;
     uint64_t sent_in_slot, slot, slot_max, slot_min, slot_ns;
@@ -155,21 +154,12 @@ static CO_FN int world_co_pause_point(void *arg)
     return w->cancel ? -ECANCELED : 0;
 }
 
-static uint64_t world_demand(void *arg)
-{
-    struct world *w = arg;
-
-    return w->demand_ns ? w->demand_ns + w->demand_per_byte * w->in_flight / MIB
-                        : 0;
-}
-
 static const struct copy_ops ops = {
     .co_scan = world_co_scan,
     .co_copy = world_co_copy,
     .progress = world_progress,
     .co_error = world_co_error,
     .co_pause_point = world_co_pause_point,
-    .demand_latency_ns = world_demand,
 };
 
 static CO_FN void body_entry(void *arg)
@@ -490,26 +480,6 @@ static void test_error_retried(void)
     }
 }
 
-/* Guests whose requests suffer get the link; the copy goes on below them. */
-static void test_demand(void)
-{
-    struct world w;
-    double alone, busy;
-
-    world_init(&w, 2048 * MIB, 1000, 10 * MS);
-    alone = 2048.0 / ((double)run(&w) / 1e9);
-    world_done(&w);
-    world_init(&w, 2048 * MIB, 1000, 10 * MS);
-    w.demand_ns = MS;
-    w.demand_per_byte = MS / 5;
-    busy = 2048.0 / ((double)run(&w) / 1e9);
-    g_test_message("alone %.0f, with demand %.0f MiB/s", alone, busy);
-    g_assert_cmpfloat(busy, <, 0.5 * alone);
-    g_assert_cmpfloat(busy, >, 0.05 * alone);
-    assert_whole(&w);
-    world_done(&w);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -524,6 +494,5 @@ int main(int argc, char **argv)
     g_test_add_func("/job/copy/error-gives-up", test_error_gives_up);
     g_test_add_func("/job/copy/error-ignored", test_error_ignored);
     g_test_add_func("/job/copy/error-retried", test_error_retried);
-    g_test_add_func("/job/copy/demand", test_demand);
     return g_test_run();
 }

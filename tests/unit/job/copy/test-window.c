@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The window against a simulated link: a pipe of fixed rate, then a delay that
- * may vary. It must reach the bandwidth-delay product, find it again when it
- * changes, and give way to demand requests. */
+ * may vary. It must reach the bandwidth-delay product and find it again when it
+ * changes. */
 #include <glib.h>
 #include "job/copy/window.h"
 
@@ -14,9 +14,6 @@ struct link {
     double rate; /* bytes/ns */
     uint64_t delay_ns;
     double jitter; /* of the delay, 0..1 */
-    /* Demand requests take this much, plus that for each byte in flight. */
-    uint64_t demand_ns;
-    double demand_per_byte;
 
     GRand *rand;
     struct window w;
@@ -74,14 +71,6 @@ static double link_run(struct link *l, uint64_t ns)
             link_send(l);
         }
         link_receive(l);
-        if (l->demand_ns) {
-            window_demand(&l->w,
-                          l->demand_ns + (uint64_t)(l->demand_per_byte *
-                                                    (double)l->in_flight),
-                          l->now);
-        } else {
-            window_demand(&l->w, 0, l->now);
-        }
     }
     return (double)(l->done - done) / (double)MIB /
            ((double)(l->now - from) / 1e9);
@@ -146,43 +135,6 @@ static void test_follows_change(void)
     g_rand_free(l.rand);
 }
 
-static void test_gives_way(void)
-{
-    struct link l;
-    double rate;
-
-    link_init(&l, 1000, 10 * MS);
-    link_run(&l, 3 * SEC);
-    /* Demand takes 1 ms alone, 0.2 ms more for each MiB in flight. */
-    l.demand_ns = MS;
-    l.demand_per_byte = 0.2 * (double)MS / (double)MIB;
-    link_run(&l, 2 * SEC);
-    rate = link_run(&l, 5 * SEC);
-    g_test_message("with demand: %.0f MiB/s, window %.1f MiB", rate,
-                   (double)window_limit(&l.w) / (double)MIB);
-    g_assert_cmpuint(window_limit(&l.w), <=, 5 * MIB);
-    g_assert_cmpfloat(rate, >=, 60);
-    g_assert_cmpfloat(rate, <=, 400);
-    l.demand_ns = 0;
-    link_run(&l, SEC);
-    g_assert_cmpfloat(link_run(&l, 5 * SEC), >=, 900);
-    g_rand_free(l.rand);
-}
-
-/* Demand that is always slow must not stop the copy. */
-static void test_floor(void)
-{
-    struct window w;
-
-    window_init(&w, MIB, 64 * MIB, SEC);
-    window_demand(&w, MS, SEC);
-    for (uint64_t now = SEC; now < 9 * SEC; now += 5 * MS) {
-        window_demand(&w, MS * (1 + (now - SEC) / (100 * MS)), now);
-        g_assert_cmpuint(window_limit(&w), >=, MIB);
-    }
-    g_assert_cmpuint(window_limit(&w), ==, MIB);
-}
-
 /* A sender that something else holds back must not lose its window. */
 static void test_limited_teaches_nothing(void)
 {
@@ -207,8 +159,6 @@ int main(int argc, char **argv)
     g_test_add_func("/job/window/reaches-bdp", test_reaches_bdp);
     g_test_add_func("/job/window/stays-small", test_stays_small);
     g_test_add_func("/job/window/follows-change", test_follows_change);
-    g_test_add_func("/job/window/gives-way", test_gives_way);
-    g_test_add_func("/job/window/floor", test_floor);
     g_test_add_func("/job/window/limited", test_limited_teaches_nothing);
     return g_test_run();
 }
