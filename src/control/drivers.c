@@ -14,7 +14,8 @@
 
 const struct node_driver *const node_drivers[] = {
     &file_driver,       &host_device_driver,
-    &nbd_driver,        &null_co_driver,
+    &nbd_driver,        &http_driver,
+    &https_driver,      &null_co_driver,
     &null_aio_driver,   &raw_driver,
     &qed_driver,        &qcow2_driver,
     &cow_driver,        &blkdebug_driver,

@@ -14,7 +14,8 @@ from sluiced import SLUICE, SLUICED, TOP, Skip, Sluiced, run
 
 BUILD = os.path.dirname(SLUICED)
 REFERENCE = BUILD + '/src/control/control-commands.rst'
-DRIVER_PAGE = {'host_device': 'file', 'null-co': 'null', 'null-aio': 'null'}
+DRIVER_PAGE = {'host_device': 'file', 'null-co': 'null', 'null-aio': 'null',
+               'https': 'http'}
 
 
 def read(path):

@@ -28,7 +28,9 @@ static bool is_address_part(const char *driver, const char *name)
                                          NULL };
 
     return (g_str_equal(driver, "nbd") && g_strv_contains(parts, name)) ||
-           (g_str_equal(driver, "blkdebug") && g_str_equal(name, "filename"));
+           ((g_str_equal(driver, "blkdebug") ||
+             g_str_has_prefix(driver, "http")) &&
+            g_str_equal(name, "filename"));
 }
 
 static void check_driver(const struct node_driver *drv)

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The options of drivers "http" and "https"; private to them and "s3". */
+#pragma once
+#include <glib.h>
+#include "base/annot.h"
+#include "storage/http/http-client.h"
+#include "storage/http/http-url.h"
+
+struct graph;
+struct opts;
+
+/* What an http_identity borrows. */
+struct http_names {
+    char *username, *proxy_username;
+    GBytes *password, *cookie, *bearer, *proxy_password;
+    int ca_fd; /* memory that holds the certificates; -1: the system's */
+    char *ca_file;
+};
+
+/* All zero but ca_fd. */
+void http_names_init(struct http_names *names);
+void http_names_clear(struct http_names *names);
+void http_names_lend(const struct http_names *names, struct http_identity *id);
+
+/* "http" and "https"; NULL-terminated. */
+extern const char *const http_option_names[];
+extern const char *const https_option_names[];
+
+/* The address, for driver @scheme. */
+int http_options_take_url(struct opts *o, const char *scheme,
+                          struct http_url *ret, GError **err);
+/* Who we are: user, cookie, token, proxy, certificates. @names is initialised
+ * and the caller's to clear, also after a failure. */
+int http_options_take_names(struct opts *o, struct graph *g,
+                            struct http_names *names, GError **err);
+/* What @id has beside names. */
+int http_options_take_tls(struct opts *o, struct graph *g,
+                          struct http_names *names, bool *ret_verify,
+                          GError **err);
+int http_options_take_client(struct opts *o, struct http_client_options *co,
+                             uint64_t *ret_readahead, GError **err);
+/* A secret that is one line of text; NULL if option @name is not there. */
+int http_options_take_secret(struct opts *o, struct graph *g, const char *name,
+                             GBytes **ret, GError **err);
