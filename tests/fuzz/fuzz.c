@@ -12,6 +12,8 @@
 int __wrap_socket(int domain, int type, int protocol);
 int __wrap_getaddrinfo(const char *host, const char *port,
                        const struct addrinfo *hints, struct addrinfo **ret);
+/* Of libcurl, whose own calls do not come here. */
+void *__wrap_curl_multi_init(void);
 
 int __attribute__((weak)) __wrap_socket(int domain, int type, int protocol)
 {
@@ -23,6 +25,11 @@ int __wrap_getaddrinfo(const char *host, const char *port,
                        const struct addrinfo *hints, struct addrinfo **ret)
 {
     return EAI_FAIL;
+}
+
+void *__wrap_curl_multi_init(void)
+{
+    return NULL;
 }
 
 const uint8_t *fuzz_take(struct fuzz_input *in, size_t max, size_t *ret_len)
