@@ -323,7 +323,8 @@ static CO_FN int read_co_attempt(struct read *r)
     if (!r->is_first) {
         read_take(r);
     }
-    ret = read_co_judge(r);
+    /* When all has come it does not matter how the answer ended. */
+    ret = r->dst.len > 0 ? read_co_judge(r) : 0;
     r->f->url = NULL;
     http_url_clear(&url);
     return ret;

@@ -231,6 +231,7 @@ static size_t fetch_on_body(char *data, size_t size, size_t n, void *arg)
         return f->judged && f->discarded <= DISCARD_MAX ? len : 0;
     }
     if (len > f->head.last - f->head.first + 1 - f->got) {
+        f->got = 0; /* whatever this answer is, it is not what it says */
         judge(f, HTTP_LOST, -EPROTO, "the server sent more bytes than it said");
         return 0;
     }
