@@ -14,6 +14,10 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/image.h"
+#include "cli/serve-format.h"
+#include "control/commands/image-info.h"
+#include "graph/node.h"
 
 struct serve {
     const char *image, *format, *name, *socket, *port, *control, *cache;
@@ -58,21 +62,6 @@ static const struct option serve_options[] = {
     { NULL, 0, NULL, 0 }
 };
 
-/* The format that a name's ending stands for: a person's word, not a look
- * into the image, so it is safe on a writable one. */
-static const char *format_of_name(const char *image)
-{
-    static const char *const endings[] = { "qcow2", "qed", "raw", "cow" };
-    const char *dot = strrchr(image, '.');
-
-    for (unsigned i = 0; dot && i < G_N_ELEMENTS(endings); i++) {
-        if (strcmp(dot + 1, endings[i]) == 0) {
-            return endings[i];
-        }
-    }
-    return NULL;
-}
-
 /* 0, an exit status, or -1 after help. */
 static int serve_parse_args(int argc, char **argv, struct serve *s)
 {
@@ -106,10 +95,7 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
     }
     s->image = argv[optind];
     if (!s->format && !(s->format = format_of_name(s->image))) {
-        return cli_usage_error("serve",
-                               "the format of '%s' is not known from its name: "
-                               "say it with -f (for example -f qed)",
-                               s->image);
+        return cli_usage_error("serve", UNKNOWN_FORMAT, s->image);
     }
     if (s->socket && s->port) {
         return cli_usage_error("serve", "give --socket or --port, not both");
@@ -224,6 +210,7 @@ static GPtrArray *daemon_args(const struct serve *s, const char *program)
                         s->name, s->name, s->name, s->read_only ? "off" : "on",
                         cache_is_writethrough(s->cache) ? ",writethrough=on"
                                                         : ""));
+    g_ptr_array_add(args, g_strdup("--print-uris"));
     if (s->pidfile) {
         add(args, "--pidfile", g_strdup(s->pidfile));
     }
@@ -263,6 +250,40 @@ static void print_command(const GPtrArray *args)
     printf("\n");
 }
 
+/* A stream of an image without a base would be over at once, and whoever asked
+ * for it has most likely forgotten the base. */
+static CO_FN int serve_co_check_base(struct graph *g, void *arg)
+{
+    const struct serve *s = arg;
+    const struct image_spec spec = {
+        .name = s->image,
+        .format = s->format,
+        .flags = NODE_NO_IO | NODE_NO_BACKING | NODE_FORCE_SHARE,
+    };
+    g_autoptr(GError) err = NULL;
+    json_t *info = NULL;
+    struct node *n;
+    int r = image_co_open_spec(g, &spec, &n, &err);
+
+    if (r == 0) {
+        info = image_co_describe(n, false, &err);
+        node_co_unref(n);
+    }
+    if (!info) {
+        cli_gerror(err);
+        r = 1;
+    } else if (!json_object_get(info, "backing-filename")) {
+        cli_error("--stream: '%s' has no backing file to copy from", s->image);
+        fprintf(stderr,
+                "Leave --stream out, or make an image with a base: sluice "
+                "create -f %s -b BASE -F FORMAT IMAGE\n",
+                g_str_equal(s->format, "raw") ? "qcow2" : s->format);
+        r = 1;
+    }
+    json_decref(info);
+    return r;
+}
+
 int cmd_serve(int argc, char **argv)
 {
     struct serve s = { .name = "disk0" };
@@ -270,6 +291,9 @@ int cmd_serve(int argc, char **argv)
 
     if (status != 0) {
         return status < 0 ? 0 : status;
+    }
+    if (s.stream && image_run(serve_co_check_base, &s) != 0) {
+        return 1;
     }
     g_autofree char *program = find_daemon();
     g_autoptr(GPtrArray) args = daemon_args(&s, program);

@@ -2,6 +2,7 @@
 /* The subcommands, one file each (cmd-NAME.c); see struct subcommand. */
 #pragma once
 
+int cmd_add(int argc, char **argv);
 int cmd_bitmap(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_commit(int argc, char **argv);
@@ -17,6 +18,7 @@ int cmd_measure(int argc, char **argv);
 int cmd_monitor(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
 int cmd_rebase(int argc, char **argv);
+int cmd_remove(int argc, char **argv);
 int cmd_resize(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);

@@ -228,6 +228,25 @@ static const struct subcommand subcommands[] = {
       "      --pidfile FILE    write the process id there\n"
       "      --dry-run         print the daemon's command line instead\n"
       HELP_HELP },
+    { "add", cmd_add,
+      "[OPTIONS] DEVICE IMAGE",
+      "Open an image in a running daemon and serve it; print its address.\n\n"
+      SOCKET_HELP
+      "  -f, --format FORMAT   its format; taken from the endings .qcow2, .qed,\n"
+      "                        .cow, .raw, never from the image\n"
+      "      --stream          fill the image from its base meanwhile, then\n"
+      "                        let go of the base\n"
+      "      --copy-on-read    keep what guests read\n"
+      "  -r, --read-only       refuse writes\n"
+      "      --cache MODE      writeback (default), none, unsafe\n"
+      "      --nbd-socket PATH  start the NBD server there, if none runs\n"
+      HELP_HELP },
+    { "remove", cmd_remove,
+      "[-s PATH] [-f] DEVICE",
+      "Take a device that was added from a running daemon; its image is closed.\n\n"
+      SOCKET_HELP
+      "  -f, --force           cut its clients off\n"
+      HELP_HELP },
     { "pull", cmd_pull,
       "[OPTIONS] DEVICE",
       "Fill a device of a running daemon from its base, showing progress.\n"

@@ -26,7 +26,7 @@ struct option_use {
 
 /* What the first pass found. */
 struct settings {
-    bool help, version, trace_help, daemonize;
+    bool help, version, trace_help, daemonize, print_uris;
     const char *pidfile, *state_dir, *beneath;
     bool resume_jobs;
     enum io_engine_kind engine;

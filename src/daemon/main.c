@@ -106,6 +106,20 @@ static CO_FN int daemon_co_start(struct daemon *d, GError **err)
     return r;
 }
 
+/* For those who connect to what --export serves. */
+static CO_FN void daemon_co_print_uris(struct daemon *d)
+{
+    json_t *list = NULL, *entry;
+    size_t i;
+
+    control_co_execute(d->control, "query-nbd-exports", NULL, &list, NULL);
+    json_array_foreach(list, i, entry) {
+        printf("%s\n", json_string_value(json_object_get(entry, "uri")));
+    }
+    fflush(stdout);
+    json_decref(list);
+}
+
 static CO_FN void daemon_entry(void *arg)
 {
     struct daemon *d = arg;
@@ -117,6 +131,9 @@ static CO_FN void daemon_entry(void *arg)
         d->status = EXIT_FAILURE;
     } else {
         control_co_ready(d->control);
+        if (d->set.print_uris) {
+            daemon_co_print_uris(d);
+        }
         process_release_parent(d);
         while (!d->quit) {
             co_queue_co_wait(&d->wake);

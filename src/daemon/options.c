@@ -46,6 +46,12 @@ static int set_daemonize(struct settings *s, const char *arg, GError **err)
     return 0;
 }
 
+static int set_print_uris(struct settings *s, const char *arg, GError **err)
+{
+    s->print_uris = true;
+    return 0;
+}
+
 static int set_pidfile(struct settings *s, const char *arg, GError **err)
 {
     s->pidfile = arg;
@@ -224,6 +230,9 @@ static const struct option daemon_options[] = {
       "export a node or device", NULL, apply_co_export },
     { "daemonize", 0, NULL, "go to the background when all is ready",
       set_daemonize, NULL },
+    { "print-uris", 0, NULL,
+      "print the address of each export when all is ready", set_print_uris,
+      NULL },
     { "pidfile", 0, "FILE", "write the process id there, locked", set_pidfile,
       NULL },
     { "io-engine", 0, "auto|io_uring|threads", "how files are accessed",

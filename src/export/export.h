@@ -63,5 +63,7 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err);
 /* Closes connections, removes nbd exports. */
 CO_FN int nbd_server_co_stop(struct exports *es, GError **err);
+/* The exports that clients can reach now, each with its address; caller owns. */
+json_t *nbd_exports_describe(struct exports *es);
 bool nbd_server_running(const struct exports *es);
 unsigned nbd_server_port(const struct exports *es);

@@ -39,6 +39,13 @@ CO_FN int cmd_co_query_block_exports(struct control *c, const json_t *args,
     return 0;
 }
 
+CO_FN int cmd_co_query_nbd_exports(struct control *c, const json_t *args,
+                                   json_t **ret, GError **err)
+{
+    *ret = nbd_exports_describe(c->exports);
+    return 0;
+}
+
 /* A killed daemon's socket may answer for a while after its death. */
 static CO_FN int server_co_start(struct control *c,
                                  const struct nbd_server_params *p,

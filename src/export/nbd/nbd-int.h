@@ -13,6 +13,7 @@
  *   orphan.c        writes whose client is gone
  *   status.c        block status
  *   reply.c         replies and the writer coroutine
+ *   uri.c           addresses of exports
  *
  * A connection has two coroutines, reader and writer, and one for each request
  * in flight.  Requests read nothing and write nothing on the socket.  The
@@ -45,6 +46,7 @@ struct nbd_server {
     struct exports *exports;
     struct loop *loop;
     struct listener *listener;
+    char *path, *host; /* where it listens; one of them is NULL */
     unsigned max_conns;
     GQueue conns;         /* struct nbd_conn, oldest first */
     unsigned n_slots;     /* taken; at most max_conns */

@@ -133,6 +133,12 @@ struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
     return s;
 }
 
+static void server_keep_address(struct nbd_server *s, const struct sock_addr *a)
+{
+    s->path = a->path ? g_canonicalize_filename(a->path, NULL) : NULL;
+    s->host = g_strdup(a->host);
+}
+
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err)
 {
@@ -148,8 +154,10 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
     if (ret < 0) {
         es->nbd = NULL;
         g_free(s);
+        return ret;
     }
-    return ret;
+    server_keep_address(s, p->addr);
+    return 0;
 }
 
 int nbd_server_co_stop(struct exports *es, GError **err)
@@ -171,6 +179,8 @@ int nbd_server_co_stop(struct exports *es, GError **err)
     }
     exports_co_delete_all(es, &nbd_export_driver);
     es->nbd = NULL;
+    g_free(s->path);
+    g_free(s->host);
     g_free(s);
     return 0;
 }
