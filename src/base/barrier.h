@@ -38,6 +38,8 @@
                           "grows") \
     X(QCOW2_RESIZE_HEADER, "the new size is durable before success is " \
                            "reported") \
+    X(QCOW2_EMPTY_BLOCK, "a refcount block has durably no entry before it is " \
+                         "free") \
     X(QCOW2_SNAPSHOT, "what a snapshot changes is durable before the header") \
     X(QCOW2_SNAPSHOT_HEADER, "the header is durable before what it led to is " \
                              "free") \

@@ -238,6 +238,10 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
         "bF~qTFDF~RTFDF",
         "DF|T|F|D|F|T|F|D",
     };
+    /* Clusters and tables behind the end of a smaller disk. */
+    static const char *const shrunk[] = {
+        "ubFG", "beFGaF", "uFbFGbF|e|zF", "bnFGuFlF", "bFGbFGvFW",
+    };
     static const char *const broken[] = {
         "@",       "@y",  "@aF",    "@a|y|bF", "@dyF",  "@gF",       "^",
         "^a",      "^uF", "^gF",    "@^",      "@^fw",  "&",         "&aF",
@@ -278,6 +282,14 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
          i++) {
         story = story ? story
                       : sequence_try(c, shared[i], seed, &s->random_limits);
+    }
+    for (unsigned i = 0;
+         i < G_N_ELEMENTS(shrunk) && c->format == &format_qcow2 &&
+         c->fill <= 1000 && !story;
+         i++) {
+        bool can = c->snapshots || !strchr(shrunk[i], 'n');
+
+        story = can ? sequence_try(c, shrunk[i], seed, &s->limits) : NULL;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {
@@ -323,12 +335,16 @@ static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
                       : c->backing   ? "DDDUZTFFRRpScgwdoy"
                                      : "DDDUZTFFRgwdoy";
     unsigned len = (unsigned)g_rand_int_range(rnd, 5, 40);
+    bool shrinks = c->format == &format_qcow2;
 
     for (unsigned i = 0; i < len; i++) {
+        unsigned k;
+
         if (i && g_rand_int_range(rnd, 0, 3)) {
             *out++ = '|';
         }
-        *out++ = abc[g_rand_int_range(rnd, 0, (gint32)strlen(abc))];
+        k = (unsigned)g_rand_int_range(rnd, 0, (gint32)strlen(abc) + shrinks);
+        *out++ = abc[k] ? abc[k] : 'G';
     }
     *out = 0;
 }

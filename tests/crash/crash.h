@@ -113,6 +113,7 @@ extern const unsigned crash_n_configs;
     X(STREAM_STEP, "last steps of a stream in steps") \
     X(CANCEL, "streams that were cancelled on the way") \
     X(RESIZE, "disks that grew") \
+    X(SHRINK, "disks that shrank and grew back") \
     X(REOPEN, "images that became read-only and writable again") \
     X(COMPRESSED, "images with compressed clusters") \
     X(SNAPSHOT, "snapshots that were made") \
@@ -185,6 +186,7 @@ enum op_kind {
     OP_WRITE,
     OP_ZERO,
     OP_EMPTY,
+    OP_SHRINK, /* to first, and back */
     OP_TRIM,
     OP_FLUSH,
     OP_READ,

@@ -70,6 +70,7 @@ static const struct hunter {
     { BARRIER_QCOW2_TABLE_FIRST, "q4k-base", "aFaFW" },
     { BARRIER_QCOW2_REFCOUNTS, "q4k", "aFaFW" },
     { BARRIER_QCOW2_REFBLOCK, "q512", "bvaF" },
+    { BARRIER_QCOW2_EMPTY_BLOCK, "q512", "bvFGabF" },
     { BARRIER_COW_FUA, "q4k", "bFf" },
     { BARRIER_QCOW2_DATA_FILE, "q4k-data", "aFaFW" },
     { BARRIER_QCOW2_DATA_FILE, "q4k-data-raw", "aF" },

@@ -143,20 +143,23 @@ static bool touches(const struct op *op, uint64_t grain)
 void oracle_index(struct oracle *o)
 {
     unsigned n = windows_slots(o->config);
+    struct window w[N_WINDOWS];
 
     o->by_slot = g_new(GArray *, n);
     for (unsigned i = 0; i < n; i++) {
         o->by_slot[i] = g_array_new(FALSE, FALSE, sizeof(unsigned));
     }
+    windows_get(o->config, w);
     for (unsigned i = 0; i < o->n_ops; i++) {
-        const struct op *op = &o->ops[i];
+        unsigned slot = 0;
 
-        for (unsigned k = 0; op->kind == OP_EMPTY && k < n; k++) {
-            g_array_append_val(o->by_slot[k], i);
-        }
-        for (uint64_t s = 0; changes_data(op) && s < op->n; s++) {
-            g_array_append_val(o->by_slot[slot_of(o->config, op->first + s)],
-                               i);
+        for (unsigned k = 0; k < N_WINDOWS; k++) {
+            for (uint64_t s = w[k].first; s < w[k].first + w[k].n; s++) {
+                if (touches(&o->ops[i], s)) {
+                    g_array_append_val(o->by_slot[slot], i);
+                }
+                slot++;
+            }
         }
     }
 }
@@ -176,8 +179,8 @@ static bool is_promised(const struct oracle *o, const struct op *op)
     if (!op->ended || op->ended > o->at || op->result < 0) {
         return false;
     }
-    if (op->fua || op->kind == OP_RECORD || op->kind == OP_ERASE ||
-        op->kind == OP_REFUSE) {
+    if (op->fua || op->kind == OP_SHRINK || op->kind == OP_RECORD ||
+        op->kind == OP_ERASE || op->kind == OP_REFUSE) {
         return true;
     }
     for (unsigned i = 0; i < o->n_ops; i++) {
@@ -225,6 +228,13 @@ static bool is_hidden(const struct oracle *o, unsigned slot,
     return false;
 }
 
+/* What is to be cut off is given up before the size says so. */
+static bool is_given_up(const struct oracle *o, const struct op *op)
+{
+    return op->kind == OP_SHRINK && op->begun && op->begun <= o->at &&
+           (!op->ended || op->ended > o->at);
+}
+
 bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
 {
     if (o->loose[slot] && o->at < o->repaired) {
@@ -232,6 +242,9 @@ bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
     }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
+        if (is_given_up(o, op) && id == o->init[slot]) {
+            return true;
+        }
         if (op_gives(o, op, slot) == id && op->begun && op->begun <= o->at &&
             !is_hidden(o, slot, op)) {
             return true;
@@ -317,6 +330,9 @@ bool oracle_may_have_size(const struct oracle *o, uint64_t grains)
     for (unsigned i = 0; i < o->n_ops; i++) {
         const struct op *op = &o->ops[i];
 
+        if (op->kind == OP_SHRINK && op->begun && op->begun <= o->at) {
+            may = may || grains == op->first;
+        }
         if (op->kind != OP_RESIZE || !op->begun || op->begun > o->at) {
             continue;
         }
@@ -361,6 +377,7 @@ static const char *const kind_names[] = {
     "write",
     "zero",
     "empty",
+    "shrink",
     "trim",
     "flush",
     "read",

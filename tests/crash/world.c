@@ -392,22 +392,45 @@ static CO_FN int guest_co_cancel(struct guest *g, struct op *op)
     return ret;
 }
 
+/* A stream may begin while this waits for its turn. */
 static CO_FN int guest_co_resize(struct guest *g, struct op *op)
 {
-    struct node *n = backend_node(g->u);
+    struct node *n;
     int ret;
 
+    co_mutex_co_lock(&g->managing);
+    n = backend_node(g->u);
     ret = node_check_op(node_skip_filters(n), BLOCK_OP_RESIZE, NULL);
     if (ret == 0) {
         node_ref(n);
-        co_mutex_co_lock(&g->managing);
         ret = node_co_truncate(n, op->n * GRAIN, NULL);
-        co_mutex_unlock(&g->managing);
         if (ret == 0) {
             cover(COVER_RESIZE);
         }
         node_co_unref(n);
     }
+    co_mutex_unlock(&g->managing);
+    return ret;
+}
+
+/* Most of the disk is cut off, with tables and refcounts, and comes back. */
+static CO_FN int guest_co_shrink(struct guest *g, struct op *op)
+{
+    struct node *n = node_skip_filters(backend_node(g->u));
+    uint64_t size = n->size;
+    int ret;
+
+    node_ref(n);
+    co_mutex_co_lock(&g->managing);
+    ret = node_co_truncate(n, op->first * GRAIN, NULL);
+    if (ret == 0) {
+        ret = node_co_truncate(n, size, NULL);
+    }
+    co_mutex_unlock(&g->managing);
+    if (ret == 0) {
+        cover(COVER_SHRINK);
+    }
+    node_co_unref(n);
     return ret;
 }
 
@@ -422,6 +445,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         return backend_co_zero(g->u, off, len,
                                IO_MAY_UNMAP | (op->fua ? IO_FUA : 0));
     case OP_TRIM: return backend_co_discard(g->u, off, len);
+    case OP_SHRINK: return guest_co_shrink(g, op);
     case OP_FLUSH: return backend_co_flush(g->u);
     case OP_READ: return guest_co_read(g, op);
     case OP_STEP:
@@ -524,6 +548,7 @@ static const struct letter letters[] = {
     { 'l', OP_FORGET },
     { 'j', OP_RESTORE },
     { 'h', OP_EMPTY, true },
+    { 'G', OP_SHRINK },
     { 'y', OP_REPAIR },
     { 'c', OP_CANCEL },
     { 'g', OP_RESIZE },
@@ -575,6 +600,15 @@ CO_FN_LOOKS static void place(struct guest *g, const struct letter *l,
     struct window w[N_WINDOWS];
 
     windows_get(c, w);
+    if (l->kind == OP_SHRINK) {
+        op->first = 2 * cluster;
+        op->n = end - op->first;
+        /* The raw file becomes shorter before the disk does. */
+        if (g->jobs.count || c->data_raw) {
+            op->kind = OP_DRAIN; /* not with this one */
+        }
+        return;
+    }
     if (l->kind == OP_EMPTY) {
         struct node *n = node_skip_filters(g->n);
 
@@ -612,7 +646,8 @@ static bool is_snapshot(enum op_kind kind)
 /* Without whom? */
 static bool is_alone(enum op_kind kind)
 {
-    return kind == OP_REOPEN || kind == OP_EMPTY || is_snapshot(kind);
+    return kind == OP_REOPEN || kind == OP_EMPTY || kind == OP_SHRINK ||
+           is_snapshot(kind);
 }
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)

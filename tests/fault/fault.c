@@ -237,7 +237,8 @@ static bool suits(const struct kind *k, const struct scenario *s)
     return (!(s->needs & NEEDS_BASE) || k->base) &&
            (!(s->needs & NEEDS_MID) || k->mid) &&
            (!(s->needs & NEEDS_FORMAT) || strcmp(k->format, "raw")) &&
-           (!(s->needs & NEEDS_BITMAPS) || k->bitmaps);
+           (!(s->needs & NEEDS_BITMAPS) || k->bitmaps) &&
+           (!k->full_end || !strcmp(s->name, "shrink"));
 }
 
 static bool scenario_judge(const struct kind *k, const struct scenario *s,

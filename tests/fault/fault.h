@@ -108,7 +108,8 @@ struct kind {
     bool mid;                 /* another overlay between them */
     bool data_file, data_raw; /* of qcow2: data is in /top.data, which is raw */
     bool full_table;          /* of qcow2: its refcount table is nearly full */
-    bool bitmaps; /* of qcow2: one that records, one that does not */
+    bool full_end; /* of qcow2: refcount blocks count the last area alone */
+    bool bitmaps;  /* of qcow2: one that records, one that does not */
 };
 extern const struct kind kinds[];
 extern const unsigned n_kinds;

@@ -9,6 +9,8 @@
 #include "graph/io.h"
 #include "loop/io.h"
 
+/* So much that few more clusters make the refcount table too small: it has one
+ * cluster, blocks for 2 MiB. */
 #define TABLE_FILL ((size_t)1990 << 10)
 
 const struct kind kinds[] = {
@@ -25,6 +27,7 @@ const struct kind kinds[] = {
     { "qcow2-data-raw", "qcow2", NULL, false, .data_file = true,
       .data_raw = true },
     { "qcow2-small", "qcow2", NULL, false, .full_table = true },
+    { "qcow2-blocks", "qcow2", NULL, false, .full_end = true },
     { "qcow2-bitmaps", "qcow2", "raw", false, .bitmaps = true },
     { "cow", "cow", NULL, false },
     { "cow-raw", "cow", "raw", false },
@@ -60,7 +63,7 @@ static CO_FN int image_co_make(struct control *c, const char *format,
         if (drv->supports_backing) {
             json_object_set_new(o, "cluster_size", json_integer(4096));
         }
-        if (data && data->full_table) {
+        if (data && (data->full_table || data->full_end)) {
             json_object_set_new(o, "cluster_size", json_integer(SECTOR));
             json_object_set_new(o, "refcount_bits", json_integer(64));
         }
@@ -107,21 +110,19 @@ static CO_FN void image_co_fill(struct control *c, const char *format,
     json_decref(o);
 }
 
-/* Where the guest never looks, so much that few more clusters make the refcount
- * table too small: it has one cluster, blocks for 2 MiB. */
-static CO_FN void table_co_fill(struct control *c)
+static CO_FN void clusters_co_fill(struct control *c, uint64_t off, size_t len,
+                                   uint8_t with)
 {
     json_t *o = json_pack("{s:s,s:o}", "driver", "qcow2", "file",
                           file_options("/top"));
-    g_autofree uint8_t *buf = g_malloc0(TABLE_FILL);
+    g_autofree uint8_t *buf = g_malloc0(len);
     struct node *node;
     struct iovec v;
     int r = node_co_open(c->graph, o, NODE_RDWR, &node, NULL);
 
     g_assert(r == 0);
-    memset(buf, 1, TABLE_FILL);
-    r = node_co_pwritev(node, AREA_SECTORS * SECTOR,
-                        iov_one(&v, buf, TABLE_FILL), 0);
+    memset(buf, with, len);
+    r = node_co_pwritev(node, off, iov_one(&v, buf, len), 0);
     g_assert(r == 0);
     node_co_unref(node);
     json_decref(o);
@@ -163,8 +164,12 @@ void images_co_make(struct control *c, const struct kind *k)
     }
     g_assert(image_co_make(c, k->format, "/top", k->base ? below : NULL,
                            below_format, k, NULL) == 0);
-    if (k->full_table) {
-        table_co_fill(c);
+    if (k->full_table) { /* where the guest never looks */
+        clusters_co_fill(c, AREA_SECTORS * SECTOR, TABLE_FILL, 1);
+    }
+    if (k->full_end) {
+        clusters_co_fill(c, disk_offset((AREAS - 1) * AREA_SECTORS),
+                         AREA_SECTORS * SECTOR, 0);
     }
     if (k->bitmaps) {
         bitmaps_co_add(c);

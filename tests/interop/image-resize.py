@@ -1,14 +1,17 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """resize --preallocation: what is added reads as zeroes and is allocated, for
-the room that the mode stands for; a resize that fails leaves the old size."""
+the room that the mode stands for; a resize that fails leaves the old size.
+What was cut off leaves no metadata behind that QEMU would not leave."""
 import json
 import os
 import resource
+import shutil
 import signal
+import struct
 import subprocess
 
-from sluiced import SLUICE, qemu_img, run, run_tool
+from sluiced import SLUICE, Sluiced, qemu_img, run, run_tool
 
 MIB = 1 << 20
 # A longer base would show in what is added; the old end is inside a cluster.
@@ -120,6 +123,77 @@ def test_metadata_of_a_large_one(d):
     run_tool(SLUICE, 'resize', '-q', '--preallocation=metadata', path, '1T')
     assert used(path) < 32 * MIB, used(path)
     qemu_img('check', '-q', path)
+
+
+def blocks(path):
+    """How many refcount blocks there are, and how many count nothing."""
+    with open(path, 'rb') as f:
+        image = f.read()
+    cluster = 1 << struct.unpack_from('>I', image, 20)[0]
+    at, n = struct.unpack_from('>QI', image, 48)
+    table = [e for e in struct.unpack_from(f'>{n * cluster // 8}Q', image, at)
+             if e]
+    return len(table), sum(not any(image[e:e + cluster]) for e in table)
+
+
+def tables(path):
+    """How many L2 tables there are."""
+    with open(path, 'rb') as f:
+        image = f.read()
+    n, at = struct.unpack_from('>IQ', image, 36)
+    return sum(e != 0 for e in struct.unpack_from(f'>{n}Q', image, at))
+
+
+def end(path):
+    return json.loads(qemu_img('check', '--output=json',
+                               path))['image-end-offset']
+
+
+def one_shrink(d, options, old, new, written):
+    ours, theirs = os.path.join(d, 'ours'), os.path.join(d, 'theirs')
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', options, ours, str(old))
+    for off, n in written:
+        run_tool('qemu-io', '-f', 'qcow2', '-c', f'write -P 7 {off} {n}', ours)
+    shutil.copy(ours, theirs)
+    run_tool(SLUICE, 'resize', '-q', '--shrink', ours, str(new))
+    qemu_img('resize', '-q', '--shrink', theirs, str(new))
+    what = options, old, new
+    qemu_img('check', '-q', ours)
+    assert tables(ours) == tables(theirs), what
+    assert blocks(ours) == blocks(theirs), (what, blocks(ours), blocks(theirs))
+    assert blocks(ours)[1] == 0, what
+    assert end(ours) == end(theirs), what
+    qemu_img('compare', '-q', ours, theirs)
+    # The disk grows back to zeroes, and what was given back is used again.
+    run_tool(SLUICE, 'resize', '-q', ours, str(old))
+    qemu_img('resize', '-q', theirs, str(old))
+    qemu_img('compare', '-q', ours, theirs)
+    size = os.path.getsize(ours)
+    with Sluiced(d, '--blockdev', 'qcow2,node-name=n,file.driver=file,'
+                 'file.filename=' + ours) as s:
+        for off in range(old - MIB, old, 16384):
+            out = s.qmp.hmp(f'qemu-io n "write -P 9 {off} 16k"')
+            assert 'wrote' in out, out
+    qemu_img('check', '-q', ours)
+    got = see(ours)
+    assert got[old - MIB:] == b'\x09' * MIB and not any(got[new:old - MIB])
+    # One cluster or another is taken before its block was looked at.
+    now = os.path.getsize(ours)
+    assert now <= size + 65536, (what, now, size)
+
+
+def test_shrink_leaves_no_metadata(d):
+    """Small clusters have many tables and blocks for little data."""
+    for options in ('cluster_size=512,refcount_bits=64', 'cluster_size=512',
+                    'cluster_size=512,compat=0.10',
+                    'cluster_size=1k,refcount_bits=64',
+                    'cluster_size=64k'):
+        one_shrink(d, options, 16 * MIB, 65536, [(0, 16 * MIB)])
+        one_shrink(d, options, 4 * MIB, 65536, [(0, 4 * MIB)])
+        one_shrink(d, options, 8 * MIB, 65536, [(0, 8 * MIB)])
+        # The block that counts what is cut off is not the last one.
+        one_shrink(d, options, 8 * MIB, 5 * MIB,
+                   [(6 * MIB, 2 * MIB), (0, 2 * MIB)])
 
 
 if __name__ == '__main__':

@@ -67,7 +67,7 @@ void metadata_cache_done(struct metadata_cache *c)
     }
 }
 
-static struct table *tables_find(struct metadata_cache *c, uint64_t key)
+static struct table *tables_find(const struct metadata_cache *c, uint64_t key)
 {
     return g_hash_table_lookup(c->by_key, GSIZE_TO_POINTER(key));
 }
@@ -81,6 +81,13 @@ void metadata_cache_forget(struct metadata_cache *c, uint64_t key)
         evict(c, t);
         co_queue_wake_all(&c->room);
     }
+}
+
+bool metadata_cache_is_held(const struct metadata_cache *c, uint64_t key)
+{
+    const struct table *t = tables_find(c, key);
+
+    return t && t->refs > 0;
 }
 
 void metadata_cache_ref(struct metadata_cache *c, struct table *t)

@@ -51,6 +51,8 @@ void metadata_cache_done(struct metadata_cache *c);
 void metadata_cache_clear(struct metadata_cache *c);
 /* Forget @key, which nobody holds, if it is there. */
 void metadata_cache_forget(struct metadata_cache *c, uint64_t key);
+/* Does anybody hold @key, or wait for it? */
+bool metadata_cache_is_held(const struct metadata_cache *c, uint64_t key);
 
 /* The table of @key from memory, or loaded. Put it. */
 CO_FN int metadata_cache_co_get(struct metadata_cache *c, uint64_t key,

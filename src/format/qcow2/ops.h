@@ -50,6 +50,13 @@ CO_FN int qcow2_co_info(struct node *n, json_t *info, GError **err);
 
 CO_FN int qcow2_co_truncate(struct node *n, uint64_t size, GError **err);
 
+/* --- shrink.c --- */
+
+/* The disk had @old bytes and has @size: free tables that are not needed any
+ * more. Others may use the image. */
+CO_FN void qcow2_co_shrink_metadata(struct qcow2_image *img, uint64_t old,
+                                    uint64_t size);
+
 /* --- backing.c --- */
 
 int qcow2_check_backing_name(struct node *n, const char *name, const char *fmt,

@@ -8,7 +8,8 @@
  * cluster past the old end, a backing file that is longer than the disk was)
  * becomes zero, durably; then the size.
  *
- * Shrinking: clusters past the new end are given up, durably; then the size.
+ * Shrinking: clusters past the new end are given up, durably; then the size;
+ * then tables that have no use any more (shrink.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -358,5 +359,8 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     n->size = size;
     qcow2_bitmaps_changed(img, size, min_u64(old, size),
                           size - min_u64(old, size));
+    if (size < old) {
+        qcow2_co_shrink_metadata(img, old, size);
+    }
     return 0;
 }

@@ -11,7 +11,7 @@
 #include "base/barrier.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
-#include "format/qcow2/space/refcount.h"
+#include "format/qcow2/space/space.h"
 
 int qcow2_co_settle(struct qcow2_image *img)
 {
@@ -24,7 +24,7 @@ int qcow2_co_settle(struct qcow2_image *img)
         return ret < 0 ? ret : -EIO;
     }
     qcow2_co_reclaim(img);
-    if (ret < 0 || g_hash_table_size(img->refcounts->dirty) == 0) {
+    if (ret < 0 || !qcow2_refcounts_pending(img)) {
         return ret;
     }
     group_co_lock(img->group);
@@ -61,8 +61,8 @@ void qcow2_co_quiesce(struct node *n)
     }
     /* A copy of the file made while we are drained is complete (M9). Space is
      * lost by a repair that failed. */
-    if (img->space && (group_pending(img->group) ||
-                       g_hash_table_size(img->refcounts->dirty) > 0)) {
+    if (img->space &&
+        (group_pending(img->group) || qcow2_refcounts_pending(img))) {
         qcow2_co_settle(img);
     }
     group_co_quiesce(img->group);

@@ -110,6 +110,22 @@ static void free_cut(struct qcow2_space *sp, uint64_t first, uint64_t n)
 
 /* --- finding free ones --- */
 
+/* A range that has no block is free, up to the next one that has. */
+static void scan_skip(struct qcow2_image *img)
+{
+    struct qcow2_refcounts *r = img->refcounts;
+    struct qcow2_space *sp = img->space;
+    uint64_t first = qcow2_block_first(r, sp->scan), end;
+
+    while (sp->scan < sp->scan_end && !r->table[sp->scan]) {
+        sp->scan++;
+    }
+    end = min_u64(qcow2_block_first(r, sp->scan), sp->end);
+    if (first < end) {
+        qcow2_space_add_free(img, first, end - first);
+    }
+}
+
 /* Look at one more block. */
 static CO_FN int scan_co_step(struct qcow2_image *img)
 {
@@ -118,9 +134,7 @@ static CO_FN int scan_co_step(struct qcow2_image *img)
     uint64_t first, end, at;
     int ret;
 
-    while (sp->scan < sp->scan_end && !r->table[sp->scan]) {
-        sp->scan++;
-    }
+    scan_skip(img);
     if (sp->scan >= sp->scan_end) {
         return 0;
     }
@@ -167,7 +181,7 @@ static CO_FN int space_co_alloc_known(struct qcow2_image *img, uint64_t n,
     int ret;
 
     while (free_find(sp, n, &first)) {
-        ret = qcow2_co_blocks_ready(img, first, n, false);
+        ret = qcow2_co_blocks_ready(img, first, n, true);
         if (ret < 0) {
             return ret;
         }
@@ -378,6 +392,14 @@ static CO_FN int end_co_find(struct qcow2_image *img)
         }
     }
     return 0;
+}
+
+int qcow2_co_space_refind(struct qcow2_image *img)
+{
+    int ret = end_co_find(img);
+
+    qcow2_space_rewind(img, img->space->end);
+    return ret;
 }
 
 int qcow2_co_space_open(struct qcow2_image *img, unsigned flags, GError **err)

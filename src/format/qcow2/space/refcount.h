@@ -85,6 +85,11 @@ CO_FN int qcow2_co_blocks_ready(struct qcow2_image *img, uint64_t first,
 
 /* Make block @block. Others get their turn. */
 CO_FN int qcow2_co_block_add(struct qcow2_image *img, uint64_t block);
+/* Let the file's table lead to the blocks in @numbers (uint64_t) no more,
+ * durably. `grow` and `writing` are held. From here on, and after a failure,
+ * they are in `unlinked`; their content in the file is what it is in memory. */
+CO_FN int qcow2_co_blocks_unlink(struct qcow2_image *img,
+                                 const GArray *numbers);
 /* Write changed blocks when they begin to fill the cache. 0: no need; 1: it was
  * done, others had a turn. */
 CO_FN int qcow2_co_blocks_trim(struct qcow2_image *img);

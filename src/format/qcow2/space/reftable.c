@@ -12,6 +12,11 @@
  *
  * and the flush of the commit group follows.  The room of the old table is
  * given back when that pass is durable.
+ *
+ * A block that counts nothing goes the other way (empty-blocks.c): its entry is
+ * cleared, durably, and then its cluster is free.  A write of the entry that
+ * failed may have reached the file, or not; either is right as long as the
+ * block counts nothing, and it is unlinked like a new one until then.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -405,7 +410,6 @@ static CO_FN int links_co_write(struct qcow2_image *img, const GArray *numbers)
                g_array_index(numbers, uint64_t, i) < end + 512) {
             end = g_array_index(numbers, uint64_t, i) + 1;
         }
-        node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC_HOOKUP);
         ret = entries_co_write(img, img->hdr.reftable_offset, (uint32_t)first,
                                (uint32_t)end, disk_entries(img));
     }
@@ -432,6 +436,9 @@ static CO_FN int blocks_co_link(struct qcow2_image *img, const GArray *numbers)
         return 0;
     }
     ret = BARRIER(QCOW2_REFBLOCK, node_co_sync(img->node, qcow2_file(img)));
+    if (ret == 0 && !move) {
+        node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC_HOOKUP);
+    }
     if (ret == 0) {
         ret = move ? move_co_switch(img, img->hdr)
                    : links_co_write(img, numbers);
@@ -442,6 +449,17 @@ static CO_FN int blocks_co_link(struct qcow2_image *img, const GArray *numbers)
     return ret;
 }
 
+static void links_set(struct qcow2_refcounts *r, const GArray *numbers,
+                      gsize state)
+{
+    for (unsigned i = 0; i < numbers->len; i++) {
+        g_tree_replace(
+            r->unlinked,
+            GSIZE_TO_POINTER((gsize)g_array_index(numbers, uint64_t, i)),
+            GSIZE_TO_POINTER(state));
+    }
+}
+
 /* What is unlinked now gets its entry after the flush; what comes later does
  * not, even if it shares a sector. */
 static GArray *links_begin(struct qcow2_refcounts *r)
@@ -449,12 +467,7 @@ static GArray *links_begin(struct qcow2_refcounts *r)
     GArray *numbers = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 
     g_tree_foreach(r->unlinked, collect_number, numbers);
-    for (unsigned i = 0; i < numbers->len; i++) {
-        g_tree_replace(
-            r->unlinked,
-            GSIZE_TO_POINTER((gsize)g_array_index(numbers, uint64_t, i)),
-            GSIZE_TO_POINTER(LINK_BEGUN));
-    }
+    links_set(r, numbers, LINK_BEGUN);
     return numbers;
 }
 
@@ -505,6 +518,23 @@ int qcow2_co_refcounts_write(struct qcow2_image *img, uint64_t gen)
     ret = refcounts_co_write(img);
     co_mutex_unlock(&r->writing);
     return ret;
+}
+
+int qcow2_co_blocks_unlink(struct qcow2_image *img, const GArray *numbers)
+{
+    int ret;
+
+    links_set(img->refcounts, numbers, LINK_NEW);
+    ret = links_co_write(img, numbers);
+    return ret < 0 ? ret
+                   : BARRIER(QCOW2_EMPTY_BLOCK,
+                             node_co_sync(img->node, qcow2_file(img)));
+}
+
+bool qcow2_refcounts_pending(const struct qcow2_image *img)
+{
+    return g_hash_table_size(img->refcounts->dirty) > 0 ||
+           g_tree_nnodes(img->refcounts->unlinked) > 0;
 }
 
 /* --- with the header --- */

@@ -30,6 +30,9 @@ void qcow2_refcounts_forget(struct qcow2_image *img);
 
 /* --- reftable.c: how refcounts reach the file --- */
 
+/* Is there anything that qcow2_co_refcounts_write() would write? */
+bool qcow2_refcounts_pending(const struct qcow2_image *img);
+
 /* Blocks, and a table, that nothing in the file refers to are dropped. */
 void qcow2_blocks_drop_new(struct qcow2_image *img);
 /* Everything to the file, then the header becomes @h, with new clusters for the
@@ -39,6 +42,13 @@ void qcow2_blocks_drop_new(struct qcow2_image *img);
 CO_FN int qcow2_co_refcounts_switch(struct qcow2_image *img,
                                     const struct qcow2_header *h, GArray *exts,
                                     bool moved);
+
+/* --- empty-blocks.c: refcount blocks that count nothing --- */
+
+/* Give back refcount blocks that count no cluster but, perhaps, their own. The
+ * group is locked, and what changed is in the file. After a failure some stay:
+ * no harm. */
+CO_FN int qcow2_co_empty_blocks_free(struct qcow2_image *img);
 
 /* --- alloc.c: free space --- */
 
@@ -62,6 +72,8 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t gen, uint64_t host,
 int qcow2_free_desc(struct qcow2_image *img, uint64_t gen, struct qcow2_desc d);
 /* Look for free space anew; @end: where it was that the file ends. */
 void qcow2_space_rewind(struct qcow2_image *img, uint64_t end);
+/* Look for the last cluster in use, and for free space, anew. */
+CO_FN int qcow2_co_space_refind(struct qcow2_image *img);
 /* Clusters without refcount: they may be handed out. */
 void qcow2_space_add_free(struct qcow2_image *img, uint64_t first, uint64_t n);
 
