@@ -242,7 +242,9 @@ bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
     }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
-        if (is_given_up(o, op) && id == o->init[slot]) {
+        if (is_given_up(o, op) &&
+            (id == o->init[slot] ||
+             (o->config->backing && id == ID_BASE_FILE))) {
             return true;
         }
         if (op_gives(o, op, slot) == id && op->begun && op->begun <= o->at &&
