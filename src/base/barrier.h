@@ -21,6 +21,7 @@
     X(FILE_LENGTH, "the file reaches the end of a cluster it points to") \
     X(NEED_CHECK, "NEED_CHECK is written a flush before the pointers") \
     X(AUTOCLEAR, "unknown autoclear bits are gone before any write") \
+    X(REPAIR_COPIES, "what a repair appended is durable before its entry") \
     X(REPAIR_ENTRIES, "what a repair changed is durable before the mark goes") \
     X(QCOW2_TABLE_FIRST, "a new L2 table is written a flush before its L1 " \
                          "entry") \

@@ -57,7 +57,8 @@ struct crash_format {
     /* Break an image that holds data. */
     void (*damage)(struct sim_image *img, const struct crash_config *c,
                    bool worse);
-    bool loses; /* clusters 1 and 2 are lost by that */
+    bool loses;       /* clusters 1 and 2 are lost by that */
+    bool loses_table; /* and the second table, where it is worse */
     void (*set_autoclear)(struct sim_image *img);
     /* Compress @n clusters from @first of @path. */
     void (*pack)(struct sim_image *img, const char *path, uint64_t first,

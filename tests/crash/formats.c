@@ -247,6 +247,10 @@ static void qed_damage(struct sim_image *img, const struct crash_config *c,
     put_le64(buf + 8, c->cluster / 2);
     put_le64(buf + 16, end + 8 * c->cluster);
     sim_image_write(img, top, table, buf, sizeof(buf));
+    if (worse) { /* a table is lost, too */
+        put_le64(buf, end + 16 * c->cluster);
+        sim_image_write(img, top, c->cluster + 8, buf, 8);
+    }
     memset(junk, 0x5a, c->cluster);
     sim_image_write(img, top, end, junk, c->cluster);
     sim_image_write(img, top, end + c->cluster, junk, c->cluster);
@@ -281,6 +285,7 @@ const struct crash_format format_qed = {
     .check_rules = qed_check_rules,
     .damage = qed_damage,
     .loses = true,
+    .loses_table = true,
     .set_autoclear = qed_set_autoclear,
     .is_whole = qed_is_whole,
 };

@@ -389,10 +389,27 @@ void world_co_compress(struct oracle *o)
     cover(COVER_COMPRESSED);
 }
 
+/* What the second table led to reads as zeroes. */
+static void table_lose(struct oracle *o)
+{
+    const struct crash_config *c = world.config;
+    uint64_t span = (uint64_t)c->cluster * c->table / 8 * (c->cluster / GRAIN);
+    struct window w[N_WINDOWS];
+
+    for (unsigned i = 0; i < windows_get(c, w); i++) {
+        for (uint64_t s = MAX(w[i].first, span); s < w[i].first + w[i].n; s++) {
+            o->init[slot_of(c, s)] = 0;
+        }
+    }
+}
+
 void world_co_damage(struct oracle *o, bool worse)
 {
     image_co_fill(o, world.config->format->loses);
     world.config->format->damage(sim_live(world.sim), world.config, worse);
+    if (worse && world.config->format->loses_table) {
+        table_lose(o);
+    }
     o->repaired = UINT64_MAX;
 }
 

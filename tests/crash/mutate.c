@@ -52,6 +52,7 @@ static const struct hunter {
     { BARRIER_NEED_CHECK, "4k", "aFaFW" },
     { BARRIER_AUTOCLEAR, "4k-base", "^aF" },
     { BARRIER_REPAIR_ENTRIES, "4k", "@" },
+    { BARRIER_REPAIR_COPIES, "4k-base", "&" },
     { BARRIER_PIVOT_DATA, "4k-base", "sa" },
     { BARRIER_PIVOT_NAME, "4k-mid", "k" },
     { BARRIER_PIVOT_HEADER, "4k-base", "sa" },

@@ -461,7 +461,7 @@ static CO_FN int entries_co_repair(struct check *c)
     int ret = 0;
 
     if (c->appended) { /* copies are durable before anything leads to them */
-        ret = BARRIER(REPAIR_ENTRIES, node_co_sync(img->node, qed_file(img)));
+        ret = BARRIER(REPAIR_COPIES, node_co_sync(img->node, qed_file(img)));
     }
     for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
         if (c->l1_state[i] == L1_STORE) {
