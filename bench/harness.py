@@ -212,7 +212,7 @@ class Context:
         self.programs = {
             'sluiced': os.path.abspath(args.sluiced) if args.sluiced
                        else os.path.join(self.build, 'sluiced'),
-            'peer': args.peer,
+            'qemu': args.qemu,
         }
         self.bases = {}
         self.closers = []

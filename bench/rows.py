@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The rows of bench/run: each yields cases, a case names its contestants.
 
-'sluiced' and 'peer' (qemu-storage-daemon) get the same options and files; any
+'sluiced' and 'qemu' (qemu-storage-daemon) get the same options and files; any
 other contestant is a yardstick: what the machine, or the best tool for that
 one thing, does.  QEMU's NBD server is never put in an iothread: version
 7.2 aborts when a client of such a server leaves.
@@ -22,7 +22,7 @@ QEMU_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
 
 
 class Case:
-    """goal: wanted ratio sluiced/peer; yard: (contestant, wanted ratio).
+    """goal: wanted ratio sluiced/qemu; yard: (contestant, wanted ratio).
     better: 'high' or 'low'; ratios are "times better" either way."""
 
     def __init__(self, label, unit, contestants, better='high', goal=None,
@@ -46,7 +46,7 @@ def row(name, text):
 def both(measure, *args, **kw):
     """The two daemons on the same measurement."""
     return {who: (lambda who=who: measure(who, *args, **kw))
-            for who in ('peer', 'sluiced')}
+            for who in ('qemu', 'sluiced')}
 
 
 def null_server(ctx, depth):
@@ -236,7 +236,7 @@ def stream_clone(ctx):
 @row('stream-sparse', 'stream 16 MiB of data in a disk of any size')
 def stream_sparse(ctx):
     def measure(who, virtual):
-        if who == 'peer' and virtual > QEMU_SPARSE_MAX[ctx.quick]:
+        if who == 'qemu' and virtual > QEMU_SPARSE_MAX[ctx.quick]:
             raise Missing('takes minutes to hours')
         base = ctx.sparse(virtual, 16 * MIB)
         top = ctx.overlay(base, virtual)
@@ -289,7 +289,7 @@ def first_write(ctx):
     base = ctx.base(1024 * MIB if not ctx.quick else 256 * MIB)
 
     def measure(who, over, fmt):
-        n = os.path.getsize(base) * (1 if over or who == 'peer' else 4)
+        n = os.path.getsize(base) * (1 if over or who == 'qemu' else 4)
         top = ctx.overlay(base if over else None, n, fmt=fmt)
         options = raw_options(base) if over else []
         options += overlay_options(top, 'base' if over else None, fmt=fmt)
@@ -360,7 +360,7 @@ def convert(ctx):
         source = raw if src == 'raw' else ctx.converted(raw, src)
         who = {who: (lambda who=who, s=source, f=src, t=dst, m=more:
                      measure(who, s, '-f', f, '-O', t, *m))
-               for who in ('peer', 'sluiced')}
+               for who in ('qemu', 'sluiced')}
         if more:    # the processor's work
             yield Case('%s to %s, compressed' % (src, dst), 'MiB/s', who)
         else:       # the goal is 1.5, or what the disk allows

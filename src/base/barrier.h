@@ -65,7 +65,7 @@
     X(OVERLAY_FLUSH, "a flush covers what is written in place") \
     X(OVERLAY_SETTLE, "a drained or closed image's bits are in the file") \
     X(OVERLAY_HEADER, "a header slot is durable before it is relied on") \
-    X(OVERLAY_FILLED, "what nobody wrote is durably zero before COMPLETE") \
+    X(OVERLAY_POPULATED, "what nobody wrote is durably zero before COMPLETE") \
     X(OVERLAY_CLEAR, "the new part is durably zero before the disk grows") \
     X(OVERLAY_EMPTY, "bits are durably gone before data is freed") \
     X(OVERLAY_CREATE, "data file and maps are durable before the header") \

@@ -65,13 +65,13 @@ static void take_outside(struct lexer *l)
     g_string_append_c(l->out, c);
 }
 
-/* The place in @text of byte @place of what it was turned into. */
-static size_t json_text_find_place(const char *text, size_t place)
+/* The position in @text of byte @pos of what it was turned into. */
+static size_t json_text_position(const char *text, size_t pos)
 {
     g_autoptr(GString) out = g_string_new(NULL);
     struct lexer l = { .at = text, .out = out };
 
-    while (*l.at && out->len < place) {
+    while (*l.at && out->len < pos) {
         l.quote ? take_in_string(&l) : take_outside(&l);
     }
     return (size_t)(l.at - text);
@@ -97,8 +97,7 @@ int json_text_parse(const char *text, json_t **ret, GError **err)
                    &je);
     if (!v) {
         return err_set(err, EINVAL, "JSON parse error, %s at character %zu",
-                       je.text,
-                       json_text_find_place(text, (size_t)je.position));
+                       je.text, json_text_position(text, (size_t)je.position));
     }
     *ret = v;
     return 0;

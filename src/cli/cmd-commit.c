@@ -34,7 +34,7 @@ struct commit {
     bool keep, progress, quiet; /* keep: do not empty the overlay */
 
     struct node *top, *base, *nothing;
-    struct backend *top_user, *base_user;
+    struct backend *top_backend, *base_backend;
 };
 
 /* 0, an exit status, or -1 after help. */
@@ -103,13 +103,13 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
     int r;
 
     if (zero) {
-        return backend_co_zero(m->base_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(m->base_backend, off, len, IO_MAY_UNMAP);
     }
     buf = io_buf_get(len);
-    r = copy_run_co_read(m->top_user, off, buf, len);
+    r = copy_run_co_read(m->top_backend, off, buf, len);
     res->is_read = r < 0;
     if (r == 0) {
-        r = copy_run_co_write(m->base_user, off, buf, len);
+        r = copy_run_co_write(m->base_backend, off, buf, len);
         res->copied = len;
     }
     io_buf_put(buf, len);
@@ -167,18 +167,19 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
     if (r == 0) {
         r = backend_co_new(
             m->base, "commit", PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
-            PERM_CONSISTENT_READ, NULL, NULL, &m->base_user, err);
+            PERM_CONSISTENT_READ, NULL, NULL, &m->base_backend, err);
     }
     if (r == 0) {
         r = backend_co_new(m->top, "commit", PERM_CONSISTENT_READ,
-                           PERM_CONSISTENT_READ, NULL, NULL, &m->top_user, err);
+                           PERM_CONSISTENT_READ, NULL, NULL, &m->top_backend,
+                           err);
     }
     return r < 0 ? r : node_co_forget_base(overlay, err);
 }
 
 static CO_FN int commit_co_flush_base(struct commit *m, GError **err)
 {
-    int r = backend_co_flush(m->base_user);
+    int r = backend_co_flush(m->base_backend);
 
     return r == 0 ? 0
                   : err_set_errno(err, -r, "Could not flush '%s'",
@@ -232,11 +233,11 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
     if (r == 0) {
         r = commit_co_flush_base(m, err);
     }
-    backend_co_free(m->top_user);
+    backend_co_free(m->top_backend);
     if (r == 0) {
         r = commit_co_empty_top(m, err);
     }
-    backend_co_free(m->base_user);
+    backend_co_free(m->base_backend);
     return r;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* sluice pull: fill a device of a running daemon from its base. */
+/* sluice pull: populate a device of a running daemon from its base. */
 #include <getopt.h>
 #include <stdio.h>
 

@@ -39,7 +39,7 @@ struct rebase {
     struct node *top, *new_base; /* new_base NULL: none */
     bool in_chain;               /* new_base is part of the old chain */
     bool has_old;                /* the image has a backing file now */
-    struct backend *top_user, *new_user;
+    struct backend *top_backend, *new_backend;
     uint64_t cluster; /* of top; bytes */
 };
 
@@ -193,7 +193,7 @@ static CO_FN int rebase_co_read_new(struct rebase *b, uint64_t off, char *buf,
     uint64_t have = off < size ? MIN(len, size - off) : 0;
 
     memset(buf + have, 0, len - have);
-    return have ? copy_run_co_read(b->new_user, off, buf, have) : 0;
+    return have ? copy_run_co_read(b->new_backend, off, buf, have) : 0;
 }
 
 /* Keep [@off, @off+@len), which only the old chain has as @buf says. Zeroing a
@@ -205,9 +205,9 @@ static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
                  (len % b->cluster == 0 || off + len == b->top->size);
 
     if (whole && buf_is_zero(buf, len)) {
-        return backend_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(b->top_backend, off, len, IO_MAY_UNMAP);
     }
-    return copy_run_co_write(b->top_user, off, buf, len);
+    return copy_run_co_write(b->top_backend, off, buf, len);
 }
 
 static uint64_t unit_length(const struct rebase *b, uint64_t off, uint64_t max)
@@ -247,12 +247,12 @@ static CO_FN int rebase_co_copy(void *arg, uint64_t off, uint64_t len,
     int r;
 
     if (zero) {
-        return backend_co_zero(b->top_user, off, len, IO_MAY_UNMAP);
+        return backend_co_zero(b->top_backend, off, len, IO_MAY_UNMAP);
     }
     old = io_buf_get(len);
     fresh = io_buf_get(len);
     res->is_read = true;
-    r = copy_run_co_read(b->top_user, off, old, len);
+    r = copy_run_co_read(b->top_backend, off, old, len);
     if (r == 0) {
         r = rebase_co_read_new(b, off, fresh, len);
     }
@@ -375,18 +375,20 @@ static CO_FN int rebase_co_take(struct rebase *b, struct graph *g, GError **err)
     }
     if (r == 0) {
         r = backend_co_new(b->top, "rebase", PERM_CONSISTENT_READ | PERM_WRITE,
-                           PERM_CONSISTENT_READ, NULL, NULL, &b->top_user, err);
+                           PERM_CONSISTENT_READ, NULL, NULL, &b->top_backend,
+                           err);
     }
     if (r == 0 && b->new_base) {
         r = backend_co_new(b->new_base, "rebase", PERM_CONSISTENT_READ,
                            PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, NULL,
-                           NULL, &b->new_user, err);
+                           NULL, &b->new_backend, err);
     }
     return r;
 }
 
 /* Copy what differs and make it durable, its mapping included. */
-static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
+static CO_FN int rebase_co_copy_all(struct rebase *b, struct graph *g,
+                                    GError **err)
 {
     int r = rebase_co_take(b, g, err);
 
@@ -397,13 +399,13 @@ static CO_FN int rebase_co_fill(struct rebase *b, struct graph *g, GError **err)
         r = copy_run_co_run(&b->copy_run, &rebase_copy_ops, g, err);
     }
     if (r == 0) {
-        r = backend_co_flush(b->top_user);
+        r = backend_co_flush(b->top_backend);
         if (r < 0) {
             err_set_errno(err, -r, "Could not flush '%s'", b->image.name);
         }
     }
-    backend_co_free(b->new_user);
-    backend_co_free(b->top_user);
+    backend_co_free(b->new_backend);
+    backend_co_free(b->top_backend);
     return r;
 }
 
@@ -470,7 +472,7 @@ static CO_FN int rebase_co_run(struct graph *g, void *arg)
     percent_begin(&b->copy_run.percent, b->progress && !b->quiet);
     r = rebase_co_check(b, g, &err);
     if (r == 0 && !b->unsafe) {
-        r = rebase_co_fill(b, g, &err);
+        r = rebase_co_copy_all(b, g, &err);
     }
     if (r == 0) {
         r = rebase_co_header(b, &err);

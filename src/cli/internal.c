@@ -11,7 +11,7 @@
 #include "graph/image.h"
 #include "graph/node.h"
 
-static const char *inside_get_str(const json_t *obj, const char *key)
+static const char *internal_get_str(const json_t *obj, const char *key)
 {
     return json_string_value(json_object_get(obj, key));
 }
@@ -19,7 +19,7 @@ static const char *inside_get_str(const json_t *obj, const char *key)
 /* --- snapshots --- */
 
 /* "snapshot.id=..." into *@ret, an object of id and name. */
-static int inside_parse_pairs(const char *text, json_t **ret, GError **err)
+static int internal_parse_pairs(const char *text, json_t **ret, GError **err)
 {
     static const char *const names[] = { "id", "name" };
     json_t *all, *pairs;
@@ -45,8 +45,8 @@ static int inside_parse_pairs(const char *text, json_t **ret, GError **err)
 
 static bool matches(const json_t *snapshot, const char *id, const char *name)
 {
-    return (!id || g_strcmp0(inside_get_str(snapshot, "id"), id) == 0) &&
-           (!name || g_strcmp0(inside_get_str(snapshot, "name"), name) == 0);
+    return (!id || g_strcmp0(internal_get_str(snapshot, "id"), id) == 0) &&
+           (!name || g_strcmp0(internal_get_str(snapshot, "name"), name) == 0);
 }
 
 /* The id of the snapshot; borrowed from @list. */
@@ -58,7 +58,7 @@ static const char *find_snapshot(const json_t *list, const char *id,
 
     json_array_foreach(list, i, s) {
         if (matches(s, id, name)) {
-            return inside_get_str(s, "id");
+            return internal_get_str(s, "id");
         }
     }
     return NULL;
@@ -70,8 +70,8 @@ static const char *choose_snapshot(const json_t *list, const char *text,
     const char *id;
 
     if (pairs) {
-        return find_snapshot(list, inside_get_str(pairs, "id"),
-                             inside_get_str(pairs, "name"));
+        return find_snapshot(list, internal_get_str(pairs, "id"),
+                             internal_get_str(pairs, "name"));
     }
     id = find_snapshot(list, text, NULL);
     return id ? id : find_snapshot(list, NULL, text);
@@ -85,7 +85,7 @@ CO_FN int internal_co_load_snapshot(struct node *n, const char *text,
     int r = 0;
 
     if (g_str_has_prefix(text, "snapshot.")) {
-        r = inside_parse_pairs(text, &pairs, err);
+        r = internal_parse_pairs(text, &pairs, err);
         if (r < 0) {
             json_decref(info);
             return r;
@@ -122,7 +122,7 @@ static CO_FN json_t *bitmaps_co_list(struct node *n, GError **err)
     if (node_can(n, NODE_CAN_BITMAP) && node_co_info(n, info, err) == 0) {
         data = json_object_get(json_object_get(info, "format-specific"),
                                "data");
-        if (g_strcmp0(inside_get_str(data, "compat"), "0.10") != 0) {
+        if (g_strcmp0(internal_get_str(data, "compat"), "0.10") != 0) {
             list = json_incref(json_object_get(data, "bitmaps"));
             list = list ? list : json_array();
         }
@@ -165,7 +165,7 @@ CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
     json_array_foreach(list, i, b) {
         if (is_broken(b) && !skip_broken && r == 0) {
             r = err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'",
-                        inside_get_str(b, "name"));
+                        internal_get_str(b, "name"));
             err_hint(err, "Try --skip-broken-bitmaps, or use 'sluice bitmap "
                           "--remove' to delete it");
         }
@@ -188,7 +188,7 @@ CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
             fprintf(stderr,
                     "sluice: warning: Skipping inconsistent bitmap "
                     "'%s'\n",
-                    inside_get_str(b, "name"));
+                    internal_get_str(b, "name"));
         }
     }
     r = json_array_size(list)

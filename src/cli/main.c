@@ -209,8 +209,8 @@ static const struct subcommand subcommands[] = {
       "Serve an image over NBD until interrupted.\n\n"
       "  -f, --format FORMAT   its format; taken from the endings .qcow2, .qed,\n"
       "                        .cow, .raw, never from the image\n"
-      "      --stream          fill the image from its base meanwhile, then\n"
-      "                        let go of the base\n"
+      "      --stream          populate the image from its base meanwhile,\n"
+      "                        then let go of the base\n"
       "      --copy-on-read    keep what guests read\n"
       "  -r, --read-only       refuse writes\n"
       "      --name NAME       name of device and export (default disk0)\n"
@@ -249,7 +249,7 @@ static const struct subcommand subcommands[] = {
       HELP_HELP },
     { "pull", cmd_pull,
       "[OPTIONS] DEVICE",
-      "Fill a device of a running daemon from its base, showing progress.\n"
+      "Populate a device of a running daemon from its base, showing progress.\n"
       "Exit status: 0 complete, 1 failed, 3 cancelled, 130 interrupted: the job\n"
       "goes on in the daemon.\n\n" SOCKET_HELP
       "  -b, --base FILE       keep this image below; copy what is above it\n"

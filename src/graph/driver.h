@@ -12,7 +12,7 @@
  * two shapes:
  *   - the range is allocated here (data): any alignment, written in place;
  *   - it is not: whole clusters (limits.cluster_size; or up to the end of the
- *     disk), the rest of a partly written cluster filled by the dispatcher from
+ *     disk), the rest of a partly written cluster read by the dispatcher from
  *     the backing chain; or, where the chain below reads as zeroes (zero
  *     clusters included), any alignment: then the driver makes the unwritten
  *     rest of the new cluster read as zeroes.

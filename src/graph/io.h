@@ -104,10 +104,10 @@ struct host_range {
 };
 /* Where the bytes of @n from @off are, if they are in storage just as a reader
  * of @n gets them (no zeroes, no filter between): looked for in the chain from
- * @n down to but not including @base (NULL: all of it). @ret_place->len > 0
+ * @n down to but not including @base (NULL: all of it). @ret_at->len > 0
  * says how far the answer holds, a NULL node included. */
 CO_FN int node_co_locate(struct node *n, struct node *base, uint64_t off,
-                         uint64_t len, struct host_range *ret_place);
+                         uint64_t len, struct host_range *ret_at);
 /* May @n take extents over from storage @src? No yield. The copy may still
  * fail. */
 bool node_can_copy_in(struct node *n, struct node *src);

@@ -77,7 +77,7 @@ struct node {
     struct node_int *priv;     /* graph-int.h */
     const unsigned *debuggers; /* how many listen: graph/debug.h */
     struct inflight_table
-        *fetches; /* graph/model/in-flight.c; NULL: none in flight */
+        *inflight_reads; /* graph/model/in-flight.c; NULL: none in flight */
 };
 
 /* What a header may name; --backing-policy. */
@@ -283,7 +283,7 @@ struct backend_ops {
 /* @ops may be NULL. Fails with the permission text of QEMU 7.2. */
 CO_FN int backend_co_new(struct node *n, const char *name, unsigned perm,
                          unsigned shared, const struct backend_ops *ops,
-                         void *arg, struct backend **ret_user, GError **err);
+                         void *arg, struct backend **ret_backend, GError **err);
 /* Nobody wants the answers any more: requests that node_let_go() can end fail,
  * now and whenever this is called again. */
 void backend_let_go(struct backend *u);

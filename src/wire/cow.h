@@ -37,7 +37,7 @@ enum {
 /* Of a group in the summary. */
 enum cow_group { COW_GROUP_NONE = 0, COW_GROUP_SOME = 1, COW_GROUP_ALL = 2 };
 
-enum cow_state { COW_FILLING = 0, COW_COMPLETE = 1 };
+enum cow_state { COW_POPULATING = 0, COW_COMPLETE = 1 };
 
 /* Which of the fields that bind the files together are known. */
 enum { COW_KNOWS_DATA = 1, COW_KNOWS_BASE = 2, COW_KNOWS_TIME = 4 };

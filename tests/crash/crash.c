@@ -265,8 +265,9 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
         bool can = strchr("@&", broken[i][0]) ? can_break(c)
                    : broken[i][0] == '#'      ? c->format->litter != NULL
                    : broken[i][0] == '*'      ? c->format->abandon != NULL
-                   : broken[i][0] == '%' ? c->format->pack && c->cluster == 4096
-                                         : c->format->set_autoclear != NULL;
+                   : broken[i][0] == '%'
+                       ? c->format->compress && c->cluster == 4096
+                       : c->format->set_autoclear != NULL;
 
         can = can && !c->co_run && (c->backing || !strpbrk(broken[i], "sSp"));
         story = can ? sequence_try(c, broken[i], seed, &s->limits) : NULL;

@@ -61,8 +61,8 @@ struct crash_format {
     bool loses_table; /* and the second table, where it is worse */
     void (*set_autoclear)(struct sim_image *img);
     /* Compress @n clusters from @first of @path. */
-    void (*pack)(struct sim_image *img, const char *path, uint64_t first,
-                 unsigned n);
+    void (*compress)(struct sim_image *img, const char *path, uint64_t first,
+                     unsigned n);
     /* Is it a whole image, by its first bytes? */
     bool (*is_whole)(const struct sim_image *img);
     /* So that it can be made once more. */

@@ -41,7 +41,7 @@ const struct crash_config crash_configs[] = {
       .size = 2 * MIB + 14 * KIB - 512 },
     { "q4k-base", QCOW2(true), .snapshots = true, .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 14 * KIB - 512 },
-    { "q4k-packed", QCOW2(true), .cluster = 4096, .base_format = "qcow2",
+    { "q4k-compressed", QCOW2(true), .cluster = 4096, .base_format = "qcow2",
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 8 * KIB },
     { "q4k-lazy", QCOW2(false), .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512,
@@ -224,9 +224,9 @@ static CO_FN void base_co_make_compressed(void)
     cluster_co_put(n, 0, 3, ID_BASE_FILE);
     g_assert(node_co_zero(n, 3 * (uint64_t)c->cluster, c->cluster, 0) == 0);
     node_co_unref(n);
-    c->format->pack(sim_live(world.sim), "/base", 0, 3);
-    c->format->pack(sim_live(world.sim), "/base",
-                    w[1].first * GRAIN / c->cluster, 2);
+    c->format->compress(sim_live(world.sim), "/base", 0, 3);
+    c->format->compress(sim_live(world.sim), "/base",
+                        w[1].first * GRAIN / c->cluster, 2);
 }
 
 /* Data in the windows, holes elsewhere. */
@@ -385,7 +385,7 @@ void world_co_compress(struct oracle *o)
     if (world.config->data_file) { /* never compressed */
         return;
     }
-    world.config->format->pack(sim_live(world.sim), "/top", 0, 3);
+    world.config->format->compress(sim_live(world.sim), "/top", 0, 3);
     cover(COVER_COMPRESSED);
 }
 

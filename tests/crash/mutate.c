@@ -111,7 +111,7 @@ static const struct hunter {
     { BARRIER_COW_FUA, "c4k", "bFf" },
     { BARRIER_OVERLAY_SETTLE, "c4k-base", "ad" },
     { BARRIER_OVERLAY_HEADER, "c4k-base", "sa" },
-    { BARRIER_OVERLAY_FILLED, "c4k-short", "#s" },
+    { BARRIER_OVERLAY_POPULATED, "c4k-short", "#s" },
     { BARRIER_OVERLAY_CLEAR, "c4k-long", "gF" },
     { BARRIER_OVERLAY_EMPTY, "c4k-base", "aFh" },
     { BARRIER_OVERLAY_CREATE, "c4k-base", "*aF" },

@@ -59,7 +59,8 @@ static char *overlay_check_rules(const struct state *st)
     }
     if (sim_image_find(img, FINAL) && header_read(img, &h) &&
         h.state != COW_COMPLETE) {
-        return g_strdup("the data file has its name while it is filled (W6)");
+        return g_strdup(
+            "the data file has its name while it is populated (W6)");
     }
     return NULL;
 }

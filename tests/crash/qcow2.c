@@ -450,6 +450,6 @@ const struct crash_format format_qcow2 = {
     .check_rules = qcow2_check_rules,
     .set_autoclear = qcow2_set_autoclear,
     .is_whole = qcow2_is_whole,
-    .pack = qcow2_compress,
+    .compress = qcow2_compress,
     .damage = qcow2_damage,
 };

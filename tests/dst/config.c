@@ -26,9 +26,9 @@ static void make_images(struct config *c, struct rng *r)
     for (int l = 0; l < L_COUNT; l++) {
         c->size[l] = pick_size(r);
         c->cluster[l] = rng_percent(r, 60) ? 4096 : 65536;
-        c->filled[l] = rng_below(r, 101);
+        c->written[l] = rng_below(r, 101);
     }
-    c->filled[L_TOP] = rng_percent(r, 50) ? 0 : rng_below(r, 50);
+    c->written[L_TOP] = rng_percent(r, 50) ? 0 : rng_below(r, 50);
     if (rng_percent(r, 60)) {
         c->size[L_BASE] = c->size[L_MID] = c->size[L_TOP];
     }
@@ -165,7 +165,7 @@ char *config_describe(const struct config *c)
         if (l != L_MID || c->has_mid) {
             g_string_append_printf(
                 s, " %s %s %" PRIu64 "/%u/%u%%%s%s%s", layers[l],
-                config_driver(c, l), c->size[l], c->cluster[l], c->filled[l],
+                config_driver(c, l), c->size[l], c->cluster[l], c->written[l],
                 c->v2[l] ? " v2" : "", c->lazy[l] ? " lazy" : "",
                 c->extended[l] ? " extended" : "");
         }

@@ -144,7 +144,7 @@ struct config {
         writethrough, discard, detect_zeroes, direct;
     uint64_t size[L_COUNT]; /* bytes */
     uint32_t cluster[L_COUNT];
-    unsigned filled[L_COUNT]; /* percent */
+    unsigned written[L_COUNT]; /* percent */
     /* guests */
     unsigned guests, ops, window, weight[G_OPS];
     unsigned unaligned, fua, hot, leave; /* percent */

@@ -68,7 +68,7 @@ static CO_FN void extent_co_fill(struct world *w, struct node *n, GArray *view,
                              iov_one(&v, buf, count * SECTOR), 0)
            : node_co_zero(n, first * SECTOR, count * SECTOR, IO_MAY_UNMAP);
     if (r < 0) {
-        fail(w, "filling an image: %s", g_strerror(-r));
+        fail(w, "writing an image: %s", g_strerror(-r));
     }
 }
 
@@ -77,7 +77,7 @@ static CO_FN void layer_co_fill(struct world *w, struct node *n, GArray *view,
 {
     uint64_t sectors = w->cfg.size[l] / SECTOR, left;
 
-    left = sectors * w->cfg.filled[l] / 100;
+    left = sectors * w->cfg.written[l] / 100;
     while (left > 0) {
         uint64_t most = MIN(left, 400);
         uint64_t count = 1 + rng_below(&w->rng, most);

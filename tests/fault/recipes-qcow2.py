@@ -130,7 +130,7 @@ def test_events_of_reads(d):
             assert out.startswith('read failed: %s\n' % text), out
 
 
-def test_events_of_filling_from_below(d):
+def test_events_of_reading_from_below(d):
     base = d + '/base'
     with open(base, 'wb') as f:
         f.write(b'\x11' * (1 << 20))

@@ -8,7 +8,7 @@ lack of space.
 Afterwards the image has no corruption, holds for every cluster a value that
 was written (what was flushed successfully: exactly that), and a second try
 succeeds.  tests/unit/format/qed/test-qed-fault.c does the same below the driver,
-call by call; here it is the way through blkdebug's events, the filling from
+call by call; here it is the way through blkdebug's events, reading from
 the backing file and copy-on-read.
 """
 import os

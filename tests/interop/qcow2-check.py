@@ -83,10 +83,10 @@ def make(path, rng, options, compressed=False):
             [512, 65536, 196608]))]
     run_tool(*words, path)
     if compressed:
-        packed = path + '.packed'
+        compressed = path + '.compressed'
         qemu_img('convert', '-c', '-f', 'qcow2', '-O', 'qcow2', '-o', options,
-                 path, packed)
-        os.rename(packed, path)
+                 path, compressed)
+        os.rename(compressed, path)
     raw = path + '.raw'
     qemu_img('convert', '-f', 'qcow2', '-O', 'raw', path, raw)
     with open(raw, 'rb') as f:

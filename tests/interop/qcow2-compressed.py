@@ -141,7 +141,7 @@ def test_chain(d):
 
 
 def test_stream(d):
-    """A QED overlay over a compressed base is filled and stands alone."""
+    """A QED overlay over a compressed base is populated and stands alone."""
     raw, base = compressed(d, 'base', 'compression_type=zstd')
     top = d + '/top.qed'
     qemu_img('create', '-q', '-f', 'qed', '-b', base, '-F', 'qcow2', top)
@@ -210,21 +210,21 @@ def test_hostile(d):
     x = 62 - (16 - 8)
     for zstd in ('zlib', 'zstd'):
         raw, path = compressed(d, zstd, 'compression_type=' + zstd)
-        packed = [(i, at, e) for i, (at, e) in enumerate(l2_entries(path))
+        compressed = [(i, at, e) for i, (at, e) in enumerate(l2_entries(path))
                   if e >> 62 & 1]
-        assert len(packed) > 10
-        _, at, e = packed[0]
+        assert len(compressed) > 10
+        _, at, e = compressed[0]
         patch(path, at, (e & ~((1 << x) - 1)) | (1 << 40))   # past the end
-        _, at, e = packed[1]
+        _, at, e = compressed[1]
         patch(path, at, 0x7fffffffffffffff)
-        _, at, e = packed[2]
+        _, at, e = compressed[2]
         patch(path, at, e + 100)                             # not its begin
-        _, at, e = packed[3]
+        _, at, e = compressed[3]
         # Bytes of the stream itself.
         with open(path, 'r+b') as f:
             f.seek((e & ((1 << x) - 1)) + 5)
             f.write(os.urandom(40))
-        bad = [p[0] for p in packed[:4]]
+        bad = [p[0] for p in compressed[:4]]
         with open(raw, 'rb') as f:
             data = f.read()
         with Sluiced(d) as s:
@@ -237,7 +237,7 @@ def test_hostile(d):
                 failed += out == 'read failed: %s\n' % EIO
             # Damaged bytes may decompress to others; the rest may not.
             assert failed >= 3, failed
-            for i, _, _ in packed[4:]:
+            for i, _, _ in compressed[4:]:
                 want = data[i * 65536]
                 if data[i * 65536:i * 65536 + 512] == bytes([want]) * 512:
                     out = s.qmp.hmp('qemu-io n "read -P %d %d 512"'

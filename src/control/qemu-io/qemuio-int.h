@@ -28,7 +28,7 @@ struct qemuio_run {
     struct qemuio_target *target;
     struct node *node;
     struct backend *backend; /* made for this command */
-    bool keep_user;          /* an aio request took it over */
+    bool keep_backend;       /* an aio request took it over */
     GString *out;
 };
 

@@ -356,7 +356,7 @@ void qemuio_co_rw(struct qemuio_run *run, const struct qemuio_command *cmd,
         request_free(r);
         return;
     }
-    run->keep_user = true;
+    run->keep_backend = true;
     run->target->running++;
     co_latch_add(&run->q->busy);
     co_start(graph_loop(run->q->graph), aio_entry, r);

@@ -440,7 +440,7 @@ int qemuio_co_execute(struct qemuio *q, const char *name, const char *line,
                             (gssize)run.target->done->len);
         g_string_truncate(run.target->done, 0);
         line_co_run(&run, line);
-        if (!run.keep_user) {
+        if (!run.keep_backend) {
             qemuio_co_backend_done(q, name, run.backend);
         }
         node_co_unref(run.node);

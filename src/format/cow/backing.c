@@ -21,7 +21,7 @@
 #include "graph/populate.h"
 
 /* A guest may wait for so much to become zero. */
-#define FILL_AT_ONCE (UINT64_C(1) << 30)
+#define POPULATE_AT_ONCE (UINT64_C(1) << 30)
 
 static CO_FN int header_co_change(struct overlay *o, const struct cow_header *h)
 {
@@ -74,7 +74,7 @@ static CO_FN int name_co_set(struct overlay *o, const char *name,
 
 /* What is not here reads as zeroes: the caller has seen to it, or there is no
  * backing file. */
-static CO_FN int rest_co_fill(struct overlay *o)
+static CO_FN int rest_co_populate(struct overlay *o)
 {
     bool over_base = node_backing(o->node);
     uint64_t off = 0, size = o->node->size, len = 0;
@@ -83,8 +83,8 @@ static CO_FN int rest_co_fill(struct overlay *o)
     while (off < size && ret == 0) {
         bool here = false;
 
-        ret = cow_co_lookup(o, off, min_u64(size - off, FILL_AT_ONCE), &here,
-                            &len);
+        ret = cow_co_lookup(o, off, min_u64(size - off, POPULATE_AT_ONCE),
+                            &here, &len);
         if (ret == 0 && !here) {
             ret = over_base ? node_co_populate(o->node, NULL, off, len, 0, NULL)
                             : cow_co_zero_missing(o, off, len);
@@ -98,12 +98,12 @@ static CO_FN int cow_co_complete(struct overlay *o, GError **err)
 {
     struct cow_header h;
     uint64_t clear = 0;
-    int ret = rest_co_fill(o);
+    int ret = rest_co_populate(o);
 
     if (ret == 0) {
-        ret = BARRIER(OVERLAY_FILLED, cow_co_flush(o->node));
+        ret = BARRIER(OVERLAY_POPULATED, cow_co_flush(o->node));
     }
-    if (ret == 0 && !BARRIER_OFF(OVERLAY_FILLED)) {
+    if (ret == 0 && !BARRIER_OFF(OVERLAY_POPULATED)) {
         ret = cow_co_find_clear(o, 0, &clear);
         if (ret == 0 && clear < cow_clusters(&o->hdr)) {
             return err_set(err, EIO,

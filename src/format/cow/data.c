@@ -4,7 +4,7 @@
  *
  * The header, which anybody may have written, gives a plain name; the file is
  * looked for in the folder of the sidecar and nowhere else, and must be there
- * itself, not behind a link.  While FILLING it is called NAME.partial, so that
+ * itself, not behind a link.  While POPULATING it is called NAME.partial, so that
  * nobody takes it for a disk (W6).
  */
 #include <fcntl.h>
@@ -221,7 +221,7 @@ static CO_FN bool data_co_is_its(struct node *sidecar, const char *partial)
     struct stat st;
 
     if (sidecar->size == 0 || cow_co_slots_read(sidecar, &old) < 0 ||
-        old.state != COW_FILLING || !(old.known & COW_KNOWS_DATA)) {
+        old.state != COW_POPULATING || !(old.known & COW_KNOWS_DATA)) {
         return false;
     }
     name = g_strconcat(old.data_name, COW_PARTIAL, NULL);

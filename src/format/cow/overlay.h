@@ -16,7 +16,7 @@
  *
  * Invariants
  *   - A bit is written after the data file was flushed behind the cluster's
- *     data (W2), and never taken back while FILLING (W3).  So bits need not be
+ *     data (W2), and never taken back while POPULATING (W3).  So bits need not be
  *     ordered against another; but for a new block, which is durable before the
  *     summary leads to it.
  *   - A cluster without a bit shows the backing file, whatever the data file

@@ -29,7 +29,7 @@ int cow_co_map(struct node *n, uint64_t off, uint64_t len, unsigned flags,
 
 static const char *state_name(const struct overlay *o)
 {
-    return o->complete ? "complete" : "filling";
+    return o->complete ? "complete" : "populating";
 }
 
 /* Both files. */

@@ -54,8 +54,8 @@ static bool fits(const struct qcow2_image *img, const struct reference *r,
 /* Where to write the name: behind sector 0, clear of what is in use now; else
  * in sector 0 behind the extensions, where it is written with them. 0 =
  * none. */
-static uint64_t qcow2_find_place(const struct qcow2_image *img,
-                                 const struct reference *r)
+static uint64_t qcow2_name_offset(const struct qcow2_image *img,
+                                  const struct reference *r)
 {
     uint8_t sector[QCOW2_SECTOR];
     size_t start = img->hdr.header_length, used;
@@ -113,7 +113,7 @@ static int reference_prepare(const struct qcow2_image *img, const char *name,
     r->exts = qcow2_exts_copy(img->exts);
     qcow2_exts_set(r->exts, QCOW2_EXT_FORMAT, name ? fmt : NULL,
                    name && fmt ? (uint32_t)strlen(fmt) : 0);
-    r->hdr.backing_offset = name ? qcow2_find_place(img, r) : 0;
+    r->hdr.backing_offset = name ? qcow2_name_offset(img, r) : 0;
     r->hdr.backing_len = (uint32_t)r->len;
     if ((name && r->hdr.backing_offset == 0) ||
         !qcow2_exts_put(img, &r->hdr, r->exts, sector)) {

@@ -31,9 +31,9 @@
 #define ALLOC_WRITE_AGAIN 1
 
 enum merge_state {
-    FILL_NONE, /* the cluster was allocated, or is covered */
-    FILL_ZERO, /* the rest of it reads as zeroes */
-    FILL_BYTES,
+    MERGE_NONE, /* the cluster was allocated, or is covered */
+    MERGE_ZERO, /* the rest of it reads as zeroes */
+    MERGE_BYTES,
 };
 
 /* The rest of one partly written cluster. */
@@ -41,7 +41,7 @@ struct merge {
     uint64_t start, end;       /* the cluster, up to the end of the disk */
     uint8_t *buf;              /* of all of it; the guest's part is undefined */
     struct inflight *inflight; /* NULL: @buf is our own */
-    bool own_fetch;
+    bool owns_read;
     enum merge_state state;
 };
 
@@ -97,7 +97,7 @@ static CO_FN int merge_co_share(struct node *n, struct merge *f)
     struct inflight *inflight = inflight_find(n, f->start);
     int ret;
 
-    f->own_fetch = !inflight;
+    f->owns_read = !inflight;
     if (inflight) {
         inflight_ref(inflight);
         f->inflight = inflight;
@@ -115,7 +115,7 @@ static CO_FN int merge_co_share(struct node *n, struct merge *f)
 
 static void merge_done(struct merge *f)
 {
-    if (f->inflight && f->own_fetch) {
+    if (f->inflight && f->owns_read) {
         inflight_end(f->inflight);
     } else if (f->inflight) {
         inflight_unref(f->inflight);
@@ -138,10 +138,10 @@ static CO_FN int merge_co_read_below(struct node *n, struct merge *f,
         return ret;
     }
     if (m.kind != MAP_ABSENT) {
-        f->state = FILL_NONE;
+        f->state = MERGE_NONE;
         return 0;
     }
-    f->state = FILL_ZERO;
+    f->state = MERGE_ZERO;
     if (!backing || backing->size <= f->start) {
         return 0;
     }
@@ -158,7 +158,7 @@ static CO_FN int merge_co_read_below(struct node *n, struct merge *f,
     trace_alloc_write_read_below(n->name, f->start, f->end - f->start, ret);
     if (ret == 0 &&
         !(merge_is_zero(f, f->start, from) && merge_is_zero(f, to, f->end))) {
-        f->state = FILL_BYTES;
+        f->state = MERGE_BYTES;
     }
     return ret;
 }
@@ -171,8 +171,8 @@ static void merge_init(struct merge *f, const struct node *n, uint64_t at)
     f->end = MIN(f->start + cluster, n->size);
     f->buf = NULL;
     f->inflight = NULL;
-    f->own_fetch = false;
-    f->state = FILL_NONE;
+    f->owns_read = false;
+    f->state = MERGE_NONE;
 }
 
 static bool head_is_partial(const struct alloc_write *c)
@@ -185,7 +185,7 @@ static bool tail_is_partial(const struct alloc_write *c)
     return c->tail.start != c->head.start && c->end < c->tail.end;
 }
 
-static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
+static CO_FN int alloc_write_co_read_rest(struct alloc_write *c)
 {
     int ret = 0;
 
@@ -203,7 +203,7 @@ static CO_FN int alloc_write_co_fetch(struct alloc_write *c)
 
 /* One driver call for [@pos, @end) of the guest, with what stands before and
  * after it in the first and last cluster. */
-static CO_FN int alloc_write_co_write_filled(struct alloc_write *c,
+static CO_FN int alloc_write_co_write_merged(struct alloc_write *c,
                                              uint64_t pos, uint64_t end,
                                              struct iovec pre,
                                              struct iovec post)
@@ -247,23 +247,23 @@ static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos,
     struct iovec pre = { 0 }, post = { 0 };
 
     if (head_is_partial(c) && pos < c->head.end) {
-        if (c->head.state == FILL_NONE) {
+        if (c->head.state == MERGE_NONE) {
             return ALLOC_WRITE_AGAIN;
         }
-        if (c->head.state == FILL_BYTES) {
+        if (c->head.state == MERGE_BYTES) {
             pre = (struct iovec) { c->head.buf, c->off - c->head.start };
         }
     }
     if (end == c->end && end < last->end) {
-        if (last->state == FILL_NONE) {
+        if (last->state == MERGE_NONE) {
             return ALLOC_WRITE_AGAIN;
         }
-        if (last->state == FILL_BYTES) {
+        if (last->state == MERGE_BYTES) {
             post = (struct iovec) { last->buf + (end - last->start),
                                     last->end - end };
         }
     }
-    return alloc_write_co_write_filled(c, pos, end, pre, post);
+    return alloc_write_co_write_merged(c, pos, end, pre, post);
 }
 
 /* The clusters are held. */
@@ -295,7 +295,7 @@ static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
 static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
 {
     struct tracked t;
-    int ret = alloc_write_co_fetch(c);
+    int ret = alloc_write_co_read_rest(c);
 
     if (ret == 0) {
         uint64_t start = c->head.start;

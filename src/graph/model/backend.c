@@ -17,7 +17,7 @@
 
 int backend_co_new(struct node *n, const char *name, unsigned perm,
                    unsigned shared, const struct backend_ops *ops, void *arg,
-                   struct backend **ret_user, GError **err)
+                   struct backend **ret_backend, GError **err)
 {
     struct backend *u = g_new0(struct backend, 1);
     struct graph *g = n->graph;
@@ -45,7 +45,7 @@ int backend_co_new(struct node *n, const char *name, unsigned perm,
     u->next = g->backends;
     g->backends = u;
     drain_adopt_backend(u);
-    *ret_user = u;
+    *ret_backend = u;
     return 0;
 }
 

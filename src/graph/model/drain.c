@@ -69,7 +69,7 @@ static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
 
 /* Populates that no backend counts: copies that go on after the read that began
  * them. */
-static CO_FN void drain_co_wait_fetches(GPtrArray *nodes)
+static CO_FN void drain_co_wait_in_flight(GPtrArray *nodes)
 {
     for (unsigned i = 0; i < nodes->len; i++) {
         inflight_co_wait_idle(g_ptr_array_index(nodes, i));
@@ -167,7 +167,7 @@ static CO_FN void drain_co_begin(struct node *n, bool drivers)
     /* Filters may be holding requests back: they let go first. */
     drain_co_quiesce(d, nodes, true);
     drain_co_wait_backends(d);
-    drain_co_wait_fetches(nodes);
+    drain_co_wait_in_flight(nodes);
     if (drivers) {
         drain_co_quiesce(d, nodes, false);
     }

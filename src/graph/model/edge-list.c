@@ -25,7 +25,7 @@ static void edge_list_parent(struct edge *e)
 
 /* An in-flight read reads what the backing edge leads to; whoever changes the
  * edge has drained. */
-static void edge_check_fetches(const struct edge *e)
+static void edge_check_in_flight(const struct edge *e)
 {
     g_assert(!e->parent || e->parent->priv->backing != e ||
              !inflight_any(e->parent));
@@ -94,7 +94,7 @@ struct node *edge_unlink(struct edge *e)
 {
     struct node *child = e->child;
 
-    edge_check_fetches(e);
+    edge_check_in_flight(e);
     if (e->parent) {
         edge_unlist_parent(e);
     }
@@ -109,7 +109,7 @@ void edge_point_to(struct edge *e, struct node *child)
 {
     trace_edge_change(e->parent ? e->parent->name : e->backend->name, e->name,
                       e->child->name, child->name);
-    edge_check_fetches(e);
+    edge_check_in_flight(e);
     edge_unlist_child(e);
     e->child->refs--;
     g_assert(e->child->refs > 0);

@@ -15,37 +15,37 @@
 #include "loop/loop.h"
 
 struct inflight_table {
-    GTree *tree;       /* &read->off -> read, the listed ones */
-    uint64_t bytes;    /* of all in-flight reads, private ones included */
-    unsigned count;    /* of all in-flight reads */
-    unsigned backends; /* waiting for room, or for all to end */
+    GTree *tree;      /* &read->off -> read, the listed ones */
+    uint64_t bytes;   /* of all in-flight reads, private ones included */
+    unsigned count;   /* of all in-flight reads */
+    unsigned waiters; /* for room, or for all to end */
     struct co_queue room;
 };
 
-static int fetch_compare_offsets(const void *a, const void *b)
+static int inflight_compare_offsets(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
 
-static struct inflight_table *fetch_table_get(struct node *n)
+static struct inflight_table *inflight_table_get(struct node *n)
 {
-    if (!n->fetches) {
-        n->fetches = g_new0(struct inflight_table, 1);
-        n->fetches->tree = g_tree_new(fetch_compare_offsets);
+    if (!n->inflight_reads) {
+        n->inflight_reads = g_new0(struct inflight_table, 1);
+        n->inflight_reads->tree = g_tree_new(inflight_compare_offsets);
     }
-    return n->fetches;
+    return n->inflight_reads;
 }
 
 static void table_release(struct node *n)
 {
-    struct inflight_table *t = n->fetches;
+    struct inflight_table *t = n->inflight_reads;
 
-    if (t->count == 0 && t->backends == 0) {
+    if (t->count == 0 && t->waiters == 0) {
         g_tree_unref(t->tree);
         g_free(t);
-        n->fetches = NULL;
+        n->inflight_reads = NULL;
     }
 }
 
@@ -66,10 +66,10 @@ struct inflight *inflight_find(struct node *n, uint64_t off)
 {
     struct inflight *at, *next;
 
-    if (!n->fetches) {
+    if (!n->inflight_reads) {
         return NULL;
     }
-    table_look(n->fetches, off, &at, &next);
+    table_look(n->inflight_reads, off, &at, &next);
     return at;
 }
 
@@ -77,10 +77,10 @@ uint64_t inflight_next(struct node *n, uint64_t off)
 {
     struct inflight *at, *next;
 
-    if (!n->fetches) {
+    if (!n->inflight_reads) {
         return UINT64_MAX;
     }
-    table_look(n->fetches, off, &at, &next);
+    table_look(n->inflight_reads, off, &at, &next);
     if (at && at->off == off) {
         return off;
     }
@@ -105,7 +105,7 @@ struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len)
     f->buf = buf;
     f->refs = 1;
     f->listed = !inflight_find(n, off) && inflight_next(n, off) >= off + len;
-    t = fetch_table_get(n);
+    t = inflight_table_get(n);
     t->bytes += len;
     t->count++;
     if (f->listed) {
@@ -121,7 +121,7 @@ void inflight_set_ready(struct inflight *f, int result)
     f->ready = true;
     if (result < 0 && f->listed) {
         /* A request that comes now makes an attempt of its own. */
-        g_tree_remove(f->node->fetches->tree, &f->off);
+        g_tree_remove(f->node->inflight_reads->tree, &f->off);
         f->listed = false;
     }
     co_queue_wake_all(&f->ready_waiters);
@@ -129,7 +129,7 @@ void inflight_set_ready(struct inflight *f, int result)
 
 void inflight_end(struct inflight *f)
 {
-    struct inflight_table *t = f->node->fetches;
+    struct inflight_table *t = f->node->inflight_reads;
 
     g_assert(f->ready && !f->ended);
     f->ended = true;
@@ -178,9 +178,9 @@ void inflight_co_wait_end(struct inflight *f)
 
 bool inflight_has_room(const struct node *n, uint64_t len)
 {
-    const struct inflight_table *t = n->fetches;
+    const struct inflight_table *t = n->inflight_reads;
 
-    return !t || t->count == 0 || t->bytes + len <= FETCH_BUDGET;
+    return !t || t->count == 0 || t->bytes + len <= INFLIGHT_BUDGET;
 }
 
 void inflight_co_wait_room(struct node *n, uint64_t len)
@@ -190,23 +190,23 @@ void inflight_co_wait_room(struct node *n, uint64_t len)
     if (inflight_has_room(n, len)) {
         return;
     }
-    t = fetch_table_get(n);
-    t->backends++;
+    t = inflight_table_get(n);
+    t->waiters++;
     while (!inflight_has_room(n, len)) {
         co_queue_co_wait(&t->room);
     }
-    t->backends--;
+    t->waiters--;
     table_release(n);
 }
 
 void inflight_co_wait_idle(struct node *n)
 {
-    struct inflight_table *t = n->fetches;
+    struct inflight_table *t = n->inflight_reads;
 
     if (!t) {
         return;
     }
-    t->backends++;
+    t->waiters++;
     while (t->count > 0) {
         uint64_t until = loop_clock_ns(graph_loop(n->graph)) + LET_GO_NS;
 
@@ -214,11 +214,11 @@ void inflight_co_wait_idle(struct node *n)
             node_let_go(n);
         }
     }
-    t->backends--;
+    t->waiters--;
     table_release(n);
 }
 
 bool inflight_any(const struct node *n)
 {
-    return n->fetches && n->fetches->count > 0;
+    return n->inflight_reads && n->inflight_reads->count > 0;
 }

@@ -29,10 +29,10 @@ struct node;
 
 /* What one in-flight read covers at most, unless a single cluster is larger.
  * Bytes. */
-#define FETCH_MAX (1u << 20)
+#define INFLIGHT_READ_MAX (1u << 20)
 /* Bytes of all in-flight reads of a node beyond which no reader starts
  * another. */
-#define FETCH_BUDGET (64u << 20)
+#define INFLIGHT_BUDGET (64u << 20)
 
 struct inflight {
     struct node *node;
@@ -48,7 +48,7 @@ struct inflight {
 
 /* Begin a read of whole clusters (the last one up to the end of the disk).
  * Listed when it overlaps no other. NULL when memory is short, never up to
- * FETCH_MAX. Every one is read, then ended. */
+ * INFLIGHT_READ_MAX. Every one is read, then ended. */
 struct inflight *inflight_begin(struct node *n, uint64_t off, uint64_t len);
 /* The read is over with @result: joiners wake. One that failed leaves the
  * table. */

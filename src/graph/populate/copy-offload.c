@@ -69,14 +69,14 @@ static CO_FN int locate_co_step(struct host_range *at, const struct node *base)
 }
 
 int node_co_locate(struct node *n, struct node *base, uint64_t off,
-                   uint64_t len, struct host_range *ret_place)
+                   uint64_t len, struct host_range *ret_at)
 {
     int ret = 0;
 
-    *ret_place = (struct host_range) { .node = n, .off = off, .len = len };
+    *ret_at = (struct host_range) { .node = n, .off = off, .len = len };
     base = node_skip_filters(base);
-    while (ret_place->node && ret == 0) {
-        ret = locate_co_step(ret_place, base);
+    while (ret_at->node && ret == 0) {
+        ret = locate_co_step(ret_at, base);
     }
     return MIN(ret, 0);
 }

@@ -95,7 +95,8 @@ static void work_init(struct work *w, struct node *n, struct node *base,
     };
     w->cluster = limits->cluster_size ? limits->cluster_size
                                       : MAX(limits->request_alignment, 1);
-    w->piece_max = MAX(w->cluster, FETCH_MAX - FETCH_MAX % w->cluster);
+    w->piece_max = MAX(w->cluster,
+                       INFLIGHT_READ_MAX - INFLIGHT_READ_MAX % w->cluster);
 }
 
 /* --- map --- */

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A finished overlay by the name of its sidecar, which is gone: the command
-line that filled it opens the disk that it became, and says so.  What only looks
+line that populated it opens the disk that it became, and says so.  What only looks
 like it - half a disk, no disk - is never opened."""
 import os
 import subprocess
@@ -329,7 +329,7 @@ def test_unfinished_is_unfinished(d):
     make(d)
     write_pattern(d + '/disk.img', MIB)
     info = sluice(d, 'info', 'disk.img.cow')
-    assert 'state: filling' in info and 'is the disk now' not in info, info
+    assert 'state: populating' in info and 'is the disk now' not in info, info
 
 
 def test_new_overlay(d):

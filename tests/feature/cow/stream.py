@@ -164,7 +164,7 @@ def test_down_to_a_base(d):
         stream(s, base=base)
         completed(s)
     info = sluice('info', '-f', 'cow', top)
-    assert 'backing file: %s' % base in info and 'filling' in info, info
+    assert 'backing file: %s' % base in info and 'populating' in info, info
     for name in names(d):
         os.unlink(os.path.join(d, name))
     same_disk(top, want)

@@ -41,7 +41,7 @@ def test_info_and_map(d):
     assert info['cluster-size'] == 4096, info
     assert info['backing-filename'] == 'base.raw', info
     data = info['format-specific']['data']
-    assert data['state'] == 'filling' and data['data-format'] == 'raw', data
+    assert data['state'] == 'populating' and data['data-format'] == 'raw', data
     assert data['data-file'].endswith('/disk.img.partial'), data
     first = json.loads(sluice(d, 'map', '--output=json', 'disk.img.cow'))[0]
     assert first['depth'] == 1 and first['length'] == SIZE // 2, first

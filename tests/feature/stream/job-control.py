@@ -280,8 +280,8 @@ def test_filter_node_name(d):
                 for n in s.qmp.cmd('query-named-block-nodes')}
 
     with Stage(d, top) as s:
-        s.stream(**{'filter-node-name': 'filler', 'speed': 256 * KIB})
-        assert names(s).get('filler') == 'copy-on-read', names(s)
+        s.stream(**{'filter-node-name': 'cor', 'speed': 256 * KIB})
+        assert names(s).get('cor') == 'copy-on-read', names(s)
         assert 'in use' in s.qmp.error('block-stream', {
             'device': 'virtio0', 'job-id': 'k'})
         # Reads through it stay.
@@ -295,7 +295,7 @@ def test_filter_node_name(d):
         s.qmp.cmd('block-job-set-speed', device='virtio0', speed=0)
         s.wait_completed()
         s.qmp.wait_event('JOB_STATUS_CHANGE', status='null')
-        assert 'filler' not in names(s), names(s)
+        assert 'cor' not in names(s), names(s)
     check_result(top, data)
 
 
@@ -436,7 +436,7 @@ def full(d, **args):
     return small, s, base, top, data
 
 
-def check_filled(top, data):
+def check_populated(top, data):
     """Writes that found no space may leave clusters that nothing uses."""
     rig.check_no_corruption(top)
     rig.assert_same(rig.read_image(top), data)
@@ -458,7 +458,7 @@ def test_enospc_stops_by_policy(d):
             small.grow(64 * MIB)
             s.qmp.cmd('block-job-resume', device='virtio0')
             s.wait_completed()
-        check_filled(top, data)
+        check_populated(top, data)
 
 
 def test_enospc_reported(d):
@@ -470,7 +470,7 @@ def test_enospc_reported(d):
             small.grow(64 * MIB)
             s.stream()
             s.wait_completed()
-        check_filled(top, data)
+        check_populated(top, data)
 
 
 if __name__ == '__main__':

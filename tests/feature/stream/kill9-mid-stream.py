@@ -119,18 +119,18 @@ def one_resume(d, rnd):
     state = '--state-dir', os.path.join(d, 'state')
     with Stage(d, top, *state) as s:
         guest = Guest(s, ledger, seed=rnd.getrandbits(30), pause=0.02)
-        s.stream(**{'job-id': 'fill', 'speed': 2 * MIB, 'auto-dismiss': False})
+        s.stream(**{'job-id': 'populate', 'speed': 2 * MIB, 'auto-dismiss': False})
         killed = cut(s, ledger, guest, rnd.uniform(0.01, 0.8))
     settle(top, ledger, killed)
     with Stage(d, top, *state) as s:
         guest = Guest(s, ledger, seed=rnd.getrandbits(30), pause=0.02)
         assert s.qmp.cmd('query-block-jobs')[0]['speed'] == 2 * MIB
-        s.qmp.cmd('block-job-set-speed', device='fill', speed=0)
-        s.wait_completed(job='fill')
+        s.qmp.cmd('block-job-set-speed', device='populate', speed=0)
+        s.wait_completed(job='populate')
         guest.stop()
         guest.flush_all()
-        s.qmp.wait_event('JOB_STATUS_CHANGE', id='fill', status='concluded')
-        s.qmp.cmd('job-dismiss', id='fill')
+        s.qmp.wait_event('JOB_STATUS_CHANGE', id='populate', status='concluded')
+        s.qmp.cmd('job-dismiss', id='populate')
         assert s.qmp.cmd('query-job-journal') == []
     os.unlink(base)
     ledger.check_all(rig.read_image(top))

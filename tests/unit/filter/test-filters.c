@@ -25,11 +25,11 @@ struct env {
     struct graph *g;
     struct ram_disk *d_top, *d_mid, *d_base;
     struct node *top, *mid, *base;
-    struct gate base_gate;
+    struct latch base_latch;
 };
 
-static CO_FN int gate_co_hook(struct ram_disk *d, enum ram_op op, uint64_t off,
-                              uint64_t len, bool after)
+static CO_FN int latch_co_hook(struct ram_disk *d, enum ram_op op, uint64_t off,
+                               uint64_t len, bool after)
 {
     if (op == RAM_READ && !after) {
         latch_co_wait(d->arg);
@@ -66,8 +66,8 @@ static CO_FN void env_co_init(struct env *e)
     e->d_base = ram_disk_new("base", SIZE, 0);
     ram_disk_fill(e->d_base, 0, SIZE, 1);
     ram_disk_fill(e->d_mid, CLUSTER, CLUSTER, 2);
-    e->d_base->co_hook = gate_co_hook;
-    e->d_base->arg = &e->base_gate;
+    e->d_base->co_hook = latch_co_hook;
+    e->d_base->arg = &e->base_latch;
     e->g = graph_new(loop_current(), drivers);
     e->base = co_open(e,
                       "{\"driver\": \"ram\", \"node-name\": \"base\","
@@ -278,14 +278,14 @@ static CO_FN void cor_drain_entry(void *arg)
     env_co_init(&e);
     cor = co_open(&e, "{\"driver\": \"copy-on-read\", \"file\": \"top\"}", 0);
     u = co_backend(cor);
-    e.base_gate.shut = true;
+    e.base_latch.shut = true;
     r = req_start(u, false, 0, 100, NULL, 0);
     coro_co_settle();
     d = (struct drainer) { e.top };
     co_start(loop_current(), drain_entry, &d);
     coro_co_settle();
     g_assert_false(d.drained);
-    latch_open(&e.base_gate);
+    latch_open(&e.base_latch);
     coro_co_settle();
     g_assert_true(d.drained);
     g_assert_cmpint(ram_disk_state(e.d_top, 0), ==, RAM_DATA);

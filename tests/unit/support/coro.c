@@ -37,19 +37,19 @@ void coro_run(void (*fn)(void *arg), void *arg)
     loop_free(r.loop);
 }
 
-void latch_co_wait(struct gate *g)
+void latch_co_wait(struct latch *l)
 {
-    g->waiting++;
-    while (g->shut) {
-        co_queue_co_wait(&g->queue);
+    l->waiting++;
+    while (l->shut) {
+        co_queue_co_wait(&l->queue);
     }
-    g->waiting--;
+    l->waiting--;
 }
 
-void latch_open(struct gate *g)
+void latch_open(struct latch *l)
 {
-    g->shut = false;
-    co_queue_wake_all(&g->queue);
+    l->shut = false;
+    co_queue_wake_all(&l->queue);
 }
 
 void coro_co_settle(void)

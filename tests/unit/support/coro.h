@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Coroutines in GLib tests: run one to its end, hold others at gates, and let
+ * Coroutines in GLib tests: run one to its end, hold others at latches, and let
  * everything that can run do so.
  */
 #pragma once
@@ -16,14 +16,14 @@ void coro_run(void (*fn)(void *arg), void *arg);
 
 /* A place that coroutines cannot pass while it is shut. Zero-initialised it is
  * open. */
-struct gate {
+struct latch {
     bool shut;
     unsigned waiting;
     struct co_queue queue;
 };
-CO_FN void latch_co_wait(struct gate *g);
-void latch_open(struct gate *g);
+CO_FN void latch_co_wait(struct latch *l);
+void latch_open(struct latch *l);
 
 /* Let every other coroutine run until all wait for something. Only what never
- * leaves the loop (memory, gates) settles. */
+ * leaves the loop (memory, latches) settles. */
 CO_FN void coro_co_settle(void);

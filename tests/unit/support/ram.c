@@ -156,7 +156,8 @@ static CO_FN int ram_co_preadv(struct node *n, uint64_t off, struct iov iov,
 }
 
 /* Nobody else may be allocating a cluster that this write allocates. */
-static void claim(struct ram_disk *d, uint64_t off, uint64_t len, uint8_t *mine)
+static void lock_clusters(struct ram_disk *d, uint64_t off, uint64_t len,
+                          uint8_t *mine)
 {
     for (uint64_t u = off / d->unit; u <= (off + len - 1) / d->unit; u++) {
         uint64_t i = u - off / d->unit;
@@ -167,8 +168,8 @@ static void claim(struct ram_disk *d, uint64_t off, uint64_t len, uint8_t *mine)
     }
 }
 
-static void release(struct ram_disk *d, uint64_t off, uint64_t len,
-                    const uint8_t *mine)
+static void unlock_clusters(struct ram_disk *d, uint64_t off, uint64_t len,
+                            const uint8_t *mine)
 {
     for (uint64_t u = off / d->unit; u <= (off + len - 1) / d->unit; u++) {
         if (mine[u - off / d->unit]) {
@@ -186,7 +187,7 @@ static CO_FN int ram_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     int r;
 
     check_request(d, off, iov.len);
-    claim(d, off, iov.len, mine);
+    lock_clusters(d, off, iov.len, mine);
     iov_to_buf(iov, 0, buf, iov.len);
     r = ram_co_hook(d, RAM_WRITE, off, iov.len, false);
     if (r == 0) {
@@ -200,7 +201,7 @@ static CO_FN int ram_co_pwritev(struct node *n, uint64_t off, struct iov iov,
         }
         memcpy(d->data + off, buf, iov.len);
     }
-    release(d, off, iov.len, mine);
+    unlock_clusters(d, off, iov.len, mine);
     return r < 0 ? r : ram_co_hook(d, RAM_WRITE, off, iov.len, true);
 }
 
@@ -218,12 +219,12 @@ static CO_FN int ram_co_zero(struct node *n, uint64_t off, uint64_t len,
     g_assert(off % d->cluster == 0);
     g_assert((off + len) % d->cluster == 0 || off + len == d->size);
     mine = g_malloc0(len / d->unit + 2);
-    claim(d, off, len, mine);
+    lock_clusters(d, off, len, mine);
     r = ram_co_hook(d, RAM_ZERO, off, len, false);
     if (r == 0) {
         ram_disk_set(d, off, len, RAM_ZEROES);
     }
-    release(d, off, len, mine);
+    unlock_clusters(d, off, len, mine);
     return r < 0 ? r : ram_co_hook(d, RAM_ZERO, off, len, true);
 }
 

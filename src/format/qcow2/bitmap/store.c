@@ -25,11 +25,11 @@ static bool all_are(const uint8_t *p, size_t len, uint8_t value)
 }
 
 /* The table entry of @len bytes of bits. */
-static CO_FN int bits_co_store(struct qcow2_transaction *sw,
+static CO_FN int bits_co_store(struct qcow2_transaction *tx,
                                const uint8_t *bits, size_t len,
                                uint64_t *ret_entry)
 {
-    size_t cluster = qcow2_cluster_size(sw->img);
+    size_t cluster = qcow2_cluster_size(tx->img);
 
     *ret_entry = 0;
     if (all_are(bits, len, 0)) {
@@ -39,16 +39,16 @@ static CO_FN int bits_co_store(struct qcow2_transaction *sw,
         *ret_entry = QCOW2_BITMAP_ONES;
         return 0;
     }
-    memset(sw->other, 0, cluster);
-    memcpy(sw->other, bits, len);
-    return qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, sw->other,
+    memset(tx->other, 0, cluster);
+    memcpy(tx->other, bits, len);
+    return qcow2_transaction_co_store(tx, QCOW2_META_BITMAPS, tx->other,
                                       cluster, ret_entry);
 }
 
-static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
+static CO_FN int bitmap_co_store(struct qcow2_transaction *tx,
                                  const struct qcow2_bitmap *b, struct stored *s)
 {
-    uint64_t cluster = qcow2_cluster_size(sw->img), *table;
+    uint64_t cluster = qcow2_cluster_size(tx->img), *table;
     uint64_t n = (b->n_bytes + cluster - 1) / cluster;
     int ret = 0;
 
@@ -60,12 +60,12 @@ static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
     for (uint64_t i = 0; i < n && ret == 0; i++) {
         uint64_t at = i * cluster, entry;
 
-        ret = bits_co_store(sw, b->bits + at, min_u64(cluster, b->n_bytes - at),
+        ret = bits_co_store(tx, b->bits + at, min_u64(cluster, b->n_bytes - at),
                             &entry);
         put_be64(&table[i], entry);
     }
     if (ret == 0) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, table,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_BITMAPS, table,
                                          (uint64_t)s->table_size * 8,
                                          &s->table_offset);
     }
@@ -75,7 +75,7 @@ static CO_FN int bitmap_co_store(struct qcow2_transaction *sw,
 }
 
 /* The transaction frees what @b has in the file. */
-static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
+static CO_FN int bitmap_co_drop(struct qcow2_transaction *tx,
                                 const struct qcow2_bitmap *b)
 {
     uint64_t *table;
@@ -84,27 +84,27 @@ static CO_FN int bitmap_co_drop(struct qcow2_transaction *sw,
     if (b->table_offset == 0) {
         return 0; /* new */
     }
-    ret = qcow2_co_bitmap_table(sw->img, b, &table, NULL);
+    ret = qcow2_co_bitmap_table(tx->img, b, &table, NULL);
     if (ret < 0) {
         return ret;
     }
     for (uint32_t i = 0; i < b->table_size; i++) {
         if (table[i] & QCOW2_BITMAP_OFFSET) {
-            qcow2_transaction_drop(sw, table[i] & QCOW2_BITMAP_OFFSET,
-                                   qcow2_cluster_size(sw->img));
+            qcow2_transaction_drop(tx, table[i] & QCOW2_BITMAP_OFFSET,
+                                   qcow2_cluster_size(tx->img));
         }
     }
     g_free(table);
-    qcow2_transaction_drop(sw, b->table_offset, (uint64_t)b->table_size * 8);
+    qcow2_transaction_drop(tx, b->table_offset, (uint64_t)b->table_size * 8);
     return 0;
 }
 
 /* All that is new is written to clusters that nothing refers to yet. */
-static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
+static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *tx,
                                                   const GPtrArray *list,
                                                   struct stored *all)
 {
-    const GPtrArray *old = sw->img->bitmaps->list;
+    const GPtrArray *old = tx->img->bitmaps->list;
     g_autoptr(GHashTable) kept = qcow2_bitmaps_set(list);
     int ret = 0;
 
@@ -113,10 +113,10 @@ static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
 
         all[i] = (struct stored) { b->table_offset, b->table_size, b->flags };
         if (b->from) {
-            ret = qcow2_co_bitmap_copy_bits(sw->img, b, NULL);
+            ret = qcow2_co_bitmap_copy_bits(tx->img, b, NULL);
         }
         if (ret == 0 && b->bits) {
-            ret = bitmap_co_store(sw, b, &all[i]);
+            ret = bitmap_co_store(tx, b, &all[i]);
         }
         if (b->from) {
             g_clear_pointer(&b->bits, g_free);
@@ -126,7 +126,7 @@ static CO_FN int qcow2_bitmap_store_list_co_store(struct qcow2_transaction *sw,
         struct qcow2_bitmap *b = g_ptr_array_index(old, i);
 
         if (b->bits || !g_hash_table_contains(kept, b)) {
-            ret = bitmap_co_drop(sw, b);
+            ret = bitmap_co_drop(tx, b);
         }
     }
     return ret;
@@ -158,49 +158,49 @@ void qcow2_bitmaps_set_ext(GArray *exts, guint n, uint64_t host, uint64_t bytes)
 }
 
 /* The directory, and the extension that leads to it. */
-static CO_FN int dir_co_store(struct qcow2_transaction *sw, GPtrArray *list,
+static CO_FN int dir_co_store(struct qcow2_transaction *tx, GPtrArray *list,
                               struct stored *all, uint64_t *ret_host,
                               uint64_t *ret_bytes)
 {
     uint8_t *dir;
     int ret;
 
-    qcow2_transaction_drop(sw, sw->img->bitmaps->dir_offset,
-                           sw->img->bitmaps->dir_bytes);
+    qcow2_transaction_drop(tx, tx->img->bitmaps->dir_offset,
+                           tx->img->bitmaps->dir_bytes);
     list_swap(list, all);
     dir = qcow2_bitmaps_encode(list, ret_bytes);
     list_swap(list, all);
-    ret = qcow2_transaction_co_store(sw, QCOW2_META_BITMAPS, dir, *ret_bytes,
+    ret = qcow2_transaction_co_store(tx, QCOW2_META_BITMAPS, dir, *ret_bytes,
                                      ret_host);
     g_free(dir);
-    qcow2_bitmaps_set_ext(sw->exts, list->len, *ret_host, *ret_bytes);
+    qcow2_bitmaps_set_ext(tx->exts, list->len, *ret_host, *ret_bytes);
     return ret;
 }
 
-static CO_FN int store_co_run(struct qcow2_transaction *sw, GPtrArray *list,
+static CO_FN int store_co_run(struct qcow2_transaction *tx, GPtrArray *list,
                               struct stored *all)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_header h = img->hdr;
     uint64_t host, bytes;
     int ret;
 
-    qcow2_bitmaps_set_ext(sw->exts, list->len, 0, 0);
-    if (!qcow2_exts_fit(img, &h, sw->exts)) {
+    qcow2_bitmaps_set_ext(tx->exts, list->len, 0, 0);
+    if (!qcow2_exts_fit(img, &h, tx->exts)) {
         return -ENOSPC; /* before anything is allocated */
     }
-    ret = qcow2_bitmap_store_list_co_store(sw, list, all);
+    ret = qcow2_bitmap_store_list_co_store(tx, list, all);
     h.autoclear &= ~QCOW2_A_BITMAPS;
     h.autoclear |= list->len ? QCOW2_A_BITMAPS : 0;
     if (ret == 0) {
-        ret = dir_co_store(sw, list, all, &host, &bytes);
+        ret = dir_co_store(tx, list, all, &host, &bytes);
     }
     if (ret != 0) {
-        qcow2_transaction_co_undo(sw);
+        qcow2_transaction_co_undo(tx);
         return ret;
     }
-    ret = qcow2_transaction_co_run(sw, &h);
-    if (sw->done) {
+    ret = qcow2_transaction_co_run(tx, &h);
+    if (tx->done) {
         list_swap(list, all);
         img->bitmaps->dir_offset = host;
         img->bitmaps->dir_bytes = bytes;
@@ -224,18 +224,18 @@ static void list_take(struct qcow2_bitmaps *bs, GPtrArray *list)
 int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list)
 {
     struct stored *all = g_new0(struct stored, MAX(list->len, 1));
-    struct qcow2_transaction sw;
-    int ret = qcow2_transaction_begin(&sw, img);
+    struct qcow2_transaction tx;
+    int ret = qcow2_transaction_begin(&tx, img);
 
-    sw.exts = qcow2_exts_copy(img->exts);
+    tx.exts = qcow2_exts_copy(img->exts);
     if (ret == 0) {
-        ret = store_co_run(&sw, list, all);
+        ret = store_co_run(&tx, list, all);
     }
-    if (sw.done) {
+    if (tx.done) {
         list_take(img->bitmaps, list);
     }
-    g_array_unref(sw.exts);
-    qcow2_transaction_end(&sw);
+    g_array_unref(tx.exts);
+    qcow2_transaction_end(&tx);
     g_free(all);
     return ret;
 }

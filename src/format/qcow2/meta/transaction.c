@@ -11,12 +11,12 @@
 #include "format/qcow2/space/refcount.h"
 #include "loop/io.h"
 
-int qcow2_transaction_begin(struct qcow2_transaction *sw,
+int qcow2_transaction_begin(struct qcow2_transaction *tx,
                             struct qcow2_image *img)
 {
     size_t cluster = qcow2_cluster_size(img);
 
-    *sw = (struct qcow2_transaction) {
+    *tx = (struct qcow2_transaction) {
         .img = img,
         .moved = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                        g_free),
@@ -26,27 +26,27 @@ int qcow2_transaction_begin(struct qcow2_transaction *sw,
         .table = io_buf_get(cluster),
         .other = io_buf_get(cluster),
     };
-    return sw->table && sw->other ? 0 : -ENOMEM;
+    return tx->table && tx->other ? 0 : -ENOMEM;
 }
 
-void qcow2_transaction_end(struct qcow2_transaction *sw)
+void qcow2_transaction_end(struct qcow2_transaction *tx)
 {
-    size_t cluster = qcow2_cluster_size(sw->img);
+    size_t cluster = qcow2_cluster_size(tx->img);
 
-    g_hash_table_destroy(sw->moved);
-    g_array_unref(sw->old);
-    g_array_unref(sw->taken);
-    if (sw->table) {
-        io_buf_put(sw->table, cluster);
+    g_hash_table_destroy(tx->moved);
+    g_array_unref(tx->old);
+    g_array_unref(tx->taken);
+    if (tx->table) {
+        io_buf_put(tx->table, cluster);
     }
-    if (sw->other) {
-        io_buf_put(sw->other, cluster);
+    if (tx->other) {
+        io_buf_put(tx->other, cluster);
     }
 }
 
 static struct qcow2_decrement
-qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img, uint64_t host,
-                                  uint64_t len)
+qcow2_transaction_clusters_of(const struct qcow2_image *img, uint64_t host,
+                              uint64_t len)
 {
     unsigned bits = img->cluster_bits;
     uint64_t first = host >> bits;
@@ -55,38 +55,38 @@ qcow2_snapshot_switch_clusters_of(const struct qcow2_image *img, uint64_t host,
                                       ((host + len - 1) >> bits) - first + 1 };
 }
 
-void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
+void qcow2_transaction_drop(struct qcow2_transaction *tx, uint64_t host,
                             uint64_t len)
 {
     if (len) {
-        struct qcow2_decrement d = qcow2_snapshot_switch_clusters_of(sw->img,
-                                                                     host, len);
+        struct qcow2_decrement d = qcow2_transaction_clusters_of(tx->img, host,
+                                                                 len);
 
-        g_array_append_val(sw->old, d);
+        g_array_append_val(tx->old, d);
     }
 }
 
-static CO_FN int host_co_take(struct qcow2_transaction *sw,
+static CO_FN int host_co_take(struct qcow2_transaction *tx,
                               enum qcow2_meta what, uint64_t len,
                               uint64_t *ret_host)
 {
     struct qcow2_decrement d;
     bool fresh;
-    int ret = qcow2_co_alloc(sw->img, 0, len, ret_host, &fresh);
+    int ret = qcow2_co_alloc(tx->img, 0, len, ret_host, &fresh);
 
     if (ret == 0) {
-        d = qcow2_snapshot_switch_clusters_of(sw->img, *ret_host, len);
-        g_array_append_val(sw->taken, d);
-        qcow2_meta_add(sw->img, what, *ret_host, len);
+        d = qcow2_transaction_clusters_of(tx->img, *ret_host, len);
+        g_array_append_val(tx->taken, d);
+        qcow2_meta_add(tx->img, what, *ret_host, len);
     }
     return ret;
 }
 
 /* Move the block of @cluster to a new cluster; a block that nothing refers to
  * yet need not move. */
-static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
+static CO_FN int block_co_move(struct qcow2_transaction *tx, uint64_t cluster)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_refcounts *r = img->refcounts;
     uint64_t len = qcow2_cluster_size(img), host;
     uint64_t block = qcow2_block_of(r, cluster);
@@ -94,14 +94,14 @@ static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
     struct qcow2_decrement *was;
     int ret;
 
-    if (g_hash_table_contains(sw->moved, key) ||
+    if (g_hash_table_contains(tx->moved, key) ||
         g_tree_lookup(r->unlinked, key)) {
         return 0;
     }
     if (block >= r->len || r->table[block] == 0) {
         return 0; /* whoever counts finds 0 */
     }
-    ret = host_co_take(sw, QCOW2_META_REFBLOCK, len, &host);
+    ret = host_co_take(tx, QCOW2_META_REFBLOCK, len, &host);
     if (ret < 0) {
         return ret;
     }
@@ -112,23 +112,23 @@ static CO_FN int block_co_move(struct qcow2_transaction *sw, uint64_t cluster)
         return ret;
     }
     was = g_new(struct qcow2_decrement, 1);
-    *was = qcow2_snapshot_switch_clusters_of(img, r->table[block], len);
-    g_hash_table_insert(sw->moved, key, was);
-    qcow2_transaction_drop(sw, r->table[block], len);
+    *was = qcow2_transaction_clusters_of(img, r->table[block], len);
+    g_hash_table_insert(tx->moved, key, was);
+    qcow2_transaction_drop(tx, r->table[block], len);
     r->table[block] = host;
     qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0,
                       (uint32_t)len);
     return 0;
 }
 
-int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
+int qcow2_transaction_co_count(struct qcow2_transaction *tx, uint64_t host,
                                uint64_t len, int by)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t last = (host + len - 1) >> img->cluster_bits, count;
 
     for (uint64_t i = host >> img->cluster_bits; i <= last; i++) {
-        int ret = block_co_move(sw, i);
+        int ret = block_co_move(tx, i);
 
         if (ret < 0) {
             return ret;
@@ -156,11 +156,11 @@ int qcow2_transaction_co_count(struct qcow2_transaction *sw, uint64_t host,
     return 0;
 }
 
-int qcow2_transaction_co_store(struct qcow2_transaction *sw,
+int qcow2_transaction_co_store(struct qcow2_transaction *tx,
                                enum qcow2_meta what, const void *buf,
                                uint64_t len, uint64_t *ret_host)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t bytes = round_up(len, QCOW2_SECTOR), host;
     uint8_t *copy;
     int ret;
@@ -173,7 +173,7 @@ int qcow2_transaction_co_store(struct qcow2_transaction *sw,
     if (!copy) {
         return -ENOMEM;
     }
-    ret = host_co_take(sw, what, bytes, &host);
+    ret = host_co_take(tx, what, bytes, &host);
     if (ret == 0) {
         memset(copy + len, 0, bytes - len);
         memcpy(copy, buf, len);
@@ -184,21 +184,21 @@ int qcow2_transaction_co_store(struct qcow2_transaction *sw,
     return ret;
 }
 
-void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
+void qcow2_transaction_co_undo(struct qcow2_transaction *tx)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     GHashTableIter iter;
     gpointer key, value;
 
     qcow2_co_reclaim(img);
-    for (guint i = 0; i < sw->taken->len; i++) {
-        struct qcow2_decrement d = g_array_index(sw->taken,
+    for (guint i = 0; i < tx->taken->len; i++) {
+        struct qcow2_decrement d = g_array_index(tx->taken,
                                                  struct qcow2_decrement, i);
 
         qcow2_meta_remove(img, d.first << img->cluster_bits,
                           d.n << img->cluster_bits);
     }
-    g_hash_table_iter_init(&iter, sw->moved);
+    g_hash_table_iter_init(&iter, tx->moved);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         const struct qcow2_decrement *was = value;
 
@@ -207,30 +207,30 @@ void qcow2_transaction_co_undo(struct qcow2_transaction *sw)
     }
     qcow2_blocks_drop_new(img);
     qcow2_refcounts_forget(img);
-    qcow2_space_rewind(img, sw->end);
+    qcow2_space_rewind(img, tx->end);
 }
 
-int qcow2_transaction_co_run(struct qcow2_transaction *sw,
+int qcow2_transaction_co_run(struct qcow2_transaction *tx,
                              const struct qcow2_header *h)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     int ret = group_error(img->group);
 
     if (ret == 0 && img->corrupt) {
         ret = -EIO;
     }
     if (ret == 0) {
-        ret = qcow2_co_refcounts_switch(img, h, sw->exts,
-                                        g_hash_table_size(sw->moved) > 0);
+        ret = qcow2_co_refcounts_switch(img, h, tx->exts,
+                                        g_hash_table_size(tx->moved) > 0);
     }
     if (ret < 0) {
-        qcow2_transaction_co_undo(sw);
+        qcow2_transaction_co_undo(tx);
         return ret;
     }
-    sw->done = true;
+    tx->done = true;
     ret = BARRIER(QCOW2_SNAPSHOT_HEADER, group_co_sync(img->group));
-    for (guint i = 0; i < sw->old->len && ret == 0; i++) {
-        struct qcow2_decrement d = g_array_index(sw->old,
+    for (guint i = 0; i < tx->old->len && ret == 0; i++) {
+        struct qcow2_decrement d = g_array_index(tx->old,
                                                  struct qcow2_decrement, i);
 
         qcow2_refcount_decrement(img, 0, d.first << img->cluster_bits,

@@ -31,24 +31,24 @@ struct qcow2_transaction {
 };
 
 /* -ENOMEM; end it in any case. */
-int qcow2_transaction_begin(struct qcow2_transaction *sw,
+int qcow2_transaction_begin(struct qcow2_transaction *tx,
                             struct qcow2_image *img);
-void qcow2_transaction_end(struct qcow2_transaction *sw);
+void qcow2_transaction_end(struct qcow2_transaction *tx);
 /* The refcounts of clusters that [@host, @host+@len) touches, which are in use,
  * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
-CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *sw,
+CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *tx,
                                      uint64_t host, uint64_t len, int by);
 /* Write @len bytes of structure @what to new clusters. */
-CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *sw,
+CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *tx,
                                      enum qcow2_meta what, const void *buf,
                                      uint64_t len, uint64_t *ret_host);
 /* The transaction removes one reference to [@host, @host+@len). */
-void qcow2_transaction_drop(struct qcow2_transaction *sw, uint64_t host,
+void qcow2_transaction_drop(struct qcow2_transaction *tx, uint64_t host,
                             uint64_t len);
 /* Let the header become @h, and refcounts what was counted. A failure before
  * the header is written leaves the image, in memory and file, as it was; one
  * after it is sticky. */
-CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *sw,
+CO_FN int qcow2_transaction_co_run(struct qcow2_transaction *tx,
                                    const struct qcow2_header *h);
 /* Abort: what was done is dropped; no I/O is needed for that. */
-CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *sw);
+CO_FN void qcow2_transaction_co_undo(struct qcow2_transaction *tx);

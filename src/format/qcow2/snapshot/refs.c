@@ -79,27 +79,27 @@ static CO_FN int desc_co_alloc(struct qcow2_image *img, uint64_t table,
 
 /* --- once more --- */
 
-/* The data that the table in sw->table leads to. *@ret_changed: COPIED stood
+/* The data that the table in tx->table leads to. *@ret_changed: COPIED stood
  * somewhere, and does not any more. */
-static CO_FN int data_co_share(struct qcow2_transaction *sw, uint64_t host,
+static CO_FN int data_co_share(struct qcow2_transaction *tx, uint64_t host,
                                bool *ret_changed)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     int ret = 0;
 
     *ret_changed = false;
     for (uint32_t i = 0; i < n_descs(img) && ret == 0; i++) {
-        struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
+        struct qcow2_desc d = qcow2_desc_get(&img->shape, tx->table, i);
         uint64_t at, len;
 
         ret = desc_co_alloc(img, host, d, &at, &len);
         if (ret < 0 || len == 0) {
             continue;
         }
-        ret = qcow2_transaction_co_count(sw, at, len, 1);
+        ret = qcow2_transaction_co_count(tx, at, len, 1);
         if (d.entry & QCOW2_COPIED && !(d.entry & QCOW2_COMPRESSED)) {
             d.entry &= ~QCOW2_COPIED;
-            qcow2_desc_put(&img->shape, sw->table, i, d);
+            qcow2_desc_put(&img->shape, tx->table, i, d);
             *ret_changed = true;
         }
     }
@@ -108,38 +108,38 @@ static CO_FN int data_co_share(struct qcow2_transaction *sw, uint64_t host,
 
 /* The table at @host. *@ret_entry: what the second L1 table says, and with
  * @both the first one, too. */
-static CO_FN int table_co_share(struct qcow2_transaction *sw, uint64_t host,
+static CO_FN int table_co_share(struct qcow2_transaction *tx, uint64_t host,
                                 bool both, uint64_t *ret_entry)
 {
-    uint64_t cluster = qcow2_cluster_size(sw->img), to;
+    uint64_t cluster = qcow2_cluster_size(tx->img), to;
     bool changed;
-    int ret = table_co_read(sw->img, host, sw->table);
+    int ret = table_co_read(tx->img, host, tx->table);
 
     if (ret == 0) {
-        ret = data_co_share(sw, host, &changed);
+        ret = data_co_share(tx, host, &changed);
     }
     if (ret != 0) {
         return ret;
     }
     if (!changed) {
         *ret_entry = host;
-        return qcow2_transaction_co_count(sw, host, cluster, 1);
+        return qcow2_transaction_co_count(tx, host, cluster, 1);
     }
-    ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster,
+    ret = qcow2_transaction_co_store(tx, QCOW2_META_L2, tx->table, cluster,
                                      &to);
     if (ret < 0) {
         return ret;
     }
     *ret_entry = both ? to : to | QCOW2_COPIED;
     if (both) {
-        qcow2_transaction_drop(sw, host, cluster);
-        ret = qcow2_co_refcount_up(sw->img, 0, to, cluster, 1);
+        qcow2_transaction_drop(tx, host, cluster);
+        ret = qcow2_co_refcount_up(tx->img, 0, to, cluster, 1);
         ret = ret == -ERANGE ? -EINVAL : ret;
     }
     return ret;
 }
 
-int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
+int qcow2_refs_co_share(struct qcow2_transaction *tx, const uint64_t *l1,
                         uint32_t n, bool both, uint64_t *ret_l1)
 {
     int ret = 0;
@@ -148,7 +148,7 @@ int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
         uint64_t entry = 0;
 
         if (l1_host(l1, i)) {
-            ret = table_co_share(sw, l1_host(l1, i), both, &entry);
+            ret = table_co_share(tx, l1_host(l1, i), both, &entry);
         }
         put_be64(&ret_l1[i], entry);
     }
@@ -196,16 +196,16 @@ static bool is_common(const struct qcow2_image *img, struct qcow2_desc a,
            !((a.entry ^ b.entry) & QCOW2_OFFSET_MASK);
 }
 
-/* What the table in sw->table leads to, and the one in sw->other (if there is
+/* What the table in tx->table leads to, and the one in tx->other (if there is
  * an @active one) does not. */
-static CO_FN void data_co_free(struct qcow2_transaction *sw, uint64_t host,
+static CO_FN void data_co_free(struct qcow2_transaction *tx, uint64_t host,
                                bool active)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_decrement run = { 0 };
 
     for (uint32_t i = 0; i < n_descs(img); i++) {
-        struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
+        struct qcow2_desc d = qcow2_desc_get(&img->shape, tx->table, i);
         uint64_t at, len;
 
         int ret = desc_co_alloc(img, host, d, &at, &len);
@@ -216,17 +216,17 @@ static CO_FN void data_co_free(struct qcow2_transaction *sw, uint64_t host,
         } else if (len > 0 &&
                    !(active &&
                      is_common(img, d,
-                               qcow2_desc_get(&img->shape, sw->other, i)))) {
+                               qcow2_desc_get(&img->shape, tx->other, i)))) {
             run_co_free(img, &run, at, len);
         }
     }
     run_co_free(img, &run, 0, 0);
 }
 
-void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
+void qcow2_refs_co_free(struct qcow2_transaction *tx, const uint64_t *l1,
                         uint32_t n, bool all)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
 
     for (uint32_t i = 0; i < n; i++) {
         uint64_t host = l1_host(l1, i);
@@ -236,15 +236,15 @@ void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
         if (host == 0 || host == active) {
             continue;
         }
-        ret = table_co_read(img, host, sw->table);
+        ret = table_co_read(img, host, tx->table);
         if (ret == 0 && active) {
-            ret = table_co_read(img, active, sw->other);
+            ret = table_co_read(img, active, tx->other);
         }
         if (ret < 0) {
             qcow2_leak(img, host >> img->cluster_bits, 1, ret);
             continue;
         }
-        data_co_free(sw, host, active != 0);
+        data_co_free(tx, host, active != 0);
         if (all) {
             qcow2_reclaim_now(img, host >> img->cluster_bits, 1);
         }
@@ -255,13 +255,13 @@ void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
 /* --- once less, of what the disk uses --- */
 
 /* The cluster at @at of entry @i of the active table in @table. */
-static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw,
+static CO_FN int cluster_co_unshare(struct qcow2_transaction *tx,
                                     uint8_t *table, uint32_t i, uint64_t at,
                                     bool *changed)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_desc d = qcow2_desc_get(&img->shape, table, i);
-    int ret = qcow2_transaction_co_count(sw, at, qcow2_cluster_size(img), -1);
+    int ret = qcow2_transaction_co_count(tx, at, qcow2_cluster_size(img), -1);
 
     if (ret == 0 && qcow2_count_at(img, at >> img->cluster_bits) == 1) {
         d.entry |= QCOW2_COPIED;
@@ -273,37 +273,37 @@ static CO_FN int cluster_co_unshare(struct qcow2_transaction *sw,
 
 /* A table that both L1 tables lead to, at @host; *@entry is the active
  * one's. */
-static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
+static CO_FN int common_co_unshare(struct qcow2_transaction *tx, uint64_t host,
                                    uint64_t *entry)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t cluster = qcow2_cluster_size(img), at, len, to;
     bool changed = false;
-    int ret = table_co_read(img, host, sw->table);
+    int ret = table_co_read(img, host, tx->table);
 
     for (uint32_t i = 0; i < n_descs(img) && ret == 0; i++) {
-        struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
+        struct qcow2_desc d = qcow2_desc_get(&img->shape, tx->table, i);
 
         ret = desc_co_alloc(img, host, d, &at, &len);
         if (ret < 0 || len == 0) {
             continue;
         }
         ret = d.entry & QCOW2_COMPRESSED
-                  ? qcow2_transaction_co_count(sw, at, len, -1)
-                  : cluster_co_unshare(sw, sw->table, i, at, &changed);
+                  ? qcow2_transaction_co_count(tx, at, len, -1)
+                  : cluster_co_unshare(tx, tx->table, i, at, &changed);
     }
     if (ret < 0) {
         return ret;
     }
     if (changed) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->table, cluster,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_L2, tx->table, cluster,
                                          &to);
         *entry = to | QCOW2_COPIED;
-        qcow2_transaction_drop(sw, host, cluster); /* of either L1 table */
-        qcow2_transaction_drop(sw, host, cluster);
+        qcow2_transaction_drop(tx, host, cluster); /* of either L1 table */
+        qcow2_transaction_drop(tx, host, cluster);
         return ret;
     }
-    ret = qcow2_transaction_co_count(sw, host, cluster, -1);
+    ret = qcow2_transaction_co_count(tx, host, cluster, -1);
     if (ret == 0 && qcow2_count_at(img, host >> img->cluster_bits) == 1) {
         *entry |= QCOW2_COPIED;
     }
@@ -311,39 +311,39 @@ static CO_FN int common_co_unshare(struct qcow2_transaction *sw, uint64_t host,
 }
 
 /* The table at @host and the active one that *@entry leads to. */
-static CO_FN int pair_co_unshare(struct qcow2_transaction *sw, uint64_t host,
+static CO_FN int pair_co_unshare(struct qcow2_transaction *tx, uint64_t host,
                                  uint64_t *entry)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t cluster = qcow2_cluster_size(img), to;
     uint64_t active = *entry & QCOW2_OFFSET_MASK;
     bool changed = false;
-    int ret = table_co_read(img, host, sw->table);
+    int ret = table_co_read(img, host, tx->table);
 
     if (ret == 0) {
-        ret = table_co_read(img, active, sw->other);
+        ret = table_co_read(img, active, tx->other);
     }
     for (uint32_t i = 0; i < n_descs(img) && ret == 0; i++) {
-        struct qcow2_desc d = qcow2_desc_get(&img->shape, sw->table, i);
+        struct qcow2_desc d = qcow2_desc_get(&img->shape, tx->table, i);
 
-        if (is_common(img, d, qcow2_desc_get(&img->shape, sw->other, i))) {
-            ret = cluster_co_unshare(sw, sw->other, i,
+        if (is_common(img, d, qcow2_desc_get(&img->shape, tx->other, i))) {
+            ret = cluster_co_unshare(tx, tx->other, i,
                                      d.entry & QCOW2_OFFSET_MASK, &changed);
         }
     }
     if (ret == 0 && changed) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_L2, sw->other, cluster,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_L2, tx->other, cluster,
                                          &to);
         *entry = to | QCOW2_COPIED;
-        qcow2_transaction_drop(sw, active, cluster);
+        qcow2_transaction_drop(tx, active, cluster);
     }
     return ret;
 }
 
-int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
+int qcow2_refs_co_unshare(struct qcow2_transaction *tx, const uint64_t *l1,
                           uint32_t n, uint64_t *ret_l1)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     int ret = 0;
 
     memcpy(ret_l1, img->l1, (size_t)img->hdr.l1_size * 8);
@@ -352,12 +352,12 @@ int qcow2_refs_co_unshare(struct qcow2_transaction *sw, const uint64_t *l1,
 
         if (host && active) {
             entry = get_be64(&img->l1[i]);
-            ret = host == active ? common_co_unshare(sw, host, &entry)
-                                 : pair_co_unshare(sw, host, &entry);
+            ret = host == active ? common_co_unshare(tx, host, &entry)
+                                 : pair_co_unshare(tx, host, &entry);
             put_be64(&ret_l1[i], entry);
         }
         if (host && host != active) {
-            qcow2_transaction_drop(sw, host, qcow2_cluster_size(img));
+            qcow2_transaction_drop(tx, host, qcow2_cluster_size(img));
         }
     }
     return ret;

@@ -75,23 +75,23 @@ static GPtrArray *qcow2_snapshot_list_copy(const struct qcow2_image *img)
 
 /* Write the table of @list to new clusters; @h leads to it. *@ret_bytes: of the
  * table. */
-static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw,
+static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *tx,
                                               const GPtrArray *list,
                                               struct qcow2_header *h,
                                               uint64_t *ret_bytes)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint8_t *buf = qcow2_snapshots_encode(list, ret_bytes);
     uint64_t host;
     int ret = buf ? 0 : -ENOMEM;
 
     if (ret == 0) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOTS, buf,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_SNAPSHOTS, buf,
                                          *ret_bytes, &host);
     }
     g_free(buf);
     if (ret == 0) {
-        qcow2_transaction_drop(sw, img->hdr.snapshots_offset,
+        qcow2_transaction_drop(tx, img->hdr.snapshots_offset,
                                img->snapshots->bytes);
         h->snapshots_offset = host;
         h->n_snapshots = list->len;
@@ -99,10 +99,10 @@ static CO_FN int qcow2_snapshot_list_co_store(struct qcow2_transaction *sw,
     return ret;
 }
 
-static void l1_drop(struct qcow2_transaction *sw)
+static void l1_drop(struct qcow2_transaction *tx)
 {
-    qcow2_transaction_drop(sw, sw->img->hdr.l1_offset,
-                           (uint64_t)sw->img->hdr.l1_size * 8);
+    qcow2_transaction_drop(tx, tx->img->hdr.l1_offset,
+                           (uint64_t)tx->img->hdr.l1_size * 8);
 }
 
 /* --- create --- */
@@ -134,36 +134,36 @@ static struct qcow2_snapshot *snapshot_new(const struct qcow2_image *img,
 }
 
 /* Both L1 tables and the list. */
-static CO_FN int create_co_store(struct qcow2_transaction *sw,
+static CO_FN int create_co_store(struct qcow2_transaction *tx,
                                  struct qcow2_snapshot *s, uint64_t *l1,
                                  struct qcow2_header *h, uint64_t *ret_bytes)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t bytes = (uint64_t)s->l1_size * 8;
     GPtrArray *list = qcow2_snapshot_list_copy(img);
-    int ret = qcow2_refs_co_share(sw, img->l1, s->l1_size, true, l1);
+    int ret = qcow2_refs_co_share(tx, img->l1, s->l1_size, true, l1);
 
     if (ret == 0) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_SNAPSHOT_L1, l1, bytes,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_SNAPSHOT_L1, l1, bytes,
                                          &s->l1_offset);
     }
     if (ret == 0 && bytes) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, l1, bytes,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_L1, l1, bytes,
                                          &h->l1_offset);
     }
     if (ret == 0) {
-        l1_drop(sw);
+        l1_drop(tx);
         g_ptr_array_add(list, s);
-        ret = qcow2_snapshot_list_co_store(sw, list, h, ret_bytes);
+        ret = qcow2_snapshot_list_co_store(tx, list, h, ret_bytes);
     }
     g_ptr_array_unref(list);
     return ret;
 }
 
-static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw,
+static CO_FN int qcow2_create_co_run(struct qcow2_transaction *tx,
                                      const char *name)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_header h = img->hdr;
     struct qcow2_snapshot *s = snapshot_new(img, name);
     uint64_t *l1 = l1_new(s->l1_size), bytes = 0;
@@ -171,14 +171,14 @@ static CO_FN int qcow2_create_co_run(struct qcow2_transaction *sw,
     int ret = -ENOMEM;
 
     if (l1) {
-        ret = create_co_store(sw, s, l1, &h, &bytes);
+        ret = create_co_store(tx, s, l1, &h, &bytes);
         if (ret < 0) {
-            qcow2_transaction_co_undo(sw);
+            qcow2_transaction_co_undo(tx);
         } else {
-            ret = qcow2_transaction_co_run(sw, &h);
+            ret = qcow2_transaction_co_run(tx, &h);
         }
     }
-    if (sw->done) {
+    if (tx->done) {
         l1_take(img, l1, room);
         g_ptr_array_add(img->snapshots->list, s);
         img->snapshots->bytes = bytes;
@@ -202,10 +202,10 @@ static int qcow2_l1_validate(struct qcow2_image *img, const uint64_t *l1,
                : 0;
 }
 
-static CO_FN int snapshot_co_create(struct qcow2_transaction *sw,
+static CO_FN int snapshot_co_create(struct qcow2_transaction *tx,
                                     const char *name, GError **err)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     int ret;
 
     if (strlen(name) > NAME_MAX_BYTES) {
@@ -223,18 +223,18 @@ static CO_FN int snapshot_co_create(struct qcow2_transaction *sw,
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_create_co_run(sw, name);
+    ret = qcow2_create_co_run(tx, name);
     return ret < 0 ? err_set(err, -ret, "%s", g_strerror(-ret)) : 0;
 }
 
 /* --- delete --- */
 
 /* Its references to what the disk uses, and its tables. */
-static CO_FN int delete_co_unshare(struct qcow2_transaction *sw,
+static CO_FN int delete_co_unshare(struct qcow2_transaction *tx,
                                    const struct qcow2_snapshot *s,
                                    const uint64_t *l1)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_header h = img->hdr;
     uint64_t *active = l1_new(img->hdr.l1_size);
     size_t room = l1_room(img->hdr.l1_size);
@@ -244,20 +244,20 @@ static CO_FN int delete_co_unshare(struct qcow2_transaction *sw,
     if (!active) {
         return -ENOMEM;
     }
-    ret = qcow2_refs_co_unshare(sw, l1, s->l1_size, active);
+    ret = qcow2_refs_co_unshare(tx, l1, s->l1_size, active);
     changed = memcmp(active, img->l1, (size_t)h.l1_size * 8) != 0;
     if (ret == 0 && changed) {
-        ret = qcow2_transaction_co_store(sw, QCOW2_META_L1, active,
+        ret = qcow2_transaction_co_store(tx, QCOW2_META_L1, active,
                                          (uint64_t)h.l1_size * 8, &h.l1_offset);
-        l1_drop(sw);
+        l1_drop(tx);
     }
     if (ret < 0) {
-        qcow2_transaction_co_undo(sw);
+        qcow2_transaction_co_undo(tx);
     } else {
-        qcow2_transaction_drop(sw, s->l1_offset, (uint64_t)s->l1_size * 8);
-        ret = qcow2_transaction_co_run(sw, &h);
+        qcow2_transaction_drop(tx, s->l1_offset, (uint64_t)s->l1_size * 8);
+        ret = qcow2_transaction_co_run(tx, &h);
     }
-    if (changed && sw->done) {
+    if (changed && tx->done) {
         l1_take(img, active, room);
     } else {
         io_buf_put(active, room);
@@ -270,24 +270,24 @@ static CO_FN void delete_co_free(struct qcow2_image *img,
                                  const struct qcow2_snapshot *s,
                                  const uint64_t *l1)
 {
-    struct qcow2_transaction sw;
-    int ret = qcow2_transaction_begin(&sw, img);
+    struct qcow2_transaction tx;
+    int ret = qcow2_transaction_begin(&tx, img);
 
     if (ret == 0) {
         qcow2_co_reclaim(img);
-        qcow2_refs_co_free(&sw, l1, s->l1_size, false);
-        ret = delete_co_unshare(&sw, s, l1);
+        qcow2_refs_co_free(&tx, l1, s->l1_size, false);
+        ret = delete_co_unshare(&tx, s, l1);
     }
     if (ret < 0) {
         qcow2_leak(img, s->l1_offset >> img->cluster_bits, 1, ret);
     }
-    qcow2_transaction_end(&sw);
+    qcow2_transaction_end(&tx);
 }
 
-static CO_FN int delete_co_run(struct qcow2_transaction *sw,
+static CO_FN int delete_co_run(struct qcow2_transaction *tx,
                                struct qcow2_snapshot *s, const uint64_t *l1)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_header h = img->hdr;
     GPtrArray *list = qcow2_snapshot_list_copy(img);
     uint64_t bytes;
@@ -295,14 +295,14 @@ static CO_FN int delete_co_run(struct qcow2_transaction *sw,
     int ret;
 
     g_ptr_array_remove(list, s);
-    ret = qcow2_snapshot_list_co_store(sw, list, &h, &bytes);
+    ret = qcow2_snapshot_list_co_store(tx, list, &h, &bytes);
     g_ptr_array_unref(list);
     if (ret < 0) {
-        qcow2_transaction_co_undo(sw);
+        qcow2_transaction_co_undo(tx);
     } else {
-        ret = qcow2_transaction_co_run(sw, &h);
+        ret = qcow2_transaction_co_run(tx, &h);
     }
-    if (!sw->done) {
+    if (!tx->done) {
         return ret;
     }
     g_ptr_array_find(img->snapshots->list, s, &at);
@@ -315,23 +315,23 @@ static CO_FN int delete_co_run(struct qcow2_transaction *sw,
     return ret;
 }
 
-static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *sw,
+static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *tx,
                                           struct qcow2_snapshot *s,
                                           GError **err)
 {
     uint64_t *l1;
     size_t room;
-    int ret = qcow2_co_snapshot_l1(sw->img, s, 0, &l1, &room, err);
+    int ret = qcow2_co_snapshot_l1(tx->img, s, 0, &l1, &room, err);
 
     if (ret < 0) {
         return ret;
     }
-    ret = qcow2_l1_validate(sw->img, l1, s->l1_size, s->l1_offset, err);
+    ret = qcow2_l1_validate(tx->img, l1, s->l1_size, s->l1_offset, err);
     if (ret < 0) {
         io_buf_put(l1, room);
         return ret;
     }
-    ret = delete_co_run(sw, s, l1);
+    ret = delete_co_run(tx, s, l1);
     io_buf_put(l1, room);
     return ret < 0 ? err_set_errno(err, -ret,
                                    "Failed to remove the snapshot "
@@ -345,42 +345,42 @@ static CO_FN int qcow2_snapshot_co_delete(struct qcow2_transaction *sw,
 static CO_FN void apply_co_free(struct qcow2_image *img, const uint64_t *l1,
                                 uint32_t n)
 {
-    struct qcow2_transaction sw;
+    struct qcow2_transaction tx;
 
-    int ret = qcow2_transaction_begin(&sw, img);
+    int ret = qcow2_transaction_begin(&tx, img);
 
     if (ret == 0) {
         qcow2_co_reclaim(img);
-        qcow2_refs_co_free(&sw, l1, n, true);
+        qcow2_refs_co_free(&tx, l1, n, true);
     } else {
         qcow2_leak(img, img->hdr.l1_offset >> img->cluster_bits, 1, ret);
     }
-    qcow2_transaction_end(&sw);
+    qcow2_transaction_end(&tx);
 }
 
-static CO_FN int apply_co_transaction(struct qcow2_transaction *sw,
+static CO_FN int apply_co_transaction(struct qcow2_transaction *tx,
                                       const uint64_t *l1, uint64_t *active,
                                       struct qcow2_header *h)
 {
-    int ret = qcow2_refs_co_share(sw, l1, h->l1_size, false, active);
+    int ret = qcow2_refs_co_share(tx, l1, h->l1_size, false, active);
 
     if (ret == 0) {
         ret = qcow2_transaction_co_store(
-            sw, QCOW2_META_L1, active, (uint64_t)h->l1_size * 8, &h->l1_offset);
+            tx, QCOW2_META_L1, active, (uint64_t)h->l1_size * 8, &h->l1_offset);
     }
     if (ret < 0) {
-        qcow2_transaction_co_undo(sw);
+        qcow2_transaction_co_undo(tx);
         return ret;
     }
-    l1_drop(sw);
-    return qcow2_transaction_co_run(sw, h);
+    l1_drop(tx);
+    return qcow2_transaction_co_run(tx, h);
 }
 
 /* @l1, of @n entries, is for a disk of @size bytes, and more. */
-static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
+static CO_FN int apply_co_run(struct qcow2_transaction *tx, const uint64_t *l1,
                               uint32_t n, uint64_t size)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     struct qcow2_header h = img->hdr;
     uint32_t old_n = h.l1_size;
     uint64_t *active, *old = l1_new(old_n);
@@ -393,9 +393,9 @@ static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
     active = l1_new(h.l1_size);
     if (active && old) {
         memcpy(old, img->l1, (size_t)old_n * 8);
-        ret = apply_co_transaction(sw, l1, active, &h);
+        ret = apply_co_transaction(tx, l1, active, &h);
     }
-    if (sw->done) {
+    if (tx->done) {
         l1_take(img, active, l1_room(h.l1_size));
         img->node->size = size;
         qcow2_bitmaps_changed(img, size, 0, size);
@@ -413,10 +413,10 @@ static CO_FN int apply_co_run(struct qcow2_transaction *sw, const uint64_t *l1,
     return ret;
 }
 
-static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
+static CO_FN int snapshot_co_apply(struct qcow2_transaction *tx,
                                    const struct qcow2_snapshot *s, GError **err)
 {
-    struct qcow2_image *img = sw->img;
+    struct qcow2_image *img = tx->img;
     uint64_t size = s->disk_size ? s->disk_size : img->hdr.size, *l1;
     size_t room;
     int ret = qcow2_co_snapshot_l1(img, s, size, &l1, &room, err);
@@ -429,7 +429,7 @@ static CO_FN int snapshot_co_apply(struct qcow2_transaction *sw,
         io_buf_put(l1, room);
         return ret;
     }
-    ret = apply_co_run(sw, l1, s->l1_size, size);
+    ret = apply_co_run(tx, l1, s->l1_size, size);
     io_buf_put(l1, room);
     return ret < 0 ? err_set(err, -ret, "Failed to load snapshot: %s",
                              g_strerror(-ret))
@@ -443,21 +443,21 @@ static CO_FN int qcow2_snapshot_co_act(struct qcow2_image *img,
                                        GError **err)
 {
     struct qcow2_snapshot *s = qcow2_snapshot_find(img, name);
-    struct qcow2_transaction sw;
-    int ret = qcow2_transaction_begin(&sw, img);
+    struct qcow2_transaction tx;
+    int ret = qcow2_transaction_begin(&tx, img);
 
     if (ret < 0) {
         err_set_errno(err, -ret, "Could not change the snapshots");
     } else if (op == SNAPSHOT_CREATE) {
-        ret = snapshot_co_create(&sw, name, err);
+        ret = snapshot_co_create(&tx, name, err);
     } else if (!s) {
         ret = err_set(err, ENOENT, "Can't find the snapshot");
     } else if (op == SNAPSHOT_APPLY) {
-        ret = snapshot_co_apply(&sw, s, err);
+        ret = snapshot_co_apply(&tx, s, err);
     } else {
-        ret = qcow2_snapshot_co_delete(&sw, s, err);
+        ret = qcow2_snapshot_co_delete(&tx, s, err);
     }
-    qcow2_transaction_end(&sw);
+    qcow2_transaction_end(&tx);
     return ret;
 }
 

@@ -84,15 +84,15 @@ CO_FN int qcow2_co_snapshot_l1(struct qcow2_image *img,
 /* All that @n entries of @l1 refer to gets one more reference, for a second L1
  * table that *@ret_l1, of as many entries, is to become. With @both @l1 itself
  * is to become the same table; else it stays what it is. */
-CO_FN int qcow2_refs_co_share(struct qcow2_transaction *sw, const uint64_t *l1,
+CO_FN int qcow2_refs_co_share(struct qcow2_transaction *tx, const uint64_t *l1,
                               uint32_t n, bool both, uint64_t *ret_l1);
 /* @n entries of @l1, a table that nothing leads to any more, lose the
  * references to what the active tables do not refer to, at once; with @all to
  * everything, and the tables themselves go, too. What cannot be read leaks. */
-CO_FN void qcow2_refs_co_free(struct qcow2_transaction *sw, const uint64_t *l1,
+CO_FN void qcow2_refs_co_free(struct qcow2_transaction *tx, const uint64_t *l1,
                               uint32_t n, bool all);
 /* ... and those to what the active tables do refer to, by a metadata
  * transaction; *@ret_l1, the active table, says what is not shared any more. */
-CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *sw,
+CO_FN int qcow2_refs_co_unshare(struct qcow2_transaction *tx,
                                 const uint64_t *l1, uint32_t n,
                                 uint64_t *ret_l1);

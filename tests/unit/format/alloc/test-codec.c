@@ -74,7 +74,7 @@ static void reference_decompress(enum codec c, const uint8_t *src, size_t len,
 }
 
 struct bufs {
-    uint8_t *plain, *packed, *out; /* @out has GUARD bytes after CLUSTER */
+    uint8_t *plain, *small, *out; /* @out has GUARD bytes after CLUSTER */
 };
 
 static struct bufs bufs_new(void)
@@ -83,7 +83,7 @@ static struct bufs bufs_new(void)
                       g_malloc(CLUSTER + GUARD) };
 
     fill_text(b.plain, CLUSTER);
-    memset(b.packed, 0xee, 2 * CLUSTER);
+    memset(b.small, 0xee, 2 * CLUSTER);
     memset(b.out, CANARY, CLUSTER + GUARD);
     return b;
 }
@@ -94,7 +94,7 @@ static void bufs_free(struct bufs *b)
         g_assert_cmpuint(b->out[CLUSTER + i], ==, CANARY);
     }
     g_free(b->plain);
-    g_free(b->packed);
+    g_free(b->small);
     g_free(b->out);
 }
 
@@ -104,18 +104,18 @@ static void test_libraries(void)
         struct bufs b = bufs_new();
         size_t len = 0;
 
-        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
+        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.small,
                                        CLUSTER - 1, &len),
                         ==, 0);
         g_assert_cmpuint(len, <, CLUSTER * 2 / 3);
-        reference_decompress(codecs[i], b.packed, len, b.out, CLUSTER);
+        reference_decompress(codecs[i], b.small, len, b.out, CLUSTER);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
 
         fill_text(b.plain, CLUSTER);
-        len = reference_compress(codecs[i], b.plain, CLUSTER, b.packed,
+        len = reference_compress(codecs[i], b.plain, CLUSTER, b.small,
                                  2 * CLUSTER);
         g_assert_cmpint(
-            codec_decompress(codecs[i], b.packed, len, b.out, CLUSTER), ==, 0);
+            codec_decompress(codecs[i], b.small, len, b.out, CLUSTER), ==, 0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
         bufs_free(&b);
     }
@@ -128,13 +128,13 @@ static void test_trailing(void)
         struct bufs b = bufs_new();
         size_t len = 0;
 
-        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
+        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.small,
                                        CLUSTER - 1, &len),
                         ==, 0);
-        fill_noise(b.packed + len, 511);
+        fill_noise(b.small + len, 511);
         g_assert_cmpint(
-            codec_decompress(codecs[i], b.packed, len + 511, b.out, CLUSTER),
-            ==, 0);
+            codec_decompress(codecs[i], b.small, len + 511, b.out, CLUSTER), ==,
+            0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
         bufs_free(&b);
     }
@@ -164,12 +164,12 @@ static void test_truncated(void)
         struct bufs b = bufs_new();
         size_t len = 0;
 
-        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.packed,
+        g_assert_cmpint(codec_compress(codecs[i], b.plain, CLUSTER, b.small,
                                        CLUSTER - 1, &len),
                         ==, 0);
         for (size_t cut = 0; cut < len - 64; cut += cut < 300 ? 1 : 511) {
             g_assert_cmpint(
-                codec_decompress(codecs[i], b.packed, cut, b.out, CLUSTER), ==,
+                codec_decompress(codecs[i], b.small, cut, b.out, CLUSTER), ==,
                 -EIO);
         }
         bufs_free(&b);
@@ -183,15 +183,15 @@ static void test_wrong_length(void)
         struct bufs b = bufs_new();
         size_t len;
 
-        len = reference_compress(codecs[i], b.plain, CLUSTER - 1, b.packed,
+        len = reference_compress(codecs[i], b.plain, CLUSTER - 1, b.small,
                                  2 * CLUSTER);
         g_assert_cmpint(
-            codec_decompress(codecs[i], b.packed, len, b.out, CLUSTER), ==,
+            codec_decompress(codecs[i], b.small, len, b.out, CLUSTER), ==,
             -EIO);
-        len = reference_compress(codecs[i], b.plain, CLUSTER, b.packed,
+        len = reference_compress(codecs[i], b.plain, CLUSTER, b.small,
                                  2 * CLUSTER);
         memset(b.out, CANARY, CLUSTER);
-        codec_decompress(codecs[i], b.packed, len, b.out, CLUSTER / 2);
+        codec_decompress(codecs[i], b.small, len, b.out, CLUSTER / 2);
         for (unsigned at = CLUSTER / 2; at < CLUSTER; at++) {
             g_assert_cmpuint(b.out[at], ==, CANARY);
         }
@@ -207,15 +207,15 @@ static void test_hostile(void)
         size_t len = 0;
         int r;
 
-        codec_compress(c, b.plain, CLUSTER, b.packed, CLUSTER - 1, &len);
+        codec_compress(c, b.plain, CLUSTER, b.small, CLUSTER - 1, &len);
         if (round % 4 == 3) {
-            fill_noise(b.packed, len);
+            fill_noise(b.small, len);
         }
         for (unsigned i = 0; i < 1 + round % 8; i++) {
-            b.packed[g_rand_int_range(rng, 0, (gint32)len)] ^= (uint8_t)
+            b.small[g_rand_int_range(rng, 0, (gint32)len)] ^= (uint8_t)
                 g_rand_int_range(rng, 1, 256);
         }
-        r = codec_decompress(c, b.packed, len, b.out, CLUSTER);
+        r = codec_decompress(c, b.small, len, b.out, CLUSTER);
         g_assert_true(r == 0 || r == -EIO);
         bufs_free(&b);
     }
@@ -226,7 +226,7 @@ static void test_zstd_window(void)
 {
     struct bufs b = bufs_new();
     ZSTD_CCtx *c = ZSTD_createCCtx();
-    ZSTD_outBuffer out = { b.packed, 2 * CLUSTER, 0 };
+    ZSTD_outBuffer out = { b.small, 2 * CLUSTER, 0 };
     ZSTD_inBuffer in = { b.plain, CLUSTER, 0 };
 
     ZSTD_CCtx_setParameter(c, ZSTD_c_windowLog, 27);
@@ -234,7 +234,7 @@ static void test_zstd_window(void)
     ZSTD_compressStream2(c, &out, &in, ZSTD_e_flush);
     g_assert_cmpuint(ZSTD_compressStream2(c, &out, &in, ZSTD_e_end), ==, 0);
     g_assert_cmpint(
-        codec_decompress(CODEC_ZSTD, b.packed, out.pos, b.out, CLUSTER), ==,
+        codec_decompress(CODEC_ZSTD, b.small, out.pos, b.out, CLUSTER), ==,
         -EIO);
     ZSTD_freeCCtx(c);
     bufs_free(&b);
@@ -307,7 +307,7 @@ static CO_FN void crowd_entry(void *arg)
     g_mutex_unlock(&w->lock);
 }
 
-static void test_offload(void)
+static void test_pool(void)
 {
     struct crowd w = { .now = 0 };
 
@@ -329,13 +329,13 @@ static CO_FN void codec_entry(void *arg)
         size_t len = 0;
 
         g_assert_cmpint(codec_co_compress(arg, codecs[i], b.plain, CLUSTER,
-                                          b.packed, CLUSTER - 1, &len),
+                                          b.small, CLUSTER - 1, &len),
                         ==, 0);
         g_assert_cmpint(
-            codec_co_decompress(arg, codecs[i], b.packed, len, b.out, CLUSTER),
+            codec_co_decompress(arg, codecs[i], b.small, len, b.out, CLUSTER),
             ==, 0);
         g_assert_cmpmem(b.out, CLUSTER, b.plain, CLUSTER);
-        g_assert_cmpint(codec_co_decompress(arg, codecs[i], b.packed, len / 2,
+        g_assert_cmpint(codec_co_decompress(arg, codecs[i], b.small, len / 2,
                                             b.out, CLUSTER),
                         ==, -EIO);
         bufs_free(&b);
@@ -365,7 +365,7 @@ int main(int argc, char **argv)
     g_test_add_func("/codec/wrong-length", test_wrong_length);
     g_test_add_func("/codec/hostile", test_hostile);
     g_test_add_func("/codec/zstd-window", test_zstd_window);
-    g_test_add_func("/codec/offload", test_offload);
+    g_test_add_func("/codec/pool", test_pool);
     g_test_add_func("/codec/off-loop", test_off_loop);
     ret = g_test_run();
     g_rand_free(rng);

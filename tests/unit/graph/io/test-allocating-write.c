@@ -138,7 +138,7 @@ static CO_FN void share_entry(void *arg)
         fake_co_expect(w.u, C + 100 * (unsigned)i + 50, 50, 0xbb);
     }
     g_assert_cmpuint(fake_of(w.base)->reads, ==, 1);
-    g_assert_null(w.top->fetches);
+    g_assert_null(w.top->inflight_reads);
     world_co_close(&w);
 }
 

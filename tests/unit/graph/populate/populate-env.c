@@ -18,14 +18,14 @@ static CO_FN int faults_co_hook(struct ram_disk *d, enum ram_op op,
     if (after) {
         return 0;
     }
-    if (f->gated[op] > 0) {
-        if (--f->gated[op] == 0) {
+    if (f->latched[op] > 0) {
+        if (--f->latched[op] == 0) {
             /* The last one that is held. */
-            f->gate[op].shut = true;
-            latch_co_wait(&f->gate[op]);
+            f->latch[op].shut = true;
+            latch_co_wait(&f->latch[op]);
         }
-    } else if (f->gate[op].shut && f->gate[op].waiting == 0) {
-        latch_co_wait(&f->gate[op]);
+    } else if (f->latch[op].shut && f->latch[op].waiting == 0) {
+        latch_co_wait(&f->latch[op]);
     }
     if (f->fail_times[op] > 0) {
         f->fail_times[op]--;

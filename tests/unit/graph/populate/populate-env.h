@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A chain of RAM disks for the populate tests: top over mid (optional) over
- * base, with gates and faults on their operations, and guest requests that run
+ * base, with latches and faults on their operations, and guest requests that run
  * as coroutines of their own.
  */
 #pragma once
@@ -22,8 +22,8 @@ struct node;
 
 /* What happens to the operations of one disk. */
 struct faults {
-    struct gate gate[RAM_OPS];    /* passed before the effect */
-    unsigned gated[RAM_OPS];      /* only so many more; 0: all while shut */
+    struct latch latch[RAM_OPS];  /* passed before the effect */
+    unsigned latched[RAM_OPS];    /* only so many more; 0: all while shut */
     int fail[RAM_OPS];            /* -errno of the next ... */
     unsigned fail_times[RAM_OPS]; /* ... so many operations */
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Populate and copy-on-read over RAM disks.  Interleavings are scripted: a
- * gate holds a base read or an overlay write until the test has let everything
+ * latch holds a base read or an overlay write until the test has let everything
  * else happen.  Nothing here sleeps.
  */
 #include <glib.h>
@@ -159,13 +159,13 @@ static CO_FN void large_entry(void *arg)
 
     env_co_init(&e, 24 * MIB, 0, 24 * MIB);
     env_co_open(&e);
-    e.f_base.gate[RAM_READ].shut = true;
+    e.f_base.latch[RAM_READ].shut = true;
     op = op_start(&e, OP_POPULATE, 0, 24 * MIB, 0);
     coro_co_settle();
     /* One is held; meanwhile others go on, bounded in number. */
     g_assert_cmpuint(BASE_READS(&e), ==, 24);
     g_assert_false(op->done);
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     env_co_verify(&e);
     env_co_close(&e);
@@ -229,7 +229,7 @@ static CO_FN void join_entry(void *arg)
 
     env_co_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     op[0] = op_start(&e, OP_COR, 0, 10, 0);
     coro_co_settle();
     op[1] = op_start(&e, OP_COR, 5, 1000, 0);
@@ -240,7 +240,7 @@ static CO_FN void join_entry(void *arg)
     for (unsigned i = 0; i < 5; i++) {
         g_assert_false(op[i]->done);
     }
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     for (unsigned i = 0; i < 5; i++) {
         g_assert_cmpint(op_co_finish(op[i]), ==, 0);
     }
@@ -259,7 +259,7 @@ static CO_FN void join_while_mapping_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_top.gated[RAM_WRITE] = 1;
+    e.f_top.latched[RAM_WRITE] = 1;
     op = op_start(&e, OP_COR, 0, 10, 0);
     coro_co_settle();
     second = op_start(&e, OP_COR, 0, 100, 0);
@@ -268,7 +268,7 @@ static CO_FN void join_while_mapping_entry(void *arg)
     g_assert_true(second->done);
     g_assert_cmpint(op_co_finish(second), ==, 0);
     g_assert_cmpuint(BASE_READS(&e), ==, 1);
-    latch_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.latch[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     assert_states(&e, "D-");
     env_co_close(&e);
@@ -282,13 +282,13 @@ static CO_FN void join_partly_entry(void *arg)
 
     env_co_init(&e, 5 * CLUSTER, 0, 5 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     op = op_start(&e, OP_COR, 2 * CLUSTER + 9, 10, 0);
     coro_co_settle();
     large = op_start(&e, OP_COR, 100, 5 * CLUSTER - 100, 0);
     coro_co_settle();
     g_assert_false(large->done);
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(op), ==, 0);
     g_assert_cmpint(op_co_finish(large), ==, 0);
     g_assert_cmpuint(e.d_base->bytes[RAM_READ], ==, 5 * CLUSTER);
@@ -304,7 +304,7 @@ static CO_FN void join_failed_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     e.f_base.fail[RAM_READ] = -EIO;
     e.f_base.fail_times[RAM_READ] = 1;
     op[0] = op_start(&e, OP_COR, 0, 10, 0);
@@ -312,7 +312,7 @@ static CO_FN void join_failed_entry(void *arg)
     op[1] = op_start(&e, OP_COR, 5, 1000, 0);
     op[2] = op_start(&e, OP_POPULATE, 0, CLUSTER, 0);
     coro_co_settle();
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, -EIO);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     g_assert_cmpint(op_co_finish(op[2]), ==, 0);
@@ -329,7 +329,7 @@ static CO_FN void join_failed_keeps_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     e.f_base.fail[RAM_READ] = -EIO;
     e.f_base.fail_times[RAM_READ] = 1;
     op[0] = op_start(&e, OP_COR, 0, 10, 0);
@@ -337,7 +337,7 @@ static CO_FN void join_failed_keeps_entry(void *arg)
     op[1] = op_start(&e, OP_COR, 5, 1000, 0);
     op[2] = op_start(&e, OP_COR, 2000, CLUSTER, 0);
     coro_co_settle();
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, -EIO);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     g_assert_cmpint(op_co_finish(op[2]), ==, 0);
@@ -356,7 +356,7 @@ static CO_FN void full_write_entry(void *arg)
 
     env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 3 * CLUSTER, 0);
     coro_co_settle();
     write = op_start(&e, OP_WRITE, CLUSTER, CLUSTER, 7);
@@ -364,7 +364,7 @@ static CO_FN void full_write_entry(void *arg)
     g_assert_true(write->done);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     assert_states(&e, "-D-");
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "DDD");
     env_co_verify(&e);
@@ -379,13 +379,13 @@ static CO_FN void partial_writes_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
     coro_co_settle();
     write[0] = op_start(&e, OP_WRITE, 512, 512, 7);
     write[1] = op_start(&e, OP_WRITE, 8192, 100, 8);
     coro_co_settle();
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     g_assert_cmpint(op_co_finish(write[0]), ==, 0);
     g_assert_cmpint(op_co_finish(write[1]), ==, 0);
@@ -404,14 +404,14 @@ static CO_FN void write_before_map_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_top.gated[RAM_WRITE] = 1;
+    e.f_top.latched[RAM_WRITE] = 1;
     write = op_start(&e, OP_WRITE, 0, CLUSTER, 7);
     coro_co_settle();
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
     coro_co_settle();
     g_assert_false(read->done);
     g_assert_cmpuint(BASE_READS(&e), ==, 1);
-    latch_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.latch[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "DD");
@@ -427,7 +427,7 @@ static CO_FN void write_during_map_entry(void *arg)
 
     env_co_init(&e, 3 * CLUSTER, 0, 3 * CLUSTER);
     env_co_open(&e);
-    e.f_top.gated[RAM_WRITE] = 1;
+    e.f_top.latched[RAM_WRITE] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
     coro_co_settle();
     write = op_start(&e, OP_WRITE, 100, 50, 7);
@@ -435,7 +435,7 @@ static CO_FN void write_during_map_entry(void *arg)
     coro_co_settle();
     g_assert_false(write->done);
     g_assert_true(other->done);
-    latch_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.latch[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     g_assert_cmpint(op_co_finish(write), ==, 0);
     g_assert_cmpint(op_co_finish(other), ==, 0);
@@ -451,14 +451,14 @@ static CO_FN void trim_entry(void *arg)
 
     env_co_init(&e, 4 * CLUSTER, 0, 4 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 4 * CLUSTER, 0);
     coro_co_settle();
     g_assert_cmpint(env_co_do(&e, OP_ZERO, 0, CLUSTER, 0), ==, 0);
     g_assert_cmpint(env_co_do(&e, OP_WRITE, CLUSTER, CLUSTER, 5), ==, 0);
     g_assert_cmpint(env_co_do(&e, OP_DISCARD, CLUSTER, CLUSTER, 0), ==, 0);
     memset(e.expect + CLUSTER, 0, CLUSTER);
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     assert_states(&e, "ZZDD");
     env_co_verify(&e);
@@ -473,13 +473,13 @@ static CO_FN void read_after_write_entry(void *arg)
 
     env_co_init(&e, 2 * CLUSTER, 0, 2 * CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     read = op_start(&e, OP_POPULATE, 0, 2 * CLUSTER, 0);
     coro_co_settle();
     g_assert_cmpint(env_co_do(&e, OP_WRITE, 0, CLUSTER, 9), ==, 0);
     /* The fetch in flight covers it, and must not be asked. */
     g_assert_cmpint(env_co_do(&e, OP_COR, 10, 1000, 0), ==, 0);
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(read), ==, 0);
     env_co_verify(&e);
     env_co_close(&e);
@@ -538,14 +538,14 @@ static CO_FN void join_unmapped_entry(void *arg)
 
     env_co_init(&e, CLUSTER, 0, CLUSTER);
     env_co_open(&e);
-    e.f_base.gated[RAM_READ] = 1;
+    e.f_base.latched[RAM_READ] = 1;
     e.f_top.fail[RAM_WRITE] = -ENOSPC;
     e.f_top.fail_times[RAM_WRITE] = 1;
     op[0] = op_start(&e, OP_COR, 0, 10, 0);
     coro_co_settle();
     op[1] = op_start(&e, OP_POPULATE, 0, CLUSTER, 0);
     coro_co_settle();
-    latch_open(&e.f_base.gate[RAM_READ]);
+    latch_open(&e.f_base.latch[RAM_READ]);
     g_assert_cmpint(op_co_finish(op[0]), ==, 0);
     g_assert_cmpint(op_co_finish(op[1]), ==, 0);
     assert_states(&e, "D");
@@ -561,7 +561,7 @@ static CO_FN void budget_entry(void *arg)
 
     env_co_init(&e, 80 * MIB, 0, 80 * MIB);
     env_co_open(&e);
-    e.f_top.gated[RAM_WRITE] = 1;
+    e.f_top.latched[RAM_WRITE] = 1;
     g_ptr_array_add(ops, op_start(&e, OP_COR, 0, MIB, 0));
     coro_co_settle();
     /* Held by the same range, so that none of them ends. */
@@ -584,7 +584,7 @@ static CO_FN void budget_entry(void *arg)
     }
     g_assert_cmpint(env_co_do(&e, OP_COR, 70 * MIB, MIB, 0), ==, 0);
     g_assert_cmpint(ram_disk_state(e.d_top, 70 * MIB), ==, RAM_DATA);
-    latch_open(&e.f_top.gate[RAM_WRITE]);
+    latch_open(&e.f_top.latch[RAM_WRITE]);
     g_assert_cmpint(op_co_finish(g_ptr_array_index(ops, 0)), ==, 0);
     g_ptr_array_free(ops, TRUE);
     env_co_close(&e);

@@ -680,7 +680,7 @@ static CO_FN void release_co(struct job *j)
     job_co_wait_concluded(j);
 }
 
-/* base <- mid <- top <- new: mid is filled while new is filled down to mid. */
+/* base <- mid <- top <- new: mid is populated while new is populated down to mid. */
 static CO_FN void parallel_co(bool low_first)
 {
     struct job *low, *high;
