@@ -16,6 +16,9 @@ void run_graph(void (*fn)(struct graph *g));
 /* The same on the simulated machine. */
 void run_graph_on_sim(uint64_t seed, void (*fn)(struct graph *g));
 
+/* Let the graphs know @drv, too: one driver of the test's own. */
+void run_graph_add(const struct node_driver *drv);
+
 /* A path in a directory that is removed at exit; owned by the caller. */
 char *scratch(const char *name);
 
@@ -23,6 +26,9 @@ char *scratch(const char *name);
 CO_FN void make_image(struct graph *g, const char *path, json_t *options);
 CO_FN int try_make_image(struct graph *g, const char *path, json_t *options,
                          GError **err);
+/* An image of driver @drv, or an empty file; takes @options, NULL: none. */
+CO_FN void make_as(struct graph *g, const struct node_driver *drv,
+                   const char *path, json_t *options);
 CO_FN void make_qcow2(struct graph *g, const char *path, json_t *options);
 /* Open @path as QED; fails the test on error. */
 CO_FN struct node *open_image(struct graph *g, const char *path,

@@ -4,6 +4,7 @@
  * model over a base with reopening, that it ends as the raw file, names, and
  * disks of many terabytes.
  */
+#include "model.h"
 #include "util.h"
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -18,13 +19,6 @@
 #include "graph/image.h"
 
 enum { DISK = 3 << 20 };
-
-static void fill(uint8_t *buf, size_t len, unsigned stamp)
-{
-    for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t)(stamp * 31 + i / 512 + 1);
-    }
-}
 
 static CO_FN int try_make(struct graph *g, const char *path, json_t *options,
                           GError **err)
@@ -249,50 +243,6 @@ struct model {
 };
 static const struct model *model;
 
-static CO_FN void model_step(struct node *n, uint8_t *shadow, GRand *rand,
-                             uint8_t *buf)
-{
-    uint64_t off = (uint64_t)g_rand_int_range(rand, 0, DISK);
-    gint32 max = g_rand_boolean(rand) ? 9000 : 300000;
-    uint64_t len = (uint64_t)g_rand_int_range(rand, 1, max);
-    unsigned op = (unsigned)g_rand_int_range(rand, 0, 100);
-
-    len = MIN(len, DISK - off);
-    if (g_rand_boolean(rand)) {
-        off &= ~UINT64_C(511);
-        len = MAX(len & ~UINT64_C(511), 1);
-    }
-    if (op < 45) {
-        fill(buf, len, g_rand_int(rand));
-        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==, 0);
-        memcpy(shadow + off, buf, len);
-    } else if (op < 55) {
-        g_assert_cmpint(node_co_zero(n, off, len, op < 50 ? IO_MAY_UNMAP : 0),
-                        ==, 0);
-        memset(shadow + off, 0, len);
-    } else if (op < 62) {
-        /* A discard leaves old bytes or zeroes; take what it left. */
-        g_assert_cmpint(node_co_discard(n, off, len), ==, 0);
-        g_assert_cmpint(do_read(n, off, buf, len), ==, 0);
-        for (uint64_t i = 0; i < len; i++) {
-            g_assert_true(buf[i] == 0 || buf[i] == shadow[off + i]);
-        }
-        memcpy(shadow + off, buf, len);
-    } else if (op < 70) {
-        g_assert_cmpint(node_co_flush(n), ==, 0);
-    } else {
-        g_assert_cmpint(do_read(n, off, buf, len), ==, 0);
-        g_assert_cmpmem(buf, len, shadow + off, len);
-    }
-}
-
-static CO_FN void assert_holds(struct node *n, const uint8_t *shadow,
-                               uint8_t *buf)
-{
-    g_assert_cmpint(do_read(n, 0, buf, DISK), ==, 0);
-    g_assert_true(memcmp(buf, shadow, DISK) == 0);
-}
-
 static CO_FN void assert_clean(struct node *n)
 {
     struct check_result res = { 0 };
@@ -322,8 +272,8 @@ static CO_FN void model_run(struct graph *g)
     g_test_message("seed %u", seed);
     remove_all(model_files);
     if (model->base) {
-        fill(shadow, MIN(model->base, DISK), 3);
-        fill(buf, model->base, 3);
+        model_fill(shadow, MIN(model->base, DISK), 3);
+        model_fill(buf, model->base, 3);
         write_file("base.raw", buf, model->base);
         json_object_set_new(o, "backing_file", json_string(base));
         json_object_set_new(o, "backing_fmt", json_string("raw"));
@@ -332,13 +282,13 @@ static CO_FN void model_run(struct graph *g)
     for (unsigned round = 0; round < 4; round++) {
         n = open_cow(g, path, NODE_RDWR);
         for (unsigned i = 0; i < 60; i++) {
-            model_step(n, shadow, rand, buf);
+            model_co_step(n, shadow, DISK, rand, buf);
         }
-        assert_holds(n, shadow, buf);
+        model_co_compare(n, shadow, DISK, buf);
         assert_clean(n);
         node_co_unref(n);
         n = open_cow(g, path, 0);
-        assert_holds(n, shadow, buf);
+        model_co_compare(n, shadow, DISK, buf);
         node_co_unref(n);
     }
     /* What is left of the base comes over, as a stream would bring it. */
@@ -356,9 +306,9 @@ static CO_FN void model_run(struct graph *g)
     g_assert_cmpstr(n->filename, ==, final);
     remove_all((const char *const[]) { "base.raw", NULL });
     for (unsigned i = 0; i < 60; i++) {
-        model_step(n, shadow, rand, buf);
+        model_co_step(n, shadow, DISK, rand, buf);
     }
-    assert_holds(n, shadow, buf);
+    model_co_compare(n, shadow, DISK, buf);
     node_co_unref(n);
     if (g_str_equal(model->data_format, "raw")) {
         g_autofree char *bytes = NULL;
@@ -389,7 +339,7 @@ static CO_FN char *make_pair(struct graph *g)
     char *path = scratch("p.cow");
 
     remove_all(pair_files);
-    fill(data, 1 << 20, 1);
+    model_fill(data, 1 << 20, 1);
     write_file("b.raw", data, 1 << 20);
     make(g, path,
          json_pack("{s:i,s:s,s:s}", "size", 1 << 20, "backing_file", base,
@@ -627,7 +577,7 @@ static CO_FN void grow_run(struct graph *g)
     struct node *n;
 
     remove_all(pair_files);
-    fill(data, 1 << 20, 1);
+    model_fill(data, 1 << 20, 1);
     write_file("b.raw", data, 1 << 20);
     make(g, path,
          json_pack("{s:I,s:s,s:s}", "size", (json_int_t)old, "backing_file",

@@ -3,6 +3,7 @@
  * The QED driver on real files: a random model with reopening, checks by the
  * QEMU's tools, concurrent allocation, images that were never closed.
  */
+#include "model.h"
 #include "util.h"
 #include <glib/gstdio.h>
 #include <inttypes.h>
@@ -11,13 +12,6 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
-
-static void fill(uint8_t *buf, size_t len, unsigned stamp)
-{
-    for (size_t i = 0; i < len; i++) {
-        buf[i] = (uint8_t)(stamp * 31 + i / 512 + 1);
-    }
-}
 
 /* --- QEMU agrees --- */
 
@@ -65,7 +59,7 @@ static CO_FN void basic_run(struct graph *g)
     g_assert_cmpuint(n->size, ==, 10 << 20);
     g_assert_cmpint(do_read(n, 5000, got, sizeof(got)), ==, 0);
     g_assert_true(buf_is_zero(got, sizeof(got)));
-    fill(buf, sizeof(buf), 7);
+    model_fill(buf, sizeof(buf), 7);
     g_assert_cmpint(do_write(n, 100000, buf, sizeof(buf), 0), ==, 0);
     g_assert_cmpint(do_read(n, 100000, got, sizeof(got)), ==, 0);
     g_assert_cmpmem(got, sizeof(got), buf, sizeof(buf));
@@ -99,43 +93,6 @@ static const struct model *model;
 
 enum { DISK = 3 << 20 };
 
-static CO_FN void model_step(struct node *n, uint8_t *shadow, GRand *rand,
-                             uint8_t *buf)
-{
-    uint64_t off = (uint64_t)g_rand_int_range(rand, 0, DISK);
-    uint64_t max = g_rand_boolean(rand) ? 9000 : 300000;
-    uint64_t len = (uint64_t)g_rand_int_range(rand, 1, (gint32)max);
-    unsigned op = (unsigned)g_rand_int_range(rand, 0, 100);
-
-    len = MIN(len, DISK - off);
-    if (g_rand_boolean(rand)) {
-        off &= ~UINT64_C(511);
-        len = MAX(len & ~UINT64_C(511), 1);
-    }
-    if (op < 50) {
-        fill(buf, len, g_rand_int(rand));
-        g_assert_cmpint(do_write(n, off, buf, len, op < 5 ? IO_FUA : 0), ==, 0);
-        memcpy(shadow + off, buf, len);
-    } else if (op < 65) {
-        g_assert_cmpint(node_co_zero(n, off, len, op < 57 ? IO_MAY_UNMAP : 0),
-                        ==, 0);
-        memset(shadow + off, 0, len);
-    } else if (op < 72) {
-        /* A discard leaves old bytes or zeroes; take what it left. */
-        g_assert_cmpint(node_co_discard(n, off, len), ==, 0);
-        g_assert_cmpint(do_read(n, off, buf, len), ==, 0);
-        for (uint64_t i = 0; i < len; i++) {
-            g_assert_true(buf[i] == 0 || buf[i] == shadow[off + i]);
-        }
-        memcpy(shadow + off, buf, len);
-    } else if (op < 78) {
-        g_assert_cmpint(node_co_flush(n), ==, 0);
-    } else {
-        g_assert_cmpint(do_read(n, off, buf, len), ==, 0);
-        g_assert_cmpmem(buf, len, shadow + off, len);
-    }
-}
-
 static CO_FN void model_run(struct graph *g)
 {
     g_autofree char *path = scratch("model.qed"), *base = scratch("base.raw");
@@ -148,7 +105,7 @@ static CO_FN void model_run(struct graph *g)
 
     g_test_message("seed %u", seed);
     if (model->backing) {
-        fill(shadow, DISK - 100000, 3); /* shorter than the disk */
+        model_fill(shadow, DISK - 100000, 3); /* shorter than the disk */
         g_assert_true(
             g_file_set_contents(base, (char *)shadow, DISK - 100000, NULL));
         json_object_set_new(o, "backing_file", json_string(base));
@@ -158,10 +115,9 @@ static CO_FN void model_run(struct graph *g)
     for (unsigned round = 0; round < 4; round++) {
         n = open_image(g, path, NODE_RDWR);
         for (unsigned i = 0; i < model->steps; i++) {
-            model_step(n, shadow, rand, buf);
+            model_co_step(n, shadow, DISK, rand, buf);
         }
-        g_assert_cmpint(do_read(n, 0, buf, DISK), ==, 0);
-        g_assert_true(memcmp(buf, shadow, DISK) == 0);
+        model_co_compare(n, shadow, DISK, buf);
         g_assert_cmpint(node_co_flush(n), ==, 0);
         g_assert_cmpuint(own_check(n, 0).corruptions, ==, 0);
         g_assert_cmpuint(own_check(n, 0).leaks, ==, 0);
@@ -171,8 +127,7 @@ static CO_FN void model_run(struct graph *g)
             qemu_compare(path, shadow, DISK);
         }
         n = open_image(g, path, 0);
-        g_assert_cmpint(do_read(n, 0, buf, DISK), ==, 0);
-        g_assert_true(memcmp(buf, shadow, DISK) == 0);
+        model_co_compare(n, shadow, DISK, buf);
         node_co_unref(n);
     }
     g_rand_free(rand);
@@ -207,7 +162,7 @@ static CO_FN void writer_entry(void *arg)
     uint8_t buf[512];
 
     for (unsigned i = 0; i < PER_WRITER; i++) {
-        fill(buf, sizeof(buf), w->idx * 100 + i);
+        model_fill(buf, sizeof(buf), w->idx * 100 + i);
         g_assert_cmpint(do_write(w->n, spot(w->idx, i), buf, sizeof(buf), 0),
                         ==, 0);
         if (i % 5 == w->idx % 5) {
@@ -239,7 +194,7 @@ static CO_FN void parallel_run(struct graph *g)
         for (unsigned i = 0; i < WRITERS * PER_WRITER; i++) {
             unsigned writer = i % WRITERS, k = i / WRITERS;
 
-            fill(buf, sizeof(buf), writer * 100 + k);
+            model_fill(buf, sizeof(buf), writer * 100 + k);
             g_assert_cmpint(do_read(n, spot(writer, k), got, 512), ==, 0);
             g_assert_cmpmem(got, 512, buf, 512);
         }
@@ -282,7 +237,7 @@ static CO_FN void unclosed_run(struct graph *g)
 
     make_image(g, path, json_pack("{s:i}", "size", 64 << 20));
     n = open_image(g, path, NODE_RDWR);
-    fill(buf, sizeof(buf), 9);
+    model_fill(buf, sizeof(buf), 9);
     g_assert_cmpint(do_write(n, 70000, buf, sizeof(buf), 0), ==, 0);
     g_assert_cmpint(node_co_flush(n), ==, 0);
     copy_file(path, copy);
@@ -330,7 +285,7 @@ static CO_FN void backing_run(struct graph *g)
     const char *fmt;
     struct node *n;
 
-    fill(data, 1 << 20, 1);
+    model_fill(data, 1 << 20, 1);
     g_assert_true(g_file_set_contents(base, (char *)data, 1 << 20, NULL));
     g_assert_true(g_file_set_contents(base2, (char *)data, 1 << 20, NULL));
     make_image(g, path,
@@ -513,7 +468,7 @@ static CO_FN void duplicate_run(struct graph *g)
                json_pack("{s:i,s:i,s:i}", "size", 8 << 20, "cluster_size", 4096,
                          "table_size", 2));
     n = open_image(g, path, NODE_RDWR);
-    fill(buf, sizeof(buf), 5);
+    model_fill(buf, sizeof(buf), 5);
     g_assert_cmpint(do_write(n, 0, buf, 8192, 0), ==, 0);
     node_co_unref(n);
     g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
@@ -603,7 +558,7 @@ static CO_FN void reopen_run(struct graph *g)
     make_image(g, path, json_pack("{s:i}", "size", 8 << 20));
     n = open_image(g, path, NODE_RDWR);
     for (unsigned i = 0; i < 3; i++) {
-        fill(buf, sizeof(buf), i);
+        model_fill(buf, sizeof(buf), i);
         g_assert_cmpint(do_write(n, i * 1000000, buf, sizeof(buf), 0), ==, 0);
         node_co_drain_begin(n); /* everything is in the file, and clean */
         g_assert_cmpuint(features_of(path), ==, 0);
@@ -659,7 +614,7 @@ static CO_FN void grow_run(struct graph *g)
     uint32_t old = 300 * 512;
     struct node *n;
 
-    fill(data, 1 << 20, 1);
+    model_fill(data, 1 << 20, 1);
     for (unsigned written = 0; written < 2; written++) {
         g_assert_true(g_file_set_contents(base, (char *)data, 1 << 20, NULL));
         make_image(g, path,
@@ -724,7 +679,7 @@ static CO_FN void qemu_run(struct graph *g)
         n = open_image(g, path, NODE_RDWR);
         g_assert_cmpint(do_read(n, 0, got, len), ==, 0);
         g_assert_true(memcmp(got, want, len) == 0);
-        fill(got, 200000, i);
+        model_fill(got, 200000, i);
         memcpy(want + 3000000, got, 200000);
         g_assert_cmpint(do_write(n, 3000000, got, 200000, 0), ==, 0);
         node_co_unref(n);
