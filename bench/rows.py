@@ -448,6 +448,101 @@ def guest_stream(ctx):
     yield Case('of what it does alone', 'part', both(again, 'kept'))
 
 
+@row('guest-target', 'what a guest of depth 4 feels of a stream, all direct')
+def guest_target(ctx):
+    size = (1 if ctx.quick else 4) * GIB
+    seconds = 2 if ctx.quick else 4
+    base = ctx.base(size)
+    rates, idles = [], []
+
+    def measure(who, **how):
+        """Seconds of random reads of 4 KiB while the stream goes on, after one
+        that lets both come to rest: p99, and the stream's MiB/s meanwhile."""
+        top = ctx.overlay(base, size)
+        try:
+            os.sync()
+            with ctx.daemon(who, *raw_options(base, direct=True),
+                            *overlay_options(top, 'base', direct=True)) as d:
+                uri = d.serve('top')
+                idle = fio_nbd(uri, 'randread', 1, 4, size)['p99_us']
+                d.qmp.cmd('block-stream', device='top', job_id='j', **how)
+                fio_nbd(uri, 'randread', 1, 4, size)
+                before, start = stream_offset(d), time.monotonic()
+                busy = fio_nbd(uri, 'randread', seconds, 4, size)['p99_us']
+                took = time.monotonic() - start
+                done = stream_offset(d) - before
+                return Sample(busy, rss=None, idle_us=idle,
+                              speed=done / MIB / took, ratio=busy / idle)
+        finally:
+            remove(top)
+
+    def stream_offset(d):
+        jobs = d.qmp.cmd('query-block-jobs')
+        return jobs[0]['offset'] if jobs else size
+
+    def plain(who):
+        got = measure(who)
+        if who == 'peer':
+            rates.append(got.extra['speed'])
+        idles.append(got.extra['idle_us'])
+        return got
+
+    def held(who):
+        """Both at the rate that the peer has of itself."""
+        if not rates:
+            raise Missing('the rate of the peer is not known')
+        how = {'latency_target': 'off'} if who == 'sluiced' else {}
+        return measure(who, speed=int(sorted(rates)[len(rates) // 2] * MIB),
+                       **how)
+
+    def target(times):
+        """p99 against a target; and the rate, against the best fixed one of a
+        few that keeps it."""
+        if not idles:
+            raise Missing('the idle value is not known')
+        ms = sorted(idles)[len(idles) // 2] * times / 1000
+        got = measure('sluiced', latency_target='%.3fms' % ms)
+        best = 0
+        for rate in (32, 64, 128, 256, 512):
+            fixed = measure('sluiced', latency_target='off', speed=rate * MIB)
+            if fixed.value <= ms * 1000:
+                best = max(best, fixed.extra['speed'])
+        return Sample(got.value / (ms * 1000), rss=None, best=best,
+                      speed=got.extra['speed'])
+
+    state = {}
+
+    def shown(key, fn, what, *args):
+        def get():
+            if what == 'value':
+                state[key] = fn(*args)
+                return state[key]
+            if key not in state:
+                raise Missing('not measured')
+            return Sample(state[key].extra[what])
+        return get
+
+    def pair(name, fn, what):
+        return {who: shown((name, who), fn, what, who)
+                for who in ('peer', 'sluiced')}
+
+    for name, fn, goal in (('as they come', plain, 1),
+                           ("at the peer's own rate", held, 1.5)):
+        yield Case('p99, %s' % name, 'us', pair(name, fn, 'value'),
+                   better='low', goal=goal)
+        yield Case('... against idle', 'times', pair(name, fn, 'ratio'),
+                   better='low')
+        yield Case('... rate of the stream', 'MiB/s', pair(name, fn, 'speed'))
+    for times in (2, 4):
+        yield Case('p99, target %d x idle, of that target' % times, 'times',
+                   {'sluiced': shown(times, target, 'value', times)},
+                   better='low', limit=1.2)
+        yield Case('... rate of the stream', 'MiB/s',
+                   {'sluiced': shown(times, target, 'speed'),
+                    'best fixed': shown(times, target, 'best')},
+                   yard=('best fixed', 0.8))
+
+
 # --- scaling ---
 
 @row('scale-devices', 'streams of many devices at once')
