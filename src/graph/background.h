@@ -45,13 +45,11 @@ void background_free(struct background *b);
 /* Join the control of the storage under @n: its file, its data file, not its
  * backing chain. */
 void background_join(struct background *b, struct node *n);
-/* The same for the images of the chain from @top down, above @end. */
+/* The same for all of the chain from @top down to, but without, @end. */
 void background_join_chain(struct background *b, struct node *top,
                            const struct node *end);
 void background_set_limits(struct background *b,
                            const struct background_limits *l);
-const struct background_limits *
-background_get_limits(const struct background *b);
 /* Bytes still to come: what `finish_by` is measured against. */
 void background_set_remaining(struct background *b, uint64_t bytes);
 
@@ -66,15 +64,3 @@ void background_begin(struct background *b, uint64_t len);
 void background_end(struct background *b, uint64_t len, uint64_t moved);
 /* For work that has no loop of its own: wait until a chunk may begin. */
 CO_FN void background_co_wait(struct background *b);
-
-/* What a query tells. */
-struct background_info {
-    bool limited;       /* a guest's latency is why it is not faster */
-    uint64_t rate;      /* bytes/s that it may have; UINT64_MAX: no limit */
-    uint64_t target_ns; /* of the control that holds it back; 0: none */
-    uint64_t idle_ns;   /* p99 undisturbed; 0: not known */
-};
-void background_describe(struct background *b, struct background_info *ret);
-/* Bytes/s that `finish_by` asks for from now on; 0: nothing. UINT64_MAX: it has
- * passed. */
-uint64_t background_deadline_rate(struct background *b);

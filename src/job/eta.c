@@ -28,11 +28,6 @@ void eta_update(struct eta *e, uint64_t offset, uint64_t now_ns)
     e->slot_offset = offset;
 }
 
-void eta_forget(struct eta *e)
-{
-    *e = (struct eta) { 0 };
-}
-
 bool eta_get(const struct eta *e, uint64_t remaining, struct eta_answer *ret)
 {
     unsigned n = MIN(e->n, ETA_SLOTS);

@@ -17,9 +17,6 @@ struct eta {
 
 /* The job has come to @offset. May be called as often as one likes. */
 void eta_update(struct eta *e, uint64_t offset, uint64_t now_ns);
-/* Begin anew: what was learnt does not hold any more. */
-void eta_forget(struct eta *e);
-
 /* Seconds from now on. */
 struct eta_answer {
     double earliest, expected, latest; /* latest HUGE_VAL: there is no saying */

@@ -170,8 +170,6 @@ static void job_let_go(void *arg)
     loop_timer_arm(&j->priv->let_go, loop_clock_ns(j->jobs->loop) + LET_GO_NS);
 }
 
-static const struct background_limits default_limits = BACKGROUND_LIMITS;
-
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err)
 {
@@ -200,7 +198,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     j->auto_finalize = p->auto_finalize;
     j->auto_dismiss = p->auto_dismiss;
     j->speed = p->speed;
-    j->limits = p->limits ? *p->limits : default_limits;
+    j->limits = p->limits;
     j->start_ns = loop_now_ns(js->loop);
     g_ptr_array_add(js->list, j);
     job_set_state(j, JOB_CREATED);

@@ -129,7 +129,7 @@ struct job_params {
     const char *id; /* required; checked for form and uniqueness */
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
-    const struct background_limits *limits; /* NULL: the defaults */
+    struct background_limits limits; /* BACKGROUND_LIMITS */
 };
 /* Make a job in state created, its `len` to be set before the caller yields:
  * "Invalid job ID 'X'", "Job ID 'X' already in use". Owned by @js. */

@@ -3,9 +3,7 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/job-args.h"
-#include "control/commands/limit-args.h"
 #include "control/control-int.h"
-#include "graph/background.h"
 #include "job/commit/commit.h"
 
 /* The name of @n as "top" may say it. */
@@ -96,7 +94,6 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
     const char *device = arg_str(args, "device");
-    struct background_limits limits = BACKGROUND_LIMITS;
     struct commit_params p = {
         .job = job_args_params(c, args),
         .node = node_find_any(c->graph, device, NULL),
@@ -111,10 +108,9 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
         return err_set_class(err, ERR_DEVICE_NOT_FOUND, ENOENT,
                              "Device '%s' not found", device);
     }
-    p.job.limits = &limits;
     r = job_args_speed(args, &p.job.speed, err);
     if (r == 0) {
-        r = limit_args_take(args, &limits, err);
+        r = job_args_limits(args, &p.job.limits, err);
     }
     if (r == 0) {
         r = find_top(c, args, &p, err);

@@ -5,7 +5,7 @@
  */
 #include "base/err.h"
 #include "control/commands.h"
-#include "control/commands/limit-args.h"
+#include "control/commands/job-args.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "graph/background.h"
@@ -97,7 +97,7 @@ CO_FN int cmd_co_block_job_set_limits(struct control *c, const json_t *args,
         return -ENOENT;
     }
     limits = j->limits;
-    r = limit_args_take(args, &limits, err);
+    r = job_args_limits(args, &limits, err);
     if (r == 0) {
         r = job_user_set_limits(j, &limits, err);
     }

@@ -12,7 +12,6 @@
 #include "control/commands.h"
 #include "control/commands/cmd-stream.h"
 #include "control/commands/job-args.h"
-#include "control/commands/limit-args.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "job/job.h"
@@ -69,7 +68,6 @@ static int resolve_base(struct control *c, const json_t *args,
 
 int stream_co_command(struct control *c, const json_t *args, GError **err)
 {
-    struct background_limits limits = BACKGROUND_LIMITS;
     struct stream_params p = {
         .job = job_args_params(c, args),
         .device = arg_str(args, "device"),
@@ -93,13 +91,9 @@ int stream_co_command(struct control *c, const json_t *args, GError **err)
     }
     r = job_args_speed(args, &p.job.speed, err);
     if (r == 0) {
-        r = limit_args_take(args, &limits, err);
+        r = job_args_limits(args, &p.job.limits, err);
     }
-    if (r < 0) {
-        return r;
-    }
-    p.job.limits = &limits;
-    return stream_co_start(c->jobs, &p, &job, err);
+    return r < 0 ? r : stream_co_start(c->jobs, &p, &job, err);
 }
 
 CO_FN int cmd_co_block_stream(struct control *c, const json_t *args,

@@ -115,18 +115,14 @@ void background_set_limits(struct background *b,
     }
 }
 
-const struct background_limits *
-background_get_limits(const struct background *b)
-{
-    return &b->limits;
-}
-
 void background_set_remaining(struct background *b, uint64_t bytes)
 {
     b->remaining = bytes;
 }
 
-uint64_t background_deadline_rate(struct background *b)
+/* Bytes/s that `finish_by` asks for from now on; 0: nothing, UINT64_MAX: it has
+ * passed. */
+static uint64_t deadline_rate(struct background *b)
 {
     uint64_t date = loop_date_ns(b->graph->loop);
     double left;
@@ -141,7 +137,7 @@ uint64_t background_deadline_rate(struct background *b)
 /* The rate that nothing takes away; UINT64_MAX: all that there is. */
 static uint64_t floor_rate(struct background *b)
 {
-    double wanted = (double)background_deadline_rate(b) * DEADLINE_SPARE;
+    double wanted = (double)deadline_rate(b) * DEADLINE_SPARE;
 
     return wanted >= RATE_NONE ? UINT64_MAX
                                : MAX(b->limits.floor, (uint64_t)wanted);
@@ -266,19 +262,5 @@ void background_co_wait(struct background *b)
 
     while ((wait = background_wait_ns(b)) > 0) {
         co_sleep(wait);
-    }
-}
-
-void background_describe(struct background *b, struct background_info *ret)
-{
-    struct member *m = least_share(b);
-    uint64_t floor = floor_rate(b);
-
-    *ret = (struct background_info) { .rate = UINT64_MAX };
-    if (m) {
-        ret->limited = floor < UINT64_MAX;
-        ret->rate = MAX((uint64_t)m->rate, floor);
-        ret->target_ns = limit_target_ns(&m->control->limit);
-        ret->idle_ns = m->control->limit.idle_p99;
     }
 }

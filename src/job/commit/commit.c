@@ -2,7 +2,6 @@
 /* block-commit on images that no guest writes to: the job. */
 #include "job/commit/commit.h"
 #include "base/err.h"
-#include "graph/background.h"
 #include "graph/io.h"
 #include "job/commit/commit-chain.h"
 #include "job/copy/copy.h"
@@ -216,9 +215,7 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
         return ret;
     }
     j->background = background_new(c->graph, &j->limits);
-    /* From the images down to the base, which is written to. */
-    background_join_chain(j->background, c->chain.top,
-                          node_chain_next(c->chain.base));
+    background_join_chain(j->background, p->top, node_chain_next(p->base));
     job_start(j);
     *ret_job = j;
     return 0;

@@ -5,6 +5,7 @@
 #include "graph/io.h"
 #include "graph/node.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 
 /* What one buffer holds at most. */
 #define PIECE (UINT64_C(1) << 20)
@@ -35,7 +36,8 @@ static CO_FN int transfer_co_through_memory(struct transfer *t, uint64_t off,
                                             uint64_t len,
                                             struct copy_result *res)
 {
-    uint64_t size = MIN(len, PIECE);
+    uint64_t size = MIN(len, PIECE), begun, read;
+    struct loop *loop = loop_current();
     void *buf = io_buf_get(size);
     int ret = 0;
 
@@ -43,13 +45,17 @@ static CO_FN int transfer_co_through_memory(struct transfer *t, uint64_t off,
         struct iovec v;
 
         size = MIN(size, end - off);
+        begun = loop_clock_ns(loop);
         ret = backend_co_preadv(t->src, off, iov_one(&v, buf, size),
                                 IO_BACKGROUND);
+        read = loop_clock_ns(loop);
+        res->read_ns += read - begun;
         res->is_read = ret < 0;
         if (ret == 0) {
             ret = backend_co_pwritev(t->dst, off, iov_one(&v, buf, size),
                                      IO_BACKGROUND);
         }
+        res->write_ns += loop_clock_ns(loop) - read;
         res->copied += ret == 0 ? size : 0;
     }
     io_buf_put(buf, MIN(len, PIECE));

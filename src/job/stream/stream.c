@@ -32,14 +32,6 @@ struct stream_job {
     int ignored; /* first error that was passed over, -errno */
 };
 
-/* It writes to the overlay and reads from all that is below, down to the
- * bottom. */
-static void chain_join_storages(const struct stream_chain *p,
-                                struct background *b)
-{
-    background_join_chain(b, p->top, node_backing(p->bottom));
-}
-
 /* --- the copy engine's view --- */
 
 static CO_FN int stream_co_scan(void *arg, uint64_t off, uint64_t max,
@@ -332,7 +324,7 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
         return ret;
     }
     j->background = background_new(s->graph, &j->limits);
-    chain_join_storages(&s->stream_chain, j->background);
+    background_join_chain(j->background, top, node_backing(bottom));
     job_start(j);
     *ret_job = j;
     return 0;
@@ -353,7 +345,7 @@ static CO_FN int step_co_copy(struct stream_chain *p, uint64_t off,
         return stream_chain_co_copy(p, off, len, zero, res);
     }
     b = background_new(p->top->graph, &limits);
-    chain_join_storages(p, b);
+    background_join_chain(b, p->top, node_backing(p->bottom));
     background_co_wait(b);
     background_begin(b, len);
     ret = stream_chain_co_copy(p, off, len, zero, res);
