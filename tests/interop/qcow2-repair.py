@@ -231,6 +231,8 @@ DAMAGES = [past_the_end, not_aligned, reserved, zero_flag, copied, twice,
            refcount, refcounts_gone]
 # What lies where something else is may keep what it says.
 MAY_STAY = {l1_onto_data}
+# After these an entry says that what it leads to is the backing file's.
+SAYS_BASE = {both_bits, random_bits, bits_without_place, packed_bits, l1_twice}
 
 
 def make(d, rng, options):
@@ -289,6 +291,30 @@ def read_snapshot(d, path):
         return f.read()
 
 
+def read_sound(d, path):
+    """Of an image that is whole, the disk and the snapshot, or None."""
+    res = []
+    for words in [], ['-l', 'one']:
+        p = subprocess.run(['qemu-img', 'convert', '-f', 'qcow2', *words,
+                            '-O', 'raw', path, d + '/sound'],
+                           capture_output=True, check=False)
+        if p.returncode:
+            return res + [None]
+        with open(d + '/sound', 'rb') as f:
+            res.append(f.read())
+    return res
+
+
+def never_older(sound, before, after, what):
+    """Where @before could not be read @after shows no backing file that was
+    hidden."""
+    base = bytes([BASE]) * 512
+    for off in range(0, SIZE, 512):
+        assert (before and before[off] is not None) or not after or \
+            after[off] != base or sound[off:off + 512] == base, \
+            '%s shows the backing file at %d' % (what, off)
+
+
 def check(tool, path, *words):
     p = subprocess.run([tool, 'check', '-f', 'qcow2', *words, path],
                        capture_output=True, text=True, check=False)
@@ -313,6 +339,7 @@ def one_seed(d, seed):
 
 
 def one_image(d, seed, rng, path, options, damages):
+    sound = read_sound(d, path)
     im = Image(path, rng)
     for damage in damages:
         damage(im)
@@ -322,9 +349,14 @@ def one_image(d, seed, rng, path, options, damages):
     before, snapshot = read_all(d, path), read_snapshot(d, path)
     status, text = check(SLUICE, path, '-r', 'all')
     assert status == 0 or may_stay and status in (2, 3), text
-    compare(before, read_all(d, path), may_stay)
+    after, shown = read_all(d, path), read_snapshot(d, path)
+    compare(before, after, may_stay)
     if snapshot is not None:
-        assert read_snapshot(d, path) == snapshot, 'the snapshot'
+        assert shown == snapshot, 'the snapshot'
+    if not SAYS_BASE & set(damages):
+        never_older(sound[0], before, after, 'the disk')
+        never_older(sound[1], None, snapshot is None and shown and {
+            o: shown[o:o + 512] for o in before}, 'the snapshot')
     if status == 0:
         status, text = check('qemu-img', path)
         assert status == 0, text
@@ -340,6 +372,51 @@ def test_each_damage(d):
         for options in (OPTIONS[0], OPTIONS[2], OPTIONS[4]):
             rng = random.Random(SEED)
             one_image(d, SEED, rng, make(d, rng, options), options, [damage])
+
+
+def test_a_lost_table(d):
+    """What it led to reads as zeroes, and is not what the backing file has
+    there: of the disk, and of a snapshot."""
+    for options in ('cluster_size=512', 'compat=0.10,cluster_size=512',
+                    'cluster_size=16k,extended_l2=on', 'cluster_size=64k'):
+        for where in ('disk', 'snapshot', 'both'):
+            for damage in (l1_past_the_end, l1_not_aligned):
+                one_lost_table(d, options, where, damage)
+
+
+def one_lost_table(d, options, where, damage):
+    path, base = d + '/i.qcow2', d + '/base.raw'
+    with open(base, 'wb') as f:
+        f.write(bytes([BASE]) * SIZE)
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', options, '-b', base, '-F',
+             'raw', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 %d' % SIZE, path)
+    qemu_img('snapshot', '-c', 'one', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 2 0 %d' % SIZE, path)
+    im = Image(path, random.Random(SEED))
+    tables = [im.l1, im.get(im.get(64))]
+    tables = tables[:1] if where == 'disk' else tables[where == 'snapshot':]
+    for l1 in tables:
+        im.n_l1, im.l1 = 1, l1
+        damage(im)
+    im.f.close()
+    if damage is l1_not_aligned and im.cluster == 512:
+        return
+    status, text = check(SLUICE, path, '-r', 'all')
+    assert status == 0, text
+    assert check('qemu-img', path)[0] == 0
+    lost = min(SIZE, im.cluster * im.cluster // im.words)
+    for l1, words, byte in ((tables[0] if where != 'snapshot' else 0, [], 2),
+                            (tables[-1] if where != 'disk' else 0,
+                             ['-l', 'one'], 1)):
+        got = read_by_qemu(d, path, *words)
+        n = lost if l1 else 0
+        assert got == bytes(n) + bytes([byte]) * (SIZE - n), \
+            (options, where, damage, got[0])
+    assert read_snapshot(d, path) == read_by_qemu(d, path, '-l', 'one')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 9 0 4k', '-c',
+             'read -P 9 0 4k', path)
+    assert check('qemu-img', path)[0] == 0
 
 
 def test_two_damages_of_one_entry(d):

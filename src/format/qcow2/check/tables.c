@@ -3,8 +3,9 @@
  * The check's walk over L1 and L2 tables, of the disk and of its snapshots.
  *
  * Entries that lead nowhere are repaired in the active tables and in those of
- * snapshots alike (check/entry.c).  A table that lies where something else is
- * keeps what it says, or the repair would destroy that.
+ * snapshots alike (check/entry.c).  A table that is lost is replaced by one of
+ * zeroes where a backing file would show without it.  One that lies where
+ * something else is keeps what it says, or the repair would destroy that.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -328,6 +329,42 @@ int qcow2_co_check_l1_store(struct qcow2_check *c, enum qcow2_meta what,
     return ret;
 }
 
+/* The table of entry @i is lost: another one, by which all that it led to reads
+ * as zeroes; none, if that is so without. */
+static CO_FN int l1_entry_co_replace(struct qcow2_check *c, uint64_t *l1,
+                                     uint32_t i, bool active)
+{
+    struct qcow2_image *img = c->img;
+    const struct qcow2_desc was = { 0, UINT32_MAX };
+    uint64_t host = 0;
+    int ret = 0;
+
+    if (img->backing_name || qcow2_data_is_raw(img)) {
+        /* Without this limit a small hostile image could fill the file
+         * system. */
+        ret = qcow2_check_spend(c, "tables",
+                                ROOT_WEIGHT * qcow2_cluster_size(img));
+        for (uint32_t k = 0; k >> img->l2_bits == 0 && ret == 0; k++) {
+            uint64_t idx = ((uint64_t)i << img->l2_bits) + k;
+            struct qcow2_desc d;
+
+            ret = qcow2_co_check_replace(c, was, idx << img->cluster_bits, true,
+                                         &d);
+            if (ret == 0) {
+                qcow2_desc_put(&img->shape, c->table, k, d);
+            }
+        }
+        if (ret == 0) {
+            ret = qcow2_co_check_append(c, c->table, qcow2_cluster_size(img),
+                                        &host);
+        }
+    }
+    if (ret == 0) {
+        put_be64(&l1[i], host && active ? host | QCOW2_COPIED : host);
+    }
+    return ret;
+}
+
 /* Entry @i, which leads to a table. *@changed: it was repaired. */
 static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
                                    uint32_t i, bool active, bool *changed)
@@ -335,6 +372,7 @@ static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
     uint64_t cluster = qcow2_cluster_size(c->img);
     uint64_t entry = get_be64(&l1[i]), host = entry & QCOW2_OFFSET_MASK;
     const char *why = NULL;
+    bool hold;
     int ret = 0;
 
     if ((entry & QCOW2_L1_RESERVED) &&
@@ -352,11 +390,15 @@ static CO_FN int l1_entry_co_check(struct qcow2_check *c, uint64_t *l1,
     if (!why) {
         return ret < 0 ? ret : qcow2_table_co_check(c, i, host, active);
     }
+    hold = c->hold;
+    c->hold = hold || !qcow2_check_can_replace(c->img);
+    ret = 0;
     if (qcow2_check_bad(c, "l2_offset=%" PRIx64 ": %s", host, why)) {
-        put_be64(&l1[i], 0);
         *changed = true;
+        ret = l1_entry_co_replace(c, l1, i, active);
     }
-    return 0;
+    c->hold = hold;
+    return ret;
 }
 
 /* A table of its own for entry @i, a duplicate L1 entry: the guest reads the
