@@ -58,11 +58,13 @@ class Image:
         return self.used(self.l1)
 
     def entries(self):
-        """Places of L2 entries that lead to data."""
+        """Places of L2 entries that lead to data; an L1 entry that leads to the
+        L1 table has none."""
         res = []
         for at in self.l1_entries():
             host = self.get(at)
-            if host % CLUSTER == 0 and host < self.end():
+            if host % CLUSTER == 0 and host < self.end() and \
+                    not -self.table_bytes < host - self.l1 < self.table_bytes:
                 res += self.used(host)
         return res
 
