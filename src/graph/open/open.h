@@ -15,6 +15,25 @@ CO_FN int successor_co_find(struct graph *g, const char *path, char **ret_path,
                             const struct node_driver **ret_drv, GError **err);
 /* @n just opened: tell the user when it stands for an image that is gone. */
 void successor_tell(const struct node *n);
+
+/* What a child takes over from its parent. */
+#define FLAGS_INHERITED \
+    (NODE_RDWR | NODE_CHECK | NODE_FORCE_SHARE | NODE_NO_IO | \
+     NODE_AUTO_RDONLY | NODE_CACHE_DIRECT | NODE_NO_FLUSH)
+
+/* --- options.c --- */
+
+/* The options that every node has. */
+struct common_options {
+    unsigned flags;
+    bool explicit_rdonly;
+    int discard;
+    int detect_zeroes;
+};
+/* Take them from @o into @c, which holds the defaults. */
+int common_options_take(struct opts *o, struct common_options *c, GError **err);
+/* The values of "discard" and "detect-zeroes". */
+void node_set_zeroing(struct node *n, int discard, int detect);
 /* May a node be open with @flags? One that takes no image locks is for reading:
  * its writes would land beside those of the process that holds the locks. */
 int node_check_share(unsigned flags, GError **err);
