@@ -3,7 +3,6 @@
  * cmd-add.c for what that is. */
 #include <getopt.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -58,7 +57,7 @@ static bool is_listed(struct sluice_conn *conn, const char *command,
 
     json_array_foreach(list, i, entry) {
         const char *text = json_string_value(json_object_get(entry, key));
-        found |= text && strcmp(text, name) == 0;
+        found |= text && g_strcmp0(text, name) == 0;
     }
     json_decref(list);
     return found;
