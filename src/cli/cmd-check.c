@@ -124,7 +124,7 @@ static void print_result_json(const struct check *c, const struct node *n,
     set_count(obj, "leaks", res->leaks);
     set_count(obj, "leaks-fixed", res->leaks_fixed);
     set_count(obj, "allocated-clusters", res->allocated_clusters);
-    json_object_set_new(obj, "filename", json_string(c->image.name));
+    json_object_set_new(obj, "filename", json_string_nocheck(c->image.name));
     json_object_set_new(obj, "format", json_string(node_driver_name(n)));
     set_count(obj, "fragmented-clusters", res->fragmented_clusters);
     print_json(obj);

@@ -130,6 +130,8 @@ static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
         for (struct node *b = node_backing(n); b && off < b->size;
              b = node_backing(b)) {
             ret->depth++;
+            /* Past the end of @b it is another one. */
+            ret->length = MIN(ret->length, b->size - off);
         }
     }
     return 0;

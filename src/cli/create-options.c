@@ -64,7 +64,7 @@ int create_options_add(json_t *options, const char *text, bool *ret_help)
 
 void create_options_set(json_t *options, const char *name, const char *value)
 {
-    json_object_set_new(options, name, json_string(value));
+    json_object_set_new(options, name, json_string_nocheck(value));
 }
 
 void create_options_set_backing(json_t *options, const char *file,

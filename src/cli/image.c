@@ -127,17 +127,15 @@ static int spec_to_options(const struct image_spec *spec, json_t **ret,
             return r;
         }
     } else {
-        *ret = json_pack("{s:s}", "filename", spec->name);
-        if (!*ret) {
-            return err_set(err, EINVAL, "File name is not valid UTF-8");
-        }
+        *ret = json_pack("{s:o}", "filename", json_string_nocheck(spec->name));
     }
     if (spec->format) {
         json_object_set_new(*ret, "driver", json_string(spec->format));
     }
     if (spec->data_file) {
         json_object_set_new(*ret, "data-file",
-                            json_pack("{s:s}", "filename", spec->data_file));
+                            json_pack("{s:o}", "filename",
+                                      json_string_nocheck(spec->data_file)));
     }
     return 0;
 }
@@ -291,8 +289,13 @@ char *image_backing_path(const char *filename, const char *backing)
     bool address = !path && colon && (!slash || colon < slash);
 
     backing = path ? path : backing;
-    if (address || g_path_is_absolute(backing) || !strchr(filename, '/')) {
+    if (address || g_path_is_absolute(backing)) {
         return g_strdup(backing);
+    }
+    if (!strchr(filename, '/')) {
+        /* "file:a:b" is a path still. */
+        return g_strconcat(path && strchr(path, ':') ? "./" : "", backing,
+                           NULL);
     }
     g_autofree char *dir = g_path_get_dirname(filename);
     return g_build_filename(dir, backing, NULL);

@@ -25,10 +25,19 @@ static void add_line(GString *out, unsigned depth)
 
 static void add_scalar(GString *out, const json_t *v)
 {
-    char *text = json_dumps(v, JSON_ENCODE_ANY);
+    json_t *valid = json_incref((json_t *)v);
+    char *text;
 
+    if (json_is_string(v)) { /* JSON is UTF-8, names of files are bytes */
+        g_autofree char *made = g_utf8_make_valid(json_string_value(v), -1);
+
+        json_decref(valid);
+        valid = json_string(made);
+    }
+    text = json_dumps(valid, JSON_ENCODE_ANY);
     g_string_append(out, text);
     free(text);
+    json_decref(valid);
 }
 
 static void object_to(GString *out, const json_t *v, unsigned depth)

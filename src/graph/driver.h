@@ -297,6 +297,9 @@ CO_FN int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
 bool node_file_can_copy_in(struct node *n, struct node *src);
 /* Tell whoever runs the program, with the name of the image. */
 void node_notice(const struct node *n, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* @path becomes the name of the file, as "./a:b" where it would else be taken
+ * for an address. */
+void node_set_path(struct node *n, const char *path);
 /* Tell the control plane: @name is a QMP event, @data its members (borrowed).
  * No yield. */
 void node_event(const struct node *n, const char *name, json_t *data);

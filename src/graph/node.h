@@ -18,6 +18,10 @@
 #include <stdint.h>
 #include "base/annot.h"
 
+/* Largest size of a node, bytes: that of QEMU, so that sums of sizes and
+ * clusters stay below 2^63. */
+#define NODE_SIZE_MAX (UINT64_C(0x7fffffffffffffff) - (1 << 30) + 1)
+
 struct graph;
 struct loop;
 struct node;

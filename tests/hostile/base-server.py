@@ -409,7 +409,7 @@ def test_VB4_a_read_error_in_the_middle_of_a_copy(d):
 def test_VB5_impossible_sizes(d):
     with daemon(d) as s:
         other = Other(d)
-        for size in (0, 1 << 63, (1 << 63) + 512, (1 << 64) - 1):
+        for size in ((1 << 63) - 512, 1 << 63, (1 << 63) + 512, (1 << 64) - 1):
             server = Server(d + '/base', size=size)
             assert attempt(s, d, server), size
             server.stop()

@@ -13,6 +13,14 @@
 #include "graph/image.h"
 #include "graph/node.h"
 
+/* What a header holds need not be UTF-8; what QMP sends must. */
+static json_t *json_text(const char *text)
+{
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
+
+    return json_string(valid);
+}
+
 /* Move member @name of @from to @to, if it is there. */
 static void move(json_t *to, json_t *from, const char *name)
 {
@@ -63,8 +71,8 @@ static void add_backing_names(struct node *n, json_t *info)
     if (name && *name) {
         g_autofree char *full = full_backing_name(n, name);
 
-        json_object_set_new(info, "full-backing-filename", json_string(full));
-        json_object_set_new(info, "backing-filename", json_string(name));
+        json_object_set_new(info, "full-backing-filename", json_text(full));
+        json_object_set_new(info, "backing-filename", json_text(name));
     }
 }
 
@@ -78,13 +86,13 @@ static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
         json_object_set_new(info, "backing-image", backing);
     }
     if (name && fmt) {
-        json_object_set_new(info, "backing-filename-format", json_string(fmt));
+        json_object_set_new(info, "backing-filename-format", json_text(fmt));
     }
     move(info, facts, "snapshots");
     json_object_set_new(info, "virtual-size",
                         json_integer((json_int_t)n->size));
     json_object_set_new(info, "filename",
-                        json_string(n->filename ? n->filename : ""));
+                        json_string_nocheck(n->filename ? n->filename : ""));
     move(info, facts, "cluster-size");
     json_object_set_new(info, "format", json_string(node_driver_name(n)));
     move(info, facts, "actual-size");

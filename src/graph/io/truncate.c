@@ -110,8 +110,10 @@ static CO_FN int truncate_co_tracked(struct node *n, uint64_t size,
 
 int node_co_truncate(struct node *n, uint64_t size, GError **err)
 {
-    if (size > INT64_MAX) {
-        return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
+    if (size > NODE_SIZE_MAX) {
+        return err_set(err, EFBIG,
+                       "offset(%" PRIu64 ") exceeds maximum(%" PRIu64 ")", size,
+                       NODE_SIZE_MAX);
     }
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Image is read-only");
@@ -131,6 +133,10 @@ int node_co_refresh_size(struct node *n)
     } else if (node_is_filter(n)) {
         ret = node_co_refresh_size(node_file(n));
         n->size = node_file(n)->size;
+    }
+    if (ret == 0 && n->size > NODE_SIZE_MAX) {
+        n->size = old_size;
+        ret = -EFBIG;
     }
     if (ret == 0 && n->size != old_size) {
         node_notify_changed(n);

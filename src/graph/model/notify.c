@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a change of a node's size, limits or child means for those above it. */
 #include "graph/model/model.h"
+#include <string.h>
 #include "graph/graph-int.h"
 
 void node_refresh_limits(struct node *n)
@@ -28,6 +29,14 @@ void node_refresh_limits(struct node *n)
     g_assert((l->request_alignment & (l->request_alignment - 1)) == 0);
     n->priv->mem_align = n->drv->kind == NODE_PROTOCOL ? l->mem_alignment : 1;
     n->priv->tracked = n->drv->supports_backing || l->request_alignment > 1;
+}
+
+void node_set_path(struct node *n, const char *path)
+{
+    bool like_address = path[strcspn(path, ":/")] == ':';
+
+    g_free(n->filename);
+    n->filename = g_strconcat(like_address ? "./" : "", path, NULL);
 }
 
 void node_refresh_filename(struct node *n)

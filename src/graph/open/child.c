@@ -74,7 +74,7 @@ static CO_FN int open_co_file_child(struct node *n, struct opts *o,
                                  "A block device must be specified for "
                                  "\"file\"");
     }
-    file = json_pack("{s:s}", "filename", name);
+    file = json_pack("{s:o}", "filename", json_string_nocheck(name));
     g_free(name);
     ret = node_co_open(n->graph, file, n->flags & FLAGS_INHERITED, ret_child,
                        err);

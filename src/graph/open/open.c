@@ -137,6 +137,9 @@ static CO_FN int open_co_node(struct graph *g, const json_t *options,
         node_co_finish_open(n);
         ret = open_finish_opts(drv, o, err);
     }
+    if (ret >= 0 && n->size > NODE_SIZE_MAX) {
+        ret = err_set_errno(err, EFBIG, "Could not refresh total sector count");
+    }
     if (ret < 0) {
         node_co_unref(n);
         return ret;

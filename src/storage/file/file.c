@@ -163,8 +163,7 @@ static void file_reference(const struct node *n, json_t *o)
 static void file_describe(struct node *n)
 {
     const struct file_state *s = n->state;
-    g_free(n->filename);
-    n->filename = g_strdup(s->opt.path);
+    node_set_path(n, s->opt.path);
 }
 
 /* @s->io was just opened: learn what depends on it. */

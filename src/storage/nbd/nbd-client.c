@@ -401,14 +401,27 @@ static CO_FN void nbd_slot_entry(void *arg)
     co_latch_done(&cl->tasks);
 }
 
-static void client_start_slots(struct nbd_client *cl)
+static void client_start_slots(struct nbd_client *cl, unsigned from,
+                               unsigned to)
 {
-    cl->nslots = cl->offer.multi_conn ? cl->opts.connections : 1;
-    for (unsigned i = 0; i < cl->nslots; i++) {
+    for (unsigned i = from; i < to; i++) {
         cl->slots[i].client = cl;
         cl->slots[i].idx = i;
         co_latch_add(&cl->tasks);
         co_start(loop_current(), nbd_slot_entry, &cl->slots[i]);
+    }
+}
+
+/* More connections are made when two requests are under way at once: who only
+ * looks at an image needs none, and would leave before they stand. */
+static void client_want_more(struct nbd_client *cl)
+{
+    unsigned had = cl->nslots;
+
+    if (cl->requests.length > 1 && cl->offer.multi_conn &&
+        had < cl->opts.connections && !client_is_over(cl)) {
+        cl->nslots = cl->opts.connections;
+        client_start_slots(cl, had, cl->nslots);
     }
 }
 
@@ -475,7 +488,7 @@ int nbd_client_co_open(const struct nbd_target *t,
         client_free(cl);
         return r;
     }
-    client_start_slots(cl);
+    client_start_slots(cl, 0, 1);
     return 0;
 }
 
@@ -627,6 +640,7 @@ int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r)
     int ret;
 
     pending_begin(cl, &p);
+    client_want_more(cl);
     ret = client_co_send(cl, r, &p);
     pending_end(cl, &p);
     if (ret < 0) {

@@ -227,11 +227,6 @@ static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
                        "The server's size of the export is not "
                        "below 2^63 bytes");
     }
-    if (size == 0) {
-        return err_set(err, EINVAL,
-                       "The server says that the export is "
-                       "empty (size 0)");
-    }
     int64_t min = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM);
     int64_t max = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
     *offer = (struct nbd_offer) {
