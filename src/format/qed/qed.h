@@ -40,8 +40,9 @@ enum {
     QED_WORKERS = 16, /* tables read or written at once */
 };
 
-/* File offsets that entries from the file must not point to although they are
- * below alloc_end: see qed_note_offset(). */
+/* File offsets behind the end of the file that entries of the file point to:
+ * never allocated, and never valid although the file may grow past them: see
+ * qed_note_offset(). */
 struct qed_gap {
     uint64_t start, end;
 };
