@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "base/units.h"
 
 static bool line_open;
@@ -39,18 +40,20 @@ void cli_error(const char *fmt, ...)
 {
     va_list ap;
 
+    g_autofree char *text = NULL, *shown = NULL;
+
     cli_end_line();
-    fprintf(stderr, "sluice: ");
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    fprintf(stderr, "\n");
+    shown = text_printable(text, "\n\t");
+    fprintf(stderr, "sluice: %s\n", shown);
 }
 
 void cli_gerror(const GError *err)
 {
     g_autofree char *message = err_dup_message(err);
-    const char *hint = err_get_hint(err);
+    g_autofree char *hint = text_printable(err_get_hint(err), "\n\t");
 
     cli_error("%s", message);
     if (hint) {

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
@@ -93,9 +94,10 @@ struct printer {
 static void print_line(void *arg, const char *line)
 {
     struct printer *p = arg;
+    g_autofree char *text = text_printable(line, "");
 
     fflush(stdout);
-    fprintf(stderr, "%s\n", line);
+    fprintf(stderr, "%s\n", text);
     if (++p->lines == LINES_MAX) {
         fprintf(stderr, "More of this is counted, but not shown\n");
         p->res->report = NULL;

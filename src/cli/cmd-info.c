@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/math.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
@@ -61,6 +62,12 @@ static const char *info_get_str(const json_t *obj, const char *key)
     return json_string_value(json_object_get(obj, key));
 }
 
+/* For people: what a header says may hold anything. Owned. */
+static char *info_get_text(const json_t *obj, const char *key)
+{
+    return text_printable(info_get_str(obj, key), "");
+}
+
 static uint64_t get_u64(const json_t *obj, const char *key)
 {
     return (uint64_t)json_integer_value(json_object_get(obj, key));
@@ -70,12 +77,14 @@ static void info_print_human(const json_t *info)
 {
     g_autofree char *virt = size_format(get_u64(info, "virtual-size"));
     g_autofree char *disk = size_format(get_u64(info, "actual-size"));
-    const char *backing = info_get_str(info, "backing-filename");
-    const char *full = info_get_str(info, "full-backing-filename");
+    g_autofree char *name = info_get_text(info, "filename");
+    g_autofree char *backing = info_get_text(info, "backing-filename");
+    g_autofree char *full = info_get_text(info, "full-backing-filename");
+    g_autofree char *format = info_get_text(info, "backing-filename-format");
     const json_t *specific = json_object_get(info, "format-specific");
 
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n",
-           info_get_str(info, "filename"), info_get_str(info, "format"), virt,
+           name, info_get_str(info, "format"), virt,
            get_u64(info, "virtual-size"));
     printf("disk size: %s\n",
            json_object_get(info, "actual-size") ? disk : "unavailable");
@@ -94,9 +103,8 @@ static void info_print_human(const json_t *info)
             printf(" (actual path: %s)", full);
         }
         printf("\n");
-        if (info_get_str(info, "backing-filename-format")) {
-            printf("backing file format: %s\n",
-                   info_get_str(info, "backing-filename-format"));
+        if (format) {
+            printf("backing file format: %s\n", format);
         }
     }
     print_snapshots(json_object_get(info, "snapshots"));

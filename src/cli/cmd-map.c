@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/math.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
@@ -89,8 +90,10 @@ static int map_print_human(const struct entry *e)
         cli_error("File contains external, encrypted or compressed clusters.");
         return -ENOTSUP;
     }
+    g_autofree char *name = text_printable(e->filename, "");
+
     printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->start,
-           e->length, e->offset, e->filename);
+           e->length, e->offset, name);
     return 0;
 }
 

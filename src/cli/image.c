@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/json-text.h"
 #include "base/keyval.h"
+#include "base/text.h"
 #include "cli/cli.h"
 #include "control/commands/objects.h"
 #include "control/drivers.h"
@@ -30,7 +31,9 @@ static json_t *objects; /* what --object said; an array or NULL */
 
 static void image_print_notice(const char *text)
 {
-    fprintf(stderr, "sluice: note: %s\n", text);
+    g_autofree char *shown = text_printable(text, "\n\t");
+
+    fprintf(stderr, "sluice: note: %s\n", shown);
 }
 
 static CO_FN void run_entry(void *arg)
@@ -82,7 +85,11 @@ int image_add_object(const char *command, const char *text)
     json_t *props;
 
     if (keyval_parse(text, "qom-type", &props, &err) < 0) {
-        return cli_usage_error(command, "--object: %s", err->message);
+        g_autofree char *message = NULL;
+
+        object_hide_text(text, &err);
+        message = err_dup_message(err);
+        return cli_usage_error(command, "--object: %s", message);
     }
     objects = objects ? objects : json_array();
     json_array_append_new(objects, props);

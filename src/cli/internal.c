@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/keyval.h"
+#include "base/text.h"
 #include "cli/cli.h"
 #include "graph/image.h"
 #include "graph/node.h"
@@ -185,10 +186,12 @@ CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
 
     json_array_foreach(list, i, b) {
         if (is_broken(b)) {
+            g_autofree char *name = text_printable(internal_get_str(b, "name"),
+                                                   "");
+
             fprintf(stderr,
-                    "sluice: warning: Skipping inconsistent bitmap "
-                    "'%s'\n",
-                    internal_get_str(b, "name"));
+                    "sluice: warning: Skipping inconsistent bitmap '%s'\n",
+                    name);
         }
     }
     r = json_array_size(list)

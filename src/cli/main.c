@@ -3,8 +3,10 @@
  * sluice: images at rest and jobs of a running daemon, one table of
  * subcommands.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <locale.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -298,7 +300,7 @@ static int main_print_usage(void)
     return 0;
 }
 
-int main(int argc, char **argv)
+static int main_run(int argc, char **argv)
 {
     setlocale(LC_ALL, "C.UTF-8");
     opterr = 0; /* cli_bad_option() says it */
@@ -318,4 +320,27 @@ int main(int argc, char **argv)
         }
     }
     return cli_usage_error(NULL, "'%s' is not a command", argv[1]);
+}
+
+/* What was printed must have arrived: who reads it back (>file) would take a
+ * part for all.  compare says by 1 that images differ. */
+static int main_check_output(int argc, char **argv, int status)
+{
+    bool bad = ferror(stdout);
+
+    errno = 0;
+    if (fflush(stdout) == 0 && !bad) {
+        return status;
+    }
+    cli_error("Could not write to standard output%s%s", errno ? ": " : "",
+              errno ? g_strerror(errno) : "");
+    if (status != 0) {
+        return status;
+    }
+    return argc > 1 && strcmp(argv[1], "compare") == 0 ? 2 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    return main_check_output(argc, argv, main_run(argc, argv));
 }

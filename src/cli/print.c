@@ -12,6 +12,7 @@
 
 #include <glib.h>
 
+#include "base/text.h"
 #include "base/units.h"
 
 /* --- JSON --- */
@@ -100,7 +101,9 @@ void print_json(const json_t *value)
 static void print_scalar(const json_t *v)
 {
     if (json_is_string(v)) {
-        printf("%s", json_string_value(v));
+        g_autofree char *text = text_printable(json_string_value(v), "");
+
+        printf("%s", text);
     } else if (json_is_integer(v)) {
         printf("%" JSON_INTEGER_FORMAT, json_integer_value(v));
     } else if (json_is_boolean(v)) {
@@ -146,9 +149,15 @@ static int64_t get(const json_t *obj, const char *key)
     return json_integer_value(json_object_get(obj, key));
 }
 
+static char *get_text(const json_t *obj, const char *key)
+{
+    return text_printable(json_string_value(json_object_get(obj, key)), "");
+}
+
 static void print_snapshot(const json_t *s)
 {
     g_autofree char *size = size_format((uint64_t)get(s, "vm-state-size"));
+    g_autofree char *id = get_text(s, "id"), *name = get_text(s, "name");
     time_t sec = (time_t)get(s, "date-sec");
     int64_t clock = get(s, "vm-clock-sec");
     char date[32], run[40], icount[24] = "";
@@ -162,10 +171,7 @@ static void print_snapshot(const json_t *s)
     if (json_object_get(s, "icount")) {
         snprintf(icount, sizeof(icount), "%" PRId64, get(s, "icount"));
     }
-    printf("%-9s %-16s %8s%20s%13s%11s\n",
-           json_string_value(json_object_get(s, "id")),
-           json_string_value(json_object_get(s, "name")), size, date, run,
-           icount);
+    printf("%-9s %-16s %8s%20s%13s%11s\n", id, name, size, date, run, icount);
 }
 
 void print_snapshots(const json_t *snapshots)

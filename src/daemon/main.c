@@ -7,20 +7,23 @@
  *
  * An error on the way there takes the same way back, with status 1.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "control/drivers.h"
 #include "daemon/daemon.h"
 
 static void main_report(const GError *err)
 {
     g_autofree char *msg = err_dup_message(err);
-    const char *hint = err_get_hint(err);
+    g_autofree char *shown = text_printable(msg, "\n\t");
+    g_autofree char *hint = text_printable(err_get_hint(err), "\n\t");
 
-    fprintf(stderr, "sluiced: %s\n", msg);
+    fprintf(stderr, "sluiced: %s\n", shown);
     if (hint) {
         fprintf(stderr, "%s\n", hint);
     }
@@ -28,7 +31,9 @@ static void main_report(const GError *err)
 
 static void main_print_notice(const char *text)
 {
-    fprintf(stderr, "sluiced: note: %s\n", text);
+    g_autofree char *shown = text_printable(text, "\n\t");
+
+    fprintf(stderr, "sluiced: note: %s\n", shown);
 }
 
 /* --- the data loop's thread --- */
@@ -202,6 +207,11 @@ int main(int argc, char **argv)
             options_print_trace_events();
         } else {
             printf("sluiced version " SLUICE_VERSION "\n");
+        }
+        if (fflush(stdout) != 0) {
+            err_set_errno(&err, errno, "Could not write to standard output");
+            main_report(err);
+            d.status = EXIT_FAILURE;
         }
         goto out;
     }

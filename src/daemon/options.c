@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/keyval.h"
 #include "base/trace.h"
+#include "control/commands/objects.h"
 #include "control/schema/schema.h"
 #include "daemon/daemon.h"
 
@@ -137,8 +138,11 @@ static CO_FN int apply_co_blockdev(struct daemon *d, const char *arg,
 static CO_FN int apply_co_object(struct daemon *d, const char *arg,
                                  GError **err)
 {
-    return apply_co_command(d, "object-add", "ObjectOptions", "qom-type", arg,
-                            err);
+    int r = apply_co_command(d, "object-add", "ObjectOptions", "qom-type", arg,
+                             err);
+
+    object_hide_text(arg, err);
+    return r;
 }
 
 static CO_FN int apply_co_export(struct daemon *d, const char *arg,
@@ -360,7 +364,11 @@ int options_co_apply(struct daemon *d, GError **err)
         }
         r = use->option->co_apply(d, use->arg, err);
         if (r < 0) {
-            err_prefix(err, "--%s %s", use->option->name, use->arg);
+            g_autofree char *shown = object_show_text(use->arg);
+
+            err_prefix(err, "--%s %s", use->option->name,
+                       use->option->co_apply == apply_co_object ? shown
+                                                                : use->arg);
             return r;
         }
     }

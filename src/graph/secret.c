@@ -120,8 +120,15 @@ static CO_FN int props_co_load(const json_t *props, struct wiped **ret,
 
     if ((r = opts_take_str(o, "data", &data, err)) < 0 ||
         (r = opts_take_str(o, "file", &file, err)) < 0 ||
-        (r = opts_take_enum(o, "format", formats, &format, err)) < 0 ||
-        (r = opts_finish(o, err)) < 0) {
+        (r = opts_take_enum(o, "format", formats, &format, data ? NULL : err)) <
+            0 ||
+        (r = opts_finish(o, data ? NULL : err)) < 0) {
+        /* What is not understood may be a part of the secret. */
+        if (data && err && !*err) {
+            err_set(err, EINVAL, "A secret with 'data' takes only 'format'");
+            err_hint(err,
+                     "A comma in data= is written as two, or use file=PATH.");
+        }
         return r;
     }
     r = content_co_load(data, file, ret, err);

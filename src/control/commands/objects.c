@@ -48,6 +48,45 @@ static bool id_wellformed(const char *id)
     return true;
 }
 
+#define SECRET_KEY "data"
+
+char *object_show_text(const char *text)
+{
+    const char *data = strstr(text, SECRET_KEY);
+
+    return data ? g_strdup_printf("%.*s" SECRET_KEY "...", (int)(data - text),
+                                  text)
+                : g_strdup(text);
+}
+
+/* Is any part of @message between quotes also a part of @secret? */
+static bool quotes_part_of(const char *message, const char *secret)
+{
+    g_auto(GStrv) parts = g_strsplit_set(message, "'\"", -1);
+
+    for (unsigned i = 0; parts[i]; i++) {
+        if (*parts[i] && strstr(secret, parts[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void object_hide_text(const char *text, GError **err)
+{
+    const char *data = strstr(text, SECRET_KEY);
+
+    if (!data || !err || !*err ||
+        !quotes_part_of((*err)->message, data + strlen(SECRET_KEY))) {
+        return;
+    }
+    g_clear_error(err);
+    err_set(err, EINVAL,
+            "The definition of the object is wrong; it is not shown, as it "
+            "holds a secret");
+    err_hint(err, "A comma in data= is written as two, or use file=PATH.");
+}
+
 int object_co_add(struct graph *g, const json_t *props, GError **err)
 {
     const char *id = json_string_value(json_object_get(props, "id"));

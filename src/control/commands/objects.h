@@ -14,5 +14,10 @@ struct graph;
 /* Make object @props ("qom-type", "id" and the type's own) known to @g. Types
  * that only have to be accepted do nothing. -EINVAL with a text for people. */
 CO_FN int object_co_add(struct graph *g, const json_t *props, GError **err);
+/* Errors about a definition @text that may hold a passphrase (data=) do not
+ * repeat it: *@err, where it quotes a part, gets another text. */
+void object_hide_text(const char *text, GError **err);
+/* @text without what follows "data"; owned. */
+char *object_show_text(const char *text);
 /* Forget it. -EBUSY while something uses it. */
 int object_del(struct graph *g, const char *type, const char *id, GError **err);

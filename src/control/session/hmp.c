@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "control/control-int.h"
 #include "control/qemu-io/qemuio.h"
@@ -235,6 +236,7 @@ void hmp_co_execute(struct control *c, const char *line, GString *out)
 {
     g_autoptr(GError) err = NULL;
     g_auto(GStrv) words = NULL;
+    g_autofree char *shown = NULL;
     int n = 0;
 
     if (!g_shell_parse_argv(line, &n, &words, &err)) {
@@ -244,4 +246,7 @@ void hmp_co_execute(struct control *c, const char *line, GString *out)
         return;
     }
     hmp_co_words(c, words, (unsigned)n, out);
+    /* Names come from images and servers, and this goes to a terminal. */
+    shown = text_printable(out->str, "\n\t\r");
+    g_string_assign(out, shown);
 }
