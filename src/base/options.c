@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/suggest.h"
 #include "base/units.h"
 
 struct opts {
@@ -182,8 +183,10 @@ int opts_take_enum(struct opts *o, const char *name, const char *const *names,
             return 1;
         }
     }
-    return err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'",
-                   name, text);
+    err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'", name,
+            text);
+    suggest_hint(err, text, names);
+    return -EINVAL;
 }
 
 int opts_finish(struct opts *o, GError **err)

@@ -2,12 +2,15 @@
 /* The nearest word by edit distance; see suggest.h. */
 #include "base/suggest.h"
 
-#include <glib.h>
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/err.h"
+
 /* Longer words are no names, and cost time. */
 #define LONGEST 64
+/* That many words are still read. */
+#define FEW 20
 
 static unsigned least(unsigned a, unsigned b, unsigned c)
 {
@@ -70,4 +73,17 @@ const char *suggest_word(const char *word, const char *const *words)
         }
     }
     return found;
+}
+
+void suggest_hint(GError **err, const char *word, const char *const *words)
+{
+    const char *near = suggest_word(word, words);
+
+    if (near) {
+        err_hint(err, "Did you mean '%s'?", near);
+    } else if (g_strv_length((char **)words) <= FEW) {
+        g_autofree char *list = g_strjoinv(", ", (char **)words);
+
+        err_hint(err, "Possible are: %s.", list);
+    }
 }

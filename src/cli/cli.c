@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/suggest.h"
 #include "base/text.h"
 #include "base/units.h"
 
@@ -61,6 +62,46 @@ void cli_gerror(const GError *err)
     }
 }
 
+static const struct subcommand *current;
+
+/* The long option of the command that runs that is nearest to @word; owned, or
+ * NULL. Its help names all. */
+static char *near_option(const char *word)
+{
+    g_auto(GStrv) words = NULL;
+    g_autoptr(GPtrArray) options = g_ptr_array_new();
+    g_autofree char *mine = g_strndup(word, strcspn(word, "="));
+
+    if (!current || !g_str_has_prefix(word, "--")) {
+        return NULL;
+    }
+    words = g_strsplit_set(current->help, " \n,", -1);
+    for (char **w = words; *w; w++) {
+        if (g_str_has_prefix(*w, "--")) {
+            g_ptr_array_add(options, *w);
+        }
+    }
+    g_ptr_array_add(options, NULL);
+    return g_strdup(suggest_word(mine, (const char *const *)options->pdata));
+}
+
+/* Is @word such an option, and what is wrong is its argument? */
+static void hint_option(const char *word)
+{
+    g_autofree char *near = near_option(word);
+
+    if (near && strcmp(near, word) != 0) {
+        fprintf(stderr, "Did you mean '%s'? ", near);
+    }
+}
+
+static int usage_hint(const char *command)
+{
+    fprintf(stderr, "Try 'sluice %s%s--help' for more information\n",
+            command ? command : "", command ? " " : "");
+    return 1;
+}
+
 int cli_usage_error(const char *command, const char *fmt, ...)
 {
     va_list ap;
@@ -69,9 +110,7 @@ int cli_usage_error(const char *command, const char *fmt, ...)
     g_autofree char *message = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     cli_error("%s", message);
-    fprintf(stderr, "Try 'sluice %s%s--help' for more information\n",
-            command ? command : "", command ? " " : "");
-    return 1;
+    return usage_hint(command);
 }
 
 int cli_bad_option(const char *command, char **argv)
@@ -83,21 +122,21 @@ int cli_bad_option(const char *command, char **argv)
                                "argument",
                                optopt);
     }
-    return cli_usage_error(command,
-                           "option '%s' is unknown or lacks its "
-                           "argument",
-                           argv[optind - 1]);
+    cli_error("option '%s' is unknown or lacks its argument", argv[optind - 1]);
+    hint_option(argv[optind - 1]);
+    return usage_hint(command);
 }
 
 int cli_option_error(const char *command, int c, char **argv)
 {
-    return cli_usage_error(command,
-                           c == ':' ? "missing argument for option '%s'"
-                                    : "unrecognized option '%s'",
-                           argv[optind - 1]);
+    cli_error(c == ':' ? "missing argument for option '%s'"
+                       : "unrecognized option '%s'",
+              argv[optind - 1]);
+    if (c != ':') {
+        hint_option(argv[optind - 1]);
+    }
+    return usage_hint(command);
 }
-
-static const struct subcommand *current;
 
 int cli_run(const struct subcommand *s, int argc, char **argv)
 {

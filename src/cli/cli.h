@@ -12,8 +12,8 @@
 
 struct subcommand {
     const char *name;
-    int (*run)(int argc, char **argv);
-    const char *synopsis; /* after "sluice NAME " */
+    int (*run)(int argc, char **argv); /* NULL: a heading in the help */
+    const char *synopsis; /* after "sluice NAME "; text of a heading */
     const char *help;     /* options, a line each; ends with \n */
 };
 /* Run it. Returns the exit status. */

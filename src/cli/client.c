@@ -2,6 +2,7 @@
 /* Talking to a running daemon; see client.h. */
 #include "cli/client.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,20 +12,41 @@
 
 #define DEFAULT_SOCKET "/run/sluice/control.sock"
 
+/* What to do about a connection that failed with @r. */
+static void hint_connect(int r, bool is_named)
+{
+    if (r == -ENOENT && is_named) {
+        fprintf(stderr, "A daemon makes it when it starts: 'sluice serve "
+                        "--control PATH IMAGE'.\n");
+    } else if (r == -ENOENT) {
+        fprintf(stderr,
+                "Start the service ('systemctl start sluiced'), or name "
+                "the control socket of\nanother daemon with --socket or "
+                "in SLUICE_SOCKET.\n");
+    } else if (r == -ECONNREFUSED) {
+        fprintf(stderr, "No daemon listens there: it has ended, or this is no "
+                        "control socket.\n");
+    } else if (r == -EACCES || r == -EPERM) {
+        fprintf(stderr,
+                "Be root, or let the daemon give the socket a group of "
+                "yours (mode= and group= of\n--chardev; SLUICED_CONTROL "
+                "of the service).\n");
+    }
+}
+
 struct sluice_conn *client_connect(const char *path)
 {
     struct sluice_conn *conn = NULL;
     char *error = NULL;
+    int r;
 
     if (!path) {
         path = g_getenv("SLUICE_SOCKET");
     }
-    if (sluice_connect(path ? path : DEFAULT_SOCKET, &conn, &error) < 0) {
+    r = sluice_connect(path ? path : DEFAULT_SOCKET, &conn, &error);
+    if (r < 0) {
         cli_error("%s", error);
-        if (!path) {
-            fprintf(stderr, "Name the control socket with --socket or in "
-                            "SLUICE_SOCKET.\n");
-        }
+        hint_connect(r, path != NULL);
         sluice_free(error);
     }
     return conn;
@@ -87,6 +109,40 @@ void client_hint_names(struct sluice_conn *conn, const char *command,
     }
     fprintf(stderr, "'%s' lists all.\n", lister);
     json_decref(list);
+}
+
+bool client_hint_device(struct sluice_conn *conn, const char *name)
+{
+    static const char *const lists[][2] = {
+        { "query-block", "device" },
+        { "query-named-block-nodes", "node-name" },
+    };
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    const char *near;
+    json_t *entry;
+    size_t i;
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(lists); k++) {
+        json_t *list = client_execute(conn, lists[k][0], NULL);
+
+        json_array_foreach(list, i, entry) {
+            const char *text = text_of(entry, lists[k][1]);
+            if (text && *text) {
+                g_ptr_array_add(names, g_strdup(text));
+            }
+        }
+        json_decref(list);
+    }
+    g_ptr_array_add(names, NULL);
+    if (g_strv_contains((const char *const *)names->pdata, name)) {
+        return false;
+    }
+    near = suggest_word(name, (const char *const *)names->pdata);
+    if (near) {
+        fprintf(stderr, "Did you mean '%s'? ", near);
+    }
+    fprintf(stderr, "'info block' in 'sluice monitor' lists the devices.\n");
+    return true;
 }
 
 void client_hint_jobs(struct sluice_conn *conn, const char *id)

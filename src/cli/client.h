@@ -22,5 +22,8 @@ char *client_fault_text(const json_t *fault);
  * @key, that is nearest to it, and @lister, which lists them. On stderr. */
 void client_hint_names(struct sluice_conn *conn, const char *command,
                        const char *key, const char *word, const char *lister);
+/* The same for the name of a device or node. False, and nothing is printed, when
+ * there is one of that name. */
+bool client_hint_device(struct sluice_conn *conn, const char *name);
 /* The same for the id of a job. */
 void client_hint_jobs(struct sluice_conn *conn, const char *id);

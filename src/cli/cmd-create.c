@@ -82,6 +82,7 @@ static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
     err_set(err, EINVAL, "Backing file specified without backing format");
     if (r == 0) {
         err_hint(err, "Detected format of %s.", found);
+        err_hint(err, "If that is what it is, say so with -F %s.", found);
     } else {
         err_hint(err, "Say it with -F, for example -F raw.");
     }
@@ -129,6 +130,7 @@ static CO_FN int create_co_backing(struct graph *g, struct create *c,
     if (!graph_find_driver(g, fmt)) {
         err_set(err, EINVAL, "Unknown driver '%s'", fmt);
         err_hint(err, "Could not open backing image.");
+        graph_hint_formats(g, fmt, err);
         return -EINVAL;
     }
     r = create_co_look_below(g, c, backing, fmt, &size, err);

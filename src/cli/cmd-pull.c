@@ -116,6 +116,10 @@ int cmd_pull(int argc, char **argv)
     json_t *reply = client_execute(conn, "block-stream", stream_arguments(&p));
     if (!reply) {
         status = 1;
+        if (!client_hint_device(conn, p.device) && p.base) {
+            fprintf(stderr, "--base takes the name of an image below the "
+                            "device, as its chain has it.\n");
+        }
     } else if (!p.no_wait) {
         status = follow_pull(conn, &p);
     }

@@ -118,10 +118,7 @@ static int remove_device(struct sluice_conn *conn, const struct removal *d)
                           "ends"
                         : "there is no device '%s'",
                   d->name);
-        if (!drive) {
-            client_hint_names(conn, "query-named-block-nodes", "node-name",
-                              d->name, "sluice monitor: info block");
-        }
+        (void)client_hint_device(conn, d->name);
         return 1;
     }
     if (is_listed(conn, "query-block-jobs", "device", d->name)) {

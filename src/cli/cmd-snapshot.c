@@ -85,10 +85,8 @@ static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
     case 'c':
         r = node_co_snapshot(n, SNAPSHOT_CREATE, s->name, &why);
         return r == 0 ? 0
-                      : err_set(err, -r,
-                                "Could not create snapshot '%s': "
-                                "%d (%s)",
-                                s->name, r, g_strerror(-r));
+                      : err_set(err, -r, "Could not create snapshot '%s': %s",
+                                s->name, why ? why->message : g_strerror(-r));
     case 'a':
         r = node_co_snapshot(n, SNAPSHOT_APPLY, s->name, &why);
         return r == 0 ? 0

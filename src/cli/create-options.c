@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/suggest.h"
 #include "base/units.h"
 #include "cli/cli.h"
 #include "graph/image.h"
@@ -85,6 +86,20 @@ const char *create_options_get(const json_t *options, const char *name)
 
 /* --- what a format takes --- */
 
+static void create_options_hint(const struct node_driver *drv, const char *name,
+                                GError **err)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    for (const struct create_option *o = driver_create_options(drv); o->name;
+         o++) {
+        g_ptr_array_add(names, (char *)o->name);
+    }
+    g_ptr_array_add(names, NULL);
+    suggest_hint(err, name, (const char *const *)names->pdata);
+    err_hint(err, "'-o help' with -f %s says what they are.", driver_name(drv));
+}
+
 static const struct create_option *
 create_options_find_option(const struct node_driver *drv, const char *name,
                            GError **err)
@@ -102,6 +117,7 @@ create_options_find_option(const struct node_driver *drv, const char *name,
                 driver_name(drv));
     } else {
         err_set(err, EINVAL, "Invalid parameter '%s'", name);
+        create_options_hint(drv, name, err);
     }
     return NULL;
 }
@@ -197,6 +213,7 @@ create_options_driver(struct graph *g, const char *format, GError **err)
     }
     if (!drv) {
         err_set(err, EINVAL, "Unknown file format '%s'", format);
+        graph_hint_formats(g, format, err);
     } else if (!driver_create_options(drv)) {
         err_set(err, ENOTSUP,
                 "Format driver '%s' does not support image "

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/suggest.h"
 #include "base/json-text.h"
 #include "base/keyval.h"
 #include "base/text.h"
@@ -229,10 +230,13 @@ static CO_FN int options_co_complete(struct graph *g,
     const char *format = json_string_value(json_object_get(options, "driver"));
     int r;
 
+    if (format && !graph_find_driver(g, format)) {
+        err_set(err, EINVAL, "Unknown driver '%s'", format);
+        graph_hint_formats(g, format, err);
+        return -EINVAL;
+    }
     if (format) {
-        return graph_find_driver(g, format)
-                   ? 0
-                   : err_set(err, EINVAL, "Unknown driver '%s'", format);
+        return 0;
     }
     r = image_format_co_find(g, options, spec->flags, &format, err);
     if (r == 0) {
@@ -269,6 +273,32 @@ CO_FN int image_co_open_bare(struct graph *g, const struct image_spec *spec,
     return r;
 }
 
+/* What to do about a file that is not there: a name that nearly fits, of the
+ * same folder, is the one that was meant. */
+static void image_hint_missing(const char *name, GError **err)
+{
+    g_autofree char *folder = g_path_get_dirname(name);
+    g_autofree char *base = g_path_get_basename(name);
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    GDir *dir = g_file_test(name, G_FILE_TEST_EXISTS)
+                    ? NULL
+                    : g_dir_open(folder, 0, NULL);
+    const char *entry, *near;
+
+    if (!dir) {
+        return;
+    }
+    while ((entry = g_dir_read_name(dir))) {
+        g_ptr_array_add(names, g_strdup(entry));
+    }
+    g_dir_close(dir);
+    g_ptr_array_add(names, NULL);
+    near = suggest_word(base, (const char *const *)names->pdata);
+    if (near) {
+        err_hint(err, "Did you mean '%s'?", near);
+    }
+}
+
 CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
                              struct node **ret_node, GError **err)
 {
@@ -281,7 +311,16 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
     }
     r = image_co_open_bare(g, spec, ret_node, err);
     if (r < 0) {
-        err_prefix(err, "Could not open '%s'", spec->name);
+        g_autofree char *prefix = g_strdup_printf("Could not open '%s'",
+                                                  spec->name);
+
+        /* The driver of the file may have said so. */
+        if (!err || !g_str_has_prefix((*err)->message, prefix)) {
+            err_prefix(err, "%s", prefix);
+        }
+        if (r == -ENOENT && !spec->is_opts) {
+            image_hint_missing(spec->name, err);
+        }
     }
     return r;
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/suggest.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 
@@ -30,6 +31,7 @@
 /* The lines of the help are laid out by hand. */
 /* clang-format off */
 static const struct subcommand subcommands[] = {
+    { "", NULL, "Images at rest", NULL },
     { "create", cmd_create,
       "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE "
       "[SIZE]",
@@ -59,8 +61,8 @@ static const struct subcommand subcommands[] = {
       "[-f FORMAT] [--output FORMAT] [--backing-chain] [--image-opts]\n"
       "       [--object DEFINITION] [-U] FILE",
       "Describe an image.\n\n" FORMAT_HELP
-      "      --backing-chain   and every image below it\n"
-      "  -U, --force-share     even while somebody writes to it\n"
+      "      --backing-chain   describe every image below it, too\n"
+      "  -U, --force-share     look even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
     { "convert", cmd_convert,
       "[OPTIONS] FILE [FILE2 ...] TARGET",
@@ -72,7 +74,7 @@ static const struct subcommand subcommands[] = {
       "  -o OPTIONS            of the target: name=value,... ; -o help lists\n"
       "  -B FILE               backing file of the target: what the source's\n"
       "                        own backing file holds is not copied\n"
-      "  -F FORMAT             format of that backing file\n"
+      "  -F FORMAT             format of the target's backing file\n"
       "  -n                    the target exists: write into it\n"
       "      --target-is-zero  with -n: it reads as zeroes\n"
       "  -S SIZE               leave out zeroes from so many bytes on (4k);\n"
@@ -86,12 +88,12 @@ static const struct subcommand subcommands[] = {
       "  -U, --force-share     read even while somebody writes\n"
       "  -l SNAPSHOT           copy this internal snapshot\n"
       "      --bitmaps         copy the source's bitmaps too\n"
-      "      --skip-broken-bitmaps  those that are whole\n"
+      "      --skip-broken-bitmaps  leave out those that a crash left open\n"
       "      --salvage         zeroes for what cannot be read\n"
       "      --image-opts      sources are driver=NAME,file.filename=PATH,...\n"
       "      --object TYPE,id=ID,...\n"
       "                        make an object that an image needs\n"
-      "      --target-image-opts  so is the target (with -n)\n"
+      "      --target-image-opts  the target is given like that (with -n)\n"
       "  -p                    show progress\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
@@ -126,10 +128,10 @@ static const struct subcommand subcommands[] = {
       "How much space does a new image need, for a disk of a size or for a "
       "copy of FILE?\n\n" FORMAT_HELP
       "  -O FORMAT             format of the new image (default raw)\n"
-      "  -o OPTIONS            its options, as for create\n"
+      "  -o OPTIONS            options of the new image, as for create\n"
       "      --size N          size of the disk\n"
-      "  -l SNAPSHOT           of this internal snapshot\n"
-      "  -U, --force-share     even while somebody writes to it\n"
+      "  -l SNAPSHOT           measure this internal snapshot\n"
+      "  -U, --force-share     look even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
     { "check", cmd_check,
       "[-q] [-f FORMAT] [--output FORMAT] [-r leaks|all] [-T CACHE]\n"
@@ -139,7 +141,7 @@ static const struct subcommand subcommands[] = {
       "63 the format cannot be checked.\n\n" FORMAT_HELP
       "  -r leaks|all          repair\n"
       CACHE_HELP("-T", "the image")
-      "  -U, --force-share     even while somebody writes to it\n"
+      "  -U, --force-share     look even while somebody writes to it\n"
       "  -q                    print nothing but errors\n"
       OUTPUT_HELP HELP_HELP },
     { "map", cmd_map,
@@ -149,7 +151,7 @@ static const struct subcommand subcommands[] = {
       FORMAT_HELP
       "  -s, --start-offset N  begin here\n"
       "  -l, --max-length N    end after so many bytes\n"
-      "  -U, --force-share     even while somebody writes to it\n"
+      "  -U, --force-share     look even while somebody writes to it\n"
       OUTPUT_HELP HELP_HELP },
     { "rebase", cmd_rebase,
       "[-f FORMAT] [-t CACHE] [-T CACHE] [-p] [-q] [-u] [-U]\n"
@@ -188,7 +190,7 @@ static const struct subcommand subcommands[] = {
       "  -a NAME               go back to one, given by name or id\n"
       "  -d NAME               delete one\n"
       "  -q                    accepted\n"
-      "  -U, --force-share     even while somebody writes to it\n"
+      "  -U, --force-share     look even while somebody writes to it\n"
       HELP_HELP },
     { "bitmap", cmd_bitmap,
       "[-f FORMAT] [--image-opts] [--object DEFINITION]\n"
@@ -206,6 +208,7 @@ static const struct subcommand subcommands[] = {
       "  -F, --source-format FORMAT\n"
       "                        its format\n"
       HELP_HELP },
+    { "", NULL, "Images in use", NULL },
     { "serve", cmd_serve,
       "[OPTIONS] IMAGE",
       "Serve an image over NBD until interrupted.\n\n"
@@ -249,6 +252,7 @@ static const struct subcommand subcommands[] = {
       SOCKET_HELP
       "  -f, --force           cut its clients off\n"
       HELP_HELP },
+    { "", NULL, "Jobs of a running daemon", NULL },
     { "pull", cmd_pull,
       "[OPTIONS] DEVICE",
       "Populate a device of a running daemon from its base, showing progress.\n"
@@ -264,7 +268,7 @@ static const struct subcommand subcommands[] = {
     { "jobs", cmd_jobs, "[-s PATH] [--all] [--output FORMAT]",
       "List the jobs of a running daemon.\n\n"
       SOCKET_HELP
-      "      --all             also how the last ones ended\n"
+      "      --all             tell how the last ones ended, too\n"
       OUTPUT_HELP HELP_HELP },
     { "job", cmd_job,
       "[-s PATH] pause|resume|complete|finalize|dismiss ID...\n"
@@ -290,14 +294,41 @@ static const struct subcommand subcommands[] = {
 
 static int main_print_usage(void)
 {
-    printf("usage: sluice COMMAND [OPTIONS]\n\nCommands:\n");
+    printf("usage: sluice COMMAND [OPTIONS]\n");
     for (const struct subcommand *s = subcommands; s->name; s++) {
-        const char *end = strpbrk(s->help, ".;");
-        printf("  %-9s %.*s\n", s->name, (int)(end - s->help), s->help);
+        const char *end = s->run ? strpbrk(s->help, ".;:?") : NULL;
+
+        if (end) {
+            printf("  %-9s %.*s\n", s->name, (int)(end - s->help), s->help);
+        } else {
+            printf("\n%s:\n", s->synopsis);
+        }
     }
     printf("\n'sluice COMMAND --help' explains one.\n"
            "sluiced(8) is the daemon, sluice(1) the manual of this program.\n");
     return 0;
+}
+
+static int unknown_command(const char *word)
+{
+    const char *names[G_N_ELEMENTS(subcommands)];
+    const char *near;
+    unsigned n = 0;
+
+    for (const struct subcommand *s = subcommands; s->name; s++) {
+        if (s->run) {
+            names[n++] = s->name;
+        }
+    }
+    names[n] = NULL;
+    near = suggest_word(word, names);
+    if (near) {
+        return cli_usage_error(
+            NULL, "'%s' is not a command; did you mean '%s'?", word, near);
+    }
+    g_autofree char *list = g_strjoinv(", ", (char **)names);
+    return cli_usage_error(NULL, "'%s' is not a command; commands are %s", word,
+                           list);
 }
 
 static int main_run(int argc, char **argv)
@@ -315,11 +346,11 @@ static int main_run(int argc, char **argv)
         return 0;
     }
     for (const struct subcommand *s = subcommands; s->name; s++) {
-        if (strcmp(argv[1], s->name) == 0) {
+        if (s->run && strcmp(argv[1], s->name) == 0) {
             return cli_run(s, argc - 1, argv + 1);
         }
     }
-    return cli_usage_error(NULL, "'%s' is not a command", argv[1]);
+    return unknown_command(argv[1]);
 }
 
 /* What was printed must have arrived: who reads it back (>file) would take a

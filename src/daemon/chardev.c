@@ -329,7 +329,12 @@ int monitor_co_add(struct daemon *d, const char *arg, GError **err)
     }
     ch = g_hash_table_lookup(d->chardevs, id);
     if (!ch) {
-        return err_set(err, ENOENT, "chardev \"%s\" not found", id);
+        err_set(err, ENOENT, "chardev \"%s\" not found", id);
+        err_hint(err,
+                 "It is made before: --chardev socket,id=%s,path=PATH,"
+                 "server=on,wait=off --monitor %s",
+                 id, id);
+        return -ENOENT;
     }
     if (ch->used) {
         return err_set(err, EBUSY, "Chardev '%s' is busy", id);

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/keyval.h"
+#include "base/suggest.h"
 #include "base/trace.h"
 #include "control/commands/objects.h"
 #include "control/schema/schema.h"
@@ -302,6 +303,25 @@ static const struct option *options_find_option(const char *word,
     return NULL;
 }
 
+static int unknown_option(const char *word, GError **err)
+{
+    const char *names[G_N_ELEMENTS(daemon_options) + 1] = { NULL };
+    const char *name = word + strspn(word, "-"), *near;
+    g_autofree char *plain = g_strndup(name, strcspn(name, "="));
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(daemon_options); i++) {
+        names[i] = daemon_options[i].name;
+    }
+    near = suggest_word(plain, names);
+    err_set(err, EINVAL, "Unknown option '%s'", word);
+    if (near) {
+        err_hint(err, "Did you mean '--%s'?", near);
+    } else {
+        err_hint(err, "'sluiced --help' lists all.");
+    }
+    return -EINVAL;
+}
+
 static int add_use(struct daemon *d, const struct option *o, const char *arg,
                    GError **err)
 {
@@ -333,7 +353,7 @@ int options_parse(struct daemon *d, int argc, char **argv, GError **err)
         }
         o = options_find_option(word, &value);
         if (!o) {
-            return err_set(err, EINVAL, "Unknown option '%s'", word);
+            return unknown_option(word, err);
         }
         if (!o->params && value) {
             return err_set(err, EINVAL, "--%s takes no argument", o->name);

@@ -87,6 +87,9 @@ bool driver_has_backing(const struct node_driver *drv);
 bool driver_is_storage(const struct node_driver *drv);
 /* Is it storage that takes no addresses, such as files? */
 bool driver_is_file_storage(const struct node_driver *drv);
+/* Add to *@err, which says that no driver is called @name, which one was probably
+ * meant, or which formats there are. */
+void graph_hint_formats(struct graph *g, const char *name, GError **err);
 /* How much space an image of @drv would take; @o as for image_co_create().
  * Makes nothing. Only where driver_can_measure(). @ret->others is set before,
  * in bytes. */

@@ -199,6 +199,9 @@ void node_yank(struct node *n);
  * nothing. */
 void node_set_hang(struct node *n, uint64_t timeout_ns, bool fail);
 
+/* What messages call @n: its name, or its file where nobody gave it one.
+ * Borrowed. */
+const char *node_title(const struct node *n);
 struct edge *node_child(const struct node *n, const char *name);
 /* The child of a filter ("file"), NULL for others. */
 struct node *node_filtered(const struct node *n);

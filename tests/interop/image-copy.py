@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 from waiting import listens, until
+from words import without_help
 
 SLUICE = os.path.abspath(os.environ['SLUICE'])
 QEMU_IMG = shutil.which('qemu-img')
@@ -335,7 +336,7 @@ def make_targets(folder):
 def run(program, words, folder):
     p = subprocess.run([program] + words, cwd=folder, stdout=subprocess.PIPE,
                        stderr=subprocess.PIPE)
-    err = p.stderr.decode().replace('qemu-img: ', 'sluice: ')
+    err = without_help(p.stderr.decode()).replace('qemu-img: ', 'sluice: ')
     err = re.sub("Try '(qemu-img|sluice \\w+) --help'", "Try '--help'", err)
     return p.returncode, p.stdout.decode(), err.strip()
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+from words import without_help
+
 SLUICE = os.environ['SLUICE']
 QEMU_IMG = shutil.which('qemu-img')
 
@@ -131,7 +133,7 @@ def clean_json(text):
 def run(tool, words, folder):
     p = subprocess.run([tool] + words, cwd=folder, stdout=subprocess.PIPE,
                        stderr=subprocess.PIPE, text=True)
-    err = p.stderr.replace('qemu-img: ', 'sluice: ')
+    err = without_help(p.stderr).replace('qemu-img: ', 'sluice: ')
     return p.returncode, clean_json(p.stdout), err.strip()
 
 

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 
+from words import without_help
+
 SLUICE = os.environ['SLUICE']
 QEMU_IMG = shutil.which('qemu-img')
 
@@ -357,7 +359,7 @@ snapshot -a nope snap.qcow2
 snapshot -d 2 snap.qcow2
 snapshot -l snap.qcow2
 snapshot -l n.qed
-snapshot -c x n.qed
+~snapshot -c x n.qed
 snapshot -l base.raw
 snapshot -c x -d y snap.qcow2
 snapshot -q -c y snap.qcow2
@@ -440,7 +442,7 @@ def normal(text):
 def run(tool, words, folder):
     p = subprocess.run([tool] + words, cwd=folder, text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    return p.returncode, normal(p.stdout), normal(p.stderr)
+    return p.returncode, normal(p.stdout), normal(without_help(p.stderr))
 
 
 NEEDS = [('luks', 'luks|encrypt'), ('snapshot', r'snap|^snapshot'),

@@ -122,7 +122,7 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
         r = err_set(err, ENOTSUP,
                     "'%s' is the active layer, which cannot be committed "
                     "while it is in use",
-                    p.top->name);
+                    node_title(p.top));
     }
     return r < 0 ? r : commit_co_start(c->jobs, &p, &job, err);
 }

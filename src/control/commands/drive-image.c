@@ -144,7 +144,9 @@ static CO_FN int complete_co_driver(struct graph *g, const struct drive *d,
     const char *name = json_string_value(json_object_get(node, "driver"));
 
     if (name && !graph_find_driver(g, name)) {
-        return err_set(err, EINVAL, "Unknown driver '%s'", name);
+        err_set(err, EINVAL, "Unknown driver '%s'", name);
+        graph_hint_formats(g, name, err);
+        return -EINVAL;
     }
     if (name) {
         return 0;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/suggest.h"
 #include "base/units.h"
 
 const struct schema_command *schema_find_command(const char *name)
@@ -116,6 +117,22 @@ static int check_members(const struct schema_member *members, const json_t *v,
     return 0;
 }
 
+/* Which member @key, that there is none of, was probably meant to be. */
+static void hint_members(const char *key, const struct schema_member *members,
+                         const struct schema_member *more, GError **err)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    for (; members && members->name; members++) {
+        g_ptr_array_add(names, (char *)members->name);
+    }
+    for (; more && more->name; more++) {
+        g_ptr_array_add(names, (char *)more->name);
+    }
+    g_ptr_array_add(names, NULL);
+    suggest_hint(err, key, (const char *const *)names->pdata);
+}
+
 static int check_object(const struct schema_type *t, const json_t *v,
                         GString *path, GError **err)
 {
@@ -139,8 +156,9 @@ static int check_object(const struct schema_type *t, const json_t *v,
     json_object_foreach((json_t *)v, key, sub) {
         if (!find_member(t->members, key) && !find_member(more, key)) {
             path_push(path, key);
-            return err_set(err, EINVAL, "Parameter '%s' is unexpected",
-                           path->str);
+            err_set(err, EINVAL, "Parameter '%s' is unexpected", path->str);
+            hint_members(key, t->members, more, err);
+            return -EINVAL;
         }
     }
     return 0;
@@ -179,8 +197,10 @@ static int check_enum(const struct schema_type *t, const json_t *v,
         const char *dot = strrchr(path->str, '.');
 
         /* Without the path, as QEMU has it. */
-        return err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'",
-                       dot ? dot + 1 : path->str, text);
+        err_set(err, EINVAL, "Parameter '%s' does not accept value '%s'",
+                dot ? dot + 1 : path->str, text);
+        suggest_hint(err, text, t->values);
+        return -EINVAL;
     }
     return 0;
 }

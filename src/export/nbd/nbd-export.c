@@ -139,7 +139,10 @@ static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,
     int ret;
 
     if (!s || s->stopping) {
-        return err_set(err, ENOENT, "NBD server not running");
+        err_set(err, ENOENT, "NBD server not running");
+        err_hint(err, "It is started before: --nbd-server addr.type=unix,"
+                      "addr.path=PATH, or nbd-server-start.");
+        return -ENOENT;
     }
     ret = nbd_export_take(to_nbd(e), o, err);
     if (ret < 0) {

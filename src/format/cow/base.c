@@ -40,13 +40,14 @@ static int base_compare(const struct overlay *o, const struct node *base,
         ret = err_set(err, ESTALE,
                       "Backing file '%s' has %" PRIu64 " bytes, "
                       "had %" PRIu64 " when '%s' was made over it",
-                      name, now->base_size, was->base_size, o->node->name);
+                      name, now->base_size, was->base_size,
+                      node_title(o->node));
     } else if ((was->known & now->known & COW_KNOWS_TIME) &&
                was->base_time != now->base_time) {
         ret = err_set(err, ESTALE,
                       "Backing file '%s' was changed since '%s' "
                       "was made over it",
-                      name, o->node->name);
+                      name, node_title(o->node));
     }
     if (ret < 0) {
         err_hint(err, "If it shows the same disk as then, 'sluice rebase -u' "

@@ -28,7 +28,7 @@ static CO_FN int folder_co_find(struct node *n, char **ret_dir, GError **err)
         err_set(err, EINVAL,
                 "The overlay '%s' is not in a folder, so its data "
                 "file cannot be found",
-                n->name);
+                node_title(n));
         err_hint(err, "Name its node: data-file=NODE-NAME.");
         return -EINVAL;
     }
@@ -99,7 +99,7 @@ static int cow_format_check(const struct overlay *o, GError **err)
                : err_set(err, EINVAL,
                          "The data file of '%s' has format '%s', which "
                          "cannot be used",
-                         o->node->name, o->hdr.data_format);
+                         node_title(o->node), o->hdr.data_format);
 }
 
 /* What was opened by its name must be there itself. */
@@ -186,7 +186,8 @@ int cow_co_data_check(struct overlay *o, GError **err)
         err_set(err, EINVAL,
                 "'%s' is not the file that '%s' was made with "
                 "(inode %" PRIu64 " instead of %" PRIu64 ")",
-                name, o->node->name, (uint64_t)st.st_ino, o->hdr.data_inode);
+                name, node_title(o->node), (uint64_t)st.st_ino,
+                o->hdr.data_inode);
         err_hint(err, "If both files were copied or restored together, "
                       "'sluice check -r all' takes it for its own.");
         return -EINVAL;

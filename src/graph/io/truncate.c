@@ -27,7 +27,7 @@ static CO_FN int truncate_co_take_tail(struct node *n, uint64_t size,
         return err_set_errno(err, -ret,
                              "Failed to copy the last cluster of "
                              "'%s' from its backing file",
-                             n->name);
+                             node_title(n));
     }
     return 0;
 }
@@ -50,7 +50,7 @@ static CO_FN int truncate_co_cover_base(struct node *n, uint64_t old_size,
     ret = node_co_zero(n, old_size, end - old_size, IO_MAY_UNMAP);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Failed to zero the new area of '%s'",
-                             n->name);
+                             node_title(n));
     }
     return 0;
 }

@@ -80,6 +80,11 @@ struct node *node_file(const struct node *n)
     return n->priv->file ? n->priv->file->child : NULL;
 }
 
+const char *node_title(const struct node *n)
+{
+    return n->auto_named && n->filename && *n->filename ? n->filename : n->name;
+}
+
 struct edge *node_child(const struct node *n, const char *name)
 {
     for (struct edge *e = n->children; e; e = e->next_in_parent) {

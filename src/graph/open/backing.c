@@ -86,7 +86,7 @@ static int backing_format_check(struct node *n, const char *name,
     if (!drv) {
         return err_set(err, EINVAL,
                        "Backing file '%s' of '%s' has unknown format '%s'",
-                       name, n->name, *format);
+                       name, node_title(n), *format);
     }
     if (drv->kind == NODE_PROTOCOL) {
         *format = "raw";
@@ -146,7 +146,7 @@ static CO_FN int resolve_co_storage(struct node *n, const char *name,
         return err_set(err, EPERM,
                        "Backing file '%s' of '%s' is not opened: "
                        "it is no regular file beneath '%s'",
-                       name, n->name, n->graph->beneath);
+                       name, node_title(n), n->graph->beneath);
     }
     ret = address_parse(n->graph, name, ret_storage, err);
     *ret_identity = ret == 0 ? g_strdup(name) : NULL;

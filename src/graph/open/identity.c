@@ -21,7 +21,7 @@ int backing_path_beside(struct node *n, const char *name, char **ret_path,
         return err_set(err, EINVAL,
                        "Backing file name '%s' is relative, but "
                        "'%s' is not in a folder",
-                       name, n->name);
+                       name, node_title(n));
     }
     /* "./a" leads to "./b": what is printed looks like what was typed. */
     dir = g_path_get_dirname(image);

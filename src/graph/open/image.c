@@ -135,7 +135,7 @@ CO_FN int node_co_rename(struct node *n, const char *path, GError **err)
     return storage && storage->drv->co_rename
                ? storage->drv->co_rename(storage, path, err)
                : err_set(err, ENOTSUP, "'%s' is no file that could be renamed",
-                         n->name);
+                         node_title(n));
 }
 
 CO_FN int node_co_unlink(struct node *n, GError **err)
@@ -145,7 +145,7 @@ CO_FN int node_co_unlink(struct node *n, GError **err)
     return storage && storage->drv->co_unlink
                ? storage->drv->co_unlink(storage, err)
                : err_set(err, ENOTSUP, "'%s' is no file that could be removed",
-                         n->name);
+                         node_title(n));
 }
 
 CO_FN int node_co_change_backing(struct node *n, const char *name,
@@ -168,7 +168,7 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
         return err_set_errno(err, -ret,
                              "Could not make the data of '%s' "
                              "durable",
-                             n->name);
+                             node_title(n));
     }
     return n->drv->co_change_backing(n, name, fmt, err);
 }

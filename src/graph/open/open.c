@@ -204,7 +204,7 @@ static int chain_check_depth(struct graph *g, unsigned depth,
         return 0;
     }
     err_set(err, ELOOP, "Backing chain of '%s' is deeper than %u images",
-            n->name, g->max_depth);
+            node_title(n), g->max_depth);
     err_hint(err, "Merge images of the chain with 'commit' or 'rebase'.");
     return -ELOOP;
 }

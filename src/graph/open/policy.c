@@ -61,7 +61,7 @@ static CO_FN int beneath_co_check(const struct node *n, const char *what,
         err_set(err, EPERM,
                 "%s '%s' of '%s' is not opened: it is no regular "
                 "file beneath '%s'",
-                what, path, n->name, n->graph->beneath);
+                what, path, node_title(n), n->graph->beneath);
         err_hint(err, "Name the node to use by an option, or change "
                       "--backing-policy.");
         return -EPERM;

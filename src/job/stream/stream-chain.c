@@ -474,13 +474,13 @@ CO_FN int stream_chain_co_pivot(struct stream_chain *p,
             return err_set(err, EIO,
                            "'%s' still needs its backing file at "
                            "offset %" PRIu64,
-                           p->top->name, missing);
+                           node_title(p->top), missing);
         }
         if (ret < 0) {
             return err_set_errno(err, -ret,
                                  "Could not make the data of '%s' "
                                  "durable",
-                                 p->top->name);
+                                 node_title(p->top));
         }
     }
     ret = pivot_co_change_header(&pivot, p->backend, backing_file, err);

@@ -153,7 +153,7 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         return err_set(err, EIO,
                        "'%s' still needs its backing file at offset "
                        "%" PRIu64,
-                       s->stream_chain.top->name, missing);
+                       node_title(s->stream_chain.top), missing);
     }
     if (ret < 0 && ret != -ECANCELED) {
         /* If a source is not what it was, say so in words. */
@@ -284,7 +284,7 @@ static CO_FN int stream_co_check(const struct stream_params *p,
         return err_set(err, ENOTSUP,
                        "'%s' cannot be streamed: its driver '%s' "
                        "has no backing files",
-                       top->name, node_driver_name(top));
+                       node_title(top), node_driver_name(top));
     }
     return stream_chain_co_check_name(top, *ret_bottom, p->backing_file, err);
 }
@@ -400,7 +400,8 @@ static CO_FN int step_co_finish(struct stream_chain *p, bool *ret_done,
         return 0;
     }
     if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not check '%s'", p->top->name);
+        return err_set_errno(err, -ret, "Could not check '%s'",
+                             node_title(p->top));
     }
     *ret_done = true;
     return stream_chain_co_pivot(p, NULL, err);
@@ -417,7 +418,7 @@ static CO_FN int step_co_run(struct stream_chain *p, uint64_t *cursor,
         return err_set_errno(err, -ret,
                              "Could not copy into '%s' at or after "
                              "offset %" PRIu64,
-                             p->top->name, *cursor);
+                             node_title(p->top), *cursor);
     }
     if (end >= p->top->size) {
         ret = step_co_finish(p, ret_done, err);

@@ -179,8 +179,9 @@ static void test_options_refused(void)
     g_assert_cmpint(opts_take_size(o, "z", &z, &err), ==, -EINVAL);
     g_clear_error(&err);
     g_assert_cmpint(opts_take_enum(o, "e", names, &e, &err), ==, -EINVAL);
-    g_assert_cmpstr(err->message, ==,
-                    "Parameter 'e' does not accept value 'x'");
+    g_autofree char *message = err_dup_message(err);
+    g_assert_cmpstr(message, ==, "Parameter 'e' does not accept value 'x'");
+    g_assert_cmpstr(err_get_hint(err), ==, "Possible are: one.");
     g_clear_error(&err);
     g_assert_cmpint(opts_finish(o, &err), ==, -EINVAL);
     g_assert_cmpstr(err->message, ==, "Parameter 'q' is unexpected");

@@ -76,5 +76,5 @@ int qcow2_co_bitmaps_commit(struct qcow2_image *img, GPtrArray *list,
     return ret == 0
                ? 0
                : err_set_errno(err, -ret, "Could not store the bitmaps of '%s'",
-                               img->node->name);
+                               node_title(img->node));
 }

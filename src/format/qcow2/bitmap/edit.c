@@ -61,7 +61,7 @@ static int edit_add(struct edit *e, GError **err)
                        "Can't make bitmap '%s' persistent in '%s': "
                        "Too much space will be occupied by the bitmap. Use "
                        "larger granularity",
-                       e->name, e->img->node->name);
+                       e->name, node_title(e->img->node));
     }
     e->b = b;
     g_ptr_array_add(e->list, b);

@@ -207,7 +207,8 @@ static void expect(const char *command, const char *args, const char *want)
     g_assert_nonnull(v);
     r = schema_check(c->args, v, &err);
     g_assert_cmpint(r, ==, want ? -EINVAL : 0);
-    g_assert_cmpstr(err ? err->message : NULL, ==, want);
+    g_autofree char *message = err ? err_dup_message(err) : NULL;
+    g_assert_cmpstr(message, ==, want);
     json_decref(v);
 }
 

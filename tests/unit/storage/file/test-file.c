@@ -243,7 +243,8 @@ static CO_FN void test_refusals_entry(void *arg)
                              "{\"driver\": \"file\", \"filename\": "
                              "\"%s\", \"locking\": \"maybe\"}",
                              scratch("plain"));
-    g_assert_cmpstr(err->message, ==,
+    g_autofree char *message = err_dup_message(err);
+    g_assert_cmpstr(message, ==,
                     "Parameter 'locking' does not accept value 'maybe'");
     g_error_free(err);
     graph_co_free(g);
