@@ -53,6 +53,9 @@ def test_install(d):
     wanted = ['bin/sluice', 'bin/sluiced', 'libsluice.so.0',
               'include/sluice/sluice.h', 'pkgconfig/libsluice.pc',
               'lib/systemd/system/sluiced.service',
+              'share/bash-completion/completions/sluice',
+              'share/bash-completion/completions/sluiced',
+              'share/zsh/site-functions/_sluice',
               'doc/sluice/architecture.rst', 'doc/sluice/testing.rst',
               'doc/sluice/control-commands.rst', 'doc/sluice/README.md']
     if shutil.which('rst2man') or shutil.which('rst2man.py'):
