@@ -74,6 +74,9 @@ def test_sluice(d):
     assert images == {'--image-opts', '--object'}, images
     commands = re.findall(r'^  (\w+)  ', output(SLUICE, '--help'), re.M)
     same('commands', set(commands), set(documented))
+    listed = re.findall(r'^\| \*\*(\w+)\*\*  +\w', page, re.M)
+    assert len(listed) == len(set(listed)), listed
+    same('the opening list', set(commands), set(listed))
     for c in commands:
         text = output(SLUICE, c, '--help')
         mine = options_in(text) - {'-h', '--help'}
@@ -83,6 +86,28 @@ def test_sluice(d):
         if '--image-opts' in mine:
             there |= images
         same(c, mine, there)
+
+
+def test_every_option_by_itself(d):
+    """No sentence runs on from one option to the next: each text begins like one,
+    and none ends with a comma."""
+    texts = [(name, read(path)) for name, path in PAGES.items()]
+    for name, text in texts + [('reference', read(REFERENCE))]:
+        for m in re.finditer(r'^(?:-{1,2}\w[^\n]*?(?:  +|\n +)|``[^\n]*\n +)'
+                             r'(\w[^\n]*(?:\n +[^\n]+)*)', text, re.M):
+            body = m.group(1).strip()
+            assert not body.endswith(','), (name, m.group(0))
+            assert not re.match(r'(unless|so is|and every|the same\.|or )', body,
+                                re.I), (name, m.group(0))
+
+
+def test_reference_is_read_by_people(d):
+    page = read(REFERENCE)
+    assert 'Since 0.1' not in page
+    job = sections(page, r'(BlockJobInfo) \(struct\)', '-')['BlockJobInfo']
+    names = re.findall(r'^``([\w-]+)``', job, re.M)
+    assert names[:3] == ['device', 'type', 'status'], names
+    assert names[-1] == 'error', names
 
 
 def test_sluiced(d):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 
+from manpages import PAGES
 from sluiced import SLUICE, TOP, Skip, run
 
 
@@ -33,11 +34,39 @@ def test_tour(d):
     assert 'copy.raw' in out, out
 
 
+def test_examples_of_the_manual(d):
+    """Those of sluice(1), one behind another."""
+    page = read(PAGES['sluice.1.rst'])
+    part = page.split('\nEXAMPLES\n')[1].split('\nENVIRONMENT\n')[0]
+    blocks = re.findall(r'::\n\n((?:   .*\n|\n)+)', part)
+    assert len(blocks) >= 5, blocks
+    script = ''.join(re.sub(r'^   ', '', b, flags=re.M) for b in blocks)
+    commands = set(re.findall(r'^(?:.*\| )?sluice (\w+)', script, re.M))
+    assert len(commands) >= 15, commands
+    env = dict(os.environ, SLUICED=os.path.dirname(SLUICE) + '/sluiced',
+               PATH=os.path.dirname(SLUICE) + ':' + os.environ['PATH'])
+    p = subprocess.Popen(['bash', '-euxo', 'pipefail', '-c', script], cwd=d,
+                         env=env, stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True, errors='replace', start_new_session=True)
+    try:
+        out = p.communicate()[0]
+    finally:
+        stop_daemons(d)
+    assert p.returncode == 0, out
+    assert 'Images are identical.' in out, out
+
+
+def read(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read()
+
+
 def stop_daemons(folder):
     """What a tour that failed left behind."""
     for root, _, names in os.walk(folder):
-        if 'sluiced.pid' in names:
-            with open(os.path.join(root, 'sluiced.pid'), encoding='ascii') as f:
+        for name in {'sluiced.pid', 'pid'} & set(names):
+            with open(os.path.join(root, name), encoding='ascii') as f:
                 text = f.read().strip()
             if text.isdigit():
                 os.kill(int(text), signal.SIGKILL)
