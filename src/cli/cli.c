@@ -62,6 +62,19 @@ void cli_gerror(const GError *err)
     }
 }
 
+void cli_prefix_once(GError **err, const char *what, const char *name)
+{
+    g_autofree char *said = g_strdup_printf("Could not open '%s': ", name);
+
+    if (err && g_str_has_prefix((*err)->message, said)) {
+        char *rest = g_strdup((*err)->message + strlen(said));
+
+        g_free((*err)->message);
+        (*err)->message = rest;
+    }
+    err_prefix(err, "%s '%s'", what, name);
+}
+
 static const struct subcommand *current;
 
 /* The long option of the command that runs that is nearest to @word; owned, or

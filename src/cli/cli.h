@@ -28,6 +28,9 @@ char *cli_shell_word(const char *word);
 /* "sluice: ..." on stderr, then the hint of @err if it has one. */
 void cli_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void cli_gerror(const GError *err);
+/* Put "@what '@name': " before the message of *@err, in place of the "Could not
+ * open '@name': " with which the driver of a file begins. */
+void cli_prefix_once(GError **err, const char *what, const char *name);
 /* A usage error: message and where help is. Returns 1. */
 int cli_usage_error(const char *command, const char *fmt, ...)
     G_GNUC_PRINTF(2, 3);

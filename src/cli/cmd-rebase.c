@@ -314,7 +314,7 @@ static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
     r = image_co_open_bare(g, &spec, &b->new_base, err);
     if (r < 0) {
         b->new_base = NULL;
-        err_prefix(err, "Could not open new backing file '%s'", b->backing);
+        cli_prefix_once(err, "Could not open new backing file", b->backing);
         return r;
     }
     return rebase_co_check_loop(b, err);
@@ -445,10 +445,12 @@ static CO_FN int rebase_co_check(const struct rebase *b, struct graph *g,
                        b->backing ? b->backing : "(null)");
     }
     if (rebase_has_backing(b) && !b->backing_format) {
-        return err_set(err, EINVAL,
-                       "Could not change the backing file to "
-                       "'%s': backing format must be specified",
-                       b->backing);
+        err_set(err, EINVAL,
+                "Could not change the backing file to '%s': backing format "
+                "must be specified",
+                b->backing);
+        err_hint(err, "Say it with -F, for example -F qcow2.");
+        return -EINVAL;
     }
     return rebase_has_backing(b)
                ? reference_co_check(b->top, b->backing, b->backing_format, NULL,

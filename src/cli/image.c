@@ -311,13 +311,7 @@ CO_FN int image_co_open_spec(struct graph *g, const struct image_spec *spec,
     }
     r = image_co_open_bare(g, spec, ret_node, err);
     if (r < 0) {
-        g_autofree char *prefix = g_strdup_printf("Could not open '%s'",
-                                                  spec->name);
-
-        /* The driver of the file may have said so. */
-        if (!err || !g_str_has_prefix((*err)->message, prefix)) {
-            err_prefix(err, "%s", prefix);
-        }
+        cli_prefix_once(err, "Could not open", spec->name);
         if (r == -ENOENT && !spec->is_opts) {
             image_hint_missing(spec->name, err);
         }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/suggest.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
@@ -115,12 +116,38 @@ static struct node *node_lookup(struct graph *g, const char *name)
     return n && n->priv->ready ? n : NULL;
 }
 
+/* Which node or device was probably meant. */
+static void hint_nodes(struct graph *g, const char *name, GError **err)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    const char *near;
+
+    for (unsigned i = 0; i < g->nodes->len; i++) {
+        const struct node *n = g_ptr_array_index(g->nodes, i);
+
+        if (!n->auto_named) {
+            g_ptr_array_add(names, n->name);
+        }
+    }
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        const struct device *d = g_ptr_array_index(g->devices, i);
+
+        g_ptr_array_add(names, d->id);
+    }
+    g_ptr_array_add(names, NULL);
+    near = suggest_word(name, (const char *const *)names->pdata);
+    if (near) {
+        err_hint(err, "Did you mean '%s'?", near);
+    }
+}
+
 struct node *node_find(struct graph *g, const char *name, GError **err)
 {
     struct node *n = node_lookup(g, name);
 
     if (!n) {
         err_set(err, ENOENT, "Cannot find device='' nor node-name='%s'", name);
+        hint_nodes(g, name, err);
     }
     return n;
 }
@@ -135,6 +162,7 @@ struct node *node_find_any(struct graph *g, const char *name, GError **err)
     } else if (!n) {
         err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'", name,
                 name);
+        hint_nodes(g, name, err);
     }
     return n;
 }

@@ -265,6 +265,14 @@ static CO_FN int backing_co_attach(struct node *n, struct node *b, GError **err)
     return edge_co_attach(n, b, "backing", PERM_CONSISTENT_READ, shared, err);
 }
 
+static void hint_missing_backing(int ret, GError **err)
+{
+    if (ret == -ENOENT && err && !err_get_hint(*err)) {
+        err_hint(err, "If it was moved, 'sluice rebase -u -b NAME -F FORMAT "
+                      "IMAGE' tells the image where it is.");
+    }
+}
+
 /* Open what @top and those below it asked for. */
 static CO_FN int open_co_chain(struct node *top, GError **err)
 {
@@ -291,6 +299,7 @@ static CO_FN int open_co_chain(struct node *top, GError **err)
             ret = backing_co_open(n, r, seen, &b, err);
             if (ret < 0) {
                 err_prefix(err, "Could not open backing file");
+                hint_missing_backing(ret, err);
             }
         }
         if (ret == 0) {

@@ -110,6 +110,24 @@ def test_control_sockets(d):
         sluice(d, 'pull -s %s --base zork disk0' % s.socket, '--base takes')
 
 
+def test_backing_files(d):
+    qemu_img('create', '-q', '-f', 'qcow2', '-u', '-b', 'gone.raw', '-F', 'raw',
+             d + '/a.qcow2', '1M')
+    for line in ('convert a.qcow2 x', 'info --backing-chain a.qcow2'):
+        sluice(d, line, "'gone.raw': No such file", 'sluice rebase -u')
+    err = sluice(d, 'rebase -u -b x a.qcow2', '-F')
+    err = sluice(d, 'rebase -b gone2 -F raw a.qcow2', 'No such file')
+    assert err.count("'gone2'") < 2, err
+
+
+def test_nodes(d):
+    sluiced(d, '--blockdev null-co,node-name=disk0 --nbd-server '
+            'addr.type=unix,addr.path=n.sock --export '
+            'nbd,id=a,node-name=dsik0', "Did you mean 'disk0'?")
+    sluiced(d, '--blockdev null-co,node-name=disk0 --blockdev '
+            'raw,node-name=x,file=dsik0', "Did you mean 'disk0'?")
+
+
 def test_messages_name_files(d):
     """A chain that is too deep, a backing file of an unknown format: the nodes
     of a tool have no names that anybody gave."""
