@@ -37,7 +37,7 @@ def test_tour(d):
 def test_examples_of_the_manual(d):
     """Those of sluice(1), one behind another."""
     page = read(PAGES['sluice.1.rst'])
-    part = page.split('\nEXAMPLES\n')[1].split('\nENVIRONMENT\n')[0]
+    part = page.split('\nEXAMPLES\n')[1].split('\nEXIT STATUS\n')[0]
     blocks = re.findall(r'::\n\n((?:   .*\n|\n)+)', part)
     assert len(blocks) >= 5, blocks
     script = ''.join(re.sub(r'^   ', '', b, flags=re.M) for b in blocks)
