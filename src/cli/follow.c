@@ -97,7 +97,7 @@ static void tell_cancelled(struct follow *f, const struct followed *j)
 {
     bool stream = j->type && strcmp(j->type, "stream") == 0;
 
-    if (f->o->tell) {
+    if (f->o->tell && !f->o->as_json) {
         printf("job '%s' was cancelled\n", j->id);
         fflush(stdout);
     } else {
@@ -336,30 +336,12 @@ static bool all_ended(const struct follow *f)
     return true;
 }
 
-/* Which of them run? The others are over. False when the daemon is gone. */
-static bool follow_begin(struct follow *f)
-{
-    json_t *list = client_execute(f->conn, "query-block-jobs", NULL);
-
-    for (unsigned i = 0; list && i < f->n; i++) {
-        const json_t *job = find_in(list, f->jobs[i].id);
-        const char *status = text_of(job, "status");
-
-        f->jobs[i].type = g_strdup(text_of(job, "type"));
-        if (!job || (status && strcmp(status, "concluded") == 0)) {
-            follow_past(f, &f->jobs[i]);
-        }
-    }
-    json_decref(list);
-    return list != NULL;
-}
-
-/* One event, or a look at the progress. False when the daemon is gone. */
-static bool follow_step(struct follow *f)
+/* One event, if there is one within @timeout_ms. 1, 0, -errno. */
+static int take_event(struct follow *f, int timeout_ms)
 {
     json_t *event;
     char *text;
-    int r = sluice_wait_event(f->conn, POLL_MS, &text);
+    int r = sluice_wait_event(f->conn, timeout_ms, &text);
 
     if (r > 0) {
         event = json_loads(text, 0, NULL);
@@ -367,6 +349,42 @@ static bool follow_step(struct follow *f)
         json_decref(event);
         sluice_free(text);
     }
+    return r;
+}
+
+/* Which of them run? Of the others the end has just been told by an event, or
+ * is past. False when the daemon is gone. */
+static bool follow_begin(struct follow *f)
+{
+    json_t *list = client_execute(f->conn, "query-block-jobs", NULL);
+    int r;
+
+    for (unsigned i = 0; list && i < f->n; i++) {
+        const json_t *job = find_in(list, f->jobs[i].id);
+
+        f->jobs[i].type = g_strdup(text_of(job, "type"));
+    }
+    do {
+        r = list ? take_event(f, 0) : 0;
+    } while (r > 0);
+    for (unsigned i = 0; list && i < f->n; i++) {
+        const json_t *job = find_in(list, f->jobs[i].id);
+        const char *status = text_of(job, "status");
+
+        if (f->jobs[i].status == ACTIVE &&
+            (!job || (status && strcmp(status, "concluded") == 0))) {
+            follow_past(f, &f->jobs[i]);
+        }
+    }
+    json_decref(list);
+    return list && r == 0;
+}
+
+/* One event, or a look at the progress. False when the daemon is gone. */
+static bool follow_step(struct follow *f)
+{
+    int r = take_event(f, POLL_MS);
+
     return r != 0 ? r > 0 : follow_poll(f);
 }
 

@@ -94,6 +94,17 @@ def test_results_are_limited(d):
         assert ids == ['j%d' % i for i in range(6, 70)], ids
 
 
+def test_events_as_json(d):
+    """Each pull prints how it ended, however fast it was, and nothing else."""
+    top = make_chain(d, MIB)[1]
+    with Sluiced(d, '--blockdev', node(top)) as s:
+        for _ in range(10):
+            p = sluice(s, 'pull', '--output', 'json', 'disk0')
+            assert p.returncode == 0, p
+            events = [json.loads(l)['event'] for l in p.stdout.splitlines()]
+            assert events == ['BLOCK_JOB_COMPLETED'], p
+
+
 def test_failed_job_names_the_place(d):
     base, top = make_chain(d, SIZE)
     sector = 3 * MIB // 512
