@@ -109,11 +109,49 @@ static void sim_pick_fault(struct sim *s, struct sim_pending *p)
     }
 }
 
+void sim_set_disk(struct sim *s, const struct sim_disk *d)
+{
+    g_assert(d->channels <= SIM_CHANNELS_MAX && d->spread < 100);
+    g_assert(!d->channels || d->bytes_per_s);
+    s->disk = *d;
+}
+
+/* When a transfer of @len bytes is over: the channel that is free first takes
+ * it. */
+static uint64_t disk_due_ns(struct sim *s, uint64_t len)
+{
+    const struct sim_disk *d = &s->disk;
+    uint64_t *first = &s->channel_free_ns[0];
+    double ns = (double)d->request_ns +
+                (double)len * 1e9 * d->channels / (double)d->bytes_per_s;
+    double part = (double)(sim_random(s) % 2001) / 1000 - 1; /* -1 .. 1 */
+
+    for (unsigned i = 1; i < d->channels; i++) {
+        if (s->channel_free_ns[i] < *first) {
+            first = &s->channel_free_ns[i];
+        }
+    }
+    *first = MAX(*first, s->now_ns) +
+             (uint64_t)(ns * (1 + part * d->spread / 100));
+    return *first;
+}
+
+/* Without faults. */
+static uint64_t sim_due_ns(struct sim *s, const struct io_req *r,
+                           enum sim_op op)
+{
+    uint64_t min = s->latency[op].min_ns;
+    uint64_t span = s->latency[op].max_ns - min + 1;
+
+    return s->disk.channels && (op == SIM_READ || op == SIM_WRITE)
+               ? disk_due_ns(s, r->len)
+               : s->now_ns + min + sim_random(s) % span;
+}
+
 static void sim_submit(struct loop *l, struct io_req *r)
 {
     struct sim *s = l->engine_state;
     struct sim_pending *p = g_new0(struct sim_pending, 1);
-    uint64_t min, span;
     enum sim_op op;
 
     p->req = r;
@@ -129,9 +167,7 @@ static void sim_submit(struct loop *l, struct io_req *r)
         g_ptr_array_add(s->log, p->rec);
     }
     s->count[op]++;
-    min = s->latency[op].min_ns;
-    span = s->latency[op].max_ns - min + 1;
-    p->due_ns = s->now_ns + min + sim_random(s) % span;
+    p->due_ns = sim_due_ns(s, r, op);
     sim_pick_fault(s, p);
     g_ptr_array_add(s->pending, p);
 }

@@ -55,6 +55,9 @@ struct sim {
         uint64_t min_ns, max_ns;
     } latency[SIM_OP_COUNT];
 
+    struct sim_disk disk;
+    uint64_t channel_free_ns[SIM_CHANNELS_MAX];
+
     pthread_mutex_t wake_lock;
     pthread_cond_t wake_cond;
     bool woken;

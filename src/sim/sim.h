@@ -166,3 +166,16 @@ void sim_reseed(struct sim *s, uint64_t seed);
 /* Latencies of @op are spread evenly over [@min_ns, @max_ns]. */
 void sim_set_latency(struct sim *s, enum sim_op op, uint64_t min_ns,
                      uint64_t max_ns);
+
+/* A disk under all files: so many channels, each of which serves one read or
+ * write after the other, in order of arrival.  Takes the place of their
+ * latencies. */
+struct sim_disk {
+    unsigned channels;    /* 1 .. SIM_CHANNELS_MAX; 0: no disk, latencies */
+    uint64_t request_ns;  /* of any request */
+    uint64_t bytes_per_s; /* of all channels together */
+    unsigned spread;      /* percent up and down, of each request; under 100 */
+};
+#define SIM_CHANNELS_MAX 32
+/* What waits already stays where it is. */
+void sim_set_disk(struct sim *s, const struct sim_disk *d);
