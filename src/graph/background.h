@@ -53,6 +53,8 @@ void background_set_limits(struct background *b,
 /* Bytes still to come: what `finish_by` is measured against. */
 void background_set_remaining(struct background *b, uint64_t bytes);
 
+/* Are guests about at one of the storages, so that there is a limit? */
+bool background_is_limited(struct background *b);
 /* The longest chunk that may be begun now, bytes; UINT64_MAX: any. */
 uint64_t background_unit(struct background *b);
 /* How long the next chunk has to wait, ns; 0: it may begin. To be asked again

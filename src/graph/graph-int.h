@@ -22,6 +22,12 @@
 struct drain;
 struct storage_control;
 
+/* Guests' requests: graph/demand.h. */
+struct demands {
+    struct demand **list; /* by number, from 1 */
+    uint32_t list_len, free;
+};
+
 struct graph {
     struct loop *loop;
     const struct node_driver *const *drivers;
@@ -35,6 +41,7 @@ struct graph {
     unsigned lock_depth;
     unsigned next_auto_name;
     GPtrArray *controls; /* struct storage_control, borrowed */
+    struct demands demands;
     unsigned max_depth;
     unsigned debuggers; /* nodes that hear debug events */
     enum backing_policy policy;

@@ -42,9 +42,10 @@ enum io_flags {
      * cluster get one, whose bytes are a hole with IO_MAY_UNMAP. A file takes
      * the space past its end, too, without that. */
     IO_ALLOCATE = 1 << 7,
-    /* A guest waits for it: admission control looks how long it takes at
-     * storage.  Set by backends; drivers pass it on with the data. */
-    IO_DEMAND = 1 << 8,
+/* A guest waits for it: its number (graph/demand.h), not 0.  Set by block
+     * backends; whoever makes requests on its behalf passes it on. */
+#define IO_DEMAND_SHIFT 16
+    IO_DEMAND = (int)(UINT32_MAX << IO_DEMAND_SHIFT),
 };
 
 enum status_flags {

@@ -44,6 +44,7 @@ CO_FN int node_co_populate(struct node *n, struct node *base, uint64_t off,
 
 /* Read [@off, ...) of @n as its reader sees it and populate on the way; the
  * read succeeds even where the populate's own write failed. On a read-only
- * node, and when too much is in flight already, it only reads. */
+ * node, and when too much is in flight already, it only reads. @io_flags:
+ * IO_DEMAND. */
 CO_FN int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
-                                struct iov iov);
+                                struct iov iov, unsigned io_flags);

@@ -87,11 +87,12 @@ static CO_FN int cor_co_preadv(struct node *n, uint64_t off, struct iov iov,
     struct node *top = node_image(n, &at);
 
     if (node_backing(top) && node_file(n) == top) {
-        return node_co_read_populate(top, cor_base(n), off, iov);
+        return node_co_read_populate(top, cor_base(n), off, iov, flags);
     }
     if (node_backing(top)) {
         /* Whether it could be kept or not, the read says what there is. */
-        (void)node_co_populate(top, cor_base(n), at + off, iov.len, 0, NULL);
+        (void)node_co_populate(top, cor_base(n), at + off, iov.len,
+                               flags & IO_DEMAND, NULL);
     }
     return node_co_preadv(node_file(n), off, iov, flags);
 }

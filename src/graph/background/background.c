@@ -19,6 +19,8 @@
 /* Of the time that is left to a deadline, some is kept for the end. */
 #define DEADLINE_SPARE 1.1
 #define FOLLOW 1.02
+/* Who waits for the backlog asks so often. */
+#define QUEUE_ASK_NS UINT64_C(5000000)
 
 static uint64_t background_now(const struct background *b)
 {
@@ -76,6 +78,7 @@ static void join_control(struct background *b, struct storage_control *c)
     m->work = b;
     m->control = storage_control_ref(c);
     m->wanting = true;
+    b->far = b->far || !c->device;
     g_ptr_array_add(b->members, m);
     g_ptr_array_add(c->members, m);
     c->limit.works++;
@@ -183,9 +186,13 @@ uint64_t background_unit(struct background *b)
 
     for (unsigned i = 0; i < b->members->len; i++) {
         const struct member *m = g_ptr_array_index(b->members, i);
+        const struct limit *l = &m->control->limit;
 
         storage_control_divide(m->control);
-        unit = MIN(unit, limit_unit(&m->control->limit));
+        unit = MIN(unit, limit_unit(l));
+        if (!b->far) {
+            unit = MIN(unit, MAX(limit_backlog(l) / 16, LIMIT_UNIT_MAX));
+        }
     }
     return unit;
 }
@@ -205,17 +212,74 @@ static uint64_t floor_wait_ns(struct background *b, uint64_t now)
     return bucket_wait_ns(&b->floor, now);
 }
 
+/* Does somebody else wait for longer than @m does, and still does? */
+static bool has_turn(const struct storage_control *c, const struct member *m,
+                     uint64_t now)
+{
+    for (unsigned i = 0; i < c->members->len; i++) {
+        const struct member *o = g_ptr_array_index(c->members, i);
+
+        if (o != m && o->queued_ns && now - o->asked_ns < 2 * QUEUE_ASK_NS &&
+            (!m->queued_ns || o->queued_ns < m->queued_ns)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Without a limit: not more at once than devices are kept busy with, in turn.
+ * What comes from far away is in flight for other reasons. */
+static uint64_t backlog_wait_ns(struct background *b, uint64_t now)
+{
+    uint64_t wait = 0;
+
+    for (unsigned i = 0; i < b->members->len && !b->far; i++) {
+        struct member *m = g_ptr_array_index(b->members, i);
+        const struct limit *l = &m->control->limit;
+
+        m->asked_ns = now;
+        if ((l->in_flight && l->in_flight >= limit_backlog(l)) ||
+            !has_turn(m->control, m, now)) {
+            m->queued_ns = m->queued_ns ? m->queued_ns : now;
+            wait = QUEUE_ASK_NS;
+        }
+    }
+    return wait;
+}
+
+/* Is more at one of the storages than it keeps up with? */
+static bool is_behind(const struct background *b)
+{
+    for (unsigned i = 0; i < b->members->len; i++) {
+        const struct member *m = g_ptr_array_index(b->members, i);
+        const struct limit *l = &m->control->limit;
+
+        if (l->in_flight && l->in_flight >= limit_backlog(l)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool background_is_limited(struct background *b)
+{
+    return least_share(b) != NULL;
+}
+
 uint64_t background_wait_ns(struct background *b)
 {
     uint64_t now = background_now(b), wait, floor;
     struct member *m = least_share(b);
 
     if (!m) {
-        return 0;
+        return backlog_wait_ns(b, now);
     }
     if (m->rate > 0) {
         bucket_follow(&b->pace, m->rate, now);
         wait = bucket_wait_ns(&b->pace, now);
+        if (!wait && !b->far && is_behind(b)) {
+            wait = QUEUE_ASK_NS;
+        }
         floor = wait ? floor_wait_ns(b, now) : 0;
     } else {
         /* Guests' latency is being measured: the floor waits, too, and gets
@@ -237,6 +301,7 @@ void background_begin(struct background *b, uint64_t len)
         struct member *m = g_ptr_array_index(b->members, i);
 
         m->bytes += len;
+        m->queued_ns = 0;
         limit_work_begin(&m->control->limit, len);
     }
 }

@@ -68,19 +68,6 @@ void storage_control_release(struct node *n)
     g_clear_pointer(&n->priv->control, storage_control_unref);
 }
 
-uint64_t storage_control_demand_begin(struct storage_control *c)
-{
-    uint64_t now = loop_clock_ns(c->graph->loop);
-
-    limit_demand_begin(&c->limit, now);
-    return now;
-}
-
-void storage_control_demand_done(struct storage_control *c, uint64_t begun_ns)
-{
-    limit_demand_done(&c->limit, begun_ns, loop_clock_ns(c->graph->loop));
-}
-
 /* Of two targets the one that asks for less time, as far as it is known. */
 static uint64_t target_order(const struct storage_control *c,
                              const struct latency_target *t)

@@ -24,6 +24,8 @@ struct member {
     double rate;                     /* its share, bytes/s */
     uint64_t bytes;                  /* begun since the last division */
     bool wanting;                    /* it was held back here since then */
+    uint64_t queued_ns; /* it waits since then for the backlog; 0: not so */
+    uint64_t asked_ns;  /* and asked for the last time then */
 };
 
 struct background {
@@ -32,6 +34,7 @@ struct background {
     GPtrArray *members; /* struct member, owned */
     struct bucket pace, floor;
     uint64_t remaining;
+    bool far; /* it joined a storage that is no device of this machine */
 };
 
 struct storage_control *storage_control_ref(struct storage_control *c);

@@ -18,7 +18,7 @@
 #define UNSURE_NS (3 * SEC)
 #define UNSURE_SEEN 1000
 #define LOOK_NS (2 * MS)
-#define DRAIN_MAX_NS (200 * MS)
+#define DRAIN_MAX_NS (500 * MS)
 
 #define RATE_MIN MIB
 #define RATE_MAX (64 * 1024 * MIB)
@@ -29,9 +29,12 @@
 #define NEAR 1.12   /* of two rates: between them nothing is to be won */
 #define CUT 0.7     /* a rate that was held and is too high now */
 #define BINDING 0.6 /* less of the rate was used: it says nothing */
-#define PROBE_MORE 1.2
+/* A step too far costs some tens of requests their target before it is noticed.
+ * They are to be much less than the one in a hundred that may miss it. */
+#define PROBE_MORE 1.15
+#define PROBE_SEEN 4000
 #define BACKOFF_MIN_NS SEC
-#define BACKOFF_MAX_NS (30 * SEC)
+#define BACKOFF_MAX_NS (60 * SEC)
 #define GOOD_FOR_NS (60 * SEC) /* a rate is a good start for so long */
 
 /* Undisturbed latency. */
@@ -49,9 +52,19 @@
 #define SLACK_NS (50 * UINT64_C(1000))
 #define TARGET_UNKNOWN_NS (5 * MS)
 
-#define UNIT_MIN (UINT64_C(64) << 10)
-#define UNIT_MAX (UINT64_C(256) << 10)
-#define UNIT_PART 0.25 /* of the target that a unit occupies the storage */
+#define UNIT_MIN (UINT64_C(16) << 10)
+#define UNIT_PART 0.5 /* of the target that a unit occupies the storage */
+
+#define BACKLOG_MIN (4 * MIB)
+#define BACKLOG_SECONDS 0.1
+#define BACKLOG_UNITS 4
+#define BACKLOG_TARGETS 3
+#define BACKLOG_LEAST_NS (20 * MS)
+
+/* A guest's request that has been under way for so many targets says enough
+ * before it is done: behind a long queue hardly any get done. */
+#define STALL_TARGETS 4
+#define STALL_LEAST_NS (20 * MS)
 
 void limit_init(struct limit *l, uint64_t now_ns)
 {
@@ -89,16 +102,28 @@ double limit_rate(const struct limit *l)
 uint64_t limit_unit(const struct limit *l)
 {
     double occupied = (double)limit_target_ns(l) / 1e9 * UNIT_PART;
-    double bytes = occupied * MAX(l->free_rate, START_MAX);
+    double bytes = occupied * (l->free_rate > 0 ? l->free_rate : START_MAX);
     uint64_t unit = UNIT_MIN;
 
     if (l->phase == LIMIT_FREE) {
         return UINT64_MAX;
     }
-    while (unit < UNIT_MAX && (double)unit * 2 <= bytes) {
+    while (unit < LIMIT_UNIT_MAX && (double)unit * 2 <= bytes) {
         unit *= 2;
     }
     return unit;
+}
+
+uint64_t limit_backlog(const struct limit *l)
+{
+    uint64_t target = limit_target_ns(l);
+
+    if (l->phase == LIMIT_FREE) {
+        return (uint64_t)MAX(BACKLOG_MIN, l->free_rate * BACKLOG_SECONDS);
+    }
+    target = MAX(BACKLOG_TARGETS * target, BACKLOG_LEAST_NS);
+    return MAX(BACKLOG_UNITS * limit_unit(l),
+               (uint64_t)(l->rate * (double)target / 1e9));
 }
 
 /* --- the steps --- */
@@ -128,6 +153,8 @@ static void hold(struct limit *l, double rate, uint64_t now_ns)
 {
     set_rate(l, rate, LIMIT_HOLD, now_ns);
     l->hold_ns = now_ns + l->backoff_ns;
+    l->hold_end_ns = now_ns + BACKOFF_MAX_NS;
+    l->held_seen = 0;
 }
 
 static void measure(struct limit *l, uint64_t now_ns)
@@ -162,6 +189,12 @@ static void half_way(struct limit *l, uint64_t now_ns)
     }
 }
 
+static bool hold_is_over(const struct limit *l, uint64_t now_ns)
+{
+    return now_ns >= l->hold_ns &&
+           (l->held_seen >= PROBE_SEEN || now_ns >= l->hold_end_ns);
+}
+
 /* The step has kept the target. */
 static void step_good(struct limit *l, double used, uint64_t now_ns)
 {
@@ -191,7 +224,8 @@ static void step_good(struct limit *l, double used, uint64_t now_ns)
         set_rate(l, l->rate * l->growth, LIMIT_GROW, now_ns);
         break;
     default:
-        if (now_ns >= l->hold_ns && !measure_again(l, now_ns)) {
+        l->held_seen += l->seen.total;
+        if (hold_is_over(l, now_ns) && !measure_again(l, now_ns)) {
             set_rate(l, l->rate * (binding ? PROBE_MORE : 1),
                      binding ? LIMIT_PROBE : LIMIT_HOLD, now_ns);
         } else if (l->phase == LIMIT_HOLD) {
@@ -217,6 +251,7 @@ static void step_bad(struct limit *l, bool severe, uint64_t now_ns)
         l->good = 0;
         if (!measure_again(l, now_ns)) {
             hold(l, RATE_MIN, now_ns);
+            l->held_seen = PROBE_SEEN; /* the backoff alone counts here */
         }
     } else if (l->phase == LIMIT_PROBE) {
         l->backoff_ns = MIN(2 * l->backoff_ns, BACKOFF_MAX_NS);
@@ -237,6 +272,16 @@ static bool clearly_too_many(double over, double seen)
     return over >= 2 && over > 0.01 * seen + 2 * sqrt(0.01 * seen) + 1;
 }
 
+/* Nothing of what guests asked for gets done. */
+static bool is_stalled(const struct limit *l, uint64_t now_ns)
+{
+    uint64_t since = MAX(MAX(l->demand_ns, l->stall_ns), l->begun_ns);
+    uint64_t enough = MAX(STALL_TARGETS * limit_target_ns(l), STALL_LEAST_NS);
+
+    return l->demand && l->in_flight && now_ns > since &&
+           now_ns - since > enough;
+}
+
 static void step_look(struct limit *l, uint64_t now_ns)
 {
     uint64_t took = now_ns > l->begun_ns ? now_ns - l->begun_ns : 0;
@@ -246,7 +291,10 @@ static void step_look(struct limit *l, uint64_t now_ns)
                        took >= STEP_MAX_NS;
     bool sure = seen >= UNSURE_SEEN || took >= UNSURE_NS;
 
-    if (clearly_too_many(over, seen)) {
+    if (is_stalled(l, now_ns)) {
+        l->stall_ns = now_ns;
+        step_bad(l, true, now_ns);
+    } else if (clearly_too_many(over, seen)) {
         step_bad(l, over > seen / 2, now_ns);
     } else if (long_enough && seen > 0) {
         if ((double)over <= 0.01 * seen) {
@@ -330,6 +378,7 @@ static void measure_look(struct limit *l, uint64_t now_ns)
                              : MEASURE_WAIT_MIN_NS;
     if (l->rate > 0 && l->good > 0) {
         hold(l, l->good, now_ns);
+        l->held_seen = PROBE_SEEN; /* the target may have changed */
     } else {
         start(l, now_ns);
     }
@@ -352,15 +401,16 @@ void limit_demand_begin(struct limit *l, uint64_t now_ns)
     l->demand_ns = now_ns;
 }
 
-void limit_demand_done(struct limit *l, uint64_t begun_ns, uint64_t now_ns)
+void limit_demand_done(struct limit *l, uint64_t begun_ns, uint64_t took_ns,
+                       uint64_t now_ns)
 {
     l->demand--;
     l->demand_ns = now_ns;
     if (is_quiet(l, begun_ns)) {
-        idle_add(l, now_ns - begun_ns, now_ns);
+        idle_add(l, took_ns, now_ns);
     }
     if (begun_ns >= l->begun_ns) {
-        latency_add(&l->seen, now_ns - begun_ns);
+        latency_add(&l->seen, took_ns);
     }
     limit_tick(l, now_ns);
 }

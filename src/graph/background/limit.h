@@ -65,11 +65,14 @@ struct limit {
 
     uint64_t demand_ns; /* a guest was about last; 0: never */
     unsigned demand;    /* requests of guests under way */
+    uint64_t stall_ns;  /* when one was found to be stuck */
     unsigned works;     /* pieces of background work that want to go on */
     uint64_t in_flight; /* background bytes */
     uint64_t quiet_ns;  /* none since; when in_flight is 0 */
 
-    uint64_t hold_ns;         /* HOLD until then */
+    uint64_t hold_ns;         /* HOLD until then at least */
+    uint64_t hold_end_ns;     /* and at most, if there are few requests */
+    uint32_t held_seen;       /* requests seen in HOLD */
     uint64_t backoff_ns;      /* length of the next HOLD */
     uint64_t measure_wait_ns; /* least time between two MEASUREs */
 };
@@ -79,7 +82,8 @@ void limit_set_target(struct limit *l, const struct latency_target *t,
                       uint64_t now_ns);
 /* A guest's request begins; one that began at @begun_ns is done. */
 void limit_demand_begin(struct limit *l, uint64_t now_ns);
-void limit_demand_done(struct limit *l, uint64_t begun_ns, uint64_t now_ns);
+void limit_demand_done(struct limit *l, uint64_t begun_ns, uint64_t took_ns,
+                       uint64_t now_ns);
 /* So many bytes of background work begin, or are done. */
 void limit_work_begin(struct limit *l, uint64_t bytes);
 void limit_work_done(struct limit *l, uint64_t bytes, uint64_t now_ns);
@@ -93,3 +97,9 @@ uint64_t limit_target_ns(const struct limit *l);
 /* Bytes that one unit of background work should have at most, so that a guest's
  * request behind it does not wait for long. UINT64_MAX: any. */
 uint64_t limit_unit(const struct limit *l);
+#define LIMIT_UNIT_MAX (UINT64_C(256) << 10)
+/* Bytes of background work that may be at the storage at once.  Without a limit
+ * as much as it moves in a tenth of a second: more makes it no faster, and a
+ * guest that wakes up has to wait for all of it.  Else what the rate gives in a
+ * few times the target: if more is under way, the storage does not keep up. */
+uint64_t limit_backlog(const struct limit *l);

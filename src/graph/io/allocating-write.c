@@ -42,6 +42,7 @@ struct merge {
     uint8_t *buf;              /* of all of it; the guest's part is undefined */
     struct inflight *inflight; /* NULL: @buf is our own */
     bool owns_read;
+    unsigned flags; /* of what is read for it: IO_DEMAND or none */
     enum merge_state state;
 };
 
@@ -60,7 +61,8 @@ static CO_FN int merge_co_read(struct node *n, struct merge *f, uint64_t from,
     struct iovec store;
 
     return inflight_co_read_below(
-        n, from, iov_one(&store, f->buf + (from - f->start), to - from), 0);
+        n, from, iov_one(&store, f->buf + (from - f->start), to - from),
+        f->flags);
 }
 
 static bool merge_is_zero(const struct merge *f, uint64_t from, uint64_t to)
@@ -107,7 +109,7 @@ static CO_FN int merge_co_share(struct node *n, struct merge *f)
         if (!inflight) {
             return -ENOMEM;
         }
-        ret = inflight_co_read(inflight, 0);
+        ret = inflight_co_read(inflight, f->flags);
     }
     f->buf = inflight->buf + (f->start - inflight->off);
     return ret;
@@ -343,6 +345,8 @@ int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
         .end = off + iov.len,
         .iov = iov,
         .flags = flags & ~(unsigned)IO_FUA,
+        .head.flags = flags & IO_DEMAND,
+        .tail.flags = flags & IO_DEMAND,
     };
     bool done;
     int ret = alloc_write_co_write_data(&c, &done);

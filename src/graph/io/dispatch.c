@@ -41,10 +41,9 @@ int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
     }
     iov = iov_slice(iov, 0, have);
     if (demand_counts(n, flags)) {
-        uint64_t begun = storage_control_demand_begin(n->priv->control);
-
+        demand_reaches_storage(n, flags);
         ret = read_co_dispatch(n, off, iov, flags);
-        storage_control_demand_done(n->priv->control, begun);
+        demand_leaves_storage(n, flags);
     } else {
         ret = read_co_dispatch(n, off, iov, flags);
     }
@@ -79,10 +78,9 @@ int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
         return node_co_zero(n, off, iov.len, flags);
     }
     if (demand_counts(n, flags)) {
-        uint64_t begun = storage_control_demand_begin(n->priv->control);
-
+        demand_reaches_storage(n, flags);
         ret = write_co_dispatch(n, off, iov, flags);
-        storage_control_demand_done(n->priv->control, begun);
+        demand_leaves_storage(n, flags);
     } else {
         ret = write_co_dispatch(n, off, iov, flags);
     }

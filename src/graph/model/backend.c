@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include "base/err.h"
+#include "graph/demand.h"
 #include "graph/model/model.h"
 #include "loop/loop.h"
 
@@ -155,10 +156,11 @@ static int backend_check(struct backend *u, uint64_t off, uint64_t len,
 
 /* --- requests --- */
 
-/* A guest waits for it, unless it is said to be background work. */
-static unsigned demand(unsigned flags)
+/* @flags of a request, with its number unless it is background work. */
+static unsigned flags_begin(struct backend *u, unsigned flags, uint64_t now_ns)
 {
-    return flags & IO_BACKGROUND ? flags : flags | IO_DEMAND;
+    return flags & IO_BACKGROUND ? flags
+                                 : flags | demand_begin(u->graph, now_ns);
 }
 
 int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
@@ -167,14 +169,16 @@ int backend_co_preadv(struct backend *u, uint64_t off, struct iov iov,
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
+    flags = flags_begin(u, flags, start);
     do {
         backend_co_enter(u);
         ret = backend_check(u, off, iov.len, 0, ACCT_READ);
         if (ret == 0) {
-            ret = node_co_preadv(u->edge->child, off, iov, demand(flags));
+            ret = node_co_preadv(u->edge->child, off, iov, flags);
             account_done(u, ACCT_READ, off, iov.len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
+    demand_end(u->graph, flags);
     return ret;
 }
 
@@ -184,14 +188,16 @@ int backend_co_pwritev(struct backend *u, uint64_t off, struct iov iov,
     uint64_t start = loop_clock_ns(u->graph->loop);
     int ret;
 
+    flags = flags_begin(u, flags, start);
     do {
         backend_co_enter(u);
         ret = backend_check(u, off, iov.len, PERM_WRITE, ACCT_WRITE);
         if (ret == 0) {
-            ret = node_co_pwritev(u->edge->child, off, iov, demand(flags));
+            ret = node_co_pwritev(u->edge->child, off, iov, flags);
             account_done(u, ACCT_WRITE, off, iov.len, start, ret);
         }
     } while (backend_leaves_to_restart(u, ret));
+    demand_end(u->graph, flags);
     return ret;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/suggest.h"
+#include "graph/demand.h"
 #include "graph/graph-int.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
@@ -58,6 +59,7 @@ void graph_co_free(struct graph *g)
     g_assert(!g->drains);
     g_ptr_array_free(g->nodes, TRUE);
     g_ptr_array_free(g->devices, TRUE);
+    demands_free(&g->demands);
     g_assert(g->controls->len == 0);
     g_ptr_array_free(g->controls, TRUE);
     g_hash_table_destroy(g->by_name);

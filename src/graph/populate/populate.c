@@ -491,7 +491,9 @@ static CO_FN int share_co_run(struct work *w, uint64_t pos, uint64_t end,
                         w->io_flags | IO_POPULATE);
     if (r == 0) {
         w->res.copied += len;
-        w->res.shared += len;
+        /* The first attempt may have shown that nothing can be shared here:
+         * then the bytes were copied. */
+        w->res.shared += node_can_copy_in(w->n, at.node) ? len : 0;
     }
     return r;
 }
@@ -511,10 +513,10 @@ static CO_FN void work_co_share(struct work *w)
 
         r = node_co_map(w->n, pos, w->end - pos, &m);
         if (r == 0 && m.kind == MAP_ABSENT) {
-            uint64_t shared = w->res.shared;
+            uint64_t copied = w->res.copied;
 
             r = share_co_run(w, pos, pos + m.len, &m.len);
-            left += shared == w->res.shared;
+            left += copied == w->res.copied;
         }
         pos += m.len;
     }
@@ -733,7 +735,7 @@ int node_co_populate(struct node *n, struct node *base, uint64_t off,
 }
 
 int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
-                          struct iov iov)
+                          struct iov iov, unsigned io_flags)
 {
     uint64_t have = off < n->size ? MIN(iov.len, n->size - off) : 0;
     struct mapping m;
@@ -741,7 +743,7 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
     int r;
 
     if (have == 0 || !anything_above(n, base) || !node_is_writable(n)) {
-        return node_co_preadv(n, off, iov, 0);
+        return node_co_preadv(n, off, iov, io_flags);
     }
     if (have < iov.len) {
         iov_memset(iov, have, 0, iov.len - have);
@@ -751,10 +753,10 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
         return r;
     }
     if (m.kind != MAP_ABSENT && m.len == have) {
-        return read_co_mapped(n, off, iov_slice(iov, 0, have), &m, 0);
+        return read_co_mapped(n, off, iov_slice(iov, 0, have), &m, io_flags);
     }
     node_map_end(n, &m);
-    work_init(&w, n, base, off, off + have, IO_DEMAND);
+    work_init(&w, n, base, off, off + have, io_flags);
     w.first = m;
     w.iov = &iov;
     /* Without a base to stop at all of the chain is copied: a question to a

@@ -252,18 +252,19 @@ static void chunk_start(struct chunk *ch)
 
 static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
 {
-    uint64_t chunk = c->p.chunk;
+    uint64_t chunk = c->p.chunk, unit = UINT64_MAX;
 
     if (run->kind == SCAN_ZERO) {
         chunk = MAX(ZERO_CHUNK, chunk);
-    } else if (c->shares && !c->p.speed) {
+        return MIN(run->len, chunk - run->off % chunk);
+    }
+    if (c->p.background) {
+        unit = MAX(background_unit(c->p.background), c->p.cluster);
+    }
+    if (c->shares && !c->p.speed && unit > LIMIT_UNIT_MAX) {
         chunk = MAX(SHARED_CHUNK, chunk);
     } else {
-        if (c->p.background) {
-            chunk = MIN(chunk,
-                        MAX(background_unit(c->p.background), c->p.cluster));
-        }
-        chunk = bucket_request_size(c->p.speed, c->p.cluster, chunk);
+        chunk = bucket_request_size(c->p.speed, c->p.cluster, MIN(chunk, unit));
     }
     return MIN(run->len, chunk - run->off % chunk);
 }
@@ -301,7 +302,8 @@ static bool plan_may_send(struct copy *c, const struct scan_run *run,
     *ret_why = JOB_HELD_BY_LIMIT;
     *ret_wait_ns = bucket_wait_ns(&c->bucket, loop_clock_ns(c->loop));
     if (*ret_wait_ns == 0 && c->p.background) {
-        *ret_why = JOB_HELD_BY_GUEST;
+        *ret_why = background_is_limited(c->p.background) ? JOB_HELD_BY_GUEST
+                                                          : slower_side(c);
         *ret_wait_ns = background_wait_ns(c->p.background);
     }
     if (*ret_wait_ns) {

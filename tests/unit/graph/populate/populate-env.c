@@ -156,7 +156,7 @@ static CO_FN void op_entry(void *arg)
     switch (op->kind) {
     case OP_READ: op->result = node_co_preadv(top, op->off, iov, 0); break;
     case OP_COR:
-        op->result = node_co_read_populate(top, op->base, op->off, iov);
+        op->result = node_co_read_populate(top, op->base, op->off, iov, 0);
         break;
     case OP_WRITE: op->result = node_co_pwritev(top, op->off, iov, 0); break;
     case OP_ZERO: op->result = node_co_zero(top, op->off, op->len, 0); break;

@@ -114,7 +114,7 @@ static CO_FN int model_co_read(struct model *m, uint64_t off, uint8_t *buf,
     if (!m->calm && rand_percent(m, 60)) {
         struct node *base = m->mid && rand_percent(m, 30) ? m->base : NULL;
 
-        return node_co_read_populate(m->top, base, off, iov);
+        return node_co_read_populate(m->top, base, off, iov, 0);
     }
     return node_co_preadv(m->top, off, iov, 0);
 }
