@@ -22,6 +22,22 @@ static GQuark class_quark(enum err_class cls)
     return g_quark_from_static_string(class_names[cls]);
 }
 
+/* The name and password in "SCHEME://NAME:PASSWORD@HOST/" go: others read what
+ * errors say. */
+static void hide_passwords(char *text)
+{
+    for (char *p = strstr(text, "://"); p; p = strstr(p, "://")) {
+        size_t len;
+
+        p += 3;
+        len = strcspn(p, "/?#'\"\\ \t\n");
+        char *at = memrchr(p, '@', len);
+        if (at) {
+            memmove(p, at + 1, strlen(at + 1) + 1);
+        }
+    }
+}
+
 PRINTF_LIKE(4, 0)
 static void set_valist(GError **err, enum err_class cls, int errnum,
                        const char *fmt, va_list ap)
@@ -29,6 +45,7 @@ static void set_valist(GError **err, enum err_class cls, int errnum,
     if (err) {
         g_assert(*err == NULL);
         *err = g_error_new_valist(class_quark(cls), errnum, fmt, ap);
+        hide_passwords((*err)->message);
     }
 }
 
@@ -78,6 +95,7 @@ void err_prefix(GError **err, const char *fmt, ...)
         g_autofree char *what = g_strdup_vprintf(fmt, ap);
         va_end(ap);
         g_prefix_error(err, "%s: ", what);
+        hide_passwords((*err)->message);
     }
 }
 

@@ -6,6 +6,8 @@
  * person will read the failure its last parameter is GError **err, set exactly
  * when the result is negative.  The GError code is the errno, its domain is
  * the class that the control socket reports.
+ *
+ * Messages keep no password that stands in an address (scheme://name:pw@host).
  */
 #pragma once
 #include <errno.h>

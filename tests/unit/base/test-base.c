@@ -187,6 +187,22 @@ static void test_options_refused(void)
     g_assert_cmpstr(err->message, ==, "Parameter 'q' is unexpected");
 }
 
+static void test_errors_hide_passwords(void)
+{
+    GError *err = NULL;
+
+    err_set(&err, EINVAL, "'%s' and \"%s\", not '%s' (%s)",
+            "http://name:pass@word@host/a@b", "s3://key@bucket/",
+            "https://host/x?y=a@b", "a@b");
+    err_prefix(&err, "Could not open 'json:{\"url\": \"%s\"}'",
+               "http://n:hidden@h");
+    g_assert_cmpstr(err->message, ==,
+                    "Could not open 'json:{\"url\": \"http://h\"}': "
+                    "'http://host/a@b' and \"s3://bucket/\", not "
+                    "'https://host/x?y=a@b' (a@b)");
+    g_error_free(err);
+}
+
 static void test_errors(void)
 {
     g_autoptr(GError) err = NULL;
@@ -243,6 +259,7 @@ int main(int argc, char **argv)
     g_test_add_func("/base/options/taken", test_options_taken);
     g_test_add_func("/base/options/refused", test_options_refused);
     g_test_add_func("/base/errors", test_errors);
+    g_test_add_func("/base/errors/passwords", test_errors_hide_passwords);
     g_test_add_func("/base/ranges", test_ranges);
     g_test_add_func("/base/suggest", test_suggest);
     return g_test_run();
