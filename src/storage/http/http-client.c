@@ -171,6 +171,13 @@ static void fetch_set_why(struct http_fetch *f, int error, const char *fmt, ...)
     f->error = error;
 }
 
+void http_client_set_address(struct http_client *cl, const char *text)
+{
+    g_free(cl->first_url.text);
+    cl->first_url.text = g_strdup(text);
+    client_set_url(cl, &cl->first_url);
+}
+
 /* 0: ask the other address. */
 static int read_redirect(struct read *r)
 {
@@ -179,6 +186,13 @@ static int read_redirect(struct read *r)
     struct http_url to = {};
     g_autoptr(GError) why = NULL;
 
+    if (cl->opts.redirects == 0) {
+        fetch_set_why(f, -EIO,
+                      "the server answered %u (elsewhere): are endpoint and "
+                      "region right?",
+                      f->head.status);
+        return f->error;
+    }
     if (++r->hops > cl->opts.redirects) {
         fetch_set_why(f, -ELOOP, "it redirects more than %u times",
                       cl->opts.redirects);

@@ -39,6 +39,7 @@ struct http_client_options {
     bool unpinned;            /* take a file without a version */
     void (*hang_event)(bool hanging, unsigned requests, void *arg);
     void *hang_arg;
+    /* As of an http_fetch. */
     struct curl_slist *(*prepare)(CURL *easy, struct curl_slist *lines,
                                   const void *arg);
     const void *prepare_arg;
@@ -57,6 +58,8 @@ CO_FN void http_client_co_close(struct http_client *cl);
  * -EIO, -EACCES ...; what http_client_end_reads() said. */
 CO_FN int http_client_co_read(struct http_client *cl, uint64_t off,
                               struct iov dst, bool background);
+/* Ask for the same file by the address @text of the same server from now on. */
+void http_client_set_address(struct http_client *cl, const char *text);
 const struct http_pin *http_client_pin(const struct http_client *cl);
 /* Of the first answer: x-amz-version-id, or "". */
 const char *http_client_version(const struct http_client *cl);

@@ -414,6 +414,7 @@ static CURL *fetch_setup(struct http_fetch *f, struct curl_slist **ret_lines)
     *ret_lines = setup_conditions(f);
     if (f->prepare) {
         *ret_lines = f->prepare(s.easy, *ret_lines, f->prepare_arg);
+        s.failed |= *ret_lines == NULL;
     }
     SET(&s, HTTPHEADER, *ret_lines);
     if (s.failed) {

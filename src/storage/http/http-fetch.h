@@ -62,8 +62,8 @@ struct http_fetch {
     uint64_t stall_ns;
     bool background;
     bool no_local; /* refuse addresses of this machine or link */
-    /* Sets what else the request needs (a signature), may be NULL. Returns the
-     * list of header lines with its own. */
+    /* Sets what else the request needs (a signature); NULL: nothing. Adds lines
+     * to those of the head and returns them; NULL: failed. */
     struct curl_slist *(*prepare)(CURL *easy, struct curl_slist *lines,
                                   const void *arg);
     const void *prepare_arg;

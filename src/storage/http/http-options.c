@@ -156,6 +156,18 @@ static int take_cookie(struct opts *o, struct graph *g,
     return MIN(r, 0);
 }
 
+int http_options_take_proxy(struct opts *o, struct graph *g,
+                            struct http_names *names, GError **err)
+{
+    int r = opts_take_str(o, "proxy-username", &names->proxy_username, err);
+
+    if (r >= 0) {
+        r = http_options_take_secret(o, g, "proxy-password-secret",
+                                     &names->proxy_password, err);
+    }
+    return MIN(r, 0);
+}
+
 int http_options_take_names(struct opts *o, struct graph *g,
                             struct http_names *names, GError **err)
 {
@@ -166,10 +178,7 @@ int http_options_take_names(struct opts *o, struct graph *g,
                                       err)) < 0 ||
         (r = http_options_take_secret(o, g, "bearer-token-secret",
                                       &names->bearer, err)) < 0 ||
-        (r = opts_take_str(o, "proxy-username", &names->proxy_username, err)) <
-            0 ||
-        (r = http_options_take_secret(o, g, "proxy-password-secret",
-                                      &names->proxy_password, err)) < 0 ||
+        (r = http_options_take_proxy(o, g, names, err)) < 0 ||
         (r = take_cookie(o, g, names, err)) < 0) {
         return r;
     }

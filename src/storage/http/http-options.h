@@ -33,6 +33,9 @@ int http_options_take_url(struct opts *o, const char *scheme,
  * and the caller's to clear, also after a failure. */
 int http_options_take_names(struct opts *o, struct graph *g,
                             struct http_names *names, GError **err);
+/* Of that, the proxy alone. */
+int http_options_take_proxy(struct opts *o, struct graph *g,
+                            struct http_names *names, GError **err);
 /* What @id has beside names. */
 int http_options_take_tls(struct opts *o, struct graph *g,
                           struct http_names *names, bool *ret_verify,
