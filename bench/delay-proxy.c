@@ -3,7 +3,8 @@
  * A link of a given round-trip time for benchmarks: what arrives on one socket
  * leaves on the other half that time later.
  *
- *   delay-proxy LISTEN CONNECT RTT_US       (paths of Unix sockets)
+ *   delay-proxy LISTEN CONNECT RTT_US       (paths of Unix sockets, or ports
+ *                                           of 127.0.0.1)
  *
  * It delays and nothing else: any number of requests may be under way, and
  * bytes leave as fast as they came.  A reader thread stamps what it reads, a
@@ -12,6 +13,8 @@
  * 2 * QUEUE_MAX / r, far beyond what is measured.  Ends by a signal.
  */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -185,23 +188,52 @@ static void forward(int from, int to)
     start(writer, d);
 }
 
-static int unix_socket(const char *path, struct sockaddr_un *ret_addr)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+union address {
+    struct sockaddr any;
+    struct sockaddr_un path;
+    struct sockaddr_in port;
+};
 
-    memset(ret_addr, 0, sizeof(*ret_addr));
-    ret_addr->sun_family = AF_UNIX;
-    if (fd < 0 || strlen(path) >= sizeof(ret_addr->sun_path)) {
-        fprintf(stderr, "delay-proxy: no socket for '%s'\n", path);
+/* For @where, a path or a port. */
+static int make_socket(const char *where, union address *ret,
+                       socklen_t *ret_len)
+{
+    bool is_port = where[0] != '\0' && !where[strspn(where, "0123456789")];
+    int on = 1,
+        fd = socket(is_port ? AF_INET : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    memset(ret, 0, sizeof(*ret));
+    if (fd < 0 || (!is_port && strlen(where) >= sizeof(ret->path.sun_path))) {
+        fprintf(stderr, "delay-proxy: no socket for '%s'\n", where);
         exit(1);
     }
-    strcpy(ret_addr->sun_path, path);
+    if (is_port) {
+        ret->port.sin_family = AF_INET;
+        ret->port.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        ret->port.sin_port = htons((in_port_t)strtoul(where, NULL, 10));
+        *ret_len = sizeof(ret->port);
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    } else {
+        ret->path.sun_family = AF_UNIX;
+        strcpy(ret->path.sun_path, where);
+        *ret_len = sizeof(ret->path);
+    }
     return fd;
+}
+
+/* What arrives leaves as it came; fails for a Unix socket, which has no other
+ * way. */
+static void set_no_delay(int fd)
+{
+    int on = 1;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_un addr;
+    union address addr;
+    socklen_t len;
     int listener;
 
     if (argc != 4) {
@@ -209,9 +241,8 @@ int main(int argc, char **argv)
         return 1;
     }
     delay_ns = strtoull(argv[3], NULL, 10) * 1000 / 2;
-    listener = unix_socket(argv[1], &addr);
-    if (bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-        listen(listener, 64) < 0) {
+    listener = make_socket(argv[1], &addr, &len);
+    if (bind(listener, &addr.any, len) < 0 || listen(listener, 64) < 0) {
         perror("delay-proxy: listen");
         return 1;
     }
@@ -221,13 +252,15 @@ int main(int argc, char **argv)
         if (client < 0) {
             continue;
         }
-        server = unix_socket(argv[2], &addr);
-        if (connect(server, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        server = make_socket(argv[2], &addr, &len);
+        if (connect(server, &addr.any, len) < 0) {
             perror("delay-proxy: connect");
             close(server);
             close(client);
             continue;
         }
+        set_no_delay(client);
+        set_no_delay(server);
         forward(client, server);
         forward(server, client);
     }

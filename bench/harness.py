@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -202,6 +203,12 @@ def nbd_options(path, name='base'):
                   'server': {'type': 'unix', 'path': path}}})]
 
 
+def http_options(url, name='base'):
+    return ['--blockdev', json.dumps(
+        {'driver': 'raw', 'node-name': name, 'read-only': True,
+         'file': {'driver': 'http', 'read-only': True, 'url': url}})]
+
+
 class Context:
     """Folder, programs, sizes; remembers the files it made."""
 
@@ -295,6 +302,10 @@ class Context:
         """@path served by nbdkit, @rtt_ms away: a stack of two processes."""
         return FarBase(self, path, rtt_ms)
 
+    def far_web(self, path, rtt_ms):
+        """The same, by a web server."""
+        return FarWeb(self, path, rtt_ms)
+
 
 class FarBase:
     def __init__(self, ctx, path, rtt_ms):
@@ -327,6 +338,53 @@ class FarBase:
 
     def __exit__(self, *_):
         self.close()
+
+
+NGINX = '''daemon off; master_process off; pid nginx.pid; error_log stderr;
+events { worker_connections 512; }
+http { client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;
+  uwsgi_temp_path t; scgi_temp_path t; access_log off;
+  keepalive_requests 1000000; sendfile on;
+  server { listen unix:%s; location = /base { alias %s; } } }
+'''
+
+
+class FarWeb(FarBase):
+    """The same behind nginx, over TCP; self.url."""
+
+    def __init__(self, ctx, path, rtt_ms):
+        need('nginx')
+        self.dir = tempfile.mkdtemp(dir=ctx.dir)
+        near = os.path.join(self.dir, 'near')
+        with open(os.path.join(self.dir, 'nginx.conf'), 'w',
+                  encoding='ascii') as f:
+            f.write(NGINX % (near, path))
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
+        self.url = 'http://127.0.0.1:%d/base' % port
+        self.parts = []
+        try:
+            self._start([shutil.which('nginx'), '-p', self.dir + '/', '-e',
+                         'stderr', '-c', self.dir + '/nginx.conf'], near)
+            self.parts.append(Process(
+                [os.path.join(ctx.build, 'bench', 'delay-proxy'), str(port),
+                 near, str(int(rtt_ms * 1000))], self.dir))
+            self._wait_port(port)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_port(self, port):
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            self.parts[-1].check()
+            with socket.socket() as s:
+                if s.connect_ex(('127.0.0.1', port)) == 0:
+                    return
+            if time.monotonic() > deadline:
+                raise RuntimeError('nobody listens on port %d' % port)
+            time.sleep(0.005)
 
 
 def timed(*cmd):

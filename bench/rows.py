@@ -13,7 +13,7 @@ import shutil
 import time
 
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
-                     image_options, memory_copy_rate, nbd_options, nbd_uri,
+                     http_options, image_options, memory_copy_rate, nbd_options, nbd_uri,
                      need, overlay_options, raw_options, remove, run, timed)
 
 ROWS = []
@@ -186,6 +186,41 @@ def stream_far(ctx):
                    dict(both(measure, rtt),
                         **{'nbdcopy': lambda rtt=rtt: nbdcopy(rtt)}),
                    goal=goals[rtt], yard=('nbdcopy', 0.9))
+
+
+@row('stream-http', 'stream a base that is far away (HTTP)')
+def stream_http(ctx):
+    size = (128 if ctx.quick else 512) * MIB
+    part = 4 * MIB
+
+    def measure(who, rtt):
+        n = size if who == 'sluiced' else max(4, 128 // rtt) * MIB
+        base = ctx.base(n)
+        with ctx.far_web(base, rtt) as far:
+            return stream_once(ctx, who, http_options(far.url), n, base=base)
+
+    def curl(rtt):
+        need('curl')
+        folder = ctx.path('parts')
+        os.makedirs(folder)
+        with ctx.far_web(ctx.base(size), rtt) as far:
+            lines = ['parallel', 'parallel-max = 16', 'no-progress-meter']
+            for off in range(0, size, part):
+                lines += ['next' if off else '', 'url = "%s"' % far.url,
+                          'range = %d-%d' % (off, off + part - 1),
+                          'output = "%s/%d"' % (folder, off)]
+            with open(folder + '/config', 'w', encoding='ascii') as f:
+                f.write('\n'.join(lines))
+            took, cpu = timed('sh', '-c', 'curl -K "$1"/config && sync',
+                              'sh', folder)
+        shutil.rmtree(folder)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    for rtt, goal in ((2, 5), (10, 15), (50, 60)):
+        yield Case('%d ms away' % rtt, 'MiB/s',
+                   dict(both(measure, rtt),
+                        **{'curl -Z': lambda rtt=rtt: curl(rtt)}),
+                   goal=goal, yard=('curl -Z', 0.9))
 
 
 def mount_loop(ctx, kind, size):
