@@ -11,7 +11,8 @@
 #include "graph/secret.h"
 
 #define NS_PER_S UINT64_C(1000000000)
-#define CONNECTIONS_DEFAULT 16
+/* What arrives within 50 ms from a fast server is then under way. */
+#define CONNECTIONS_DEFAULT 32
 #define REDIRECTS_MAX 5
 #define TIMEOUT_DEFAULT_S 5
 #define TIMEOUT_MAX_S 10000

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Bases on a real web server: ranges, HTTP/2, TLS, redirects, names and
 passwords, servers that go away, and files that change."""
+import json
 import os
 import signal
 import subprocess
@@ -25,8 +26,9 @@ SLOW = 65536        # bytes/s: not over before the test says so
 
 def test_http(d):
     with Nginx(d) as web:
-        base = make_base(web)
-        with daemon(d, node(web.url('base.raw')), size=SIZE) as s:
+        base = make_base(web, size=4 * SIZE)
+        with daemon(d, node(web.url('base.raw'), connections=8),
+                    size=4 * SIZE) as s:
             data = stream(s)
             assert 'error' not in data, data
         log = web.log()
@@ -35,7 +37,7 @@ def test_http(d):
     assert all(r[3].startswith('bytes=') for r in log), log
     # Side by side, on connections that are used again.
     connections = {r[5] for r in log}
-    assert 1 < len(connections) < len(log), log
+    assert 1 < len(connections) <= 8 < len(log), log
 
 
 def test_https_http2(d):
@@ -86,6 +88,49 @@ def test_names_in_headers(d):
         same(d, base)
 
 
+def test_json_names_in_headers(d):
+    with Nginx(d) as web:
+        base = make_base(web)
+        url = web.url('base.raw')
+        for options, want in (
+                ({'url': url}, None),
+                ({'url': url, 'cookie': 'a=b'}, "may set option 'cookie'"),
+                ({'url': url, 'password-secret': 'x'}, 'may set option'),
+                ({'url': url, 'unpinned': True}, 'may set option')):
+            top = rig.overlay(d, SIZE, 'json:' + json.dumps(
+                {'driver': 'raw', 'file': dict(options, driver='http')}))
+            with Sluiced(d) as s:
+                try:
+                    s.qmp.cmd('blockdev-add', {
+                        'driver': 'qcow2', 'node-name': 'top',
+                        'file': {'driver': 'file', 'filename': top}})
+                    assert want is None, options
+                    assert 'error' not in stream(s)
+                except QmpError as e:
+                    assert want and want in str(e), (options, e)
+            if want is None:
+                same(d, base)
+
+
+def test_base_that_stays(d):
+    """A stream down to a web base: the header then names its address."""
+    with Nginx(d) as web:
+        base = make_base(web)
+        url = web.url('base.raw')
+        mid = rig.overlay(d, SIZE, url, name='mid')
+        run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 7 1M 1M', mid)
+        top = rig.overlay(d, SIZE, mid, 'qcow2')
+        with Sluiced(d, '--drive', 'id=v,file=%s,format=qcow2' % top) as s:
+            nodes = [n['node-name'] for n in
+                     s.qmp.cmd('query-named-block-nodes')
+                     if n['drv'] == 'raw' and n['file'] == url]
+            data = stream(s, device='v', **{'base-node': nodes[0]})
+            assert 'error' not in data, data
+        assert 'backing file: ' + url in qemu_img('info', top)
+        run_tool('qemu-img', 'compare', '-f', 'qcow2', '-F', 'qcow2', top, mid)
+        assert base
+
+
 def test_tools(d):
     with Nginx(d) as web:
         base = make_base(web)
@@ -103,7 +148,6 @@ def test_tools(d):
 
 def guest(d, options, size=SIZE):
     """A daemon that serves the web node itself over NBD, and a client."""
-    import json
     sock = os.path.join(d, 'nbd')
     s = Sluiced(d, '--blockdev', json.dumps(options),
                 '--nbd-server', 'addr.type=unix,addr.path=' + sock,
