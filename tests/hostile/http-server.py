@@ -14,6 +14,7 @@ import sys
 from httpliar import Liar
 from qmp import QmpError
 from sluiced import SLUICE, Sluiced, Skip, qemu_img, run
+from waiting import until
 
 try:
     import nbd
@@ -483,6 +484,34 @@ def test_vb3_cut_at_every_byte(d):
                 assert buf.to_bytearray() == GOOD[k * block:(k + 1) * block], k
             h.shutdown()
         assert seen == set(wanted), len(seen)
+
+
+def test_vb4_one_part_is_bad(d):
+    """It fails, though others are served all the time."""
+    bad = 1 << 20
+    with Liar(GOOD) as server:
+        sock = os.path.join(d, 'nbd')
+        web = {'driver': 'http', 'node-name': 'web', 'url': server.url(),
+               'read-only': True, 'readahead': 0, 'reconnect-delay': 9}
+
+        def lie(a):
+            if a.first == bad:
+                a.status = '503 x'
+
+        with Sluiced(d, '--blockdev', json.dumps(web), '--nbd-server',
+                     'addr.type=unix,addr.path=' + sock, '--export',
+                     'nbd,id=e,node-name=web,name=web'):
+            server.lie = lie
+            h = nbd.NBD()
+            h.set_export_name('web')
+            h.connect_unix(sock)
+            ended = []
+            buf = nbd.Buffer(512)
+            h.aio_pread(buf, bad, lambda e: ended.append(e.value) or 1)
+            until(lambda: h.pread(512, bad + 512) ==
+                  GOOD[bad + 512:bad + 1024] and ended, 'the end of a read')
+            assert ended[0] != 0
+            h.shutdown()
 
 
 def test_vb3_cut_while_opening(d):

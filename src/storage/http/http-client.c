@@ -50,6 +50,7 @@ struct read {
     bool is_first; /* there is no pin yet */
     unsigned hops, failures;
     bool refreshed;       /* the first address was asked once more */
+    uint64_t lost_ns;     /* since when nothing comes for it; 0: it does */
     uint64_t deadline_ns; /* of the first read */
     struct http_fetch *f;
 };
@@ -220,15 +221,18 @@ static void read_take(struct read *r)
         r->off += got;
         r->dst = iov_slice(r->dst, got, r->dst.len - got);
         r->failures = 0;
-        r->cl->lost_ns = 0;
+        r->lost_ns = r->cl->lost_ns = 0;
     }
 }
 
-/* When the read is to fail. */
+/* When the read is to fail: when nothing has come for anybody for too long, or
+ * nothing for this one, whatever comes for others. */
 static uint64_t read_deadline(const struct read *r)
 {
+    uint64_t since = MIN(r->lost_ns, r->cl->lost_ns);
+
     return r->is_first ? r->deadline_ns
-                       : r->cl->lost_ns + r->cl->opts.reconnect_delay_ns;
+                       : since + r->cl->opts.reconnect_delay_ns;
 }
 
 /* Some time between half of it and all, so that many do not come at once. */
@@ -247,9 +251,8 @@ static CO_FN int read_co_back_off(struct read *r)
     struct http_fetch *f = r->f;
     uint64_t now = now_ns(), pause = backoff(r->failures++);
 
-    if (!cl->lost_ns) {
-        cl->lost_ns = now;
-    }
+    cl->lost_ns = cl->lost_ns ? cl->lost_ns : now;
+    r->lost_ns = r->lost_ns ? r->lost_ns : now;
     if (f->head.retry_after_s >= 0 && f->outcome == HTTP_LOST) {
         pause = MAX(pause, (uint64_t)f->head.retry_after_s * NS_PER_S);
         cl->not_before_ns = MAX(cl->not_before_ns, now + pause);
