@@ -7,7 +7,7 @@
 #include "loop/loop.h"
 #include "storage/http/http-client.h"
 
-#define BLOCKS_MAX 10u
+#define BLOCKS_MAX 16u
 #define MEMORY_MAX (32u * 1024 * 1024)
 #define DEPTH_MAX 8u
 #define ENDS 32u
@@ -20,7 +20,8 @@ struct block {
     int ret;        /* of fetching it */
     unsigned users; /* who wait for it or copy from it */
     unsigned depth; /* how many more to have behind it */
-    uint64_t used;  /* in the order of use */
+    bool is_read;   /* to its end */
+    uint64_t turn;  /* when it was loaded, in turns of the clock */
     struct co_queue waiters;
 };
 
@@ -31,7 +32,7 @@ struct http_ahead {
     unsigned nblocks;
     uint64_t ends[ENDS]; /* where recent reads ended; 0: nowhere */
     unsigned next_end;
-    uint64_t clock;
+    uint64_t clock; /* counts attempts to load a block */
     struct co_latch loads;
 };
 
@@ -88,7 +89,15 @@ static struct block *ahead_find(struct http_ahead *a, uint64_t off)
     return NULL;
 }
 
-/* One that is free, else the one that was not used for longest. */
+/* May another part of the file have it? What was read ahead waits to be read,
+ * unless so much was loaded since that nobody seems to come. */
+static bool block_is_free(const struct http_ahead *a, const struct block *b)
+{
+    return !b->loading && b->users == 0 &&
+           (b->len == 0 || b->is_read || a->clock - b->turn > 2 * a->nblocks);
+}
+
+/* The one that was loaded first. */
 static struct block *ahead_take(struct http_ahead *a)
 {
     struct block *best = NULL;
@@ -96,7 +105,7 @@ static struct block *ahead_take(struct http_ahead *a)
     for (unsigned i = 0; i < a->nblocks; i++) {
         struct block *b = &a->blocks[i];
 
-        if (!b->loading && b->users == 0 && (!best || b->used < best->used)) {
+        if (block_is_free(a, b) && (!best || b->turn < best->turn)) {
             best = b;
         }
     }
@@ -113,7 +122,7 @@ static CO_FN void block_load_entry(void *arg)
                                  iov_one(&v, b->data, b->len), b->background);
     if (b->ret < 0) {
         b->len = 0; /* who comes from now on reads for himself */
-        b->used = 0;
+        b->turn = 0;
     }
     b->loading = false;
     co_queue_wake_all(&b->waiters);
@@ -124,8 +133,10 @@ static CO_FN void block_load_entry(void *arg)
 static struct block *ahead_load(struct http_ahead *a, uint64_t off,
                                 unsigned depth, bool background)
 {
-    struct block *b = ahead_take(a);
+    struct block *b;
 
+    a->clock++;
+    b = ahead_take(a);
     if (b && !b->data) {
         b->data = g_try_malloc(a->block);
     }
@@ -137,7 +148,8 @@ static struct block *ahead_load(struct http_ahead *a, uint64_t off,
     b->len = MIN(a->block, http_client_pin(a->client)->size - off);
     b->depth = depth;
     b->background = background;
-    b->used = ++a->clock;
+    b->turn = a->clock;
+    b->is_read = false;
     b->loading = true;
     co_latch_add(&a->loads);
     co_start(loop_current(), block_load_entry, b);
@@ -165,24 +177,21 @@ static void ahead_extend(struct http_ahead *a, uint64_t off, unsigned depth,
 
 /* --- reading --- */
 
-/* Copy from @b as much as it has of @dst. */
+/* Copy from @b as much as it has of @dst. It stays what it is for its users. */
 static CO_FN int block_co_copy(struct block *b, uint64_t off, struct iov dst,
                                size_t *ret_done)
 {
-    int ret;
-
-    b->users++;
     while (b->loading) {
         co_queue_co_wait(&b->waiters);
     }
-    ret = b->ret;
-    if (ret == 0) {
-        *ret_done = MIN(dst.len, b->len - (off - b->off));
-        iov_from_buf(dst, 0, b->data + (off - b->off), *ret_done);
-        b->used = ++b->ahead->clock;
+    if (b->ret < 0) {
+        return b->ret;
     }
-    b->users--;
-    return ret;
+    g_assert(off >= b->off && off - b->off < b->len);
+    *ret_done = MIN(dst.len, b->len - (off - b->off));
+    iov_from_buf(dst, 0, b->data + (off - b->off), *ret_done);
+    b->is_read |= off + *ret_done == b->off + b->len;
+    return 0;
 }
 
 /* From blocks, as far as there are some in a row. */
@@ -192,12 +201,13 @@ static CO_FN int ahead_co_copy(struct http_ahead *a, uint64_t off,
 {
     size_t done = 0, part = 0;
     struct block *b;
-    int ret = 0;
 
     while (done < dst.len && (b = ahead_find(a, off + done))) {
+        b->users++; /* it is not given to another part of the file */
         ahead_extend(a, b->off + b->len, b->depth, background);
-        ret = block_co_copy(b, off + done, iov_slice(dst, done, dst.len - done),
-                            &part);
+        int ret = block_co_copy(b, off + done,
+                                iov_slice(dst, done, dst.len - done), &part);
+        b->users--;
         if (ret < 0) {
             return ret;
         }
