@@ -27,6 +27,7 @@ const struct node_driver *const node_drivers[] = { &file_driver,
                                                    &blkdebug_driver,
                                                    &commit_top_driver,
                                                    &copy_on_read_driver,
+                                                   &mirror_top_driver,
                                                    &throttle_driver,
                                                    NULL };
 

@@ -43,6 +43,8 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
+struct watch_ops;
+
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
 
 struct node_driver {
@@ -244,6 +246,9 @@ struct node_driver {
      * ever): BLOCK_NODE_HANG, then wait on or, @fail, fail what changes
      * nothing. Optional. */
     void (*set_hang)(struct node *n, uint64_t timeout_ns, bool fail);
+
+    /* Of a filter that a job opens: graph/watch.h. */
+    void (*set_watch)(struct node *n, const struct watch_ops *ops, void *arg);
 
     /* For fault filters: hear of an event, and control breakpoints (@event and
      * @tag as the question needs them; IS_SUSPENDED: 1 or 0). */
