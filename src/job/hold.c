@@ -27,6 +27,11 @@ const struct backend_ops job_hold_ops_base = {
     .role = "base",
 };
 
+const struct backend_ops job_hold_ops_target = {
+    .describe = hold_describe,
+    .role = "target",
+};
+
 void job_hold_init(struct job_hold *h, const char *type, const char *by)
 {
     *h = (struct job_hold) {

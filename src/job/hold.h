@@ -36,7 +36,7 @@ CO_FN int job_hold_co_loosen(struct job_hold *h, struct node *top,
                              struct node *base, GError **err);
 /* Roles, as error texts name them; the argument is a struct job_hold. */
 extern const struct backend_ops job_hold_ops_active, job_hold_ops_middle,
-    job_hold_ops_base;
+    job_hold_ops_base, job_hold_ops_target;
 
 /* Wait for the requests of the backends and free them; links are as they were
  * before. The nodes stay blocked. */

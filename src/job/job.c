@@ -38,6 +38,14 @@ static json_t *progress_data(const char *type, const char *device, uint64_t len,
                      (json_int_t)speed, "type", type);
 }
 
+void job_set_ready(struct job *j)
+{
+    job_set_state(j, JOB_READY);
+    job_send(
+        j, "BLOCK_JOB_READY",
+        progress_data(j->drv->type, j->device, j->len, j->offset, j->speed));
+}
+
 static void job_send_end(struct job *j)
 {
     json_t *data = progress_data(j->drv->type, j->device, j->len, j->offset,
@@ -337,6 +345,11 @@ void job_start(struct job *j)
     co_start(j->jobs->loop, job_entry, j);
 }
 
+bool job_is_cancelled(const struct job *j)
+{
+    return j->cancelled;
+}
+
 /* --- verbs --- */
 
 static void job_kick(struct job *j)
@@ -404,6 +417,11 @@ int job_user_cancel(struct job *j, bool force, GError **err)
     ret = job_check_verb(j, JOB_CANCEL, err);
     if (ret < 0) {
         return ret;
+    }
+    if (!force && !j->cancelled && j->drv->cancel_softly &&
+        (j->state == JOB_READY || j->state == JOB_STANDBY)) {
+        j->drv->cancel_softly(j);
+        return 0;
     }
     j->priv->by_shutdown = false;
     job_cancel(j, force);

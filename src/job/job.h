@@ -80,6 +80,9 @@ struct job_driver {
      * yield. May be left out. */
     void (*let_go)(struct job *j);
     CO_FN_PTR int (*co_complete)(struct job *j, GError **err);
+    /* Cancelled without force when it is ready: end well, without the change of
+     * the graph. No yield. May be left out: then it is cancelled. */
+    void (*cancel_softly)(struct job *j);
 };
 
 struct job {
@@ -157,6 +160,9 @@ CO_FN int job_co_pause_point(struct job *j);
 /* So far everything is done. */
 void job_progress(struct job *j, uint64_t offset);
 enum job_bottleneck job_held_by(const struct job *j);
+bool job_is_cancelled(const struct job *j);
+/* running -> ready: it may be completed. */
+void job_set_ready(struct job *j);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
 enum error_action {

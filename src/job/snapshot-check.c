@@ -162,3 +162,18 @@ int snapshots_co_check_merge(struct node *image, struct node *top,
 
     return snapshots_co_check(image, &change, err);
 }
+
+static CO_FN int any_co_changes(void *arg, uint64_t off, uint64_t max,
+                                bool *ret_changes, uint64_t *ret_len)
+{
+    *ret_changes = true;
+    *ret_len = max;
+    return 0;
+}
+
+int snapshots_co_check_any(struct node *image, const char *verb, GError **err)
+{
+    const struct chain_change change = { verb, any_co_changes, NULL };
+
+    return snapshots_co_check(image, &change, err);
+}

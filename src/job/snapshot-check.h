@@ -36,6 +36,9 @@ CO_FN int snapshots_co_check(struct node *image,
  * all), is cut out of the chain. */
 CO_FN int snapshots_co_check_cut(struct node *image, struct node *base,
                                  const char *verb, GError **err);
+/* The change: what is below @image may change anywhere. */
+CO_FN int snapshots_co_check_any(struct node *image, const char *verb,
+                                 GError **err);
 /* The change: what @top, which is @image or above it, and the chain below it
  * hold above @base is written into @base. */
 CO_FN int snapshots_co_check_merge(struct node *image, struct node *top,

@@ -47,10 +47,10 @@ const struct limits limits_full = { .per_instant = 600,
 static const char *alphabet(const struct crash_config *c)
 {
     return c->alphabet    ? c->alphabet
-           : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynlj"
+           : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynljMV"
                                        : "aufbvexztFrgwWdoynlj"
            : c->mid       ? "aufbvexztFrqpsSkCcgwWdoy"
-           : c->backing   ? "aufbvexztFrqpsScgwWdoy"
+           : c->backing   ? "aufbvexztFrqpsScgwWdoyMV"
            : c->direct    ? "aufbvemxztFrgwWdoy"
                           : "aufbvexztFrgwWdoy";
 }

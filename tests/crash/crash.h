@@ -111,6 +111,8 @@ extern const unsigned crash_n_configs;
     X(STREAM, "streams of the whole chain") \
     X(STREAM_TO, "streams down to a base") \
     X(COMMIT, "commits into the base") \
+    X(MERGE, "disks that were merged into their base") \
+    X(MOVE, "disks that went on on their base") \
     X(STREAM_STEP, "last steps of a stream in steps") \
     X(CANCEL, "streams that were cancelled on the way") \
     X(RESIZE, "disks that grew") \
@@ -155,6 +157,7 @@ struct world {
     uint64_t job_done; /* instant of the COMPLETED event, 0 = none */
     bool job_cancelled;
     bool made_again; /* an image is made where one was */
+    bool moved;      /* the base is the disk */
     char *bad_read;  /* what a guest read that it may not (G7) */
 };
 extern struct world world;
@@ -196,6 +199,8 @@ enum op_kind {
     OP_STREAM_BG,
     OP_STREAM_TO,
     OP_COMMIT,
+    OP_MERGE,
+    OP_MOVE,
     OP_CANCEL,
     OP_RESIZE,
     OP_WAIT,
@@ -238,6 +243,7 @@ struct oracle {
     bool *loose;             /* per slot: anything until it is repaired */
     uint64_t init_size;      /* grains */
     uint64_t gone, mid_gone; /* instants from which on a file is gone */
+    uint64_t moved;          /* from which on the base is the disk; 0 = never */
     uint64_t repaired;       /* the image was broken before; 0 = never */
     uint64_t created;        /* from which on the image must be there */
     uint64_t at;

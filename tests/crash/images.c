@@ -426,6 +426,12 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
     int ret;
 
     options_add_data(o);
+    if (world.moved) {
+        json_object_set_new(
+            o, "driver", json_string(c->base_format ? c->base_format : "raw"));
+        json_object_set_new(json_object_get(o, "file"), "filename",
+                            json_string("/base"));
+    }
     if (raw) { /* there is nothing else any more */
         json_object_set_new(o, "driver", json_string("raw"));
         json_object_set_new(json_object_get(o, "file"), "filename",

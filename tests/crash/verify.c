@@ -288,7 +288,7 @@ static CO_FN char *state_co_go_on(struct state *st, const uint64_t *ids,
         history_take(&h, world.sim, sim_image_copy(st->img), st->o->config);
         sim_log_reset(world.sim, false);
     }
-    if (!bad) {
+    if (!bad && !world.moved) {
         sim_image_link(sim_live(world.sim), "/base", 0);
         sim_image_link(sim_live(world.sim), "/mid", 0);
         bad = recovery_co_check(&next);
@@ -351,7 +351,8 @@ static char *state_look_outside(const struct state *st, const uint64_t *ids,
     char *bad = NULL;
 
     if (!verify_outside || st->o->config->format->is_raw ||
-        st->o->config->format == &format_cow || st->at < st->o->repaired) {
+        st->o->config->format == &format_cow || st->at < st->o->repaired ||
+        world.moved) {
         return NULL;
     }
     if (st->hash % EVERY_OUTSIDE == 0) {
@@ -372,6 +373,7 @@ char *state_co_verify(struct state *st, unsigned depth)
 
     sim_restore(world.sim, st->img);
     sim_reseed(world.sim, st->hash);
+    world.moved = st->o->moved && st->o->moved <= st->at;
     if (st->o->config->co_verify) {
         return st->o->config->co_verify(st);
     }

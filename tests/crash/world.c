@@ -19,6 +19,7 @@
 #include "graph/image.h"
 #include "graph/io.h"
 #include "job/commit/commit.h"
+#include "job/mirror/mirror.h"
 #include "job/stream/stream.h"
 #include "loop/co.h"
 #include "loop/io.h"
@@ -31,9 +32,11 @@ struct world world;
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
 static const struct node_driver *const drivers[] = {
-    &file_driver,         &raw_driver,      &qed_driver,
-    &qcow2_driver,        &cow_driver,      &commit_top_driver,
-    &copy_on_read_driver, &throttle_driver, NULL
+    &file_driver,         &raw_driver,
+    &qed_driver,          &qcow2_driver,
+    &cow_driver,          &commit_top_driver,
+    &copy_on_read_driver, &throttle_driver,
+    &mirror_top_driver,   NULL
 };
 
 /* --- the machine --- */
@@ -48,7 +51,7 @@ static void on_event(const char *name, json_t *data, void *arg)
     if (g_str_equal(name, "BLOCK_JOB_CANCELLED")) {
         world.job_cancelled = true;
     }
-    if (g_str_equal(name, "BLOCK_JOB_COMPLETED") &&
+    if (g_str_equal(name, "BLOCK_JOB_COMPLETED") && !world.moved &&
         !json_object_get(data, "error") && !world.job_done) {
         world.job_done = sim_mark(world.sim, "completed", 0);
     }
@@ -281,6 +284,52 @@ static CO_FN int guest_co_commit(struct guest *g)
     return ret;
 }
 
+/* Can the base be the disk? Then it has the size of the disk. */
+static bool can_move(struct node *base)
+{
+    const struct crash_config *c = world.config;
+
+    return base && !c->mid && c->base_size <= c->size;
+}
+
+/* Merge the disk down into its base: go on there (alone), or @stay. */
+static CO_FN int guest_co_merge(struct guest *g, bool stay)
+{
+    struct node *top = node_skip_filters(backend_node(g->u));
+    struct mirror_params p = {
+        .job = { .id = "j", .auto_finalize = true, .auto_dismiss = true },
+        .is_commit = true,
+        .node = top,
+        .target = node_skip_filters(node_backing(top)),
+        .bottom = top,
+        .unmap = true,
+    };
+    uint64_t before = world.job_done;
+    struct job *j;
+    int ret = can_move(p.target) ? 0 : -EINVAL;
+
+    world.job_done = 0;
+    if (ret == 0) {
+        ret = mirror_co_start(world.jobs, &p, &j, NULL);
+    }
+    while (ret == 0 && (j = jobs_find(world.jobs, "j")) &&
+           j->state != JOB_READY) {
+        co_sleep(100000);
+    }
+    if (ret == 0 && j) {
+        ret = stay ? job_user_cancel(j, false, NULL)
+                   : job_user_co_complete(j, NULL);
+        job_co_wait_concluded(j);
+    }
+    if (ret == 0 && world.job_done) {
+        cover(stay ? COVER_MERGE : COVER_MOVE);
+        world.moved = !stay;
+        g->o->moved = stay ? 0 : world.job_done;
+    }
+    world.job_done = before;
+    return ret;
+}
+
 /* Read-only, and back: the guest is gone meanwhile. */
 static CO_FN int guest_co_reopen(struct guest *g)
 {
@@ -455,6 +504,8 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_STREAM_BG: return guest_co_stream(g, false, NULL);
     case OP_STREAM_TO: return guest_co_stream_to(g);
     case OP_COMMIT: return guest_co_commit(g);
+    case OP_MERGE: return guest_co_merge(g, true);
+    case OP_MOVE: return guest_co_merge(g, false);
     case OP_CANCEL: return guest_co_cancel(g, op);
     case OP_RESIZE: return guest_co_resize(g, op);
     case OP_WAIT: co_sleep(op->n * 1000000); return 0;
@@ -542,6 +593,8 @@ static const struct letter letters[] = {
     { 'S', OP_STREAM_BG },
     { 'k', OP_STREAM_TO },
     { 'C', OP_COMMIT },
+    { 'M', OP_MERGE },
+    { 'V', OP_MOVE },
     { 'd', OP_DRAIN },
     { 'o', OP_REOPEN },
     { 'n', OP_SNAPSHOT },
@@ -647,7 +700,7 @@ static bool is_snapshot(enum op_kind kind)
 static bool is_alone(enum op_kind kind)
 {
     return kind == OP_REOPEN || kind == OP_EMPTY || kind == OP_SHRINK ||
-           is_snapshot(kind);
+           kind == OP_MOVE || is_snapshot(kind);
 }
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
@@ -666,7 +719,7 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
         if (is_alone(l->kind)) {
             co_latch_co_wait(&g->behind);
         }
-        if (is_snapshot(l->kind)) {
+        if (is_snapshot(l->kind) || l->kind == OP_MOVE) {
             co_latch_co_wait(&g->jobs);
         }
         was_alone = is_alone(l->kind);

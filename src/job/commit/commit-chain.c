@@ -19,7 +19,7 @@ static CO_FN int commit_chain_co_hold_images(struct commit_chain *c,
     for (struct node *n = c->top; n != c->base && ret == 0;
          n = node_skip_filters(node_backing(n))) {
         ret = job_hold_co_use(&c->hold, n, 0, shared, &job_hold_ops_middle,
-                              n == c->top ? &c->transfer.src : NULL, err);
+                              n == c->top ? &c->top_backend : NULL, err);
     }
     return ret;
 }
@@ -36,7 +36,7 @@ static CO_FN int commit_chain_co_take_base(struct commit_chain *c, GError **err)
         ret = job_hold_co_use(&c->hold, c->base,
                               PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE,
                               PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
-                              &job_hold_ops_base, &c->transfer.dst, err);
+                              &job_hold_ops_base, &c->base_backend, err);
     }
     return ret;
 }
@@ -132,7 +132,7 @@ CO_FN int commit_chain_co_hold(struct commit_chain *c, struct node *overlay,
         .top = node_ref(top),
         .bottom = node_ref(node_overlay_of(top, base)),
         .base = node_ref(base),
-        .transfer = { .zero_flags = IO_MAY_UNMAP },
+        .transfer = { top, base, IO_MAY_UNMAP },
     };
     job_hold_init(&c->hold, "commit", by);
     /* At once, before anything yields: nobody else may begin here. */
@@ -167,7 +167,7 @@ CO_FN void commit_chain_co_release(struct commit_chain *c)
     if (!c->top) {
         return;
     }
-    c->transfer = (struct transfer) { 0 };
+    c->ending = true;
     job_hold_co_leave(&c->hold);
     commit_chain_unfreeze(c);
     commit_chain_co_take_filter_out(c);
@@ -197,16 +197,22 @@ CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err)
     if (c->base->size >= c->top->size) {
         return 0;
     }
-    backend_co_enter(c->transfer.dst);
+    backend_co_enter(c->base_backend);
     ret = node_co_truncate(c->base, c->top->size, err);
-    backend_leave(c->transfer.dst);
+    backend_leave(c->base_backend);
     if (ret < 0) {
         return ret;
     }
-    ret = backend_co_flush(c->transfer.dst);
+    ret = backend_co_flush(c->base_backend);
     return ret == 0 ? 0
                     : err_set_errno(err, -ret, "Could not flush node '%s'",
                                     c->base->name);
+}
+
+/* Has @ret come because of node_let_go(), and is the work to go on? */
+static bool commit_chain_restarts(const struct commit_chain *c, int ret)
+{
+    return ret == -ERESTART && !c->ending;
 }
 
 CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
@@ -216,13 +222,39 @@ CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
     struct extent ext = { 0 };
     int ret;
 
-    backend_co_enter(c->transfer.src);
-    ret = node_co_status_above(c->top, node_backing(c->bottom), off, max, &ext);
-    backend_leave(c->transfer.src);
+    do {
+        backend_co_enter(c->top_backend);
+        ret = node_co_status_above(c->top, node_backing(c->bottom), off, max,
+                                   &ext);
+        backend_leave(c->top_backend);
+    } while (commit_chain_restarts(c, ret));
     *ret_need = ext.depth > 0;
     *ret_zero = ext.flags & STATUS_ZERO;
     *ret_len = ext.len;
     return ret;
+}
+
+/* The backend on the top is above the base, too: no other need be entered. */
+CO_FN int commit_chain_co_copy(struct commit_chain *c, uint64_t off,
+                               uint64_t len, bool zero, struct copy_result *res)
+{
+    int ret;
+
+    do {
+        *res = (struct copy_result) { 0 };
+        backend_co_enter(c->top_backend);
+        ret = transfer_co_copy(&c->transfer, off, len, zero, res);
+        backend_leave(c->top_backend);
+    } while (commit_chain_restarts(c, ret));
+    return ret;
+}
+
+void commit_chain_let_go(struct commit_chain *c)
+{
+    c->ending = true;
+    if (c->top) {
+        node_let_go(c->top);
+    }
 }
 
 CO_FN int commit_chain_co_pivot(struct commit_chain *c,
@@ -231,7 +263,7 @@ CO_FN int commit_chain_co_pivot(struct commit_chain *c,
     const struct pivot pivot = { c->overlay, c->bottom };
     struct node *old = NULL;
     struct backend *u;
-    int ret = BARRIER(COMMIT_BASE, backend_co_flush(c->transfer.dst));
+    int ret = BARRIER(COMMIT_BASE, backend_co_flush(c->base_backend));
 
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush node '%s'",

@@ -23,7 +23,9 @@ struct commit_chain {
     struct node *top, *bottom, *base; /* no filters */
     struct node *filter;              /* "commit_top"; owned */
     struct job_hold hold;
-    struct transfer transfer; /* from @top to @base */
+    struct backend *top_backend, *base_backend; /* of @hold */
+    struct transfer transfer;                   /* from @top to @base */
+    bool ending; /* requests that were let go are not repeated */
     bool frozen;
     bool overlay_made_writable, base_made_writable;
 };
@@ -41,6 +43,12 @@ CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err);
 CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
                                uint64_t max, bool *ret_need, bool *ret_zero,
                                uint64_t *ret_len);
+/* For copy_ops.co_copy. */
+CO_FN int commit_chain_co_copy(struct commit_chain *c, uint64_t off,
+                               uint64_t len, bool zero,
+                               struct copy_result *res);
+/* Whatever waits for storage that does not answer fails. No yield. */
+void commit_chain_let_go(struct commit_chain *c);
 /* C1: flush the base, then lead the overlay past the images that go. On failure
  * the old chain stands. */
 CO_FN int commit_chain_co_pivot(struct commit_chain *c,

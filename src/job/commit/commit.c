@@ -35,7 +35,7 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
 {
     struct commit_job *c = arg;
 
-    return transfer_co_copy(&c->chain.transfer, off, len, zero, res);
+    return commit_chain_co_copy(&c->chain, off, len, zero, res);
 }
 
 static void commit_progress(void *arg, uint64_t offset)
@@ -152,7 +152,7 @@ static void commit_let_go(struct job *j)
 {
     struct commit_job *c = (struct commit_job *)j;
 
-    transfer_let_go(&c->chain.transfer);
+    commit_chain_let_go(&c->chain);
 }
 
 static const struct job_driver commit_driver = {

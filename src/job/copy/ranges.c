@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "job/copy/ranges.h"
+#include <stdbool.h>
+
+static bool ranges_overlap(const struct ranges *rs, uint64_t off, uint64_t len)
+{
+    for (const struct range *r = rs->first; r; r = r->next) {
+        if (off < r->off + r->len && r->off < off + len) {
+            return true;
+        }
+    }
+    return false;
+}
+
+CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
+                          uint64_t len)
+{
+    while (ranges_overlap(rs, off, len)) {
+        co_queue_co_wait(&rs->freed);
+    }
+    *r = (struct range) { off, len, rs->first };
+    rs->first = r;
+}
+
+void ranges_drop(struct ranges *rs, struct range *r)
+{
+    struct range **p = &rs->first;
+
+    while (*p != r) {
+        p = &(*p)->next;
+    }
+    *p = r->next;
+    co_queue_wake_all(&rs->freed);
+}

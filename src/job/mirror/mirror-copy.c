@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include "graph/io.h"
+#include "job/mirror/mirror-int.h"
+
+/* What the drained end copies at once. */
+#define REST_CHUNK (UINT64_C(1) << 20)
+
+void mirror_show_progress(struct mirror *m)
+{
+    uint64_t all = m->first ? m->source->size : m->first_bytes;
+
+    m->job.len = all + m->later_bytes + dirty_map_bytes(m->dirty);
+    job_progress(&m->job, m->first_bytes + m->later_bytes);
+}
+
+/* --- changes by guests --- */
+
+static void mirror_mark(struct mirror *m, uint64_t off, uint64_t len)
+{
+    dirty_map_set(m->dirty, off, len);
+    mirror_show_progress(m);
+    co_queue_wake_all(&m->wake);
+}
+
+/* The same change of the target. */
+static CO_FN int mirror_co_repeat(struct mirror *m, const struct watched *w)
+{
+    unsigned flags = w->flags & ~(unsigned)(IO_FUA | IO_FAST | IO_COMPRESSED);
+
+    return w->kind == WATCHED_WRITE
+               ? node_co_pwritev(m->target, w->off, w->iov, flags)
+               : node_co_zero(m->target, w->off, w->len,
+                              flags & m->transfer.zero_flags);
+}
+
+/* To both sides. What the target does not take is left to the chunks, which ask
+ * what to do about errors. */
+static CO_FN int mirror_co_change_both(struct mirror *m, struct watched *w)
+{
+    struct range r;
+    int ret, copied;
+
+    ranges_co_take(&m->ranges, &r, w->off, w->len);
+    ret = watched_co_do(w);
+    copied = ret < 0 ? ret : mirror_co_repeat(m, w);
+    if (copied < 0) {
+        mirror_mark(m, w->off, w->len);
+    } else {
+        dirty_map_clear(m->dirty, w->off, w->len);
+    }
+    ranges_drop(&m->ranges, &r);
+    return ret;
+}
+
+static CO_FN int mirror_co_change(void *arg, struct watched *w)
+{
+    struct mirror *m = arg;
+    int ret;
+
+    /* What a discard leaves is for the source to say. */
+    if (m->write_blocking && w->kind != WATCHED_DISCARD) {
+        return mirror_co_change_both(m, w);
+    }
+    ret = watched_co_do(w);
+    mirror_mark(m, w->off, w->len); /* failed: old, new, or both */
+    return ret;
+}
+
+const struct watch_ops mirror_watch_ops = { .co_change = mirror_co_change };
+
+/* --- chunks --- */
+
+/* Has @ret come because of node_let_go(), and is the work to go on? */
+static bool mirror_restarts(const struct mirror *m, int ret)
+{
+    return ret == -ERESTART && !m->ending;
+}
+
+/* Of the images that are copied. */
+static CO_FN int mirror_co_status(struct mirror *m, uint64_t off, uint64_t max,
+                                  struct extent *ext)
+{
+    struct node *end = m->bottom ? node_backing(m->bottom) : NULL;
+
+    return node_co_status_above(m->source, end, off, max, ext);
+}
+
+CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
+                         bool *ret_zero, uint64_t *ret_len)
+{
+    struct mirror *m = arg;
+    struct extent ext = { 0 };
+    bool dirty = false;
+    int ret;
+
+    if (!m->first) {
+        dirty = dirty_map_run(m->dirty, off, max, &max);
+        if (!dirty) {
+            *ret_need = *ret_zero = false;
+            *ret_len = max;
+            return 0;
+        }
+    }
+    do {
+        backend_co_enter(m->source_backend);
+        ret = mirror_co_status(m, off, max, &ext);
+        backend_leave(m->source_backend);
+    } while (mirror_restarts(m, ret));
+    *ret_zero = ext.flags & STATUS_ZERO;
+    *ret_need = dirty ||
+                (m->bottom ? ext.depth > 0 : !(*ret_zero && m->target_is_zero));
+    *ret_len = ext.len;
+    return ret;
+}
+
+/* @zero is what was seen before the marks were taken away: a guest may have
+ * written there since. */
+static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
+                                     uint64_t len, bool zero,
+                                     struct copy_result *res)
+{
+    int ret = 0;
+
+    for (uint64_t n; len > 0 && ret == 0; off += n, len -= n) {
+        struct copy_result part = { 0 };
+        struct extent ext = { .len = len };
+
+        if (zero) {
+            ret = mirror_co_status(m, off, len, &ext);
+            part.is_read = true;
+        }
+        n = MIN(len, ext.len);
+        if (ret == 0) {
+            ret = transfer_co_copy(&m->transfer, off, n,
+                                   ext.flags & STATUS_ZERO, &part);
+        }
+        res->copied += part.copied;
+        res->shared += part.shared;
+        res->read_ns += part.read_ns;
+        res->write_ns += part.write_ns;
+        res->is_read = part.is_read;
+    }
+    return ret;
+}
+
+/* The graph stays as it is meanwhile. */
+static CO_FN int mirror_co_copy_held(struct mirror *m, uint64_t off,
+                                     uint64_t len, bool zero,
+                                     struct copy_result *res)
+{
+    struct range r;
+    int ret;
+
+    ranges_co_take(&m->ranges, &r, off, len);
+    dirty_map_clear(m->dirty, off, len);
+    ret = mirror_co_copy_part(m, off, len, zero, res);
+    if (ret < 0) {
+        dirty_map_set(m->dirty, off, len);
+    } else if (!m->first) {
+        m->later_bytes += len;
+    }
+    ranges_drop(&m->ranges, &r);
+    return ret;
+}
+
+/* The backend is entered for the whole chunk, before the range is taken: a
+ * guest's change that waits for the range must not wait for the end of a drain,
+ * which waits for the guest. */
+CO_FN int mirror_co_copy(void *arg, uint64_t off, uint64_t len, bool zero,
+                         struct copy_result *res)
+{
+    struct mirror *m = arg;
+    int ret;
+
+    do {
+        *res = (struct copy_result) { 0 };
+        backend_co_enter(m->source_backend);
+        ret = mirror_co_copy_held(m, off, len, zero, res);
+        backend_leave(m->source_backend);
+    } while (mirror_restarts(m, ret));
+    return ret;
+}
+
+CO_FN int mirror_co_copy_rest(struct mirror *m)
+{
+    uint64_t off = 0, size = m->source->size, len;
+    int ret = 0;
+
+    for (; off < size && ret == 0; off += len) {
+        struct copy_result res = { 0 };
+
+        if (dirty_map_run(m->dirty, off, size - off, &len)) {
+            len = MIN(len, REST_CHUNK);
+            ret = mirror_co_copy_held(m, off, len, true, &res);
+        }
+    }
+    return ret;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of the mirror share; see mirror.h. */
+#pragma once
+#include "graph/watch.h"
+#include "job/copy/copy.h"
+#include "job/copy/dirty.h"
+#include "job/copy/ranges.h"
+#include "job/copy/transfer.h"
+#include "job/hold.h"
+#include "job/mirror/mirror.h"
+
+struct mirror {
+    struct job job; /* first */
+    struct graph *graph;
+
+    /* mirror-graph.c */
+    struct node *source; /* no filter; "file" of @filter */
+    struct node *target;
+    struct node *bottom;   /* or NULL */
+    struct node *replaces; /* or NULL */
+    struct node *filter;
+    struct job_hold hold;
+    struct backend *source_backend, *target_backend; /* of @hold */
+    bool is_commit, frozen, target_made_writable, switched;
+
+    /* mirror-copy.c */
+    struct dirty_map *dirty;
+    struct ranges ranges;
+    struct transfer transfer;
+    bool write_blocking, target_is_zero;
+    bool first;           /* round: everything, by status; else what is dirty */
+    bool ending;          /* requests that were let go are not repeated */
+    uint64_t first_bytes; /* how far the first round is */
+    uint64_t later_bytes; /* what has been copied after it */
+
+    /* mirror.c */
+    struct copy *copy; /* while a round runs */
+    uint64_t buf_size;
+    enum on_error on_source_error, on_target_error;
+    bool only_new;
+    bool completing; /* the end was asked for ... */
+    bool stay;       /* ... without the switch */
+    bool skipped;    /* an error was ignored in this round */
+    struct co_queue wake;
+};
+
+/* --- mirror-graph.c --- */
+
+/* On failure mirror_co_release() follows. */
+CO_FN int mirror_co_hold(struct mirror *m, const char *filter_node_name,
+                         GError **err);
+/* Between drain and its end: whoever used the source uses the target. */
+CO_FN int mirror_co_switch(struct mirror *m, GError **err);
+CO_FN void mirror_co_release(struct mirror *m);
+
+/* --- mirror-copy.c --- */
+
+extern const struct watch_ops mirror_watch_ops;
+/* For copy_ops. */
+CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
+                         bool *ret_zero, uint64_t *ret_len);
+CO_FN int mirror_co_copy(void *arg, uint64_t off, uint64_t len, bool zero,
+                         struct copy_result *res);
+/* The filter is drained: copy all that is dirty. */
+CO_FN int mirror_co_copy_rest(struct mirror *m);
+/* Tell the job how far it is. */
+void mirror_show_progress(struct mirror *m);

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The job.  The first round copies what the disk holds, by its status; the
+ * others what guests have changed meanwhile.  When nothing is left to copy the
+ * job is ready, and goes on following the guests until it is told to end.
+ */
+#include <errno.h>
+#include "base/barrier.h"
+#include "base/err.h"
+#include "graph/background.h"
+#include "graph/io.h"
+#include "job/mirror/mirror-int.h"
+#include "job/result.h"
+#include "loop/co.h"
+#include "loop/loop.h"
+
+/* What the drained end may have to copy: guests wait for it. */
+#define REST_MAX (UINT64_C(1) << 20)
+/* Changes are gathered that long before they are copied. */
+#define GATHER_NS UINT64_C(50000000)
+
+/* --- the copy engine's view --- */
+
+static void mirror_progress(void *arg, uint64_t offset)
+{
+    struct mirror *m = arg;
+
+    if (m->first) {
+        m->first_bytes = offset;
+    }
+    mirror_show_progress(m);
+}
+
+static CO_FN int mirror_co_error(void *arg, uint64_t off, bool is_read,
+                                 int errnum)
+{
+    struct mirror *m = arg;
+    enum on_error policy = is_read ? m->on_source_error : m->on_target_error;
+
+    job_set_fault(&m->job, is_read ? m->source : m->target, off, is_read,
+                  errnum);
+    switch (job_error_action(&m->job, policy, is_read, errnum)) {
+    case ERROR_ACTION_IGNORE:
+        /* It stays to be copied. */
+        m->skipped = true;
+        dirty_map_set(m->dirty, off, REST_MAX);
+        return 0;
+    case ERROR_ACTION_STOP:
+        return -EAGAIN; /* the pause point sleeps until it is resumed */
+    case ERROR_ACTION_REPORT: break;
+    }
+    return -errnum;
+}
+
+static CO_FN int mirror_co_pause_point(void *arg)
+{
+    struct mirror *m = arg;
+
+    return job_co_pause_point(&m->job);
+}
+
+static const struct copy_ops mirror_copy_ops = {
+    .co_scan = mirror_co_scan,
+    .co_copy = mirror_co_copy,
+    .progress = mirror_progress,
+    .co_error = mirror_co_error,
+    .co_pause_point = mirror_co_pause_point,
+};
+
+/* --- rounds --- */
+
+static CO_FN int mirror_co_round(struct mirror *m)
+{
+    struct copy_params params = {
+        .end = m->source->size,
+        /* Marks are taken away from whole granules alone. */
+        .cluster = MAX(dirty_map_granularity(m->dirty),
+                       node_get_limits(m->target)->cluster_size),
+        .speed = m->job.speed,
+        .window_max = m->buf_size,
+        .background = m->job.background,
+    };
+    int ret;
+
+    m->skipped = false;
+    m->copy = copy_new(graph_loop(m->graph), &mirror_copy_ops, m, &params);
+    ret = copy_co_run(m->copy);
+    copy_free(m->copy);
+    m->copy = NULL;
+    mirror_show_progress(m);
+    return ret;
+}
+
+/* C4, or whether the sizes fit. */
+static CO_FN int mirror_co_check_size(struct mirror *m, GError **err)
+{
+    int ret = 0;
+
+    if (!m->is_commit) {
+        return m->source->size == m->target->size
+                   ? 0
+                   : err_set(err, EINVAL,
+                             "Source and target image have different sizes");
+    }
+    if (m->target->size < m->source->size) {
+        backend_co_enter(m->source_backend);
+        ret = node_co_truncate(m->target, m->source->size, err);
+        backend_leave(m->source_backend);
+        if (ret == 0) {
+            ret = backend_co_flush(m->target_backend);
+        }
+    }
+    return ret;
+}
+
+static bool mirror_may_end(const struct mirror *m)
+{
+    return m->completing && !m->skipped &&
+           dirty_map_bytes(m->dirty) <= REST_MAX;
+}
+
+static bool mirror_is_wanted(const struct mirror *m)
+{
+    return (m->completing && !m->skipped) || m->job.backend_paused ||
+           job_is_cancelled(&m->job);
+}
+
+/* Until something is to be done: a change, a verb, or what failed may be tried
+ * again. */
+static CO_FN void mirror_co_wait(struct mirror *m)
+{
+    uint64_t until = loop_clock_ns(graph_loop(m->graph)) + GATHER_NS;
+    bool all_done = dirty_map_bytes(m->dirty) == 0;
+
+    m->job.busy = !all_done;
+    while (!mirror_is_wanted(m) && all_done && dirty_map_bytes(m->dirty) == 0) {
+        co_queue_co_wait(&m->wake);
+    }
+    m->job.busy = true;
+    while (!all_done && !mirror_is_wanted(m) &&
+           co_queue_co_wait_until(&m->wake, until)) {
+    }
+}
+
+/* Follow the guests. */
+static CO_FN int mirror_co_follow(struct mirror *m)
+{
+    int ret = 0;
+
+    while (ret == 0 && !(m->job.state == JOB_READY && mirror_may_end(m))) {
+        if (dirty_map_bytes(m->dirty) > 0) {
+            ret = mirror_co_round(m);
+        }
+        if (ret == 0 && m->job.state != JOB_READY && !m->skipped &&
+            dirty_map_bytes(m->dirty) <= (m->write_blocking ? 0 : REST_MAX)) {
+            job_set_ready(&m->job);
+        }
+        if (ret == 0 && !mirror_may_end(m)) {
+            mirror_co_wait(m);
+            ret = job_co_pause_point(&m->job);
+        }
+    }
+    return ret;
+}
+
+static CO_FN int mirror_co_run(struct job *j, GError **err)
+{
+    struct mirror *m = (struct mirror *)j;
+    int ret = job_co_pause_point(j);
+
+    if (ret == 0) {
+        ret = mirror_co_check_size(m, err);
+    }
+    if (ret == 0 && !m->only_new) {
+        ret = mirror_co_round(m);
+    }
+    m->first = false;
+    return ret < 0 ? ret : mirror_co_follow(m);
+}
+
+/* --- the end --- */
+
+static CO_FN int mirror_co_finish(struct mirror *m, GError **err)
+{
+    int ret = mirror_co_copy_rest(m);
+
+    mirror_show_progress(m);
+    if (ret == 0) {
+        ret = BARRIER(MIRROR_TARGET, node_co_flush(m->target));
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not bring node '%s' up to date",
+                             m->target->name);
+    }
+    return m->stay ? 0 : mirror_co_switch(m, err);
+}
+
+static CO_FN int mirror_co_prepare(struct job *j, GError **err)
+{
+    struct mirror *m = (struct mirror *)j;
+    int ret;
+
+    /* What is flushed now guests need not wait for. */
+    ret = BARRIER_COURTESY(backend_co_flush(m->target_backend));
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush node '%s'",
+                             m->target->name);
+    }
+    node_co_drain_requests_begin(m->filter);
+    ret = mirror_co_finish(m, err);
+    node_drain_end(m->filter);
+    return ret;
+}
+
+static CO_FN void mirror_co_clean(struct job *j)
+{
+    mirror_co_release((struct mirror *)j);
+}
+
+/* --- verbs --- */
+
+static void mirror_set_speed(struct job *j, uint64_t speed)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    if (m->copy) {
+        copy_set_speed(m->copy, speed);
+    }
+}
+
+static enum job_bottleneck mirror_held_by(const struct job *j)
+{
+    const struct mirror *m = (const struct mirror *)j;
+
+    return m->copy ? copy_held_by(m->copy) : JOB_HELD_BY_SOURCE;
+}
+
+static void mirror_kick(struct job *j)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    if (m->copy) {
+        copy_kick(m->copy);
+    }
+    co_queue_wake_all(&m->wake);
+}
+
+static void mirror_let_go(struct job *j)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    m->ending = true;
+    if (m->source) {
+        node_let_go(m->source);
+        node_let_go(m->target);
+    }
+}
+
+/* From here on changes are made on both sides, so that an end comes. */
+static void mirror_end(struct mirror *m, bool stay)
+{
+    m->completing = true;
+    m->stay = stay;
+    m->write_blocking = true;
+    mirror_kick(&m->job);
+}
+
+static CO_FN int mirror_co_complete(struct job *j, GError **err)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    if (!m->completing) {
+        mirror_end(m, false);
+    }
+    return 0;
+}
+
+static void mirror_cancel_softly(struct job *j)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    if (!m->completing) {
+        mirror_end(m, true);
+    }
+}
+
+#define MIRROR_DRIVER(name) \
+    { \
+        .type = (name), .job_size = sizeof(struct mirror), \
+        .co_run = mirror_co_run, .co_prepare = mirror_co_prepare, \
+        .co_clean = mirror_co_clean, .set_speed = mirror_set_speed, \
+        .kick = mirror_kick, .held_by = mirror_held_by, \
+        .let_go = mirror_let_go, .co_complete = mirror_co_complete, \
+        .cancel_softly = mirror_cancel_softly, \
+    }
+static const struct job_driver mirror_driver = MIRROR_DRIVER("mirror");
+static const struct job_driver active_commit_driver = MIRROR_DRIVER("commit");
+
+/* --- start --- */
+
+static int mirror_check(const struct mirror_params *p, struct node *source,
+                        GError **err)
+{
+    enum block_op op = p->is_commit ? BLOCK_OP_COMMIT : BLOCK_OP_MIRROR;
+    struct node *n = source;
+    int ret;
+
+    if (source == p->target) {
+        return err_set(err, EINVAL, "Can't mirror node into itself");
+    }
+    ret = node_check_op(source, op, err);
+    if (ret == 0) {
+        ret = node_check_op(p->target, op, err);
+    }
+    while (ret == 0 && p->is_commit && (n = node_chain_next(n)) != p->target) {
+        ret = node_check_op(n, op, err);
+    }
+    return ret;
+}
+
+static void mirror_init(struct mirror *m, const struct mirror_params *p,
+                        struct node *source)
+{
+    m->graph = source->graph;
+    m->source = node_ref(source);
+    m->target = node_ref(p->target);
+    m->bottom = p->bottom ? node_ref(p->bottom) : NULL;
+    m->replaces = p->replaces ? node_ref(p->replaces) : NULL;
+    m->is_commit = p->is_commit;
+    m->transfer = (struct transfer) { source, p->target,
+                                      p->unmap ? IO_MAY_UNMAP : 0 };
+    m->write_blocking = p->write_blocking;
+    m->target_is_zero = p->target_is_zero;
+    m->only_new = p->only_new;
+    m->first = !p->only_new;
+    m->buf_size = p->buf_size;
+    m->on_source_error = p->on_source_error;
+    m->on_target_error = p->on_target_error;
+}
+
+int mirror_co_start(struct jobs *js, const struct mirror_params *p,
+                    struct job **ret_job, GError **err)
+{
+    struct node *source = p->is_commit ? node_image(p->node, NULL)
+                                       : node_skip_filters(p->node);
+    struct dirty_map *dirty;
+    struct mirror *m;
+    struct job *j;
+    int ret = mirror_check(p, source, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    dirty = dirty_map_new(source->size, p->granularity, err);
+    ret = dirty ? job_new(js,
+                          p->is_commit ? &active_commit_driver : &mirror_driver,
+                          &p->job, &j, err)
+                : -EFBIG;
+    if (ret < 0) {
+        dirty_map_free(dirty);
+        return ret;
+    }
+    m = (struct mirror *)j;
+    m->dirty = dirty;
+    mirror_init(m, p, source);
+    j->background = background_new(m->graph, &j->limits);
+    background_join_chain(j->background, source, NULL);
+    background_join_chain(j->background, p->target, NULL);
+    mirror_show_progress(m);
+    ret = mirror_co_hold(m, p->filter_node_name, err);
+    if (ret < 0) {
+        mirror_co_release(m);
+        job_drop(j);
+        return ret;
+    }
+    job_start(j);
+    *ret_job = j;
+    return 0;
+}
