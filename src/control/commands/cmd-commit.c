@@ -5,6 +5,7 @@
 #include "control/commands/job-args.h"
 #include "control/control-int.h"
 #include "job/commit/commit.h"
+#include "job/mirror/mirror.h"
 
 /* The name of @n as "top" may say it. */
 static bool is_called(const struct node *n, const char *filename)
@@ -90,6 +91,44 @@ static int find_base(struct control *c, const json_t *args,
                : 0;
 }
 
+/* Do guests write to what is merged? */
+static bool is_active(const struct commit_params *p)
+{
+    unsigned perm, shared;
+
+    node_cumulative_perms(p->top, &perm, &shared);
+    return (perm & PERM_WRITE) || p->top == node_image(p->node, NULL);
+}
+
+/* A mirror into an image of the disk's own chain. */
+static CO_FN int commit_co_start_active(struct control *c,
+                                        const struct commit_params *p,
+                                        GError **err)
+{
+    const struct mirror_params m = {
+        .job = p->job,
+        .is_commit = true,
+        .node = p->top,
+        .target = p->base,
+        .bottom = node_overlay_of(p->top, p->base),
+        .unmap = true,
+        .filter_node_name = p->filter_node_name,
+        .on_source_error = p->on_error,
+        .on_target_error = p->on_error,
+    };
+    struct job *job;
+
+    if (p->backing_file) {
+        return err_set(err, EINVAL,
+                       p->top == node_image(p->node, NULL)
+                           ? "'backing-file' specified, but 'top' is the "
+                             "active layer"
+                           : "'backing-file' specified, but 'top' has a "
+                             "writer on it");
+    }
+    return mirror_co_start(c->jobs, &m, &job, err);
+}
+
 CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
@@ -118,11 +157,9 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
     if (r == 0) {
         r = find_base(c, args, &p, err);
     }
-    if (r == 0 && p.top == node_image(p.node, NULL)) {
-        r = err_set(err, ENOTSUP,
-                    "'%s' is the active layer, which cannot be committed "
-                    "while it is in use",
-                    node_title(p.top));
+    if (r < 0) {
+        return r;
     }
-    return r < 0 ? r : commit_co_start(c->jobs, &p, &job, err);
+    return is_active(&p) ? commit_co_start_active(c, &p, err)
+                         : commit_co_start(c->jobs, &p, &job, err);
 }
