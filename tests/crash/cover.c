@@ -22,7 +22,8 @@ static bool is_needed(enum cover c, const char *group)
     if (qcow2) {
         return c < COVER_EMPTY;
     }
-    if (cow && (c > COVER_EMPTY || c == COVER_AUTOCLEAR)) {
+    if (cow &&
+        (c > COVER_EMPTY || c == COVER_AUTOCLEAR || c == COVER_OVERLAY)) {
         return false;
     }
     return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&

@@ -50,7 +50,7 @@ static const char *alphabet(const struct crash_config *c)
            : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynljMV"
                                        : "aufbvexztFrgwWdoynlj"
            : c->mid       ? "aufbvexztFrqpsSkCcgwWdoy"
-           : c->backing   ? "aufbvexztFrqpsScgwWdoyMV"
+           : c->backing   ? "aufbvexztFrqpsScgwWdoyMVO"
            : c->direct    ? "aufbvemxztFrgwWdoy"
                           : "aufbvexztFrgwWdoy";
 }
@@ -330,10 +330,10 @@ char *short_try(const struct crash_config *c, const struct suite *s,
 
 static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
-    const char *abc = c->mid         ? "DDDUZTFFRRpSkcgwdoy"
-                      : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynlj"
+    const char *abc = c->mid         ? "DDDUZTFFRRpSkCcgwdoy"
+                      : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynljMV"
                                                   : "DDDUZTFFRgwdoynlj"
-                      : c->backing   ? "DDDUZTFFRRpScgwdoy"
+                      : c->backing   ? "DDDUZTFFRRpScgwdoyMVO"
                                      : "DDDUZTFFRgwdoy";
     unsigned len = (unsigned)g_rand_int_range(rnd, 5, 40);
     bool shrinks = c->format == &format_qcow2;

@@ -113,6 +113,7 @@ extern const unsigned crash_n_configs;
     X(COMMIT, "commits into the base") \
     X(MERGE, "disks that were merged into their base") \
     X(MOVE, "disks that went on on their base") \
+    X(OVERLAY, "overlays that took the place of a disk") \
     X(STREAM_STEP, "last steps of a stream in steps") \
     X(CANCEL, "streams that were cancelled on the way") \
     X(RESIZE, "disks that grew") \
@@ -158,6 +159,7 @@ struct world {
     bool job_cancelled;
     bool made_again; /* an image is made where one was */
     bool moved;      /* the base is the disk */
+    bool over;       /* "/over" is, an overlay of the image */
     char *bad_read;  /* what a guest read that it may not (G7) */
 };
 extern struct world world;
@@ -177,6 +179,8 @@ CO_FN void world_co_abandon(void);
 /* The image, writable with copy-on-read above it where there is a base, or
  * read-only without. */
 CO_FN int world_co_open(bool writable, struct node **ret_n, GError **err);
+/* Of "/over", without what it stands on; caller owns. */
+json_t *world_over_options(const struct node *disk);
 /* What the disk holds at the start. */
 void world_init(struct oracle *o);
 /* Run @sequence (see the table in world.c) and close; fills @o. */
@@ -201,6 +205,7 @@ enum op_kind {
     OP_COMMIT,
     OP_MERGE,
     OP_MOVE,
+    OP_OVERLAY,
     OP_CANCEL,
     OP_RESIZE,
     OP_WAIT,
@@ -243,7 +248,7 @@ struct oracle {
     bool *loose;             /* per slot: anything until it is repaired */
     uint64_t init_size;      /* grains */
     uint64_t gone, mid_gone; /* instants from which on a file is gone */
-    uint64_t moved;          /* from which on the base is the disk; 0 = never */
+    uint64_t moved, over;    /* from which on another file is the disk */
     uint64_t repaired;       /* the image was broken before; 0 = never */
     uint64_t created;        /* from which on the image must be there */
     uint64_t at;

@@ -413,6 +413,14 @@ void world_co_damage(struct oracle *o, bool worse)
     o->repaired = UINT64_MAX;
 }
 
+json_t *world_over_options(const struct node *disk)
+{
+    return json_pack("{s:s, s:s, s:n, s:{s:s, s:s, s:s, s:s}}", "driver",
+                     node_driver_name(disk), "discard", "unmap", "backing",
+                     "file", "driver", "file", "filename", "/over", "locking",
+                     "off", "discard", "unmap");
+}
+
 int world_co_open(bool writable, struct node **ret_n, GError **err)
 {
     const struct crash_config *c = world.config;
@@ -426,6 +434,10 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
     int ret;
 
     options_add_data(o);
+    if (world.over) {
+        json_object_set_new(json_object_get(o, "file"), "filename",
+                            json_string("/over"));
+    }
     if (world.moved) {
         json_object_set_new(
             o, "driver", json_string(c->base_format ? c->base_format : "raw"));

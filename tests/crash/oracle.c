@@ -351,6 +351,7 @@ uint64_t oracle_hash(const struct oracle *o)
     uint64_t h = (o->gone && o->gone <= o->at) + 2 * (o->created <= o->at) +
                  4 * o->killed + 8 * (o->mid_gone && o->mid_gone <= o->at) +
                  16 * (o->moved && o->moved <= o->at) +
+                 64 * (o->over && o->over <= o->at) +
                  32 * (o->repaired > o->at);
 
     for (unsigned i = 0; i < o->n_ops; i++) {

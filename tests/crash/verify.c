@@ -227,6 +227,8 @@ static void oracle_after(struct oracle *next, const struct oracle *o,
     oracle_init(next, o->config);
     memcpy(next->init, ids, windows_slots(o->config) * sizeof(*ids));
     next->init_size = grains;
+    next->moved = world.moved;
+    next->over = world.over;
     if (o->at < o->repaired) { /* still broken */
         next->repaired = UINT64_MAX;
         memcpy(next->loose, o->loose,
@@ -352,7 +354,7 @@ static char *state_look_outside(const struct state *st, const uint64_t *ids,
 
     if (!verify_outside || st->o->config->format->is_raw ||
         st->o->config->format == &format_cow || st->at < st->o->repaired ||
-        world.moved) {
+        world.moved || world.over) {
         return NULL;
     }
     if (st->hash % EVERY_OUTSIDE == 0) {
@@ -374,6 +376,7 @@ char *state_co_verify(struct state *st, unsigned depth)
     sim_restore(world.sim, st->img);
     sim_reseed(world.sim, st->hash);
     world.moved = st->o->moved && st->o->moved <= st->at;
+    world.over = st->o->over && st->o->over <= st->at;
     if (st->o->config->co_verify) {
         return st->o->config->co_verify(st);
     }

@@ -18,6 +18,7 @@
 #include "graph/driver.h"
 #include "graph/image.h"
 #include "graph/io.h"
+#include "graph/overlay.h"
 #include "job/commit/commit.h"
 #include "job/mirror/mirror.h"
 #include "job/stream/stream.h"
@@ -289,7 +290,17 @@ static bool can_move(struct node *base)
 {
     const struct crash_config *c = world.config;
 
-    return base && !c->mid && c->base_size <= c->size;
+    return base && !c->mid && !c->bitmap && !world.over &&
+           c->base_size <= c->size;
+}
+
+/* Can "/over" be? One file of the same format then says it all. */
+static bool can_overlay(void)
+{
+    const struct crash_config *c = world.config;
+
+    return c->format != &format_cow && !c->data_file && !c->bitmap &&
+           !world.over && !world.moved;
 }
 
 /* Merge the disk down into its base: go on there (alone), or @stay. */
@@ -327,6 +338,38 @@ static CO_FN int guest_co_merge(struct guest *g, bool stay)
         g->o->moved = stay ? 0 : world.job_done;
     }
     world.job_done = before;
+    return ret;
+}
+
+/* An overlay takes the place of the disk; once. */
+static CO_FN int guest_co_overlay(struct guest *g)
+{
+    struct overlay_step s = { node_skip_filters(backend_node(g->u)), NULL };
+    json_t *o = json_pack("{s:I, s:s, s:s}", "size", (json_int_t)s.disk->size,
+                          "backing_file", "/top", "backing_fmt",
+                          node_driver_name(s.disk));
+    int ret = can_overlay() ? 0 : -EINVAL;
+
+    if (ret == 0) {
+        ret = image_co_create(world.graph, s.disk->drv, "/over", o, NULL);
+    }
+    json_decref(o);
+    if (ret == 0) {
+        o = world_over_options(s.disk);
+        ret = node_co_open(world.graph, o, NODE_RDWR, &s.overlay, NULL);
+        json_decref(o);
+    }
+    if (ret == 0) {
+        node_ref(s.disk);
+        ret = overlays_co_put(&s, 1, NULL);
+        node_co_unref(s.overlay);
+        node_co_unref(s.disk);
+    }
+    if (ret == 0) {
+        cover(COVER_OVERLAY);
+        world.over = true;
+        g->o->over = sim_mark(world.sim, "overlay", 0);
+    }
     return ret;
 }
 
@@ -506,6 +549,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_COMMIT: return guest_co_commit(g);
     case OP_MERGE: return guest_co_merge(g, true);
     case OP_MOVE: return guest_co_merge(g, false);
+    case OP_OVERLAY: return guest_co_overlay(g);
     case OP_CANCEL: return guest_co_cancel(g, op);
     case OP_RESIZE: return guest_co_resize(g, op);
     case OP_WAIT: co_sleep(op->n * 1000000); return 0;
@@ -595,6 +639,7 @@ static const struct letter letters[] = {
     { 'C', OP_COMMIT },
     { 'M', OP_MERGE },
     { 'V', OP_MOVE },
+    { 'O', OP_OVERLAY },
     { 'd', OP_DRAIN },
     { 'o', OP_REOPEN },
     { 'n', OP_SNAPSHOT },
@@ -665,7 +710,8 @@ CO_FN_LOOKS static void place(struct guest *g, const struct letter *l,
     if (l->kind == OP_EMPTY) {
         struct node *n = node_skip_filters(g->n);
 
-        if (!node_backing(n) || !n->drv->co_make_empty || g->jobs.count) {
+        if (!node_backing(n) || !n->drv->co_make_empty || g->jobs.count ||
+            world.over) {
             op->kind = OP_DRAIN; /* not with this one */
             op->fua = false;
         }
@@ -700,7 +746,7 @@ static bool is_snapshot(enum op_kind kind)
 static bool is_alone(enum op_kind kind)
 {
     return kind == OP_REOPEN || kind == OP_EMPTY || kind == OP_SHRINK ||
-           kind == OP_MOVE || is_snapshot(kind);
+           kind == OP_MOVE || kind == OP_OVERLAY || is_snapshot(kind);
 }
 
 static CO_FN void guest_co_play(struct guest *g, const char *sequence)
@@ -719,7 +765,8 @@ static CO_FN void guest_co_play(struct guest *g, const char *sequence)
         if (is_alone(l->kind)) {
             co_latch_co_wait(&g->behind);
         }
-        if (is_snapshot(l->kind) || l->kind == OP_MOVE) {
+        if (is_snapshot(l->kind) || l->kind == OP_MOVE ||
+            l->kind == OP_OVERLAY) {
             co_latch_co_wait(&g->jobs);
         }
         was_alone = is_alone(l->kind);
