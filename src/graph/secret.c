@@ -125,7 +125,9 @@ static CO_FN int props_co_load(const json_t *props, struct wiped **ret,
         (r = opts_finish(o, data ? NULL : err)) < 0) {
         /* What is not understood may be a part of the secret. */
         if (data && err && !*err) {
-            err_set(err, EINVAL, "A secret with 'data' takes only 'format'");
+            err_set(err, EINVAL,
+                    "A secret with 'data' takes only 'format', which is 'raw' "
+                    "or 'base64'");
             err_hint(err,
                      "A comma in data= is written as two, or use file=PATH.");
         }

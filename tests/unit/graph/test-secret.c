@@ -79,7 +79,9 @@ static CO_FN void refusals_entry(void *arg)
     g_autofree char *base64 = refused(
         g, json_pack("{s:s,s:s}", "data", "hush*hush", "format", "base64"));
     g_autofree char *format = refused(
-        g, json_pack("{s:s,s:s}", "data", "a", "format", "hex"));
+        g, json_pack("{s:s,s:s}", "file", "/dev/null", "format", "hex"));
+    g_autofree char *quiet = refused(
+        g, json_pack("{s:s,s:s}", "data", "a", "format", "hush"));
     g_autofree char *huge = refused(g, json_pack("{s:s}", "data", big));
     g_autofree char *gone = refused(
         g, json_pack("{s:s}", "file", "/nonexistent/key"));
@@ -89,6 +91,9 @@ static CO_FN void refusals_entry(void *arg)
     g_assert_nonnull(strstr(base64, "not valid base64"));
     g_assert_null(strstr(base64, "hush"));
     g_assert_nonnull(strstr(format, "'hex'"));
+    /* It may be a part of the secret. */
+    g_assert_nonnull(strstr(quiet, "'raw' or 'base64'"));
+    g_assert_null(strstr(quiet, "hush"));
     g_assert_nonnull(strstr(huge, "larger than"));
     g_assert_nonnull(strstr(gone, "No such file"));
     graph_co_free(g);
