@@ -33,8 +33,8 @@
 static const struct subcommand subcommands[] = {
     { "", NULL, "Images at rest", NULL },
     { "create", cmd_create,
-      "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS] FILE "
-      "[SIZE]",
+      "[-q] [-f FORMAT] [-b BACKING [-F FORMAT]] [-u] [-o OPTIONS]\n"
+      "       [--object DEFINITION] FILE [SIZE]",
       "Make an image.\n\n"
       "  -f FORMAT             format of the new image (default raw)\n"
       "  -b FILE               backing file: reads of what the image lacks\n"
@@ -42,6 +42,8 @@ static const struct subcommand subcommands[] = {
       "  -F FORMAT             format of the backing file; always say it\n"
       "  -u                    do not open the backing file\n"
       "  -o OPTIONS            name=value,... ; -o help lists them\n"
+      "      --object TYPE,id=ID,...\n"
+      "                        make an object that the image needs\n"
       "  -q                    print nothing but errors\n"
       HELP_HELP },
     { "commit", cmd_commit,

@@ -88,6 +88,28 @@ def test_sluice(d):
         same(c, mine, there)
 
 
+def test_differences_from_qemu_img(d):
+    """What qemu-img has and sluice has not is told: commands and options."""
+    if not shutil.which('qemu-img'):
+        raise Skip('qemu-img')
+    told = sections(read(PAGES['sluice.1.rst']), r'(DIFFERENCES) FROM',
+                    '=')['DIFFERENCES']
+    mine = re.findall(r'^  (\w+)  ', output(SLUICE, '--help'), re.M)
+    syntax = output('qemu-img', '--help').split('Command syntax:')[1]
+    syntax = syntax.split('Command parameters')[0].strip().splitlines()
+    assert len(syntax) >= 14, syntax
+    for line in syntax:
+        command = line.split()[0]
+        if command not in mine:
+            assert '**%s**' % command in told, command
+            continue
+        option = r'(?<![\w-])(--?[A-Za-z][\w-]*)'
+        missing = (set(re.findall(option, line)) -
+                   set(re.findall(option, output(SLUICE, command, '--help'))))
+        for o in missing:
+            assert '**%s**' % o in told, (command, o)
+
+
 def test_every_option_by_itself(d):
     """No sentence runs on from one option to the next: each text begins like one,
     and none ends with a comma."""
