@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/suggest.h"
+#include "base/text.h"
 #include "cli/cli.h"
 
 #define DEFAULT_SOCKET "/run/sluice/control.sock"
@@ -81,11 +82,14 @@ char *client_fault_text(const json_t *fault)
     json_int_t offset = json_integer_value(json_object_get(fault, "offset"));
     const char *file = text_of(fault, "file");
 
-    return g_strdup_printf(
+    g_autofree char *text = g_strdup_printf(
         "could not %s node '%s'%s%s%s at offset %" JSON_INTEGER_FORMAT ": %s",
         text_of(fault, "operation"), text_of(fault, "node-name"),
         file ? " (" : "", file ? file : "", file ? ")" : "", offset,
         text_of(fault, "error"));
+
+    /* The name of the file may have stood in a header. */
+    return text_printable(text, "");
 }
 
 void client_hint_names(struct sluice_conn *conn, const char *command,

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/commands.h"
@@ -107,8 +108,10 @@ static void run_human(struct monitor *m, const char *line)
 
     m->status = value ? 0 : 1;
     if (value) {
-        /* The monitor's own text ends its lines with CR LF. */
-        for (const char *p = json_string_value(value); p && *p; p++) {
+        /* Its lines end with CR LF; names of files may hold anything. */
+        g_autofree char *text = text_printable(json_string_value(value),
+                                               "\r\n\t");
+        for (const char *p = text; p && *p; p++) {
             if (*p != '\r') {
                 putchar(*p);
             }

@@ -150,6 +150,16 @@ def test_the_daemon_goes_away(d):
         assert t.wait() == 1
 
 
+def test_names_move_no_terminal(d):
+    """A file name with an escape sequence, as a header can hold one."""
+    path = d + '/a\x1b[31mb.raw'
+    with open(path, 'wb') as f:
+        f.truncate(MIB)
+    with Sluiced(d, '--drive', 'id=x,format=raw,file=' + path) as s:
+        p = piped(s, 'info block\n')
+        assert 'a\\x1b[31mb.raw' in p.stdout and '\x1b' not in p.stdout, p
+
+
 def test_piped(d):
     with daemon(d) as s:
         p = piped(s, 'info version\n{"execute": "query-version"}\nzork')
