@@ -7,6 +7,7 @@
  */
 #pragma once
 #include <glib.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -57,6 +58,11 @@ struct progress *progress_new(const char *what, bool force);
 /* Show @note ("paused") instead of the speed; NULL: the speed again. @note is
  * not copied. NULL as @p is fine. */
 void progress_note(struct progress *p, const char *note);
+/* What is left as the daemon tells it (JobEta); NULL: by the rate that is seen
+ * here. Borrowed until the next update. */
+void progress_eta(struct progress *p, const json_t *eta);
+/* The same in words: "1:05 left (0:58 to 1:20)". Owned. */
+char *progress_eta_text(const json_t *eta);
 /* Both in bytes; rate-limited inside. NULL is fine. */
 void progress_update(struct progress *p, uint64_t done, uint64_t total);
 /* End the line. NULL is fine. */

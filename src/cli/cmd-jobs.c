@@ -13,10 +13,12 @@
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
+#include "cli/limit-options.h"
 
 struct job_args {
     const char *command, *socket;
     bool json, force, all, no_wait;
+    json_t *limits; /* object; of "job" */
 };
 
 static const struct option jobs_options[] = {
@@ -32,6 +34,7 @@ static const struct option job_options[] = {
     { "output", required_argument, NULL, 'o' },
     { "force", no_argument, NULL, 'f' },
     { "no-wait", no_argument, NULL, 'n' },
+    LIMIT_OPTIONS,
     { NULL, 0, NULL, 0 }
 };
 
@@ -50,6 +53,11 @@ static int jobs_parse_args(int argc, char **argv, struct job_args *a,
         case 'f': a->force = true; break;
         case 'a': a->all = true; break;
         case 'n': a->no_wait = true; break;
+        case OPT_LATENCY_TARGET:
+        case OPT_FLOOR:
+        case OPT_FINISH_BY:
+            r = limit_option(a->command, c, optarg, a->limits);
+            break;
         default: r = cli_bad_option(a->command, argv); break;
         }
     }
@@ -61,6 +69,16 @@ static const char *jobs_get_str(const json_t *obj, const char *key)
     const char *s = json_string_value(json_object_get(obj, key));
 
     return s ? s : "-";
+}
+
+/* "1:05 left (0:58 to 1:20)"; nothing when that cannot be told. */
+static void print_eta(const json_t *eta)
+{
+    g_autofree char *text = eta ? progress_eta_text(eta) : NULL;
+
+    if (text) {
+        printf("  %s", text);
+    }
 }
 
 static void print_job(const json_t *job)
@@ -78,6 +96,10 @@ static void print_job(const json_t *job)
     if (speed) {
         printf("  limit %s/s", speed_text);
     }
+    if (json_object_get(job, "held-by")) {
+        printf("  held back by %s", jobs_get_str(job, "held-by"));
+    }
+    print_eta(json_object_get(job, "eta"));
     if (json_object_get(job, "error")) {
         printf("  error: %s", jobs_get_str(job, "error"));
     }
@@ -175,6 +197,7 @@ static const struct verb {
     { "finalize", "job-finalize", "id" },
     { "dismiss", "job-dismiss", "id" },
     { "speed", "block-job-set-speed", "device" },
+    { "limits", "block-job-set-limits", "device" },
     { "wait", NULL, NULL },
 };
 
@@ -219,6 +242,7 @@ static int run_verb(struct sluice_conn *conn, const struct job_args *a,
     if (a->force && cancel) {
         json_object_set_new(args, "force", json_true());
     }
+    json_object_update(args, a->limits);
     json_t *reply = client_execute(conn, v->command, args);
     if (reply) {
         json_decref(reply);
@@ -265,16 +289,44 @@ static int job_run(struct sluice_conn *conn, const struct job_args *a,
     return status;
 }
 
-int cmd_job(int argc, char **argv)
+/* The number of "speed", the last word, which is taken off. */
+static int take_speed(int *argc, char **argv, uint64_t *ret)
 {
-    struct job_args a = { .command = "job" };
-    int status = jobs_parse_args(argc, argv, &a, job_options, "hs:f");
     g_autoptr(GError) err = NULL;
-    uint64_t number = 0, *speed = NULL;
 
-    if (status != 0) {
-        return status < 0 ? 0 : status;
+    if (*argc - optind != 2) {
+        return cli_usage_error("job", "'speed' takes a job id and bytes "
+                                      "per second");
     }
+    if (size_parse(argv[--*argc], 0, ret, &err) < 0) {
+        return cli_usage_error("job", "%s", err->message);
+    }
+    argv[*argc] = NULL;
+    return 0;
+}
+
+/* Of the options that say what to leave to guests: "limits" needs one, and has
+ * them alone. */
+static int check_limits(const struct verb *v, const json_t *limits)
+{
+    bool given = json_object_size(limits) > 0;
+
+    if (strcmp(v->name, "limits") == 0) {
+        return given
+                   ? 0
+                   : cli_usage_error("job", "'limits' takes --latency-target, "
+                                            "--floor or --finish-by");
+    }
+    return given ? cli_usage_error("job", "--latency-target, --floor and "
+                                          "--finish-by go with 'limits'")
+                 : 0;
+}
+
+static int job_with_args(int argc, char **argv, const struct job_args *a)
+{
+    uint64_t number = 0, *speed = NULL;
+    int status;
+
     if (argc - optind < 2) {
         return cli_usage_error("job", "expecting a verb and job ids");
     }
@@ -282,22 +334,31 @@ int cmd_job(int argc, char **argv)
     if (!v) {
         return unknown_verb(argv[optind - 1]);
     }
-    if (strcmp(v->name, "speed") == 0) {
-        if (argc - optind != 2) {
-            return cli_usage_error("job", "'speed' takes a job id and bytes "
-                                          "per second");
-        }
-        if (size_parse(argv[--argc], 0, &number, &err) < 0) {
-            return cli_usage_error("job", "%s", err->message);
-        }
-        argv[argc] = NULL;
+    status = check_limits(v, a->limits);
+    if (status == 0 && strcmp(v->name, "speed") == 0) {
         speed = &number;
+        status = take_speed(&argc, argv, speed);
     }
-    struct sluice_conn *conn = client_connect(a.socket);
+    if (status != 0) {
+        return status;
+    }
+    struct sluice_conn *conn = client_connect(a->socket);
     if (!conn) {
         return 1;
     }
-    status = job_run(conn, &a, v, (const char *const *)argv + optind, speed);
+    status = job_run(conn, a, v, (const char *const *)argv + optind, speed);
     sluice_disconnect(conn);
     return status;
+}
+
+int cmd_job(int argc, char **argv)
+{
+    struct job_args a = { .command = "job", .limits = json_object() };
+    int status = jobs_parse_args(argc, argv, &a, job_options, "hs:f");
+
+    if (status == 0) {
+        status = job_with_args(argc, argv, &a);
+    }
+    json_decref(a.limits);
+    return MAX(status, 0);
 }

@@ -8,10 +8,12 @@
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/follow.h"
+#include "cli/limit-options.h"
 
 struct pull {
     const char *socket, *device, *base, *backing_file, *on_error, *job_id;
     uint64_t speed;
+    json_t *limits; /* object */
     bool no_wait, json;
 };
 
@@ -34,6 +36,7 @@ static int pull_parse_args(int argc, char **argv, struct pull *p)
         { "base", required_argument, NULL, 'b' },
         { "backing-file", required_argument, NULL, 'B' },
         { "speed", required_argument, NULL, 'S' },
+        LIMIT_OPTIONS,
         { "on-error", required_argument, NULL, 'e' },
         { "job-id", required_argument, NULL, 'j' },
         { "no-wait", no_argument, NULL, 'n' },
@@ -50,6 +53,11 @@ static int pull_parse_args(int argc, char **argv, struct pull *p)
         case 'b': p->base = optarg; break;
         case 'B': p->backing_file = optarg; break;
         case 'S': r = parse_speed(optarg, &p->speed); break;
+        case OPT_LATENCY_TARGET:
+        case OPT_FLOOR:
+        case OPT_FINISH_BY:
+            r = limit_option("pull", c, optarg, p->limits);
+            break;
         case 'e': p->on_error = optarg; break;
         case 'j': p->job_id = optarg; break;
         case 'n': p->no_wait = true; break;
@@ -81,6 +89,7 @@ static json_t *stream_arguments(const struct pull *p)
     if (p->speed) {
         json_object_set_new(args, "speed", json_integer((json_int_t)p->speed));
     }
+    json_object_update(args, p->limits);
     return args;
 }
 
@@ -101,29 +110,37 @@ static int follow_pull(struct sluice_conn *conn, const struct pull *p)
     return follow_jobs(conn, ids, &o);
 }
 
-int cmd_pull(int argc, char **argv)
+static int pull_run(const struct pull *p)
 {
-    struct pull p = { 0 };
-    int status = pull_parse_args(argc, argv, &p);
+    struct sluice_conn *conn = client_connect(p->socket);
+    int status = 0;
 
-    if (status != 0) {
-        return status < 0 ? 0 : status;
-    }
-    struct sluice_conn *conn = client_connect(p.socket);
     if (!conn) {
         return 1;
     }
-    json_t *reply = client_execute(conn, "block-stream", stream_arguments(&p));
+    json_t *reply = client_execute(conn, "block-stream", stream_arguments(p));
     if (!reply) {
         status = 1;
-        if (!client_hint_device(conn, p.device) && p.base) {
+        if (!client_hint_device(conn, p->device) && p->base) {
             fprintf(stderr, "--base takes the name of an image below the "
                             "device, as its chain has it.\n");
         }
-    } else if (!p.no_wait) {
-        status = follow_pull(conn, &p);
+    } else if (!p->no_wait) {
+        status = follow_pull(conn, p);
     }
     json_decref(reply);
     sluice_disconnect(conn);
     return status;
+}
+
+int cmd_pull(int argc, char **argv)
+{
+    struct pull p = { .limits = json_object() };
+    int status = pull_parse_args(argc, argv, &p);
+
+    if (status == 0) {
+        status = pull_run(&p);
+    }
+    json_decref(p.limits);
+    return MAX(status, 0);
 }

@@ -14,6 +14,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/limit-options.h"
 #include "cli/image.h"
 #include "cli/serve-format.h"
 #include "control/commands/image-info.h"
@@ -24,6 +25,7 @@ struct serve {
     const char *pidfile, *engine;
     const char *mode, *owner, *group; /* of the Unix socket */
     bool stream, copy_on_read, read_only, daemonize, dry_run;
+    json_t *limits; /* object: of the stream */
 };
 
 enum {
@@ -53,6 +55,7 @@ static const struct option serve_options[] = {
     { "control", required_argument, NULL, OPT_CONTROL },
     { "stream", no_argument, NULL, OPT_STREAM },
     { "copy-on-read", no_argument, NULL, OPT_COR },
+    LIMIT_OPTIONS,
     { "read-only", no_argument, NULL, 'r' },
     { "cache", required_argument, NULL, OPT_CACHE },
     { "daemonize", no_argument, NULL, 'd' },
@@ -83,6 +86,13 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
         case OPT_CONTROL: s->control = optarg; break;
         case OPT_STREAM: s->stream = true; break;
         case OPT_COR: s->copy_on_read = true; break;
+        case OPT_LATENCY_TARGET:
+        case OPT_FLOOR:
+        case OPT_FINISH_BY:
+            if (limit_option("serve", c, optarg, s->limits)) {
+                return 1;
+            }
+            break;
         case OPT_CACHE: s->cache = optarg; break;
         case OPT_PIDFILE: s->pidfile = optarg; break;
         case OPT_ENGINE: s->engine = optarg; break;
@@ -103,6 +113,10 @@ static int serve_parse_args(int argc, char **argv, struct serve *s)
     if ((s->mode || s->owner || s->group) && !s->socket) {
         return cli_usage_error("serve", "--socket-mode, --socket-owner and "
                                         "--socket-group need --socket");
+    }
+    if (json_object_size(s->limits) && !s->stream) {
+        return cli_usage_error("serve", "--latency-target, --floor and "
+                                        "--finish-by go with --stream");
     }
     if (s->read_only && (s->stream || s->copy_on_read)) {
         return cli_usage_error("serve", "--stream and --copy-on-read write to "
@@ -141,6 +155,23 @@ static const char *drive_cache(const char *mode)
                                              : "writeback";
 }
 
+/* What the stream leaves to guests, as options of the drive. */
+static void add_limits(json_t *limits, GString *o)
+{
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(limits, name, value) {
+        if (json_is_string(value)) {
+            g_autofree char *text = quote(json_string_value(value));
+            g_string_append_printf(o, ",%s=%s", name, text);
+        } else {
+            g_string_append_printf(o, ",%s=%lld", name,
+                                   (long long)json_integer_value(value));
+        }
+    }
+}
+
 static char *drive_option(const struct serve *s)
 {
     g_autofree char *file = quote(s->image);
@@ -158,6 +189,7 @@ static char *drive_option(const struct serve *s)
     }
     if (s->stream) {
         g_string_append(o, ",stream=on");
+        add_limits(s->limits, o);
     }
     return g_string_free(o, FALSE);
 }
@@ -284,24 +316,30 @@ static CO_FN int serve_co_check_base(struct graph *g, void *arg)
     return r;
 }
 
-int cmd_serve(int argc, char **argv)
+static int serve_run(const struct serve *s)
 {
-    struct serve s = { .name = "disk0" };
-    int status = serve_parse_args(argc, argv, &s);
-
-    if (status != 0) {
-        return status < 0 ? 0 : status;
-    }
-    if (s.stream && image_run(serve_co_check_base, &s) != 0) {
+    if (s->stream && image_run(serve_co_check_base, (void *)s) != 0) {
         return 1;
     }
     g_autofree char *program = find_daemon();
-    g_autoptr(GPtrArray) args = daemon_args(&s, program);
-    if (s.dry_run) {
+    g_autoptr(GPtrArray) args = daemon_args(s, program);
+    if (s->dry_run) {
         print_command(args);
         return 0;
     }
     execvp(program, (char **)args->pdata);
     cli_error("cannot start '%s': %s", program, g_strerror(errno));
     return 1;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve s = { .name = "disk0", .limits = json_object() };
+    int status = serve_parse_args(argc, argv, &s);
+
+    if (status == 0) {
+        status = serve_run(&s);
+    }
+    json_decref(s.limits);
+    return MAX(status, 0);
 }

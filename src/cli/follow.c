@@ -299,6 +299,7 @@ static bool follow_poll(struct follow *f)
     json_t *list = client_execute(f->conn, "query-block-jobs", NULL);
     uint64_t done = 0, total = 0;
     const char *pause = NULL;
+    const json_t *eta = NULL;
 
     for (unsigned i = 0; list && i < f->n; i++) {
         struct followed *j = &f->jobs[i];
@@ -307,6 +308,7 @@ static bool follow_poll(struct follow *f)
         if (job) {
             const char *p = job_pause(f, j, job);
             pause = p ? p : pause;
+            eta = f->n == 1 ? json_object_get(job, "eta") : NULL;
             done += (uint64_t)json_integer_value(
                 json_object_get(job, "offset"));
             total += (uint64_t)json_integer_value(json_object_get(job, "len"));
@@ -318,7 +320,9 @@ static bool follow_poll(struct follow *f)
     }
     if (total > 0) {
         progress_note(f->bar, pause);
+        progress_eta(f->bar, eta);
         progress_update(f->bar, done, total);
+        progress_eta(f->bar, NULL);
     }
     json_decref(list);
     return list != NULL;

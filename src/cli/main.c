@@ -17,6 +17,12 @@
 #define SOCKET_HELP \
     "  -s, --socket PATH     control socket of the daemon (or SLUICE_SOCKET)\n"
 #define HELP_HELP "  -h, --help            print this\n"
+#define LIMITS_HELP \
+    "      --latency-target T  what guests may feel of it: 5ms, or 2x what they\n" \
+    "                        have undisturbed (default), or off\n" \
+    "      --floor N         bytes per second that no guest takes away (4M)\n" \
+    "      --finish-by TIME  +2h, 18:05 or 2026-11-30T18:05: as fast as that\n" \
+    "                        needs\n"
 #define OUTPUT_HELP "      --output FORMAT   human (default) or json\n"
 #define FORMAT_HELP \
     "  -f FORMAT             format of the image\n" \
@@ -218,6 +224,7 @@ static const struct subcommand subcommands[] = {
       "                        .cow, .raw, never from the image\n"
       "      --stream          populate the image from its base meanwhile,\n"
       "                        then let go of the base\n"
+      LIMITS_HELP
       "      --copy-on-read    keep what guests read\n"
       "  -r, --read-only       refuse writes\n"
       "      --name NAME       name of device and export (default disk0)\n"
@@ -263,6 +270,7 @@ static const struct subcommand subcommands[] = {
       "  -b, --base FILE       keep this image below; copy what is above it\n"
       "      --backing-file F  name to record for the base\n"
       "      --speed N         bytes per second, 0 = as fast as it goes\n"
+      LIMITS_HELP
       "      --on-error WHAT   report (default), ignore, stop, enospc\n"
       "      --job-id ID       default: the device's name\n"
       "      --no-wait         return once it runs\n"
@@ -276,10 +284,13 @@ static const struct subcommand subcommands[] = {
       "[-s PATH] pause|resume|complete|finalize|dismiss ID...\n"
       "       sluice job [-s PATH] [-f] [--no-wait] cancel ID...\n"
       "       sluice job [-s PATH] [--output FORMAT] wait ID...\n"
-      "       sluice job [-s PATH] speed ID BYTES-PER-SECOND",
+      "       sluice job [-s PATH] speed ID BYTES-PER-SECOND\n"
+      "       sluice job [-s PATH] [--latency-target T] [--floor N] [--finish-by TIME]"
+      "\n                  limits ID...",
       "Act on jobs of a running daemon; wait for their end.\n"
       "Exit status: 0 done, or all complete; 1 failed; of wait also 3 cancelled,\n"
       "130 interrupted.\n\n" SOCKET_HELP
+      LIMITS_HELP
       "  -f, --force           cancel even while paused\n"
       "      --no-wait         do not wait for the end of what is cancelled\n"
       OUTPUT_HELP HELP_HELP },

@@ -25,6 +25,7 @@ struct progress {
         uint64_t done;
     } sample[SAMPLES];
     unsigned n;
+    const json_t *eta; /* or NULL */
 };
 
 struct progress *progress_new(const char *what, bool force)
@@ -51,7 +52,8 @@ static double rate(const struct progress *p, gint64 now, uint64_t done)
 
 static void draw(struct progress *p, gint64 now, uint64_t done, uint64_t total)
 {
-    char bar[WIDTH + 1], left[32] = "";
+    g_autofree char *told = p->eta ? progress_eta_text(p->eta) : NULL;
+    char bar[WIDTH + 1], left[64] = "";
     double speed = rate(p, now, done);
     double part = total ? (double)done / (double)total : 1;
     int full = (int)(part * WIDTH);
@@ -61,7 +63,9 @@ static void draw(struct progress *p, gint64 now, uint64_t done, uint64_t total)
     memset(bar, '.', WIDTH);
     memset(bar, '#', (size_t)CLAMP(full, 0, WIDTH));
     bar[WIDTH] = '\0';
-    if (speed > 0 && done < total && !p->note) {
+    if (told && !p->note) {
+        snprintf(left, sizeof(left), "  %s", told);
+    } else if (speed > 0 && done < total && !p->note) {
         unsigned s = (unsigned)((double)(total - done) / speed);
         snprintf(left, sizeof(left), "  %u:%02u left", s / 60, s % 60);
     }
@@ -84,6 +88,33 @@ void progress_update(struct progress *p, uint64_t done, uint64_t total)
     p->sample[p->n % SAMPLES].us = now;
     p->sample[p->n % SAMPLES].done = done;
     p->n++;
+}
+
+void progress_eta(struct progress *p, const json_t *eta)
+{
+    if (p) {
+        p->eta = eta;
+    }
+}
+
+/* "1:05", "2:10:00" */
+static char *time_text(const json_t *seconds)
+{
+    long long s = json_integer_value(seconds);
+
+    return s < 3600 ? g_strdup_printf("%lld:%02lld", s / 60, s % 60)
+                    : g_strdup_printf("%lld:%02lld:%02lld", s / 3600,
+                                      s / 60 % 60, s % 60);
+}
+
+char *progress_eta_text(const json_t *eta)
+{
+    const json_t *latest = json_object_get(eta, "latest");
+    g_autofree char *expected = time_text(json_object_get(eta, "expected"));
+    g_autofree char *from = time_text(json_object_get(eta, "earliest"));
+    g_autofree char *to = latest ? time_text(latest) : g_strdup("?");
+
+    return g_strdup_printf("%s left (%s to %s)", expected, from, to);
 }
 
 void progress_note(struct progress *p, const char *note)

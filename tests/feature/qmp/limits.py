@@ -4,9 +4,10 @@
 of it, and the event of a time that cannot be kept."""
 import json
 import os
+import subprocess
 import time
 
-from sluiced import Sluiced, make_chain, qemu_img, run
+from sluiced import SLUICE, Sluiced, make_chain, qemu_img, run
 from waiting import until
 
 MIB = 1 << 20
@@ -28,7 +29,7 @@ def limits(s):
     return [info.get(k) for k in ('latency-target', 'floor', 'finish-by')]
 
 
-def finish(s):
+def finish_job(s):
     s.qmp.cmd('block-job-set-speed', device='j', speed=0)
     s.qmp.wait_event('BLOCK_JOB_COMPLETED')
 
@@ -48,7 +49,7 @@ def test_defaults_and_changes(d):
         assert limits(s) == ['3ms', MIB, None]
         q.cmd('block-job-set-limits', device='j', latency_target='off', floor=0)
         assert limits(s) == ['off', 0, None]
-        finish(s)
+        finish_job(s)
 
 
 def test_refused(d):
@@ -74,7 +75,7 @@ def test_refused(d):
         assert q.error('block-job-set-limits', device='j', floor=MIB,
                        latency_target='soon') == text
         assert limits(s) == ['7ms', 4 * MIB, None]
-        finish(s)
+        finish_job(s)
 
 
 def test_what_holds_it_and_how_long(d):
@@ -90,7 +91,7 @@ def test_what_holds_it_and_how_long(d):
         until(lambda: job(s)['status'] == 'paused', 'the pause')
         assert 'eta' not in job(s) and 'held-by' not in job(s)
         q.cmd('block-job-resume', device='j')
-        finish(s)
+        finish_job(s)
 
 
 def test_time_that_cannot_be_kept(d):
@@ -109,7 +110,7 @@ def test_time_that_cannot_be_kept(d):
         missed = q.wait_event('BLOCK_JOB_DEADLINE_MISSED')['data']
         assert missed['finish-by'] == 1000, missed
         q.cmd('block-job-set-limits', device='j', finish_by=FAR)
-        finish(s)
+        finish_job(s)
         assert not [e for e in q.take_events()
                     if e['event'] == 'BLOCK_JOB_DEADLINE_MISSED']
 
@@ -130,8 +131,55 @@ def test_kept_over_a_restart(d):
         '4x', MIB, FAR), kept
     with Sluiced(d, *args) as s:
         assert limits(s) == ['4x', MIB, FAR]
-        finish(s)
+        finish_job(s)
     qemu_img('compare', '-f', 'qed', '-F', 'raw', top, base)
+
+
+def sluice(s, *args):
+    p = subprocess.run([SLUICE, args[0], '-s', s.socket, *args[1:]], text=True,
+                       capture_output=True, check=False)
+    return p.returncode, p.stdout, p.stderr
+
+
+def test_command_line(d):
+    _, top = make_chain(d, 64 * MIB)
+    with Sluiced(d, '--blockdev', node(top)) as s:
+        status, _, err = sluice(
+            s, 'pull', '--no-wait', '--job-id', 'j', '--speed', '2M',
+            '--latency-target', '5ms', '--floor', '1M', '--finish-by', '+2h',
+            'top')
+        assert status == 0, err
+        target, floor, finish = limits(s)
+        assert (target, floor) == ('5ms', MIB)
+        assert abs(finish - time.time() - 7200) < 600, finish
+        until(lambda: 'held back by limit' in sluice(s, 'jobs')[1], 'the list')
+        until(lambda: ' left (' in sluice(s, 'jobs')[1], 'the time left')
+        assert sluice(s, 'job', 'limits', '--latency-target', '3x',
+                      '--finish-by', '2099-01-02T03:04', 'j')[0] == 0
+        then = time.mktime(time.strptime('2099-01-02 03:04', '%Y-%m-%d %H:%M'))
+        assert limits(s) == ['3x', MIB, int(then)]
+        assert sluice(s, 'job', 'limits', '--finish-by', '0', 'j')[0] == 0
+        assert limits(s) == ['3x', MIB, None]
+        for args in (('limits', 'j'), ('pause', '--floor', '1', 'j'),
+                     ('limits', '--floor', 'x', 'j')):
+            assert sluice(s, 'job', *args)[0] == 1, args
+        for bad in ('tomorrow', '+2', '+', '25:00', '-5', '2099-01-02T'):
+            status, _, err = sluice(s, 'pull', '--finish-by=' + bad, 'top')
+            assert status == 1 and '--finish-by expects' in err, (bad, err)
+        finish_job(s)
+
+
+def test_serve(d):
+    _, top = make_chain(d, MIB)
+    p = subprocess.run(
+        [SLUICE, 'serve', '--dry-run', '--stream', '--latency-target', '4x',
+         '--floor', '2M', '--finish-by', '0', top], text=True,
+        capture_output=True, check=True)
+    assert 'stream=on,latency-target=4x,floor=2097152,finish-by=0' in \
+        p.stdout, p.stdout
+    p = subprocess.run([SLUICE, 'serve', '--dry-run', '--floor', '2M', top],
+                       text=True, capture_output=True, check=False)
+    assert p.returncode == 1 and 'go with --stream' in p.stderr, p.stderr
 
 
 def test_drive(d):
