@@ -6,6 +6,7 @@ the name: not a guest of another disk, nor the end of the daemon.
 In namespaces of its own, where the name server is a socket of the test."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_name_server_that_does_not_answer(d):
             took = rest() - begin
             assert took < PATIENCE / 2, took
             begin = rest()
-            s.stop('quit')
+            s.stop(signal.SIGTERM)
             took = rest() - begin
             assert took < PATIENCE / 2, took
 
