@@ -14,6 +14,10 @@ void mirror_show_progress(struct mirror *m)
     job_progress(&m->job, m->first_bytes + m->later_bytes);
 }
 
+static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
+                                     uint64_t len, bool zero,
+                                     struct copy_result *res);
+
 /* --- changes by guests --- */
 
 static void mirror_mark(struct mirror *m, uint64_t off, uint64_t len)
@@ -23,15 +27,22 @@ static void mirror_mark(struct mirror *m, uint64_t off, uint64_t len)
     co_queue_wake_all(&m->wake);
 }
 
-/* The same change of the target. */
+/* The same change of the target. What a discard leaves is for the source to
+ * say. */
 static CO_FN int mirror_co_repeat(struct mirror *m, const struct watched *w)
 {
     unsigned flags = w->flags & ~(unsigned)(IO_FUA | IO_FAST | IO_COMPRESSED);
+    struct copy_result res = { 0 };
 
-    return w->kind == WATCHED_WRITE
-               ? node_co_pwritev(m->target, w->off, w->iov, flags)
-               : node_co_zero(m->target, w->off, w->len,
-                              flags & m->transfer.zero_flags);
+    switch (w->kind) {
+    case WATCHED_WRITE:
+        return node_co_pwritev(m->target, w->off, w->iov, flags);
+    case WATCHED_ZERO:
+        return node_co_zero(m->target, w->off, w->len,
+                            flags & m->transfer.zero_flags);
+    case WATCHED_DISCARD: break;
+    }
+    return mirror_co_copy_part(m, w->off, w->len, true, &res);
 }
 
 /* To both sides. What the target does not take is left to the chunks, which ask
@@ -58,8 +69,7 @@ static CO_FN int mirror_co_change(void *arg, struct watched *w)
     struct mirror *m = arg;
     int ret;
 
-    /* What a discard leaves is for the source to say. */
-    if (m->write_blocking && w->kind != WATCHED_DISCARD) {
+    if (m->write_blocking) {
         return mirror_co_change_both(m, w);
     }
     ret = watched_co_do(w);

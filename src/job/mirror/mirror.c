@@ -113,10 +113,16 @@ static CO_FN int mirror_co_check_size(struct mirror *m, GError **err)
     return ret;
 }
 
+/* Little enough for the drained end? */
+static bool mirror_is_close(const struct mirror *m)
+{
+    return !m->skipped && dirty_map_bytes(m->dirty) <=
+                              MAX(REST_MAX, dirty_map_granularity(m->dirty));
+}
+
 static bool mirror_may_end(const struct mirror *m)
 {
-    return m->completing && !m->skipped &&
-           dirty_map_bytes(m->dirty) <= REST_MAX;
+    return m->completing && mirror_is_close(m);
 }
 
 static bool mirror_is_wanted(const struct mirror *m)
@@ -151,8 +157,7 @@ static CO_FN int mirror_co_follow(struct mirror *m)
         if (dirty_map_bytes(m->dirty) > 0) {
             ret = mirror_co_round(m);
         }
-        if (ret == 0 && m->job.state != JOB_READY && !m->skipped &&
-            dirty_map_bytes(m->dirty) <= (m->write_blocking ? 0 : REST_MAX)) {
+        if (ret == 0 && m->job.state != JOB_READY && mirror_is_close(m)) {
             job_set_ready(&m->job);
         }
         if (ret == 0 && !mirror_may_end(m)) {
