@@ -298,8 +298,15 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
 /* Of direct I/O, in grains. */
 #define BLOCK (4096u / GRAIN)
 
+/* Has the disk moved to its base, and is that raw? */
+static bool moved_to_raw(const struct oracle *o)
+{
+    return o->moved && o->moved <= o->at && !o->config->base_format;
+}
+
 /* A raw file's resize is durable with a flush, and a write at the new end may
- * have lengthened the file by any part of what it should. */
+ * have lengthened the file by any part of what it should.  What the disk was
+ * before it moved to such a file it has been durably. */
 static bool raw_may_have_size(const struct oracle *o, uint64_t grains)
 {
     uint64_t min = o->init_size, max = o->init_size;
@@ -308,7 +315,10 @@ static bool raw_may_have_size(const struct oracle *o, uint64_t grains)
         const struct op *op = &o->ops[i];
 
         if (op->kind == OP_RESIZE && op->begun && op->begun <= o->at) {
-            min = op->promised ? MAX(min, op->n) : min;
+            bool before = moved_to_raw(o) && op->ended &&
+                          op->ended <= o->moved && op->result == 0;
+
+            min = op->promised || before ? MAX(min, op->n) : min;
             max = MAX(max, op->n);
         }
     }
@@ -324,7 +334,7 @@ bool oracle_may_have_size(const struct oracle *o, uint64_t grains)
 {
     bool may = grains == o->init_size;
 
-    if (o->config->format->is_raw ||
+    if (o->config->format->is_raw || moved_to_raw(o) ||
         (o->config->format->ended_as &&
          o->config->format->ended_as(sim_live(world.sim)))) {
         return raw_may_have_size(o, grains);
@@ -378,30 +388,34 @@ uint64_t oracle_hash(const struct oracle *o)
 /* --- for people --- */
 
 static const char *const kind_names[] = {
-    "write",
-    "zero",
-    "empty",
-    "shrink",
-    "trim",
-    "flush",
-    "read",
-    "stream-step",
-    "stream",
-    "stream in the background",
-    "stream to the base",
-    "cancel",
-    "resize",
-    "wait",
-    "drain",
-    "reopen",
-    "repair",
-    "snapshot",
-    "forget a snapshot",
-    "restore a snapshot",
-    "close",
-    "record",
-    "erase",
-    "refused start",
+    [OP_WRITE] = "write",
+    [OP_ZERO] = "zero",
+    [OP_EMPTY] = "empty",
+    [OP_SHRINK] = "shrink",
+    [OP_TRIM] = "trim",
+    [OP_FLUSH] = "flush",
+    [OP_READ] = "read",
+    [OP_STEP] = "stream-step",
+    [OP_STREAM] = "stream",
+    [OP_STREAM_BG] = "stream in the background",
+    [OP_STREAM_TO] = "stream to the base",
+    [OP_COMMIT] = "commit",
+    [OP_MERGE] = "merge into the base",
+    [OP_MOVE] = "move to the base",
+    [OP_OVERLAY] = "overlay in the place of the disk",
+    [OP_CANCEL] = "cancel",
+    [OP_RESIZE] = "resize",
+    [OP_WAIT] = "wait",
+    [OP_DRAIN] = "drain",
+    [OP_REOPEN] = "reopen",
+    [OP_REPAIR] = "repair",
+    [OP_SNAPSHOT] = "snapshot",
+    [OP_FORGET] = "forget a snapshot",
+    [OP_RESTORE] = "restore a snapshot",
+    [OP_CLOSE] = "close",
+    [OP_RECORD] = "record",
+    [OP_ERASE] = "erase",
+    [OP_REFUSE] = "refused start",
 };
 
 char *op_describe(const struct op *op, unsigned i)

@@ -702,7 +702,7 @@ CO_FN_LOOKS static void place(struct guest *g, const struct letter *l,
         op->first = 2 * cluster;
         op->n = end - op->first;
         /* The raw file becomes shorter before the disk does. */
-        if (g->jobs.count || c->data_raw) {
+        if (g->jobs.count || c->data_raw || world.moved) {
             op->kind = OP_DRAIN; /* not with this one */
         }
         return;
