@@ -158,6 +158,10 @@ CO_FN int node_co_cache(struct node *n, uint64_t off, uint64_t len);
 CO_FN void backend_co_enter(struct backend *u);
 void backend_leave(struct backend *u);
 
+/* For filters that hold requests back because they were told to: so much of the
+ * time of the request with these @flags is no storage's doing. No yield. */
+void node_demand_excuse(struct node *n, unsigned flags, uint64_t ns);
+
 /* Accounting of a backend, for query-blockstats. */
 enum acct_kind { ACCT_READ, ACCT_WRITE, ACCT_FLUSH, ACCT_UNMAP, ACCT_KINDS };
 struct backend_stats {

@@ -13,6 +13,7 @@
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
+#include "loop/loop.h"
 
 struct throttle_state {
     struct throttle_member member;
@@ -71,17 +72,28 @@ static CO_FN int throttle_co_reopen(struct node *n, struct opts *o,
     return throttle_member_join(member_of(n), n->graph, id, err);
 }
 
+/* That a guest is held back by its own limit says nothing of the storage. */
+static CO_FN void throttle_co_wait(struct node *n, bool is_write, uint64_t len,
+                                   unsigned flags)
+{
+    struct loop *loop = graph_loop(n->graph);
+    uint64_t begun = loop_clock_ns(loop);
+
+    throttle_member_co_wait(member_of(n), is_write, len);
+    node_demand_excuse(n, flags, loop_clock_ns(loop) - begun);
+}
+
 static CO_FN int throttle_co_preadv(struct node *n, uint64_t off,
                                     struct iov iov, unsigned flags)
 {
-    throttle_member_co_wait(member_of(n), false, iov.len);
+    throttle_co_wait(n, false, iov.len, flags);
     return node_co_preadv(node_file(n), off, iov, flags);
 }
 
 static CO_FN int throttle_co_pwritev(struct node *n, uint64_t off,
                                      struct iov iov, unsigned flags)
 {
-    throttle_member_co_wait(member_of(n), true, iov.len);
+    throttle_co_wait(n, true, iov.len, flags);
     return node_co_pwritev(node_file(n), off, iov, flags);
 }
 

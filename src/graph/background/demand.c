@@ -131,3 +131,10 @@ void demand_leaves_storage(struct node *n, unsigned flags)
         }
     }
 }
+
+void node_demand_excuse(struct node *n, unsigned flags, uint64_t ns)
+{
+    if (flags & IO_DEMAND) {
+        demand_of(n->graph, flags)->elsewhere_ns += ns;
+    }
+}
