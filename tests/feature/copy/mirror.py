@@ -5,6 +5,7 @@ the time, or a consistent copy of it is left behind."""
 import os
 import random
 
+import chains
 import rig
 from rig import Guest, KIB, Ledger, MIB, Stage, assert_same
 from seed import SEED
@@ -158,6 +159,54 @@ def test_cancel(d):
         s.qmp.wait_event('BLOCK_JOB_CANCELLED', device='virtio0')
         assert s.used() != 'target'
         assert_same(s.read(), s.before)
+
+
+def test_beside_a_stream_of_the_chain(d):
+    """Below the disk a stream pivots, and holds guests and chunks for it."""
+    paths, disks = chains.make_chain(d, random.Random(SEED))
+    target = os.path.join(d, 'target')
+    rig.make_file(target, bytes(chains.SIZE))
+    with chains.Chain(d, paths) as s:
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'raw', 'node-name': 'target',
+            'file': {'driver': 'file', 'filename': target}})
+        ledger = Ledger(disks['top'])
+        guest = Guest(s, ledger, seed=SEED, pause=0)
+        s.qmp.cmd('blockdev-mirror', {
+            'device': 'n-top', 'job-id': 'm', 'target': 'target',
+            'sync': 'full', 'copy-mode': 'write-blocking', 'speed': MIB})
+        for job, base in (('one', 'n-b'), ('two', 'n-a'), ('three', 'n-base')):
+            s.run(device='n-c', base_node=base, job=job)
+        s.qmp.cmd('block-job-set-speed', device='m', speed=0)
+        s.qmp.wait_event('BLOCK_JOB_READY', device='m')
+        s.qmp.cmd('block-job-complete', device='m')
+        s.wait_completed(job='m')
+        guest.stop()
+        h = s.client()
+        got = b''.join(bytes(h.pread(MIB, at))
+                       for at in range(0, chains.SIZE, MIB))
+        ledger.check_all(got)
+        h.flush()
+    with open(target, 'rb') as f:
+        assert_same(f.read(), got, 'the target')
+
+
+def test_daemon_ends_while_it_follows(d):
+    """The disk is what it was, whatever the target holds."""
+    with Move(d) as s:
+        ledger = Ledger(s.before)
+        guest = Guest(s, ledger, seed=SEED)
+        s.mirror(copy_mode='write-blocking')
+        s.ready()
+        some_writes(ledger)
+        guest.flush_all()
+        guest.cut = True
+        s.qmp.cmd('quit')
+        guest.halt = True
+        guest.join()
+        s.daemon.wait()
+    ledger.check(rig.read_image(os.path.join(d, 'top')), float('inf'))
+    rig.check_image(os.path.join(d, 'top'))
 
 
 def test_refusals(d):
