@@ -106,6 +106,20 @@ static int read_letter(wchar_t *ret)
     } while (true); /* more bytes of the letter */
 }
 
+/* poll() without a moment between the look at `interrupted` and the wait. */
+static int wait_for(struct pollfd *p, nfds_t n_p)
+{
+    sigset_t interrupt, mask;
+    int n;
+
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupt, &mask);
+    n = interrupted ? -1 : ppoll(p, n_p, NULL, &mask);
+    sigprocmask(SIG_SETMASK, &mask, NULL);
+    return n;
+}
+
 static int get_letter(EditLine *el, wchar_t *ret)
 {
     struct line_editor *ed = self(el);
@@ -115,7 +129,7 @@ static int get_letter(EditLine *el, wchar_t *ret)
             { .fd = STDIN_FILENO, .events = POLLIN },
             { .fd = ed->fd, .events = POLLIN },
         };
-        int n = poll(p, 2, -1);
+        int n = wait_for(p, 2);
 
         if (interrupted) {
             return read_interrupt(ed, ret);
