@@ -433,7 +433,9 @@ int world_co_open(bool writable, struct node **ret_n, GError **err)
                           : NULL;
     int ret;
 
-    options_add_data(o);
+    if (!world.moved) {
+        options_add_data(o);
+    }
     if (world.over) {
         json_object_set_new(json_object_get(o, "file"), "filename",
                             json_string("/over"));
