@@ -31,6 +31,7 @@ struct settings {
     bool resume_jobs;
     enum io_engine_kind engine;
     enum backing_policy policy;
+    uint64_t memory; /* 0: as it is by default */
 };
 
 struct daemon {

@@ -159,6 +159,7 @@ static int daemon_run(struct daemon *d, GError **err)
     struct loop_options options = { .engine = d->set.engine, .workers = 2 };
     struct control_params p = {
         .policy = d->set.policy,
+        .memory = d->set.memory,
         .beneath = d->set.beneath,
         .state_dir = d->set.state_dir,
         .resume_jobs = d->set.resume_jobs,

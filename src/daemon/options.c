@@ -11,8 +11,10 @@
 
 #include "base/err.h"
 #include "base/keyval.h"
+#include "base/memory-budget.h"
 #include "base/suggest.h"
 #include "base/trace.h"
+#include "base/units.h"
 #include "control/commands/objects.h"
 #include "control/schema/schema.h"
 #include "daemon/daemon.h"
@@ -96,6 +98,16 @@ static int set_policy(struct settings *s, const char *arg, GError **err)
                        "expects follow, explicit, deny or beneath=DIR");
     }
     return 0;
+}
+
+static int set_memory(struct settings *s, const char *arg, GError **err)
+{
+    int r = size_parse(arg, 'B', &s->memory, err);
+
+    if (r == 0 && s->memory < MEMORY_MIN) {
+        r = err_set(err, EINVAL, "expects at least 16M");
+    }
+    return r;
 }
 
 static int set_trace(struct settings *s, const char *arg, GError **err)
@@ -244,6 +256,9 @@ static const struct option daemon_options[] = {
       set_engine, NULL },
     { "backing-policy", 0, "follow|explicit|deny|beneath=DIR",
       "which backing files an image's header may name", set_policy, NULL },
+    { "memory", 0, "SIZE",
+      "what copies and caches of all devices may take together (256M)",
+      set_memory, NULL },
     { "state-dir", 0, "DIR", "keep a journal of running jobs there",
       set_state_dir, NULL },
     { "resume-jobs", 0, "on|off", "start the journal's jobs again (on)",

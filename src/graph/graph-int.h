@@ -18,8 +18,10 @@
 #include "graph/node.h"
 #include "graph/track.h"
 #include "loop/co.h"
+#include "loop/loop.h"
 
 struct drain;
+struct memory_budget;
 struct storage_control;
 
 /* Guests' requests: graph/demand.h. */
@@ -40,7 +42,10 @@ struct graph {
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
-    GPtrArray *controls; /* struct storage_control, borrowed */
+    struct memory_budget *memory; /* model/memory.c */
+    struct loop_timer memory_timer;
+    unsigned memory_seconds; /* it was armed for */
+    GPtrArray *controls;     /* struct storage_control, borrowed */
     struct demands demands;
     unsigned max_depth;
     unsigned debuggers; /* nodes that hear debug events */

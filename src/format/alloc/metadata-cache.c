@@ -15,6 +15,9 @@
 static void table_free(struct metadata_cache *c, struct table *t)
 {
     c->bytes -= c->table_bytes;
+    if (c->bytes == 0) {
+        memory_leave(&c->memory);
+    }
     if (t->data) {
         io_buf_put(t->data, c->table_bytes);
     }
@@ -50,6 +53,50 @@ static bool evict_oldest(struct metadata_cache *c)
         evict(c, link->data);
     }
     return link != NULL;
+}
+
+static uint64_t cache_limit(const struct metadata_cache *c)
+{
+    return MIN(c->max_bytes, memory_share(&c->memory));
+}
+
+static void cache_shrink(void *arg, uint64_t share)
+{
+    struct metadata_cache *c = arg;
+
+    while (c->bytes > share && evict_oldest(c)) {
+    }
+}
+
+/* The clock algorithm with one round: what was not asked for since the last
+ * one goes. */
+static void cache_clean(void *arg)
+{
+    struct metadata_cache *c = arg;
+
+    for (GList *l = c->lru.head, *next; l; l = next) {
+        struct table *t = l->data;
+
+        next = l->next;
+        if (!t->asked_for) {
+            evict(c, t);
+        } else {
+            t->asked_for = false;
+        }
+    }
+}
+
+void metadata_cache_set_budget(struct metadata_cache *c,
+                               struct memory_budget *budget, unsigned idle_s)
+{
+    c->budget = budget;
+    c->memory = (struct memory_member) {
+        .kind = MEMORY_CACHE,
+        .shrink = cache_shrink,
+        .clean = cache_clean,
+        .arg = c,
+        .idle_s = idle_s,
+    };
 }
 
 void metadata_cache_clear(struct metadata_cache *c)
@@ -92,6 +139,7 @@ bool metadata_cache_is_held(const struct metadata_cache *c, uint64_t key)
 
 void metadata_cache_ref(struct metadata_cache *c, struct table *t)
 {
+    t->asked_for = true;
     if (t->refs++ == 0) {
         g_queue_unlink(&c->lru, &t->lru);
     }
@@ -118,6 +166,7 @@ struct table *metadata_cache_peek(struct metadata_cache *c, uint64_t key)
     if (!t || t->loading) {
         return NULL;
     }
+    t->asked_for = true;
     if (t->refs == 0) { /* it was used just now: last to be evicted */
         g_queue_unlink(&c->lru, &t->lru);
         g_queue_push_tail_link(&c->lru, &t->lru);
@@ -132,7 +181,7 @@ static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
 {
     struct table *t;
 
-    while (c->bytes > 0 && c->bytes + c->table_bytes > c->max_bytes) {
+    while (c->bytes > 0 && c->bytes + c->table_bytes > cache_limit(c)) {
         if (!evict_oldest(c)) {
             co_queue_co_wait(&c->room);
             if (tables_find(c, key)) {
@@ -144,7 +193,9 @@ static CO_FN int slot_co_get(struct metadata_cache *c, uint64_t key,
     t->key = key;
     t->lru.data = t;
     t->refs = 1;
+    t->asked_for = true;
     c->bytes += c->table_bytes;
+    memory_join(c->budget, &c->memory);
     t->data = io_buf_get(c->table_bytes);
     if (!t->data) {
         table_free(c, t);

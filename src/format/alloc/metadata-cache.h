@@ -9,6 +9,9 @@
  * evicted, so there is one copy at a time, and callers who want one table share
  * its load.
  *
+ * Of the daemon's memory budget a cache that has tables has a share, which
+ * bounds it too, and gives back what was not asked for in a while.
+ *
  * Eviction never writes: whoever changes a table holds it until it is written.
  */
 #pragma once
@@ -16,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "base/memory-budget.h"
 #include "loop/co.h"
 
 struct table {
@@ -26,7 +30,8 @@ struct table {
     bool loading;
     int error;
     struct co_queue waiters;
-    GList lru; /* in tables.lru while refs == 0 */
+    GList lru;      /* in tables.lru while refs == 0 */
+    bool asked_for; /* since the cache was cleaned last */
 };
 
 /* In the driver's state; members are private. */
@@ -35,16 +40,26 @@ struct metadata_cache {
     GQueue lru;         /* unused ones, oldest first */
     size_t table_bytes;
     uint64_t bytes, max_bytes;
+    struct memory_member memory; /* joined while there are tables */
+    struct memory_budget *budget;
     struct co_queue room;
     CO_FN_PTR int (*co_load)(void *arg, struct table *t);
     void *arg;
 };
 
 /* @co_load fills t->data of t->key; its failure is that of all who wait, and is
- * not kept. At least one table fits whatever @max_bytes says. */
+ * not kept. At least one table fits whatever @max_bytes and its share of the
+ * budget say. */
 void metadata_cache_init(struct metadata_cache *c, size_t table_bytes,
                          uint64_t max_bytes,
                          int (*co_load)(void *arg, struct table *t), void *arg);
+/* The budget that it shares with others, and after how many seconds what was
+ * not asked for is given back; 0: never. Before the first table. */
+void metadata_cache_set_budget(struct metadata_cache *c,
+                               struct memory_budget *budget, unsigned idle_s);
+/* What a cache of tables is cleaned after by default: as QEMU's
+ * cache-clean-interval. */
+#define METADATA_CACHE_IDLE_S 600
 /* Free everything; nobody holds a table. Fine without metadata_cache_init(). */
 void metadata_cache_done(struct metadata_cache *c);
 /* Forget all tables; nobody holds one. */

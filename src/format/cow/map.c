@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "format/cow/overlay.h"
+#include "graph/memory.h"
 #include "loop/io.h"
 
 /* Groups that one answer spans: a look at terabytes must end, too. */
@@ -30,6 +31,8 @@ void cow_map_init(struct overlay *o)
 {
     metadata_cache_init(&o->blocks, COW_BLOCK_BYTES, OVERLAY_CACHE_BYTES,
                         cow_block_co_load, o);
+    metadata_cache_set_budget(&o->blocks, graph_memory(o->node->graph),
+                              METADATA_CACHE_IDLE_S);
 }
 
 /* --- the summary --- */

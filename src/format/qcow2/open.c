@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "base/options.h"
+#include "format/qcow2/space/refcount.h"
 #include "format/qcow2/bitmap/bitmap.h"
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/data/data.h"
@@ -42,31 +43,75 @@ static void qcow2_image_release(struct qcow2_image *img)
 
 /* --- options --- */
 
-/* Cache sizes have the options of QEMU. "cache-size" and "l2-cache-size" both
- * set the size of the cache of L2 tables, as refcount blocks are cached
- * apart. */
+/* An option that may not be there. */
+struct cache_size {
+    const char *name;
+    bool given;
+    uint64_t bytes;
+};
+
+static int take_cache_size(struct opts *o, struct cache_size *s, GError **err)
+{
+    int r = opts_take_size(o, s->name, &s->bytes, err);
+
+    s->given = r > 0;
+    return r;
+}
+
+/* "cache-size" is for both caches together; what one of them has of it the
+ * other has not. The texts are those of QEMU. */
+static int divide_cache_size(const struct cache_size *both,
+                             struct cache_size *part, struct cache_size *rest,
+                             GError **err)
+{
+    if (part->bytes > both->bytes) {
+        return err_set(err, EINVAL, "%s may not exceed %s", part->name,
+                       both->name);
+    }
+    rest->bytes = both->bytes - part->bytes;
+    return 0;
+}
+
+/* Caches have the options of QEMU; "l2-cache-entry-size" is not needed. */
 static int take_cache_options(const struct node *n, struct opts *o,
                               struct qcow2_options *ret, GError **err)
 {
-    static const char *const ignored[] = {
-        "l2-cache-entry-size",
-        "refcount-cache-size",
-        "cache-clean-interval",
-    };
-    uint64_t value = 0;
+    struct cache_size both = { .name = "cache-size" };
+    struct cache_size l2 = { .name = "l2-cache-size" };
+    struct cache_size blocks = { .name = "refcount-cache-size" };
+    int64_t idle_s = METADATA_CACHE_IDLE_S;
+    uint64_t entry = 0;
     int r;
 
     /* A chain may be long. */
-    ret->cache_bytes = n->flags & NODE_IMPLICIT ? QCOW2_CACHE_BYTES / 4
-                                                : QCOW2_CACHE_BYTES;
-    r = opts_take_size(o, "cache-size", &ret->cache_bytes, err);
-    if (r >= 0) {
-        r = opts_take_size(o, "l2-cache-size", &ret->cache_bytes, err);
+    l2.bytes = n->flags & NODE_IMPLICIT ? QCOW2_CACHE_BYTES / 4
+                                        : QCOW2_CACHE_BYTES;
+    blocks.bytes = QCOW2_BLOCK_CACHE_BYTES;
+    if ((r = take_cache_size(o, &both, err)) < 0 ||
+        (r = take_cache_size(o, &l2, err)) < 0 ||
+        (r = take_cache_size(o, &blocks, err)) < 0 ||
+        (r = opts_take_size(o, "l2-cache-entry-size", &entry, err)) < 0 ||
+        (r = opts_take_int(o, "cache-clean-interval", &idle_s, err)) < 0) {
+        return r;
     }
-    for (size_t i = 0; r >= 0 && i < G_N_ELEMENTS(ignored); i++) {
-        r = opts_take_size(o, ignored[i], &value, err);
+    if (both.given && l2.given && blocks.given) {
+        return err_set(err, EINVAL,
+                       "cache-size, l2-cache-size and refcount-cache-size may "
+                       "not be set at the same time");
     }
-    ret->cache_bytes = min_u64(ret->cache_bytes, QCOW2_CACHE_BYTES);
+    if (both.given) {
+        if (!l2.given && !blocks.given) {
+            blocks.bytes = min_u64(blocks.bytes, both.bytes / 4);
+        }
+        r = l2.given ? divide_cache_size(&both, &l2, &blocks, err)
+                     : divide_cache_size(&both, &blocks, &l2, err);
+    }
+    if (idle_s < 0 || idle_s > UINT_MAX) {
+        return err_set(err, EINVAL, "Cache clean interval too big");
+    }
+    ret->cache_bytes = l2.bytes;
+    ret->block_cache_bytes = blocks.bytes;
+    ret->cache_idle_s = (unsigned)idle_s;
     return MIN(r, 0);
 }
 

@@ -52,8 +52,10 @@ enum {
 
 /* What the options of the node say. */
 struct qcow2_options {
-    uint64_t cache_bytes; /* of L2 slices */
-    bool lazy_refcounts;  /* as the image has it unless given */
+    uint64_t cache_bytes;       /* of L2 slices */
+    uint64_t block_cache_bytes; /* of refcount blocks */
+    unsigned cache_idle_s;
+    bool lazy_refcounts; /* as the image has it unless given */
     bool pass_discard_request, pass_discard_snapshot, pass_discard_other;
 };
 

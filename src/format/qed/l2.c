@@ -8,6 +8,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "format/qed/qed.h"
+#include "graph/memory.h"
 
 uint64_t qed_l2_offset(const struct qed_image *img, uint32_t l1_idx)
 {
@@ -77,4 +78,6 @@ void qed_l2_init(struct qed_image *img)
 {
     metadata_cache_init(&img->l2, img->table_bytes, QED_CACHE_BYTES, l2_co_load,
                         img);
+    metadata_cache_set_budget(&img->l2, graph_memory(img->node->graph),
+                              METADATA_CACHE_IDLE_S);
 }

@@ -6,6 +6,7 @@
 #include "base/suggest.h"
 #include "graph/demand.h"
 #include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
 
@@ -23,6 +24,7 @@ struct graph *graph_new(struct loop *l,
     g->nodes = g_ptr_array_new();
     g->devices = g_ptr_array_new();
     g->controls = g_ptr_array_new();
+    graph_memory_begin(g);
     g->max_depth = CHAIN_DEPTH_DEFAULT;
     g->policy = BACKING_FOLLOW;
     return g;
@@ -57,6 +59,7 @@ void graph_co_free(struct graph *g)
     }
     g_assert(g->nodes->len == 0);
     g_assert(!g->drains);
+    graph_memory_end(g);
     g_ptr_array_free(g->nodes, TRUE);
     g_ptr_array_free(g->devices, TRUE);
     demands_free(&g->demands);

@@ -7,6 +7,10 @@
 CO_FN void graph_co_lock(struct graph *g);
 void graph_unlock(struct graph *g);
 
+/* The memory budget, graph/memory.h. memory.c */
+void graph_memory_begin(struct graph *g);
+void graph_memory_end(struct graph *g);
+
 struct node *node_new(struct graph *g, const struct node_driver *drv,
                       const char *name, unsigned flags, GError **err);
 /* Of a node that never opened or has closed: no edges are left. */

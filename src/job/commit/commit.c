@@ -3,6 +3,7 @@
 #include "job/commit/commit.h"
 #include "base/err.h"
 #include "graph/io.h"
+#include "graph/memory.h"
 #include "job/commit/commit-chain.h"
 #include "job/copy/copy.h"
 #include "job/pivot.h"
@@ -91,6 +92,7 @@ static CO_FN int commit_co_run(struct job *j, GError **err)
         .cluster = node_get_limits(c->chain.base)->cluster_size,
         .speed = j->speed,
         .background = j->background,
+        .memory = graph_memory(c->graph),
     };
     int ret = job_co_pause_point(j);
 

@@ -17,6 +17,8 @@
 #include <glib.h>
 #include <math.h>
 #include "base/bucket.h"
+#include "base/math.h"
+#include "base/memory-budget.h"
 #include "graph/background.h"
 #include "job/copy/scan.h"
 #include "job/trace.h"
@@ -56,9 +58,10 @@ struct copy {
     struct scan scan;
     struct window window;
     struct bucket bucket;
-    GQueue chunks;      /* struct chunk, by offset */
-    uint64_t planned;   /* everything below is done or in `chunks` */
-    uint64_t in_flight; /* bytes charged to the window */
+    struct memory_member memory; /* joined while it runs */
+    GQueue chunks;               /* struct chunk, by offset */
+    uint64_t planned;            /* everything below is done or in `chunks` */
+    uint64_t in_flight;          /* bytes charged to the window */
     unsigned busy, busy_zero, failed;
     bool shares; /* the last chunk was shared by the file system */
     uint64_t copied;
@@ -81,6 +84,7 @@ struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,
     c->p.chunk = MAX(p->chunk ? p->chunk : DEFAULT_CHUNK, c->p.cluster);
     c->p.window_max = p->window_max ? p->window_max : DEFAULT_WINDOW;
     c->bucket.rate = p->speed;
+    c->memory.kind = MEMORY_COPY;
     g_queue_init(&c->chunks);
     return c;
 }
@@ -95,7 +99,7 @@ void copy_free(struct copy *c)
 
 uint64_t copy_window(const struct copy *c)
 {
-    return window_limit(&c->window);
+    return MIN(window_limit(&c->window), memory_share(&c->memory));
 }
 
 uint64_t copy_copied(const struct copy *c)
@@ -218,8 +222,9 @@ static CO_FN void chunk_entry(void *arg)
     if (!ch->zero && c->p.background) {
         background_end(c->p.background, len, res.copied - res.shared);
     }
-    trace_copy_chunk(ch->off, ch->len, ch->zero, ret, window_limit(&c->window));
+    trace_copy_chunk(ch->off, ch->len, ch->zero, ret, copy_window(c));
     c->in_flight -= ch->charged;
+    memory_give(&c->memory, ch->charged);
     c->busy--;
     c->busy_zero -= ch->zero;
     ch->error = ret < 0 ? ret : 0;
@@ -237,6 +242,7 @@ static void chunk_start(struct chunk *ch)
     ch->charged = ch->zero ? 0 : ch->len;
     ch->mark = window_sent(&c->window);
     c->in_flight += ch->charged;
+    memory_take(&c->memory, ch->charged);
     c->busy++;
     c->busy_zero += ch->zero;
     if (!ch->zero) {
@@ -264,6 +270,8 @@ static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
     if (c->shares && !c->p.speed && unit > LIMIT_UNIT_MAX) {
         chunk = MAX(SHARED_CHUNK, chunk);
     } else {
+        unit = MIN(unit, MAX(round_down(memory_share(&c->memory), c->p.cluster),
+                             c->p.cluster));
         chunk = bucket_request_size(c->p.speed, c->p.cluster, MIN(chunk, unit));
     }
     return MIN(run->len, chunk - run->off % chunk);
@@ -296,7 +304,8 @@ static bool plan_may_send(struct copy *c, const struct scan_run *run,
     if (run->kind == SCAN_ZERO) {
         return c->busy_zero < ZERO_MAX;
     }
-    if (c->in_flight && c->in_flight + len > window_limit(&c->window)) {
+    if ((c->in_flight && c->in_flight + len > window_limit(&c->window)) ||
+        !memory_has_room(&c->memory, len)) {
         return false;
     }
     *ret_why = JOB_HELD_BY_LIMIT;
@@ -453,6 +462,7 @@ CO_FN int copy_co_run(struct copy *c)
     c->planned = c->p.start;
     window_init(&c->window, c->p.chunk, c->p.window_max,
                 loop_clock_ns(c->loop));
+    memory_join(c->p.memory, &c->memory);
     scan_start(&c->scan, c->loop, c->ops, c->arg, c->p.start, c->p.end,
                &c->wake);
     do {
@@ -464,6 +474,7 @@ CO_FN int copy_co_run(struct copy *c)
     while (c->busy) {
         co_queue_co_wait(&c->wake);
     }
+    memory_leave(&c->memory);
     scan_co_stop(&c->scan);
     while ((ch = g_queue_pop_head(&c->chunks))) {
         g_free(ch);

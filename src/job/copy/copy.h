@@ -19,6 +19,7 @@
 struct background;
 struct copy;
 struct loop;
+struct memory_budget;
 
 /* What became of one chunk. */
 struct copy_result {
@@ -53,6 +54,7 @@ struct copy_params {
     uint32_t cluster;              /* bytes, 0 = 64 KiB: least request */
     uint64_t speed;                /* bytes/s, 0 = unlimited */
     uint64_t window_max;           /* bytes in flight; 0 = 64 MiB */
+    struct memory_budget *memory;  /* NULL: window_max alone counts */
     struct background *background; /* NULL: guests are not looked at */
 };
 struct copy *copy_new(struct loop *l, const struct copy_ops *ops, void *arg,

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/io.h"
+#include "graph/memory.h"
 #include "job/copy/copy.h"
 #include "job/result.h"
 #include "job/stream/stream-chain.h"
@@ -123,6 +124,7 @@ static CO_FN int stream_co_attempt(struct stream_job *s)
         .end = s->job.len,
         .cluster = node_get_limits(s->stream_chain.top)->cluster_size,
         .speed = s->job.speed,
+        .memory = graph_memory(s->graph),
         .background = s->job.background,
     };
     int ret;

@@ -16,6 +16,7 @@
 #include "format/qcow2/data/compress.h"
 #include "format/qcow2/data/data.h"
 #include "format/qcow2/meta/meta.h"
+#include "graph/memory.h"
 #include "loop/io.h"
 
 enum { CACHE_BYTES = 4 << 20, CACHE_CLUSTERS_MIN = 4 };
@@ -76,6 +77,9 @@ struct qcow2_codec *qcow2_codec_get(struct qcow2_image *img)
         metadata_cache_init(&img->codec->clusters, cluster,
                             max_u64(CACHE_BYTES, CACHE_CLUSTERS_MIN * cluster),
                             cluster_co_load, img);
+        metadata_cache_set_budget(&img->codec->clusters,
+                                  graph_memory(img->node->graph),
+                                  img->opts.cache_idle_s);
     }
     return img->codec;
 }

@@ -9,6 +9,7 @@
 #include "base/math.h"
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
+#include "graph/memory.h"
 
 static uint64_t slice_offset(const struct qcow2_image *img, uint64_t slice)
 {
@@ -63,4 +64,6 @@ void qcow2_slices_init(struct qcow2_image *img)
 {
     metadata_cache_init(&img->slices, qcow2_slice_bytes(img),
                         img->opts.cache_bytes, slice_co_load, img);
+    metadata_cache_set_budget(&img->slices, graph_memory(img->node->graph),
+                              img->opts.cache_idle_s);
 }

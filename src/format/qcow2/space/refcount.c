@@ -10,6 +10,7 @@
 #include "base/math.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/space/refcount.h"
+#include "graph/memory.h"
 #include "loop/io.h"
 
 /* --- blocks --- */
@@ -146,8 +147,10 @@ int qcow2_co_refcounts_open(struct qcow2_image *img, GError **err)
     r->block_bits = img->cluster_bits + 3 - r->order;
     r->max = r->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << r->order)) - 1;
     metadata_cache_init(&r->blocks, cluster,
-                        max_u64(QCOW2_BLOCK_CACHE_BYTES, 8 * cluster),
+                        max_u64(img->opts.block_cache_bytes, 8 * cluster),
                         qcow2_block_co_load, img);
+    metadata_cache_set_budget(&r->blocks, graph_memory(img->node->graph),
+                              img->opts.cache_idle_s);
     r->dirty = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL,
                                      qcow2_dirty_free);
     r->unlinked = g_tree_new(qcow2_compare_numbers);
