@@ -23,14 +23,23 @@
 /* A guest may wait for so much to become zero. */
 #define POPULATE_AT_ONCE (UINT64_C(1) << 30)
 
-static CO_FN int header_co_change(struct overlay *o, const struct cow_header *h)
+/* Another backing file; NULL: none is needed any more. */
+static CO_FN int header_co_change(struct overlay *o, const char *name,
+                                  const char *fmt)
 {
+    struct cow_header h;
     int ret;
 
     group_co_lock(o->group);
+    h = o->hdr; /* as it is now that nobody else changes it */
+    h.state = name ? h.state : COW_COMPLETE;
+    g_strlcpy(h.backing, name ? name : "", sizeof(h.backing));
+    g_strlcpy(h.backing_format, name && fmt ? fmt : "",
+              sizeof(h.backing_format));
+    h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
     ret = group_error(o->group);
     if (ret == 0) {
-        ret = cow_co_header_write(o, h);
+        ret = cow_co_header_write(o, &h);
     }
     group_unlock(o->group);
     return ret;
@@ -41,7 +50,6 @@ static CO_FN int header_co_change(struct overlay *o, const struct cow_header *h)
 static CO_FN int name_co_set(struct overlay *o, const char *name,
                              const char *fmt, GError **err)
 {
-    struct cow_header h = o->hdr;
     size_t len = strlen(name);
     int ret;
 
@@ -60,10 +68,7 @@ static CO_FN int name_co_set(struct overlay *o, const char *name,
                        "backing file: make one over '%s'",
                        o->node->filename);
     }
-    g_strlcpy(h.backing, name, sizeof(h.backing));
-    g_strlcpy(h.backing_format, fmt ? fmt : "", sizeof(h.backing_format));
-    h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
-    ret = header_co_change(o, &h);
+    ret = header_co_change(o, name, fmt);
     return ret == 0 ? 0
                     : err_set_errno(err, -ret,
                                     "Could not change the "
@@ -96,7 +101,6 @@ static CO_FN int rest_co_populate(struct overlay *o)
 
 static CO_FN int cow_co_complete(struct overlay *o, GError **err)
 {
-    struct cow_header h;
     uint64_t clear = 0;
     int ret = rest_co_populate(o);
 
@@ -113,11 +117,7 @@ static CO_FN int cow_co_complete(struct overlay *o, GError **err)
         }
     }
     if (ret == 0) {
-        h = o->hdr;
-        h.state = COW_COMPLETE;
-        h.backing[0] = h.backing_format[0] = '\0';
-        h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
-        ret = header_co_change(o, &h);
+        ret = header_co_change(o, NULL, NULL);
     }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not complete the overlay");

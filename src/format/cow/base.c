@@ -71,6 +71,8 @@ int cow_co_chain_opened(struct node *n, GError **err)
     }
     if (o->group) {
         group_co_lock(o->group);
+        now = o->hdr;
+        base_co_look(base, &now);
         (void)cow_co_header_write(o, &now); /* or next time */
         group_unlock(o->group);
     }
@@ -80,15 +82,18 @@ int cow_co_chain_opened(struct node *n, GError **err)
 int cow_co_forget_base(struct node *n, GError **err)
 {
     struct overlay *o = cow_of(n);
-    struct cow_header h = o->hdr;
+    struct cow_header h;
     int ret = 0;
 
-    if (!o->group || !(h.known & (COW_KNOWS_BASE | COW_KNOWS_TIME))) {
+    if (!o->group) {
         return 0;
     }
-    h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
     group_co_lock(o->group);
-    ret = cow_co_header_write(o, &h);
+    h = o->hdr; /* as it is now that nobody else changes it */
+    if (h.known & (COW_KNOWS_BASE | COW_KNOWS_TIME)) {
+        h.known &= ~(unsigned)(COW_KNOWS_BASE | COW_KNOWS_TIME);
+        ret = cow_co_header_write(o, &h);
+    }
     group_unlock(o->group);
     return ret == 0 ? 0
                     : err_set_errno(err, -ret,

@@ -22,15 +22,16 @@ static void cow_report(struct check_result *res, const char *line)
 
 static CO_FN int header_co_bind(struct overlay *o)
 {
-    struct cow_header h = o->hdr;
+    struct cow_header h;
     struct stat st;
     int ret = node_co_stat(cow_data(o), &st);
 
+    group_co_lock(o->group);
+    h = o->hdr;
     if (ret == 0 && S_ISREG(st.st_mode)) {
         h.known |= COW_KNOWS_DATA;
         h.data_inode = st.st_ino;
     }
-    group_co_lock(o->group);
     ret = cow_co_header_write(o, &h);
     group_unlock(o->group);
     return ret;
