@@ -151,9 +151,12 @@ int edge_co_set_perms(struct edge *e, unsigned perm, unsigned shared,
     int ret;
 
     graph_co_lock(e->child->graph);
-    e->own_perm = perm;
-    e->own_shared = shared;
-    edge_set_effective(e);
+    e->perm = e->own_perm = perm;
+    e->shared = e->own_shared = shared;
+    if (e->parent && node_is_filter(e->parent)) {
+        e->perm |= e->parent->priv->perm;
+        e->shared &= e->parent->priv->shared;
+    }
     ret = perm_co_refresh(e->child, err);
     if (ret < 0) {
         e->perm = old.perm;
