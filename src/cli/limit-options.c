@@ -33,14 +33,18 @@ static gint64 parse_from_now(const char *text, gint64 now)
 /* "18:05": the next time that a clock here shows it. 0: something else. */
 static gint64 parse_clock(const char *text, GDateTime *now)
 {
-    int year, month, day, hour, minute, used = 0;
+    g_auto(GStrv) parts = g_strsplit(text, ":", 2);
     g_autoptr(GDateTime) then = NULL;
+    guint64 hour, minute;
+    int year, month, day;
 
-    if (sscanf(text, "%2d:%2d%n", &hour, &minute, &used) != 2 || text[used]) {
+    if (!parts[0] || !parts[1] ||
+        !g_ascii_string_to_unsigned(parts[0], 10, 0, 23, &hour, NULL) ||
+        !g_ascii_string_to_unsigned(parts[1], 10, 0, 59, &minute, NULL)) {
         return 0;
     }
     g_date_time_get_ymd(now, &year, &month, &day);
-    then = g_date_time_new_local(year, month, day, hour, minute, 0);
+    then = g_date_time_new_local(year, month, day, (gint)hour, (gint)minute, 0);
     if (then && g_date_time_compare(then, now) <= 0) {
         g_autoptr(GDateTime) today = then;
         then = g_date_time_add_days(today, 1);

@@ -210,21 +210,21 @@ def test_hostile(d):
     x = 62 - (16 - 8)
     for zstd in ('zlib', 'zstd'):
         raw, path = compressed(d, zstd, 'compression_type=' + zstd)
-        compressed = [(i, at, e) for i, (at, e) in enumerate(l2_entries(path))
-                  if e >> 62 & 1]
-        assert len(compressed) > 10
-        _, at, e = compressed[0]
+        streams = [(i, at, e) for i, (at, e) in enumerate(l2_entries(path))
+                   if e >> 62 & 1]
+        assert len(streams) > 10
+        _, at, e = streams[0]
         patch(path, at, (e & ~((1 << x) - 1)) | (1 << 40))   # past the end
-        _, at, e = compressed[1]
+        _, at, e = streams[1]
         patch(path, at, 0x7fffffffffffffff)
-        _, at, e = compressed[2]
+        _, at, e = streams[2]
         patch(path, at, e + 100)                             # not its begin
-        _, at, e = compressed[3]
+        _, at, e = streams[3]
         # Bytes of the stream itself.
         with open(path, 'r+b') as f:
             f.seek((e & ((1 << x) - 1)) + 5)
             f.write(os.urandom(40))
-        bad = [p[0] for p in compressed[:4]]
+        bad = [p[0] for p in streams[:4]]
         with open(raw, 'rb') as f:
             data = f.read()
         with Sluiced(d) as s:
@@ -237,7 +237,7 @@ def test_hostile(d):
                 failed += out == 'read failed: %s\n' % EIO
             # Damaged bytes may decompress to others; the rest may not.
             assert failed >= 3, failed
-            for i, _, _ in compressed[4:]:
+            for i, _, _ in streams[4:]:
                 want = data[i * 65536]
                 if data[i * 65536:i * 65536 + 512] == bytes([want]) * 512:
                     out = s.qmp.hmp('qemu-io n "read -P %d %d 512"'
