@@ -22,9 +22,10 @@ void http_names_init(struct http_names *names);
 void http_names_clear(struct http_names *names);
 void http_names_lend(const struct http_names *names, struct http_identity *id);
 
-/* "http" and "https"; NULL-terminated. */
-extern const char *const http_option_names[];
+/* NULL-terminated.  The first ones are of https alone. */
+enum { HTTPS_ONLY_OPTIONS = 2 };
 extern const char *const https_option_names[];
+#define http_option_names (https_option_names + HTTPS_ONLY_OPTIONS)
 
 /* The address, for driver @scheme. */
 int http_options_take_url(struct opts *o, const char *scheme,
