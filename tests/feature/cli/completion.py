@@ -76,7 +76,7 @@ def test_bash_files(d):
 
 def test_zsh(d):
     if not shutil.which('zsh'):
-        raise Skip('zsh')
+        raise Skip('zsh is not installed')
     for line, _, wanted in CASES:
         got = in_zsh(d, line)
         for word in wanted:
