@@ -57,6 +57,7 @@ enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
 
 struct job;
 struct job_fault;
+struct copy;
 struct job_results;
 struct jobs;
 
@@ -95,6 +96,7 @@ struct job {
     uint64_t speed; /* bytes/s, 0 = unlimited */
     struct background_limits limits;
     struct background *background; /* the driver makes it; freed with the job */
+    struct copy *copy;             /* job/copy/copy-job.h; NULL: none runs */
     uint64_t offset, len;          /* bytes of virtual size */
     uint64_t start_ns;
     bool busy, backend_paused, cancelled, force_cancel;

@@ -3,9 +3,8 @@
 #include "job/commit/commit.h"
 #include "base/err.h"
 #include "graph/io.h"
-#include "graph/memory.h"
 #include "job/commit/commit-chain.h"
-#include "job/copy/copy.h"
+#include "job/copy/copy-job.h"
 #include "job/pivot.h"
 #include "job/result.h"
 
@@ -13,7 +12,6 @@ struct commit_job {
     struct job job; /* first */
     struct graph *graph;
     struct commit_chain chain;
-    struct copy *copy; /* while it runs */
     char *backing_file;
     enum on_error on_error;
     int ignored; /* first error that was passed over, -errno */
@@ -67,19 +65,12 @@ static CO_FN int commit_co_error(void *arg, uint64_t off, bool is_read,
     return -errnum;
 }
 
-static CO_FN int commit_co_pause_point(void *arg)
-{
-    struct commit_job *c = arg;
-
-    return job_co_pause_point(&c->job);
-}
-
 static const struct copy_ops commit_copy_ops = {
     .co_scan = commit_co_scan,
     .co_copy = commit_co_copy,
     .progress = commit_progress,
     .co_error = commit_co_error,
-    .co_pause_point = commit_co_pause_point,
+    .co_pause_point = job_copy_co_pause_point,
 };
 
 /* --- the job --- */
@@ -90,9 +81,6 @@ static CO_FN int commit_co_run(struct job *j, GError **err)
     struct copy_params params = {
         .end = j->len,
         .cluster = node_get_limits(c->chain.base)->cluster_size,
-        .speed = j->speed,
-        .background = j->background,
-        .memory = graph_memory(c->graph),
     };
     int ret = job_co_pause_point(j);
 
@@ -102,10 +90,7 @@ static CO_FN int commit_co_run(struct job *j, GError **err)
     if (ret < 0) {
         return ret;
     }
-    c->copy = copy_new(graph_loop(c->graph), &commit_copy_ops, c, &params);
-    ret = copy_co_run(c->copy);
-    copy_free(c->copy);
-    c->copy = NULL;
+    ret = job_co_copy(&c->job, c->graph, &commit_copy_ops, params);
     /* What was passed over must never lose the image that has it (S7). */
     return ret < 0 ? ret : c->ignored;
 }
@@ -125,31 +110,6 @@ static CO_FN void commit_co_clean(struct job *j)
     g_clear_pointer(&c->backing_file, g_free);
 }
 
-static void commit_set_speed(struct job *j, uint64_t speed)
-{
-    struct commit_job *c = (struct commit_job *)j;
-
-    if (c->copy) {
-        copy_set_speed(c->copy, speed);
-    }
-}
-
-static enum job_bottleneck commit_held_by(const struct job *j)
-{
-    const struct commit_job *c = (const struct commit_job *)j;
-
-    return c->copy ? copy_held_by(c->copy) : JOB_HELD_BY_SOURCE;
-}
-
-static void commit_kick(struct job *j)
-{
-    struct commit_job *c = (struct commit_job *)j;
-
-    if (c->copy) {
-        copy_kick(c->copy);
-    }
-}
-
 static void commit_let_go(struct job *j)
 {
     struct commit_job *c = (struct commit_job *)j;
@@ -163,9 +123,9 @@ static const struct job_driver commit_driver = {
     .co_run = commit_co_run,
     .co_prepare = commit_co_prepare,
     .co_clean = commit_co_clean,
-    .set_speed = commit_set_speed,
-    .held_by = commit_held_by,
-    .kick = commit_kick,
+    .set_speed = job_copy_set_speed,
+    .held_by = job_copy_held_by,
+    .kick = job_copy_kick,
     .let_go = commit_let_go,
 };
 

@@ -34,7 +34,6 @@ struct mirror {
     uint64_t later_bytes; /* what has been copied after it */
 
     /* mirror.c */
-    struct copy *copy; /* while a round runs */
     uint64_t buf_size;
     enum on_error on_source_error, on_target_error;
     bool only_new;

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "graph/background.h"
 #include "graph/io.h"
+#include "job/copy/copy-job.h"
 #include "job/mirror/mirror-int.h"
 #include "job/result.h"
 #include "loop/co.h"
@@ -20,6 +21,13 @@
 #define GATHER_NS UINT64_C(50000000)
 
 /* --- the copy engine's view --- */
+
+/* Marks are taken away from whole granules alone. */
+static uint32_t chunk_unit(const struct mirror *m)
+{
+    return (uint32_t)MAX(dirty_map_granularity(m->dirty),
+                         node_get_limits(m->target)->cluster_size);
+}
 
 static void mirror_progress(void *arg, uint64_t offset)
 {
@@ -43,7 +51,7 @@ static CO_FN int mirror_co_error(void *arg, uint64_t off, bool is_read,
     case ERROR_ACTION_IGNORE:
         /* It stays to be copied. */
         m->skipped = true;
-        dirty_map_set(m->dirty, off, REST_MAX);
+        dirty_map_set(m->dirty, off, MAX(REST_MAX, chunk_unit(m)));
         return 0;
     case ERROR_ACTION_STOP:
         return -EAGAIN; /* the pause point sleeps until it is resumed */
@@ -52,19 +60,12 @@ static CO_FN int mirror_co_error(void *arg, uint64_t off, bool is_read,
     return -errnum;
 }
 
-static CO_FN int mirror_co_pause_point(void *arg)
-{
-    struct mirror *m = arg;
-
-    return job_co_pause_point(&m->job);
-}
-
 static const struct copy_ops mirror_copy_ops = {
     .co_scan = mirror_co_scan,
     .co_copy = mirror_co_copy,
     .progress = mirror_progress,
     .co_error = mirror_co_error,
-    .co_pause_point = mirror_co_pause_point,
+    .co_pause_point = job_copy_co_pause_point,
 };
 
 /* --- rounds --- */
@@ -73,20 +74,13 @@ static CO_FN int mirror_co_round(struct mirror *m)
 {
     struct copy_params params = {
         .end = m->source->size,
-        /* Marks are taken away from whole granules alone. */
-        .cluster = MAX(dirty_map_granularity(m->dirty),
-                       node_get_limits(m->target)->cluster_size),
-        .speed = m->job.speed,
+        .cluster = chunk_unit(m),
         .window_max = m->buf_size,
-        .background = m->job.background,
     };
     int ret;
 
     m->skipped = false;
-    m->copy = copy_new(graph_loop(m->graph), &mirror_copy_ops, m, &params);
-    ret = copy_co_run(m->copy);
-    copy_free(m->copy);
-    m->copy = NULL;
+    ret = job_co_copy(&m->job, m->graph, &mirror_copy_ops, params);
     mirror_show_progress(m);
     return ret;
 }
@@ -224,29 +218,11 @@ static CO_FN void mirror_co_clean(struct job *j)
 
 /* --- verbs --- */
 
-static void mirror_set_speed(struct job *j, uint64_t speed)
-{
-    struct mirror *m = (struct mirror *)j;
-
-    if (m->copy) {
-        copy_set_speed(m->copy, speed);
-    }
-}
-
-static enum job_bottleneck mirror_held_by(const struct job *j)
-{
-    const struct mirror *m = (const struct mirror *)j;
-
-    return m->copy ? copy_held_by(m->copy) : JOB_HELD_BY_SOURCE;
-}
-
 static void mirror_kick(struct job *j)
 {
     struct mirror *m = (struct mirror *)j;
 
-    if (m->copy) {
-        copy_kick(m->copy);
-    }
+    job_copy_kick(j);
     co_queue_wake_all(&m->wake);
 }
 
@@ -293,8 +269,8 @@ static void mirror_cancel_softly(struct job *j)
     { \
         .type = (name), .job_size = sizeof(struct mirror), \
         .co_run = mirror_co_run, .co_prepare = mirror_co_prepare, \
-        .co_clean = mirror_co_clean, .set_speed = mirror_set_speed, \
-        .kick = mirror_kick, .held_by = mirror_held_by, \
+        .co_clean = mirror_co_clean, .set_speed = job_copy_set_speed, \
+        .kick = mirror_kick, .held_by = job_copy_held_by, \
         .let_go = mirror_let_go, .co_complete = mirror_co_complete, \
         .cancel_softly = mirror_cancel_softly, \
     }

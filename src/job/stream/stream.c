@@ -11,8 +11,7 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/io.h"
-#include "graph/memory.h"
-#include "job/copy/copy.h"
+#include "job/copy/copy-job.h"
 #include "job/result.h"
 #include "job/stream/stream-chain.h"
 #include "loop/co.h"
@@ -26,7 +25,6 @@ struct stream_job {
     struct job job; /* first */
     struct graph *graph;
     struct stream_chain stream_chain;
-    struct copy *copy; /* while it runs */
     char *backing_file;
     enum on_error on_error;
     bool noop;
@@ -101,19 +99,12 @@ static CO_FN int stream_co_error(void *arg, uint64_t off, bool is_read,
     return -errnum;
 }
 
-static CO_FN int stream_co_pause_point(void *arg)
-{
-    struct stream_job *s = arg;
-
-    return job_co_pause_point(&s->job);
-}
-
 static const struct copy_ops stream_copy_ops = {
     .co_scan = stream_co_scan,
     .co_copy = stream_co_copy,
     .progress = stream_progress,
     .co_error = stream_co_error,
-    .co_pause_point = stream_co_pause_point,
+    .co_pause_point = job_copy_co_pause_point,
 };
 
 /* --- the job --- */
@@ -123,16 +114,10 @@ static CO_FN int stream_co_attempt(struct stream_job *s)
     struct copy_params params = {
         .end = s->job.len,
         .cluster = node_get_limits(s->stream_chain.top)->cluster_size,
-        .speed = s->job.speed,
-        .memory = graph_memory(s->graph),
-        .background = s->job.background,
     };
     int ret;
 
-    s->copy = copy_new(graph_loop(s->graph), &stream_copy_ops, s, &params);
-    ret = copy_co_run(s->copy);
-    copy_free(s->copy);
-    s->copy = NULL;
+    ret = job_co_copy(&s->job, s->graph, &stream_copy_ops, params);
     return ret;
 }
 
@@ -179,31 +164,6 @@ static CO_FN void stream_co_clean(struct job *j)
     g_clear_pointer(&s->backing_file, g_free);
 }
 
-static void stream_set_speed(struct job *j, uint64_t speed)
-{
-    struct stream_job *s = (struct stream_job *)j;
-
-    if (s->copy) {
-        copy_set_speed(s->copy, speed);
-    }
-}
-
-static enum job_bottleneck stream_held_by(const struct job *j)
-{
-    const struct stream_job *s = (const struct stream_job *)j;
-
-    return s->copy ? copy_held_by(s->copy) : JOB_HELD_BY_SOURCE;
-}
-
-static void stream_kick(struct job *j)
-{
-    struct stream_job *s = (struct stream_job *)j;
-
-    if (s->copy) {
-        copy_kick(s->copy);
-    }
-}
-
 static void stream_let_go(struct job *j)
 {
     struct stream_job *s = (struct stream_job *)j;
@@ -217,9 +177,9 @@ static const struct job_driver stream_driver = {
     .co_run = stream_co_run,
     .co_prepare = stream_co_prepare,
     .co_clean = stream_co_clean,
-    .set_speed = stream_set_speed,
-    .held_by = stream_held_by,
-    .kick = stream_kick,
+    .set_speed = job_copy_set_speed,
+    .held_by = job_copy_held_by,
+    .kick = job_copy_kick,
     .let_go = stream_let_go,
 };
 

@@ -9,6 +9,7 @@ import chains
 import rig
 from rig import Guest, KIB, Ledger, MIB, Stage, assert_same
 from seed import SEED
+from sluiced import Sluiced
 from waiting import until
 
 SIZE = 6 * MIB
@@ -247,6 +248,34 @@ def test_sizes_differ(d):
     with Move(d, size=SIZE + MIB) as s:
         s.mirror()
         s.wait_completed('Source and target image have different sizes')
+
+
+def test_status_that_cannot_be_told_once(d):
+    """The error is ignored: all of what was passed over is copied later, also
+    when a cluster of the target is more than the engine's chunk."""
+    data = random.Random(SEED).randbytes(16 * MIB)
+    source = rig.make_file(os.path.join(d, 'source'), data)
+    target = os.path.join(d, 'target')
+    rig.qemu_img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=2M', target,
+                 str(len(data)))
+    with Sluiced(d) as s:
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'raw', 'node-name': 'source', 'file': {
+                'driver': 'blkdebug',
+                'image': {'driver': 'file', 'filename': source},
+                'inject-error': [{'event': 'none', 'iotype': 'block-status',
+                                  'errno': 5, 'once': True}]}})
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'target',
+            'file': {'driver': 'file', 'filename': target}})
+        s.qmp.cmd('blockdev-mirror', {
+            'job-id': 'j', 'device': 'source', 'target': 'target',
+            'sync': 'full', 'on-source-error': 'ignore'})
+        s.qmp.wait_event('BLOCK_JOB_ERROR')
+        s.qmp.wait_event('BLOCK_JOB_READY')
+        s.qmp.cmd('block-job-cancel', {'device': 'j'})
+        s.qmp.wait_event('BLOCK_JOB_COMPLETED')
+    assert_same(rig.read_image(target, 'qcow2'), data)
 
 
 def test_errors_of_the_target(d):
