@@ -315,11 +315,15 @@ static bool plan_may_send(struct copy *c, const struct scan_run *run,
                                                           : slower_side(c);
         *ret_wait_ns = background_wait_ns(c->p.background);
     }
-    if (*ret_wait_ns) {
-        window_not_full(&c->window);
-        return false;
+    if (*ret_wait_ns == 0) {
+        return true;
     }
-    return true;
+    /* A queue that is full at the storage is what the window looks for; a rate
+     * that is held says nothing about the window. */
+    if (*ret_why == JOB_HELD_BY_LIMIT || *ret_why == JOB_HELD_BY_GUEST) {
+        window_not_full(&c->window);
+    }
+    return false;
 }
 
 static CO_FN void copy_co_sleep(struct copy *c, uint64_t ns,
