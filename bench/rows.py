@@ -517,15 +517,15 @@ def guest_target(ctx):
 
     def plain(who):
         got = measure(who)
-        if who == 'peer':
+        if who == 'qemu':
             rates.append(got.extra['speed'])
         idles.append(got.extra['idle_us'])
         return got
 
     def held(who):
-        """Both at the rate that the peer has of itself."""
+        """Both at the rate that QEMU has of itself."""
         if not rates:
-            raise Missing('the rate of the peer is not known')
+            raise Missing('the rate of QEMU is not known')
         how = {'latency_target': 'off'} if who == 'sluiced' else {}
         return measure(who, speed=int(sorted(rates)[len(rates) // 2] * MIB),
                        **how)
@@ -559,10 +559,10 @@ def guest_target(ctx):
 
     def pair(name, fn, what):
         return {who: shown((name, who), fn, what, who)
-                for who in ('peer', 'sluiced')}
+                for who in ('qemu', 'sluiced')}
 
     for name, fn, goal in (('as they come', plain, 1),
-                           ("at the peer's own rate", held, 1.5)):
+                           ("at QEMU's own rate", held, 1.5)):
         yield Case('p99, %s' % name, 'us', pair(name, fn, 'value'),
                    better='low', goal=goal)
         yield Case('... against idle', 'times', pair(name, fn, 'ratio'),
