@@ -106,6 +106,12 @@ CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
                           const char *filename, const json_t *options,
                           GError **err);
 
+/* The same in a node that is open: it is emptied, where it is a file, and
+ * nobody else may use it meanwhile. Durable on success. */
+CO_FN int image_co_create_in(struct node *storage,
+                             const struct node_driver *drv,
+                             const json_t *options, GError **err);
+
 /* node_co_probe() of storage that is opened for it, read-only, with options
  * @storage and @flags; or of that of an image, whose options (without "driver")
  * are @options: "file" or "filename". */

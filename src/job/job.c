@@ -51,6 +51,10 @@ static void job_send_end(struct job *j)
     json_t *data = progress_data(j->drv->type, j->device, j->len, j->offset,
                                  j->speed);
 
+    if (j->drv->is_plain) {
+        json_decref(data);
+        return;
+    }
     /* Who waits by events and asks then gets both. */
     if (!j->internal) {
         job_results_add(j->jobs->results, j);

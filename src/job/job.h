@@ -64,6 +64,7 @@ struct jobs;
 struct job_driver {
     const char *type; /* "stream" */
     size_t job_size;  /* of the struct that begins with struct job */
+    bool is_plain;    /* no block job: only job-* and query-jobs know it */
     /* The work. 0 or -errno (then @err). Calls job_co_pause_point() often. */
     CO_FN_PTR int (*co_run)(struct job *j, GError **err);
     /* After success and before the event, once finalized: change the graph.

@@ -17,9 +17,10 @@ static struct job *find_block_job(struct control *c, const char *id,
 {
     struct job *j = jobs_find(c->jobs, id);
 
-    if (!j) {
+    if (!j || j->drv->is_plain) {
         err_set_class(err, ERR_DEVICE_NOT_ACTIVE, ENOENT,
                       "Block job '%s' not found", id);
+        return NULL;
     }
     return j;
 }
@@ -48,12 +49,19 @@ static void add_job(struct job *j, void *arg)
     }
 }
 
+static void add_block_job(struct job *j, void *arg)
+{
+    if (!j->drv->is_plain) {
+        add_job(j, arg);
+    }
+}
+
 CO_FN int cmd_co_query_block_jobs(struct control *c, const json_t *args,
                                   json_t **ret, GError **err)
 {
     struct job_list list = { json_array(), job_describe_block };
 
-    jobs_foreach(c->jobs, add_job, &list);
+    jobs_foreach(c->jobs, add_block_job, &list);
     *ret = list.array;
     return 0;
 }

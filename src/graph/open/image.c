@@ -225,6 +225,13 @@ static CO_FN int open_co_storage(struct graph *g, const char *filename,
     return r;
 }
 
+static CO_FN int take_co_storage(struct new_storage *s, GError **err)
+{
+    return backend_co_new(s->node, "image creation",
+                          PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE, 0,
+                          NULL, NULL, &s->backend, err);
+}
+
 int new_storage_co_open(struct graph *g, const char *filename,
                         struct new_storage *s, GError **err)
 {
@@ -233,9 +240,7 @@ int new_storage_co_open(struct graph *g, const char *filename,
     *s = (struct new_storage) { 0 };
     r = open_co_storage(g, filename, s, err);
     if (r == 0) {
-        r = backend_co_new(s->node, "image creation",
-                           PERM_CONSISTENT_READ | PERM_WRITE | PERM_RESIZE, 0,
-                           NULL, NULL, &s->backend, err);
+        r = take_co_storage(s, err);
     }
     if (r < 0) {
         new_storage_co_close(s, false);
@@ -293,36 +298,66 @@ static CO_FN int create_co_check_backing(struct node *storage,
                : 0;
 }
 
-CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
-                          const char *filename, const json_t *options,
-                          GError **err)
+/* Write the format into storage that is open and ours. */
+static CO_FN int create_co_write(struct new_storage *s,
+                                 const struct node_driver *drv,
+                                 const json_t *options, GError **err)
 {
     CLEANUP(opts_freep) struct opts *o = opts_new(options);
-    struct new_storage s;
     bool made = false;
-    int r = new_storage_co_open(g, filename, &s, err);
+    int r = create_co_check_backing(s->node, options, err);
 
-    if (r < 0) {
-        return r;
-    }
-    r = create_co_check_backing(s.node, options, err);
     if (r == 0 && !drv->creates_over) {
-        r = new_storage_co_empty(&s, err);
+        r = new_storage_co_empty(s, err);
     }
     if (r == 0) {
-        r = drv->co_create(s.node, o, err);
+        r = drv->co_create(s->node, o, err);
         made = r == 0;
     }
     if (r == 0) {
         r = opts_finish(o, err);
     }
     if (r == 0) {
-        r = new_storage_co_sync(&s, err);
+        r = new_storage_co_sync(s, err);
     }
     if (r < 0 && made && drv->co_uncreate) {
-        drv->co_uncreate(s.node);
+        drv->co_uncreate(s->node);
     }
+    return r;
+}
+
+CO_FN int image_co_create(struct graph *g, const struct node_driver *drv,
+                          const char *filename, const json_t *options,
+                          GError **err)
+{
+    struct new_storage s;
+    int r = new_storage_co_open(g, filename, &s, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = create_co_write(&s, drv, options, err);
     new_storage_co_close(&s, r == 0);
+    return r;
+}
+
+CO_FN int image_co_create_in(struct node *storage,
+                             const struct node_driver *drv,
+                             const json_t *options, GError **err)
+{
+    struct stat st;
+    struct new_storage s = {
+        .node = node_ref(storage),
+        .path = node_co_stat(storage, &st) == 0 && S_ISREG(st.st_mode)
+                    ? g_strdup(node_storage(storage)->filename)
+                    : NULL,
+    };
+    int r = take_co_storage(&s, err);
+
+    if (r == 0) {
+        r = create_co_write(&s, drv, options, err);
+    }
+    new_storage_co_close(&s, true);
     return r;
 }
 
