@@ -266,6 +266,7 @@ enum block_op {
     BLOCK_OP_DELETE,
     BLOCK_OP_CHANGE,
     BLOCK_OP_SNAPSHOT,
+    BLOCK_OP_OVERLAY, /* another image is opened on it */
     BLOCK_OP_COUNT
 };
 struct blocker;
@@ -273,6 +274,13 @@ struct blocker;
  * "block device is in use by block job: stream". */
 struct blocker *node_block(struct node *n, unsigned ops, const char *reason);
 void node_unblock(struct blocker *b);
+/* Does no image stand on @n, filters and views in between included? It would
+ * read what is written there. -EBUSY with the name of one. */
+int node_check_no_overlay(struct node *n, GError **err);
+/* The same for each image below @top, down to @base: the one above it in this
+ * chain may stand on it. */
+int chain_check_no_other_overlay(struct node *top, struct node *base,
+                                 GError **err);
 /* 0 or -EBUSY. */
 int node_check_op(struct node *n, enum block_op op, GError **err);
 

@@ -48,9 +48,18 @@ void job_hold_init(struct job_hold *h, const char *type, const char *by)
 /* A blocked node is referenced: blockers must not outlive it. */
 void job_hold_block(struct job_hold *h, struct node *n)
 {
+    const unsigned all = (1u << BLOCK_OP_COUNT) - 1;
+
     g_ptr_array_add(h->blocked, node_ref(n));
+    g_ptr_array_add(
+        h->blockers,
+        node_block(n, all & ~(1u << BLOCK_OP_OVERLAY), h->reason));
+}
+
+void job_hold_forbid_overlays(struct job_hold *h, struct node *n)
+{
     g_ptr_array_add(h->blockers,
-                    node_block(n, (1u << BLOCK_OP_COUNT) - 1, h->reason));
+                    node_block(n, 1u << BLOCK_OP_OVERLAY, h->reason));
 }
 
 CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,

@@ -22,8 +22,12 @@ struct job_hold {
 
 /* @type: "stream". @by is copied. */
 void job_hold_init(struct job_hold *h, const char *type, const char *by);
-/* Block every operation on @n, which is referenced until the end. No yield. */
+/* Block every operation on @n, which is referenced until the end; images may
+ * be opened on it. No yield. */
 void job_hold_block(struct job_hold *h, struct node *n);
+/* No image is opened on @n until the end: it would read what the job writes.
+ * @n is blocked already. No yield. */
+void job_hold_forbid_overlays(struct job_hold *h, struct node *n);
 /* A backend on @n with these permissions, freed by job_hold_co_leave(). @ops:
  * job_hold_ops_*; *@ret_u (or NULL) is borrowed. */
 CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Resize the disk of a node that may be in use: no job blocks it, and no
- * request is in flight meanwhile. */
+/* Resize the disk of a node that may be in use: no job blocks it, no image
+ * stands on it, and no request is in flight meanwhile. */
 #include "graph/graph-int.h"
 
 int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
@@ -8,6 +8,9 @@ int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
     struct backend *u;
     int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
 
+    if (ret == 0) {
+        ret = node_check_no_overlay(n, err);
+    }
     if (ret == 0) {
         ret = backend_co_new(n, by, PERM_RESIZE, PERM_ALL, NULL, NULL, &u, err);
     }

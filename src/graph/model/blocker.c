@@ -51,6 +51,58 @@ int node_check_op(struct node *n, enum block_op op, GError **err)
     return 0;
 }
 
+static int err_is_backing(struct node *n, const struct node *overlay,
+                          GError **err)
+{
+    return err_set(err, EBUSY,
+                   "Node '%s' is busy: node is used as backing hd of '%s'",
+                   node_public_name(n), overlay->name);
+}
+
+/* An image, other than @except, that stands on @n; NULL: none. */
+static struct node *overlay_besides(const struct node *n,
+                                    const struct node *except)
+{
+    for (const struct edge *e = n->parents; e; e = e->next_in_child) {
+        struct node *above = e->parent, *found = NULL;
+
+        if (above && e == above->priv->backing) {
+            found = above != except ? above : NULL;
+        } else if (above && e == above->priv->file &&
+                   (node_is_filter(above) || above->drv->view_offset)) {
+            found = overlay_besides(above, except);
+        }
+        if (found) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
+int node_check_no_overlay(struct node *n, GError **err)
+{
+    struct node *overlay = overlay_besides(n, NULL);
+
+    return overlay ? err_is_backing(n, overlay, err) : 0;
+}
+
+int chain_check_no_other_overlay(struct node *top, struct node *base,
+                                 GError **err)
+{
+    struct node *above = top;
+
+    while (above != base) {
+        struct node *n = node_skip_filters(node_backing(above));
+        struct node *overlay = overlay_besides(n, above);
+
+        if (overlay) {
+            return err_is_backing(n, overlay, err);
+        }
+        above = n;
+    }
+    return 0;
+}
+
 int node_check_deletable(struct node *n, GError **err)
 {
     int ret;
@@ -65,10 +117,7 @@ int node_check_deletable(struct node *n, GError **err)
     }
     for (const struct edge *e = n->parents; e; e = e->next_in_child) {
         if (e->parent && e == e->parent->priv->backing) {
-            return err_set(err, EBUSY,
-                           "Node '%s' is busy: node is used as backing hd of "
-                           "'%s'",
-                           node_public_name(n), e->parent->name);
+            return err_is_backing(n, e->parent, err);
         }
     }
     if (n->parents || n->refs > 1) {

@@ -261,8 +261,11 @@ static CO_FN int backing_co_attach(struct node *n, struct node *b, GError **err)
     unsigned shared = n->flags & NODE_FORCE_SHARE
                           ? (unsigned)PERM_ALL
                           : PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED;
+    int ret = node_check_op(b, BLOCK_OP_OVERLAY, err);
 
-    return edge_co_attach(n, b, "backing", PERM_CONSISTENT_READ, shared, err);
+    return ret < 0 ? ret
+                   : edge_co_attach(n, b, "backing", PERM_CONSISTENT_READ,
+                                    shared, err);
 }
 
 static void hint_missing_backing(int ret, GError **err)

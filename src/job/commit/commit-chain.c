@@ -82,6 +82,9 @@ static void commit_chain_block(struct commit_chain *c)
 {
     for (struct node *n = c->overlay; n; n = node_chain_next(n)) {
         job_hold_block(&c->hold, n);
+        if (n != c->overlay) {
+            job_hold_forbid_overlays(&c->hold, n);
+        }
         if (n == c->base) {
             break;
         }

@@ -136,15 +136,16 @@ static CO_FN int commit_co_check(const struct commit_params *p,
 {
     const struct pivot pivot = { overlay, node_overlay_of(p->top, p->base) };
     struct node *end = node_chain_next(p->base);
+    int ret;
 
     for (struct node *n = overlay; n && n != end; n = node_chain_next(n)) {
-        int ret = node_check_op(n, BLOCK_OP_COMMIT, err);
-
+        ret = node_check_op(n, BLOCK_OP_COMMIT, err);
         if (ret < 0) {
             return ret;
         }
     }
-    return pivot_co_check_name(&pivot, p->backing_file, err);
+    ret = chain_check_no_other_overlay(overlay, p->base, err);
+    return ret < 0 ? ret : pivot_co_check_name(&pivot, p->backing_file, err);
 }
 
 int commit_co_start(struct jobs *js, const struct commit_params *p,

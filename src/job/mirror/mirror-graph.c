@@ -80,12 +80,15 @@ static CO_FN int commit_co_hold(struct mirror *m, GError **err)
 static void mirror_block(struct mirror *m)
 {
     job_hold_block(&m->hold, m->source);
-    for (struct node *n = m->source; m->is_commit && n != m->target;) {
-        n = node_chain_next(n);
-        job_hold_block(&m->hold, n);
-    }
     if (!m->is_commit) {
         job_hold_block(&m->hold, m->target);
+        return;
+    }
+    job_hold_forbid_overlays(&m->hold, m->source);
+    for (struct node *n = m->source; n != m->target;) {
+        n = node_chain_next(n);
+        job_hold_block(&m->hold, n);
+        job_hold_forbid_overlays(&m->hold, n);
     }
 }
 

@@ -296,6 +296,11 @@ static int mirror_check(const struct mirror_params *p, struct node *source,
     while (ret == 0 && p->is_commit && (n = node_chain_next(n)) != p->target) {
         ret = node_check_op(n, op, err);
     }
+    if (ret == 0) {
+        ret = p->is_commit
+                  ? chain_check_no_other_overlay(source, p->target, err)
+                  : node_check_no_overlay(p->target, err);
+    }
     return ret;
 }
 

@@ -182,6 +182,25 @@ def test_refusals(d):
         assert_same(read_disk(s), disks['top'])
 
 
+def test_second_overlay(d):
+    """Another image reads what the disk would be merged into."""
+    paths, _ = make_chain(d, random.Random(SEED))
+    other = rig.make_overlay(os.path.join(d, 'other'), paths['b'], rig.FORMAT)
+    with Chain(d, paths) as s:
+        s.qmp.cmd('blockdev-add', {
+            'driver': rig.FORMAT, 'node-name': 'other', 'backing': 'n-b',
+            'file': {'driver': 'file', 'filename': other}})
+        for base in 'n-b', 'n-a':
+            text = s.qmp.error('block-commit', {
+                'device': 'n-top', 'job-id': 'j', 'base-node': base})
+            assert text == "Node 'n-b' is busy: node is used as backing hd " \
+                "of 'other'", text
+        start(s, base_node='n-c')
+        s.qmp.wait_event('BLOCK_JOB_READY', device='j')
+        s.qmp.cmd('block-job-complete', device='j')
+        s.wait_completed(job='j')
+
+
 def test_by_hand(d):
     """The human monitor: commit, then block_job_complete."""
     base, top = os.path.join(d, 'base'), os.path.join(d, 'top')

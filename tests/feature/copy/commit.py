@@ -195,19 +195,64 @@ def test_refusals(d):
     check_disk(paths['b'], disks['b'], paths['base'])
 
 
+BACKING = "Node '%s' is busy: node is used as backing hd of '%s'"
+
+
+def overlay(path, base):
+    return {'driver': rig.FORMAT, 'node-name': 'other', 'backing': base,
+            'file': {'driver': 'file', 'filename': path}}
+
+
+def add_overlay(s, path, base):
+    s.qmp.cmd('blockdev-add', overlay(path, base))
+
+
 def test_second_overlay_of_the_base(d):
     """Another image stands on the base: it would read something else (C3)."""
     paths, disks = make_chain(d, random.Random(SEED))
     other = rig.make_overlay(os.path.join(d, 'other'), paths['base'])
     with Chain(d, paths) as s:
-        s.qmp.cmd('blockdev-add', {
-            'driver': rig.FORMAT, 'node-name': 'other', 'backing': 'n-base',
-            'file': {'driver': 'file', 'filename': other}})
+        add_overlay(s, other, 'n-base')
         text = s.qmp.error('block-commit', {
             'device': 'n-top', 'job-id': 'j', 'top-node': 'n-b'})
-        assert "unshared by node 'other'" in text, text
+        assert text == BACKING % ('n-base', 'other'), text
+        text = s.qmp.error('block_resize', {'node-name': 'n-base',
+                                            'size': MIB})
+        assert text == BACKING % ('n-base', 'n-a'), text
         assert s.qmp.cmd('query-block-jobs') == []
         commit(s, top_node='n-c', base_node='n-a')
+        assert_same(read_disk(s), disks['top'])
+
+
+def test_second_overlay_of_an_image_that_goes(d):
+    """It would read what was merged into the base of that image."""
+    paths, disks = make_chain(d, random.Random(SEED))
+    other = rig.make_overlay(os.path.join(d, 'other'), paths['b'], rig.FORMAT)
+    with Chain(d, paths) as s:
+        add_overlay(s, other, 'n-b')
+        text = s.qmp.error('block-commit', {
+            'device': 'n-top', 'job-id': 'j', 'top-node': 'n-c',
+            'base-node': 'n-a'})
+        assert text == BACKING % ('n-b', 'other'), text
+        s.qmp.cmd('blockdev-del', {'node-name': 'other'})
+        commit(s, top_node='n-c', base_node='n-a')
+        assert_same(read_disk(s), disks['top'])
+
+
+def test_overlay_while_it_runs(d):
+    """Nobody puts an image on what the job changes."""
+    paths, disks = make_chain(d, random.Random(SEED))
+    other = rig.make_overlay(os.path.join(d, 'other'), paths['base'])
+    with Chain(d, paths) as s:
+        s.qmp.cmd('block-commit', {
+            'device': 'n-top', 'job-id': 'j', 'top-node': 'n-b', 'speed': 1})
+        for node in 'n-base', 'n-a', 'n-b':
+            assert s.qmp.error('blockdev-add', overlay(other, node)) == \
+                "Node '%s' is busy: block device is in use by block job: " \
+                'commit' % node
+        s.qmp.cmd('block-job-set-speed', {'device': 'j', 'speed': 0})
+        s.wait_completed(job='j')
+        add_overlay(s, other, 'n-base')
         assert_same(read_disk(s), disks['top'])
 
 

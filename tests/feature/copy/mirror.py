@@ -231,6 +231,13 @@ def test_refusals(d):
         assert 'non-negative' in error(buf_size=-1)
         assert error(replaces='x') == \
             "Failed to find node with node-name='x'"
+        over = rig.make_overlay(os.path.join(d, 'over'), s.path)
+        q.cmd('blockdev-add', {
+            'driver': rig.FORMAT, 'node-name': 'over', 'backing': 'target',
+            'file': {'driver': 'file', 'filename': over}})
+        assert error() == \
+            "Node 'target' is busy: node is used as backing hd of 'over'"
+        q.cmd('blockdev-del', {'node-name': 'over'})
         s.mirror(speed=1)
         busy = 'is busy: block device is in use by block job: mirror'
         assert busy in error()
