@@ -87,9 +87,11 @@ void control_emit(struct control *c, const char *name, json_t *data)
 
     g_assert(decl);
     if (schema_check(decl->data, data, &err) < 0) {
+        g_autofree char *msg = err_dup_message(err);
+
         /* Still worth sending; the tests look for this line. */
         fprintf(stderr, "sluiced: event %s does not fit its schema: %s\n", name,
-                err->message);
+                msg);
     }
     ev->c = c;
     /* A deep copy: the event belongs to the other thread from here on. */

@@ -42,6 +42,28 @@ struct journal {
     uint64_t n_retries; /* calls of journal_co_retry() */
 };
 
+/* --- messages --- */
+
+static void complain(const GError *err)
+{
+    g_autofree char *msg = err_dup_message(err);
+    const char *hint = err_get_hint(err);
+
+    fprintf(stderr, "sluiced: %s\n", msg);
+    if (hint) {
+        fprintf(stderr, "%s\n", hint);
+    }
+}
+
+static void complain_of_job(const char *id, const char *what, const GError *err)
+{
+    GError *told = g_error_copy(err);
+
+    err_prefix(&told, "job '%s' of the journal %s", id, what);
+    complain(told);
+    g_error_free(told);
+}
+
 /* --- the file --- */
 
 /* Always a new file: what lies at @path may be a link that somebody planted. */
@@ -117,8 +139,7 @@ static int journal_parse(struct journal *j, const char *text, size_t len,
 
         if (schema_check(stream->args, json_object_get(entry, "arguments"),
                          &bad) < 0) {
-            fprintf(stderr, "sluiced: job '%s' of the journal is skipped: %s\n",
-                    id, bad->message);
+            complain_of_job(id, "is skipped", bad);
         } else {
             json_object_set(j->entries, id, entry);
             g_hash_table_add(j->waiting, g_strdup(id));
@@ -314,7 +335,7 @@ static CO_FN void start_co_replace(struct journal *j, struct journal_start *s)
 
     json_object_set(j->entries, s->id, s->entry);
     if (journal_co_write(j, &err) < 0) {
-        fprintf(stderr, "sluiced: %s\n", err->message);
+        complain(err);
     }
 }
 
@@ -350,7 +371,7 @@ void journal_co_change(struct journal *j, const char *id, json_t *changes)
     }
     json_object_update(args, changes);
     if (journal_co_write(j, &err) < 0) {
-        fprintf(stderr, "sluiced: %s\n", err->message);
+        complain(err);
     }
 }
 
@@ -364,7 +385,7 @@ void journal_co_erase(struct journal *j, const char *id)
     g_hash_table_remove(j->waiting, id);
     if (journal_co_write(j, &err) < 0) {
         /* The entry outlives its job: at worst it is started once more. */
-        fprintf(stderr, "sluiced: %s\n", err->message);
+        complain(err);
     }
 }
 
@@ -419,8 +440,7 @@ static CO_FN int resume_co_try(struct journal *j, const char *id)
     r = j->co_restart(j->c, args, &err);
     json_decref(args);
     if (r < 0) {
-        fprintf(stderr, "sluiced: job '%s' of the journal cannot go on: %s\n",
-                id, err->message);
+        complain_of_job(id, "cannot go on", err);
         g_hash_table_add(j->waiting, g_strdup(id));
     }
     start_leave(j, &s);

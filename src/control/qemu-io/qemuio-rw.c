@@ -5,6 +5,7 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include "base/err.h"
 #include "base/units.h"
 #include "control/qemu-io/qemuio-int.h"
 #include "graph/io.h"
@@ -331,6 +332,7 @@ static CO_FN bool may_co_write(struct qemuio_run *run,
                                const struct qemuio_command *cmd)
 {
     g_autoptr(GError) err = NULL;
+    g_autofree char *msg = NULL;
 
     if (!(cmd->flags & (QEMUIO_WRITE | QEMUIO_DISCARD)) ||
         !node_is_writable(run->node) ||
@@ -338,7 +340,8 @@ static CO_FN bool may_co_write(struct qemuio_run *run,
                              PERM_ALL, &err) == 0) {
         return true;
     }
-    g_string_append_printf(run->out, "%s\n", err->message);
+    msg = err_dup_message(err);
+    g_string_append_printf(run->out, "%s\n", msg);
     return false;
 }
 

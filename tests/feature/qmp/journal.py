@@ -182,6 +182,20 @@ def test_one_daemon_only(d):
         assert p.returncode == 1 and 'in use' in p.stderr, p.stderr
 
 
+def test_messages_have_their_hints_on_a_line(d):
+    os.mkdir(d + '/state')
+    with open(d + '/state/jobs.json', 'w', encoding='utf-8') as f:
+        json.dump({'version': 1, 'jobs': {'j': {
+            'command': 'block-stream',
+            'arguments': {'device': 'top', 'spede': 1}}}}, f)
+    with Sluiced(d, '--state-dir', d + '/state') as s:
+        assert s.qmp.cmd('query-job-journal') == []
+        text = s.errors()
+    assert "job 'j' of the journal is skipped: Parameter 'spede' is " \
+        "unexpected\nDid you mean 'speed'?\n" in text, repr(text)
+    assert '\x1f' not in text
+
+
 def test_bad_journal(d):
     os.mkdir(d + '/state')
     with open(d + '/state/jobs.json', 'w', encoding='utf-8') as f:
