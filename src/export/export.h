@@ -31,8 +31,9 @@ struct export
     struct exports *exports;
     struct backend *backend;
     bool writable, writethrough, shutting_down;
-    bool starting; /* being created: only its id counts */
-    unsigned refs; /* 1 + connections */
+    bool starting;                /* being created: only its id counts */
+    unsigned refs;                /* 1 + connections */
+    uint64_t error_told_ns[2][2]; /* io-error.c: [is_read][no space] */
 };
 /* BLOCK_EXPORT_DELETED is sent through @event. */
 struct exports *exports_new(struct graph *g,
@@ -50,6 +51,9 @@ CO_FN int exports_co_del(struct exports *es, const char *id, bool hard,
 /* query-block-exports; caller owns. */
 json_t *exports_describe(struct exports *es);
 CO_FN void exports_co_shutdown(struct exports *es);
+/* A request of a client has failed with @errnum: BLOCK_IO_ERROR, unless one of
+ * its kind was sent less than a second ago. No yield. */
+void export_tell_io_error(struct export *e, bool is_read, int errnum);
 void export_ref(struct export *e);
 void export_unref(struct export *e);
 

@@ -308,6 +308,10 @@ void node_set_path(struct node *n, const char *path);
 /* Tell the control plane: @name is a QMP event, @data its members (borrowed).
  * No yield. */
 void node_event(const struct node *n, const char *name, json_t *data);
+/* BLOCK_IMAGE_CORRUPTED. @fatal: @n is marked, and not written to any more.
+ * Corruption that is not fatal is told once of each node. */
+void node_tell_corruption(struct node *n, bool fatal, uint64_t offset,
+                          const char *text);
 /* Something is wrong with the image's bytes: records where, traces, returns
  * -EINVAL. Never asserts. */
 int node_corrupt(struct node *n, GError **err, uint64_t offset, const char *fmt,

@@ -106,7 +106,9 @@ struct node_int {
     uint64_t flushed_gen;            /* ... and how many a flush has covered */
     int failure;                     /* 0, or what every flush gets (G6) */
     uint64_t write_highest;
-    unsigned perm, shared; /* cumulative, as the driver last accepted */
+    uint64_t write_threshold; /* 0: none; io/threshold.c */
+    bool corruption_told;     /* one that is not fatal was */
+    unsigned perm, shared;    /* cumulative, as the driver last accepted */
     struct backing_request *pending;
     /* Storage that is open in place of an image that is gone: the format of
      * that image and its name. */

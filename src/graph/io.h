@@ -176,3 +176,8 @@ const struct backend_stats *backend_get_stats(const struct backend *u);
 void backend_stats_add(struct backend *u, const struct backend *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */
 uint64_t node_write_highest(const struct node *n);
+/* BLOCK_WRITE_THRESHOLD once, when a write, zeroing or discard of @n reaches
+ * beyond byte @offset; 0: never. */
+void node_set_write_threshold(struct node *n, uint64_t offset);
+/* 0: none, or it was passed. */
+uint64_t node_write_threshold(const struct node *n);

@@ -194,3 +194,17 @@ CO_FN int cmd_co_block_resize(struct control *c, const json_t *args,
     }
     return node_co_resize(n, "block_resize", (uint64_t)size, err);
 }
+
+CO_FN int cmd_co_block_set_write_threshold(struct control *c,
+                                           const json_t *args, json_t **ret,
+                                           GError **err)
+{
+    const char *name = arg_str(args, "node-name");
+    struct node *n = node_find(c->graph, name, NULL);
+
+    if (!n) {
+        return err_set(err, ENOENT, "Device '%s' not found", name);
+    }
+    node_set_write_threshold(n, (uint64_t)arg_int(args, "write-threshold", 0));
+    return 0;
+}

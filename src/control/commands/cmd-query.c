@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/drive.h"
 #include "control/commands/image-info.h"
 #include "control/control-int.h"
 #include "graph/io.h"
@@ -111,6 +112,9 @@ static CO_FN json_t *describe_co_device(const struct seen_device *d,
     }
     shown = node_ref(shown_node(d->node));
     info = *err ? NULL : image_co_describe_node(shown, false, err);
+    if (info) {
+        drive_describe_limits(d->node, info);
+    }
     node_co_unref(shown);
     node_co_unref(d->node);
     return info ? json_pack("{s:s,s:s,s:b,s:b,s:o,s:s,s:s}", "io-status", "ok",

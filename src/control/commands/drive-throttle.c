@@ -131,3 +131,51 @@ int drive_co_throttle(struct graph *g, const struct drive *d, struct node **n,
     json_decref(options);
     return r;
 }
+
+/* --- what query-block says --- */
+
+/* The throttle filter of the drive that ends in @top, or NULL. */
+static const struct node *find_filter(const struct node *top)
+{
+    while (top && top->implicit_filter &&
+           !g_str_equal(node_driver_name(top), "throttle")) {
+        top = node_filtered(top);
+    }
+    return top && top->implicit_filter ? top : NULL;
+}
+
+/* Is "bps_max_length" to be left out? A limit is always told, what belongs to
+ * bursts only where there are some. */
+static bool leave_out(const json_t *limits, const char *name)
+{
+    g_autofree char *burst = g_strdup(name);
+    char *length = strstr(burst, "-length");
+
+    if (length) {
+        *length = '\0';
+    }
+    return (strstr(burst, "-max") || g_str_equal(burst, "iops-size")) &&
+           json_integer_value(json_object_get(limits, burst)) == 0;
+}
+
+void drive_describe_limits(const struct node *top, json_t *info)
+{
+    const struct node *filter = find_filter(top);
+    json_t *group = filter ? json_object_get(filter->options, "throttle-group")
+                           : NULL;
+    json_t *limits = group ? throttle_group_get(filter->graph,
+                                                json_string_value(group))
+                           : NULL;
+
+    for (unsigned i = 0; limits && i < G_N_ELEMENTS(limit_names); i++) {
+        json_t *v = json_object_get(limits, limit_names[i].name);
+
+        if (v && !leave_out(limits, limit_names[i].name)) {
+            json_object_set(info, limit_names[i].old_name, v);
+        }
+    }
+    if (limits) {
+        json_object_set(info, "group", group);
+    }
+    json_decref(limits);
+}

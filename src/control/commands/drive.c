@@ -62,18 +62,41 @@ static int take_cache(struct opts *o, json_t *node, GError **err)
     return 0;
 }
 
+/* What becomes of errors is for the client to decide: it gets them all, and
+ * whoever looks after the daemon hears of them (export/io-error.c). */
+static int check_error_action(struct opts *o, const char *name, bool is_read,
+                              GError **err)
+{
+    static const char *const actions[] = { "report", "ignore", "stop", NULL };
+    g_autofree char *action = NULL;
+    int r = opts_take_str(o, name, &action, err);
+
+    if (r <= 0 || g_strv_contains(actions, action) ||
+        (!is_read && g_str_equal(action, "enospc"))) {
+        return MIN(r, 0);
+    }
+    return err_set(err, EINVAL, "'%s' invalid %s error action", action,
+                   is_read ? "read" : "write");
+}
+
 /* Options that mean nothing here but must not be an error. */
 static int take_accepted(struct opts *o, GError **err)
 {
-    static const char *const names[] = { "media",  "index",  "bus", "unit",
-                                         "werror", "rerror", "aio" };
+    static const char *const names[] = { "media", "index", "bus", "unit",
+                                         "aio" };
     bool snapshot = false;
     int r;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
         json_decref(opts_take_any(o, names[i]));
     }
-    r = opts_take_bool(o, "snapshot", &snapshot, err);
+    r = check_error_action(o, "rerror", true, err);
+    if (r == 0) {
+        r = check_error_action(o, "werror", false, err);
+    }
+    if (r == 0) {
+        r = opts_take_bool(o, "snapshot", &snapshot, err);
+    }
     if (snapshot) {
         err_set(err, ENOTSUP, "Parameter 'snapshot' is not supported");
         err_hint(err, "Make an overlay with 'sluice create -b' and use that.");

@@ -41,6 +41,9 @@ int drive_take_throttle(struct opts *o, struct drive *d, GError **err);
  * names; the group is made, or gets the limits of this drive. */
 CO_FN int drive_co_throttle(struct graph *g, const struct drive *d,
                             struct node **n, GError **err);
+/* Add the limits of the drive whose top node is @top, in the names of
+ * BlockDeviceInfo, to @info; nothing where it has none. */
+void drive_describe_limits(const struct node *top, json_t *info);
 /* Put filter @options, whose "file" becomes *@n, over *@n. */
 CO_FN int drive_co_add_filter(struct graph *g, json_t *options, struct node **n,
                               GError **err);

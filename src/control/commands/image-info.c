@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "graph/image.h"
+#include "graph/io.h"
 #include "graph/node.h"
 
 /* What a header holds need not be UTF-8; what QMP sends must. */
@@ -149,16 +150,16 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
     const char *file = n->filename ? n->filename : "";
 
     return json_pack(
-        "{s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:i,s:s*,s:b,s:i,s:i,"
+        "{s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:I,s:s*,s:b,s:i,s:i,"
         "s:{s:b,s:b,s:b},s:s}",
         "iops_rd", 0, "detect_zeroes", detect_zeroes(n), "image", image,
         "iops_wr", 0, "ro", !node_is_writable(n), "node-name", n->name,
         "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n), "drv",
-        node_driver_name(n), "iops", 0, "bps_wr", 0, "write_threshold", 0,
-        "backing_file", below ? below->filename : NULL, "encrypted", 0, "bps",
-        0, "bps_rd", 0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
-        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file",
-        file);
+        node_driver_name(n), "iops", 0, "bps_wr", 0, "write_threshold",
+        (json_int_t)node_write_threshold(n), "backing_file",
+        below ? below->filename : NULL, "encrypted", 0, "bps", 0, "bps_rd", 0,
+        "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0, "direct",
+        (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
 }
 
 json_t *image_co_describe_node(struct node *n, bool flat, GError **err)

@@ -410,6 +410,14 @@ void nbd_request_release(struct nbd_request *r)
     c->spare = r;
 }
 
+/* Has storage failed, or the client alone? */
+static bool is_io_error(const struct nbd_request *r, int ret)
+{
+    return (r->cmd->writes || r->h.cmd == NBD_CMD_READ ||
+            r->h.cmd == NBD_CMD_FLUSH) &&
+           ret != -ENOTSUP && !has_given_up(ret) && !r->conn->broken;
+}
+
 static CO_FN void request_entry(void *arg)
 {
     struct nbd_request *r = arg;
@@ -423,6 +431,10 @@ static CO_FN void request_entry(void *arg)
         nbd_write_end(r);
     }
     if (ret < 0) {
+        if (is_io_error(r, ret)) {
+            export_tell_io_error(&r->conn->exp->e, r->h.cmd == NBD_CMD_READ,
+                                 -ret);
+        }
         nbd_reply_error(r, -ret, NULL);
     } else if (r->n_chunks == 0) {
         nbd_reply_success(r);

@@ -64,7 +64,13 @@ int write_check(struct node *n, uint64_t off, uint64_t len)
             return -EIO;
         }
     }
-    return node_is_writable(n) ? 0 : -EPERM;
+    if (!node_is_writable(n)) {
+        return -EPERM;
+    }
+    if (n->priv->write_threshold && off + len > n->priv->write_threshold) {
+        threshold_pass(n, off + len);
+    }
+    return 0;
 }
 
 void write_done(struct node *n, uint64_t off, uint64_t len, int ret)

@@ -38,9 +38,13 @@ CO_FN bool status_co_is_zero(struct node *n, uint64_t off, uint64_t len);
  * zeroes: it is behind the end of storage. */
 int read_check(const struct node *n, uint64_t off, uint64_t len,
                uint64_t *ret_have);
-/* May @n be written there? 0, -EIO, -EPERM. */
+/* May @n be written there? 0, -EIO, -EPERM. A write threshold that it passes is
+ * told. */
 int write_check(struct node *n, uint64_t off, uint64_t len);
 /* The driver has written, or failed to: sizes and generations. */
 void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
+/* A change up to byte @end of @n passes its write threshold. No yield.
+ * threshold.c */
+void threshold_pass(struct node *n, uint64_t end);
 /* IO_FUA on a driver that does not know it, after the write. */
 CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);

@@ -167,30 +167,34 @@ static void hold_add(struct copy *c, enum job_bottleneck why, uint64_t ns)
 /* --- one chunk --- */
 
 /* Find where in the chunk the error is: the part before is done, ch->piece is
- * what failed, and what follows has not been tried. */
-static CO_FN int chunk_co_narrow(struct chunk *ch, int ret)
+ * what failed, and what follows has not been tried.  An error that does not come
+ * again counts all the same, of the whole chunk: the user's policy decides. */
+static CO_FN int chunk_co_narrow(struct chunk *ch, int first)
 {
     struct copy *c = ch->copy;
     uint64_t piece = MAX(ERROR_PIECE, c->p.cluster);
-    struct copy_result res;
+    uint64_t off = ch->off, end = ch->off + ch->len;
 
     ch->piece = ch->len;
-    if (ch->len <= piece || ret == -ERESTART) {
-        return ret;
+    if (ch->len <= piece || first == -ERESTART) {
+        return first;
     }
-    while (ch->len > 0) {
-        ch->piece = MIN(ch->len, piece - ch->off % piece);
-        res = (struct copy_result) { 0 };
-        ret = c->ops->co_copy(c->arg, ch->off, ch->piece, ch->zero, &res);
+    while (off < end) {
+        uint64_t len = MIN(end - off, piece - off % piece);
+        struct copy_result res = { 0 };
+        int ret = c->ops->co_copy(c->arg, off, len, ch->zero, &res);
+
         c->copied += res.copied;
         if (ret < 0) {
             ch->is_read = res.is_read;
+            ch->off = off;
+            ch->len = end - off;
+            ch->piece = len;
             return ret;
         }
-        ch->off += ch->piece;
-        ch->len -= ch->piece;
+        off += len;
     }
-    return 0;
+    return first;
 }
 
 static CO_FN void chunk_entry(void *arg)

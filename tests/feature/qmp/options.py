@@ -229,6 +229,28 @@ def test_drive_throttle(d):
         assert text in usage_error(d, '--drive', drive + options), options
 
 
+def test_drive_throttle_is_shown(d):
+    """By query-block: what a limit is, and of bursts only what there is."""
+    image = d + '/a.raw'
+    open(image, 'wb').truncate(MIB)
+    with Sluiced(d, '--drive', 'id=v,format=raw,file=%s,bps=4194304,'
+                 'iops_rd=100,iops_rd_max=300,iops_rd_max_length=2,'
+                 'iops_size=8192,copy-on-read=on' % image, '--drive',
+                 'id=w,driver=null-co', '--object',
+                 'throttle-group,id=g,limits.bps-write=7', '--drive',
+                 'id=x,driver=null-co,group=g') as s:
+        shown = {b['device']: {k: v for k, v in b['inserted'].items()
+                               if k.startswith(('bps', 'iops', 'group'))}
+                 for b in s.qmp.cmd('query-block')}
+        none = dict.fromkeys(['bps', 'bps_rd', 'bps_wr', 'iops', 'iops_rd',
+                              'iops_wr'], 0)
+        assert shown['v'] == dict(
+            none, bps=4194304, iops_rd=100, iops_rd_max=300,
+            iops_rd_max_length=2, iops_size=8192, group='v'), shown['v']
+        assert shown['w'] == none, shown['w']
+        assert shown['x'] == dict(none, bps_wr=7, group='g'), shown['x']
+
+
 def test_backing_policy(d):
     _, top = make_chain(d, MIB)
     drive = ['--drive', 'id=v,format=qed,file=' + top]

@@ -34,6 +34,9 @@ int qcow2_co_corrupt(struct qcow2_image *img, uint64_t at, const char *fmt, ...)
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     node_corrupt(img->node, NULL, at, "%s", text);
+    if (!img->corrupt) {
+        node_tell_corruption(img->node, img->group != NULL, at, text);
+    }
     g_free(text);
     if (img->group && !img->corrupt && img->shape.version >= 3) {
         co_latch_add(&img->background);
