@@ -8,6 +8,9 @@
  * its socket and not in our memory.  The queue takes 4 MiB: above that the
  * reader waits and events are dropped, with a marker in their place.
  *
+ * A client that has enabled "oob" is read on, because its next command may be
+ * one that is to begin at once; turns.h says how many may be under way.
+ *
  *   open -> draining (end of input, quit: the queue is still sent) -> ended
  */
 #include <string.h>
@@ -15,6 +18,7 @@
 #include "base/err.h"
 #include "control/control-int.h"
 #include "control/session/json-stream.h"
+#include "control/session/turns.h"
 #include "loop/channel.h"
 #include "loop/loop.h"
 
@@ -26,7 +30,9 @@ struct session {
     struct control *c;
     struct channel *ch;
     enum session_mode mode;
-    bool negotiated;     /* qmp_capabilities came */
+    bool negotiated;     /* qmp_capabilities came ... */
+    bool oob;            /* ... and enabled exec-oob */
+    struct turns turns;  /* with @oob */
     bool draining;       /* no more input will be read */
     bool broken;         /* no more output can be sent */
     unsigned coroutines; /* that are still running */
@@ -195,8 +201,8 @@ static void send_answer(struct session *s, json_t *id, json_t *ret,
 
 static void send_greeting(struct session *s)
 {
-    json_t *msg = json_pack("{s:{s:o,s:[]}}", "QMP", "version",
-                            control_version(), "capabilities");
+    json_t *msg = json_pack("{s:{s:o,s:[s]}}", "QMP", "version",
+                            control_version(), "capabilities", "oob");
 
     send_json(s, msg);
     json_decref(msg);
@@ -206,25 +212,37 @@ static int session_negotiate(struct session *s, const json_t *args,
                              GError **err)
 {
     const struct schema_command *cmd = schema_find_command("qmp_capabilities");
-    const json_t *first;
     int r = schema_check(cmd->args, args, err);
 
     if (r < 0) {
         return r;
     }
-    first = json_array_get(json_object_get(args, "enable"), 0);
-    if (first) {
-        return err_set(err, EINVAL, "Capability %s not available",
-                       json_string_value(first));
-    }
+    /* There is but one. */
+    s->oob = json_array_size(json_object_get(args, "enable")) > 0;
     s->negotiated = true;
     return 0;
 }
 
-static int check_message(const json_t *msg, GError **err)
+/* The member that names the command of @msg; NULL: none does. */
+static const char *exec_key(const json_t *msg)
 {
-    static const char *const known[] = { "execute", "arguments", "id", NULL };
-    const json_t *execute = json_object_get(msg, "execute");
+    return json_object_get(msg, "execute")    ? "execute"
+           : json_object_get(msg, "exec-oob") ? "exec-oob"
+                                              : NULL;
+}
+
+/* Is it to begin at once? */
+static bool is_oob(const struct session *s, const json_t *msg)
+{
+    return s->oob && g_strcmp0(exec_key(msg), "exec-oob") == 0;
+}
+
+static int check_message(const struct session *s, const json_t *msg,
+                         GError **err)
+{
+    static const char *const known[] = { "execute", "arguments", "id",
+                                         "exec-oob", NULL };
+    const char *exec = exec_key(msg);
     const json_t *arguments = json_object_get(msg, "arguments");
     const char *key;
     json_t *v;
@@ -233,17 +251,22 @@ static int check_message(const json_t *msg, GError **err)
         return err_set(err, EINVAL, "QMP input must be a JSON object");
     }
     json_object_foreach((json_t *)msg, key, v) {
-        if (!g_strv_contains(known, key)) {
+        if (!g_strv_contains(known, key) ||
+            (!s->oob && g_str_equal(key, "exec-oob"))) {
             return err_set(err, EINVAL, "QMP input member '%s' is unexpected",
                            key);
         }
     }
-    if (!execute) {
+    if (!exec) {
         return err_set(err, EINVAL, "QMP input lacks member 'execute'");
     }
-    if (!json_is_string(execute)) {
+    if (json_object_get(msg, "execute") && json_object_get(msg, "exec-oob")) {
         return err_set(err, EINVAL,
-                       "QMP input member 'execute' must be a string");
+                       "QMP input member 'exec-oob' clashes with 'execute'");
+    }
+    if (!json_is_string(json_object_get(msg, exec))) {
+        return err_set(err, EINVAL, "QMP input member '%s' must be a string",
+                       exec);
     }
     if (arguments && !json_is_object(arguments)) {
         return err_set(err, EINVAL,
@@ -255,14 +278,15 @@ static int check_message(const json_t *msg, GError **err)
 static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
                                  json_t **ret, GError **err)
 {
-    const char *name = arg_str(msg, "execute");
     const json_t *args = json_object_get(msg, "arguments");
+    const char *name;
     bool is_negotiation;
-    int r = check_message(msg, err);
+    int r = check_message(s, msg, err);
 
     if (r < 0) {
         return r;
     }
+    name = arg_str(msg, exec_key(msg));
     is_negotiation = g_str_equal(name, "qmp_capabilities");
     if (!s->negotiated && !is_negotiation) {
         return err_set_class(err, ERR_COMMAND_NOT_FOUND, EINVAL,
@@ -280,24 +304,42 @@ static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
     return control_co_execute(s->c, name, args, ret, err);
 }
 
+/* Run and answer what was read: @msg, or @bad where it was no JSON. */
+static CO_FN void qmp_co_run(void *arg, const json_t *msg, const GError *bad)
+{
+    struct session *s = arg;
+    g_autoptr(GError) err = bad ? g_error_copy(bad) : NULL;
+    json_t *ret = NULL;
+
+    if (s->draining) {
+        return;
+    }
+    if (!err) {
+        qmp_co_dispatch(s, msg, &ret, &err);
+    }
+    send_answer(s, json_object_get(msg, "id"), ret, err);
+    while (s->out_bytes >= QUEUE_MAX && !s->broken && !s->draining) {
+        co_queue_co_wait(&s->out_room);
+    }
+}
+
 static CO_FN void qmp_co_input(struct session *s, const char *buf, size_t len)
 {
     json_stream_feed(s->json_stream, buf, len);
     while (!s->draining) {
-        g_autoptr(GError) err = NULL;
-        json_t *msg = NULL, *ret = NULL;
+        GError *err = NULL;
+        json_t *msg = NULL;
         int r = json_stream_next(s->json_stream, &msg, &err);
 
         if (r == 0) {
             break;
         }
-        if (r > 0) {
-            qmp_co_dispatch(s, msg, &ret, &err);
-        }
-        send_answer(s, json_object_get(msg, "id"), ret, err);
-        json_decref(msg);
-        while (s->out_bytes >= QUEUE_MAX && !s->broken && !s->draining) {
-            co_queue_co_wait(&s->out_room);
+        if (s->oob) {
+            turns_co_add(&s->turns, msg, err, is_oob(s, msg));
+        } else {
+            qmp_co_run(s, msg, err);
+            json_decref(msg);
+            g_clear_error(&err);
         }
     }
 }
@@ -383,6 +425,7 @@ static CO_FN void reader_entry(void *arg)
             qmp_co_input(s, buf, (size_t)n);
         }
     }
+    turns_co_wait(&s->turns);
     session_finish(s);
     session_unref(s);
 }
@@ -397,6 +440,7 @@ void control_add_session(struct control *c, struct channel *ch,
     s->mode = mode;
     s->json_stream = json_stream_new(&json_stream_default_limits);
     g_queue_init(&s->out);
+    s->turns = (struct turns) { c->loop, qmp_co_run, s };
     s->coroutines = 2;
     g_ptr_array_add(c->sessions, s);
     co_start(c->loop, reader_entry, s);

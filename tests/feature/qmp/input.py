@@ -20,14 +20,14 @@ def test_greeting_and_negotiation(d):
         q = s.connect(negotiate=False)
         version = q.greeting['QMP']['version']
         assert list(version['qemu']) == ['micro', 'minor', 'major'], version
-        assert q.greeting['QMP']['capabilities'] == []
+        assert q.greeting['QMP']['capabilities'] == ['oob']
         err = q.execute('query-jobs')['error']
         assert err == {
             'class': 'CommandNotFound',
             'desc': "Expecting capabilities negotiation with "
                     "'qmp_capabilities'"}, err
-        assert 'oob' in q.execute('qmp_capabilities',
-                                  {'enable': ['oob']})['error']['desc']
+        assert "'sausage'" in q.execute(
+            'qmp_capabilities', {'enable': ['sausage']})['error']['desc']
         assert q.execute('qmp_capabilities') == READY
         err = q.execute('qmp_capabilities')['error']
         assert err == {
