@@ -21,6 +21,8 @@ struct control {
     bool resume_jobs;
     void (*quit)(void *arg);
     void *quit_arg;
+    const struct chardev_ops *chardevs; /* or NULL */
+    void *chardevs_arg;
 
     /* Control loop only. */
     GPtrArray *sessions; /* of struct session, borrowed */
@@ -35,7 +37,7 @@ struct control {
     struct exports *exports;
     struct journal *journal; /* NULL: no state directory */
     struct qemuio *qemuio;
-    GHashTable *objects; /* id -> ObjectType, both strings */
+    json_t *objects;     /* id -> ObjectOptions: commands/objects.h */
     GHashTable *cursors; /* device -> uint64_t: incremental streams */
 };
 

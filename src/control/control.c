@@ -40,8 +40,10 @@ struct control *control_new(const struct control_params *p)
     c->resume_jobs = p->resume_jobs;
     c->quit = p->quit;
     c->quit_arg = p->quit_arg;
+    c->chardevs = p->chardevs;
+    c->chardevs_arg = p->chardevs_arg;
     c->sessions = g_ptr_array_new();
-    c->objects = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    c->objects = json_object();
     c->cursors = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     return c;
 }
@@ -53,7 +55,7 @@ void control_free(struct control *c)
     }
     g_assert(c->sessions->len == 0);
     g_ptr_array_free(c->sessions, TRUE);
-    g_hash_table_destroy(c->objects);
+    json_decref(c->objects);
     g_hash_table_destroy(c->cursors);
     g_free(c->beneath);
     g_free(c->state_dir);

@@ -18,6 +18,18 @@ struct control;
 struct channel;
 struct loop;
 
+/* The character devices of the program, for the commands on them. On the
+ * control loop. */
+struct chardev_ops {
+    /* A list of ChardevInfo; the caller owns it. */
+    json_t *(*list)(void *arg);
+    /* Make one of ChardevBackend @backend. Nothing is called @id. */
+    CO_FN_PTR int (*co_add)(void *arg, const char *id, const json_t *backend,
+                            GError **err);
+    /* One that is there, and that no monitor has. */
+    void (*remove)(void *arg, const char *id);
+};
+
 struct control_params {
     struct loop *loop; /* of sockets; runs on the calling thread */
     struct loop *data; /* of the graph */
@@ -31,6 +43,8 @@ struct control_params {
     /* Somebody asked for the end. Called on @loop, at most once. */
     void (*quit)(void *arg);
     void *quit_arg;
+    const struct chardev_ops *chardevs; /* NULL: there are none */
+    void *chardevs_arg;
 };
 
 /* Strings are copied. */

@@ -24,13 +24,15 @@ struct chardev {
     struct daemon *d;
     char *id, *path, *host, *port;
     char *mode_word, *owner, *group; /* of the socket, as they were given */
-    bool is_stdio, server, wait;
-    bool used; /* a monitor has it */
+    bool is_stdio, is_null, server, wait;
+    bool used;     /* a monitor has it */
+    bool starting; /* a command is making it */
     enum session_mode mode;
     struct listener *listener;
     bool connected; /* once at least, for wait=on */
     int pump_fd;    /* our end of the socket pair */
     pthread_t pump_out;
+    struct channel *idle; /* a connection that no monitor serves, or NULL */
 };
 
 static void chardev_free(void *p)
@@ -38,6 +40,7 @@ static void chardev_free(void *p)
     struct chardev *ch = p;
 
     listener_free(ch->listener);
+    channel_free(ch->idle);
     g_free(ch->id);
     g_free(ch->path);
     g_free(ch->host);
@@ -98,7 +101,7 @@ static int take_socket(struct opts *o, struct chardev *ch, GError **err)
 
 static int chardev_fill(struct chardev *ch, struct opts *o, GError **err)
 {
-    static const char *const backends[] = { "socket", "stdio", NULL };
+    static const char *const backends[] = { "socket", "stdio", "null", NULL };
     int backend = 0;
     int r = opts_take_enum(o, "backend", backends, &backend, err);
 
@@ -115,6 +118,10 @@ static int chardev_fill(struct chardev *ch, struct opts *o, GError **err)
         return r;
     }
     ch->is_stdio = backend == 1;
+    ch->is_null = backend == 2;
+    if (ch->is_null) {
+        return opts_finish(o, err);
+    }
     if (ch->is_stdio) {
         bool ignored;
 
@@ -125,19 +132,14 @@ static int chardev_fill(struct chardev *ch, struct opts *o, GError **err)
     return r < 0 ? r : opts_finish(o, err);
 }
 
-int chardev_add(struct daemon *d, const char *arg, GError **err)
+/* Not in the table yet. */
+static int chardev_make(struct daemon *d, const json_t *options,
+                        struct chardev **ret, GError **err)
 {
-    CLEANUP(opts_freep) struct opts *o = NULL;
-    struct chardev *ch;
-    json_t *options;
-    int r = keyval_parse(arg, "backend", &options, err);
+    CLEANUP(opts_freep) struct opts *o = opts_new(options);
+    struct chardev *ch = g_new0(struct chardev, 1);
+    int r;
 
-    if (r < 0) {
-        return r;
-    }
-    o = opts_new(options);
-    json_decref(options);
-    ch = g_new0(struct chardev, 1);
     ch->d = d;
     ch->pump_fd = -1;
     r = chardev_fill(ch, o, err);
@@ -148,8 +150,25 @@ int chardev_add(struct daemon *d, const char *arg, GError **err)
         chardev_free(ch);
         return r;
     }
-    g_hash_table_insert(d->chardevs, ch->id, ch);
+    *ret = ch;
     return 0;
+}
+
+int chardev_add(struct daemon *d, const char *arg, GError **err)
+{
+    struct chardev *ch;
+    json_t *options;
+    int r = keyval_parse(arg, "backend", &options, err);
+
+    if (r < 0) {
+        return r;
+    }
+    r = chardev_make(d, options, &ch, err);
+    json_decref(options);
+    if (r == 0) {
+        g_hash_table_insert(d->chardevs, ch->id, ch);
+    }
+    return r;
 }
 
 /* --- stdio --- */
@@ -223,6 +242,16 @@ static void on_accept(struct channel *c, void *arg)
 {
     struct chardev *ch = arg;
 
+    if (!ch->used) {
+        /* Nobody reads it; whoever comes next is sent away. */
+        if (ch->idle) {
+            channel_free(c);
+        } else {
+            ch->idle = c;
+            ch->connected = true;
+        }
+        return;
+    }
     if (control_session_count(ch->d->control) >= CONNECTIONS_MAX) {
         channel_free(c);
         return;
@@ -339,10 +368,137 @@ int monitor_co_add(struct daemon *d, const char *arg, GError **err)
     if (ch->used) {
         return err_set(err, EBUSY, "Chardev '%s' is busy", id);
     }
+    if (ch->is_null) {
+        return err_set(err, EINVAL, "Chardev '%s' leads nowhere", id);
+    }
     ch->used = true;
     ch->mode = mode;
     return chardev_co_open(ch, err);
 }
+
+/* --- the commands on them --- */
+
+/* "unix:PATH,server=on". Owned. */
+static char *chardev_filename(const struct chardev *ch)
+{
+    const char *server = ch->server ? ",server=on" : "";
+    const char *before = ch->connected ? "" : "disconnected:";
+
+    if (ch->is_stdio || ch->is_null) {
+        return g_strdup(ch->is_stdio ? "stdio" : "null");
+    }
+    return ch->path ? g_strdup_printf("%sunix:%s%s", before, ch->path, server)
+                    : g_strdup_printf("%stcp:%s:%s%s", before, ch->host,
+                                      ch->port, server);
+}
+
+static json_t *chardevs_list(void *arg)
+{
+    struct daemon *d = arg;
+    json_t *list = json_array();
+    GHashTableIter it;
+    void *p;
+
+    g_hash_table_iter_init(&it, d->chardevs);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        const struct chardev *ch = p;
+        g_autofree char *filename = chardev_filename(ch);
+
+        json_array_append_new(list,
+                              json_pack("{s:b,s:s,s:s}", "frontend-open",
+                                        ch->used || ch->starting, "filename",
+                                        filename, "label", ch->id));
+    }
+    return list;
+}
+
+/* The options of --chardev that say what @backend says. */
+static json_t *backend_options(const char *id, const json_t *backend)
+{
+    const json_t *data = json_object_get(backend, "data");
+    const json_t *addr = json_object_get(data, "addr");
+    json_t *options = json_pack("{s:s,s:O}", "id", id, "backend",
+                                json_object_get(backend, "type"));
+    static const char *const from_address[] = { "path", "host",  "port",
+                                                "mode", "owner", "group" };
+
+    if (!addr) {
+        return options;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(from_address); i++) {
+        json_t *v = json_object_get(json_object_get(addr, "data"),
+                                    from_address[i]);
+
+        if (v) {
+            json_object_set(options, from_address[i], v);
+        }
+    }
+    json_object_set_new(
+        options, "server",
+        json_boolean(!json_is_false(json_object_get(data, "server"))));
+    json_object_set_new(options, "wait", json_false());
+    return options;
+}
+
+static CO_FN int chardev_co_start(struct chardev *ch, GError **err)
+{
+    struct sock_addr addr = { ch->path, ch->host, ch->port };
+    int r;
+
+    if (ch->is_null) {
+        return 0;
+    }
+    if (ch->is_stdio) {
+        return err_set(err, ENOTSUP, "stdio is for the command line");
+    }
+    r = ch->server ? chardev_co_listen(ch, err)
+                   : channel_co_connect(&addr, &ch->idle, err);
+    ch->connected = ch->idle != NULL;
+    return r;
+}
+
+static CO_FN int chardevs_co_add(void *arg, const char *id,
+                                 const json_t *backend, GError **err)
+{
+    struct daemon *d = arg;
+    json_t *options;
+    struct chardev *ch;
+    int r;
+
+    if (d->quit) {
+        return err_set(err, ESHUTDOWN, "The daemon is shutting down");
+    }
+    options = backend_options(id, backend);
+    r = chardev_make(d, options, &ch, err);
+    json_decref(options);
+    if (r < 0) {
+        return r;
+    }
+    g_hash_table_insert(d->chardevs, ch->id, ch);
+    ch->starting = true;
+    r = chardev_co_start(ch, err);
+    ch->starting = false;
+    if (r < 0) {
+        g_hash_table_remove(d->chardevs, ch->id);
+        chardev_free(ch);
+    }
+    return r;
+}
+
+static void chardevs_remove(void *arg, const char *id)
+{
+    struct daemon *d = arg;
+    struct chardev *ch = g_hash_table_lookup(d->chardevs, id);
+
+    g_hash_table_remove(d->chardevs, id);
+    chardev_free(ch);
+}
+
+const struct chardev_ops chardevs_ops = {
+    .list = chardevs_list,
+    .co_add = chardevs_co_add,
+    .remove = chardevs_remove,
+};
 
 /* --- end --- */
 
@@ -357,6 +513,8 @@ void chardevs_stop(struct daemon *d)
 
         listener_free(ch->listener);
         ch->listener = NULL;
+        channel_free(ch->idle);
+        ch->idle = NULL;
     }
 }
 

@@ -27,6 +27,7 @@ struct option_use {
 /* What the first pass found. */
 struct settings {
     bool help, version, trace_help, daemonize, print_uris;
+    bool object_help; /* it was printed */
     const char *pidfile, *state_dir, *beneath;
     bool resume_jobs;
     enum io_engine_kind engine;
@@ -60,6 +61,8 @@ CO_FN int options_co_apply(struct daemon *d, GError **err);
 /* --- chardev.c --- */
 int chardev_add(struct daemon *d, const char *arg, GError **err);
 CO_FN int monitor_co_add(struct daemon *d, const char *arg, GError **err);
+/* Of a struct daemon. */
+extern const struct chardev_ops chardevs_ops;
 /* Stop listening. */
 void chardevs_stop(struct daemon *d);
 /* Wait (bounded) for output on its way to a terminal; free all. */

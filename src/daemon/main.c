@@ -166,6 +166,8 @@ static int daemon_run(struct daemon *d, GError **err)
         .notice = main_print_notice,
         .quit = on_quit,
         .quit_arg = d,
+        .chardevs = &chardevs_ops,
+        .chardevs_arg = d,
     };
     int r = loop_new(&options, &d->loop, err);
 
@@ -201,8 +203,11 @@ int main(int argc, char **argv)
     d.chardevs = g_hash_table_new(g_str_hash, g_str_equal);
     drivers_register_traces();
     r = options_parse(&d, argc, argv, &err);
-    if (r == 0 && (d.set.help || d.set.version || d.set.trace_help)) {
-        if (d.set.help) {
+    if (r == 0 && (d.set.help || d.set.version || d.set.trace_help ||
+                   d.set.object_help)) {
+        if (d.set.object_help) {
+            /* That is all. */
+        } else if (d.set.help) {
             options_print_help();
         } else if (d.set.trace_help) {
             options_print_trace_events();

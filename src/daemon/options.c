@@ -120,6 +120,13 @@ static int set_trace(struct settings *s, const char *arg, GError **err)
     return 0;
 }
 
+/* Only whether help is asked for. */
+static int set_object(struct settings *s, const char *arg, GError **err)
+{
+    s->object_help = s->object_help || object_print_help(arg);
+    return 0;
+}
+
 /* --- second pass --- */
 
 /* Run @command with what @arg says, read as schema type @type. */
@@ -232,8 +239,8 @@ static const struct option daemon_options[] = {
       "make a device: cache=, copy-on-read=on, stream=on, readonly=on ...",
       NULL, apply_co_drive },
     { "object", 0, "[qom-type=]TYPE,id=ID[,...]",
-      "make an object: secret, throttle-group, iothread", NULL,
-      apply_co_object },
+      "make an object; 'help' lists the types, TYPE,help their options",
+      set_object, apply_co_object },
     { "chardev", 0, "socket|stdio,id=ID[,...]",
       "a way to reach a monitor: path= or host=,port=; server=on,wait=off;\n"
       "        who may: mode=,owner=,group=",

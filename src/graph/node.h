@@ -322,6 +322,8 @@ CO_FN void device_co_free(struct device *d);
 /* A device with a node; NULL where there is none, or an empty one. */
 struct device *device_find(struct graph *g, const char *id);
 bool device_is_empty(struct graph *g, const char *id);
+/* The device, be it empty or not; NULL: there is none of that name. */
+struct device *device_find_any(struct graph *g, const char *id);
 /* The device whose backend leads to @n directly or through filters, or NULL. */
 struct device *device_of_node(struct node *n);
 /* Those that are empty, too. */

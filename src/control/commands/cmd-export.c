@@ -103,6 +103,7 @@ CO_FN int cmd_co_nbd_server_add(struct control *c, const json_t *args,
 {
     const char *device = arg_str(args, "device");
     const char *name = arg_str(args, "name");
+    const char *bitmap = arg_str(args, "bitmap");
     json_t *modern;
     int r;
 
@@ -117,6 +118,9 @@ CO_FN int cmd_co_nbd_server_add(struct control *c, const json_t *args,
                        "node-name", device, "writable",
                        arg_bool(args, "writable", false), "name", name,
                        "description", arg_str(args, "description"));
+    if (bitmap) {
+        json_object_set_new(modern, "bitmaps", json_pack("[s]", bitmap));
+    }
     r = exports_co_add(c->exports, modern, err);
     json_decref(modern);
     return r;

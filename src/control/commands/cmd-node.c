@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/objects.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "graph/image.h"
@@ -207,4 +208,50 @@ CO_FN int cmd_co_block_set_write_threshold(struct control *c,
     }
     node_set_write_threshold(n, (uint64_t)arg_int(args, "write-threshold", 0));
     return 0;
+}
+
+/* --- what only other daemons have --- */
+
+CO_FN int cmd_co_x_blockdev_change(struct control *c, const json_t *args,
+                                   json_t **ret, GError **err)
+{
+    const char *child = arg_str(args, "child"), *node = arg_str(args, "node");
+    struct node *parent = node_find_any(c->graph, arg_str(args, "parent"), err);
+
+    if (!parent) {
+        return -ENOENT;
+    }
+    if (!child == !node) {
+        return err_set(err, EINVAL,
+                       child ? "The parameters child and node are in conflict"
+                             : "Either child or node must be specified");
+    }
+    if (child && !node_child(parent, child)) {
+        return err_set(err, ENOENT, "Node '%s' does not have child '%s'",
+                       arg_str(args, "parent"), child);
+    }
+    if (node && !node_find(c->graph, node, NULL)) {
+        return err_set(err, ENOENT, "Node '%s' not found", node);
+    }
+    return err_set(err, ENOTSUP, "The node %s does not support %s a child",
+                   parent->name, child ? "removing" : "adding");
+}
+
+CO_FN int cmd_co_x_blockdev_set_iothread(struct control *c, const json_t *args,
+                                         json_t **ret, GError **err)
+{
+    const char *thread = arg_str(args, "iothread");
+    const char *type = thread ? object_type(c->objects, thread) : NULL;
+
+    if (!find_named(c, arg_str(args, "node-name"), err)) {
+        return -ENOENT;
+    }
+    if (thread && g_strcmp0(type, "iothread") != 0) {
+        return err_set(err, ENOENT, "Cannot find iothread %s", thread);
+    }
+    return thread ? err_set(err, ENOTSUP,
+                            "Changing iothreads is not supported by '%s': all "
+                            "nodes run in one thread",
+                            arg_str(args, "node-name"))
+                  : 0;
 }

@@ -9,10 +9,9 @@ CO_FN int cmd_co_object_add(struct control *c, const json_t *args, json_t **ret,
                             GError **err)
 {
     const char *id = arg_str(args, "id");
-    const char *type = arg_str(args, "qom-type");
     int r;
 
-    if (g_hash_table_contains(c->objects, id)) {
+    if (json_object_get(c->objects, id)) {
         return err_set(err, EEXIST,
                        "attempt to add duplicate property '%s' to "
                        "object (type 'container')",
@@ -22,7 +21,7 @@ CO_FN int cmd_co_object_add(struct control *c, const json_t *args, json_t **ret,
     if (r < 0) {
         return r;
     }
-    g_hash_table_insert(c->objects, g_strdup(id), g_strdup(type));
+    object_remember(c->objects, args);
     return 0;
 }
 
@@ -30,7 +29,7 @@ CO_FN int cmd_co_object_del(struct control *c, const json_t *args, json_t **ret,
                             GError **err)
 {
     const char *id = arg_str(args, "id");
-    const char *type = g_hash_table_lookup(c->objects, id);
+    const char *type = object_type(c->objects, id);
     int r;
 
     if (!type) {
@@ -40,6 +39,6 @@ CO_FN int cmd_co_object_del(struct control *c, const json_t *args, json_t **ret,
     if (r < 0) {
         return r;
     }
-    g_hash_table_remove(c->objects, id);
+    json_object_del(c->objects, id);
     return 0;
 }

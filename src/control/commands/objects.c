@@ -5,9 +5,12 @@
  */
 #include "control/commands/objects.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
+#include "control/control-int.h"
 #include "filter/throttle/throttle.h"
 #include "graph/secret.h"
 
@@ -125,4 +128,139 @@ int object_del(struct graph *g, const char *type, const char *id, GError **err)
     const struct object_type *t = find_type(type);
 
     return t && t->del ? t->del(g, id, err) : 0;
+}
+
+/* --- what is known of them: objects, by id, as they were defined --- */
+
+void object_remember(json_t *objects, const json_t *props)
+{
+    json_t *kept = json_deep_copy(props);
+
+    json_object_del(kept, SECRET_KEY);
+    json_object_del(kept, "id");
+    json_object_set_new(objects,
+                        json_string_value(json_object_get(props, "id")), kept);
+}
+
+const char *object_type(const json_t *objects, const char *id)
+{
+    return json_string_value(
+        json_object_get(json_object_get(objects, id), "qom-type"));
+}
+
+const struct schema_member *object_members(const char *type)
+{
+    const struct schema_type *t = schema_find_variant(
+        schema_find_type("ObjectOptions"), type);
+
+    return t ? t->members : NULL;
+}
+
+const char *const *object_types_list(void)
+{
+    static const char *names[G_N_ELEMENTS(object_types) + 1];
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(object_types); i++) {
+        names[i] = object_types[i].name;
+    }
+    return names;
+}
+
+/* --- properties --- */
+
+/* "x-bps-read" and "limits" of a group. */
+static json_t *group_get(struct graph *g, const char *id, const char *name)
+{
+    json_t *limits = throttle_group_get(g, id), *one;
+
+    if (!limits || g_str_equal(name, "limits")) {
+        return limits;
+    }
+    one = json_incref(json_object_get(limits, name + strlen("x-")));
+    json_decref(limits);
+    return one;
+}
+
+json_t *object_get(struct graph *g, const json_t *objects, const char *id,
+                   const char *name)
+{
+    const char *type = object_type(objects, id);
+    json_t *given = json_object_get(json_object_get(objects, id), name);
+
+    if (g_str_equal(type, "throttle-group")) {
+        return group_get(g, id, name);
+    }
+    if (given || g_str_equal(type, "secret")) {
+        return !given && g_str_equal(name, "format") ? json_string("raw")
+                                                     : json_incref(given);
+    }
+    return json_integer(0);
+}
+
+int object_set(struct graph *g, json_t *objects, const char *id,
+               const char *name, const json_t *value, GError **err)
+{
+    const char *type = object_type(objects, id);
+
+    if (g_str_equal(type, "throttle-group")) {
+        if (!g_str_equal(name, "limits")) {
+            return err_set(err, EINVAL,
+                           "Property cannot be set after initialization");
+        }
+        int r = schema_check(schema_find_type("ThrottleLimits"), value, err);
+
+        return r < 0 ? r : throttle_group_set(g, id, value, err);
+    }
+    if (g_str_equal(type, "secret")) {
+        return err_set(err, EACCES, "Property '%s.%s' is not writable", type,
+                       name);
+    }
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return err_set(err, EINVAL,
+                       "%s value must be in range [0, %" PRId64 "]", name,
+                       INT64_MAX);
+    }
+    json_object_set(json_object_get(objects, id), name, (json_t *)value);
+    return 0;
+}
+
+/* --- help --- */
+
+static void print_types(void)
+{
+    printf("List of user creatable objects:\n");
+    for (unsigned i = 0; i < G_N_ELEMENTS(object_types); i++) {
+        printf("  %s\n", object_types[i].name);
+    }
+}
+
+bool object_print_help(const char *text)
+{
+    const char *comma = strchr(text, ',');
+    g_autofree char *type = g_strndup(text, comma ? (gsize)(comma - text)
+                                                  : strlen(text));
+    const struct schema_member *m;
+
+    if (g_str_equal(text, "help") || g_str_equal(text, "?")) {
+        print_types();
+        return true;
+    }
+    if (!comma ||
+        (!g_str_equal(comma + 1, "help") && !g_str_equal(comma + 1, "?"))) {
+        return false;
+    }
+    if (g_str_has_prefix(type, "qom-type=")) {
+        memmove(type, type + strlen("qom-type="),
+                strlen(type) - strlen("qom-type=") + 1);
+    }
+    m = object_members(type);
+    if (!m) {
+        return false; /* the definition is refused with its reason */
+    }
+    printf("%s options:\n", type);
+    for (; m->name; m++) {
+        printf("  %s=<%s>\n", m->name,
+               m->type->kind == SCHEMA_STR ? "string" : m->type->name);
+    }
+    return true;
 }

@@ -7,9 +7,11 @@
 #pragma once
 #include <glib.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include "base/annot.h"
 
 struct graph;
+struct schema_member;
 
 /* Make object @props ("qom-type", "id" and the type's own) known to @g. Types
  * that only have to be accepted do nothing. -EINVAL with a text for people. */
@@ -21,3 +23,24 @@ void object_hide_text(const char *text, GError **err);
 char *object_show_text(const char *text);
 /* Forget it. -EBUSY while something uses it. */
 int object_del(struct graph *g, const char *type, const char *id, GError **err);
+
+/* --- what is known of them: @objects is a JSON object, by id --- */
+
+/* As object-add has it, without a passphrase. */
+void object_remember(json_t *objects, const json_t *props);
+/* Borrowed; NULL: there is no such object. */
+const char *object_type(const json_t *objects, const char *id);
+/* The properties of a type that object_types_list() has. */
+const struct schema_member *object_members(const char *type);
+/* NULL-terminated. */
+const char *const *object_types_list(void);
+/* Property @name, one that its type has; owned. NULL: nobody is told. */
+json_t *object_get(struct graph *g, const json_t *objects, const char *id,
+                   const char *name);
+/* -EINVAL, -EACCES: not this one, or not so. */
+int object_set(struct graph *g, json_t *objects, const char *id,
+               const char *name, const json_t *value, GError **err);
+
+/* "help" and "TYPE,help", on standard output; false: @text is something
+ * else. */
+bool object_print_help(const char *text);

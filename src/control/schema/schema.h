@@ -75,10 +75,14 @@ struct hmp_command {
     const char *name; /* "info block"; NULL ends */
     const char *params, *help;
     const struct hmp_arg *args;
-    const char *command; /* QMP name; NULL: done in hmp.c */
+    const char *command; /* QMP name; NULL: @co_run, or done in hmp.c */
     /* Turns the answer into text; NULL: prints nothing. @only: the word after
      * the command, or NULL. */
     void (*print)(const json_t *result, const char *only, GString *out);
+    /* Of a command without a QMP form: what it prints is appended to @out. On
+     * the control loop. */
+    CO_FN_PTR int (*co_run)(struct control *c, const json_t *args, GString *out,
+                            GError **err);
 };
 
 extern const struct schema_type *const schema_types[];

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "control/commands.h"
 #include "control/control-int.h"
 #include "control/qemu-io/qemuio.h"
 
@@ -150,9 +151,8 @@ static CO_FN void qemuio_entry(void *arg)
                                  "The daemon is about to end");
 }
 
-/* The one command that has no QMP form: its language is its own. */
-static CO_FN int hmp_co_qemuio(struct control *c, const json_t *args,
-                               GString *out, GError **err)
+CO_FN int hmp_co_qemu_io(struct control *c, const json_t *args, GString *out,
+                         GError **err)
 {
     struct qemuio_call call = {
         .c = c,
@@ -173,8 +173,8 @@ static CO_FN int hmp_co_run(struct control *c, const struct hmp_command *cmd,
     const char *only = NULL;
     int r;
 
-    if (!cmd->command) {
-        return hmp_co_qemuio(c, args, out, err);
+    if (cmd->co_run) {
+        return cmd->co_run(c, args, out, err);
     }
     if (cmd->print) {
         /* What an info command takes chooses what is shown. */

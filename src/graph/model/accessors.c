@@ -25,28 +25,30 @@ bool name_wellformed(const char *name)
     return true;
 }
 
-struct device *device_find(struct graph *g, const char *id)
+struct device *device_find_any(struct graph *g, const char *id)
 {
     for (unsigned i = 0; i < g->devices->len; i++) {
         struct device *d = g_ptr_array_index(g->devices, i);
 
-        if (d->backend && !strcmp(d->id, id)) {
+        if ((d->backend || d->empty) && !strcmp(d->id, id)) {
             return d;
         }
     }
     return NULL;
 }
 
+struct device *device_find(struct graph *g, const char *id)
+{
+    struct device *d = device_find_any(g, id);
+
+    return d && d->backend ? d : NULL;
+}
+
 bool device_is_empty(struct graph *g, const char *id)
 {
-    for (unsigned i = 0; i < g->devices->len; i++) {
-        const struct device *d = g_ptr_array_index(g->devices, i);
+    const struct device *d = device_find_any(g, id);
 
-        if (d->empty && !strcmp(d->id, id)) {
-            return true;
-        }
-    }
-    return false;
+    return d && d->empty;
 }
 
 struct node *backend_node(const struct backend *u)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The human monitor, over QMP and on a line of its own."""
 import socket
+import subprocess
 
 from sluiced import Sluiced, make_chain, run
 
@@ -63,6 +64,63 @@ def test_errors_and_help(d):
         assert q.hmp('help block_resize').count('\n') == 1
         assert 'info block-jobs' in q.hmp('info')
         assert 'sluice-' in q.hmp('info version')
+
+
+def test_drives_come_and_go(d):
+    image = d + '/a.raw'
+    open(image, 'wb').truncate(MIB)
+    with Sluiced(d) as s:
+        q = s.qmp
+        assert q.hmp('drive_add 0 if=none,id=v,format=raw,file=' + image) == \
+            'OK\n'
+        assert 'v (' in q.hmp('info block')
+        assert "already exists" in q.hmp('drive_add 0 id=v,driver=null-co')
+        assert q.hmp('drive_add -n 0 driver=null-co,size=4096') == \
+            "Error: 'node-name' needs to be specified\n"
+        assert q.hmp('drive_add -n 0 null-co,node-name=n,size=4096') == ''
+        assert 'n: ' in q.hmp('info named-block-nodes')
+        assert 'zork' in q.hmp('drive_add 0 id=w,format=zork,file=' + image)
+        assert q.hmp('drive_add 0 id=cd,media=cdrom') == 'OK\n'
+        assert 'cd: [not inserted]' in q.hmp('info block')
+        for name in 'v', 'n', 'cd':
+            assert q.hmp('drive_del ' + name) == '', name
+            assert q.hmp('drive_del ' + name) == \
+                "Error: Device '%s' not found\n" % name
+        assert q.cmd('query-named-block-nodes') == []
+        assert q.cmd('query-block') == []
+        # Its file is free, and its name.
+        assert q.hmp('drive_add 0 id=v,format=raw,file=' + image) == 'OK\n'
+
+
+def test_drive_in_use(d):
+    """A job keeps its drive; an export keeps the image open."""
+    _, top = make_chain(d, 8 * MIB)
+    with Sluiced(d, '--drive', drive(top)) as s:
+        q = s.qmp
+        q.hmp('block_stream virtio0 1')
+        assert q.hmp('drive_del virtio0').startswith("Error: Node '")
+        q.cmd('block-job-cancel', device='virtio0')
+        q.wait_event('BLOCK_JOB_CANCELLED')
+        q.wait_event('JOB_STATUS_CHANGE', status='null')
+        assert q.hmp('nbd_server_add virtio0') == \
+            'Error: NBD server not running\n'
+        assert q.hmp('nbd_server_start unix:%s/n.sock' % d) == ''
+        assert q.hmp('nbd_server_add -w virtio0 disk') == ''
+        uri = 'nbd+unix:///disk?socket=%s/n.sock' % d
+        subprocess.run(['qemu-io', '-f', 'raw', '-c', 'write -P 7 0 64k', uri],
+                       check=True, stdout=subprocess.DEVNULL)
+        assert q.hmp('drive_del virtio0') == ''
+        assert q.cmd('query-block') == []
+        subprocess.run(['qemu-io', '-r', '-f', 'raw', '-c', 'read -P 7 0 64k',
+                        uri], check=True, stdout=subprocess.DEVNULL)
+        assert q.hmp('nbd_server_remove disk') == ''
+        assert q.cmd('query-named-block-nodes') == []
+        assert 'is not found' in q.hmp('nbd_server_remove -f disk')
+        assert q.hmp('nbd_server_stop') == ''
+        assert q.hmp('nbd_server_start nowhere') == (
+            'Error: nbd_server_start: expects unix:PATH or HOST:PORT\n')
+        assert q.hmp('nbd_server_start localhost:0') == ''
+        assert '-a is not supported' in q.hmp('nbd_server_start -a unix:x')
 
 
 def read_until(sock, mark):

@@ -117,6 +117,8 @@ def test_exports(d):
         assert q.error('nbd-server-start', addr=addr) == \
             'NBD server already running'
         q.cmd('block-export-add', export)
+        assert q.error('nbd-server-add', device='n', name='old',
+                       bitmap='b') == "Bitmap 'b' is not found"
         q.cmd('nbd-server-add', device='n', name='old')
         ids = {e['id'] for e in q.cmd('query-block-exports')}
         assert ids == {'e', 'old'}, ids
