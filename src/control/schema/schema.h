@@ -67,9 +67,10 @@ struct schema_event {
 /* A human command: how its words become the arguments of a QMP command. */
 struct hmp_arg {
     const char *name; /* NULL ends the table */
-    char flag;        /* 'f': -f means true; 0: a word */
+    char flag;        /* 'f': -f means true, or @value; 0: a word */
     char unit;        /* 'M': size, MiB unless it says */
     bool optional;
+    const char *value; /* without a flag: what it is unless a flag says */
 };
 struct hmp_command {
     const char *name; /* "info block"; NULL ends */

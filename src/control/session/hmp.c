@@ -59,7 +59,27 @@ static const struct hmp_arg *find_flag(const struct hmp_arg *args, char flag)
     return NULL;
 }
 
-/* Leading "-x" words become true members. Returns how many. */
+static json_t *hmp_value(const struct hmp_arg *a)
+{
+    if (!a->value || g_str_equal(a->value, "true")) {
+        return json_true();
+    }
+    return g_str_equal(a->value, "false") ? json_false()
+                                          : json_string(a->value);
+}
+
+/* What no word of the line says. */
+static void take_presets(const struct hmp_command *cmd, json_t *args)
+{
+    for (const struct hmp_arg *a = cmd->args; a->name; a++) {
+        if (!a->flag && a->value) {
+            json_object_set_new(args, a->name, hmp_value(a));
+        }
+    }
+}
+
+/* Leading "-x" words become members: true, or what the table says. Returns how
+ * many. */
 static int take_flags(const struct hmp_command *cmd, char **words, json_t *args,
                       GError **err)
 {
@@ -73,7 +93,7 @@ static int take_flags(const struct hmp_command *cmd, char **words, json_t *args,
                 return err_set(err, EINVAL, "%s: unsupported option -%c",
                                cmd->name, *f);
             }
-            json_object_set_new(args, a->name, json_true());
+            json_object_set_new(args, a->name, hmp_value(a));
         }
     }
     return n;
@@ -99,8 +119,10 @@ static int take_word(const struct hmp_command *cmd, const struct hmp_arg *a,
 static int hmp_parse_args(const struct hmp_command *cmd, char **words,
                           json_t *args, GError **err)
 {
-    int n = take_flags(cmd, words, args, err);
+    int n;
 
+    take_presets(cmd, args);
+    n = take_flags(cmd, words, args, err);
     if (n < 0) {
         return n;
     }
@@ -108,7 +130,7 @@ static int hmp_parse_args(const struct hmp_command *cmd, char **words,
     for (const struct hmp_arg *a = cmd->args; a->name; a++) {
         int r;
 
-        if (a->flag) {
+        if (a->flag || a->value) {
             continue;
         }
         if (!*words) {
