@@ -8,16 +8,14 @@
 #include <string.h>
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/new-image.h"
 #include "control/control-int.h"
-#include "graph/image.h"
 #include "graph/node.h"
 #include "graph/overlay.h"
-#include "graph/reference.h"
 
 struct action {
     struct overlay_step step;
-    bool opened; /* by us: ours until it stands above the disk */
-    bool made;   /* the file, too */
+    struct new_image image; /* ours until it stands above the disk */
 };
 
 /* The disk that guests use under the name @device or @node_name. */
@@ -35,78 +33,6 @@ static struct node *find_disk(struct control *c, const char *device,
     /* A job blocks its filter, too. */
     return node_check_op(n, BLOCK_OP_SNAPSHOT, err) == 0 ? node_skip_filters(n)
                                                          : NULL;
-}
-
-/* --- making and opening the overlay --- */
-
-/* Open @file as an image without its backing file, by @format or, NULL, by
- * what it begins with. */
-static CO_FN int overlay_co_open(struct action *a, const char *file,
-                                 const char *format, const char *node_name,
-                                 GError **err)
-{
-    struct graph *g = a->step.disk->graph;
-    const unsigned inherited = NODE_CACHE_DIRECT | NODE_NO_FLUSH;
-    unsigned flags = NODE_RDWR | (a->step.disk->flags & inherited);
-    json_t *o = json_pack("{s:s, s:n}", "filename", file, "backing");
-    const struct node_driver *drv = NULL;
-    int r = 0;
-
-    if (!format) {
-        json_object_del(o, "backing");
-        r = image_co_probe(g, o, flags, "Parameter 'format'", &drv, err);
-        json_object_set_new(o, "backing", json_null());
-        format = drv ? driver_name(drv) : "raw";
-    }
-    json_object_set_new(o, "driver", json_string(format));
-    if (node_name) {
-        json_object_set_new(o, "node-name", json_string(node_name));
-    }
-    if (r == 0) {
-        r = node_co_open(g, o, flags, &a->step.overlay, err);
-    }
-    json_decref(o);
-    a->opened = r == 0;
-    return r;
-}
-
-/* Write into the new overlay's header what it is going to stand on. */
-static CO_FN int overlay_co_name_disk(const struct overlay_step *s,
-                                      GError **err)
-{
-    g_autofree char *name = NULL;
-    const char *fmt = NULL;
-    int r = reference_co_make(s->overlay, s->overlay, s->disk, &name, &fmt,
-                              err);
-
-    return r < 0 ? r : node_co_change_backing(s->overlay, name, fmt, err);
-}
-
-static CO_FN int overlay_co_make(struct action *a, const char *file,
-                                 const char *format, const char *node_name,
-                                 GError **err)
-{
-    struct graph *g = a->step.disk->graph;
-    const struct node_driver *drv = graph_find_driver(g, format);
-    json_t *o;
-    int r;
-
-    if (!drv || !driver_create_options(drv)) {
-        return err_set(err, EINVAL, "Unknown file format '%s'", format);
-    }
-    if (!driver_has_backing(drv)) {
-        return err_set(err, EINVAL,
-                       "The overlay does not support backing images");
-    }
-    o = json_pack("{s:I}", "size", (json_int_t)a->step.disk->size);
-    r = image_co_create(g, drv, file, o, err);
-    json_decref(o);
-    if (r < 0) {
-        return r;
-    }
-    a->made = true;
-    r = overlay_co_open(a, file, format, node_name, err);
-    return r < 0 ? r : overlay_co_name_disk(&a->step, err);
 }
 
 /* --- the actions --- */
@@ -130,11 +56,15 @@ static CO_FN int action_co_snapshot_sync(struct control *c, const json_t *args,
 {
     const char *device = arg_str(args, "device");
     const char *node_name = arg_str(args, "node-name");
-    const char *file = arg_str(args, "snapshot-file");
     const char *format = arg_str(args, "format");
     const char *new_name = arg_str(args, "snapshot-node-name");
+    const struct new_image_spec spec = {
+        .file = arg_str(args, "snapshot-file"),
+        .format = format ? format : "qcow2",
+        .node_name = new_name,
+    };
+    int r;
 
-    format = format ? format : "qcow2";
     if (node_name && !new_name) {
         return err_set(err, EINVAL, "New overlay node-name missing");
     }
@@ -145,9 +75,12 @@ static CO_FN int action_co_snapshot_sync(struct control *c, const json_t *args,
     if (!a->step.disk) {
         return -ENOENT;
     }
-    return g_strcmp0(arg_str(args, "mode"), "existing") == 0
-               ? overlay_co_open(a, file, format, new_name, err)
-               : overlay_co_make(a, file, format, new_name, err);
+    r = g_strcmp0(arg_str(args, "mode"), "existing") == 0
+            ? new_image_co_open(a->step.disk, &spec, &a->image, err)
+            : new_image_co_make(a->step.disk, &spec, a->step.disk, "overlay",
+                                &a->image, err);
+    a->step.overlay = a->image.node;
+    return r;
 }
 
 static CO_FN int action_co_prepare(struct control *c, const json_t *action,
@@ -168,17 +101,6 @@ static CO_FN int action_co_prepare(struct control *c, const json_t *action,
         return action_co_snapshot_sync(c, data, a, err);
     }
     return err_set(err, ECANCELED, "Transaction aborted using Abort action");
-}
-
-/* What was opened for it is the graph's now, or goes. */
-static CO_FN void action_co_end(struct action *a, bool done)
-{
-    if (a->made && !done && a->step.overlay) {
-        (void)node_co_unlink(a->step.overlay, NULL);
-    }
-    if (a->opened) {
-        node_co_unref(a->step.overlay);
-    }
 }
 
 static CO_FN int actions_co_switch(struct action *actions, unsigned n,
@@ -236,7 +158,7 @@ static CO_FN int actions_co_run(struct control *c, const json_t *list,
         r = actions_co_switch(actions, n, err);
     }
     for (unsigned i = n; i-- > 0;) {
-        action_co_end(&actions[i], r == 0);
+        new_image_co_end(&actions[i].image, r == 0);
     }
     return r;
 }
@@ -289,7 +211,8 @@ static bool names_disk(const struct overlay_step *s)
 CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
-    const char *image = arg_str(args, "image");
+    const struct new_image_spec spec = { .file = arg_str(args, "image"),
+                                         .format = arg_str(args, "format") };
     struct action a = { .step.disk = find_disk(c, arg_str(args, "device"), NULL,
                                                err) };
     int r;
@@ -297,16 +220,17 @@ CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
     if (!a.step.disk) {
         return -ENOENT;
     }
-    r = overlay_co_open(&a, image, arg_str(args, "format"), NULL, err);
+    r = new_image_co_open(a.step.disk, &spec, &a.image, err);
+    a.step.overlay = a.image.node;
     if (r == 0 && !names_disk(&a.step)) {
         r = err_set(err, EINVAL,
                     "'%s' does not have '%s', the image in use, as its "
                     "backing file",
-                    image, a.step.disk->filename);
+                    spec.file, a.step.disk->filename);
     }
     if (r == 0) {
         r = actions_co_switch(&a, 1, err);
     }
-    action_co_end(&a, r == 0);
+    new_image_co_end(&a.image, r == 0);
     return r;
 }
