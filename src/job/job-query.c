@@ -69,6 +69,9 @@ json_t *job_describe_block(const struct job *j)
         j->state == JOB_READY || j->state == JOB_STANDBY, "type", j->drv->type);
 
     job_add_error(j, o);
+    if (j->drv->describe) {
+        j->drv->describe(j, o);
+    }
     if (j->background) {
         describe_limits(j, o);
     }

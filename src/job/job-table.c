@@ -13,7 +13,7 @@ static const struct {
     unsigned verbs; /* verbs that it takes */
 } states[JOB_STATE_COUNT] = {
 #define V(x) (1u << JOB_##x)
-#define V_LIVE (V(CANCEL) | V(PAUSE) | V(RESUME) | V(SET_SPEED))
+#define V_LIVE (V(CANCEL) | V(PAUSE) | V(RESUME) | V(SET_SPEED) | V(CHANGE))
     [JOB_UNDEFINED] = { "undefined", S(CREATED), 0 },
     [JOB_CREATED] = { "created", S(RUNNING) | S(ABORTING) | S(NULL), V_LIVE },
     [JOB_RUNNING] = { "running",
@@ -33,7 +33,7 @@ static const char *const verb_names[JOB_VERB_COUNT] = {
     [JOB_CANCEL] = "cancel",     [JOB_PAUSE] = "pause",
     [JOB_RESUME] = "resume",     [JOB_SET_SPEED] = "set-speed",
     [JOB_COMPLETE] = "complete", [JOB_FINALIZE] = "finalize",
-    [JOB_DISMISS] = "dismiss",
+    [JOB_DISMISS] = "dismiss",   [JOB_CHANGE] = "change",
 };
 
 const char *job_state_name(enum job_state s)

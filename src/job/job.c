@@ -465,6 +465,24 @@ CO_FN int job_user_co_complete(struct job *j, GError **err)
     return j->drv->co_complete(j, err);
 }
 
+int job_user_set_copy_mode(struct job *j, const char *type, bool write_blocking,
+                           GError **err)
+{
+    int ret = job_check_verb(j, JOB_CHANGE, err);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (!j->drv->set_copy_mode) {
+        return err_set(err, ENOTSUP, "Job type does not support change");
+    }
+    if (strcmp(type, j->drv->type) != 0) {
+        return err_set(err, EINVAL, "Job '%s' is of type '%s', not '%s'", j->id,
+                       j->drv->type, type);
+    }
+    return j->drv->set_copy_mode(j, write_blocking, err);
+}
+
 int job_user_finalize(struct job *j, GError **err)
 {
     int ret = job_check_verb(j, JOB_FINALIZE, err);

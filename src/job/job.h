@@ -43,6 +43,7 @@ enum job_verb {
     JOB_COMPLETE,
     JOB_FINALIZE,
     JOB_DISMISS,
+    JOB_CHANGE,
     JOB_VERB_COUNT
 };
 enum on_error {
@@ -85,6 +86,11 @@ struct job_driver {
     /* Cancelled without force when it is ready: end well, without the change of
      * the graph. No yield. May be left out: then it is cancelled. */
     void (*cancel_softly)(struct job *j);
+    /* Of a mirror: when guests' changes reach the target. No yield. */
+    int (*set_copy_mode)(struct job *j, bool write_blocking, GError **err);
+    /* Add to what query-block-jobs says of it, @o. No yield. May be left
+     * out. */
+    void (*describe)(const struct job *j, json_t *o);
 };
 
 struct job {
@@ -155,6 +161,9 @@ int job_user_set_speed(struct job *j, int64_t speed, GError **err);
 int job_user_set_limits(struct job *j, const struct background_limits *l,
                         GError **err);
 CO_FN int job_user_co_complete(struct job *j, GError **err);
+/* block-job-change; @type: what the caller takes the job for. */
+int job_user_set_copy_mode(struct job *j, const char *type, bool write_blocking,
+                           GError **err);
 int job_user_finalize(struct job *j, GError **err);
 int job_user_dismiss(struct job *j, GError **err);
 

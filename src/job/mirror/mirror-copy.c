@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include "base/math.h"
 #include "graph/io.h"
 #include "job/mirror/mirror-int.h"
 
@@ -12,6 +13,12 @@ void mirror_show_progress(struct mirror *m)
 
     m->job.len = all + m->later_bytes + dirty_map_bytes(m->dirty);
     job_progress(&m->job, m->first_bytes + m->later_bytes);
+}
+
+uint32_t mirror_unit(const struct mirror *m)
+{
+    return MAX(dirty_map_granularity(m->dirty),
+               node_get_limits(m->target)->cluster_size);
 }
 
 static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
@@ -45,20 +52,38 @@ static CO_FN int mirror_co_repeat(struct mirror *m, const struct watched *w)
     return mirror_co_copy_part(m, w->off, w->len, true, &res);
 }
 
+/* What of the target changes with @w. */
+static struct range mirror_range_of(const struct mirror *m,
+                                    const struct watched *w)
+{
+    uint64_t unit = m->whole ? m->whole : 1;
+    uint64_t off = round_down(w->off, unit);
+    uint64_t end = MIN(round_up(w->off + w->len, unit), m->source->size);
+
+    return (struct range) { .off = off, .len = end - off };
+}
+
 /* To both sides. What the target does not take is left to the chunks, which ask
  * what to do about errors. */
 static CO_FN int mirror_co_change_both(struct mirror *m, struct watched *w)
 {
-    struct range r;
+    struct range r, all = mirror_range_of(m, w);
+    struct copy_result res = { 0 };
     int ret, copied;
 
-    ranges_co_take(&m->ranges, &r, w->off, w->len);
+    ranges_co_take(&m->ranges, &r, all.off, all.len);
     ret = watched_co_do(w);
-    copied = ret < 0 ? ret : mirror_co_repeat(m, w);
+    if (ret < 0) {
+        copied = ret;
+    } else if (m->no_zeroes || all.len > w->len) {
+        copied = mirror_co_copy_part(m, all.off, all.len, true, &res);
+    } else {
+        copied = mirror_co_repeat(m, w);
+    }
     if (copied < 0) {
         mirror_mark(m, w->off, w->len);
     } else {
-        dirty_map_clear(m->dirty, w->off, w->len);
+        dirty_map_clear(m->dirty, all.off, all.len);
     }
     ranges_drop(&m->ranges, &r);
     return ret;
@@ -96,6 +121,29 @@ static CO_FN int mirror_co_status(struct mirror *m, uint64_t off, uint64_t max,
     return node_co_status_above(m->source, end, off, max, ext);
 }
 
+/* The run in units that the target takes whole: one of which only a part is to
+ * be copied is copied, as data. */
+static void mirror_round_run(const struct mirror *m, uint64_t max, bool *need,
+                             bool *zero, uint64_t *len)
+{
+    uint64_t unit = m->whole;
+
+    *zero = *zero && !m->no_zeroes;
+    if (unit == 0 || *len == max || *len % unit == 0) {
+        return;
+    }
+    if (*need && !*zero) {
+        *len = MIN(round_up(*len, unit), max);
+        return;
+    }
+    *len = round_down(*len, unit);
+    if (*len == 0) {
+        *need = true;
+        *zero = false;
+        *len = MIN(unit, max);
+    }
+}
+
 CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
                          bool *ret_zero, uint64_t *ret_len)
 {
@@ -121,6 +169,9 @@ CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
     *ret_need = dirty ||
                 (m->bottom ? ext.depth > 0 : !(*ret_zero && m->target_is_zero));
     *ret_len = ext.len;
+    if (ret == 0) {
+        mirror_round_run(m, max, ret_need, ret_zero, ret_len);
+    }
     return ret;
 }
 
@@ -143,7 +194,8 @@ static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
         n = MIN(len, ext.len);
         if (ret == 0) {
             ret = transfer_co_copy(&m->transfer, off, n,
-                                   ext.flags & STATUS_ZERO, &part);
+                                   (ext.flags & STATUS_ZERO) && !m->no_zeroes,
+                                   &part);
         }
         res->copied += part.copied;
         res->shared += part.shared;
@@ -201,7 +253,7 @@ CO_FN int mirror_co_copy_rest(struct mirror *m)
         struct copy_result res = { 0 };
 
         if (dirty_map_run(m->dirty, off, size - off, &len)) {
-            len = MIN(len, REST_CHUNK);
+            len = MIN(len, MAX(REST_CHUNK, m->whole));
             ret = mirror_co_copy_held(m, off, len, true, &res);
         }
     }

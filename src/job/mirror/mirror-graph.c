@@ -127,6 +127,28 @@ static void mirror_unfreeze(struct mirror *m)
     }
 }
 
+/* Guests still write to the source: its other users come to terms with that
+ * until they have gone over. */
+static CO_FN int mirror_co_put_on_source(struct mirror *m, GError **err)
+{
+    return m->source_below ? edge_co_attach(m->target, m->source, "backing",
+                                            PERM_CONSISTENT_READ, PERM_ALL, err)
+                           : 0;
+}
+
+static CO_FN void mirror_co_settle_on_source(struct mirror *m)
+{
+    struct edge *e = m->source_below ? node_child(m->target, "backing") : NULL;
+
+    if (e && m->switched) {
+        (void)edge_co_set_perms(e, PERM_CONSISTENT_READ,
+                                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                                NULL);
+    } else if (e) {
+        edge_co_detach(e);
+    }
+}
+
 CO_FN int mirror_co_switch(struct mirror *m, GError **err)
 {
     struct node *old = m->replaces ? m->replaces : m->filter;
@@ -134,9 +156,13 @@ CO_FN int mirror_co_switch(struct mirror *m, GError **err)
 
     if (ret == 0) {
         mirror_unfreeze(m);
-        ret = node_co_replace(old, m->target, NULL, err);
+        ret = mirror_co_put_on_source(m, err);
     }
-    m->switched = ret == 0;
+    if (ret == 0) {
+        ret = node_co_replace(old, m->target, NULL, err);
+        m->switched = ret == 0;
+        mirror_co_settle_on_source(m);
+    }
     return ret;
 }
 
@@ -165,6 +191,9 @@ CO_FN void mirror_co_release(struct mirror *m)
     job_hold_co_release(&m->hold);
     if (m->target_made_writable && !m->switched) {
         (void)node_co_set_read_only(m->target, true, NULL);
+    }
+    if (m->source_below && m->switched) {
+        (void)node_co_set_read_only(m->source, true, NULL);
     }
     if (m->filter) {
         node_co_unref(m->filter);

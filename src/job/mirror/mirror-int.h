@@ -22,14 +22,20 @@ struct mirror {
     struct job_hold hold;
     struct backend *source_backend, *target_backend; /* of @hold */
     bool is_commit, frozen, target_made_writable, switched;
+    bool source_below; /* the target is to stand on the source */
 
     /* mirror-copy.c */
     struct dirty_map *dirty;
     struct ranges ranges;
     struct transfer transfer;
     bool write_blocking, target_is_zero;
-    bool first;           /* round: everything, by status; else what is dirty */
-    bool ending;          /* requests that were let go are not repeated */
+    /* The target lacks its backing file until the end: it is written to in
+     * whole units of this many bytes, or what it lacks of them would read as
+     * zeroes. 0: any. */
+    uint32_t whole;
+    bool no_zeroes; /* of it, because there is no marker for zeroes, either */
+    bool first;     /* round: everything, by status; else what is dirty */
+    bool ending;    /* requests that were let go are not repeated */
     uint64_t first_bytes; /* how far the first round is */
     uint64_t later_bytes; /* what has been copied after it */
 
@@ -37,9 +43,10 @@ struct mirror {
     uint64_t buf_size;
     enum on_error on_source_error, on_target_error;
     bool only_new;
-    bool completing; /* the end was asked for ... */
-    bool stay;       /* ... without the switch */
-    bool skipped;    /* an error was ignored in this round */
+    bool completing;      /* the end was asked for ... */
+    bool stay;            /* ... without the switch */
+    bool skipped;         /* an error was ignored in this round */
+    unsigned lost_rounds; /* that left about as much as they found */
     struct co_queue wake;
 };
 
@@ -55,6 +62,8 @@ CO_FN void mirror_co_release(struct mirror *m);
 /* --- mirror-copy.c --- */
 
 extern const struct watch_ops mirror_watch_ops;
+/* Marks are taken away from whole units of that many bytes alone. */
+uint32_t mirror_unit(const struct mirror *m);
 /* For copy_ops. */
 CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
                          bool *ret_zero, uint64_t *ret_len);

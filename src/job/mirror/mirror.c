@@ -10,6 +10,7 @@
 #include "graph/background.h"
 #include "graph/io.h"
 #include "job/copy/copy-job.h"
+#include "job/job-int.h"
 #include "job/mirror/mirror-int.h"
 #include "job/result.h"
 #include "loop/co.h"
@@ -19,15 +20,11 @@
 #define REST_MAX (UINT64_C(1) << 20)
 /* Changes are gathered that long before they are copied. */
 #define GATHER_NS UINT64_C(50000000)
+/* So many rounds one after the other that left about as much to copy as they
+ * found are no accident. */
+#define ROUNDS_LOST 3
 
 /* --- the copy engine's view --- */
-
-/* Marks are taken away from whole granules alone. */
-static uint32_t chunk_unit(const struct mirror *m)
-{
-    return (uint32_t)MAX(dirty_map_granularity(m->dirty),
-                         node_get_limits(m->target)->cluster_size);
-}
 
 static void mirror_progress(void *arg, uint64_t offset)
 {
@@ -51,7 +48,7 @@ static CO_FN int mirror_co_error(void *arg, uint64_t off, bool is_read,
     case ERROR_ACTION_IGNORE:
         /* It stays to be copied. */
         m->skipped = true;
-        dirty_map_set(m->dirty, off, MAX(REST_MAX, chunk_unit(m)));
+        dirty_map_set(m->dirty, off, MAX(REST_MAX, mirror_unit(m)));
         return 0;
     case ERROR_ACTION_STOP:
         return -EAGAIN; /* the pause point sleeps until it is resumed */
@@ -74,7 +71,7 @@ static CO_FN int mirror_co_round(struct mirror *m)
 {
     struct copy_params params = {
         .end = m->source->size,
-        .cluster = chunk_unit(m),
+        .cluster = mirror_unit(m),
         .window_max = m->buf_size,
     };
     int ret;
@@ -83,6 +80,34 @@ static CO_FN int mirror_co_round(struct mirror *m)
     ret = job_co_copy(&m->job, m->graph, &mirror_copy_ops, params);
     mirror_show_progress(m);
     return ret;
+}
+
+/* Little enough for the drained end? */
+static bool mirror_is_close(const struct mirror *m)
+{
+    return !m->skipped && dirty_map_bytes(m->dirty) <=
+                              MAX(REST_MAX, dirty_map_granularity(m->dirty));
+}
+
+static bool mirror_falls_behind(const struct mirror *m)
+{
+    return m->lost_rounds >= ROUNDS_LOST && !m->write_blocking;
+}
+
+/* A round has found @found bytes to be copied. Say so once when guests write
+ * faster than the target takes it: the job would go on like that for ever. */
+static void mirror_judge(struct mirror *m, uint64_t found)
+{
+    uint64_t left = dirty_map_bytes(m->dirty);
+
+    if (left < found - found / 8 || mirror_is_close(m)) {
+        m->lost_rounds = 0;
+    } else if (++m->lost_rounds == ROUNDS_LOST && mirror_falls_behind(m)) {
+        job_send(&m->job, "BLOCK_JOB_FALLS_BEHIND",
+                 json_pack("{s:s, s:I, s:s}", "device", m->job.device,
+                           "remaining", (json_int_t)left, "type",
+                           m->job.drv->type));
+    }
 }
 
 /* C4, or whether the sizes fit. */
@@ -105,13 +130,6 @@ static CO_FN int mirror_co_check_size(struct mirror *m, GError **err)
         }
     }
     return ret;
-}
-
-/* Little enough for the drained end? */
-static bool mirror_is_close(const struct mirror *m)
-{
-    return !m->skipped && dirty_map_bytes(m->dirty) <=
-                              MAX(REST_MAX, dirty_map_granularity(m->dirty));
 }
 
 static bool mirror_may_end(const struct mirror *m)
@@ -148,8 +166,11 @@ static CO_FN int mirror_co_follow(struct mirror *m)
     int ret = 0;
 
     while (ret == 0 && !(m->job.state == JOB_READY && mirror_may_end(m))) {
-        if (dirty_map_bytes(m->dirty) > 0) {
+        uint64_t found = dirty_map_bytes(m->dirty);
+
+        if (found > 0) {
             ret = mirror_co_round(m);
+            mirror_judge(m, found);
         }
         if (ret == 0 && m->job.state != JOB_READY && mirror_is_close(m)) {
             job_set_ready(&m->job);
@@ -265,17 +286,56 @@ static void mirror_cancel_softly(struct job *j)
     }
 }
 
-#define MIRROR_DRIVER(name) \
-    { \
-        .type = (name), .job_size = sizeof(struct mirror), \
-        .co_run = mirror_co_run, .co_prepare = mirror_co_prepare, \
-        .co_clean = mirror_co_clean, .set_speed = job_copy_set_speed, \
-        .kick = mirror_kick, .held_by = job_copy_held_by, \
-        .let_go = mirror_let_go, .co_complete = mirror_co_complete, \
-        .cancel_softly = mirror_cancel_softly, \
+/* There is no way back: the guest has been told that the target has what it
+ * wrote. */
+static int mirror_set_copy_mode(struct job *j, bool write_blocking,
+                                GError **err)
+{
+    struct mirror *m = (struct mirror *)j;
+
+    if (!write_blocking && m->write_blocking) {
+        return err_set(err, ENOTSUP,
+                       "Change to copy mode 'background' is not implemented");
     }
-static const struct job_driver mirror_driver = MIRROR_DRIVER("mirror");
-static const struct job_driver active_commit_driver = MIRROR_DRIVER("commit");
+    m->write_blocking = write_blocking;
+    mirror_kick(j);
+    return 0;
+}
+
+/* Of what the disk has now the target has all, and will have what comes. */
+static bool mirror_is_synced(const struct mirror *m)
+{
+    return m->write_blocking && !m->first && dirty_map_bytes(m->dirty) == 0;
+}
+
+static void mirror_describe(const struct job *j, json_t *o)
+{
+    const struct mirror *m = (const struct mirror *)j;
+
+    if (!m->dirty) {
+        return; /* it is over */
+    }
+    json_object_set_new(o, "actively-synced",
+                        json_boolean(mirror_is_synced(m)));
+    json_object_set_new(
+        o, "copy-mode",
+        json_string(m->write_blocking ? "write-blocking" : "background"));
+    json_object_set_new(o, "falls-behind",
+                        json_boolean(mirror_falls_behind(m)));
+}
+
+#define MIRROR_DRIVER(name) \
+    .type = (name), .job_size = sizeof(struct mirror), \
+    .co_run = mirror_co_run, .co_prepare = mirror_co_prepare, \
+    .co_clean = mirror_co_clean, .set_speed = job_copy_set_speed, \
+    .kick = mirror_kick, .held_by = job_copy_held_by, .let_go = mirror_let_go, \
+    .co_complete = mirror_co_complete, .cancel_softly = mirror_cancel_softly, \
+    .describe = mirror_describe,
+static const struct job_driver mirror_driver = {
+    MIRROR_DRIVER("mirror").set_copy_mode = mirror_set_copy_mode,
+};
+static const struct job_driver active_commit_driver = { MIRROR_DRIVER(
+    "commit") };
 
 /* --- start --- */
 
@@ -304,6 +364,26 @@ static int mirror_check(const struct mirror_params *p, struct node *source,
     return ret;
 }
 
+/* An image whose backing file comes later: what is written to a part of a
+ * cluster now would be filled up with zeroes. */
+static bool mirror_target_lacks(const struct mirror_params *p)
+{
+    return (p->bottom || p->only_new) && !p->is_commit &&
+           node_can(p->target, NODE_CAN_HAVE_BACKING) &&
+           !node_backing(p->target);
+}
+
+static uint32_t mirror_granularity(const struct mirror_params *p)
+{
+    uint32_t least = mirror_target_lacks(p)
+                         ? node_get_limits(p->target)->cluster_size
+                         : 0;
+
+    return !p->granularity && least <= DIRTY_DEFAULT_GRANULARITY
+               ? 0
+               : MAX(p->granularity, least);
+}
+
 static void mirror_init(struct mirror *m, const struct mirror_params *p,
                         struct node *source)
 {
@@ -319,6 +399,11 @@ static void mirror_init(struct mirror *m, const struct mirror_params *p,
     m->target_is_zero = p->target_is_zero;
     m->only_new = p->only_new;
     m->first = !p->only_new;
+    m->source_below = p->source_below;
+    if (mirror_target_lacks(p)) {
+        m->whole = mirror_unit(m);
+        m->no_zeroes = !node_header_backing(p->target, NULL);
+    }
     m->buf_size = p->buf_size;
     m->on_source_error = p->on_source_error;
     m->on_target_error = p->on_target_error;
@@ -337,7 +422,7 @@ int mirror_co_start(struct jobs *js, const struct mirror_params *p,
     if (ret < 0) {
         return ret;
     }
-    dirty = dirty_map_new(source->size, p->granularity, err);
+    dirty = dirty_map_new(source->size, mirror_granularity(p), err);
     ret = dirty ? job_new(js,
                           p->is_commit ? &active_commit_driver : &mirror_driver,
                           &p->job, &j, err)

@@ -43,6 +43,7 @@ struct mirror_params {
     uint32_t granularity;         /* bytes, a power of two; 0: default */
     uint64_t buf_size;            /* bytes in flight; 0: default */
     struct node *replaces;        /* whose place is taken, or NULL: @node's */
+    bool source_below;            /* the target is to stand on the source */
     const char *filter_node_name; /* or NULL */
     enum on_error on_source_error, on_target_error;
 };

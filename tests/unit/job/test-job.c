@@ -37,12 +37,12 @@ static void test_verbs(void)
 {
     /* cancel pause resume set-speed complete finalize dismiss */
     static const char *const takes[JOB_STATE_COUNT] = {
-        [JOB_UNDEFINED] = ".......", [JOB_CREATED] = "xxxx...",
-        [JOB_RUNNING] = "xxxx...",   [JOB_PAUSED] = "xxxx...",
-        [JOB_READY] = "xxxxx..",     [JOB_STANDBY] = "xxxxx..",
-        [JOB_WAITING] = "x......",   [JOB_PENDING] = "x....x.",
-        [JOB_ABORTING] = ".......",  [JOB_CONCLUDED] = "......x",
-        [JOB_NULL] = ".......",
+        [JOB_UNDEFINED] = "........", [JOB_CREATED] = "xxxx...x",
+        [JOB_RUNNING] = "xxxx...x",   [JOB_PAUSED] = "xxxx...x",
+        [JOB_READY] = "xxxxx..x",     [JOB_STANDBY] = "xxxxx..x",
+        [JOB_WAITING] = "x.......",   [JOB_PENDING] = "x....x..",
+        [JOB_ABORTING] = "........",  [JOB_CONCLUDED] = "......x.",
+        [JOB_NULL] = "........",
     };
 
     for (unsigned s = 0; s < JOB_STATE_COUNT; s++) {
