@@ -54,8 +54,10 @@ struct edge {
     struct node *parent; /* or NULL: then @backend */
     struct backend *backend;
     struct node *child;
-    const char *name;      /* "file", "backing", "root" */
-    unsigned perm, shared; /* enum perm; of a filter: own + its parents' */
+    const char *name; /* "file", "backing", "root" */
+    /* enum perm; of a filter: own + its parents'; of the backing file of an
+     * image that nobody uses: none, all */
+    unsigned perm, shared;
     unsigned own_perm, own_shared;
     unsigned frozen; /* > 0: must not be changed (a job walks it) */
     char *frozen_by; /* name for the error text */

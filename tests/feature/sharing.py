@@ -9,7 +9,7 @@ import hashlib
 import os
 import subprocess
 
-from sluiced import SLUICE, SLUICED, Sluiced, qemu_img, run
+from sluiced import SLUICE, SLUICED, Sluiced, make_chain, qemu_img, run
 
 MIB = 1 << 20
 WORDS = 'force-share=on can only be used with read-only images'
@@ -203,6 +203,31 @@ def reopen_is_refused(q, shared):
                     if n['node-name'] == 'v')
         assert node['ro'], node
         q.cmd('blockdev-del', {'node-name': 'v'})
+
+
+def test_unused_overlay(d):
+    """Permissions come with use: a base below an overlay that nobody uses may
+    be written to, and is left alone again when the writer is gone."""
+    base, top = make_chain(d, MIB)
+    with Sluiced(d, '--blockdev',
+                 'raw,node-name=base,file.driver=file,file.filename=' + base,
+                 '--blockdev', 'qed,node-name=top,backing=base,'
+                 'file.driver=file,file.filename=' + top,
+                 '--nbd-server', 'addr.type=unix,addr.path=%s/nbd' % d) as s:
+        def export(node):
+            return {'type': 'nbd', 'id': node, 'node-name': node,
+                    'writable': True}
+        s.qmp.cmd('block-export-add', **export('base'))
+        error = s.qmp.error('block-export-add', **export('top'))
+        assert "Permission conflict on node 'base'" in error, error
+        s.qmp.cmd('block-export-del', id='base')
+        s.qmp.wait_event('BLOCK_EXPORT_DELETED')
+        s.qmp.cmd('block-export-add', **export('top'))
+        error = s.qmp.error('block-export-add', **export('base'))
+        assert "Permission conflict on node 'base'" in error, error
+        s.qmp.cmd('block-export-del', id='top')
+        s.qmp.wait_event('BLOCK_EXPORT_DELETED')
+        s.qmp.cmd('block-export-add', **export('base'))
 
 
 if __name__ == '__main__':

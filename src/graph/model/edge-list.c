@@ -67,6 +67,21 @@ static void edge_unlist_child(struct edge *e)
     *p = e->next_in_child;
 }
 
+void edge_set_effective(struct edge *e)
+{
+    const struct node *n = e->parent;
+
+    e->perm = e->own_perm;
+    e->shared = e->own_shared;
+    if (n && node_is_filter(n)) {
+        e->perm |= n->priv->perm;
+        e->shared &= n->priv->shared;
+    } else if (n && n->priv->backing == e && n->priv->perm == 0) {
+        e->perm = 0;
+        e->shared = PERM_ALL;
+    }
+}
+
 struct edge *edge_link(struct node *parent, struct backend *backend,
                        struct node *child, const char *name, unsigned perm,
                        unsigned shared)
@@ -77,15 +92,12 @@ struct edge *edge_link(struct node *parent, struct backend *backend,
     e->backend = backend;
     e->child = node_ref(child);
     e->name = g_intern_string(name);
-    e->perm = e->own_perm = perm;
-    e->shared = e->own_shared = shared;
-    if (parent && node_is_filter(parent)) {
-        e->perm |= parent->priv->perm;
-        e->shared &= parent->priv->shared;
-    }
+    e->own_perm = perm;
+    e->own_shared = shared;
     if (parent) {
         edge_list_parent(e);
     }
+    edge_set_effective(e);
     edge_list_child(e);
     return e;
 }

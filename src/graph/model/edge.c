@@ -151,12 +151,9 @@ int edge_co_set_perms(struct edge *e, unsigned perm, unsigned shared,
     int ret;
 
     graph_co_lock(e->child->graph);
-    e->perm = e->own_perm = perm;
-    e->shared = e->own_shared = shared;
-    if (e->parent && node_is_filter(e->parent)) {
-        e->perm |= e->parent->priv->perm;
-        e->shared &= e->parent->priv->shared;
-    }
+    e->own_perm = perm;
+    e->own_shared = shared;
+    edge_set_effective(e);
     ret = perm_co_refresh(e->child, err);
     if (ret < 0) {
         e->perm = old.perm;

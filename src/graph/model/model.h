@@ -38,6 +38,10 @@ bool node_reaches(const struct node *from, const struct node *to);
 /* Check what the parents of @n want, tell its driver, and pass it on through
  * filters. On failure the caller restores the edges and calls again. */
 CO_FN int perm_co_refresh(struct node *n, GError **err);
+/* What @e wants and shares now, from what it says itself and from what its
+ * parent is used for: a filter passes on what its parents want; an image that
+ * nobody uses leaves its backing file alone. */
+void edge_set_effective(struct edge *e);
 /* What format @n takes from its children, but "backing", as it becomes writable
  * or ends to be. All or none. */
 CO_FN int children_co_set_perms(struct node *n, bool writable, GError **err);

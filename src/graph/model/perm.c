@@ -4,8 +4,9 @@
  *
  * No parent may do what another does not share.  A filter wants from its child
  * what its own parents want from it, and shares what they share, besides its
- * own needs; other parents state theirs when they attach.  The driver of a node
- * hears the sum before a change counts (image locks).
+ * own needs; other parents state theirs when they attach.  An image that
+ * nobody uses wants nothing of its backing file.  The driver of a node hears
+ * the sum before a change counts (image locks).
  */
 #include "base/err.h"
 #include "graph/model/model.h"
@@ -101,19 +102,17 @@ int node_co_restrict_file(struct node *n, unsigned take, unsigned unshare,
     return ret;
 }
 
-/* Pass what the parents of filter @n want on to its children. */
+/* Pass on to the children of @n what follows from its parents. */
 static CO_FN int perm_co_propagate(struct node *n, GError **err)
 {
     for (struct edge *e = n->children; e; e = e->next_in_parent) {
-        unsigned perm = e->own_perm | n->priv->perm;
-        unsigned shared = e->own_shared & n->priv->shared;
+        unsigned perm = e->perm, shared = e->shared;
         int ret;
 
+        edge_set_effective(e);
         if (perm == e->perm && shared == e->shared) {
             continue;
         }
-        e->perm = perm;
-        e->shared = shared;
         ret = perm_co_refresh(e->child, err);
         if (ret < 0) {
             return ret;
@@ -144,7 +143,7 @@ int perm_co_refresh(struct node *n, GError **err)
     }
     p->perm = perm;
     p->shared = shared;
-    return node_is_filter(n) ? perm_co_propagate(n, err) : 0;
+    return perm_co_propagate(n, err);
 }
 
 static CO_FN int child_co_set_perm(struct edge *e, unsigned perm, GError **err)

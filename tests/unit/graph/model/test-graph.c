@@ -224,15 +224,25 @@ static CO_FN void replace_entry(void *arg)
     g_assert_true(backend_node(u) == b);
     g_assert_cmpuint(u->quiesced, ==, 0);
     fake_co_write(u, 0, 10, 3);
-    /* A snapshot: b gets a overlay whose backing it becomes. */
+    /* A snapshot: b gets a overlay whose backing it becomes.  While the overlay
+     * is used nobody may write to b; while it is not, b is left alone. */
+    other = fake_co_backend(a, PERM_CONSISTENT_READ, PERM_ALL);
     g_assert_cmpint(edge_co_attach(a, b, "backing", PERM_CONSISTENT_READ,
                                    PERM_CONSISTENT_READ, &err),
                     ==, -EPERM);
     g_clear_error(&err);
-    g_assert_cmpint(node_co_replace(b, a, NULL, &err), ==, 0);
+    backend_co_free(other);
     g_assert_cmpint(edge_co_attach(a, b, "backing", PERM_CONSISTENT_READ,
                                    PERM_CONSISTENT_READ, &err),
                     ==, 0);
+    g_assert_cmpuint(node_child(a, "backing")->perm, ==, 0);
+    g_assert_cmpint(backend_co_new(a, "late", PERM_CONSISTENT_READ, PERM_ALL,
+                                   NULL, NULL, &other, &err),
+                    ==, -EPERM);
+    g_clear_error(&err);
+    g_assert_cmpuint(node_child(a, "backing")->perm, ==, 0);
+    g_assert_cmpint(node_co_replace(b, a, NULL, &err), ==, 0);
+    g_assert_cmpuint(node_child(a, "backing")->perm, ==, PERM_CONSISTENT_READ);
     fake_co_expect(u, 0, 10, 3);
     g_assert_cmpint(edge_co_attach(b, a, "backing", 0, PERM_ALL, &err), ==,
                     -EINVAL);
