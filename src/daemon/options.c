@@ -248,7 +248,8 @@ static const struct option daemon_options[] = {
     { "monitor", 0, "[chardev=]ID[,mode=control|readline][,pretty=on]",
       "serve QMP, or commands for people, there", NULL, monitor_co_add },
     { "nbd-server", 0, "addr.type=unix,addr.path=PATH[,max-connections=N]",
-      "listen for NBD clients; who may: addr.mode=,addr.owner=,addr.group=",
+      "listen for NBD clients; who may: addr.mode=,addr.owner=,addr.group=;\n"
+      "        with TLS: tls-creds=ID[,tls-authz=ID]",
       NULL, apply_co_nbd_server },
     { "export", 0, "[type=]nbd,id=ID,node-name=NODE[,...]",
       "export a node or device", NULL, apply_co_export },

@@ -59,10 +59,16 @@ void export_unref(struct export *e);
 
 /* --- export/nbd --- */
 struct sock_addr;
+struct tls_creds;
 struct nbd_server_params {
     const struct sock_addr *addr; /* where to listen */
     unsigned max_connections;     /* 0 = default 100 */
+    struct tls_creds *creds;      /* of a server; NULL: TLS is not spoken.  Else
+                              * nothing else is. */
+    const char *authz;            /* id of rules for who gets in; or NULL */
+    bool plaintext; /* anybody on a network may read and write everything */
 };
+/* -EPERM: without TLS, and other machines could reach it. */
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
                      GError **err);
 /* Closes connections, removes nbd exports. */

@@ -53,7 +53,8 @@ struct graph {
     char *beneath;
     void (*event_fn)(const char *name, json_t *data, void *arg);
     void *event_arg;
-    GHashTable *secrets; /* id -> GBytes; NULL: none yet; secret.c */
+    GHashTable *secrets;  /* id -> GBytes; NULL: none yet; secret.c */
+    GHashTable *registry; /* id -> struct entry; NULL: none yet; registry.c */
     void (*notice)(const char *text); /* NULL: nobody listens */
     char *last_notice;
 };

@@ -123,6 +123,8 @@ void graph_set_backing_policy(struct graph *g, enum backing_policy p,
 /* @fn tells the user what is no error, but good to know. On the graph's thread;
  * must not call back. */
 void graph_set_notice(struct graph *g, void (*fn)(const char *text));
+/* Tell whoever runs the program. */
+void graph_notice(struct graph *g, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const struct node_driver *graph_find_driver(struct graph *g, const char *name);
 
 /* --- nodes --- */

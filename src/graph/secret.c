@@ -39,36 +39,45 @@ static GBytes *wiped_to_bytes(struct wiped *w)
     return g_bytes_new_with_free_func(w->bytes, w->len, wiped_free, w);
 }
 
+/* -EFBIG without a text of its own. */
+static CO_FN int content_co_read(struct io_file *f, size_t max,
+                                 struct wiped **ret)
+{
+    struct iovec v;
+    uint64_t size = 0;
+    struct wiped *w;
+    int r = io_co_size(f, &size);
+
+    if (r < 0 || size > max) {
+        return r < 0 ? r : -EFBIG;
+    }
+    w = wiped_new(size);
+    r = size ? io_co_preadv(f, 0, iov_one(&v, w->bytes, size)) : 0;
+    if (r < 0) {
+        wiped_free(w);
+        return r;
+    }
+    *ret = w;
+    return 0;
+}
+
 static CO_FN int file_co_load(const char *path, struct wiped **ret,
                               GError **err)
 {
-    struct io_file *f;
-    struct iovec v;
-    uint64_t size = 0;
+    struct io_file *f = NULL;
     int r = io_co_open(path, O_RDONLY, 0, &f);
 
-    if (r < 0) {
-        return err_set_errno(err, -r, "Unable to read secret file '%s'", path);
-    }
-    r = io_co_size(f, &size);
-    if (r < 0) {
-        err_set_errno(err, -r, "Unable to read secret file '%s'", path);
-    } else if (size > SECRET_BYTES_MAX) {
-        r = err_set(err, EFBIG, "Secret file '%s' is larger than %d bytes",
-                    path, SECRET_BYTES_MAX);
-    } else {
-        struct wiped *w = wiped_new(size);
-
-        r = size ? io_co_preadv(f, 0, iov_one(&v, w->bytes, size)) : 0;
-        if (r < 0) {
-            wiped_free(w);
-            err_set_errno(err, -r, "Unable to read secret file '%s'", path);
-        } else {
-            *ret = w;
-        }
+    if (r == 0) {
+        r = content_co_read(f, SECRET_BYTES_MAX, ret);
     }
     io_co_close(f);
-    return r;
+    if (r == -EFBIG) {
+        return err_set(err, EFBIG, "Secret file '%s' is larger than %d bytes",
+                       path, SECRET_BYTES_MAX);
+    }
+    return r < 0
+               ? err_set_errno(err, -r, "Unable to read secret file '%s'", path)
+               : 0;
 }
 
 /* In place: what base64 says is shorter than it. */
@@ -179,4 +188,15 @@ int secret_get(struct graph *g, const char *id, GBytes **ret_bytes,
     }
     *ret_bytes = g_bytes_ref(b);
     return 0;
+}
+
+int secret_co_read(struct io_file *f, size_t max, GBytes **ret)
+{
+    struct wiped *w;
+    int r = content_co_read(f, max, &w);
+
+    if (r == 0) {
+        *ret = wiped_to_bytes(w);
+    }
+    return r;
 }

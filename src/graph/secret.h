@@ -10,6 +10,7 @@
 #include "base/annot.h"
 
 struct graph;
+struct io_file;
 
 enum { SECRET_BYTES_MAX = 64 << 10 };
 
@@ -23,3 +24,7 @@ int secret_del(struct graph *g, const char *id, GError **err);
 /* The caller owns a reference. -ENOENT "No secret with id 'X'". */
 int secret_get(struct graph *g, const char *id, GBytes **ret_bytes,
                GError **err);
+/* All bytes of an open file, at most @max, as those of a secret: a zero byte
+ * stands behind them, and they are wiped when the last reference is dropped.
+ * -EFBIG. */
+CO_FN int secret_co_read(struct io_file *f, size_t max, GBytes **ret);

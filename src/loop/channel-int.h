@@ -18,6 +18,8 @@ struct channel_ops {
     void (*shutdown)(struct channel *c);
     void (*shutdown_write)(struct channel *c);
     bool (*peer_has_ended)(const struct channel *c);
+    /* Say that this was all; NULL where the end of the stream says it. */
+    CO_FN_PTR void (*co_finish)(struct channel *c, uint64_t timeout_ns);
     void (*free)(struct channel *c);
 };
 

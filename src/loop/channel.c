@@ -116,6 +116,14 @@ void channel_shutdown_write(struct channel *c)
     c->ops->shutdown_write(c);
 }
 
+void channel_co_finish(struct channel *c, uint64_t timeout_ns)
+{
+    g_assert(!c->reading && !c->writing);
+    if (c->ops->co_finish && !c->shut) {
+        c->ops->co_finish(c, timeout_ns);
+    }
+}
+
 bool channel_peer_has_ended(const struct channel *c)
 {
     return c->shut || c->ops->peer_has_ended(c);

@@ -44,6 +44,9 @@ CO_FN int channel_co_write(struct channel *c, struct iov iov,
 void channel_shutdown(struct channel *c);
 /* Send no more: the peer sees the end of the stream and may still write. */
 void channel_shutdown_write(struct channel *c);
+/* Tell the peer that this was all, where the end of the stream alone does not
+ * prove it (TLS). Takes at most about @timeout_ns. Nobody may be inside. */
+CO_FN void channel_co_finish(struct channel *c, uint64_t timeout_ns);
 /* Has the peer closed its end, or shut it down for writing?  Also while bytes
  * of it are unread. No yield. */
 bool channel_peer_has_ended(const struct channel *c);
@@ -75,11 +78,13 @@ struct sock_addr {
     const char *host;
     const char *port;
     const struct sock_access *access; /* for listening; NULL: mode 0600 */
+    bool any_network;                 /* for listening: not on loopback only */
 };
 /* Bind and listen; then @on_accept(channel, @arg) for each connection, owning
  * it. A Unix path that a dead server left behind is replaced, one that answers
  * is -EADDRINUSE. Mode, owner and group of the socket are set before anybody can
- * connect; -EPERM where the process may not. TCP other than loopback: -EPERM. */
+ * connect; -EPERM where the process may not. TCP other than loopback: -EPERM unless
+ * @addr says any_network. */
 int listener_new(struct loop *l, const struct sock_addr *addr,
                  void (*on_accept)(struct channel *c, void *arg), void *arg,
                  struct listener **ret_listener, GError **err);

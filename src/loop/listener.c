@@ -244,7 +244,7 @@ static int listener_bind(struct listener *ls, const struct sock_addr *addr,
         if (ret < 0) {
             return ret;
         }
-        if (!sock_addr_is_loopback(&ss)) {
+        if (!addr->any_network && !sock_addr_is_loopback(&ss)) {
             ret = err_set(err, EPERM,
                           "Refusing to listen on '%s': without TLS"
                           " only loopback addresses are served",

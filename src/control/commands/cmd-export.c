@@ -7,6 +7,7 @@
 #include "control/control-int.h"
 #include "export/export.h"
 #include "loop/channel.h"
+#include "tls/tls-creds.h"
 
 enum { LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
 
@@ -80,16 +81,21 @@ CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
     struct nbd_server_params p = {
         .addr = &where,
         .max_connections = (unsigned)arg_int(args, "max-connections", 0),
+        .authz = arg_str(args, "tls-authz"),
+        .plaintext = arg_bool(args, "insecure-plaintext", false),
     };
-    int r;
+    const char *creds = arg_str(args, "tls-creds");
+    int r = sock_access_co_parse(arg_str(data, "mode"), arg_str(data, "owner"),
+                                 arg_str(data, "group"), &access, err);
 
-    if (arg_str(args, "tls-creds") || arg_str(args, "tls-authz")) {
-        return err_set(err, ENOTSUP, "Parameter '%s': TLS is not supported",
-                       arg_str(args, "tls-creds") ? "tls-creds" : "tls-authz");
+    if (r == 0 && creds) {
+        r = tls_creds_get(c->graph, creds, true, &p.creds, err);
     }
-    r = sock_access_co_parse(arg_str(data, "mode"), arg_str(data, "owner"),
-                             arg_str(data, "group"), &access, err);
-    return r < 0 ? r : server_co_start(c, &p, err);
+    if (r == 0) {
+        r = server_co_start(c, &p, err);
+    }
+    tls_creds_unref(p.creds);
+    return r;
 }
 
 CO_FN int cmd_co_nbd_server_stop(struct control *c, const json_t *args,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The object types.  A throttle group lives in filter/, a secret in graph/; an
- * iothread is only accepted, so that command lines that name one work.
+ * The object types.  A throttle group lives in filter/, a secret in graph/,
+ * what TLS needs in tls/; an iothread is only accepted, so that command lines that name one work.
  */
 #include "control/commands/objects.h"
 
@@ -13,6 +13,8 @@
 #include "control/control-int.h"
 #include "filter/throttle/throttle.h"
 #include "graph/secret.h"
+#include "tls/authz.h"
+#include "tls/tls-creds.h"
 
 struct object_type {
     const char *name;
@@ -23,8 +25,14 @@ struct object_type {
 };
 
 static const struct object_type object_types[] = {
+    { "authz-list", authz_co_add_list, authz_del },
+    { "authz-list-file", authz_co_add_list_file, authz_del },
+    { "authz-simple", authz_co_add_simple, authz_del },
     { "secret", secret_co_add, secret_del },
     { "throttle-group", throttle_group_add, throttle_group_del },
+    { "tls-creds-anon", tls_creds_co_add_anon, tls_creds_del },
+    { "tls-creds-psk", tls_creds_co_add_psk, tls_creds_del },
+    { "tls-creds-x509", tls_creds_co_add_x509, tls_creds_del },
     { "iothread", NULL, NULL },
 };
 

@@ -86,6 +86,9 @@ static CO_FN void conn_co_serve(struct nbd_conn *c)
         trace_nbd_server_begin(c, c->exp->name, c->structured);
         nbd_transmission_co_run(c);
     }
+    if (!c->broken) {
+        channel_co_finish(c->ch, NBD_STOP_IDLE_NS);
+    }
     s->n_slots--;
     co_queue_wake_one(&s->slot);
 }

@@ -130,6 +130,10 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
         return -EPROTO;
     }
     *ret_result = NBD_OPT_NEXT;
+    if (h.len > NBD_MAX_OPTION_LEN && nbd_access_needs_tls(c)) {
+        /* Nothing that is read in the clear is of use to anybody. */
+        return -EPROTO;
+    }
     if (h.len > NBD_MAX_OPTION_LEN) {
         ret = handshake_co_skip(c, h.len);
         nbd_opt_error(c, h.opt, NBD_REP_ERR_TOO_BIG,
@@ -147,6 +151,31 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
     return ret < 0 ? ret : handshake_co_send(c);
 }
 
+/* Nothing that was said in the clear counts: somebody in between may have said
+ * it. */
+static CO_FN int handshake_co_start_tls(struct nbd_conn *c)
+{
+    g_autoptr(GPtrArray) rules = nbd_export_rules(c->server);
+
+    c->structured = false;
+    nbd_meta_forget(c);
+    return nbd_access_co_start_tls(c, rules);
+}
+
+/* The answer to STARTTLS is the last that is sent in the clear; what the client
+ * sent behind that option is read as a part of the TLS handshake. */
+static CO_FN int handshake_co_next(struct nbd_conn *c, bool fixed,
+                                   enum nbd_opt_result *ret_result)
+{
+    int ret = handshake_co_option(c, fixed, ret_result);
+
+    if (ret == 0 && *ret_result == NBD_OPT_TLS) {
+        *ret_result = NBD_OPT_NEXT;
+        ret = handshake_co_start_tls(c);
+    }
+    return ret;
+}
+
 int nbd_handshake_co_run(struct nbd_conn *c)
 {
     enum nbd_opt_result result = NBD_OPT_NEXT;
@@ -154,7 +183,7 @@ int nbd_handshake_co_run(struct nbd_conn *c)
     int ret = handshake_co_greet(c, &fixed);
 
     while (ret == 0 && result == NBD_OPT_NEXT) {
-        ret = handshake_co_option(c, fixed, &result);
+        ret = handshake_co_next(c, fixed, &result);
     }
     if (ret < 0) {
         return ret;

@@ -59,7 +59,7 @@ static bool meta_select(struct nbd_conn *c, const struct nbd_option *o,
                       "option data is malformed");
         return false;
     }
-    ne = nbd_export_find(c->server->exports, r.name);
+    ne = nbd_export_find(c, r.name);
     if (!ne) {
         char *shown = nbd_text_show(r.name);
         nbd_opt_error(c, o->opt, NBD_REP_ERR_UNKNOWN, "export '%s' not present",

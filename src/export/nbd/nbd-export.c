@@ -7,7 +7,7 @@
 #include "graph/io.h"
 
 static const char *const nbd_export_option_names[] = {
-    "name", "description", "bitmaps", "allocation-depth", NULL
+    "name", "description", "bitmaps", "allocation-depth", "tls-authz", NULL
 };
 
 static struct nbd_export *to_nbd(struct export *e)
@@ -31,11 +31,36 @@ static struct nbd_export *nbd_export_named(struct exports *es,
     return NULL;
 }
 
-struct nbd_export *nbd_export_find(struct exports *es, struct nbd_text name)
+bool nbd_export_is_for(const struct nbd_export *ne, const struct nbd_conn *c)
 {
-    struct nbd_export *ne = nbd_export_named(es, name, NULL);
+    return !ne->e.starting && !ne->e.shutting_down &&
+           nbd_access_allows(c, ne->authz);
+}
 
-    return ne && !ne->e.starting && !ne->e.shutting_down ? ne : NULL;
+struct nbd_export *nbd_export_find(const struct nbd_conn *c,
+                                   struct nbd_text name)
+{
+    struct nbd_export *ne = nbd_export_named(c->server->exports, name, NULL);
+
+    return ne && nbd_export_is_for(ne, c) ? ne : NULL;
+}
+
+GPtrArray *nbd_export_rules(const struct nbd_server *s)
+{
+    GPtrArray *list = s->exports->list;
+    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
+
+    if (s->authz) {
+        g_ptr_array_add(ids, g_strdup(s->authz));
+    }
+    for (guint i = 0; i < list->len; i++) {
+        struct export *e = g_ptr_array_index(list, i);
+
+        if (e->drv == &nbd_export_driver && to_nbd(e)->authz) {
+            g_ptr_array_add(ids, g_strdup(to_nbd(e)->authz));
+        }
+    }
+    return ids;
 }
 
 uint64_t nbd_export_size(const struct nbd_export *ne)
@@ -96,6 +121,16 @@ static int nbd_export_refuse_bitmaps(struct opts *o, GError **err)
     return ret;
 }
 
+/* Rules for who may use it, which need to know who a client is. */
+static int nbd_export_take_authz(struct nbd_export *ne, struct opts *o,
+                                 GError **err)
+{
+    int ret = opts_take_str(o, "tls-authz", &ne->authz, err);
+
+    return ret > 0 ? nbd_server_check_authz(ne->e.exports, ne->authz, err)
+                   : ret;
+}
+
 static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
 {
     struct nbd_text name;
@@ -103,6 +138,7 @@ static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
     if (opts_take_str(o, "name", &ne->name, err) < 0 ||
         opts_take_str(o, "description", &ne->description, err) < 0 ||
         opts_take_bool(o, "allocation-depth", &ne->allocation_depth, err) < 0 ||
+        nbd_export_take_authz(ne, o, err) < 0 ||
         nbd_export_refuse_bitmaps(o, err) < 0) {
         return -EINVAL;
     }
@@ -130,6 +166,7 @@ static CO_FN void nbd_export_co_delete(struct export *e)
     g_assert(ne->n_conns == 0);
     g_clear_pointer(&ne->name, g_free);
     g_clear_pointer(&ne->description, g_free);
+    g_clear_pointer(&ne->authz, g_free);
 }
 
 static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,

@@ -8,6 +8,7 @@
  *                   transmission, end; being asked to stop
  *   handshake.c     reads options, keeps their limits, sends replies
  *   options.c       table of option handlers;  meta.c: the two on contexts
+ *   access.c        TLS, and which client may use which export
  *   transmission.c  reader coroutine: requests from the socket into flight
  *   request.c       table of commands, one coroutine for each request
  *   orphan.c        writes whose client is gone
@@ -38,6 +39,7 @@ struct nbd_export {
     char *name;        /* that clients ask for */
     char *description; /* or NULL */
     bool allocation_depth;
+    char *authz; /* id of the rules for who may use it; NULL: everybody */
     unsigned n_conns;
 };
 extern const struct export_driver nbd_export_driver;
@@ -46,7 +48,9 @@ struct nbd_server {
     struct exports *exports;
     struct loop *loop;
     struct listener *listener;
-    char *path, *host; /* where it listens; one of them is NULL */
+    char *path, *host;       /* where it listens; one of them is NULL */
+    struct tls_creds *creds; /* NULL: without TLS */
+    char *authz; /* id of the rules for who gets in at all; or NULL */
     unsigned max_conns;
     GQueue conns;         /* struct nbd_conn, oldest first */
     unsigned n_slots;     /* taken; at most max_conns */
@@ -79,6 +83,8 @@ struct nbd_conn {
     uint64_t stop_deadline_ns;
 
     /* handshake */
+    bool tls;             /* all goes through TLS from here on */
+    const char *identity; /* who the client is, or NULL; the channel's */
     bool no_zeroes, structured;
     unsigned options_remaining;
     bool listed;       /* LIST has added to options_remaining */
@@ -139,6 +145,10 @@ struct nbd_request {
 struct nbd_server *nbd_server_get(struct exports *es);
 /* A server that listens nowhere: connections are handed to it. */
 struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns);
+/* Can rules @authz (an id) be asked about clients of the server? -ENOENT,
+ * -EINVAL. */
+int nbd_server_check_authz(const struct exports *es, const char *authz,
+                           GError **err);
 /* Serve @ch, which it takes; @arg is the server. */
 void nbd_server_accept(struct channel *ch, void *arg);
 /* Wait until @cost bytes fit both budgets and take them; false when the
@@ -149,7 +159,13 @@ void nbd_budget_put(struct nbd_conn *c, uint64_t cost);
 void nbd_server_half_open_done(struct nbd_server *s);
 
 /* --- nbd-export.c --- */
-struct nbd_export *nbd_export_find(struct exports *es, struct nbd_text name);
+/* The export of that name if @c may use it: to others it does not exist. */
+struct nbd_export *nbd_export_find(const struct nbd_conn *c,
+                                   struct nbd_text name);
+/* Ids of the rules of all exports and of the server; the caller owns it. */
+GPtrArray *nbd_export_rules(const struct nbd_server *s);
+/* Can @c use it now? */
+bool nbd_export_is_for(const struct nbd_export *ne, const struct nbd_conn *c);
 uint64_t nbd_export_size(const struct nbd_export *ne);
 /* Transmission flags for @c. */
 uint16_t nbd_export_flags(const struct nbd_export *ne,
@@ -178,7 +194,13 @@ void nbd_opt_error(struct nbd_conn *c, uint32_t opt, uint32_t type,
 /* A name as error texts show it: short, printable. Owned. */
 char *nbd_text_show(struct nbd_text t);
 
-enum nbd_opt_result { NBD_OPT_DROP, NBD_OPT_NEXT, NBD_OPT_END, NBD_OPT_BEGIN };
+enum nbd_opt_result {
+    NBD_OPT_DROP,
+    NBD_OPT_NEXT,
+    NBD_OPT_TLS, /* the bytes behind the reply are TLS */
+    NBD_OPT_END,
+    NBD_OPT_BEGIN
+};
 /* Puts replies into c->out. Does not yield. */
 enum nbd_opt_result nbd_opt_handle(struct nbd_conn *c,
                                    const struct nbd_option *o);
@@ -187,6 +209,15 @@ enum nbd_opt_result nbd_opt_list_meta(struct nbd_conn *c,
 enum nbd_opt_result nbd_opt_set_meta(struct nbd_conn *c,
                                      const struct nbd_option *o);
 void nbd_meta_forget(struct nbd_conn *c);
+
+/* --- access.c --- */
+/* Must @c begin TLS before it may do anything else? */
+bool nbd_access_needs_tls(const struct nbd_conn *c);
+/* Make c->ch a TLS channel, and see who the client is. @rules: ids that it may be
+ * judged by. -errno: the handshake failed, or the client is not let in. */
+CO_FN int nbd_access_co_start_tls(struct nbd_conn *c, const GPtrArray *rules);
+/* Do the rules @authz (an id, or NULL: none) let @c in? */
+bool nbd_access_allows(const struct nbd_conn *c, const char *authz);
 
 /* --- transmission.c --- */
 /* Until the client or the server ends it; nothing is in flight afterwards. */

@@ -29,7 +29,7 @@ static struct nbd_export *find_export(struct nbd_conn *c,
                                       const struct nbd_option *o,
                                       struct nbd_text name)
 {
-    struct nbd_export *ne = nbd_export_find(c->server->exports, name);
+    struct nbd_export *ne = nbd_export_find(c, name);
 
     if (!ne) {
         char *shown = nbd_text_show(name);
@@ -66,8 +66,7 @@ static enum nbd_opt_result handle_export_name(struct nbd_conn *c,
     uint8_t reply[NBD_EXPORT_NAME_SIZE];
 
     /* There is no error reply to this one. */
-    if (!nbd_text_is_valid(name) ||
-        !(ne = nbd_export_find(c->server->exports, name)) ||
+    if (!nbd_text_is_valid(name) || !(ne = nbd_export_find(c, name)) ||
         export_is_full(ne)) {
         return NBD_OPT_DROP;
     }
@@ -111,8 +110,9 @@ static enum nbd_opt_result handle_list(struct nbd_conn *c,
 
     for (guint i = 0; i < list->len; i++) {
         struct export *e = g_ptr_array_index(list, i);
-        if (e->drv == &nbd_export_driver && !e->starting && !e->shutting_down) {
-            list_one(c, o, (struct nbd_export *)e);
+        struct nbd_export *ne = (struct nbd_export *)e;
+        if (e->drv == &nbd_export_driver && nbd_export_is_for(ne, c)) {
+            list_one(c, o, ne);
             n++;
         }
     }
@@ -209,8 +209,16 @@ static enum nbd_opt_result handle_structured_reply(struct nbd_conn *c,
 static enum nbd_opt_result handle_starttls(struct nbd_conn *c,
                                            const struct nbd_option *o)
 {
-    nbd_opt_error(c, o->opt, NBD_REP_ERR_POLICY, "TLS is not configured");
-    return NBD_OPT_NEXT;
+    if (c->tls) {
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_INVALID, "TLS is in use already");
+        return NBD_OPT_NEXT;
+    }
+    if (!c->server->creds) {
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_POLICY, "TLS is not configured");
+        return NBD_OPT_NEXT;
+    }
+    ack(c, o);
+    return NBD_OPT_TLS;
 }
 
 static const struct option_handler handlers[] = {
@@ -246,6 +254,13 @@ enum nbd_opt_result nbd_opt_handle(struct nbd_conn *c,
         }
         nbd_opt_error(c, o->opt, NBD_REP_ERR_SHUTDOWN,
                       "server is shutting down");
+    } else if (nbd_access_needs_tls(c) && o->opt != NBD_OPT_STARTTLS &&
+               o->opt != NBD_OPT_ABORT) {
+        if (o->opt == NBD_OPT_EXPORT_NAME) {
+            return NBD_OPT_DROP;
+        }
+        nbd_opt_error(c, o->opt, NBD_REP_ERR_TLS_REQD,
+                      "option %u is not permitted before TLS", o->opt);
     } else if (!h) {
         nbd_opt_error(c, o->opt, NBD_REP_ERR_UNSUP, "option %u is unknown",
                       o->opt);

@@ -11,6 +11,8 @@
 #include <errno.h>
 #include "base/err.h"
 #include "export/nbd/nbd-int.h"
+#include "tls/authz.h"
+#include "tls/tls-creds.h"
 
 struct nbd_server *nbd_server_get(struct exports *es)
 {
@@ -133,10 +135,62 @@ struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
     return s;
 }
 
+int nbd_server_check_authz(const struct exports *es, const char *authz,
+                           GError **err)
+{
+    const struct nbd_server *s = es->nbd;
+    int ret = authz_check(es->graph, authz, err);
+
+    if (ret == 0 && !(s && s->creds && tls_creds_name_clients(s->creds))) {
+        ret = err_set(
+            err, EINVAL,
+            "Parameter 'tls-authz' needs a server whose clients prove "
+            "who they are");
+        err_hint(err, "Give the server tls-creds of a tls-creds-x509 with "
+                      "verify-peer=on, or of a tls-creds-psk.");
+    }
+    return ret;
+}
+
+static void server_free(struct nbd_server *s)
+{
+    s->exports->nbd = NULL;
+    tls_creds_unref(s->creds);
+    g_free(s->authz);
+    g_free(s->path);
+    g_free(s->host);
+    g_free(s);
+}
+
 static void server_keep_address(struct nbd_server *s, const struct sock_addr *a)
 {
     s->path = a->path ? g_canonicalize_filename(a->path, NULL) : NULL;
     s->host = g_strdup(a->host);
+}
+
+/* Who may reach it, and by what. */
+static int server_set_access(struct nbd_server *s,
+                             const struct nbd_server_params *p, GError **err)
+{
+    s->creds = p->creds ? tls_creds_ref(p->creds) : NULL;
+    s->authz = g_strdup(p->authz);
+    return p->authz ? nbd_server_check_authz(s->exports, p->authz, err) : 0;
+}
+
+static int server_listen(struct nbd_server *s,
+                         const struct nbd_server_params *p, GError **err)
+{
+    struct sock_addr addr = *p->addr;
+    int ret;
+
+    addr.any_network = p->creds || p->plaintext;
+    ret = listener_new(s->loop, &addr, nbd_server_accept, s, &s->listener, err);
+    if (ret == -EPERM && addr.host && !addr.any_network) {
+        err_hint(err, "tls-creds names an object with credentials for TLS.  "
+                      "insecure-plaintext=on lets everybody who reaches this "
+                      "address read and write the disks.");
+    }
+    return ret;
 }
 
 int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
@@ -149,11 +203,12 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
         return err_set(err, EBUSY, "NBD server already running");
     }
     s = nbd_server_new(es, p->max_connections);
-    ret = listener_new(s->loop, p->addr, nbd_server_accept, s, &s->listener,
-                       err);
+    ret = server_set_access(s, p, err);
+    if (ret == 0) {
+        ret = server_listen(s, p, err);
+    }
     if (ret < 0) {
-        es->nbd = NULL;
-        g_free(s);
+        server_free(s);
         return ret;
     }
     server_keep_address(s, p->addr);
@@ -178,9 +233,6 @@ int nbd_server_co_stop(struct exports *es, GError **err)
         co_queue_co_wait(&s->empty);
     }
     exports_co_delete_all(es, &nbd_export_driver);
-    es->nbd = NULL;
-    g_free(s->path);
-    g_free(s->host);
-    g_free(s);
+    server_free(s);
     return 0;
 }

@@ -13,17 +13,18 @@ static char *uri_escape(const char *text, const char *besides)
 static char *export_uri(const struct nbd_server *s, const char *name)
 {
     g_autofree char *export = uri_escape(name, "/");
+    const char *scheme = s->creds ? "nbds" : "nbd";
 
     if (s->path) {
         g_autofree char *path = uri_escape(s->path, "/");
 
-        return g_strdup_printf("nbd+unix:///%s?socket=%s", export, path);
+        return g_strdup_printf("%s+unix:///%s?socket=%s", scheme, export, path);
     }
     bool is_v6 = strchr(s->host, ':') != NULL;
 
-    return g_strdup_printf("nbd://%s%s%s:%u/%s", is_v6 ? "[" : "", s->host,
-                           is_v6 ? "]" : "", listener_port(s->listener),
-                           export);
+    return g_strdup_printf("%s://%s%s%s:%u/%s", scheme, is_v6 ? "[" : "",
+                           s->host, is_v6 ? "]" : "",
+                           listener_port(s->listener), export);
 }
 
 json_t *nbd_exports_describe(struct exports *es)

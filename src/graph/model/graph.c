@@ -66,6 +66,7 @@ void graph_co_free(struct graph *g)
     g_assert(g->controls->len == 0);
     g_ptr_array_free(g->controls, TRUE);
     g_hash_table_destroy(g->by_name);
+    g_clear_pointer(&g->registry, g_hash_table_destroy);
     g_clear_pointer(&g->secrets, g_hash_table_destroy);
     g_free(g->beneath);
     g_free(g->last_notice);
@@ -181,6 +182,19 @@ void graph_foreach_node(struct graph *g, void (*fn)(struct node *n, void *arg),
         if (n->priv->ready) {
             fn(n, arg);
         }
+    }
+}
+
+void graph_notice(struct graph *g, const char *fmt, ...)
+{
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    if (g->notice) {
+        g->notice(text);
     }
 }
 

@@ -133,8 +133,8 @@ def test_exports(d):
         q.cmd('nbd-server-stop')
         assert q.error('nbd-server-stop') == 'NBD server not running'
         assert not os.path.exists(path)
-        assert 'tls-creds' in q.error('nbd-server-start', addr=addr,
-                                      tls_creds='x')
+        assert q.error('nbd-server-start', addr=addr, tls_creds='x') == \
+            "No TLS credentials with id 'x'"
 
 
 def test_objects(d):
