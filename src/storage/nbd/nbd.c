@@ -4,7 +4,7 @@
  *
  * Large transfers are cut into pieces that run in parallel, over several
  * connections when the server allows it (nbd-client.h); block status is asked
- * for gigabytes ahead and kept (nbd-extents.h), so that a base far away is
+ * for gigabytes ahead and kept (storage/extents.h), so that a base far away is
  * walked in a handful of round trips.
  *
  * A server that cannot flush is volatile: nothing can be promised about what
@@ -20,7 +20,7 @@
 #include "loop/io.h"
 #include "loop/loop.h"
 #include "storage/nbd/nbd-client.h"
-#include "storage/nbd/nbd-extents.h"
+#include "storage/extents.h"
 #include "storage/nbd/nbd-options.h"
 #include "storage/storage.h"
 #include "storage/trace.h"
@@ -41,7 +41,7 @@ struct nbd_state {
     struct nbd_client_options client_opts;
     struct nbd_client *client;
     struct nbd_offer offer;
-    struct nbd_extents extents;
+    struct extents extents;
     struct co_mutex status_lock; /* one question about the map at a time */
     bool no_flush, no_status;
 };
@@ -101,7 +101,7 @@ static CO_FN void nbd_co_close(struct node *n)
     struct nbd_state *s = n->state;
     nbd_client_co_close(s->client);
     s->client = NULL;
-    nbd_extents_clear(&s->extents);
+    extents_clear(&s->extents);
     nbd_target_clear(&s->target);
 }
 
@@ -124,7 +124,7 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
     struct nbd_state *s = n->state;
 
     s->no_flush = flags & NODE_NO_FLUSH;
-    nbd_extents_init(&s->extents);
+    extents_init(&s->extents);
     int ret = nbd_options_take(o, &s->target, &s->client_opts, err);
     if (ret == 0) {
         nbd_describe(n);
@@ -302,9 +302,9 @@ static CO_FN int nbd_co_change(struct node *n, struct nbd_request request,
     if (fua && s->offer.fua) {
         request.flags |= NBD_REQUEST_FUA;
     }
-    nbd_extents_wrote(&s->extents, request.off, request.len);
+    extents_wrote(&s->extents, request.off, request.len);
     int ret = nbd_co_split(s, request, iov, piece);
-    nbd_extents_wrote(&s->extents, request.off, request.len);
+    extents_wrote(&s->extents, request.off, request.len);
     if (fua && s->offer.fua) {
         fua_result(n, ret);
     } else if (ret == 0 && fua) {
@@ -387,7 +387,8 @@ static CO_FN int nbd_co_cache(struct node *n, uint64_t off, uint64_t len)
 /* Keep the runs of a reply that begins at @off; whatever the server says, no
  * run passes the end of what was asked. False: nothing usable. */
 static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
-                             const GArray *entries, struct nbd_run *ret_first)
+                             const GArray *entries,
+                             struct extents_run *ret_first)
 {
     struct nbd_state *s = n->state;
     uint64_t at = off, end = off + len;
@@ -403,9 +404,9 @@ static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
             run = end - at;
         }
         if (i == 0) {
-            *ret_first = (struct nbd_run) { at, at + run, zero };
+            *ret_first = (struct extents_run) { at, at + run, zero };
         }
-        nbd_extents_set(&s->extents, at, at + run, zero);
+        extents_set(&s->extents, at, at + run, zero);
         at += run;
     }
     return at > off;
@@ -413,7 +414,7 @@ static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
 
 /* Ask the server about @off and far beyond. */
 static CO_FN int nbd_co_ask(struct node *n, uint64_t off,
-                            struct nbd_run *ret_run)
+                            struct extents_run *ret_run)
 {
     struct nbd_state *s = n->state;
     uint64_t from = off / s->offer.min_block * s->offer.min_block;
@@ -436,18 +437,18 @@ static CO_FN int nbd_co_ask(struct node *n, uint64_t off,
     }
     if (generation != s->extents.generation) {
         /* Written to meanwhile: the reply may be older than the write. */
-        nbd_extents_forget(&s->extents);
+        extents_forget(&s->extents);
     }
     return 0;
 }
 
 /* The run that holds @off. It fails only when it has_given_up(). */
 static CO_FN int nbd_co_find_run(struct node *n, uint64_t off, uint64_t len,
-                                 struct nbd_run *ret_run)
+                                 struct extents_run *ret_run)
 {
     struct nbd_state *s = n->state;
-    struct nbd_run unknown = { off, off + len, false }, run = unknown;
-    const struct nbd_run *known = nbd_extents_find(&s->extents, off);
+    struct extents_run unknown = { off, off + len, false }, run = unknown;
+    const struct extents_run *known = extents_find(&s->extents, off);
     int ret = 0;
 
     if (known || s->no_status || !s->offer.status) {
@@ -455,7 +456,7 @@ static CO_FN int nbd_co_find_run(struct node *n, uint64_t off, uint64_t len,
         return 0;
     }
     co_mutex_co_lock(&s->status_lock);
-    known = nbd_extents_find(&s->extents, off);
+    known = extents_find(&s->extents, off);
     if (known) {
         run = *known;
     } else {
@@ -477,7 +478,7 @@ static CO_FN int nbd_co_find_run(struct node *n, uint64_t off, uint64_t len,
 static CO_FN int nbd_co_map(struct node *n, uint64_t off, uint64_t len,
                             unsigned flags, struct mapping *ret_map)
 {
-    struct nbd_run run;
+    struct extents_run run;
     int ret = nbd_co_find_run(n, off, len, &run);
 
     if (ret < 0) {
