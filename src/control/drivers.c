@@ -12,14 +12,25 @@
 #include "storage/storage.h"
 #include "storage/trace.h"
 
-const struct node_driver *const node_drivers[] = {
-    &file_driver,       &host_device_driver, &nbd_driver,
-    &http_driver,       &https_driver,       &s3_driver,
-    &null_co_driver,    &null_aio_driver,    &raw_driver,
-    &qed_driver,        &qcow2_driver,       &cow_driver,
-    &blkdebug_driver,   &commit_top_driver,  &copy_on_read_driver,
-    &mirror_top_driver, &throttle_driver,    NULL
-};
+const struct node_driver *const node_drivers[] = { &file_driver,
+                                                   &host_device_driver,
+                                                   &nbd_driver,
+                                                   &http_driver,
+                                                   &https_driver,
+                                                   &s3_driver,
+                                                   &rbd_driver,
+                                                   &null_co_driver,
+                                                   &null_aio_driver,
+                                                   &raw_driver,
+                                                   &qed_driver,
+                                                   &qcow2_driver,
+                                                   &cow_driver,
+                                                   &blkdebug_driver,
+                                                   &commit_top_driver,
+                                                   &copy_on_read_driver,
+                                                   &mirror_top_driver,
+                                                   &throttle_driver,
+                                                   NULL };
 
 void drivers_register_traces(void)
 {

@@ -64,6 +64,14 @@ struct node_driver {
     /* How addresses of this storage begin ("nbd:"); open() takes such an
      * address as "filename". NULL-terminated; NULL for none. */
     const char *const *name_prefixes;
+    /* May a header hold address @name, of a right prefix?  -EINVAL with a text:
+     * no, it could do harm. Default: yes. Optional. */
+    int (*check_name)(const char *name, GError **err);
+    /* Make the storage that address @name stands for, empty: -EEXIST when it
+     * is there. And remove it, as nothing came of it. Default: it must be
+     * there. Optional. */
+    CO_FN_PTR int (*co_make)(const char *name, GError **err);
+    CO_FN_PTR void (*co_unmake)(const char *name);
 
     /* Names of nodes in headers (graph/reference.h). What a "json:" name may
      * say of such a node, beside its driver, "file" and "backing": options that

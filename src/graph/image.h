@@ -129,9 +129,11 @@ CO_FN int image_co_probe(struct graph *g, const json_t *options, unsigned flags,
 struct new_storage {
     struct node *node; /* writable */
     struct backend *backend;
-    char *path; /* of a file; NULL: other storage, which stays as
+    char *path;    /* of a file; NULL: other storage, which stays as
                  * long as it is */
-    bool made;  /* there was no file */
+    bool made;     /* there was no file */
+    char *address; /* of what a driver has made, and how it is removed */
+    CO_FN_PTR void (*unmake)(const char *name);
 };
 /* @filename may be a device or an address. After 0 close it. */
 CO_FN int new_storage_co_open(struct graph *g, const char *filename,

@@ -14,6 +14,11 @@ int __wrap_getaddrinfo(const char *host, const char *port,
                        const struct addrinfo *hints, struct addrinfo **ret);
 /* Of libcurl, whose own calls do not come here. */
 void *__wrap_curl_multi_init(void);
+/* Of storage/rbd/: no thread is started, no library loaded. */
+int64_t __wrap_rbd_co_call(void *waits, int kind, uint64_t timeout_ns,
+                           int64_t (*fn)(void *arg),
+                           void (*free_arg)(void *arg), void *arg,
+                           bool *ret_abandoned);
 
 int __attribute__((weak)) __wrap_socket(int domain, int type, int protocol)
 {
@@ -30,6 +35,15 @@ int __wrap_getaddrinfo(const char *host, const char *port,
 void *__wrap_curl_multi_init(void)
 {
     return NULL;
+}
+
+int64_t __wrap_rbd_co_call(void *waits, int kind, uint64_t timeout_ns,
+                           int64_t (*fn)(void *arg),
+                           void (*free_arg)(void *arg), void *arg,
+                           bool *ret_abandoned)
+{
+    *ret_abandoned = false;
+    return -EACCES;
 }
 
 const uint8_t *fuzz_take(struct fuzz_input *in, size_t max, size_t *ret_len)

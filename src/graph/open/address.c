@@ -145,11 +145,21 @@ int backing_check_text(const struct node *n, const char *name, GError **err)
 
 int backing_check_kind(const struct node *n, const char *name, GError **err)
 {
-    if (!g_str_has_prefix(name, "fd:") && !scheme_is_filter(n->graph, name)) {
-        return 0;
+    const struct node_driver *drv = backing_address_driver(n->graph, name);
+    int r = 0;
+
+    if (g_str_has_prefix(name, "fd:") || scheme_is_filter(n->graph, name)) {
+        return err_set(err, EINVAL,
+                       "Backing file name '%s' of '%s' is refused: an "
+                       "image's header may name files and addresses only",
+                       name, image_of(n));
     }
-    return err_set(err, EINVAL,
-                   "Backing file name '%s' of '%s' is refused: an "
-                   "image's header may name files and addresses only",
-                   name, image_of(n));
+    if (drv && drv->check_name) {
+        r = drv->check_name(name, err);
+    }
+    if (r < 0) {
+        err_prefix(err, "Backing file name '%s' of '%s' is refused", name,
+                   image_of(n));
+    }
+    return r;
 }

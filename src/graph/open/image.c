@@ -201,22 +201,29 @@ static CO_FN int make_co_file(const char *path, bool *ret_made, GError **err)
     return 0;
 }
 
-/* The file for a new image, its directory entry made if need be; or what is
- * there already: a device, the storage behind an address. */
+/* The file for a new image, its directory entry made if need be, or what a
+ * driver makes of an address; else what is there already: a device, the storage
+ * behind an address. */
 static CO_FN int open_co_storage(struct graph *g, const char *filename,
                                  struct new_storage *s, GError **err)
 {
+    const struct node_driver *drv;
     json_t *options = NULL;
     int r = backing_co_parse_address(g, filename, &options, err);
 
     if (r < 0) {
         return r;
     }
-    if (strcmp(json_string_value(json_object_get(options, "driver")), "file") ==
-        0) {
+    drv = graph_find_driver(
+        g, json_string_value(json_object_get(options, "driver")));
+    if (strcmp(drv->name, "file") == 0) {
         s->path = g_strdup(
             json_string_value(json_object_get(options, "filename")));
         r = make_co_file(s->path, &s->made, err);
+    } else if (drv->co_make) {
+        r = drv->co_make(filename, err);
+        s->unmake = r == 0 ? drv->co_unmake : NULL;
+        s->address = g_strdup(filename);
     }
     if (r == 0) {
         r = node_co_open(g, options, NODE_RDWR, &s->node, err);
@@ -278,6 +285,10 @@ void new_storage_co_close(struct new_storage *s, bool keep)
     if (s->made && !keep) {
         io_co_unlink(s->path);
     }
+    if (s->unmake && !keep) {
+        s->unmake(s->address);
+    }
+    g_free(s->address);
     g_free(s->path);
     *s = (struct new_storage) { 0 };
 }

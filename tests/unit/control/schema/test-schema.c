@@ -29,7 +29,8 @@ static bool is_address_part(const char *driver, const char *name)
 
     return (g_str_equal(driver, "nbd") && g_strv_contains(parts, name)) ||
            ((g_str_equal(driver, "blkdebug") ||
-             g_str_has_prefix(driver, "http") || g_str_equal(driver, "s3")) &&
+             g_str_has_prefix(driver, "http") || g_str_equal(driver, "rbd") ||
+             g_str_equal(driver, "s3")) &&
             g_str_equal(name, "filename"));
 }
 
