@@ -12,88 +12,15 @@
 
 #include <glib.h>
 
+#include "base/json-print.h"
 #include "base/text.h"
 #include "base/units.h"
 
-/* --- JSON --- */
-
-static void json_to(GString *out, const json_t *v, unsigned depth);
-
-static void add_line(GString *out, unsigned depth)
-{
-    g_string_append_printf(out, "\n%*s", (int)(depth * 4), "");
-}
-
-static void add_scalar(GString *out, const json_t *v)
-{
-    json_t *valid = json_incref((json_t *)v);
-    char *text;
-
-    if (json_is_string(v)) { /* JSON is UTF-8, names of files are bytes */
-        g_autofree char *made = g_utf8_make_valid(json_string_value(v), -1);
-
-        json_decref(valid);
-        valid = json_string(made);
-    }
-    text = json_dumps(valid, JSON_ENCODE_ANY);
-    g_string_append(out, text);
-    free(text);
-    json_decref(valid);
-}
-
-static void object_to(GString *out, const json_t *v, unsigned depth)
-{
-    const char *key;
-    json_t *value, *name;
-    bool first = true;
-
-    g_string_append_c(out, '{');
-    json_object_foreach((json_t *)v, key, value) {
-        g_string_append(out, first ? "" : ",");
-        add_line(out, depth + 1);
-        name = json_string(key);
-        add_scalar(out, name);
-        json_decref(name);
-        g_string_append(out, ": ");
-        json_to(out, value, depth + 1);
-        first = false;
-    }
-    add_line(out, depth);
-    g_string_append_c(out, '}');
-}
-
-static void list_to(GString *out, const json_t *v, unsigned depth)
-{
-    const json_t *value;
-    size_t i;
-
-    g_string_append_c(out, '[');
-    json_array_foreach(v, i, value) {
-        g_string_append(out, i ? "," : "");
-        add_line(out, depth + 1);
-        json_to(out, value, depth + 1);
-    }
-    add_line(out, depth);
-    g_string_append_c(out, ']');
-}
-
-static void json_to(GString *out, const json_t *v, unsigned depth)
-{
-    if (json_is_object(v)) {
-        object_to(out, v, depth);
-    } else if (json_is_array(v)) {
-        list_to(out, v, depth);
-    } else {
-        add_scalar(out, v);
-    }
-}
-
 void print_json(const json_t *value)
 {
-    g_autoptr(GString) out = g_string_new(NULL);
+    g_autofree char *text = json_print(value, true);
 
-    json_to(out, value, 0);
-    printf("%s\n", out->str);
+    printf("%s\n", text);
 }
 
 /* --- facts --- */
@@ -126,7 +53,7 @@ static void print_member(const json_t *v, int depth)
 
 void print_facts(const json_t *value, int depth)
 {
-    const char *key;
+    g_autoptr(GPtrArray) keys = json_print_order(value);
     json_t *v;
     size_t i;
 
@@ -134,11 +61,12 @@ void print_facts(const json_t *value, int depth)
         printf("%*s[%zu]:", depth * 4, "", i);
         print_member(v, depth);
     }
-    json_object_foreach((json_t *)value, key, v) {
-        g_autofree char *name = g_strdelimit(g_strdup(key), "-", ' ');
+    for (guint k = 0; k < keys->len; k++) {
+        g_autofree char *name = g_strdelimit(g_strdup(keys->pdata[k]), "-",
+                                             ' ');
 
         printf("%*s%s:", depth * 4, "", name);
-        print_member(v, depth);
+        print_member(json_object_get(value, keys->pdata[k]), depth);
     }
 }
 

@@ -3,10 +3,10 @@
 #pragma once
 #include <jansson.h>
 
-/* JSON, indented by four; an empty list or object is broken over two lines. */
+/* JSON as QEMU prints it (base/json-print.h), indented by four. */
 void print_json(const json_t *value);
-/* "key: value" lines, nested ones indented by four; '-' of keys is ' '. @depth:
- * levels of indent. For the members of format-specific. */
+/* "key: value" lines in QEMU's order, nested ones indented by four; '-' of keys
+ * is ' '. @depth: levels of indent. For the members of format-specific. */
 void print_facts(const json_t *value, int depth);
 /* The members of "snapshots" (SnapshotInfo) as a table with "Snapshot list:"
  * above it; nothing for an empty or absent list. */

@@ -103,7 +103,11 @@ void control_emit(struct control *c, const char *name, json_t *data)
     if (data && json_object_size(data) > 0) {
         json_object_set_new(ev->json, "data", json_deep_copy(data));
     }
-    loop_post(c->loop, deliver, ev);
+    if (c->loop == loop_current()) {
+        deliver(ev); /* before the answer to the command that is the cause */
+    } else {
+        loop_post(c->loop, deliver, ev);
+    }
 }
 
 static void on_event(const char *name, json_t *data, void *arg)

@@ -4,6 +4,6 @@
 
 json_t *control_version(void)
 {
-    return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "micro", 0, "minor", 2,
-                     "major", 7, "package", "sluice-" SLUICE_VERSION);
+    return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "major", 7, "minor", 2,
+                     "micro", 0, "package", "sluice-" SLUICE_VERSION);
 }

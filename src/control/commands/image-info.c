@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ImageInfo and BlockDeviceInfo, members in QEMU's order.
+ * ImageInfo and BlockDeviceInfo.
  *
  * The asking yields, so a node found before may be gone after: callers hold a
  * reference, and the chain below is walked with references too.
@@ -56,8 +56,9 @@ static char *full_backing_name(const struct node *n, const char *name)
 {
     g_autofree char *dir = NULL;
 
-    if (strchr(name, ':') || g_path_is_absolute(name) || !n->filename ||
-        strstr(n->filename, "://") || !strchr(n->filename, '/')) {
+    if (name[strcspn(name, ":/")] == ':' || g_path_is_absolute(name) ||
+        !n->filename || strstr(n->filename, "://") ||
+        !strchr(n->filename, '/')) {
         return g_strdup(name);
     }
     dir = g_path_get_dirname(n->filename);
@@ -150,16 +151,17 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
     const char *file = n->filename ? n->filename : "";
 
     return json_pack(
-        "{s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:I,s:s*,s:b,s:i,s:i,"
+        "{s:s*,s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:I,s:b,s:i,s:i,"
         "s:{s:b,s:b,s:b},s:s}",
-        "iops_rd", 0, "detect_zeroes", detect_zeroes(n), "image", image,
-        "iops_wr", 0, "ro", !node_is_writable(n), "node-name", n->name,
-        "backing_file_depth", flat || !below ? 0 : (int)backing_depth(n), "drv",
-        node_driver_name(n), "iops", 0, "bps_wr", 0, "write_threshold",
-        (json_int_t)node_write_threshold(n), "backing_file",
-        below ? below->filename : NULL, "encrypted", 0, "bps", 0, "bps_rd", 0,
-        "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0, "direct",
-        (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
+        "backing_file", below ? below->filename : NULL, "iops_rd", 0,
+        "detect_zeroes", detect_zeroes(n), "image", image, "iops_wr", 0, "ro",
+        !node_is_writable(n), "node-name", n->name, "backing_file_depth",
+        flat || !below ? 0 : (int)backing_depth(n), "drv", node_driver_name(n),
+        "iops", 0, "bps_wr", 0, "write_threshold",
+        (json_int_t)node_write_threshold(n), "encrypted", 0, "bps", 0,
+        "bps_rd", 0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
+        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file",
+        file);
 }
 
 json_t *image_co_describe_node(struct node *n, bool flat, GError **err)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/json-print.h"
 #include "control/control-int.h"
 #include "control/session/json-stream.h"
 #include "control/session/turns.h"
@@ -58,15 +59,9 @@ static void send_text(struct session *s, char *text)
 
 static void send_json(struct session *s, const json_t *msg)
 {
-    size_t flags = JSON_ENSURE_ASCII;
-    char *text;
+    g_autofree char *text = json_print(msg, s->mode == SESSION_QMP_PRETTY);
 
-    if (s->mode == SESSION_QMP_PRETTY) {
-        flags |= JSON_INDENT(4);
-    }
-    text = json_dumps(msg, flags);
     send_text(s, g_strconcat(text, "\r\n", NULL));
-    free(text);
 }
 
 static void send_lost_marker(struct session *s)
@@ -180,7 +175,6 @@ static json_t *error_object(const GError *err)
                      "desc", desc);
 }
 
-/* {return, id} or {id, error}: the order in which QEMU sends them. */
 static void send_answer(struct session *s, json_t *id, json_t *ret,
                         const GError *err)
 {

@@ -177,6 +177,13 @@ def test_pretty(d):
             text += f.readline()
         assert '\n    "QMP": {' in text, text
         assert json.loads(text)['QMP']
+        # As QEMU has it, what is empty takes two lines, too.
+        f.write('{"execute": "qmp_capabilities"}{"execute": "query-jobs"}')
+        f.flush()
+        text = ''.join(f.readline() for _ in range(8))
+        assert text.replace('\r', '') == (
+            '{\n    "return": {\n    }\n}\n'
+            '{\n    "return": [\n    ]\n}\n'), text
         sock.close()
         assert s.qmp.cmd('query-jobs') == []
 

@@ -25,8 +25,11 @@ def test_signals(d):
 
 
 def test_quit_is_answered(d):
+    """After the event that it causes, as by QEMU."""
     with Sluiced(d) as s:
-        assert s.qmp.cmd('quit') == {}
+        s.qmp.send_raw('{"execute": "quit", "id": 1}\n')
+        assert '"event": "SHUTDOWN"' in s.qmp.read_line()
+        assert s.qmp.read_line() == '{"return": {}, "id": 1}'
         assert s.wait() == 0
 
 
