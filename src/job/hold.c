@@ -51,9 +51,8 @@ void job_hold_block(struct job_hold *h, struct node *n)
     const unsigned all = (1u << BLOCK_OP_COUNT) - 1;
 
     g_ptr_array_add(h->blocked, node_ref(n));
-    g_ptr_array_add(
-        h->blockers,
-        node_block(n, all & ~(1u << BLOCK_OP_OVERLAY), h->reason));
+    g_ptr_array_add(h->blockers,
+                    node_block(n, all & ~(1u << BLOCK_OP_OVERLAY), h->reason));
 }
 
 void job_hold_forbid_overlays(struct job_hold *h, struct node *n)

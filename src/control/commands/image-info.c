@@ -158,10 +158,9 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
         !node_is_writable(n), "node-name", n->name, "backing_file_depth",
         flat || !below ? 0 : (int)backing_depth(n), "drv", node_driver_name(n),
         "iops", 0, "bps_wr", 0, "write_threshold",
-        (json_int_t)node_write_threshold(n), "encrypted", 0, "bps", 0,
-        "bps_rd", 0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0,
-        "direct", (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file",
-        file);
+        (json_int_t)node_write_threshold(n), "encrypted", 0, "bps", 0, "bps_rd",
+        0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0, "direct",
+        (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
 }
 
 json_t *image_co_describe_node(struct node *n, bool flat, GError **err)

@@ -28,12 +28,12 @@ static const struct object_type object_types[] = {
     { "authz-list", authz_co_add_list, authz_del },
     { "authz-list-file", authz_co_add_list_file, authz_del },
     { "authz-simple", authz_co_add_simple, authz_del },
+    { "iothread", NULL, NULL },
     { "secret", secret_co_add, secret_del },
     { "throttle-group", throttle_group_add, throttle_group_del },
     { "tls-creds-anon", tls_creds_co_add_anon, tls_creds_del },
     { "tls-creds-psk", tls_creds_co_add_psk, tls_creds_del },
     { "tls-creds-x509", tls_creds_co_add_x509, tls_creds_del },
-    { "iothread", NULL, NULL },
 };
 
 static const struct object_type *find_type(const char *name)
