@@ -118,7 +118,7 @@ void channel_shutdown_write(struct channel *c)
 
 void channel_co_finish(struct channel *c, uint64_t timeout_ns)
 {
-    g_assert(!c->reading && !c->writing);
+    g_assert(!c->writing);
     if (c->ops->co_finish && !c->shut) {
         c->ops->co_finish(c, timeout_ns);
     }

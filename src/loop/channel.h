@@ -45,7 +45,7 @@ void channel_shutdown(struct channel *c);
 /* Send no more: the peer sees the end of the stream and may still write. */
 void channel_shutdown_write(struct channel *c);
 /* Tell the peer that this was all, where the end of the stream alone does not
- * prove it (TLS). Takes at most about @timeout_ns. Nobody may be inside. */
+ * prove it (TLS). Takes at most about @timeout_ns. Nobody may be writing. */
 CO_FN void channel_co_finish(struct channel *c, uint64_t timeout_ns);
 /* Has the peer closed its end, or shut it down for writing?  Also while bytes
  * of it are unread. No yield. */

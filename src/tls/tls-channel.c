@@ -387,6 +387,11 @@ const char *tls_channel_version(const struct channel *c)
     return to_tls(c)->version;
 }
 
+const char *tls_channel_alert(const struct channel *c)
+{
+    return to_tls(c)->alert;
+}
+
 /* --- the handshake --- */
 
 static char *dn_of_peer(gnutls_session_t s)

@@ -29,5 +29,8 @@ CO_FN int tls_channel_co_handshake(struct channel *c, GError **err);
 /* Who the client is, proven: the distinguished name of its certificate, or the
  * user of its key; NULL when nothing proves it. Borrowed. */
 const char *tls_channel_identity(const struct channel *c);
+/* What the peer said when it ended the session by an alert, or NULL: a server of
+ * TLS 1.3 refuses a client after the handshake that is good for the client. */
+const char *tls_channel_alert(const struct channel *c);
 /* "TLS1.3 AES-256-GCM", for people. */
 const char *tls_channel_version(const struct channel *c);

@@ -180,3 +180,8 @@ bool tls_creds_name_clients(const struct tls_creds *tc)
 {
     return tc->kind == TLS_PSK || (tc->kind == TLS_X509 && tc->verify_peer);
 }
+
+bool tls_creds_want_hostname(const struct tls_creds *tc)
+{
+    return tc->kind == TLS_X509 && tc->verify_peer;
+}

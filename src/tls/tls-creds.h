@@ -36,5 +36,7 @@ int tls_creds_get(struct graph *g, const char *id, bool server,
 struct tls_creds *tls_creds_ref(struct tls_creds *tc);
 /* NULL is fine. */
 void tls_creds_unref(struct tls_creds *tc);
+/* Does a client have to know the name of the server? */
+bool tls_creds_want_hostname(const struct tls_creds *tc);
 /* Are clients known by a name: a verified certificate or a key of their own? */
 bool tls_creds_name_clients(const struct tls_creds *tc);

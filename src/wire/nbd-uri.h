@@ -5,7 +5,7 @@
  *   nbd://HOST[:PORT][/EXPORT]          nbd+unix:///[EXPORT]?socket=PATH
  *   nbd:HOST:PORT[:exportname=EXPORT]   nbd:unix:PATH[:exportname=EXPORT]
  *
- * nbds: is recognised, so that it can be refused by name.  Pure text work; the
+ * nbds: and nbds+unix: ask for TLS.  Pure text work; the
  * input may come from an untrusted header.
  */
 #pragma once

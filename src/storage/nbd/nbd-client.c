@@ -22,6 +22,7 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 #include "storage/trace.h"
+#include "tls/tls-creds.h"
 #include "wire/nbd-uri.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -58,6 +59,7 @@ struct nbd_client {
     struct nbd_target target;
     struct nbd_client_options opts;
     char *name; /* of the target, for people */
+    char *tls_hostname;
     struct nbd_offer offer;
     struct nbd_slot slots[NBD_CONNECTIONS_MAX];
     unsigned nslots;
@@ -297,7 +299,7 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
 {
     struct nbd_client *cl = slot->client;
 
-    slot->conn = nbd_conn_new(&cl->target);
+    slot->conn = nbd_conn_new(&cl->target, cl->opts.creds, cl->tls_hostname);
     int ret = nbd_conn_co_connect(slot->conn, HANDSHAKE_TIMEOUT_NS, ret_offer,
                                   err);
     if (ret == 0 && cl->closing) {
@@ -459,6 +461,8 @@ static void client_free(struct nbd_client *cl)
     g_assert(cl->requests.length == 0);
     loop_timer_cancel(&cl->hang_timer);
     nbd_target_clear(&cl->target);
+    tls_creds_unref(cl->opts.creds);
+    g_free(cl->tls_hostname);
     g_free(cl->name);
     g_free(cl->failure);
     g_free(cl);
@@ -477,6 +481,9 @@ int nbd_client_co_open(const struct nbd_target *t,
         .export_name = g_strdup(t->export_name),
     };
     cl->opts = *opts;
+    cl->opts.creds = opts->creds ? tls_creds_ref(opts->creds) : NULL;
+    cl->opts.tls_hostname = NULL;
+    cl->tls_hostname = g_strdup(opts->tls_hostname);
     cl->opts.connections = CLAMP(opts->connections, 1, NBD_CONNECTIONS_MAX);
     cl->name = nbd_uri_format(t);
     cl->nslots = 1;

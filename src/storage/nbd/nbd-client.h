@@ -26,9 +26,13 @@
 #define NBD_CONNECTIONS_MAX 16
 
 struct nbd_client;
+struct tls_creds;
 
 struct nbd_client_options {
-    unsigned connections; /* at most, where the server allows it */
+    unsigned connections;     /* at most, where the server allows it */
+    struct tls_creds *creds;  /* of a client, or NULL; the client keeps a
+                              * reference */
+    const char *tls_hostname; /* that the server's certificate is for; copied */
     uint64_t reconnect_delay_ns;
     uint64_t open_timeout_ns; /* 0: one attempt */
     uint64_t hang_timeout_ns; /* that a request waits; 0: never hangs */

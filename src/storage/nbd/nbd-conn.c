@@ -21,6 +21,7 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 #include "storage/nbd/nbd-cover.h"
+#include "storage/nbd/nbd-tunnel.h"
 #include "wire/nbd-uri.h"
 
 /* A server that has more to say about one status request is not believed. */
@@ -31,8 +32,11 @@
 
 struct nbd_conn {
     const struct nbd_target *target;
+    struct tls_creds *creds; /* or NULL */
+    const char *hostname;
     struct nbd_handle *h;
-    struct channel *channel; /* the socket; NULL before connecting */
+    struct nbd_tunnel *tunnel; /* with @creds */
+    struct channel *channel; /* the socket that libnbd has; NULL before that */
     GPtrArray *flights;      /* requests without a reply */
     bool shut;
     struct co_queue writer_queue; /* the writer, when it has nothing to do */
@@ -52,10 +56,13 @@ const char *nbd_op_name(enum nbd_op op)
     return names[op];
 }
 
-struct nbd_conn *nbd_conn_new(const struct nbd_target *t)
+struct nbd_conn *nbd_conn_new(const struct nbd_target *t,
+                              struct tls_creds *creds, const char *hostname)
 {
     struct nbd_conn *c = g_new0(struct nbd_conn, 1);
     c->target = t;
+    c->creds = creds;
+    c->hostname = hostname;
     c->flights = g_ptr_array_new();
     return c;
 }
@@ -129,7 +136,25 @@ static void set_keepalive(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
 }
 
-static CO_FN int conn_co_open_socket(struct nbd_conn *c, GError **err)
+/* Put TLS between libnbd and the socket to the server. */
+static CO_FN int conn_co_open_tunnel(struct nbd_conn *c, uint64_t timeout_ns,
+                                     GError **err)
+{
+    struct channel *server = c->channel;
+    int fd, ret;
+
+    c->channel = NULL;
+    c->tunnel = nbd_tunnel_new(server);
+    ret = nbd_tunnel_co_open(c->tunnel, c->creds, c->hostname, timeout_ns, &fd,
+                             err);
+    if (ret == 0) {
+        c->channel = channel_new_fd(loop_current(), fd);
+    }
+    return ret;
+}
+
+static CO_FN int conn_co_open_socket(struct nbd_conn *c, uint64_t timeout_ns,
+                                     GError **err)
 {
     struct sock_addr addr = {
         .path = c->target->path,
@@ -142,6 +167,13 @@ static CO_FN int conn_co_open_socket(struct nbd_conn *c, GError **err)
     }
     if (!c->target->path) {
         set_keepalive(channel_fd(c->channel));
+    }
+    if (c->creds) {
+        ret = c->shut ? err_set(err, ESHUTDOWN, "The connection was shut down")
+                      : conn_co_open_tunnel(c, timeout_ns, err);
+        if (ret < 0) {
+            return ret;
+        }
     }
     int fd = fcntl(channel_fd(c->channel), F_DUPFD_CLOEXEC, 0);
     if (fd < 0) {
@@ -249,18 +281,35 @@ static int conn_read_offer(struct nbd_conn *c, struct nbd_offer *offer,
     return 0;
 }
 
+/* A server that does not believe us says so by an alert, after TLS is complete
+ * for us; libnbd sees the end of the stream. */
+static void conn_explain_refusal(const struct nbd_conn *c, GError **err)
+{
+    const char *alert = c->tunnel ? nbd_tunnel_alert(c->tunnel) : NULL;
+
+    if (alert && err) {
+        g_clear_error(err);
+        err_set(err, EACCES, "The server has ended TLS: %s", alert);
+        err_hint(err, "It may want another certificate of us; those of "
+                      "tls-creds are in its folder.");
+    }
+}
+
 int nbd_conn_co_connect(struct nbd_conn *c, uint64_t timeout_ns,
                         struct nbd_offer *ret_offer, GError **err)
 {
     int ret = conn_setup_handle(c, err);
     if (ret == 0) {
-        ret = conn_co_open_socket(c, err);
+        ret = conn_co_open_socket(c, timeout_ns, err);
     }
     if (ret == 0 && c->shut) {
         ret = err_set(err, ESHUTDOWN, "The connection was shut down");
     }
     if (ret == 0) {
         ret = conn_co_handshake(c, timeout_ns, err);
+        if (ret < 0) {
+            conn_explain_refusal(c, err);
+        }
     }
     return ret < 0 ? ret : conn_read_offer(c, ret_offer, err);
 }
@@ -272,6 +321,8 @@ static void conn_wake_all(struct nbd_conn *c)
 {
     if (c->channel) {
         channel_shutdown(c->channel);
+    } else if (c->tunnel) {
+        nbd_tunnel_shutdown(c->tunnel);
     }
     co_queue_wake_all(&c->writer_queue);
     co_queue_wake_all(&c->reader_queue);
@@ -510,6 +561,7 @@ void nbd_conn_co_free(struct nbd_conn *c)
     }
     nbd_close(c->h);
     channel_free(c->channel);
+    nbd_tunnel_co_free(c->tunnel);
     g_ptr_array_unref(c->flights);
     g_free(c->why);
     g_free(c);

@@ -19,6 +19,7 @@
 
 struct nbd_conn;
 struct nbd_target;
+struct tls_creds;
 
 #define NBD_SUM_LEN 64
 
@@ -58,8 +59,10 @@ struct nbd_request {
     GArray *entries; /* status: uint32_t length, flags, ... */
 };
 
-/* Never fails; @t is borrowed for the connection's life. */
-struct nbd_conn *nbd_conn_new(const struct nbd_target *t);
+/* Never fails; @t and @creds are borrowed for the connection's life.  With @creds
+ * it goes through TLS, to a server that has a certificate for @hostname. */
+struct nbd_conn *nbd_conn_new(const struct nbd_target *t,
+                              struct tls_creds *creds, const char *hostname);
 /* Connect and negotiate within @timeout_ns. */
 CO_FN int nbd_conn_co_connect(struct nbd_conn *c, uint64_t timeout_ns,
                               struct nbd_offer *ret_offer, GError **err);

@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/options.h"
 #include "storage/nbd/nbd-client.h"
+#include "tls/tls-creds.h"
 #include "wire/nbd-uri.h"
 
 #define NS_PER_S UINT64_C(1000000000)
@@ -160,10 +161,51 @@ static int take_target(struct opts *o, struct nbd_target *t, GError **err)
                : err_set(err, EINVAL, "export name too long to send to server");
 }
 
-static int refuse_tls(struct opts *o, const struct nbd_target *t, GError **err)
+void nbd_tls_clear(struct nbd_tls *tls)
 {
-    if (t->tls || opts_has(o, "tls-creds") || opts_has(o, "tls-hostname")) {
-        return err_set(err, ENOTSUP, "TLS for NBD is not supported yet");
+    g_clear_pointer(&tls->id, g_free);
+    g_clear_pointer(&tls->hostname, g_free);
+    g_clear_pointer(&tls->creds, tls_creds_unref);
+}
+
+/* A name in an address asks for TLS, but only credentials make it safe. */
+static int tls_missing(const struct nbd_target *t, const struct nbd_tls *tls,
+                       GError **err)
+{
+    if (!t->tls && !tls->hostname) {
+        return 0;
+    }
+    err_set(err, EINVAL, "%s needs 'tls-creds'",
+            t->tls ? "An address with nbds" : "Parameter 'tls-hostname'");
+    err_hint(err, "It names an object tls-creds-x509 or tls-creds-psk with "
+                  "endpoint=client.");
+    return -EINVAL;
+}
+
+static int take_tls(struct opts *o, struct graph *g, struct nbd_target *t,
+                    struct nbd_tls *tls, GError **err)
+{
+    int ret = opts_take_str(o, "tls-creds", &tls->id, err);
+
+    if (ret >= 0) {
+        ret = opts_take_str(o, "tls-hostname", &tls->hostname, err);
+    }
+    if (ret < 0 || !tls->id) {
+        return ret < 0 ? ret : tls_missing(t, tls, err);
+    }
+    ret = tls_creds_get(g, tls->id, false, &tls->creds, err);
+    if (ret < 0) {
+        return ret;
+    }
+    t->tls = true;
+    if (!tls->hostname) {
+        tls->hostname = g_strdup(t->host);
+    }
+    if (!tls->hostname && tls_creds_want_hostname(tls->creds)) {
+        err_set(err, EINVAL, "No hostname for certificate validation");
+        err_hint(err, "tls-hostname says whose certificate the server at a "
+                      "Unix socket is to have.");
+        return -EINVAL;
     }
     return 0;
 }
@@ -223,12 +265,15 @@ static int take_client_options(struct opts *o, struct nbd_client_options *co,
     return MIN(ret, 0);
 }
 
-int nbd_options_take(struct opts *o, struct nbd_target *t,
-                     struct nbd_client_options *co, GError **err)
+int nbd_options_take(struct opts *o, struct graph *g, struct nbd_target *t,
+                     struct nbd_tls *tls, struct nbd_client_options *co,
+                     GError **err)
 {
     int ret = take_target(o, t, err);
     if (ret == 0) {
-        ret = refuse_tls(o, t, err);
+        ret = take_tls(o, g, t, tls, err);
     }
+    co->creds = tls->creds;
+    co->tls_hostname = tls->hostname;
     return ret < 0 ? ret : take_client_options(o, co, err);
 }

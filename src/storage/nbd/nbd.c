@@ -38,6 +38,7 @@
 
 struct nbd_state {
     struct nbd_target target;
+    struct nbd_tls tls;
     struct nbd_client_options client_opts;
     struct nbd_client *client;
     struct nbd_offer offer;
@@ -103,6 +104,7 @@ static CO_FN void nbd_co_close(struct node *n)
     s->client = NULL;
     extents_clear(&s->extents);
     nbd_target_clear(&s->target);
+    nbd_tls_clear(&s->tls);
 }
 
 static void nbd_hang_event(bool hanging, unsigned requests, void *arg)
@@ -125,7 +127,8 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
 
     s->no_flush = flags & NODE_NO_FLUSH;
     extents_init(&s->extents);
-    int ret = nbd_options_take(o, &s->target, &s->client_opts, err);
+    int ret = nbd_options_take(o, n->graph, &s->target, &s->tls,
+                               &s->client_opts, err);
     if (ret == 0) {
         nbd_describe(n);
         s->client_opts.hang_event = nbd_hang_event;
@@ -160,12 +163,19 @@ static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
 {
     struct nbd_state *s = n->state;
     struct nbd_target t = {};
+    struct nbd_tls tls = {};
     struct nbd_client_options co = {};
 
     if ((flags ^ n->flags) & NODE_RDWR) {
         return check_offer(n, flags, err); /* @o is empty */
     }
-    int ret = nbd_options_take(o, &t, &co, err);
+    int ret = nbd_options_take(o, n->graph, &t, &tls, &co, err);
+    if (ret == 0 && (g_strcmp0(s->tls.id, tls.id) ||
+                     g_strcmp0(s->tls.hostname, tls.hostname))) {
+        ret = err_set(err, EINVAL,
+                      "Cannot change the options of TLS of a connection");
+    }
+    nbd_tls_clear(&tls);
     if (ret == 0) {
         g_autofree char *was = nbd_uri_format(&s->target);
         g_autofree char *is = nbd_uri_format(&t);

@@ -230,7 +230,7 @@ static CO_FN void test_options_entry(void *arg)
     expect_co_refused(g, 0,
                       "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/x\"}, \"tls-creds\": \"t\"}",
-                      "TLS for NBD is not supported yet");
+                      "No TLS credentials with id 't'");
     expect_co_refused(g, 0,
                       "{\"driver\": \"nbd\", \"server\": {\"type\": "
                       "\"unix\", \"path\": \"/x\"}, \"connections\": 17}",
