@@ -4,12 +4,6 @@
 #include <gnutls/gnutls.h>
 #include "tls/tls-creds.h"
 
-/* PEM: the authorities that are trusted, and our own certificate and key, without
- * a passphrase; NULL where there is none. */
-struct tls_pem {
-    GBytes *ca, *crl, *cert, *key;
-};
-
 enum tls_kind { TLS_X509, TLS_PSK, TLS_ANON };
 
 /* Exactly one of the GnuTLS credentials is set, by kind and end. */

@@ -185,3 +185,13 @@ bool tls_creds_want_hostname(const struct tls_creds *tc)
 {
     return tc->kind == TLS_X509 && tc->verify_peer;
 }
+
+bool tls_creds_are_x509(const struct tls_creds *tc)
+{
+    return tc->kind == TLS_X509;
+}
+
+const struct tls_pem *tls_creds_pem(const struct tls_creds *tc)
+{
+    return &tc->pem;
+}

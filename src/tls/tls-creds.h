@@ -38,5 +38,14 @@ struct tls_creds *tls_creds_ref(struct tls_creds *tc);
 void tls_creds_unref(struct tls_creds *tc);
 /* Does a client have to know the name of the server? */
 bool tls_creds_want_hostname(const struct tls_creds *tc);
+/* Do they prove anything by certificates? */
+bool tls_creds_are_x509(const struct tls_creds *tc);
+/* For libraries that make TLS themselves, PEM: the authorities that are trusted,
+ * and our own certificate and key, without a passphrase; NULL where there is
+ * none. */
+struct tls_pem {
+    GBytes *ca, *crl, *cert, *key;
+};
+const struct tls_pem *tls_creds_pem(const struct tls_creds *tc);
 /* Are clients known by a name: a verified certificate or a key of their own? */
 bool tls_creds_name_clients(const struct tls_creds *tc);

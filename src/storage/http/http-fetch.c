@@ -369,6 +369,9 @@ static void setup_route(struct setup *s, const struct http_identity *id)
         SET(s, CAINFO, id->ca_file);
         SET(s, CAPATH, NULL);
     }
+    if (id->crl_file) {
+        SET(s, CRLFILE, id->crl_file);
+    }
     if (id->proxy_username) {
         SET(s, PROXYUSERNAME, id->proxy_username);
     }

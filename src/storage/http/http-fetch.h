@@ -34,7 +34,8 @@ struct http_identity {
     GBytes *password, *cookie, *bearer;
     const char *proxy_username;
     GBytes *proxy_password;
-    const char *ca_file, *cert_file, *key_file; /* PEM; NULL: the system's */
+    const char *ca_file, *crl_file;   /* PEM; NULL: the system's */
+    const char *cert_file, *key_file; /* PEM; NULL: none */
     bool sslverify;
 };
 

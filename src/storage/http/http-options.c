@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/options.h"
 #include "graph/secret.h"
+#include "tls/tls-creds.h"
 
 #define NS_PER_S UINT64_C(1000000000)
 /* What arrives within 50 ms from a fast server is then under way. */
@@ -26,6 +27,7 @@
 const char *const https_option_names[] = {
     "sslverify",
     "ca-secret",
+    "tls-creds",
     "url",
     "filename",
     "readahead",
@@ -50,7 +52,15 @@ const char *const https_option_names[] = {
 
 void http_names_init(struct http_names *names)
 {
-    *names = (struct http_names) { .ca_fd = -1 };
+    *names = (struct http_names) { 0 };
+}
+
+static void file_clear(struct http_file *f)
+{
+    if (f->path) {
+        close(f->fd);
+        g_clear_pointer(&f->path, g_free);
+    }
 }
 
 void http_names_clear(struct http_names *names)
@@ -61,10 +71,10 @@ void http_names_clear(struct http_names *names)
     g_clear_pointer(&names->cookie, g_bytes_unref);
     g_clear_pointer(&names->bearer, g_bytes_unref);
     g_clear_pointer(&names->proxy_password, g_bytes_unref);
-    if (names->ca_fd >= 0) {
-        close(names->ca_fd);
-    }
-    g_free(names->ca_file);
+    file_clear(&names->ca);
+    file_clear(&names->crl);
+    file_clear(&names->cert);
+    file_clear(&names->key);
     http_names_init(names);
 }
 
@@ -76,7 +86,10 @@ void http_names_lend(const struct http_names *names, struct http_identity *id)
     id->bearer = names->bearer;
     id->proxy_username = names->proxy_username;
     id->proxy_password = names->proxy_password;
-    id->ca_file = names->ca_file;
+    id->ca_file = names->ca.path;
+    id->crl_file = names->crl.path;
+    id->cert_file = names->cert.path;
+    id->key_file = names->key.path;
 }
 
 /* Text with a line end in it would be more than one header. */
@@ -174,8 +187,31 @@ int http_options_take_names(struct opts *o, struct graph *g,
                : 0;
 }
 
-/* libcurl with GnuTLS reads certificates from files alone. */
-static int put_certificates(struct http_names *names, GBytes *pem, GError **err)
+/* libcurl with GnuTLS reads certificates and keys from files alone. */
+static int file_put(struct http_file *f, GBytes *pem, GError **err)
+{
+    gsize len;
+    const char *data = g_bytes_get_data(pem, &len);
+    int fd = memfd_create("pem", MFD_CLOEXEC);
+
+    if (fd < 0) {
+        return err_set_errno(err, errno, "Could not keep the certificates");
+    }
+    f->fd = fd;
+    f->path = g_strdup_printf("/proc/self/fd/%d", fd);
+    while (len > 0) {
+        ssize_t n = write(fd, data, len);
+
+        if (n <= 0) {
+            return err_set_errno(err, errno, "Could not keep the certificates");
+        }
+        data += n;
+        len -= (gsize)n;
+    }
+    return 0;
+}
+
+static int put_authorities(struct http_names *names, GBytes *pem, GError **err)
 {
     gsize len;
     const char *data = g_bytes_get_data(pem, &len);
@@ -184,21 +220,54 @@ static int put_certificates(struct http_names *names, GBytes *pem, GError **err)
         return err_set(err, EINVAL,
                        "The secret of 'ca-secret' holds no certificate (PEM)");
     }
-    names->ca_fd = memfd_create("ca", MFD_CLOEXEC);
-    if (names->ca_fd < 0) {
-        return err_set_errno(err, errno, "Could not keep the certificates");
-    }
-    while (len > 0) {
-        ssize_t n = write(names->ca_fd, data, len);
+    return file_put(&names->ca, pem, err);
+}
 
-        if (n <= 0) {
-            return err_set_errno(err, errno, "Could not keep the certificates");
-        }
-        data += n;
-        len -= (gsize)n;
+static int put_creds(struct http_names *names, const struct tls_creds *tc,
+                     GError **err)
+{
+    const struct tls_pem *pem = tls_creds_pem(tc);
+    int r = file_put(&names->ca, pem->ca, err);
+
+    if (r == 0 && pem->crl) {
+        r = file_put(&names->crl, pem->crl, err);
     }
-    names->ca_file = g_strdup_printf("/proc/self/fd/%d", names->ca_fd);
-    return 0;
+    if (r == 0 && pem->cert) {
+        r = file_put(&names->cert, pem->cert, err);
+    }
+    return r == 0 && pem->key ? file_put(&names->key, pem->key, err) : r;
+}
+
+/* Credentials that name who is trusted, and who we are. */
+static int take_creds(struct opts *o, struct graph *g, struct http_names *names,
+                      bool *ret_verify, GError **err)
+{
+    g_autofree char *id = NULL;
+    struct tls_creds *tc;
+    int r = opts_take_str(o, "tls-creds", &id, err);
+
+    if (r <= 0) {
+        return r;
+    }
+    if (names->ca.path) {
+        return err_set(
+            err, EINVAL,
+            "'ca-secret' and 'tls-creds' may not be used at the same "
+            "time");
+    }
+    r = tls_creds_get(g, id, false, &tc, err);
+    if (r < 0) {
+        return r;
+    }
+    if (!tls_creds_are_x509(tc)) {
+        r = err_set(err, EINVAL,
+                    "'tls-creds' of a web server needs a tls-creds-x509");
+    } else {
+        *ret_verify = *ret_verify && tls_creds_want_hostname(tc);
+        r = put_creds(names, tc, err);
+    }
+    tls_creds_unref(tc);
+    return r;
 }
 
 int http_options_take_tls(struct opts *o, struct graph *g,
@@ -212,11 +281,13 @@ int http_options_take_tls(struct opts *o, struct graph *g,
     if (r >= 0) {
         r = opts_take_str(o, "ca-secret", &id, err);
     }
-    if (r <= 0) {
-        return r;
+    if (r > 0) {
+        r = secret_get(g, id, &pem, err);
+        if (r == 0) {
+            r = put_authorities(names, pem, err);
+        }
     }
-    r = secret_get(g, id, &pem, err);
-    return r < 0 ? r : put_certificates(names, pem, err);
+    return r < 0 ? r : take_creds(o, g, names, ret_verify, err);
 }
 
 /* --- the address --- */

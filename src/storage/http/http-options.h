@@ -9,21 +9,25 @@
 struct graph;
 struct opts;
 
+/* Memory that libraries find by a path; NULL: none. */
+struct http_file {
+    int fd;
+    char *path;
+};
+
 /* What an http_identity borrows. */
 struct http_names {
     char *username, *proxy_username;
     GBytes *password, *cookie, *bearer, *proxy_password;
-    int ca_fd; /* memory that holds the certificates; -1: the system's */
-    char *ca_file;
+    struct http_file ca, crl, cert, key; /* PEM */
 };
 
-/* All zero but ca_fd. */
 void http_names_init(struct http_names *names);
 void http_names_clear(struct http_names *names);
 void http_names_lend(const struct http_names *names, struct http_identity *id);
 
 /* NULL-terminated.  The first ones are of https alone. */
-enum { HTTPS_ONLY_OPTIONS = 2 };
+enum { HTTPS_ONLY_OPTIONS = 3 };
 extern const char *const https_option_names[];
 #define http_option_names (https_option_names + HTTPS_ONLY_OPTIONS)
 

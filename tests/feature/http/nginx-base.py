@@ -4,6 +4,7 @@
 passwords, servers that go away, and files that change."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -12,6 +13,7 @@ from nginx import Nginx, make_ca
 from qmp import QmpError
 from rig import MIB, daemon, make_base, node, refused, same, stream
 from sluiced import SLUICE, Sluiced, qemu_img, run, run_tool
+from tlsfiles import Authority
 from waiting import until
 
 SIZE = 16 * MIB
@@ -354,6 +356,45 @@ def test_certificates(d):
                 as s:
             data = stream(s)
             assert 'error' not in data, data
+
+
+def test_certificates_of_clients(d):
+    """A server that wants one gets that of tls-creds, and nobody else does."""
+    ca = Authority(d)
+    client = ca.folder('client', 'alice')
+    stranger = Authority(d, 'other').folder('client', 'alice')
+    with Nginx(d, 'ssl_client_certificate %s; ssl_verify_client on;'
+               % ca.cert, tls=True) as web:
+        make_base(web)
+        for folder in (client, stranger):
+            os.unlink(folder + '/ca-cert.pem')
+            shutil.copy(web.ca, folder + '/ca-cert.pem')
+        wanted = node(web.url('base.raw', tls=True))
+
+        def creds(folder, more=''):
+            return ['--object', 'tls-creds-x509,id=t,sanity-check=off,dir=%s%s'
+                    % (folder, more)]
+
+        def fails(options, *objects):
+            with Sluiced(d, *objects) as s:
+                return s.qmp.error('blockdev-add', **{
+                    'node-name': 'n', **wanted, **options})
+        with Sluiced(d, *creds(client)) as s:
+            s.qmp.cmd('blockdev-add', **{'node-name': 'n', **wanted,
+                                         'tls-creds': 't'})
+            s.qmp.cmd('object-del', id='t')
+            out = s.qmp.cmd('human-monitor-command',
+                            **{'command-line': 'qemu-io n "read 0 1M"'})
+            assert 'failed' not in out, out
+        assert '400' in fails({'tls-creds': 't'}, *creds(stranger))
+        assert 'tls-creds-x509' in fails(
+            {'tls-creds': 't'}, '--object', 'tls-creds-anon,id=t')
+        assert "No TLS credentials with id 'x'" in fails({'tls-creds': 'x'})
+        assert 'same time' in fails(
+            {'tls-creds': 't', 'ca-secret': 's'}, *creds(client), '--object',
+            'secret,id=s,file=' + web.ca)
+        assert 'client endpoint' in fails({'tls-creds': 't'}, *creds(
+            ca.folder('server', 'x'), ',endpoint=server'))
 
 
 # --- servers that fail, files that change ---
