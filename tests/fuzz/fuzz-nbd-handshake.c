@@ -8,7 +8,13 @@
 #include "fuzz.h"
 #include "nbd-rig.h"
 
-enum { FLAG_RAW = 1, FLAG_NARROW = 2, KIND_LIES = 1, OPTIONS_MAX = 64 };
+enum {
+    FLAG_RAW = 1,
+    FLAG_NARROW = 2,
+    FLAG_TLS = 4, /* the server wants it */
+    KIND_LIES = 1,
+    OPTIONS_MAX = 64
+};
 
 static void put_options(GByteArray *out, struct fuzz_input *in)
 {
@@ -40,6 +46,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     } else {
         put_options(out, &in);
     }
-    nbd_rig_talk(out, flags & FLAG_NARROW ? 7 : 65536);
+    nbd_rig_talk(out, flags & FLAG_NARROW ? 7 : 65536, flags & FLAG_TLS);
     return 0;
 }

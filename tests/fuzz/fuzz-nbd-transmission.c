@@ -53,6 +53,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     } else {
         put_requests(out, &in, flags & FLAG_FAR);
     }
-    nbd_rig_talk(out, flags & FLAG_NARROW ? 7 : 65536);
+    nbd_rig_talk(out, flags & FLAG_NARROW ? 7 : 65536, false);
     return 0;
 }

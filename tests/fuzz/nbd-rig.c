@@ -7,6 +7,7 @@
 #include "graph/node.h"
 #include "loop/channel.h"
 #include "storage/storage.h"
+#include "tls/tls-creds.h"
 
 enum { DISK_SIZE = 1 << 20, DATA_SIZE = 256 << 10 };
 
@@ -21,7 +22,7 @@ struct rig {
     struct exports *exports;
     struct nbd_server *server;
     struct channel *client;
-    bool sent;
+    bool sent, tls;
 };
 
 void nbd_put(GByteArray *out, const void *data, size_t len)
@@ -51,6 +52,18 @@ static void on_event(const char *name, json_t *data, void *arg)
 {
 }
 
+static CO_FN void rig_co_give_creds(struct rig *r)
+{
+    json_t *props = json_pack("{s:s}", "endpoint", "server");
+    GError *err = NULL;
+
+    tls_creds_co_add_anon(r->graph, "t", props, &err);
+    g_assert_no_error(err);
+    tls_creds_get(r->graph, "t", true, &r->server->creds, &err);
+    g_assert_no_error(err);
+    json_decref(props);
+}
+
 static CO_FN void rig_co_setup(struct rig *r)
 {
     json_t *node = json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", "raw",
@@ -68,6 +81,9 @@ static CO_FN void rig_co_setup(struct rig *r)
     g_assert_no_error(err);
     r->exports = exports_new(r->graph, on_event, r);
     r->server = nbd_server_new(r->exports, 0);
+    if (r->tls) {
+        rig_co_give_creds(r);
+    }
     exports_co_add(r->exports, add, &err);
     g_assert_no_error(err);
     json_decref(node);
@@ -106,15 +122,16 @@ static CO_FN void rig_entry(void *arg)
     g_assert_cmpuint(r->server->n_half_open, ==, 0);
     g_assert_cmpuint(r->server->n_slots, ==, 0);
     g_assert_cmpuint(r->server->excess, ==, 0);
+    g_clear_pointer(&r->server->creds, tls_creds_unref);
     exports_co_shutdown(r->exports);
     exports_free(r->exports);
     node_co_unref(r->node);
     graph_co_free(r->graph);
 }
 
-void nbd_rig_talk(GByteArray *bytes, size_t capacity)
+void nbd_rig_talk(GByteArray *bytes, size_t capacity, bool tls)
 {
-    struct rig r = { .bytes = bytes, .capacity = capacity };
+    struct rig r = { .bytes = bytes, .capacity = capacity, .tls = tls };
 
     fuzz_run(rig_entry, &r);
 }
