@@ -137,10 +137,11 @@ class Daemon(Process):
                     raise
                 time.sleep(0.005)
 
-    def serve(self, node, writable=True):
-        """Export @node; its address."""
+    def serve(self, node, writable=True, **server):
+        """Export @node; its address. @server: more of the server's options."""
         self.qmp.cmd('nbd-server-start',
-                     addr={'type': 'unix', 'data': {'path': self.nbd}})
+                     addr={'type': 'unix', 'data': {'path': self.nbd}},
+                     **server)
         self.qmp.cmd('block-export-add', type='nbd', id='e', node_name=node,
                      name=node, writable=writable)
         return nbd_uri(self.nbd, node)

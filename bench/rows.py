@@ -15,6 +15,7 @@ import time
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
                      http_options, image_options, memory_copy_rate, nbd_options, nbd_uri,
                      need, overlay_options, raw_options, remove, run, timed)
+from tlsfiles import Authority    # harness has set the path
 
 ROWS = []
 # QEMU copies every hole as zeroes into QED, 512 KiB at a time.
@@ -317,6 +318,90 @@ def nbd_read(ctx):
     for jobs in (4, 16):
         yield Case('depth 8, %d connections' % jobs, 'IOPS',
                    both(measure, 8, jobs))
+
+
+# --- TLS ---
+
+def tls_folders(ctx):
+    """Folders with certificates of a server and of a client.  With keys
+    (PSK) programs would agree on different ciphers."""
+    ca = Authority(ctx.dir, 'ca')
+    return (ca.folder('server', 'localhost', names=['DNS:localhost']),
+            ca.folder('client', 'bench'))
+
+
+def tls_uri(folder, sock, name=''):
+    return ('nbds+unix:///%s?socket=%s&tls-certificates=%s&'
+            'tls-verify-peer=false' % (name, sock, folder))
+
+
+def tls_object(end, folder):
+    return 'tls-creds-x509,id=t,dir=%s,endpoint=%s' % (folder, end)
+
+
+@row('nbd-tls', 'NBD with and without TLS')
+def nbd_tls(ctx):
+    need('nbdcopy', 'nbdkit', 'qemu-img', 'openssl')
+    size = (256 if ctx.quick else 1024) * MIB
+    base = ctx.base(size)
+    server_dir, client_dir = tls_folders(ctx)
+
+    def pull(uri, server):
+        """Read all by four connections; the server's own CPU."""
+        before = server.cpu()
+        took, _ = timed('nbdcopy', '--connections=4', '--threads=4', uri,
+                        'null:')
+        return Sample(size / MIB / took,
+                      (server.cpu() - before) * GIB / size)
+
+    def daemon(who, tls):
+        more = (['--object', tls_object('server', server_dir)] if tls else [])
+        with ctx.daemon(who, *more, *raw_options(base)) as d:
+            uri = d.serve('base', False, **({'tls_creds': 't'} if tls else {}))
+            return pull(tls_uri(client_dir, d.nbd, 'base') if tls else uri, d)
+
+    def nbdkit(sock, tls):
+        remove(sock)
+        more = (['--tls=require', '--tls-verify-peer',
+                 '--tls-certificates=' + server_dir] if tls
+                else [])
+        p = Process([shutil.which('nbdkit'), '-f', '-r', '-U', sock, *more,
+                     'file', base], ctx.dir)
+        p.wait_socket(sock)
+        return p
+
+    def yardstick(tls):
+        sock = ctx.path('kit')
+        with nbdkit(sock, tls) as p:
+            return pull(tls_uri(client_dir, sock) if tls else nbd_uri(sock), p)
+
+    def client(who, tls):
+        """Copy a disk of nbdkit's to nowhere."""
+        sock = ctx.path('kit')
+        opts = 'driver=nbd,path=' + sock + (',tls-creds=t,tls-hostname=localhost'
+                                         if tls else '')
+        more = ['--object', tls_object('client', client_dir)] if tls else []
+        with nbdkit(sock, tls):
+            if who == 'nbdcopy':
+                took, cpu = timed('nbdcopy', tls_uri(client_dir, sock) if tls
+                                  else nbd_uri(sock), 'null:')
+            else:
+                tool = (os.path.join(ctx.build, 'sluice') if who == 'sluiced'
+                        else 'qemu-img')
+                took, cpu = timed(tool, 'convert', '-n', *more, '-m', '16',
+                                  '-W', '--image-opts', '--target-image-opts',
+                                  opts, 'driver=null-co,size=%d' % size)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    for tls, word in ((False, 'plain'), (True, 'TLS')):
+        yield Case('server, %s' % word, 'MiB/s',
+                   dict(both(daemon, tls),
+                        nbdkit=lambda tls=tls: yardstick(tls)))
+    for tls, word in ((False, 'plain'), (True, 'TLS')):
+        yield Case('client, %s' % word, 'MiB/s',
+                   dict(both(client, tls),
+                        nbdcopy=lambda tls=tls: client('nbdcopy', tls)),
+                   yard=('nbdcopy', 0.9))
 
 
 @row('first-write', 'guest writes, 4 KiB, each to a new cluster')
