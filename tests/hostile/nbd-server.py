@@ -5,7 +5,7 @@
 Rows that need slow disks or the server's own counters are in
 tests/feature/nbd: VC2, VC9 (handshake), VC11, VC13 (limits), VC12
 (structured).  Here: the same and the rest against sluiced as it runs in
-production.  VC3 does not apply: there are no address lists.
+production.  VC3 is about rules of who gets in: nbd-tls.
 """
 import os
 import signal

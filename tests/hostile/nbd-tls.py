@@ -290,6 +290,27 @@ def test_VC13_a_thousand_sessions_that_vanish(d):
         assert SANITIZED or r.rss() - before < 8 * MIB
 
 
+def test_VC3_rules_compare_all_of_a_name(d):
+    """Neither a beginning, nor an end, nor another case will do."""
+    with Rig(d) as r:
+        for i, text in enumerate(('CN=alic', 'CN=alice2', 'N=alice', 'cn=alice',
+                                  'CN=ALICE', 'CN=alice ', 'CN=?lice')):
+            r.s.qmp.cmd('object-add', qom_type='authz-list', id='z%d' % i,
+                        policy='deny', rules=[{'match': text,
+                                               'policy': 'allow'}])
+            r.s.qmp.cmd('block-export-add', type='nbd', id='x%d' % i,
+                        node_name='v', name='x%d' % i, tls_authz='z%d' % i)
+        r.s.qmp.cmd('object-add', qom_type='authz-simple', id='ok',
+                    identity='CN=alice')
+        r.s.qmp.cmd('block-export-add', type='nbd', id='ok', node_name='v',
+                    name='ok', tls_authz='ok')
+        c = r.plain()
+        c.sock = r.context.wrap_socket(c.sock)
+        _, _, listed = c.opt(LIST)
+        assert sorted(bytes(data[4:]) for _, data in listed) == \
+            [b'ok', b'v'], listed
+
+
 class Relay:
     """Begins TLS with the server, then passes bytes of one client."""
 
