@@ -51,14 +51,17 @@ struct pending {
 struct nbd_slot {
     struct nbd_client *client;
     unsigned idx;
+    unsigned target;       /* index of the server that it is connected to */
     struct nbd_conn *conn; /* also while connecting */
     bool up;
 };
 
 struct nbd_client {
-    struct nbd_target target;
+    struct nbd_target targets[NBD_TARGETS_MAX];
+    unsigned n_targets;
+    unsigned current; /* the target that is tried, or used */
     struct nbd_client_options opts;
-    char *name; /* of the target, for people */
+    char *name; /* of the first target, for people */
     char *tls_hostname;
     struct nbd_offer offer;
     struct nbd_slot slots[NBD_CONNECTIONS_MAX];
@@ -293,17 +296,38 @@ static const char *offer_mismatch(const struct nbd_offer *was,
     return NULL;
 }
 
+/* Another connection than @slot's stands, to another server than @slot's. */
+static bool is_elsewhere(const struct nbd_slot *slot)
+{
+    const struct nbd_client *cl = slot->client;
+
+    for (unsigned i = 0; i < cl->nslots; i++) {
+        const struct nbd_slot *other = &cl->slots[i];
+
+        if (other != slot && other->up && other->target != slot->target) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Returns 0 with the connection up in @slot. */
 static CO_FN int slot_co_connect(struct nbd_slot *slot,
                                  struct nbd_offer *ret_offer, GError **err)
 {
     struct nbd_client *cl = slot->client;
+    const struct nbd_target *t = &cl->targets[cl->current];
 
-    slot->conn = nbd_conn_new(&cl->target, cl->opts.creds, cl->tls_hostname);
+    slot->target = cl->current;
+    slot->conn = nbd_conn_new(t, cl->opts.creds,
+                              cl->tls_hostname ? cl->tls_hostname : t->host);
     int ret = nbd_conn_co_connect(slot->conn, HANDSHAKE_TIMEOUT_NS, ret_offer,
                                   err);
     if (ret == 0 && cl->closing) {
         ret = err_set(err, ESHUTDOWN, "closing");
+    }
+    if (ret == 0 && is_elsewhere(slot)) {
+        ret = err_set(err, ESHUTDOWN, "another server is in use already");
     }
     if (ret < 0) {
         struct nbd_conn *conn = slot->conn;
@@ -311,8 +335,44 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
         nbd_conn_co_free(conn);
         return ret;
     }
-    trace_nbd_connected(cl->name, slot->idx, ret_offer->size);
+    cl->current = slot->target;
+    trace_nbd_connected(cl->name, slot->idx, slot->target, ret_offer->size);
     return 0;
+}
+
+/* One attempt at each address, or until one answers. */
+static CO_FN int slot_co_connect_any(struct nbd_slot *slot,
+                                     struct nbd_offer *ret_offer, GError **err)
+{
+    struct nbd_client *cl = slot->client;
+    GError *first = NULL;
+    int ret = -ESHUTDOWN;
+
+    for (unsigned i = 0; i < cl->n_targets; i++) {
+        g_autoptr(GError) why = NULL;
+
+        ret = slot_co_connect(slot, ret_offer, &why);
+        if (ret == 0 || client_is_over(cl)) {
+            break;
+        }
+        trace_nbd_connect_failed(cl->name, slot->idx, slot->target,
+                                 why->message);
+        first = first ? first : g_steal_pointer(&why);
+        if (nbd_client_connected(cl) > 0) {
+            break; /* the others go where that one is */
+        }
+        if (cl->current == slot->target) {
+            cl->current = (cl->current + 1) % cl->n_targets;
+        }
+    }
+    if (ret == 0) {
+        g_clear_error(&first);
+    } else if (first) {
+        g_propagate_error(err, first);
+    } else {
+        err_set(err, ESHUTDOWN, "closing");
+    }
+    return ret;
 }
 
 /* Sleep, but not past the end of the client. */
@@ -335,7 +395,7 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
         struct nbd_offer offer;
         uint64_t attempt = ++cl->attempts;
         cl->attempt_ns = loop_clock_ns(loop_current());
-        if (slot_co_connect(slot, &offer, &why) == 0) {
+        if (slot_co_connect_any(slot, &offer, &why) == 0) {
             const char *mismatch = offer_mismatch(&cl->offer, &offer);
             if (mismatch) {
                 client_fail(cl, mismatch);
@@ -345,7 +405,6 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
             co_queue_wake_all(&cl->waiters);
             return;
         }
-        trace_nbd_connect_failed(cl->name, slot->idx, why->message);
         cl->failed_attempt = MAX(cl->failed_attempt, attempt);
         co_queue_wake_all(&cl->waiters);
         slot_co_pause(slot, backoff);
@@ -437,12 +496,11 @@ static CO_FN int client_co_connect_first(struct nbd_client *cl, GError **err)
     cl->slots[0].client = cl;
     for (;;) {
         GError *why = NULL;
-        int ret = slot_co_connect(&cl->slots[0], &cl->offer, &why);
+        int ret = slot_co_connect_any(&cl->slots[0], &cl->offer, &why);
         if (ret == 0) {
             cl->slots[0].up = true;
             return 0;
         }
-        trace_nbd_connect_failed(cl->name, 0, why->message);
         if (cl->failure || loop_clock_ns(l) + backoff >= deadline) {
             g_propagate_error(err, why);
             return ret;
@@ -460,7 +518,9 @@ static void client_free(struct nbd_client *cl)
 {
     g_assert(cl->requests.length == 0);
     loop_timer_cancel(&cl->hang_timer);
-    nbd_target_clear(&cl->target);
+    for (unsigned i = 0; i < cl->n_targets; i++) {
+        nbd_target_clear(&cl->targets[i]);
+    }
     tls_creds_unref(cl->opts.creds);
     g_free(cl->tls_hostname);
     g_free(cl->name);
@@ -468,24 +528,28 @@ static void client_free(struct nbd_client *cl)
     g_free(cl);
 }
 
-int nbd_client_co_open(const struct nbd_target *t,
+int nbd_client_co_open(const struct nbd_target *targets, unsigned n,
                        const struct nbd_client_options *opts,
                        struct nbd_client **ret, GError **err)
 {
     struct nbd_client *cl = g_new0(struct nbd_client, 1);
 
-    cl->target = (struct nbd_target) {
-        .path = g_strdup(t->path),
-        .host = g_strdup(t->host),
-        .port = g_strdup(t->port),
-        .export_name = g_strdup(t->export_name),
-    };
+    g_assert(n > 0 && n <= NBD_TARGETS_MAX);
+    cl->n_targets = n;
+    for (unsigned i = 0; i < n; i++) {
+        cl->targets[i] = (struct nbd_target) {
+            .path = g_strdup(targets[i].path),
+            .host = g_strdup(targets[i].host),
+            .port = g_strdup(targets[i].port),
+            .export_name = g_strdup(targets[i].export_name),
+        };
+    }
     cl->opts = *opts;
     cl->opts.creds = opts->creds ? tls_creds_ref(opts->creds) : NULL;
     cl->opts.tls_hostname = NULL;
     cl->tls_hostname = g_strdup(opts->tls_hostname);
     cl->opts.connections = CLAMP(opts->connections, 1, NBD_CONNECTIONS_MAX);
-    cl->name = nbd_uri_format(t);
+    cl->name = nbd_uri_format(&targets[0]);
     cl->nslots = 1;
     loop_timer_init(&cl->hang_timer, loop_current(), client_hang_timer, cl);
     *ret = cl; /* may be interrupted from here on */

@@ -8,6 +8,10 @@
  * Attempts to come back go on for ever, further and further apart; a request
  * that comes after the delay has one made at once.
  *
+ * An export may have several addresses.  They are tried in order, from the one
+ * that was used last; all connections go to one of them, for two servers do not
+ * know of each other.
+ *
  * A server that is there and does not answer hangs: after a time there is an
  * event, and what only reads fails, or goes on to wait.
  *
@@ -24,6 +28,7 @@
 #include "storage/nbd/nbd-conn.h"
 
 #define NBD_CONNECTIONS_MAX 16
+#define NBD_TARGETS_MAX 8
 
 struct nbd_client;
 struct tls_creds;
@@ -32,7 +37,8 @@ struct nbd_client_options {
     unsigned connections;     /* at most, where the server allows it */
     struct tls_creds *creds;  /* of a client, or NULL; the client keeps a
                               * reference */
-    const char *tls_hostname; /* that the server's certificate is for; copied */
+    const char *tls_hostname; /* that the server's certificate is for; NULL: the
+                               * host; copied */
     uint64_t reconnect_delay_ns;
     uint64_t open_timeout_ns; /* 0: one attempt */
     uint64_t hang_timeout_ns; /* that a request waits; 0: never hangs */
@@ -42,9 +48,10 @@ struct nbd_client_options {
     void *hang_arg;
 };
 
-/* Connect; @t is copied. *@ret is there from the first attempt on, to be
+/* Connect to one of the @n @targets, at most NBD_TARGETS_MAX, which are
+ * copied. *@ret is there from the first attempt on, to be
  * interrupted; NULL again on failure. */
-CO_FN int nbd_client_co_open(const struct nbd_target *t,
+CO_FN int nbd_client_co_open(const struct nbd_target *targets, unsigned n,
                              const struct nbd_client_options *opts,
                              struct nbd_client **ret, GError **err);
 /* No request may be under way. NULL is fine. */

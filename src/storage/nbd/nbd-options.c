@@ -28,6 +28,7 @@ const char *const nbd_option_names[] = { "server",
                                          "port",
                                          "export",
                                          "filename",
+                                         "fallback-servers",
                                          "tls-creds",
                                          "tls-hostname",
                                          "reconnect-delay",
@@ -98,6 +99,33 @@ static int check_address(const char *type, const struct nbd_target *t,
     return t->host ? 0 : opts_missing(type ? "server.host" : "server", err);
 }
 
+/* A SocketAddress, option @name. */
+static int take_object(const json_t *obj, const char *name,
+                       struct nbd_target *t, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *sub = NULL;
+    g_autofree char *type = NULL;
+    int ret;
+
+    if (!json_is_object(obj)) {
+        return err_set(err, EINVAL,
+                       "Invalid parameter type for '%s', expected: object",
+                       name);
+    }
+    sub = opts_new(obj);
+    ret = opts_take_str(sub, "type", &type, err);
+    if (ret == 0) {
+        g_autofree char *key = g_strconcat(name, ".type", NULL);
+
+        return opts_missing(key, err);
+    }
+    if (ret < 0 || (ret = take_address(sub, "", t, err)) < 0 ||
+        (ret = check_address(type, t, err)) < 0) {
+        return ret;
+    }
+    return opts_finish(sub, err);
+}
+
 static int take_server(struct opts *o, struct nbd_target *t, GError **err)
 {
     g_autofree char *type = NULL;
@@ -115,22 +143,9 @@ static int take_server(struct opts *o, struct nbd_target *t, GError **err)
         }
         return ret < 0 ? ret : check_address(type, t, err);
     }
-    CLEANUP(opts_freep) struct opts *sub = NULL;
-    if (!json_is_object(obj)) {
-        ret = err_set(err, EINVAL,
-                      "Invalid parameter type for 'server', "
-                      "expected: object");
-    } else {
-        sub = opts_new(obj);
-        ret = opts_take_str(sub, "type", &type, err);
-        ret = ret == 0 ? opts_missing("server.type", err) : ret;
-    }
+    ret = take_object(obj, "server", t, err);
     json_decref(obj);
-    if (ret < 0 || (ret = take_address(sub, "", t, err)) < 0 ||
-        (ret = check_address(type, t, err)) < 0) {
-        return ret;
-    }
-    return opts_finish(sub, err);
+    return ret;
 }
 
 static int take_target(struct opts *o, struct nbd_target *t, GError **err)
@@ -161,6 +176,54 @@ static int take_target(struct opts *o, struct nbd_target *t, GError **err)
                : err_set(err, EINVAL, "export name too long to send to server");
 }
 
+/* Other servers of the same export. */
+static int take_fallbacks(struct opts *o, struct nbd_targets *ts, GError **err)
+{
+    json_t *list = opts_take_any(o, "fallback-servers"), *item;
+    size_t i;
+    int ret = 0;
+
+    if (list &&
+        (!json_is_array(list) || json_array_size(list) >= NBD_TARGETS_MAX)) {
+        ret = err_set(err, EINVAL,
+                      "Parameter 'fallback-servers' expects a list of at most "
+                      "%d addresses",
+                      NBD_TARGETS_MAX - 1);
+    }
+    for (i = 0; list && ret == 0 && i < json_array_size(list); i++) {
+        struct nbd_target *t = &ts->list[ts->n++];
+
+        item = json_array_get(list, i);
+        t->export_name = g_strdup(ts->list[0].export_name);
+        ret = take_object(item, "fallback-servers", t, err);
+        if (ret == 0 && t->host && !t->port) {
+            t->port = g_strdup(NBD_DEFAULT_PORT);
+        }
+    }
+    json_decref(list);
+    return ret;
+}
+
+void nbd_targets_clear(struct nbd_targets *ts)
+{
+    for (unsigned i = 0; i < NBD_TARGETS_MAX; i++) {
+        nbd_target_clear(&ts->list[i]);
+    }
+    ts->n = 0;
+}
+
+char *nbd_targets_format(const struct nbd_targets *ts)
+{
+    GString *out = g_string_new(NULL);
+
+    for (unsigned i = 0; i < ts->n; i++) {
+        g_autofree char *uri = nbd_uri_format(&ts->list[i]);
+
+        g_string_append_printf(out, "%s%s", i ? " " : "", uri);
+    }
+    return g_string_free(out, FALSE);
+}
+
 void nbd_tls_clear(struct nbd_tls *tls)
 {
     g_clear_pointer(&tls->id, g_free);
@@ -182,7 +245,19 @@ static int tls_missing(const struct nbd_target *t, const struct nbd_tls *tls,
     return -EINVAL;
 }
 
-static int take_tls(struct opts *o, struct graph *g, struct nbd_target *t,
+/* A certificate is for a name, which a Unix socket has not. */
+static bool lacks_hostname(const struct nbd_targets *ts,
+                           const struct nbd_tls *tls)
+{
+    bool lacks = false;
+
+    for (unsigned i = 0; i < ts->n; i++) {
+        lacks |= !ts->list[i].host;
+    }
+    return lacks && !tls->hostname && tls_creds_want_hostname(tls->creds);
+}
+
+static int take_tls(struct opts *o, struct graph *g, struct nbd_targets *ts,
                     struct nbd_tls *tls, GError **err)
 {
     int ret = opts_take_str(o, "tls-creds", &tls->id, err);
@@ -191,17 +266,14 @@ static int take_tls(struct opts *o, struct graph *g, struct nbd_target *t,
         ret = opts_take_str(o, "tls-hostname", &tls->hostname, err);
     }
     if (ret < 0 || !tls->id) {
-        return ret < 0 ? ret : tls_missing(t, tls, err);
+        return ret < 0 ? ret : tls_missing(&ts->list[0], tls, err);
     }
     ret = tls_creds_get(g, tls->id, false, &tls->creds, err);
     if (ret < 0) {
         return ret;
     }
-    t->tls = true;
-    if (!tls->hostname) {
-        tls->hostname = g_strdup(t->host);
-    }
-    if (!tls->hostname && tls_creds_want_hostname(tls->creds)) {
+    ts->list[0].tls = true;
+    if (lacks_hostname(ts, tls)) {
         err_set(err, EINVAL, "No hostname for certificate validation");
         err_hint(err, "tls-hostname says whose certificate the server at a "
                       "Unix socket is to have.");
@@ -265,13 +337,19 @@ static int take_client_options(struct opts *o, struct nbd_client_options *co,
     return MIN(ret, 0);
 }
 
-int nbd_options_take(struct opts *o, struct graph *g, struct nbd_target *t,
+int nbd_options_take(struct opts *o, struct graph *g, struct nbd_targets *ts,
                      struct nbd_tls *tls, struct nbd_client_options *co,
                      GError **err)
 {
-    int ret = take_target(o, t, err);
+    int ret;
+
+    ts->n = 1;
+    ret = take_target(o, &ts->list[0], err);
     if (ret == 0) {
-        ret = take_tls(o, g, t, tls, err);
+        ret = take_fallbacks(o, ts, err);
+    }
+    if (ret == 0) {
+        ret = take_tls(o, g, ts, tls, err);
     }
     co->creds = tls->creds;
     co->tls_hostname = tls->hostname;

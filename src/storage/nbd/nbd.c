@@ -37,7 +37,7 @@
 #define STATUS_AHEAD_MAX ((UINT64_C(1) << 32) - 65536)
 
 struct nbd_state {
-    struct nbd_target target;
+    struct nbd_targets targets;
     struct nbd_tls tls;
     struct nbd_client_options client_opts;
     struct nbd_client *client;
@@ -54,7 +54,8 @@ static const char *const nbd_reference_options[] = { "server", "path",   "host",
 
 static void nbd_reference(const struct node *n, json_t *o)
 {
-    const struct nbd_target *t = &((const struct nbd_state *)n->state)->target;
+    const struct nbd_target *t =
+        &((const struct nbd_state *)n->state)->targets.list[0];
 
     json_object_set_new(
         o, "server",
@@ -70,7 +71,7 @@ static void nbd_describe(struct node *n)
 {
     const struct nbd_state *s = n->state;
     g_free(n->filename);
-    n->filename = nbd_uri_format(&s->target);
+    n->filename = nbd_uri_format(&s->targets.list[0]);
 }
 
 /* Can it be used as @flags ask? */
@@ -79,6 +80,14 @@ static int check_offer(const struct node *n, unsigned flags, GError **err)
     const struct nbd_state *s = n->state;
     if (!(flags & NODE_RDWR)) {
         return 0;
+    }
+    if (s->targets.n > 1) {
+        /* A write to the one may still be under way when the other has taken
+         * over, and nobody knows that they have the same bytes. */
+        err_set(err, EACCES,
+                "A node with 'fallback-servers' cannot be written to");
+        err_hint(err, "Open it with read-only=on.");
+        return -EACCES;
     }
     if (s->offer.read_only) {
         err_set(err, EACCES, "NBD export '%s' is read-only", n->filename);
@@ -103,7 +112,7 @@ static CO_FN void nbd_co_close(struct node *n)
     nbd_client_co_close(s->client);
     s->client = NULL;
     extents_clear(&s->extents);
-    nbd_target_clear(&s->target);
+    nbd_targets_clear(&s->targets);
     nbd_tls_clear(&s->tls);
 }
 
@@ -127,13 +136,14 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
 
     s->no_flush = flags & NODE_NO_FLUSH;
     extents_init(&s->extents);
-    int ret = nbd_options_take(o, n->graph, &s->target, &s->tls,
+    int ret = nbd_options_take(o, n->graph, &s->targets, &s->tls,
                                &s->client_opts, err);
     if (ret == 0) {
         nbd_describe(n);
         s->client_opts.hang_event = nbd_hang_event;
         s->client_opts.hang_arg = n;
-        ret = nbd_client_co_open(&s->target, &s->client_opts, &s->client, err);
+        ret = nbd_client_co_open(s->targets.list, s->targets.n, &s->client_opts,
+                                 &s->client, err);
         if (ret < 0) {
             err_prefix(err, "Could not open '%s'", n->filename);
         }
@@ -162,14 +172,14 @@ static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
                                GError **err)
 {
     struct nbd_state *s = n->state;
-    struct nbd_target t = {};
+    struct nbd_targets ts = {};
     struct nbd_tls tls = {};
     struct nbd_client_options co = {};
 
     if ((flags ^ n->flags) & NODE_RDWR) {
         return check_offer(n, flags, err); /* @o is empty */
     }
-    int ret = nbd_options_take(o, n->graph, &t, &tls, &co, err);
+    int ret = nbd_options_take(o, n->graph, &ts, &tls, &co, err);
     if (ret == 0 && (g_strcmp0(s->tls.id, tls.id) ||
                      g_strcmp0(s->tls.hostname, tls.hostname))) {
         ret = err_set(err, EINVAL,
@@ -177,13 +187,13 @@ static CO_FN int nbd_co_reopen(struct node *n, struct opts *o, unsigned flags,
     }
     nbd_tls_clear(&tls);
     if (ret == 0) {
-        g_autofree char *was = nbd_uri_format(&s->target);
-        g_autofree char *is = nbd_uri_format(&t);
+        g_autofree char *was = nbd_targets_format(&s->targets);
+        g_autofree char *is = nbd_targets_format(&ts);
         if (!g_str_equal(was, is)) {
             ret = err_set(err, EINVAL, "Cannot change the option 'server'");
         }
     }
-    nbd_target_clear(&t);
+    nbd_targets_clear(&ts);
     ret = ret < 0 ? ret : check_offer(n, flags, err);
     if (ret == 0) {
         nbd_set_hang(n, co.hang_timeout_ns, co.fail_on_hang);
