@@ -104,9 +104,17 @@ struct node_driver {
                              GError **err);
     /* Flush and release; children are detached afterwards by graph/. */
     CO_FN_PTR void (*co_close)(struct node *n);
-    /* Adopt a new option set or read-only flag; default: -ENOTSUP. */
+    /* Adopt a new option set or read-only flag; default: -ENOTSUP. What is left
+     * in @o must be what it was. */
     CO_FN_PTR int (*co_reopen)(struct node *n, struct opts *o, unsigned flags,
                                GError **err);
+    /* What co_reopen() did since the last of these calls, once or several times,
+     * is final (@keep), or is taken back, which cannot fail. Default: it is
+     * taken back by a co_reopen() with the old options and flags. */
+    CO_FN_PTR void (*co_reopen_end)(struct node *n, bool keep);
+    /* Options that cannot be left out of a new set once they were given; names,
+     * NULL-terminated. Optional. */
+    const char *const *fixed_options;
     /* Fill node->filename; default: that of "file". */
     void (*describe)(struct node *n);
     /* @l comes with the defaults: 1, no limit, memory alignment of "file" (a

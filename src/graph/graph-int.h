@@ -42,6 +42,7 @@ struct graph {
     struct co *lock_owner;
     unsigned lock_depth;
     unsigned next_auto_name;
+    uint64_t last_serial;
     struct memory_budget *memory; /* model/memory.c */
     struct loop_timer memory_timer;
     unsigned memory_seconds; /* it was armed for */
@@ -94,7 +95,9 @@ struct node_int {
     bool open;            /* co_open succeeded */
     bool ready;           /* its chain, too: names find it */
     bool explicit_rdonly; /* read-only=on was given */
-    char *followed;       /* the name in a header that led here, or NULL */
+    uint64_t serial;      /* of no other node of this graph */
+    uint64_t part_of; /* whose options opened it, or whose header; 0: none */
+    char *followed;   /* the name in a header that led here, or NULL */
     enum detect_zeroes detect_zeroes;
     struct edge *file, *backing;
     struct track_set track;

@@ -137,8 +137,9 @@ CO_FN int node_co_open(struct graph *g, const json_t *options, unsigned flags,
 struct node *node_ref(struct node *n);
 /* Drop a reference; the last one closes the node and its children. */
 CO_FN void node_co_unref(struct node *n);
-/* New option set for an open node: node_driver.reopen. */
-CO_FN int node_co_reopen(struct node *n, const json_t *options, GError **err);
+/* blockdev-reopen: give open nodes new option sets, all or none. @list: of
+ * objects as node_co_open() takes them, each whole, with "node-name". */
+CO_FN int nodes_co_reopen(struct graph *g, const json_t *list, GError **err);
 
 /* By node-name; NULL with "Cannot find device='' nor node-name='X'". */
 struct node *node_find(struct graph *g, const char *name, GError **err);

@@ -176,7 +176,7 @@ def test_qmp(d):
                                'file': 'f', 'auto-read-only': True})
         assert q.error('blockdev-reopen', {'options': [
             {'driver': 'qcow2', 'node-name': 'v', 'file': 'f',
-             'read-only': False}]}) == READ_ONLY
+             'backing': None, 'read-only': False}]}) == READ_ONLY
         q.cmd('blockdev-del', {'node-name': 'v'})
         reopen_is_refused(q, shared)
     assert digest(d) == before
@@ -188,7 +188,7 @@ def reopen_is_refused(q, shared):
         q.cmd('blockdev-add', dict(shared, **{'read-only': True,
                                               'auto-read-only': auto}))
         error = q.error('blockdev-reopen', {'options': [
-            dict(shared, **{'read-only': False})]})
+            dict(shared, **{'backing': None, 'read-only': False})]})
         assert error == WORDS, error
         for command, args in (
                 ('block-stream', {'device': 'v', 'job-id': 'j'}),

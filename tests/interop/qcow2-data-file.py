@@ -526,7 +526,7 @@ def test_daemon(d):
         for change, text in (
                 ({'data-file': 'data'}, None), ({}, None),
                 ({'data-file': {'driver': 'file', 'filename': 'x'}},
-                 "Cannot change the option 'data-file'"),
+                 "Cannot change the option 'data-file.driver'"),
                 ({'read-only': True}, None), ({'read-only': False}, None)):
             new = {'options': [{**node, **change}]}
             if text:

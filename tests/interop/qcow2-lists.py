@@ -103,7 +103,7 @@ def refuses(d, path):
                  '--blockdev', 'qcow2,node-name=r,file=f,read-only=on') as s:
         text = s.qmp.error('blockdev-reopen', options=[
             {'driver': 'qcow2', 'node-name': 'r', 'file': 'f',
-             'read-only': False}])
+             'backing': None, 'read-only': False}])
         assert 'check -r all' in text, text
     assert bytes_of(path) == before
 

@@ -59,42 +59,10 @@ CO_FN int cmd_co_blockdev_del(struct control *c, const json_t *args,
     return 0;
 }
 
-static CO_FN int reopen_co_one(struct control *c, const json_t *options,
-                               GError **err)
-{
-    const char *name = arg_str(options, "node-name");
-    struct node *n;
-    int r;
-
-    if (!name) {
-        return err_set(err, EINVAL, "node-name not specified");
-    }
-    n = find_named(c, name, err);
-    if (!n) {
-        return -ENOENT;
-    }
-    node_ref(n);
-    r = node_check_op(n, BLOCK_OP_REOPEN, err);
-    if (r == 0) {
-        r = node_co_reopen(n, options, err);
-    }
-    node_co_unref(n);
-    return r;
-}
-
 CO_FN int cmd_co_blockdev_reopen(struct control *c, const json_t *args,
                                  json_t **ret, GError **err)
 {
-    const json_t *list = json_object_get(args, "options");
-
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        int r = reopen_co_one(c, json_array_get(list, i), err);
-
-        if (r < 0) {
-            return r;
-        }
-    }
-    return 0;
+    return nodes_co_reopen(c->graph, json_object_get(args, "options"), err);
 }
 
 /* Give @image's header another backing name; it must be writable for that. */

@@ -495,6 +495,7 @@ const struct node_driver blkdebug_driver = {
     .co_open = blkdebug_co_open,
     .co_close = blkdebug_co_close,
     .co_reopen = blkdebug_co_reopen,
+    .fixed_options = blkdebug_option_names,
     .describe = blkdebug_describe,
     .limits = blkdebug_limits,
     .co_preadv = blkdebug_co_preadv,

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <glib.h>
 #include "base/barrier.h"
+#include "graph/driver.h"
 #include "graph/debug.h"
 #include "graph/io.h"
 #include "loop/co.h"
@@ -33,7 +34,7 @@ struct group {
     /* set at creation */
     struct loop *loop;
     struct node *node; /* keeps the error of a flush */
-    struct node *file;
+    struct node *file; /* NULL: the "file" of @node */
     const struct group_ops *ops;
     void *arg;
     uint64_t max_bytes, max_age_ns;
@@ -137,15 +138,20 @@ int group_error(const struct group *g)
     return node_failure(g->node);
 }
 
+static struct node *group_file(const struct group *g)
+{
+    return g->file ? g->file : node_file(g->node);
+}
+
 int group_co_sync(struct group *g)
 {
-    return node_co_sync(g->node, g->file);
+    return node_co_sync(g->node, group_file(g));
 }
 
 /* The flush that whoever asked for one means. */
 static CO_FN int file_co_flush_last(struct group *g)
 {
-    node_co_debug_event(g->file, DEBUG_FLUSH_TO_DISK);
+    node_co_debug_event(group_file(g), DEBUG_FLUSH_TO_DISK);
     return group_co_sync(g);
 }
 

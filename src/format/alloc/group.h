@@ -42,7 +42,8 @@ struct group_ops {
      * yield. */
     void (*published)(void *arg, uint64_t gen);
 };
-/* @file: what is flushed, for @node, which keeps the error. @max_bytes,
+/* @file: what is flushed, for @node, which keeps the error; NULL: the "file" of
+ * @node, also when that becomes another. @max_bytes,
  * @max_age_ns: 0 = defaults. */
 struct group *group_new(struct loop *l, struct node *node, struct node *file,
                         const struct group_ops *ops, void *arg,

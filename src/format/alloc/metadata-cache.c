@@ -86,6 +86,11 @@ static void cache_clean(void *arg)
     }
 }
 
+void metadata_cache_set_max(struct metadata_cache *c, uint64_t max_bytes)
+{
+    c->max_bytes = max_bytes;
+}
+
 void metadata_cache_set_budget(struct metadata_cache *c,
                                struct memory_budget *budget, unsigned idle_s)
 {

@@ -60,6 +60,8 @@ void metadata_cache_set_budget(struct metadata_cache *c,
 /* What a cache of tables is cleaned after by default: as QEMU's
  * cache-clean-interval. */
 #define METADATA_CACHE_IDLE_S 600
+/* The most that it may hold from now on. */
+void metadata_cache_set_max(struct metadata_cache *c, uint64_t max_bytes);
 /* Free everything; nobody holds a table. Fine without metadata_cache_init(). */
 void metadata_cache_done(struct metadata_cache *c);
 /* Forget all tables; nobody holds one. */

@@ -49,8 +49,7 @@ static CO_FN int cow_co_set_writable(struct overlay *o, unsigned flags,
 {
     int ret = 0;
 
-    o->group = group_new(o->loop, o->node, cow_file(o), &cow_group_ops, o, 0,
-                         0);
+    o->group = group_new(o->loop, o->node, NULL, &cow_group_ops, o, 0, 0);
     if (!o->finished && !(flags & (NODE_CHECK | NODE_NO_IO))) {
         ret = data_co_trim(o, err);
         if (ret == 0 && o->complete) {

@@ -115,10 +115,9 @@ static int take_cache_options(const struct node *n, struct opts *o,
     return MIN(r, 0);
 }
 
-static int qcow2_open_take_options(struct qcow2_image *img, struct opts *o,
-                                   GError **err)
+static int qcow2_take_options(const struct qcow2_image *img, struct opts *o,
+                              struct qcow2_options *to, GError **err)
 {
-    struct qcow2_options *to = &img->opts;
     json_t *overlap;
     int r;
 
@@ -197,7 +196,7 @@ static CO_FN int qcow2_l1_co_load(struct qcow2_image *img, GError **err)
 static CO_FN int parts_co_open(struct qcow2_image *img, struct opts *o,
                                unsigned flags, GError **err)
 {
-    int ret = qcow2_open_take_options(img, o, err);
+    int ret = qcow2_take_options(img, o, &img->opts, err);
 
     if (ret == 0) {
         ret = qcow2_co_data_file_open(img, o, flags, err);
@@ -385,6 +384,20 @@ void qcow2_co_close(struct node *n)
     qcow2_image_release(img);
 }
 
+/* The caches keep what they hold until its place is needed. */
+static int qcow2_change_options(struct qcow2_image *img, struct opts *o,
+                                GError **err)
+{
+    struct qcow2_options to = {};
+    int ret = qcow2_take_options(img, o, &to, err);
+
+    if (ret == 0) {
+        img->opts = to;
+        metadata_cache_set_max(&img->slices, to.cache_bytes);
+    }
+    return ret;
+}
+
 int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
                     GError **err)
 {
@@ -392,6 +405,9 @@ int qcow2_co_reopen(struct node *n, struct opts *o, unsigned flags,
     bool writable = flags & NODE_RDWR;
     int ret;
 
+    if (!((flags ^ n->flags) & NODE_RDWR)) {
+        return qcow2_change_options(img, o, err);
+    }
     if (writable == (img->group != NULL)) {
         return 0;
     }

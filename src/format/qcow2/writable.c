@@ -38,8 +38,8 @@ int qcow2_co_begin_writes(struct qcow2_image *img, unsigned flags, GError **err)
         return ret;
     }
     img->corrupt = false;
-    img->group = group_new(img->loop, img->node, qcow2_file(img),
-                           &qcow2_group_ops, img, 0, 0);
+    img->group = group_new(img->loop, img->node, NULL, &qcow2_group_ops, img, 0,
+                           0);
     if ((img->hdr.incompat & QCOW2_I_DIRTY) && !(flags & NODE_CHECK)) {
         ret = dirty_co_repair(img, err);
     }

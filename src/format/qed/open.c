@@ -181,8 +181,8 @@ static CO_FN int qed_image_co_set_writable(struct qed_image *img,
     /* Tables seen so far did not count for alloc_end. */
     metadata_cache_clear(&img->l2);
     qed_init_clear(img);
-    img->group = group_new(img->loop, img->node, qed_file(img), &qed_group_ops,
-                           img, 0, 0);
+    img->group = group_new(img->loop, img->node, NULL, &qed_group_ops, img, 0,
+                           0);
     ret = image_co_examine(img, flags, err);
     if (ret < 0) {
         group_co_free(img->group);

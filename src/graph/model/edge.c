@@ -22,8 +22,7 @@ static int edge_check_cycle(const struct node *parent, const struct node *child,
     return 0;
 }
 
-static int edge_check_frozen(const struct edge *e, const struct node *to,
-                             GError **err)
+int edge_check_frozen(const struct edge *e, const struct node *to, GError **err)
 {
     if (!e->frozen) {
         return 0;

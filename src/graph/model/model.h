@@ -45,6 +45,21 @@ void edge_set_effective(struct edge *e);
 /* What format @n takes from its children, but "backing", as it becomes writable
  * or ends to be. All or none. */
 CO_FN int children_co_set_perms(struct node *n, bool writable, GError **err);
+/* edge-move.c: changes of several edges, all or none. The parents are drained;
+ * requests that other parents make of the children go on. */
+struct edge_move {
+    struct node *parent;
+    const char *name;       /* "file", "backing"; static */
+    struct node *from, *to; /* references; NULL: none */
+    unsigned perm, shared;  /* of a new edge */
+};
+CO_FN int edges_co_change(struct edge_move *moves, unsigned n, GError **err);
+CO_FN void edges_co_change_back(struct edge_move *moves, unsigned n);
+/* edge.c: -EPERM when @e is frozen; @to may be NULL. */
+int edge_check_frozen(const struct edge *e, const struct node *to,
+                      GError **err);
+/* The limits of @n and of all that depend on them. */
+void node_refresh_above(struct node *n);
 /* For error texts; owned. */
 char *edge_describe_parent(const struct edge *e);
 /* The size or the node below changed: filters above follow, backends are

@@ -66,6 +66,7 @@ struct node *node_new(struct graph *g, const struct node_driver *drv,
     g->debuggers += drv->debug_control ? 1 : 0;
     n->priv = g_new0(struct node_int, 1);
     n->priv->shared = PERM_ALL;
+    n->priv->serial = ++g->last_serial;
     n->priv->limits = (struct node_limits) {
         .request_alignment = 1,
         .mem_alignment = 1,

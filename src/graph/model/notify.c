@@ -31,6 +31,16 @@ void node_refresh_limits(struct node *n)
     n->priv->tracked = n->drv->supports_backing || l->request_alignment > 1;
 }
 
+void node_refresh_above(struct node *n)
+{
+    node_refresh_limits(n);
+    for (struct edge *e = n->parents; e; e = e->next_in_child) {
+        if (e->parent && e == e->parent->priv->file) {
+            node_refresh_above(e->parent);
+        }
+    }
+}
+
 void node_set_path(struct node *n, const char *path)
 {
     bool like_address = path[strcspn(path, ":/")] == ':';

@@ -46,6 +46,9 @@ static CO_FN int open_co_child(struct node *n, struct opts *o, const char *name,
     } else if (json_is_object(option)) {
         ret = node_co_open(n->graph, option, n->flags & FLAGS_INHERITED,
                            ret_child, err);
+        if (ret == 0) {
+            (*ret_child)->priv->part_of = n->priv->serial;
+        }
     } else {
         ret = err_set(err, EINVAL,
                       "Invalid parameter type for '%s', "
@@ -79,6 +82,9 @@ static CO_FN int open_co_file_child(struct node *n, struct opts *o,
     ret = node_co_open(n->graph, file, n->flags & FLAGS_INHERITED, ret_child,
                        err);
     json_decref(file);
+    if (ret == 0) {
+        (*ret_child)->priv->part_of = n->priv->serial;
+    }
     return ret;
 }
 

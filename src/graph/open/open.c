@@ -245,6 +245,9 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     if (ret == 0) {
         ret = open_co_one(g, options, flags, ret_node, err);
     }
+    if (ret == 0) {
+        (*ret_node)->priv->part_of = n->priv->serial;
+    }
     json_decref(options);
     if (ret == 0 && r->header_name) {
         (*ret_node)->priv->followed = g_strdup(r->header_name);

@@ -37,9 +37,26 @@ void node_set_zeroing(struct node *n, int discard, int detect);
 /* May a node be open with @flags? One that takes no image locks is for reading:
  * its writes would land beside those of the process that holds the locks. */
 int node_check_share(unsigned flags, GError **err);
-/* "discard" and "detect-zeroes" of an open node from @options; absent: the
- * default. */
-int node_take_zeroing(struct node *n, const json_t *options, GError **err);
+
+/* --- read-only.c --- */
+
+/* What a driver has done, until all of a transaction is final. */
+struct reopened {
+    struct node *n; /* a reference */
+    unsigned flags; /* before */
+};
+/* The driver's part of a change of options or flags. @log: of struct reopened,
+ * oldest first; NULL: it is final at once. */
+CO_FN int driver_co_reopen(struct node *n, struct opts *o, unsigned flags,
+                           GArray *log, GError **err);
+/* @options without what every node has and without children. */
+struct opts *own_opts_new(const json_t *options);
+/* @n alone, drained, with what it wants of its children. */
+CO_FN int rdonly_co_one(struct node *n, bool read_only, GArray *log,
+                        GError **err);
+/* @n, drained, and the storage below it, the order by the direction. */
+CO_FN int rdonly_co_tree(struct node *n, bool read_only, GArray *log,
+                         GError **err);
 
 /* backing.c: turn what a header named into options for node_co_open(). */
 CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,

@@ -57,6 +57,11 @@ static int open_take_zeroing(struct opts *o, int *discard, int *detect,
     if (ret >= 0) {
         ret = opts_take_enum(o, "detect-zeroes", detects, detect, err);
     }
+    if (ret >= 0 && *detect == DETECT_UNMAP && *discard >= DISCARD_IGNORE) {
+        ret = err_set(err, EINVAL,
+                      "setting detect-zeroes to unmap is not allowed without "
+                      "setting discard operation to unmap");
+    }
     return MIN(ret, 0);
 }
 
@@ -64,19 +69,6 @@ void node_set_zeroing(struct node *n, int discard, int detect)
 {
     n->priv->no_discard = discard >= DISCARD_IGNORE;
     n->priv->detect_zeroes = (enum detect_zeroes)detect;
-}
-
-int node_take_zeroing(struct node *n, const json_t *options, GError **err)
-{
-    struct opts *o = opts_new(options);
-    int discard = 0, detect = 0;
-    int ret = open_take_zeroing(o, &discard, &detect, err);
-
-    opts_free(o);
-    if (ret == 0) {
-        node_set_zeroing(n, discard, detect);
-    }
-    return ret;
 }
 
 int common_options_take(struct opts *o, struct common_options *c, GError **err)

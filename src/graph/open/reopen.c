@@ -1,413 +1,366 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changing an open node: read-only or not, other options, another backing.
+ * blockdev-reopen: several open nodes get new options, all or none.
  *
- * To become writable goes from the storage up, to become read-only from the top
- * down (flushed first), so that no format ever writes to storage that is
- * read-only.
+ * What becomes of which node is told by reopen-plan.c before anything is done.
+ * Then, with all of the nodes drained and flushed:
+ *
+ *   1 drivers take their options and cache modes
+ *   2 nodes become writable, the lowest first; those that get another "file"
+ *     become read-only, since their last writes go to the old one
+ *   3 edges move, all at once
+ *   4 the others become read-only, the highest first
+ *   5 the new options are noted: it is final
+ *
+ * Steps 1 to 4 keep a log of what drivers did.  A failure moves the edges back
+ * and has the log undone, the latest first.
  */
-#include <string.h>
 #include "base/barrier.h"
 #include "base/err.h"
+#include "graph/io.h"
 #include "graph/model/model.h"
 #include "graph/open/open.h"
+#include "graph/open/reopen-plan.h"
 #include "graph/trace.h"
 
-/* The driver's part of a change of flags. */
-static CO_FN int reopen_co_driver(struct node *n, struct opts *o,
-                                  unsigned flags, GError **err)
-{
-    unsigned old_flags = n->flags;
-    int ret = 0;
+/* --- options --- */
 
-    if (n->drv->co_reopen) {
-        ret = n->drv->co_reopen(n, o, flags, err);
-    } else if (n->drv->kind == NODE_PROTOCOL) {
-        ret = err_set(err, ENOTSUP,
-                      "Driver '%s' of node '%s' cannot be reopened",
-                      n->drv->name, n->name);
-    }
-    n->flags = ret < 0 ? old_flags : flags;
-    return ret;
-}
-
-/* @options without what every node has and without children. */
-static struct opts *own_opts_new(const json_t *options)
-{
-    static const char *const common[] = {
-        "driver",      "node-name", "read-only", "auto-read-only",
-        "force-share", "cache",     "discard",   "detect-zeroes",
-        "file",        "data-file", "backing",
-    };
-    struct opts *o = opts_new(options);
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
-        json_decref(opts_take_any(o, common[i]));
-    }
-    return o;
-}
-
-static CO_FN int rdonly_co_one(struct node *n, bool read_only, GError **err)
-{
-    struct opts *o = own_opts_new(n->options);
-    unsigned flags = read_only ? n->flags & ~(unsigned)NODE_RDWR
-                               : n->flags | NODE_RDWR;
-    int ret = 0;
-
-    if (!read_only) {
-        ret = children_co_set_perms(n, true, err);
-    }
-    if (ret == 0) {
-        ret = reopen_co_driver(n, o, flags, err);
-    }
-    if (ret == 0 ? read_only : !read_only) {
-        (void)children_co_set_perms(n, false, NULL);
-    }
-    opts_free(o);
-    return ret;
-}
-
-/* Is somebody else writing to @n, who would notice? */
-static bool has_writers(const struct node *n)
-{
-    unsigned perm, shared;
-
-    node_cumulative_perms(n, &perm, &shared);
-    return perm & (PERM_WRITE | PERM_RESIZE);
-}
-
-static int rdonly_check(struct node *n, bool read_only, GError **err)
-{
-    if (!read_only && n->priv->explicit_rdonly &&
-        !(n->flags & NODE_AUTO_RDONLY)) {
-        return err_set(err, EACCES, "Block node is read-only");
-    }
-    if (!read_only) {
-        return node_check_share(n->flags | NODE_RDWR, err);
-    }
-    if (has_writers(n)) {
-        return err_set(err, EBUSY,
-                       "Node '%s' is busy: it is in use for writing", n->name);
-    }
-    return 0;
-}
-
-static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err);
-
-static CO_FN int rdonly_co_drained(struct node *n, bool read_only, GError **err)
-{
-    if (!read_only) {
-        int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
-
-        return ret < 0 ? ret : rdonly_co_tree(n, read_only, err);
-    }
-    /* What others write to, a job that populates it included, stays
-     * writable. */
-    return has_writers(n) || node_check_op(n, BLOCK_OP_REOPEN, NULL) < 0
-               ? 0
-               : rdonly_co_tree(n, read_only, err);
-}
-
-static struct node *child_called(const struct node *n, const char *name)
-{
-    struct edge *e = node_child(n, name);
-
-    return e ? e->child : NULL;
-}
-
-/* What is below @parent may have backends of its own, of exports and jobs,
- * which the drain of @parent did not stop; and it may be another node when they
- * have. */
-static CO_FN int rdonly_co_child(struct node *parent, const char *name,
-                                 bool read_only, GError **err)
-{
-    bool done = false;
-    struct node *n;
-    int ret = 0;
-
-    while (!done && (n = child_called(parent, name)) &&
-           node_is_writable(n) == read_only) {
-        node_ref(n);
-        node_co_drain_begin(n);
-        done = child_called(parent, name) == n;
-        if (done) {
-            ret = rdonly_co_drained(n, read_only, err);
-        }
-        node_drain_end(n);
-        node_co_unref(n);
-    }
-    return ret;
-}
-
-/* To become writable: both or none. */
-static CO_FN int rdonly_co_children(struct node *n, bool read_only,
-                                    GError **err)
-{
-    bool was = node_file(n) && node_is_writable(node_file(n));
-    int ret = rdonly_co_child(n, "file", read_only, err);
-
-    if (ret == 0) {
-        ret = rdonly_co_child(n, "data-file", read_only, err);
-        if (ret < 0 && !read_only && !was) {
-            (void)rdonly_co_child(n, "file", true, NULL);
-        }
-    }
-    return ret;
-}
-
-/* @n, drained, and the storage below it, the order by the direction. */
-static CO_FN int rdonly_co_tree(struct node *n, bool read_only, GError **err)
-{
-    int ret = 0;
-
-    if (node_is_writable(n) != read_only) {
-        return 0;
-    }
-    ret = rdonly_check(n, read_only, err);
-    if (ret == 0 && read_only) {
-        ret = BARRIER(REOPEN_FLUSH, node_co_flush(n));
-        if (ret < 0) {
-            return err_set_errno(err, -ret, "Could not flush node '%s'",
-                                 n->name);
-        }
-        ret = rdonly_co_one(n, true, err);
-        if (ret == 0) {
-            ret = rdonly_co_children(n, true, err);
-        }
-    } else if (ret == 0) {
-        ret = rdonly_co_children(n, false, err);
-        if (ret == 0) {
-            ret = rdonly_co_one(n, false, err);
-        }
-    }
-    return ret;
-}
-
-int node_co_set_read_only(struct node *n, bool read_only, GError **err)
-{
-    int ret;
-
-    node_ref(n);
-    node_co_drain_begin(n);
-    ret = rdonly_co_tree(n, read_only, err);
-    node_drain_end(n);
-    node_co_unref(n);
-    return ret;
-}
-
-/* Nodes that become writable together with @n, itself first. */
-static void collect_storage(struct node *n, GPtrArray *nodes)
-{
-    static const char *const names[] = { "file", "data-file" };
-
-    g_ptr_array_add(nodes, n);
-    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
-        struct node *child = child_called(n, names[i]);
-
-        if (child) {
-            collect_storage(child, nodes);
-        }
-    }
-}
-
-int node_co_take_for_writing(struct node *n, GError **err)
-{
-    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
-    g_autoptr(GPtrArray) lifted = g_ptr_array_new();
-    int ret;
-
-    collect_storage(n, nodes);
-    for (unsigned i = 0; i < nodes->len; i++) {
-        struct node *at = node_ref(g_ptr_array_index(nodes, i));
-
-        if (at->priv->explicit_rdonly) {
-            at->priv->explicit_rdonly = false;
-            g_ptr_array_add(lifted, at);
-        }
-    }
-    ret = node_co_set_read_only(n, false, err);
-    for (unsigned i = 0; i < lifted->len; i++) {
-        ((struct node *)g_ptr_array_index(lifted, i))->priv->explicit_rdonly =
-            true;
-    }
-    for (unsigned i = 0; i < nodes->len; i++) {
-        node_co_unref(g_ptr_array_index(nodes, i));
-    }
-    return ret;
-}
-
-/* --- blockdev-reopen --- */
-
-static int reopen_check_same(const json_t *old, const json_t *new_options,
-                             const char *name, GError **err)
-{
-    json_t *a = json_object_get(old, name);
-    json_t *b = json_object_get(new_options, name);
-
-    if (b && !json_equal(a, b)) {
-        return err_set(err, EINVAL, "Cannot change the option '%s'", name);
-    }
-    return 0;
-}
-
-/* "backing": a node name or null; other forms must be what they were. */
-static CO_FN int reopen_co_backing(struct node *n, const json_t *options,
-                                   GError **err)
-{
-    json_t *b = json_object_get(options, "backing");
-    struct edge *e = n->priv->backing;
-    struct node *to;
-
-    if (!b) {
-        return 0;
-    }
-    if (json_is_object(b)) {
-        return reopen_check_same(n->options, options, "backing", err);
-    }
-    if (json_is_null(b) || !*json_string_value(b)) {
-        if (e && e->frozen) {
-            return err_set(err, EPERM,
-                           "Cannot change frozen 'backing' link from '%s'",
-                           n->name);
-        }
-        if (e) {
-            edge_co_detach(e);
-        }
-        return 0;
-    }
-    to = node_find(n->graph, json_string_value(b), err);
-    if (!to) {
-        return -ENOENT;
-    }
-    if (!n->drv->supports_backing) {
-        return err_set(err, EINVAL,
-                       "Driver '%s' of node '%s' does not support "
-                       "backing files",
-                       n->drv->name, n->name);
-    }
-    return e ? edge_co_replace(e, to, err)
-             : edge_co_attach(n, to, "backing", PERM_CONSISTENT_READ,
-                              PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err);
-}
-
-static CO_FN int reopen_co_file(struct node *n, const json_t *options,
-                                GError **err)
-{
-    json_t *f = json_object_get(options, "file");
-    struct node *to;
-
-    if (!f || !n->priv->file) {
-        return 0;
-    }
-    if (!json_is_string(f)) {
-        return reopen_check_same(n->options, options, "file", err);
-    }
-    to = node_find(n->graph, json_string_value(f), err);
-    return to ? edge_co_replace(n->priv->file, to, err) : -ENOENT;
-}
-
-/* The driver's own options: what is neither common nor a child. */
-static CO_FN int reopen_co_own(struct node *n, const json_t *options,
-                               GError **err)
-{
-    struct opts *o = own_opts_new(options);
-    struct opts *old = own_opts_new(n->options);
-    int ret = 0;
-
-    /* Nothing left on either side: no need to ask. */
-    if (opts_finish(o, NULL) < 0 || opts_finish(old, NULL) < 0) {
-        ret = reopen_co_driver(n, o, n->flags, err);
-        if (ret == 0) {
-            ret = opts_finish(o, err);
-        }
-    }
-    opts_free(o);
-    opts_free(old);
-    return ret;
-}
-
-static CO_FN int reopen_co_drained(struct node *n, const json_t *options,
-                                   GError **err)
-{
-    struct opts *o = opts_new(options);
-    bool explicit_rdonly = n->priv->explicit_rdonly;
-    bool read_only = !node_is_writable(n);
-    int ret = opts_take_bool(o, "read-only", &read_only, err);
-
-    opts_free(o);
-    if (ret >= 0) {
-        ret = reopen_co_own(n, options, err);
-    }
-    if (ret >= 0) {
-        n->priv->explicit_rdonly = explicit_rdonly && read_only;
-        ret = rdonly_co_tree(n, read_only, err);
-    }
-    if (ret < 0) {
-        n->priv->explicit_rdonly = explicit_rdonly;
-    }
-    if (ret >= 0) {
-        ret = reopen_co_file(n, options, err);
-    }
-    if (ret >= 0) {
-        ret = reopen_co_backing(n, options, err);
-    }
-    return ret;
-}
-
-/* "data-file" stays, by whatever name. */
-static int reopen_check_data_file(struct node *n, const json_t *options,
-                                  GError **err)
-{
-    json_t *to = json_object_get(options, "data-file");
-    struct edge *e = node_child(n, "data-file");
-
-    if (json_is_string(to) && e &&
-        g_str_equal(json_string_value(to), e->child->name)) {
-        return 0;
-    }
-    return reopen_check_same(n->options, options, "data-file", err);
-}
-
-/* Options that stay for the life of a node; absent is what it was. */
-static int reopen_check_fixed(struct node *n, const json_t *options,
+/* What the driver did not take must be as it was. */
+static int options_check_rest(const struct node *n, struct opts *o,
                               GError **err)
 {
-    static const char *const fixed[] = {
-        "driver",
-        "cache",
-        "force-share",
-    };
+    json_t *rest = opts_take_rest(o);
+    const char *name;
+    json_t *value;
     int ret = 0;
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(fixed) && ret == 0; i++) {
-        ret = reopen_check_same(n->options, options, fixed[i], err);
+    json_object_foreach(rest, name, value) {
+        if (ret == 0 && !json_equal(value, json_object_get(n->options, name))) {
+            ret = err_set(err, EINVAL, "Cannot change the option '%s'", name);
+        }
     }
-    return ret < 0 ? ret : reopen_check_data_file(n, options, err);
+    json_decref(rest);
+    return ret;
 }
 
-int node_co_reopen(struct node *n, const json_t *options, GError **err)
+/* What cannot be changed has no default to go back to either. */
+static int options_check_reset(const struct node *n, const json_t *options,
+                               GError **err)
 {
-    int ret = node_check_op(n, BLOCK_OP_REOPEN, err);
+    const char *const *fixed = n->drv->fixed_options;
 
-    if (ret == 0) {
-        ret = reopen_check_fixed(n, options, err);
+    for (; fixed && *fixed; fixed++) {
+        if (json_object_get(n->options, *fixed) &&
+            !json_object_get(options, *fixed)) {
+            return err_set(err, EINVAL,
+                           "Option '%s' cannot be reset to its default value",
+                           *fixed);
+        }
     }
-    if (ret < 0) {
+    return 0;
+}
+
+static bool options_are_empty(struct opts *o)
+{
+    return opts_finish(o, NULL) == 0;
+}
+
+/* All but whether @c->n is writable. */
+static CO_FN int change_co_options(const struct reopen_change *c, GArray *log,
+                                   GError **err)
+{
+    struct node *n = c->n;
+    const unsigned flags = (c->flags & ~(unsigned)NODE_RDWR) |
+                           (n->flags & NODE_RDWR);
+    CLEANUP(opts_freep) struct opts *o = own_opts_new(c->options);
+    CLEANUP(opts_freep) struct opts *old = own_opts_new(n->options);
+    int ret = options_check_reset(n, c->options, err);
+
+    if (ret < 0 ||
+        (flags == n->flags &&
+         (c->kept || (options_are_empty(o) && options_are_empty(old))))) {
         return ret;
     }
-    node_ref(n);
-    node_co_drain_begin(n);
-    ret = reopen_co_drained(n, options, err);
-    if (ret == 0) {
-        ret = node_take_zeroing(n, options, err);
+    ret = driver_co_reopen(n, o, flags, log, err);
+    return ret < 0 ? ret : options_check_rest(n, o, err);
+}
+
+/* --- read-only and writable --- */
+
+static bool change_is_rdonly(const struct reopen_change *c)
+{
+    return !(c->flags & NODE_RDWR);
+}
+
+static bool is_denied(int ret)
+{
+    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
+}
+
+/* Storage that may not be written stays read-only where that is enough. */
+static CO_FN int change_co_read_only(const struct reopen_change *c, GArray *log,
+                                     GError **err)
+{
+    bool may_stay = !change_is_rdonly(c) && (c->flags & NODE_AUTO_RDONLY) &&
+                    !json_object_get(c->options, "read-only");
+    int ret = rdonly_co_tree(c->n, change_is_rdonly(c), log,
+                             may_stay ? NULL : err);
+
+    return may_stay && is_denied(ret) ? 0 : ret;
+}
+
+/* Those that become writable, or read-only: @swapped: and get another "file",
+ * or not. */
+static CO_FN int changes_co_read_only(const struct reopen *r, bool read_only,
+                                      bool swapped, GError **err)
+{
+    const unsigned count = r->changes->len;
+    int ret = 0;
+
+    for (unsigned i = 0; i < count && ret == 0; i++) {
+        const struct reopen_change *c = g_ptr_array_index(
+            r->changes, read_only ? i : count - 1 - i);
+
+        if (change_is_rdonly(c) == read_only && c->swaps_file == swapped) {
+            ret = change_co_read_only(c, r->log, err);
+        }
+    }
+    return ret;
+}
+
+/* --- edges --- */
+
+/* An image keeps parts of its file in memory, so that file must stay: a filter
+ * may come over it, or go. */
+static CO_FN int file_co_check_same(struct node *n, struct node *to,
+                                    GError **err)
+{
+    g_autofree char *now = node_co_identity(n);
+    g_autofree char *then = node_co_identity(to);
+
+    if (node_storage(n) == node_storage(to) ||
+        (now && g_strcmp0(now, then) == 0)) {
+        return 0;
+    }
+    return err_set(err, EINVAL,
+                   "Cannot change the option 'file': node '%s' does not lead "
+                   "to the file of image '%s'",
+                   to->name, n->name);
+}
+
+static CO_FN int moves_co_check_files(const struct reopen *r, GError **err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < r->moves->len && ret == 0; i++) {
+        const struct edge_move *m = &g_array_index(r->moves, struct edge_move,
+                                                   i);
+
+        if (g_str_equal(m->name, "file") && m->parent->drv->supports_backing) {
+            ret = file_co_check_same(m->parent, m->to, err);
+        }
+    }
+    return ret;
+}
+
+/* A driver that looks at its file when it is opened (raw) looks again. */
+static CO_FN int change_co_look_at_file(const struct reopen_change *c,
+                                        const json_t *options, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = own_opts_new(options);
+    uint64_t size = c->n->size;
+    int ret = c->n->drv->co_reopen
+                  ? c->n->drv->co_reopen(c->n, o, c->n->flags, err)
+                  : 0;
+
+    if (ret == 0 && c->n->size != size && !(c->n->priv->shared & PERM_RESIZE)) {
+        ret = err_set(err, EBUSY, "Node '%s' is busy: its size must not change",
+                      c->n->name);
+    }
+    return ret;
+}
+
+static CO_FN int changes_co_look_at_files(const struct reopen *r, GError **err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; i < r->changes->len && ret == 0; i++) {
+        const struct reopen_change *c = g_ptr_array_index(r->changes, i);
+
+        if (c->swaps_file) {
+            ret = change_co_look_at_file(c, c->options, err);
+        }
+    }
+    return ret;
+}
+
+/* --- all of it --- */
+
+static CO_FN int changes_co_flush(const struct reopen *r, GError **err)
+{
+    for (unsigned i = 0; i < r->changes->len; i++) {
+        const struct reopen_change *c = g_ptr_array_index(r->changes, i);
+        int ret;
+
+        if (!node_is_writable(c->n)) {
+            continue;
+        }
+        ret = BARRIER_COURTESY(node_co_flush(c->n));
+        if (ret < 0) {
+            return err_set_errno(err, -ret, "Could not flush node '%s'",
+                                 c->n->name);
+        }
+    }
+    return 0;
+}
+
+static CO_FN int reopen_co_apply(struct reopen *r, GError **err)
+{
+    int ret = changes_co_flush(r, err);
+
+    for (unsigned i = 0; i < r->changes->len && ret == 0; i++) {
+        struct reopen_change *c = g_ptr_array_index(r->changes, i);
+
+        c->n->priv->explicit_rdonly = c->explicit_rdonly;
+        ret = change_co_options(c, r->log, err);
     }
     if (ret == 0) {
-        json_decref(n->options);
-        n->options = json_deep_copy(options);
-        node_refresh_limits(n);
-        node_notify_changed(n);
+        ret = changes_co_read_only(r, false, false, err);
     }
-    node_drain_end(n);
-    node_co_unref(n);
+    if (ret == 0) {
+        ret = changes_co_read_only(r, true, true, err);
+    }
+    r->log_at_move = r->log->len;
+    if (ret == 0) {
+        ret = moves_co_check_files(r, err);
+    }
+    if (ret == 0) {
+        ret = edges_co_change((struct edge_move *)r->moves->data, r->moves->len,
+                              err);
+        r->moved = ret == 0;
+    }
+    if (ret == 0) {
+        ret = changes_co_look_at_files(r, err);
+    }
+    if (ret == 0) {
+        ret = changes_co_read_only(r, false, true, err);
+    }
+    return ret < 0 ? ret : changes_co_read_only(r, true, false, err);
+}
+
+/* --- the end --- */
+
+/* Of a node, back to what @was. */
+static CO_FN void reopened_co_undo(const struct reopened *was)
+{
+    struct node *n = was->n;
+    bool flips = (n->flags ^ was->flags) & NODE_RDWR;
+    CLEANUP(opts_freep) struct opts *o = own_opts_new(n->options);
+    int ret = 0;
+
+    if (flips && (was->flags & NODE_RDWR)) {
+        (void)children_co_set_perms(n, true, NULL);
+    }
+    if (n->drv->co_reopen_end) {
+        n->drv->co_reopen_end(n, false);
+    } else if (n->drv->co_reopen) {
+        ret = n->drv->co_reopen(n, o, was->flags, NULL);
+    }
+    trace_node_reopen_undo(n->name, was->flags, ret);
+    if (ret == 0) {
+        n->flags = was->flags;
+    }
+    if (flips && !node_is_writable(n)) {
+        (void)children_co_set_perms(n, false, NULL);
+    }
+}
+
+static CO_FN void reopen_co_abort(struct reopen *r)
+{
+    unsigned i = r->log->len;
+
+    while (i > r->log_at_move) {
+        reopened_co_undo(&g_array_index(r->log, struct reopened, --i));
+    }
+    if (r->moved) {
+        edges_co_change_back((struct edge_move *)r->moves->data, r->moves->len);
+    }
+    for (unsigned at = 0; r->moved && at < r->changes->len; at++) {
+        const struct reopen_change *c = g_ptr_array_index(r->changes, at);
+
+        if (c->swaps_file) {
+            (void)change_co_look_at_file(c, c->n->options, NULL);
+        }
+    }
+    while (i > 0) {
+        reopened_co_undo(&g_array_index(r->log, struct reopened, --i));
+    }
+    for (i = 0; i < r->changes->len; i++) {
+        struct reopen_change *c = g_ptr_array_index(r->changes, i);
+
+        c->n->priv->explicit_rdonly = c->old_explicit_rdonly;
+        node_refresh_above(c->n);
+    }
+}
+
+static CO_FN void reopen_co_keep(struct reopen *r)
+{
+    for (unsigned i = 0; i < r->log->len; i++) {
+        struct node *n = g_array_index(r->log, struct reopened, i).n;
+
+        if (n->drv->co_reopen_end) {
+            n->drv->co_reopen_end(n, true);
+        }
+    }
+    for (unsigned i = 0; i < r->changes->len; i++) {
+        struct reopen_change *c = g_ptr_array_index(r->changes, i);
+
+        node_set_zeroing(c->n, c->discard, c->detect_zeroes);
+        json_decref(c->n->options);
+        c->n->options = json_deep_copy(c->options);
+        node_refresh_filename(c->n);
+        node_refresh_above(c->n);
+        node_notify_changed(c->n);
+    }
+}
+
+/* Are nodes in the plan that are not drained? Now they are, and while that was
+ * awaited the graph may have changed. */
+static CO_FN bool reopen_co_drain_more(struct reopen *r)
+{
+    bool more = false;
+
+    for (unsigned i = 0; i < r->changes->len && !more; i++) {
+        const struct reopen_change *c = g_ptr_array_index(r->changes, i);
+
+        if (!g_ptr_array_find(r->drained, c->n, NULL)) {
+            g_ptr_array_add(r->drained, node_ref(c->n));
+            node_co_drain_begin(c->n);
+            more = true;
+        }
+    }
+    return more;
+}
+
+int nodes_co_reopen(struct graph *g, const json_t *list, GError **err)
+{
+    struct reopen *r = reopen_new(g);
+    int ret;
+
+    do {
+        ret = reopen_co_plan(r, list, err);
+    } while (ret == 0 && reopen_co_drain_more(r));
+    if (ret == 0) {
+        ret = reopen_co_apply(r, err);
+        if (ret < 0) {
+            reopen_co_abort(r);
+        } else {
+            reopen_co_keep(r);
+        }
+    }
+    for (unsigned i = r->drained->len; i-- > 0;) {
+        node_drain_end(g_ptr_array_index(r->drained, i));
+    }
+    reopen_co_free(r);
     return ret;
 }

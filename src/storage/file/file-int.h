@@ -29,8 +29,17 @@ struct file_options {
     bool direct, no_flush; /* cache.* */
 };
 
+/* What a reopen has replaced, until it is final. */
+struct file_before {
+    struct file_options opt;
+    struct io_file *io; /* NULL: the description stays */
+    bool writable;
+    uint32_t alignment;
+};
+
 struct file_state {
     struct file_options opt;
+    struct file_before *before; /* NULL: no reopen is under way */
     struct io_file *io;
     bool writable; /* how @io is open */
     bool is_block;

@@ -181,3 +181,11 @@ int file_lock_co_copy(struct file_lock *lk, struct io_file *to, GError **err)
     }
     return ret;
 }
+
+void file_lock_co_drop(const struct file_lock *lk, struct io_file *from)
+{
+    if (lk->mode != FILE_LOCKING_OFF) {
+        (void)lock_co_move(from, LOCK_PERM_BASE, lk->held, 0, NULL);
+        (void)lock_co_move(from, LOCK_SHARED_BASE, lk->unshared, 0, NULL);
+    }
+}

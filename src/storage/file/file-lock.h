@@ -40,3 +40,5 @@ CO_FN int file_lock_co_set(struct file_lock *lk, struct io_file *f,
 /* Take on @to, a second description of the same file, what @lk holds. */
 CO_FN int file_lock_co_copy(struct file_lock *lk, struct io_file *to,
                             GError **err);
+/* Let go on @from, which is put aside, of what @lk holds on another one. */
+CO_FN void file_lock_co_drop(const struct file_lock *lk, struct io_file *from);

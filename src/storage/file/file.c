@@ -27,6 +27,8 @@ static const char *const file_option_names[] = { "filename", "aio", "locking",
                                                  "x-check-cache-dropped",
                                                  NULL };
 
+static const char *const file_fixed_options[] = { "filename", "locking", NULL };
+
 static void file_options_clear(struct file_options *fo)
 {
     g_free(fo->path);
@@ -288,8 +290,68 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     s->io = io;
     s->writable = writable;
     s->alignment = fo->direct ? MAX(io_alignment(io), 1) : 1;
-    io_co_close(old);
+    if (s->before->io) {
+        io_co_close(old);
+    } else {
+        file_lock_co_drop(&s->lock, old);
+        s->before->io = old;
+    }
     return 0;
+}
+
+/* The first change of a reopen. */
+static void file_keep_before(struct file_state *s)
+{
+    if (s->before) {
+        return;
+    }
+    s->before = g_new0(struct file_before, 1);
+    s->before->opt = s->opt;
+    s->before->opt.path = g_strdup(s->opt.path);
+    s->before->writable = s->writable;
+    s->before->alignment = s->alignment;
+}
+
+static CO_FN void file_co_put_back(struct file_state *s)
+{
+    struct file_before *b = s->before;
+    struct file_options opt = s->opt;
+    struct io_file *io = s->io;
+    struct stat st;
+
+    /* Our own writes are no reason to distrust it. */
+    if (s->writable && io_co_fstat(io, &st) == 0) {
+        s->identity = st;
+    }
+    s->opt = b->opt;
+    b->opt = opt;
+    s->writable = b->writable;
+    s->alignment = b->alignment;
+    if (b->io) {
+        /* What the other description holds it can hold, too. */
+        (void)file_lock_co_copy(&s->lock, b->io, NULL);
+        s->io = b->io;
+        b->io = io;
+    }
+}
+
+static CO_FN void file_co_reopen_end(struct node *n, bool keep)
+{
+    struct file_state *s = n->state;
+
+    if (!s->before) {
+        return;
+    }
+    if (!keep) {
+        file_co_put_back(s);
+    }
+    struct file_before *old = s->before;
+    s->before = NULL;
+    if (old->io) {
+        io_co_close(old->io);
+    }
+    file_options_clear(&old->opt);
+    g_free(old);
 }
 
 /* Does @path name what @n is open on?  The file may have got another name since
@@ -308,7 +370,15 @@ static int file_options_change(const struct node *n, struct opts *o,
                                unsigned flags, const struct file_options *now,
                                struct file_options *fo, GError **err)
 {
-    int ret = file_options_take(o, flags, fo, err);
+    g_autofree char *aio = NULL;
+    const char *aio_now = json_string_value(json_object_get(n->options, "aio"));
+    int ret = opts_take_str(o, "aio", &aio, err);
+    if (ret > 0 && g_strcmp0(aio, aio_now) != 0) {
+        ret = err_set(err, EINVAL, "Cannot change the option 'aio'");
+    }
+    if (ret >= 0) {
+        ret = file_options_take(o, flags, fo, err);
+    }
     if (ret == 0 && is_same_name(n, fo->path)) {
         g_free(fo->path);
         fo->path = g_strdup(now->path);
@@ -335,6 +405,9 @@ static CO_FN int file_co_reopen(struct node *n, struct opts *o, unsigned flags,
         fo.path = g_strdup(s->opt.path);
     } else {
         ret = file_options_change(n, o, flags, &s->opt, &fo, err);
+    }
+    if (ret == 0) {
+        file_keep_before(s);
     }
     if (ret == 0 && (writable != s->writable || fo.direct != s->opt.direct)) {
         ret = file_co_swap(n, &fo, writable, err);
@@ -478,7 +551,8 @@ static const struct create_option file_create_options[] = {
     .option_names = file_option_names, \
     .reference_options = file_reference_options, .reference = file_reference, \
     .co_open = file_co_open, .co_close = file_co_close, \
-    .co_reopen = file_co_reopen, .co_set_perms = file_co_set_perms, \
+    .co_reopen = file_co_reopen, .co_reopen_end = file_co_reopen_end, \
+    .fixed_options = file_fixed_options, .co_set_perms = file_co_set_perms, \
     .co_check_identity = file_co_check_identity, \
     .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
     .describe = file_describe, .limits = file_limits, .co_info = file_co_info, \
