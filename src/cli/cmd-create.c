@@ -189,6 +189,10 @@ static void print_formatting(const struct create *c,
          o++) {
         print_value(o->name, json_object_get(c->options, o->name));
     }
+    for (const struct create_option *o = storage_create_options(); o->name;
+         o++) {
+        print_value(o->name, json_object_get(c->options, o->name));
+    }
     printf("\n");
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 
 int cmd_add(int argc, char **argv);
+int cmd_amend(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_bitmap(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_commit(int argc, char **argv);

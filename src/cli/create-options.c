@@ -86,6 +86,15 @@ const char *create_options_get(const json_t *options, const char *name)
 
 /* --- what a format takes --- */
 
+static const struct create_option *find_in(const struct create_option *list,
+                                           const char *name)
+{
+    while (list && list->name && strcmp(list->name, name) != 0) {
+        list++;
+    }
+    return list && list->name ? list : NULL;
+}
+
 static void create_options_hint(const struct node_driver *drv, const char *name,
                                 GError **err)
 {
@@ -104,12 +113,10 @@ static const struct create_option *
 create_options_find_option(const struct node_driver *drv, const char *name,
                            GError **err)
 {
-    const struct create_option *o = driver_create_options(drv);
+    const struct create_option *o = find_in(driver_create_options(drv), name);
 
-    while (o->name && strcmp(o->name, name) != 0) {
-        o++;
-    }
-    if (o->name) {
+    o = o ? o : find_in(storage_create_options(), name);
+    if (o) {
         return o;
     }
     if (strcmp(name, "backing_file") == 0 || strcmp(name, "backing_fmt") == 0) {
@@ -185,6 +192,30 @@ int create_options_complete(json_t *options, const struct node_driver *drv,
     return 0;
 }
 
+int create_options_check_amend(json_t *options, const struct node_driver *drv,
+                               GError **err)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(options, key, value) {
+        const struct create_option *o = find_in(driver_amend_options(drv), key);
+
+        if (!o) {
+            err_set(err, EINVAL, "Invalid parameter '%s'", key);
+            if (find_in(driver_create_options(drv), key)) {
+                err_hint(err,
+                         "This option is only supported for image creation");
+            }
+            return -EINVAL;
+        }
+        if (check_value(o, value, err) < 0) {
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
 int create_options_check_backing(const json_t *options, const char *filename,
                                  GError **err)
 {
@@ -230,22 +261,34 @@ static int create_options_compare_names(const void *a, const void *b)
                   ((const struct create_option *)b)->name);
 }
 
-int create_options_print(const struct node_driver *drv)
+static void add_options(GArray *all, const struct create_option *list)
+{
+    for (const struct create_option *o = list; o && o->name; o++) {
+        g_array_append_vals(all, o, 1);
+    }
+}
+
+void create_options_print_list(const struct create_option *list,
+                               const struct create_option *more)
 {
     g_autoptr(GArray)
         sorted = g_array_new(FALSE, FALSE, sizeof(struct create_option));
 
-    for (const struct create_option *o = driver_create_options(drv); o->name;
-         o++) {
-        g_array_append_vals(sorted, o, 1);
-    }
+    add_options(sorted, list);
+    add_options(sorted, more);
     g_array_sort(sorted, create_options_compare_names);
-    printf("Supported %s options:\n", driver_name(drv));
     for (guint i = 0; i < sorted->len; i++) {
         const struct create_option *o = &g_array_index(sorted,
                                                        struct create_option, i);
         g_autofree char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
         printf("  %-22s - %s\n", left, o->help);
     }
+}
+
+int create_options_print(const struct node_driver *drv)
+{
+    printf("Supported %s options:\n", driver_name(drv));
+    create_options_print_list(driver_create_options(drv),
+                              storage_create_options());
     return 0;
 }

@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+struct create_option;
 struct graph;
 struct node_driver;
 
@@ -36,5 +37,12 @@ int create_options_check_backing(const json_t *options, const char *filename,
  * formats, hold raw ones. */
 const struct node_driver *
 create_options_driver(struct graph *g, const char *format, GError **err);
+/* -EINVAL for what node_co_amend() does not take of @drv; sizes become plain
+ * numbers. */
+int create_options_check_amend(json_t *options, const struct node_driver *drv,
+                               GError **err);
+/* All of both lists (@more may be NULL), by name, a line each. */
+void create_options_print_list(const struct create_option *list,
+                               const struct create_option *more);
 /* -o help. Returns 0. */
 int create_options_print(const struct node_driver *drv);

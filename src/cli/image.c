@@ -29,6 +29,7 @@ struct run {
 };
 
 static json_t *objects; /* what --object said; an array or NULL */
+static enum io_engine_kind engine = IO_ENGINE_AUTO;
 
 static void image_print_notice(const char *text)
 {
@@ -65,7 +66,7 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg)
 {
     struct run r = { .arg = arg, .co_fn = co_fn };
     g_autoptr(GError) err = NULL;
-    struct loop_options lo = { .engine = IO_ENGINE_AUTO };
+    struct loop_options lo = { .engine = engine };
 
     if (loop_new(&lo, &r.loop, &err) < 0) {
         cli_gerror(err);
@@ -79,6 +80,11 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg)
 }
 
 /* --- what a command line says --- */
+
+void image_use_engine(enum io_engine_kind kind)
+{
+    engine = kind;
+}
 
 int image_add_object(const char *command, const char *text)
 {

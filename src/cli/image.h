@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/annot.h"
+#include "loop/loop.h"
 
 struct graph;
 struct node;
@@ -15,6 +16,9 @@ struct node_driver;
 /* Run @co_fn(@graph, @arg) as a coroutine on a loop of its own, with every
  * driver there is, and return what it returns. Not inside a coroutine. */
 int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
+
+/* How the next image_run() gets at files. */
+void image_use_engine(enum io_engine_kind kind);
 
 /* --object: "secret,id=sec0,file=key". Made known to the graph of the next
  * image_run(). 0 or a usage error. */

@@ -216,6 +216,38 @@ static const struct subcommand subcommands[] = {
       "  -F, --source-format FORMAT\n"
       "                        its format\n"
       HELP_HELP },
+    { "amend", cmd_amend,
+      "[-f FORMAT] [-t CACHE] [-p] [-q] [--force] [--image-opts]\n"
+      "       [--object DEFINITION] -o OPTIONS FILE",
+      "Change what kind of image it is. What a guest sees stays the same.\n\n"
+      FORMAT_HELP
+      "  -o OPTIONS            name=value,... ; -o help lists them\n"
+      "      --force           accepted\n"
+      CACHE_HELP("-t", "the image")
+      "  -p                    show progress\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
+    { "bench", cmd_bench,
+      "[-c COUNT] [-d DEPTH] [-f FORMAT] [--flush-interval N] [-i AIO]\n"
+      "       [-n] [--no-drain] [-o OFFSET] [--pattern BYTE] [-q] [-s SIZE]\n"
+      "       [-S STEP] [-t CACHE] [-w] [-U] [--image-opts]\n"
+      "       [--object DEFINITION] FILE",
+      "Read or write an image in requests of one size; tell how long that "
+      "took.\n\n" FORMAT_HELP
+      "  -c COUNT              so many requests (75000)\n"
+      "  -d DEPTH              so many at a time (64)\n"
+      "  -s SIZE               of a request (4096 bytes)\n"
+      "  -S STEP               from one to the next (default: SIZE)\n"
+      "  -o OFFSET             of the first one\n"
+      "  -w                    write; what the image holds there is lost\n"
+      "      --pattern BYTE    what to write (0)\n"
+      "      --flush-interval N  flush after so many writes, when they are over\n"
+      "      --no-drain        flush while writes are under way\n"
+      "  -i AIO, -n            threads, io_uring or native (the same); -n: native\n"
+      CACHE_HELP("-t", "the image")
+      "  -U, --force-share     read even while somebody writes\n"
+      "  -q                    print nothing but errors\n"
+      HELP_HELP },
     { "", NULL, "Images in use", NULL },
     { "serve", cmd_serve,
       "[OPTIONS] IMAGE",

@@ -199,6 +199,9 @@ struct node_driver {
     /* The device that the open storage lies on, as st_dev or st_rdev tell; what
      * is on one shares its speed. 0, or left out: a device of its own. */
     uint64_t (*device_id)(const struct node *n);
+    /* io_co_set_attributes(). Optional. */
+    CO_FN_PTR int (*co_set_attributes)(struct node *n, bool nocow,
+                                       uint32_t extent_size);
     /* Rename the open file to @path, which must not exist / remove its name.
      * Durable on success. -ESTALE when its name leads to another file by now,
      * -EEXIST. The node goes on either way. Optional. */
@@ -212,6 +215,12 @@ struct node_driver {
     CO_FN_PTR void (*co_uncreate)(struct node *file);
     bool creates_over; /* ... except that it may hold something */
     const struct create_option *create_options; /* what co_create() takes */
+
+    /* Change what kind of image it is, by options that @amend_options lists, but
+     * for "size", which is not in @o. Nobody uses the node meanwhile. Crash-safe;
+     * durable on success; reads as before at every point. Optional. */
+    CO_FN_PTR int (*co_amend)(struct node *n, struct opts *o, GError **err);
+    const struct create_option *amend_options;
 
     /* Everything durable on success; on failure the image is as it was. The
      * node is writable (for LOAD: not) and nobody else uses it. SNAPSHOT_APPLY

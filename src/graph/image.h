@@ -81,6 +81,8 @@ struct snapshot_gaps {
  * images of it can be made. */
 const struct create_option *
 driver_create_options(const struct node_driver *drv);
+/* The same of the file that an image of any format is made in. */
+const struct create_option *storage_create_options(void);
 /* Can its images have a backing file? */
 bool driver_has_backing(const struct node_driver *drv);
 /* Is it no format and no filter, but storage: file, nbd, null-co ...? */
@@ -142,6 +144,14 @@ CO_FN int new_storage_co_empty(struct new_storage *s, GError **err);
 CO_FN int new_storage_co_sync(struct new_storage *s, GError **err);
 /* Not to @keep: a file that was made is removed again. */
 CO_FN void new_storage_co_close(struct new_storage *s, bool keep);
+
+/* What node_co_amend() takes for @drv, up to one without a name; NULL: its
+ * images cannot be amended. */
+const struct create_option *driver_amend_options(const struct node_driver *drv);
+/* Change what kind of image @n is: node_driver.co_amend with requests held off,
+ * then its size. -ENOTSUP when the format has none, -EACCES on a read-only
+ * node. */
+CO_FN int node_co_amend(struct node *n, const json_t *options, GError **err);
 
 /* node_driver.co_check of @n, with requests held off when it is to fix.
  * -ENOTSUP when the format has none. */

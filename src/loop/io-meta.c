@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include "loop/io-priv.h"
 #include "loop/io.h"
 #include "loop/loop-priv.h"
@@ -275,4 +277,57 @@ int io_co_real_path(struct io_file *f, char **ret_path)
     }
     *ret_path = path;
     return 0;
+}
+
+struct attributes {
+    int fd;
+    bool nocow;
+    uint32_t extent_size;
+    int result;
+};
+
+static int set_nocow(int fd)
+{
+    int flags;
+
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) {
+        return -errno;
+    }
+    flags |= FS_NOCOW_FL;
+    return ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0 ? -errno : 0;
+}
+
+static int set_extent_size(int fd, uint32_t size)
+{
+    struct fsxattr attr;
+
+    if (ioctl(fd, FS_IOC_FSGETXATTR, &attr) < 0) {
+        return -errno;
+    }
+    attr.fsx_xflags |= FS_XFLAG_EXTSIZE;
+    attr.fsx_extsize = size;
+    return ioctl(fd, FS_IOC_FSSETXATTR, &attr) < 0 ? -errno : 0;
+}
+
+static void attributes_in_pool(void *arg)
+{
+    struct attributes *a = arg;
+    int second = 0;
+
+    a->result = a->nocow ? set_nocow(a->fd) : 0;
+    if (a->extent_size) {
+        second = set_extent_size(a->fd, a->extent_size);
+    }
+    a->result = a->result < 0 ? a->result : second;
+}
+
+int io_co_set_attributes(struct io_file *f, bool nocow, uint32_t extent_size)
+{
+    struct attributes a = { f->fd, nocow, extent_size, 0 };
+
+    if (loop_current()->engine->has_own_files) {
+        return -ENOTSUP;
+    }
+    co_in_pool(attributes_in_pool, &a);
+    return a.result;
 }

@@ -75,6 +75,12 @@ CO_FN int io_co_clone_range(struct io_file *src, uint64_t src_off,
                             struct io_file *dst, uint64_t dst_off,
                             uint64_t len);
 
+/* Attributes of a new file, before it holds anything: no copy on write (btrfs),
+ * and bytes that the file system allocates at a time (XFS); 0: as it likes.
+ * The first that could not be set: -errno. */
+CO_FN int io_co_set_attributes(struct io_file *f, bool nocow,
+                               uint32_t extent_size);
+
 /* BLKDISCARD / BLKZEROOUT on a block device. */
 CO_FN int io_co_blk_discard(struct io_file *f, uint64_t off, uint64_t len);
 CO_FN int io_co_blk_zeroout(struct io_file *f, uint64_t off, uint64_t len);

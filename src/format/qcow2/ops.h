@@ -63,3 +63,9 @@ int qcow2_check_backing_name(struct node *n, const char *name, const char *fmt,
                              GError **err);
 CO_FN int qcow2_co_change_backing(struct node *n, const char *name,
                                   const char *fmt, GError **err);
+
+/* --- amend.c --- */
+
+/* node_driver.co_amend */
+CO_FN int qcow2_co_amend(struct node *n, struct opts *o, GError **err);
+extern const struct create_option qcow2_amend_options[];

@@ -44,6 +44,51 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err)
     return n->drv->co_info ? n->drv->co_info(n, info, err) : 0;
 }
 
+const struct create_option *driver_amend_options(const struct node_driver *drv)
+{
+    return drv->co_amend ? drv->amend_options : NULL;
+}
+
+static CO_FN int amend_co_kind(struct node *n, struct opts *o, GError **err)
+{
+    int r;
+
+    node_co_drain_begin(n);
+    r = n->drv->co_amend(n, o, err);
+    node_refresh_limits(n);
+    node_drain_end(n);
+    return r;
+}
+
+CO_FN int node_co_amend(struct node *n, const json_t *options, GError **err)
+{
+    CLEANUP(opts_freep) struct opts *o = NULL;
+    uint64_t size = n->size;
+    int r;
+
+    if (!n->drv->co_amend) {
+        return err_set(err, ENOTSUP,
+                       "Format driver '%s' does not support option amendment",
+                       n->drv->name);
+    }
+    if (!node_is_writable(n)) {
+        return err_set(err, EACCES, "Block node is read-only");
+    }
+    o = opts_new(options);
+    r = opts_take_size(o, "size", &size, err);
+    if (r >= 0 && size < n->size) {
+        err_set(err, EINVAL,
+                "The size of an image can only be amended to grow");
+        err_hint(err, "'sluice resize --shrink' cuts data off.");
+        r = -EINVAL;
+    }
+    if (r >= 0) {
+        r = amend_co_kind(n, o, err);
+    }
+    return r == 0 && size != n->size ? node_co_resize(n, "amend", size, err)
+                                     : MIN(r, 0);
+}
+
 CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
                            const char *name, GError **err)
 {
@@ -309,6 +354,44 @@ static CO_FN int create_co_check_backing(struct node *storage,
                : 0;
 }
 
+const struct create_option *storage_create_options(void)
+{
+    static const struct create_option options[] = {
+        { "nocow", "bool (on/off)",
+          "Turn off copy-on-write (valid only on btrfs)" },
+        { "extent_size_hint", "size",
+          "Extent size hint for the image file, 0 to disable" },
+        { NULL, NULL, NULL, NULL },
+    };
+
+    return options;
+}
+
+/* Hints: a file system that does not know them is as good. */
+static CO_FN int create_co_set_attributes(struct node *storage, struct opts *o,
+                                          GError **err)
+{
+    bool nocow = false;
+    uint64_t hint = 0;
+    int r = opts_take_bool(o, "nocow", &nocow, err);
+
+    if (r >= 0) {
+        r = opts_take_size(o, "extent_size_hint", &hint, err);
+    }
+    if (r >= 0 && hint > UINT32_MAX) {
+        r = err_set(err, EINVAL, "Extent size hint is too large");
+    }
+    if (r < 0 || (!nocow && !hint) || !storage->drv->co_set_attributes) {
+        return MIN(r, 0);
+    }
+    r = storage->drv->co_set_attributes(storage, nocow, (uint32_t)hint);
+    if (r < 0 && hint) {
+        node_notice(storage, "Failed to set extent size hint: %s",
+                    g_strerror(-r));
+    }
+    return 0;
+}
+
 /* Write the format into storage that is open and ours. */
 static CO_FN int create_co_write(struct new_storage *s,
                                  const struct node_driver *drv,
@@ -320,6 +403,9 @@ static CO_FN int create_co_write(struct new_storage *s,
 
     if (r == 0 && !drv->creates_over) {
         r = new_storage_co_empty(s, err);
+    }
+    if (r == 0) {
+        r = create_co_set_attributes(s->node, o, err);
     }
     if (r == 0) {
         r = drv->co_create(s->node, o, err);

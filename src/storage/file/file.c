@@ -491,6 +491,13 @@ static CO_FN int file_co_stat(struct node *n, struct stat *ret_st)
     return io_co_fstat(s->io, ret_st);
 }
 
+static CO_FN int file_co_set_attributes(struct node *n, bool nocow,
+                                        uint32_t extent_size)
+{
+    struct file_state *s = n->state;
+    return io_co_set_attributes(s->io, nocow, extent_size);
+}
+
 /* A file system and the block device that it lies on have the same number. */
 static uint64_t file_device_id(const struct node *n)
 {
@@ -555,7 +562,8 @@ static const struct create_option file_create_options[] = {
     .fixed_options = file_fixed_options, .co_set_perms = file_co_set_perms, \
     .co_check_identity = file_co_check_identity, \
     .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
-    .describe = file_describe, .limits = file_limits, .co_info = file_co_info, \
+    .co_set_attributes = file_co_set_attributes, .describe = file_describe, \
+    .limits = file_limits, .co_info = file_co_info, \
     .co_preadv = file_io_co_preadv, .co_pwritev = file_io_co_pwritev, \
     .co_copy_in = file_io_co_copy_in, .can_copy_in = file_io_can_copy_in, \
     .co_zero = file_io_co_zero, .co_discard = file_io_co_discard, \

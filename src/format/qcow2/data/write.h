@@ -92,6 +92,13 @@ CO_FN int qcow2_co_write_plain(struct qcow2_image *img, uint64_t off,
 CO_FN int qcow2_co_write_copy(struct qcow2_image *img, uint64_t off,
                               struct iov iov);
 
+/* --- zero.c --- */
+
+/* No cluster of the disk says any more that it reads as zeroes: it is absent or
+ * data, as version 2 knows it. Not encrypted, no extended entries, no data file,
+ * no snapshots. Pending, not flushed. */
+CO_FN int qcow2_co_zeroes_expand(struct qcow2_image *img);
+
 /* --- empty.c --- */
 
 /* Clusters of [@from, @to) that begin there read as those of the backing file

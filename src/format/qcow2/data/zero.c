@@ -317,6 +317,77 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
     return ret;
 }
 
+/* --- leaving version 3 --- */
+
+/* @n clusters from @idx, which read as zeroes by their flag, over nothing: they
+ * become absent. */
+static void clusters_forget(struct qcow2_image *img, uint64_t idx, uint64_t n,
+                            struct qcow2_desc d)
+{
+    const struct qcow2_delta none = { .whole = true };
+    uint64_t gen = group_join(img->group, n * QCOW2_MARKER_COST);
+
+    qcow2_pending_add_run(img, gen, idx, n, &none);
+    if (qcow2_desc_has_host(&img->shape, d)) {
+        qcow2_refcount_decrement(img, gen, d.entry & QCOW2_OFFSET_MASK,
+                                 n << img->cluster_bits);
+    }
+    group_data_done(img->group, gen);
+}
+
+/* The same over a backing file: data that is zeroes in the file.  The clusters
+ * are not shared. */
+static CO_FN int clusters_co_fill(struct qcow2_image *img, uint64_t idx,
+                                  uint64_t n, struct qcow2_desc d)
+{
+    uint64_t off = idx << img->cluster_bits, len = n << img->cluster_bits;
+    uint64_t host = d.entry & QCOW2_OFFSET_MASK, gen;
+    const struct qcow2_delta data = { .entry = host | QCOW2_COPIED,
+                                      .whole = true };
+    int ret;
+
+    if (!qcow2_desc_has_host(&img->shape, d)) {
+        return absent_co_alloc(img, off, len, IO_MAY_UNMAP);
+    }
+    gen = group_join(img->group, n * QCOW2_MARKER_COST);
+    ret = node_co_zero(qcow2_file(img), host, len, IO_MAY_UNMAP);
+    if (ret == 0) {
+        qcow2_pending_add_run(img, gen, idx, n, &data);
+    }
+    group_data_done(img->group, gen);
+    return ret;
+}
+
+int qcow2_co_zeroes_expand(struct qcow2_image *img)
+{
+    uint64_t off = 0, cluster = qcow2_cluster_size(img);
+    int ret = 0;
+
+    while (off < img->node->size && ret == 0) {
+        uint64_t idx = off >> img->cluster_bits, n = 0;
+        struct qcow2_run run = { 0 };
+        struct qcow2_desc d;
+
+        ret = qcow2_co_pending_room(img);
+        if (ret == 0) {
+            ret = qcow2_co_lookup(img, off, img->node->size - off, &run);
+        }
+        if (ret == 0 && run.kind == QCOW2_ZERO) {
+            ret = same_co_count(
+                img, idx, idx + ((run.len + cluster - 1) >> img->cluster_bits),
+                &d, &n);
+            if (ret == 0 && qcow2_has_backing(img)) {
+                ret = clusters_co_fill(img, idx, n, d);
+            } else if (ret == 0) {
+                clusters_forget(img, idx, n, d);
+            }
+            run.len = n << img->cluster_bits;
+        }
+        off += run.len;
+    }
+    return ret;
+}
+
 /* --- requests --- */
 
 static bool qcow2_zero_is_whole(const struct node *n, uint64_t off,
