@@ -102,6 +102,9 @@ struct node_int {
     struct edge *file, *backing;
     struct track_set track;
     GSList *blockers;
+    /* Held by who changes the image as a whole: its size, snapshots, bitmaps, a
+     * repair, its kind. Taken before the drain. */
+    struct co_mutex changing;
     unsigned quiesced; /* drains that hold the driver quiet */
     bool quieting;     /* the first of them is still asking it */
     struct co_queue quieted;

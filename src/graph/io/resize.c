@@ -3,7 +3,8 @@
  * stands on it, and no request is in flight meanwhile. */
 #include "graph/graph-int.h"
 
-int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
+static CO_FN int resize_co_alone(struct node *n, const char *by, uint64_t size,
+                                 GError **err)
 {
     struct backend *u;
     int ret = node_check_op(n, BLOCK_OP_RESIZE, err);
@@ -23,5 +24,17 @@ int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
     ret = node_co_truncate(n, size, err);
     node_drain_end(n);
     backend_co_free(u);
+    return ret;
+}
+
+int node_co_resize(struct node *n, const char *by, uint64_t size, GError **err)
+{
+    int ret;
+
+    node_ref(n);
+    co_mutex_co_lock(&n->priv->changing);
+    ret = resize_co_alone(n, by, size, err);
+    co_mutex_unlock(&n->priv->changing);
+    node_co_unref(n);
     return ret;
 }

@@ -17,6 +17,21 @@
 #include "graph/reference.h"
 #include "loop/io.h"
 
+/* Whoever changes the image as a whole does so alone, and without requests. */
+static CO_FN void change_co_begin(struct node *n)
+{
+    node_ref(n);
+    co_mutex_co_lock(&n->priv->changing);
+    node_co_drain_begin(n);
+}
+
+static CO_FN void change_co_end(struct node *n)
+{
+    node_drain_end(n);
+    co_mutex_unlock(&n->priv->changing);
+    node_co_unref(n);
+}
+
 CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
                         GError **err)
 {
@@ -33,9 +48,9 @@ CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
         return err_set(err, EACCES, "Block node is read-only");
     }
     /* What is being allocated looks like a leak. */
-    node_co_drain_begin(n);
+    change_co_begin(n);
     ret = n->drv->co_check(n, fix, res, err);
-    node_drain_end(n);
+    change_co_end(n);
     return ret;
 }
 
@@ -53,10 +68,10 @@ static CO_FN int amend_co_kind(struct node *n, struct opts *o, GError **err)
 {
     int r;
 
-    node_co_drain_begin(n);
+    change_co_begin(n);
     r = n->drv->co_amend(n, o, err);
     node_refresh_limits(n);
-    node_drain_end(n);
+    change_co_end(n);
     return r;
 }
 
@@ -104,14 +119,14 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
     if (op != SNAPSHOT_LOAD && !node_is_writable(n)) {
         return err_set(err, EACCES, "Block node is read-only");
     }
-    node_co_drain_begin(n);
+    change_co_begin(n);
     size = n->size;
     r = n->drv->co_snapshot(n, op, name, err);
     n->priv->write_gen++;
     if (n->size != size) {
         node_notify_changed(n);
     }
-    node_drain_end(n);
+    change_co_end(n);
     return r;
 }
 
@@ -129,9 +144,9 @@ CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Block node is read-only");
     }
-    node_co_drain_begin(n);
+    change_co_begin(n);
     r = n->drv->co_bitmap(n, op, name, args, err);
-    node_drain_end(n);
+    change_co_end(n);
     return r;
 }
 

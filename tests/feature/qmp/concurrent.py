@@ -216,6 +216,39 @@ def test_a_disk_that_waits(d):
         assert b.answer() == {'return': {}, 'id': 2}
         a.close()
         b.close()
+    qemu_img('check', '-q', path)
+
+
+def test_changes_of_one_image(d):
+    """All that changes an image as a whole, at once: one after the other, and
+    what comes last finds what the others did."""
+    path = d + '/disk.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', path, '4M')
+    with Sluiced(d) as s:
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'n', 'file': {
+                'driver': 'file', 'filename': path}})
+        q = connect(s)
+        sizes = [(4 + i) * MIB for i in range(1, 30)]
+        for i, size in enumerate(sizes):
+            s.qmp.hmp('qemu-io n "write -P %d %dk 64k"' % (i + 1, i * 100))
+            send(q, 'block_resize', {'node-name': 'n', 'size': size}, i,
+                 'exec-oob')
+            send(q, 'blockdev-snapshot-internal-sync',
+                 {'device': 'n', 'name': 's%d' % i}, i, 'exec-oob')
+            send(q, 'blockdev-snapshot-internal-sync',
+                 {'device': 'n', 'name': 't%d' % i}, i, 'exec-oob')
+            if i:
+                send(q, 'blockdev-snapshot-delete-internal-sync',
+                     {'device': 'n', 'name': 't%d' % (i - 1)}, i, 'exec-oob')
+            for _ in range(3 + (i > 0)):
+                answer = q.answer()
+                assert 'return' in answer, answer
+        q.close()
+    qemu_img('check', '-q', path)
+    names = [line.split()[1] for line in qemu_img(
+        'snapshot', '-l', path).splitlines()[2:]]
+    assert sorted(names) == sorted(['s%d' % i for i in range(29)] + ['t28'])
 
 
 if __name__ == '__main__':

@@ -74,6 +74,17 @@ def test_formats_as_qemu_img(d):
             qemu_img('check', '-q', ours)
 
 
+def test_hints_for_file_systems(d):
+    path = os.path.join(d, 'f')
+    with Sluiced(d) as s:
+        assert create(s.qmp, driver='file', filename=path, size=MIB,
+                      **{'nocow': True, 'extent-size-hint': 65536}) is None
+        assert os.path.getsize(path) == MIB
+        error = create(s.qmp, driver='file', filename=path, size=MIB,
+                       **{'extent-size-hint': 1 << 40})
+        assert error == 'Extent size hint is too large', error
+
+
 def test_into_an_open_node(d):
     """By name; the old content is gone, and the node stays open."""
     path = os.path.join(d, 'disk')
