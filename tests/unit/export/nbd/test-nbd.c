@@ -24,14 +24,20 @@ struct rig {
     struct node *node;
     struct exports *exports;
     struct nbd_server *server;
-    unsigned deleted;
+    unsigned deleted, io_errors; /* events */
     CO_FN_PTR void (*co_test)(struct rig *r);
 };
 
 static void on_event(const char *name, json_t *data, void *arg)
 {
+    struct rig *r = arg;
+
+    if (g_str_equal(name, "BLOCK_IO_ERROR")) {
+        r->io_errors++;
+        return;
+    }
     g_assert_cmpstr(name, ==, "BLOCK_EXPORT_DELETED");
-    ((struct rig *)arg)->deleted++;
+    r->deleted++;
 }
 
 static CO_FN void rig_co_setup(struct rig *r)
@@ -405,6 +411,7 @@ static CO_FN void error_co_test(struct rig *r)
     g_assert_cmpuint(h.len, <=, sizeof(payload));
     g_assert_cmpint(channel_co_read_full(c, payload, h.len, 0), ==, 0);
     g_assert_cmpuint(payload[3], ==, NBD_ENOSPC);
+    g_assert_cmpuint(r->io_errors, ==, 1);
     channel_free(c);
     rig_co_expect_gone(r);
     r->disk->co_hook = NULL;
