@@ -43,6 +43,7 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
+struct bitmap_look;
 struct watch_ops;
 
 enum node_kind { NODE_PROTOCOL, NODE_FORMAT, NODE_FILTER };
@@ -237,6 +238,10 @@ struct node_driver {
     CO_FN_PTR int (*co_bitmap)(struct node *n, enum bitmap_op op,
                                const char *name, const struct bitmap_args *args,
                                GError **err);
+    /* Persistent bitmap number @i: name, granularity, recording, inconsistent
+     * (*@ret is zeroed). False: there are not as many. Comes with co_bitmap. */
+    bool (*bitmap_at)(const struct node *n, unsigned i,
+                      struct bitmap_look *ret);
 
     /* How much space a new image would take; @o as for co_create. Pure.
      * Optional. */

@@ -102,6 +102,8 @@ struct node_int {
     struct edge *file, *backing;
     struct track_set track;
     GSList *blockers;
+    GPtrArray *bitmaps;       /* struct bitmap; NULL: none, in memory */
+    GHashTable *busy_bitmaps; /* name -> how often; NULL: none */
     /* Held by who changes the image as a whole: its size, snapshots, bitmaps, a
      * repair, its kind. Taken before the drain. */
     struct co_mutex changing;

@@ -10,6 +10,7 @@
 #include "base/annot.h"
 #include "graph/node.h"
 
+struct dirty_map;
 struct opts;
 struct stat;
 
@@ -41,13 +42,18 @@ enum bitmap_op {
     BITMAP_ENABLE,
     BITMAP_DISABLE,
     BITMAP_MERGE,
-    BITMAP_COPY, /* all that are not broken; needs no name */
+    BITMAP_COPY,   /* all that are not broken; needs no name */
+    BITMAP_ASSIGN, /* becomes @bits */
+    BITMAP_READ,   /* also of an image that is read-only */
 };
 struct bitmap_args {
-    uint64_t granularity;  /* ADD: bytes, 0 = default */
-    bool disabled;         /* ADD: does not record */
-    struct node *from;     /* MERGE, COPY: the node that has it ... */
-    const char *from_name; /* ... and its name */
+    uint64_t granularity;         /* ADD: bytes, 0 = default */
+    bool disabled;                /* ADD: does not record */
+    struct node *from;            /* MERGE, COPY: the node that has it ... */
+    const char *from_name;        /* ... and its name */
+    const struct dirty_map *bits; /* MERGE without @from, ASSIGN: of the size of
+                                   * the disk */
+    struct dirty_map **ret_bits;  /* READ: the caller frees it */
 };
 
 /* What an image of a format takes, bytes. */

@@ -188,6 +188,8 @@ enum nbd_chunk_type {
 /* Flags of base:allocation. */
 #define NBD_STATE_HOLE 1u
 #define NBD_STATE_ZERO 2u
+/* Of qemu:dirty-bitmap:NAME. */
+#define NBD_STATE_DIRTY 1u
 
 enum nbd_error {
     NBD_SUCCESS = 0,

@@ -28,8 +28,8 @@ static uint32_t be32_at(const struct sim_image *img, uint64_t file,
     return (uint32_t)(be64_at(img, file, off) >> 32);
 }
 
-bool bitmap_find(const struct sim_image *img, uint64_t file,
-                 struct bitmap_view *b)
+bool model_bitmap_find(const struct sim_image *img, uint64_t file,
+                       struct bitmap_view *b)
 {
     uint64_t at, end = UINT64_C(1) << be32_at(img, file, 20);
 
@@ -80,7 +80,7 @@ char *bitmap_check(const struct state *st, const uint64_t *ids, uint64_t grains)
     struct window w[N_WINDOWS];
     struct bitmap_view b;
 
-    if (!o->config->bitmap || !bitmap_find(st->img, file, &b) ||
+    if (!o->config->bitmap || !model_bitmap_find(st->img, file, &b) ||
         (b.flags & IN_USE)) {
         return NULL;
     }

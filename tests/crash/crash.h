@@ -371,8 +371,8 @@ struct bitmap_view {
     uint32_t entries, flags;
 };
 /* The first bitmap of the image in @file; false: it has none that counts. */
-bool bitmap_find(const struct sim_image *img, uint64_t file,
-                 struct bitmap_view *b);
+bool model_bitmap_find(const struct sim_image *img, uint64_t file,
+                       struct bitmap_view *b);
 uint64_t bitmap_entry(const struct sim_image *img, uint64_t file,
                       const struct bitmap_view *b, uint32_t i);
 /* NULL, or which change of the disk it misses. */

@@ -228,7 +228,7 @@ static void walk_bitmap(struct walk *w)
 {
     struct bitmap_view b;
 
-    if (!bitmap_find(w->img, w->file, &b)) {
+    if (!model_bitmap_find(w->img, w->file, &b)) {
         return;
     }
     refer(w, b.dir, b.dir_bytes, CLASS_L1);

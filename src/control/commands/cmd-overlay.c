@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * External snapshots: blockdev-snapshot, blockdev-snapshot-sync, block_switch,
- * and transactions of them.  Each is an action: it is prepared (the overlay is
- * made and opened), all are switched at one point in time, and what was made
- * for one that came to nothing is taken back.
+ * External snapshots: blockdev-snapshot, blockdev-snapshot-sync, block_switch.
+ * Each is an action of a transaction: it is prepared (the overlay is made and
+ * opened), all are switched at one point in time, and what was made for one
+ * that came to nothing is taken back.
  */
 #include <string.h>
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/new-image.h"
+#include "control/commands/transaction.h"
 #include "control/control-int.h"
 #include "graph/node.h"
 #include "graph/overlay.h"
 
-struct action {
+struct switching {
     struct overlay_step step;
     struct new_image image; /* ours until it stands above the disk */
 };
@@ -37,23 +38,27 @@ static struct node *find_disk(struct control *c, const char *device,
 
 /* --- the actions --- */
 
-static CO_FN int action_co_snapshot(struct control *c, const json_t *args,
-                                    struct action *a, GError **err)
+static CO_FN int snapshot_co_prepare(struct action *action, GError **err)
 {
-    const char *node = arg_str(args, "node");
-    const char *overlay = arg_str(args, "overlay");
+    struct control *c = action->control;
+    struct switching *a = action->state;
+    const char *node = arg_str(action->args, "node");
+    const char *overlay = arg_str(action->args, "overlay");
 
     a->step.disk = find_disk(c, node, node, err);
     if (!a->step.disk) {
         return -ENOENT;
     }
+    action->disk = node_ref(a->step.disk);
     a->step.overlay = node_find_any(c->graph, overlay, err);
     return a->step.overlay ? 0 : -ENOENT;
 }
 
-static CO_FN int action_co_snapshot_sync(struct control *c, const json_t *args,
-                                         struct action *a, GError **err)
+static CO_FN int snapshot_sync_co_prepare(struct action *action, GError **err)
 {
+    struct control *c = action->control;
+    struct switching *a = action->state;
+    const json_t *args = action->args;
     const char *device = arg_str(args, "device");
     const char *node_name = arg_str(args, "node-name");
     const char *format = arg_str(args, "format");
@@ -75,6 +80,7 @@ static CO_FN int action_co_snapshot_sync(struct control *c, const json_t *args,
     if (!a->step.disk) {
         return -ENOENT;
     }
+    action->disk = node_ref(a->step.disk);
     r = g_strcmp0(arg_str(args, "mode"), "existing") == 0
             ? new_image_co_open(a->step.disk, &spec, &a->image, err)
             : new_image_co_make(a->step.disk, &spec, a->step.disk, "overlay",
@@ -83,34 +89,35 @@ static CO_FN int action_co_snapshot_sync(struct control *c, const json_t *args,
     return r;
 }
 
-static CO_FN int action_co_prepare(struct control *c, const json_t *action,
-                                   struct action *a, GError **err)
+/* --- the switch --- */
+
+/* Two actions of one disk: the second would stand on what the first makes. */
+static int steps_check(const struct overlay_step *steps, unsigned n,
+                       GError **err)
 {
-    const char *type = arg_str(action, "type");
-    const json_t *data = json_object_get(action, "data");
-    const struct schema_command *command = schema_find_command(type);
-    int r = command ? schema_check(command->args, data, err) : 0;
+    for (unsigned i = 0; i < n; i++) {
+        for (unsigned k = 0; k < i; k++) {
+            if (steps[i].disk == steps[k].disk ||
+                steps[i].overlay == steps[k].overlay) {
+                return err_set(
+                    err, EBUSY, "Two actions of the transaction use node '%s'",
+                    steps[i].disk == steps[k].disk ? steps[i].disk->name
+                                                   : steps[i].overlay->name);
+            }
+        }
+    }
+    return 0;
+}
+
+static CO_FN int steps_co_switch(const struct overlay_step *steps, unsigned n,
+                                 GError **err)
+{
+    int r = steps_check(steps, n, err);
 
     if (r < 0) {
         return r;
     }
-    if (g_str_equal(type, "blockdev-snapshot")) {
-        return action_co_snapshot(c, data, a, err);
-    }
-    if (g_str_equal(type, "blockdev-snapshot-sync")) {
-        return action_co_snapshot_sync(c, data, a, err);
-    }
-    return err_set(err, ECANCELED, "Transaction aborted using Abort action");
-}
-
-static CO_FN int actions_co_switch(struct action *actions, unsigned n,
-                                   GError **err)
-{
-    g_autofree struct overlay_step *steps = g_new0(struct overlay_step, n);
-    int r;
-
     for (unsigned i = 0; i < n; i++) {
-        steps[i] = actions[i].step;
         node_ref(steps[i].disk);
         node_ref(steps[i].overlay);
     }
@@ -122,73 +129,56 @@ static CO_FN int actions_co_switch(struct action *actions, unsigned n,
     return r;
 }
 
-/* Two actions of one disk: the second would stand on what the first makes. */
-static int actions_check(const struct action *actions, unsigned n, GError **err)
+static CO_FN int snapshots_co_switch(struct action *actions, unsigned n,
+                                     GError **err)
 {
+    g_autofree struct overlay_step *steps = g_new0(struct overlay_step, n);
+    unsigned k = 0;
+
     for (unsigned i = 0; i < n; i++) {
-        for (unsigned k = 0; k < i; k++) {
-            if (actions[i].step.disk == actions[k].step.disk ||
-                actions[i].step.overlay == actions[k].step.overlay) {
-                return err_set(err, EBUSY,
-                               "Two actions of the transaction use node '%s'",
-                               actions[i].step.disk == actions[k].step.disk
-                                   ? actions[i].step.disk->name
-                                   : actions[i].step.overlay->name);
-            }
+        const struct switching *a = actions[i].state;
+
+        if (actions[i].type->co_do_together == snapshots_co_switch) {
+            steps[k++] = a->step;
         }
     }
-    return 0;
+    return k > 0 ? steps_co_switch(steps, k, err) : 0;
 }
 
-/* @list: TransactionAction, checked. */
-static CO_FN int actions_co_run(struct control *c, const json_t *list,
-                                GError **err)
+/* What was opened for it is the graph's now, or goes. */
+static CO_FN void snapshot_co_end(struct action *action, bool success)
 {
-    unsigned n = (unsigned)json_array_size(list);
-    g_autofree struct action *actions = g_new0(struct action, n);
-    int r = 0;
+    struct switching *a = action->state;
 
-    for (unsigned i = 0; i < n && r == 0; i++) {
-        r = action_co_prepare(c, json_array_get(list, i), &actions[i], err);
-    }
-    if (r == 0) {
-        r = actions_check(actions, n, err);
-    }
-    if (r == 0) {
-        r = actions_co_switch(actions, n, err);
-    }
-    for (unsigned i = n; i-- > 0;) {
-        new_image_co_end(&actions[i].image, r == 0);
-    }
-    return r;
+    new_image_co_end(&a->image, success);
 }
 
-static CO_FN int action_co_run_alone(struct control *c, const char *type,
-                                     const json_t *args, GError **err)
-{
-    json_t *list = json_pack("[{s:s, s:O}]", "type", type, "data", args);
-    int r = actions_co_run(c, list, err);
+const struct action_type snapshot_action = {
+    .name = "blockdev-snapshot",
+    .state_size = sizeof(struct switching),
+    .co_prepare = snapshot_co_prepare,
+    .co_do_together = snapshots_co_switch,
+    .co_end = snapshot_co_end,
+};
 
-    json_decref(list);
-    return r;
-}
+const struct action_type snapshot_sync_action = {
+    .name = "blockdev-snapshot-sync",
+    .state_size = sizeof(struct switching),
+    .co_prepare = snapshot_sync_co_prepare,
+    .co_do_together = snapshots_co_switch,
+    .co_end = snapshot_co_end,
+};
 
 CO_FN int cmd_co_blockdev_snapshot(struct control *c, const json_t *args,
                                    json_t **ret, GError **err)
 {
-    return action_co_run_alone(c, "blockdev-snapshot", args, err);
+    return action_co_run(c, &snapshot_action, args, err);
 }
 
 CO_FN int cmd_co_blockdev_snapshot_sync(struct control *c, const json_t *args,
                                         json_t **ret, GError **err)
 {
-    return action_co_run_alone(c, "blockdev-snapshot-sync", args, err);
-}
-
-CO_FN int cmd_co_transaction(struct control *c, const json_t *args,
-                             json_t **ret, GError **err)
-{
-    return actions_co_run(c, json_object_get(args, "actions"), err);
+    return action_co_run(c, &snapshot_sync_action, args, err);
 }
 
 /* --- block_switch --- */
@@ -213,8 +203,8 @@ CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
 {
     const struct new_image_spec spec = { .file = arg_str(args, "image"),
                                          .format = arg_str(args, "format") };
-    struct action a = { .step.disk = find_disk(c, arg_str(args, "device"), NULL,
-                                               err) };
+    struct switching a = { .step.disk = find_disk(c, arg_str(args, "device"),
+                                                  NULL, err) };
     int r;
 
     if (!a.step.disk) {
@@ -229,7 +219,7 @@ CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
                     spec.file, a.step.disk->filename);
     }
     if (r == 0) {
-        r = actions_co_switch(&a, 1, err);
+        r = steps_co_switch(&a.step, 1, err);
     }
     new_image_co_end(&a.image, r == 0);
     return r;

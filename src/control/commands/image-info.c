@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "graph/bitmap.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/node.h"
@@ -163,9 +164,55 @@ static json_t *assemble_node(struct node *n, json_t *image, bool flat)
         (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
 }
 
+/* How much bitmap @look marks; one that cannot be read marks nothing. */
+static CO_FN uint64_t bitmap_co_count(struct node *n,
+                                      const struct bitmap_look *look)
+{
+    struct dirty_map *bits;
+    uint64_t count;
+
+    if (look->inconsistent || bitmap_co_read(n, look->name, &bits, NULL) < 0) {
+        return 0;
+    }
+    count = dirty_map_count(bits) * look->granularity;
+    dirty_map_free(bits);
+    return count;
+}
+
+/* BlockDirtyInfo of each bitmap of @n; NULL: it has none. */
+static CO_FN json_t *bitmaps_co_describe(struct node *n)
+{
+    json_t *list = NULL;
+    struct bitmap_look look;
+
+    for (unsigned i = 0; bitmap_at(n, i, &look); i++) {
+        uint64_t count = bitmap_co_count(n, &look);
+        json_t *o = json_pack("{s:o,s:b,s:b,s:b,s:I,s:I}", "name",
+                              json_text(look.name), "recording", look.recording,
+                              "persistent", look.persistent, "busy", look.busy,
+                              "granularity", (json_int_t)look.granularity,
+                              "count", (json_int_t)count);
+
+        if (look.inconsistent) {
+            json_object_set_new(o, "inconsistent", json_true());
+        }
+        list = list ? list : json_array();
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
 json_t *image_co_describe_node(struct node *n, bool flat, GError **err)
 {
-    json_t *image = image_co_describe(n, !flat, err);
+    json_t *image = image_co_describe(n, !flat, err), *info, *bitmaps;
 
-    return image ? assemble_node(n, image, flat) : NULL;
+    if (!image) {
+        return NULL;
+    }
+    bitmaps = bitmaps_co_describe(n);
+    info = assemble_node(n, image, flat);
+    if (bitmaps) {
+        json_object_set_new(info, "dirty-bitmaps", bitmaps);
+    }
+    return info;
 }

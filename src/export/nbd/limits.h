@@ -57,3 +57,5 @@
 #define NBD_RX_SIZE (128u << 10)
 #define NBD_SEGMENT (1u << 20)
 #define NBD_TX_VECTORS 256u
+/* Bitmaps that one export shows. */
+#define NBD_MAX_BITMAPS 16u

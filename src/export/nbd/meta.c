@@ -9,10 +9,14 @@
 #include <string.h>
 #include "export/nbd/nbd-int.h"
 
-static const char *const context_names[NBD_CTX_COUNT] = {
-    [NBD_CTX_ALLOCATION] = "base:allocation",
-    [NBD_CTX_DEPTH] = "qemu:allocation-depth",
-};
+#define BITMAPS "qemu:dirty-bitmap:"
+
+static const char *context_name(const struct nbd_export *ne, unsigned ctx)
+{
+    return ctx == NBD_CTX_ALLOCATION ? "base:allocation"
+           : ctx == NBD_CTX_DEPTH    ? "qemu:allocation-depth"
+                                  : ne->bitmaps[ctx - NBD_CTX_BITMAP].context;
+}
 
 void nbd_meta_forget(struct nbd_conn *c)
 {
@@ -22,7 +26,14 @@ void nbd_meta_forget(struct nbd_conn *c)
 
 static bool context_is_offered(const struct nbd_export *ne, unsigned ctx)
 {
-    return ctx != NBD_CTX_DEPTH || ne->allocation_depth;
+    return ctx == NBD_CTX_DEPTH ? ne->allocation_depth
+                                : ctx < NBD_CTX_BITMAP + ne->n_bitmaps;
+}
+
+/* Does @q, for LIST, mean all contexts that begin with it? */
+static bool query_is_prefix(struct nbd_text q, const char *colon)
+{
+    return colon == q.s + q.len - 1 || nbd_text_equal(q, BITMAPS);
 }
 
 /* Mark what query @q names; false when it is no query at all. */
@@ -35,10 +46,16 @@ static bool query_match(struct nbd_text q, bool list,
         return false;
     }
     for (unsigned ctx = 0; ctx < NBD_CTX_COUNT; ctx++) {
-        bool whole = list && colon == q.s + q.len - 1 &&
-                     strncmp(context_names[ctx], q.s, q.len) == 0;
-        if ((whole || nbd_text_equal(q, context_names[ctx])) &&
-            context_is_offered(ne, ctx)) {
+        const char *name;
+        bool whole;
+
+        if (!context_is_offered(ne, ctx)) {
+            continue;
+        }
+        name = context_name(ne, ctx);
+        whole = list && query_is_prefix(q, colon) &&
+                strncmp(name, q.s, q.len) == 0;
+        if (whole || nbd_text_equal(q, name)) {
             found[ctx] = true;
         }
     }
@@ -82,20 +99,23 @@ static bool meta_select(struct nbd_conn *c, const struct nbd_option *o,
 }
 
 static void meta_send(struct nbd_conn *c, const struct nbd_option *o,
+                      const struct nbd_export *ne,
                       const bool found[NBD_CTX_COUNT], bool with_ids)
 {
     for (unsigned ctx = 0; ctx < NBD_CTX_COUNT; ctx++) {
-        const char *name = context_names[ctx];
         uint32_t id = GUINT32_TO_BE(with_ids ? NBD_CTX_WIRE_ID(ctx) : 0);
-        uint8_t data[64];
-        size_t len = strlen(name);
-        if (!found[ctx]) {
-            continue;
+        g_autoptr(GByteArray) data = NULL;
+
+        if (found[ctx]) {
+            const char *name = context_name(ne, ctx);
+
+            data = g_byte_array_new();
+            g_byte_array_append(data, (const guint8 *)&id, sizeof(id));
+            g_byte_array_append(data, (const guint8 *)name,
+                                (guint)strlen(name));
+            nbd_opt_reply(c, o->opt, NBD_REP_META_CONTEXT, data->data,
+                          data->len);
         }
-        g_assert(sizeof(id) + len <= sizeof(data));
-        memcpy(data, &id, sizeof(id));
-        memcpy(data + sizeof(id), name, len);
-        nbd_opt_reply(c, o->opt, NBD_REP_META_CONTEXT, data, sizeof(id) + len);
     }
     nbd_opt_reply(c, o->opt, NBD_REP_ACK, NULL, 0);
 }
@@ -107,7 +127,7 @@ enum nbd_opt_result nbd_opt_list_meta(struct nbd_conn *c,
     struct nbd_export *ne;
 
     if (meta_select(c, o, &ne, found)) {
-        meta_send(c, o, found, false);
+        meta_send(c, o, ne, found, false);
     }
     return NBD_OPT_NEXT;
 }
@@ -126,7 +146,7 @@ enum nbd_opt_result nbd_opt_set_meta(struct nbd_conn *c,
     } else if (meta_select(c, o, &ne, found)) {
         c->meta_export = g_strdup(ne->name);
         memcpy(c->contexts, found, sizeof(found));
-        meta_send(c, o, found, true);
+        meta_send(c, o, ne, found, true);
     }
     return NBD_OPT_NEXT;
 }

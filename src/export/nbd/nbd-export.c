@@ -103,24 +103,6 @@ static int nbd_export_check_text(const char *what, const char *s, GError **err)
     return 0;
 }
 
-static int nbd_export_refuse_bitmaps(struct opts *o, GError **err)
-{
-    json_t *bitmaps = opts_take_any(o, "bitmaps");
-    json_t *first = json_array_get(bitmaps, 0);
-    int ret = 0;
-
-    if (json_is_string(first)) {
-        ret = err_set(err, ENOENT, "Bitmap '%s' is not found",
-                      json_string_value(first));
-    } else if (bitmaps && (!json_is_array(bitmaps) || first)) {
-        ret = err_set(err, EINVAL,
-                      "Invalid parameter type for 'bitmaps',"
-                      " expected: array of bitmap names");
-    }
-    json_decref(bitmaps);
-    return ret;
-}
-
 /* Rules for who may use it, which need to know who a client is. */
 static int nbd_export_take_authz(struct nbd_export *ne, struct opts *o,
                                  GError **err)
@@ -138,8 +120,7 @@ static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
     if (opts_take_str(o, "name", &ne->name, err) < 0 ||
         opts_take_str(o, "description", &ne->description, err) < 0 ||
         opts_take_bool(o, "allocation-depth", &ne->allocation_depth, err) < 0 ||
-        nbd_export_take_authz(ne, o, err) < 0 ||
-        nbd_export_refuse_bitmaps(o, err) < 0) {
+        nbd_export_take_authz(ne, o, err) < 0) {
         return -EINVAL;
     }
     if (!ne->name) {
@@ -164,6 +145,7 @@ static CO_FN void nbd_export_co_delete(struct export *e)
     struct nbd_export *ne = to_nbd(e);
 
     g_assert(ne->n_conns == 0);
+    nbd_bitmaps_co_free(ne);
     g_clear_pointer(&ne->name, g_free);
     g_clear_pointer(&ne->description, g_free);
     g_clear_pointer(&ne->authz, g_free);
@@ -182,6 +164,9 @@ static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,
         return -ENOENT;
     }
     ret = nbd_export_take(to_nbd(e), o, err);
+    if (ret == 0) {
+        ret = nbd_bitmaps_co_take(to_nbd(e), o, err);
+    }
     if (ret < 0) {
         nbd_export_co_delete(e);
     }

@@ -14,6 +14,7 @@
  *   orphan.c        writes whose client is gone
  *   status.c        block status
  *   reply.c         replies and the writer coroutine
+ *   bitmap.c        dirty bitmaps that an export shows
  *   uri.c           addresses of exports
  *
  * A connection has two coroutines, reader and writer, and one for each request
@@ -26,6 +27,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "base/dirty-map.h"
 #include "base/iov.h"
 #include "export/export-int.h"
 #include "export/nbd/limits.h"
@@ -34,12 +36,23 @@
 #include "loop/loop.h"
 #include "wire/nbd.h"
 
+/* A dirty bitmap, which is busy as long as the export is there. */
+struct nbd_bitmap {
+    struct node *node; /* that has it; referenced */
+    char *name;
+    char *context; /* "qemu:dirty-bitmap:NAME" */
+    /* What is marked; NULL: it records, so it is looked at for each request. */
+    struct dirty_map *bits;
+};
+
 struct nbd_export {
     struct export e;
     char *name;        /* that clients ask for */
     char *description; /* or NULL */
     bool allocation_depth;
     char *authz; /* id of the rules for who may use it; NULL: everybody */
+    unsigned n_bitmaps;
+    struct nbd_bitmap bitmaps[NBD_MAX_BITMAPS];
     unsigned n_conns;
 };
 extern const struct export_driver nbd_export_driver;
@@ -67,7 +80,12 @@ struct nbd_server {
     bool stopping;
 };
 
-enum nbd_context_id { NBD_CTX_ALLOCATION, NBD_CTX_DEPTH, NBD_CTX_COUNT };
+enum nbd_context_id {
+    NBD_CTX_ALLOCATION,
+    NBD_CTX_DEPTH,
+    NBD_CTX_BITMAP, /* the first of them */
+    NBD_CTX_COUNT = NBD_CTX_BITMAP + NBD_MAX_BITMAPS
+};
 /* The id on the wire; 0 is what LIST_META_CONTEXT shows. */
 #define NBD_CTX_WIRE_ID(ctx) ((uint32_t)(ctx) + 1)
 
@@ -170,6 +188,16 @@ uint64_t nbd_export_size(const struct nbd_export *ne);
 /* Transmission flags for @c. */
 uint16_t nbd_export_flags(const struct nbd_export *ne,
                           const struct nbd_conn *c);
+
+/* --- bitmap.c --- */
+/* Option "bitmaps". On failure nbd_bitmaps_co_free() follows. */
+CO_FN int nbd_bitmaps_co_take(struct nbd_export *ne, struct opts *o,
+                              GError **err);
+CO_FN void nbd_bitmaps_co_free(struct nbd_export *ne);
+/* What is marked in @b now: borrowed, or, *@ret_own, the caller's. */
+CO_FN int nbd_bitmap_co_bits(const struct nbd_bitmap *b,
+                             struct dirty_map **ret_bits,
+                             struct dirty_map **ret_own);
 
 /* --- conn.c --- */
 void nbd_conn_start(struct nbd_server *s, struct channel *ch);

@@ -95,6 +95,7 @@ const struct node_driver qcow2_driver = {
     .co_snapshot = qcow2_co_snapshot,
     .co_snapshot_gaps = qcow2_co_snapshot_gaps,
     .co_bitmap = qcow2_co_bitmap,
+    .bitmap_at = qcow2_bitmap_at,
     .co_quiesce = qcow2_co_quiesce,
     .resume = qcow2_resume,
 };

@@ -84,6 +84,9 @@ int node_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     } else {
         ret = write_co_dispatch(n, off, iov, flags);
     }
+    if (!(flags & IO_POPULATE)) {
+        bitmaps_mark(n, off, iov.len); /* failed: old, new, or both */
+    }
     return dispatch_result(n, "write", off, iov.len, ret);
 }
 
@@ -95,6 +98,9 @@ int node_co_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
         return ret;
     }
     ret = zero_co_dispatch(n, off, len, flags);
+    if (!(flags & IO_POPULATE)) {
+        bitmaps_mark(n, off, len);
+    }
     return dispatch_result(n, "zero", off, len, ret);
 }
 
@@ -106,6 +112,7 @@ int node_co_discard(struct node *n, uint64_t off, uint64_t len)
         return ret;
     }
     ret = discard_co_dispatch(n, off, len);
+    bitmaps_mark(n, off, len);
     return dispatch_result(n, "discard", off, len, ret);
 }
 

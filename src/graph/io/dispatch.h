@@ -2,7 +2,16 @@
 /* The parts of the dispatcher. Where nothing else is said, ranges are checked
  * and lengths are more than 0. */
 #pragma once
+#include "graph/bitmap.h"
 #include "graph/graph-int.h"
+
+/* The dirty bitmaps of @n that are in memory take in a change. */
+static inline void bitmaps_mark(struct node *n, uint64_t off, uint64_t len)
+{
+    if (n->priv->bitmaps) {
+        bitmaps_mark_slowly(n, off, len);
+    }
+}
 
 CO_FN int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                            unsigned flags);

@@ -2,6 +2,7 @@
 /* Changing and re-reading the size of a node. */
 #include <inttypes.h>
 #include "base/err.h"
+#include "graph/io/dispatch.h"
 #include "graph/model/model.h"
 #include "graph/populate.h"
 #include "graph/trace.h"
@@ -88,6 +89,9 @@ static CO_FN int truncate_co_apply(struct node *n, uint64_t size, GError **err)
     n->size = size;
     if (n->drv->supports_backing && size > old_size) {
         ret = truncate_co_cover_base(n, old_size, err);
+    }
+    if (size > old_size) {
+        bitmaps_mark(n, old_size, size - old_size);
     }
     node_notify_changed(n);
     return ret;

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "graph/model/in-flight.h"
 #include "graph/demand.h"
+#include "graph/model/bitmap.h"
 #include "graph/model/model.h"
 #include "graph/trace.h"
 
@@ -105,6 +106,7 @@ void node_free(struct node *n)
     drain_forget_node(n);
     storage_control_release(n);
     backing_request_free(n->priv->pending);
+    node_bitmaps_free(n);
     json_decref(n->options);
     g_free(n->priv->followed);
     g_free(n->filename);

@@ -170,6 +170,9 @@ int node_co_copy_in(struct node *n, uint64_t off, struct node *src,
                   ? n->drv->co_copy_in(n, off, src, src_off, len, flags)
                   : copy_co_in_place(n, off, src, src_off, len, flags);
         write_done(n, off, len, ret);
+        if (!(flags & IO_POPULATE)) {
+            bitmaps_mark(n, off, len);
+        }
         if (own_range) {
             track_end(&t);
         }
@@ -213,6 +216,7 @@ int node_co_copy_range(struct node *src, uint64_t src_off, struct node *dst,
     }
     track_co_begin(&t, dst, dst_off, len, TRACK_ALLOC);
     ret = node_co_copy_in(dst, dst_off, at.node, at.off, len, IO_POPULATE);
+    bitmaps_mark(dst, dst_off, len);
     track_end(&t);
     *ret_done = ret < 0 ? 0 : len;
     return ret;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the mirror share; see mirror.h. */
 #pragma once
+#include "base/dirty-map.h"
 #include "graph/watch.h"
 #include "job/copy/copy.h"
-#include "job/copy/dirty.h"
 #include "job/copy/ranges.h"
 #include "job/copy/transfer.h"
 #include "job/hold.h"

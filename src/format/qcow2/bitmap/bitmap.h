@@ -54,6 +54,7 @@ struct qcow2_bitmaps {
     uint64_t dir_offset, dir_bytes;
     char *damage;         /* of the directory, or NULL */
     bool recording;       /* those that record are held, or broken */
+    uint64_t stored;      /* how often they have been */
     bool untold;          /* flags in memory that the file may lack */
     struct co_mutex hold; /* by who makes it so */
 };
@@ -83,6 +84,8 @@ void qcow2_bitmaps_range(const struct qcow2_image *img, uint64_t *ret_host,
 /* node_driver.co_bitmap */
 CO_FN int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                           const struct bitmap_args *args, GError **err);
+/* node_driver.bitmap_at */
+bool qcow2_bitmap_at(const struct node *n, unsigned i, struct bitmap_look *ret);
 CO_FN int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data,
                                 GError **err);
 
@@ -149,6 +152,9 @@ uint64_t qcow2_bitmap_cost(const struct qcow2_image *img,
 /* Read what the file holds of @b into memory. */
 CO_FN int qcow2_co_bitmap_load(struct qcow2_image *img, struct qcow2_bitmap *b,
                                GError **err);
+/* What bitmap @name marks now; the caller frees it. */
+CO_FN int qcow2_co_bitmap_read(struct qcow2_image *img, const char *name,
+                               struct dirty_map **ret_bits, GError **err);
 /* Give @b the bits of what it is a copy of. */
 CO_FN int qcow2_co_bitmap_copy_bits(struct qcow2_image *img,
                                     struct qcow2_bitmap *b, GError **err);

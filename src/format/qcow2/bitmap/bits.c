@@ -2,6 +2,7 @@
 /* The bits of a dirty bitmap: in memory, and as clusters of the file. */
 #include <errno.h>
 #include <string.h>
+#include "base/dirty-map.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
@@ -174,6 +175,93 @@ int qcow2_co_bitmap_copy_bits(struct qcow2_image *img, struct qcow2_bitmap *b,
     }
     if (!loaded) {
         g_clear_pointer(&b->from->bits, g_free);
+    }
+    return ret;
+}
+
+/* --- reading --- */
+
+/* Bits of @b, which are in memory, as runs. */
+static void bits_to_map(const struct qcow2_bitmap *b, struct dirty_map *map)
+{
+    uint64_t unit = UINT64_C(1) << b->granularity_bits;
+    uint64_t end = dirty_map_size(map), off = 0, from;
+
+    while (off < end) {
+        const uint8_t *byte = &b->bits[(off >> b->granularity_bits) / 8];
+
+        if (*byte == 0) {
+            off = ((off >> b->granularity_bits) / 8 + 1) * 8
+                  << b->granularity_bits;
+            continue;
+        }
+        for (from = off;
+             off < end && b->bits[(off >> b->granularity_bits) / 8] >>
+                                  (off >> b->granularity_bits) % 8 &
+                              1;
+             off += unit) {
+        }
+        if (off > from) {
+            dirty_map_set(map, from, off - from);
+        } else {
+            off += unit;
+        }
+    }
+}
+
+/* A copy of what the file has; again while somebody stores bitmaps, which gives
+ * away the clusters that this reads. */
+static CO_FN int read_co_stored(struct qcow2_image *img, const char *name,
+                                struct qcow2_bitmap *copy, GError **err)
+{
+    uint64_t stored;
+    int ret;
+
+    do {
+        const struct qcow2_bitmap *b = qcow2_bitmap_find(img, name);
+
+        g_clear_pointer(&copy->bits, g_free);
+        g_clear_error(err);
+        if (!b) {
+            return err_set(err, ENOENT, "Dirty bitmap '%s' not found", name);
+        }
+        if (qcow2_bitmap_is_broken(b)) {
+            return err_set(err, EINVAL,
+                           "Bitmap '%s' is inconsistent and cannot be used",
+                           name);
+        }
+        *copy = *b;
+        if (b->bits) {
+            copy->bits = g_memdup2(b->bits, b->n_bytes);
+            return 0;
+        }
+        stored = img->bitmaps->stored;
+        ret = qcow2_co_bitmap_load(img, copy, err);
+    } while (stored != img->bitmaps->stored);
+    return ret;
+}
+
+int qcow2_co_bitmap_read(struct qcow2_image *img, const char *name,
+                         struct dirty_map **ret_bits, GError **err)
+{
+    struct qcow2_bitmap copy = { 0 };
+    struct dirty_map *map = NULL;
+    GError *why = NULL;
+    int ret = read_co_stored(img, name, &copy, &why);
+
+    if (ret == 0) {
+        map = dirty_map_new_within(img->node->size,
+                                   UINT32_C(1) << copy.granularity_bits,
+                                   QCOW2_BITMAP_BYTES_MAX, &why);
+        ret = map ? 0 : -EFBIG;
+    }
+    if (ret == 0) {
+        bits_to_map(&copy, map);
+        *ret_bits = map;
+    }
+    g_free(copy.bits);
+    if (why) {
+        g_propagate_error(err, why);
     }
     return ret;
 }

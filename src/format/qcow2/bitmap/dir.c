@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
+#include "graph/bitmap.h"
 #include "loop/io.h"
 
 enum {
@@ -352,6 +353,22 @@ int qcow2_co_bitmap_table(struct qcow2_image *img, const struct qcow2_bitmap *b,
 }
 
 /* --- looking --- */
+
+bool qcow2_bitmap_at(const struct node *n, unsigned i, struct bitmap_look *ret)
+{
+    const struct qcow2_image *img = qcow2_image(n);
+    const struct qcow2_bitmap *b;
+
+    if (!img->bitmaps || i >= img->bitmaps->list->len) {
+        return false;
+    }
+    b = g_ptr_array_index(img->bitmaps->list, i);
+    g_strlcpy(ret->name, b->name, sizeof(ret->name));
+    ret->granularity = UINT32_C(1) << b->granularity_bits;
+    ret->inconsistent = qcow2_bitmap_is_broken(b);
+    ret->recording = b->flags & QCOW2_BITMAP_AUTO && !ret->inconsistent;
+    return true;
+}
 
 int qcow2_co_bitmaps_info(struct qcow2_image *img, json_t *data, GError **err)
 {

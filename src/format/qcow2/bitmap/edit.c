@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include "base/dirty-map.h"
 #include "base/err.h"
 #include "base/math.h"
 #include "format/qcow2/bitmap/bitmap.h"
@@ -70,6 +71,30 @@ static int edit_add(struct edit *e, GError **err)
 
 /* --- the others --- */
 
+/* Mark what is marked in @bits. */
+static void bitmap_take(struct qcow2_bitmap *b, const struct dirty_map *bits)
+{
+    uint64_t off = 0, len;
+
+    for (; dirty_map_next(bits, off, &off, &len); off += len) {
+        qcow2_bitmap_set(b, off, len);
+    }
+}
+
+static CO_FN int edit_co_take(struct edit *e, bool instead, GError **err)
+{
+    int ret = bitmap_co_need(e->img, e->b, err);
+
+    g_assert(dirty_map_size(e->args->bits) == e->img->node->size);
+    if (ret == 0 && instead) {
+        memset(e->b->bits, 0, e->b->n_bytes);
+    }
+    if (ret == 0) {
+        bitmap_take(e->b, e->args->bits);
+    }
+    return ret;
+}
+
 static CO_FN int edit_co_merge(struct edit *e, GError **err)
 {
     struct qcow2_image *from = qcow2_image(e->args->from);
@@ -121,6 +146,9 @@ static CO_FN int edit_co_apply(struct edit *e, enum bitmap_op op, GError **err)
     if (op == BITMAP_REMOVE) {
         g_ptr_array_remove(e->list, e->b);
         return 0;
+    }
+    if (op == BITMAP_ASSIGN || (op == BITMAP_MERGE && e->args->bits)) {
+        return edit_co_take(e, op == BITMAP_ASSIGN, err);
     }
     if (op == BITMAP_MERGE) {
         return edit_co_merge(e, err);
@@ -195,6 +223,9 @@ int qcow2_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
     struct edit e = { .img = img, .name = name, .args = args };
     int ret;
 
+    if (op == BITMAP_READ) {
+        return qcow2_co_bitmap_read(img, name, args->ret_bits, err);
+    }
     if (!img->group || img->corrupt) {
         return err_set(err, EACCES, "Block node is read-only");
     }

@@ -233,6 +233,7 @@ int qcow2_co_bitmaps_store(struct qcow2_image *img, GPtrArray *list)
     }
     if (tx.done) {
         list_take(img->bitmaps, list);
+        img->bitmaps->stored++;
     }
     g_array_unref(tx.exts);
     qcow2_transaction_end(&tx);

@@ -2,8 +2,8 @@
 /* The dirty map against an array of bytes, and its bounds. */
 #include <glib.h>
 #include <string.h>
+#include "base/dirty-map.h"
 #include "base/err.h"
-#include "job/copy/dirty.h"
 
 #define GRAIN 512u
 #define TIB (UINT64_C(1) << 40)
@@ -103,11 +103,40 @@ static void test_bounds(void)
     dirty_map_free(m);
 }
 
+/* Another size, and another granularity. */
+static void test_resize_and_merge(void)
+{
+    struct dirty_map *m = dirty_map_new(100 * GRAIN, GRAIN, NULL), *to, *copy;
+    uint64_t off, len;
+
+    dirty_map_set(m, 90 * GRAIN, 10 * GRAIN);
+    dirty_map_resize(m, 95 * GRAIN + 1);
+    g_assert_cmpuint(dirty_map_bytes(m), ==, 5 * GRAIN + 1);
+    dirty_map_resize(m, (UINT64_C(1) << 20) * GRAIN);
+    g_assert_cmpuint(dirty_map_bytes(m), ==, 6 * GRAIN);
+    g_assert_true(dirty_map_next(m, 0, &off, &len));
+    g_assert_cmpuint(off, ==, 90 * GRAIN);
+    g_assert_cmpuint(len, ==, 6 * GRAIN);
+    g_assert_false(dirty_map_next(m, 96 * GRAIN, &off, &len));
+    copy = dirty_map_copy(m);
+    to = dirty_map_new_within((UINT64_C(1) << 20) * GRAIN, 64 * GRAIN,
+                              UINT64_C(1) << 20, NULL);
+    dirty_map_merge(to, m);
+    g_assert_cmpuint(dirty_map_bytes(to), ==, 64 * GRAIN);
+    dirty_map_resize(m, 0);
+    g_assert_cmpuint(dirty_map_bytes(m), ==, 0);
+    g_assert_cmpuint(dirty_map_bytes(copy), ==, 6 * GRAIN);
+    dirty_map_free(to);
+    dirty_map_free(copy);
+    dirty_map_free(m);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/dirty/random", test_random);
     g_test_add_func("/dirty/large", test_large);
     g_test_add_func("/dirty/bounds", test_bounds);
+    g_test_add_func("/dirty/resize-and-merge", test_resize_and_merge);
     return g_test_run();
 }
