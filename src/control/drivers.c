@@ -27,8 +27,10 @@ const struct node_driver *const node_drivers[] = { &file_driver,
                                                    &cow_driver,
                                                    &blkdebug_driver,
                                                    &commit_top_driver,
+                                                   &copy_before_write_driver,
                                                    &copy_on_read_driver,
                                                    &mirror_top_driver,
+                                                   &snapshot_access_driver,
                                                    &throttle_driver,
                                                    NULL };
 

@@ -43,6 +43,7 @@ enum debug_control {
     DEBUG_RELEASE, /* everything, for good */
 };
 
+struct before;
 struct bitmap_look;
 struct watch_ops;
 
@@ -280,6 +281,9 @@ struct node_driver {
     /* Of a filter that a job opens: graph/watch.h. */
     void (*set_watch)(struct node *n, const struct watch_ops *ops, void *arg);
 
+    /* Of a filter that copies before it writes: graph/before.h. */
+    struct before *(*before)(const struct node *n);
+
     /* For fault filters: hear of an event, and control breakpoints (@event and
      * @tag as the question needs them; IS_SUSPENDED: 1 or 0). */
     CO_FN_PTR void (*co_debug_event)(struct node *n, enum debug_event ev);
@@ -296,6 +300,12 @@ CO_FN int node_co_open_file(struct node *n, struct opts *o, GError **err);
  * that must be other storage. No option of that name: 0, *@ret_edge is NULL. */
 CO_FN int node_co_open_child(struct node *n, struct opts *o, const char *name,
                              struct edge **ret_edge, GError **err);
+/* The same, for a node that does @perm with the child and shares @shared: also
+ * what is "file", and also where it is the image itself. A missing option is an
+ * error. */
+CO_FN int node_co_open_child_as(struct node *n, struct opts *o,
+                                const char *name, unsigned perm,
+                                unsigned shared, GError **err);
 /* Nothing is called @path, which storage @n was to open. 1: it opens
  * *@ret_path, owned, instead; an image of another name ended as that
  * (co_successor). 0: there is no such file. Else -errno. */

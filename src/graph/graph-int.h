@@ -48,6 +48,7 @@ struct graph {
     unsigned memory_seconds; /* it was armed for */
     GPtrArray *controls;     /* struct storage_control, borrowed */
     struct demands demands;
+    struct co_latch detached; /* copies that nobody waits for: copy/before.c */
     unsigned max_depth;
     unsigned debuggers; /* nodes that hear debug events */
     enum backing_policy policy;

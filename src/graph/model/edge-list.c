@@ -73,7 +73,7 @@ void edge_set_effective(struct edge *e)
 
     e->perm = e->own_perm;
     e->shared = e->own_shared;
-    if (n && node_is_filter(n)) {
+    if (n && node_is_filter(n) && n->priv->file == e) {
         e->perm |= n->priv->perm;
         e->shared &= n->priv->shared;
     } else if (n && n->priv->backing == e && n->priv->perm == 0) {

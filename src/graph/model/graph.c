@@ -57,6 +57,11 @@ void graph_co_free(struct graph *g)
         n->monitor_owned = false;
         node_co_unref(n);
     }
+    /* Nobody needs what is still being copied. */
+    if (g->detached.count > 0) {
+        graph_interrupt(g);
+        co_latch_co_wait(&g->detached);
+    }
     g_assert(g->nodes->len == 0);
     g_assert(!g->drains);
     graph_memory_end(g);

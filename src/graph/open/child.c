@@ -161,6 +161,20 @@ int node_co_open_child(struct node *n, struct opts *o, const char *name,
     return ret;
 }
 
+int node_co_open_child_as(struct node *n, struct opts *o, const char *name,
+                          unsigned perm, unsigned shared, GError **err)
+{
+    struct node *child = NULL;
+    int ret = open_co_child(n, o, name, &child, err);
+
+    if (ret <= 0) {
+        return ret < 0 ? ret : opts_missing(name, err);
+    }
+    ret = edge_co_attach(n, child, name, perm, shared, err);
+    node_co_unref(child);
+    return ret;
+}
+
 /* Do the options say where the backing is, rather than only how to take what
  * the header names? */
 static bool backing_is_explicit(struct graph *g, const json_t *option)

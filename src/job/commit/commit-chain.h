@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "graph/node.h"
-#include "job/copy/transfer.h"
+#include "graph/transfer.h"
 #include "job/hold.h"
 
 struct commit_chain {

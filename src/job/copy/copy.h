@@ -14,21 +14,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
+#include "graph/copy-result.h"
 #include "job/bottleneck.h"
 
 struct background;
 struct copy;
 struct loop;
 struct memory_budget;
-
-/* What became of one chunk. */
-struct copy_result {
-    uint64_t copied; /* bytes that were moved; zeroes count nothing */
-    uint64_t shared; /* those of them that cost no data transfer */
-    bool is_read;    /* which side the error came from */
-    /* Where the time went; both 0: not told. */
-    uint64_t read_ns, write_ns;
-};
 
 /* Who reads and writes. All on the loop, all may yield. */
 struct copy_ops {

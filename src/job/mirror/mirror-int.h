@@ -4,8 +4,8 @@
 #include "base/dirty-map.h"
 #include "graph/watch.h"
 #include "job/copy/copy.h"
-#include "job/copy/ranges.h"
-#include "job/copy/transfer.h"
+#include "graph/ranges.h"
+#include "graph/transfer.h"
 #include "job/hold.h"
 #include "job/mirror/mirror.h"
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "job/copy/ranges.h"
-#include <stdbool.h>
+#include "graph/ranges.h"
 
-static bool ranges_overlap(const struct ranges *rs, uint64_t off, uint64_t len)
+bool ranges_any(const struct ranges *rs, uint64_t off, uint64_t len)
 {
     for (const struct range *r = rs->first; r; r = r->next) {
         if (off < r->off + r->len && r->off < off + len) {
@@ -15,7 +14,7 @@ static bool ranges_overlap(const struct ranges *rs, uint64_t off, uint64_t len)
 CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
                           uint64_t len)
 {
-    while (ranges_overlap(rs, off, len)) {
+    while (ranges_any(rs, off, len)) {
         co_queue_co_wait(&rs->freed);
     }
     *r = (struct range) { off, len, rs->first };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "job/copy/transfer.h"
+#include "graph/transfer.h"
 #include <errno.h>
 #include "base/iov.h"
 #include "graph/io.h"
@@ -31,23 +31,27 @@ static CO_FN int transfer_co_through_memory(const struct transfer *t,
                                             uint64_t off, uint64_t len,
                                             struct copy_result *res)
 {
+    unsigned flags = t->urgent ? 0 : IO_BACKGROUND;
     uint64_t size = MIN(len, PIECE), begun, read;
     struct loop *loop = loop_current();
     void *buf = io_buf_get(size);
     int ret = 0;
 
+    if (!buf) {
+        return -ENOMEM;
+    }
     for (uint64_t end = off + len, n; off < end && ret == 0; off += n) {
         struct iovec v;
 
         n = MIN(size, end - off);
         begun = loop_clock_ns(loop);
-        ret = node_co_preadv(t->src, off, iov_one(&v, buf, n), IO_BACKGROUND);
+        ret = node_co_preadv(t->src, off, iov_one(&v, buf, n), flags);
         read = loop_clock_ns(loop);
         res->read_ns += read - begun;
         res->is_read = ret < 0;
         if (ret == 0) {
             ret = node_co_pwritev(t->dst, off, iov_one(&v, buf, n),
-                                  IO_BACKGROUND);
+                                  flags | t->write_flags);
         }
         res->write_ns += loop_clock_ns(loop) - read;
         res->copied += ret == 0 ? n : 0;
@@ -64,7 +68,8 @@ CO_FN int transfer_co_copy(const struct transfer *t, uint64_t off, uint64_t len,
     if (zero) {
         return node_co_zero(t->dst, off, len, t->zero_flags);
     }
-    shared = transfer_co_share(t, off, len);
+    shared = t->write_flags & IO_COMPRESSED ? 0
+                                            : transfer_co_share(t, off, len);
     res->copied = res->shared = shared;
     return shared < len
                ? transfer_co_through_memory(t, off + shared, len - shared, res)

@@ -5,6 +5,7 @@
  * keep out of each other's way by it.
  */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
 #include "loop/co.h"
@@ -18,6 +19,8 @@ struct ranges {
     struct co_queue freed;
 };
 
+/* Is anybody at work there? No yield. */
+bool ranges_any(const struct ranges *rs, uint64_t off, uint64_t len);
 /* @r is the caller's, and in the list until ranges_drop(). */
 CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
                           uint64_t len);

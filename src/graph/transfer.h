@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One chunk of a copy from one disk to another, as commit and mirror make it:
+ * One chunk of a copy from one disk to another, as commit, mirror and
+ * backup make it:
  * zeroes stay zeroes, extents that the file systems can share are shared, and
  * the rest goes through memory.
  */
@@ -8,13 +9,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/annot.h"
-#include "job/copy/copy.h"
+#include "graph/copy-result.h"
 
 struct node;
 
 struct transfer {
     struct node *src, *dst; /* borrowed */
     unsigned zero_flags;    /* enum io_flags: of zeroes on the target */
+    unsigned write_flags; /* of other bytes there; IO_COMPRESSED: no sharing */
+    bool urgent;          /* a guest waits: no background work */
 };
 
 /* Copy [@off, @off+@len), or make it zeroes where the source is known to be

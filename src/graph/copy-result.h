@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How a copy of one chunk went. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What became of one chunk. */
+struct copy_result {
+    uint64_t copied; /* bytes that were moved; zeroes count nothing */
+    uint64_t shared; /* those of them that cost no data transfer */
+    bool is_read;    /* which side the error came from */
+    /* Where the time went; both 0: not told. */
+    uint64_t read_ns, write_ns;
+};
