@@ -49,6 +49,7 @@
     X(PIVOT_NAME, "the new name is durable before the header") \
     X(PIVOT_HEADER, "the header is durable before success is reported") \
     X(COMMIT_BASE, "the base is durable before the images above it go") \
+    X(BACKUP_TARGET, "the target is durable before the bitmap forgets") \
     X(MIRROR_TARGET, "the target is durable before it takes the disk's place") \
     X(RESIZE_CLEAR, "the new part is durably zero before the disk grows") \
     X(RESIZE_HEADER, "the new size is durable before success is reported") \

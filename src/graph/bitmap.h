@@ -61,6 +61,12 @@ CO_FN int bitmap_co_read(struct node *n, const char *name,
 void bitmap_hold(struct node *n, const char *name);
 void bitmap_release(struct node *n, const char *name);
 
+/* A record of what changes from now on, without a name. */
+struct bitmap;
+struct bitmap *bitmap_record_begin(struct node *n, uint32_t granularity);
+/* The caller frees what was recorded. */
+struct dirty_map *bitmap_record_end(struct node *n, struct bitmap *b);
+
 /* --- for the dispatcher --- */
 
 /* [@off, @off+@len) of @n has changed, maybe. No yield. */

@@ -17,8 +17,17 @@ struct jobs {
     struct co_queue changed; /* a job left the list */
     bool shutting_down;
 };
+struct job_group {
+    unsigned refs, members;
+    unsigned waiting;  /* have done their work */
+    unsigned prepared; /* ... and what may fail of the end, too */
+    bool failed;
+    GPtrArray *jobs; /* struct job, borrowed: those that have not ended */
+    struct co_queue changed;
+};
 struct job_int {
-    unsigned refs; /* the list's and those of waiters */
+    struct job_group *group; /* or NULL */
+    unsigned refs;           /* the list's and those of waiters */
     bool listed;
     bool finalize; /* the verb came */
     bool started, by_shutdown;
@@ -29,6 +38,17 @@ struct job_int {
     struct loop_timer deadline; /* looks at finish-by */
     bool deadline_told;
 };
+
+/* --- job-group.c; nothing for a job without a group --- */
+
+void job_group_leave(struct job *j);
+/* @j failed: @cancel the others. */
+void job_group_fail(struct job *j, void (*cancel)(struct job *other));
+/* Count in @j, then wait until all are counted. False: one has failed. */
+CO_FN bool job_group_co_wait(struct job *j, unsigned *count);
+/* Something that job_group_co_wait() waits for has changed. */
+void job_group_wake(struct job *j);
+void job_group_finalize(struct job *j);
 
 /* Tell the control plane, unless the job is internal; @data is taken over. */
 void job_send(struct job *j, const char *name, json_t *data);

@@ -226,6 +226,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
 void job_drop(struct job *j)
 {
     g_assert(!j->priv->started);
+    job_group_leave(j);
     job_leave(j);
 }
 
@@ -263,13 +264,33 @@ static void job_fail(struct job *j, int ret, GError *error)
     }
 }
 
+static void job_cancel_for_group(struct job *j);
+
+/* With those of its group, if there is one, no member of which may fail. */
+static CO_FN int job_co_prepare(struct job *j, GError **err)
+{
+    struct job_group *g = j->priv->group;
+    int ret = j->drv->co_prepare ? j->drv->co_prepare(j, err) : 0;
+
+    if (ret < 0) {
+        job_group_fail(j, job_cancel_for_group);
+        return ret;
+    }
+    return g && !job_group_co_wait(j, &g->prepared) ? -ECANCELED : 0;
+}
+
 /* waiting, pending; the driver's last step. Sets j->result. */
 static CO_FN void job_co_finalize(struct job *j)
 {
+    struct job_group *g = j->priv->group;
     GError *error = NULL;
     int ret = 0;
 
     job_set_state(j, JOB_WAITING);
+    if (g && !job_group_co_wait(j, &g->waiting)) {
+        job_fail(j, -ECANCELED, NULL);
+        return;
+    }
     job_set_state(j, JOB_PENDING);
     if (!j->auto_finalize) {
         job_send(j, "BLOCK_JOB_PENDING",
@@ -280,11 +301,7 @@ static CO_FN void job_co_finalize(struct job *j)
         }
         j->busy = true;
     }
-    if (j->cancelled) {
-        ret = -ECANCELED;
-    } else if (j->drv->co_prepare) {
-        ret = j->drv->co_prepare(j, &error);
-    }
+    ret = j->cancelled ? -ECANCELED : job_co_prepare(j, &error);
     if (ret < 0) {
         job_fail(j, ret, error);
     }
@@ -297,7 +314,9 @@ static CO_FN void job_co_conclude(struct job *j)
 
     if (j->result < 0) {
         job_set_state(j, JOB_ABORTING);
+        job_group_fail(j, job_cancel_for_group);
     }
+    job_group_leave(j);
     if (j->drv->co_clean) {
         j->drv->co_clean(j);
     }
@@ -359,6 +378,7 @@ bool job_is_cancelled(const struct job *j)
 static void job_kick(struct job *j)
 {
     co_queue_wake_all(&j->priv->wake);
+    job_group_wake(j);
     if (j->drv->kick && j->priv->started) {
         j->drv->kick(j);
     }
@@ -407,6 +427,11 @@ static void job_cancel(struct job *j, bool force)
         loop_timer_arm(&j->priv->let_go,
                        loop_clock_ns(j->jobs->loop) + LET_GO_NS);
     }
+}
+
+static void job_cancel_for_group(struct job *j)
+{
+    job_cancel(j, true);
 }
 
 int job_user_cancel(struct job *j, bool force, GError **err)
@@ -490,7 +515,7 @@ int job_user_finalize(struct job *j, GError **err)
     if (ret < 0) {
         return ret;
     }
-    j->priv->finalize = true;
+    job_group_finalize(j);
     job_kick(j);
     return 0;
 }

@@ -57,6 +57,7 @@ enum on_error {
 enum io_status { IO_STATUS_OK, IO_STATUS_FAILED, IO_STATUS_NOSPACE };
 
 struct job;
+struct job_group;
 struct job_fault;
 struct copy;
 struct job_results;
@@ -147,6 +148,13 @@ struct job_params {
  * "Invalid job ID 'X'", "Job ID 'X' already in use". Owned by @js. */
 int job_new(struct jobs *js, const struct job_driver *drv,
             const struct job_params *p, struct job **ret_job, GError **err);
+/* Jobs that end together: their graphs change when all have done their work,
+ * and when one fails or is cancelled all are. Whoever makes the group holds it
+ * until the jobs have joined. */
+struct job_group *job_group_new(void);
+void job_group_unref(struct job_group *g);
+/* Before it is started. @g may be NULL. */
+void job_join(struct job *j, struct job_group *g);
 /* Begin co_run. */
 void job_start(struct job *j);
 /* A job whose start failed after job_new(): created -> null. */

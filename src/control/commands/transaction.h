@@ -15,13 +15,15 @@
 #include "base/annot.h"
 
 struct control;
+struct job_group;
 struct node;
 
 struct action {
     const struct action_type *type;
     struct control *control;
-    const json_t *args; /* checked against the schema */
-    struct node *disk;  /* whose guests are held; referenced, or NULL */
+    const json_t *args;      /* checked against the schema */
+    struct job_group *group; /* jobs end together; NULL: each by itself */
+    struct node *disk;       /* whose guests are held; referenced, or NULL */
     bool done;
     void *state; /* zeroed, of type->state_size */
 };
@@ -30,6 +32,7 @@ struct action {
 struct action_type {
     const char *name; /* of the command, too */
     size_t state_size;
+    bool groups; /* it starts a job, which can be in a group */
     /* Before anybody is held. Sets ->disk. */
     CO_FN_PTR int (*co_prepare)(struct action *a, GError **err);
     CO_FN_PTR int (*co_do)(struct action *a, GError **err);
@@ -51,7 +54,8 @@ extern const struct action_type bitmap_add_action, bitmap_remove_action,
     bitmap_clear_action, bitmap_enable_action, bitmap_disable_action,
     bitmap_merge_action;
 
-extern const struct action_type snapshot_action, snapshot_sync_action;
+extern const struct action_type snapshot_action, snapshot_sync_action,
+    backup_action;
 
 /* Run @n actions, whose ->type, ->control and ->args are set. */
 CO_FN int actions_co_run(struct action *actions, unsigned n, GError **err);

@@ -112,6 +112,23 @@ void node_bitmaps_free(struct node *n)
     g_clear_pointer(&n->priv->busy_bitmaps, g_hash_table_destroy);
 }
 
+/* --- without a name --- */
+
+struct bitmap *bitmap_record_begin(struct node *n, uint32_t granularity)
+{
+    return node_bitmap_add(n, NULL, granularity, true, NULL);
+}
+
+struct dirty_map *bitmap_record_end(struct node *n, struct bitmap *b)
+{
+    struct dirty_map *map;
+
+    bitmap_fit(n, b);
+    map = g_steal_pointer(&b->map);
+    node_bitmap_remove(n, b);
+    return map;
+}
+
 /* --- busy --- */
 
 bool node_bitmap_is_busy(const struct node *n, const char *name)
