@@ -16,6 +16,7 @@
 #include "graph/driver.h"
 #include "graph/io.h"
 #include "graph/node.h"
+#include "graph/ranges.h"
 #include "graph/track.h"
 #include "loop/co.h"
 #include "loop/loop.h"
@@ -50,6 +51,7 @@ struct graph {
     struct demands demands;
     struct co_latch detached; /* copies that nobody waits for: copy/before.c */
     unsigned max_depth;
+    unsigned noting;    /* nodes that note reads */
     unsigned debuggers; /* nodes that hear debug events */
     enum backing_policy policy;
     char *beneath;
@@ -103,6 +105,8 @@ struct node_int {
     struct edge *file, *backing;
     struct track_set track;
     GSList *blockers;
+    unsigned notes_reads; /* reads are in @reads, while it is > 0 */
+    struct ranges reads;
     GPtrArray *bitmaps;       /* struct bitmap; NULL: none, in memory */
     GHashTable *busy_bitmaps; /* name -> how often; NULL: none */
     /* Held by who changes the image as a whole: its size, snapshots, bitmaps, a

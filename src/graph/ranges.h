@@ -24,4 +24,8 @@ bool ranges_any(const struct ranges *rs, uint64_t off, uint64_t len);
 /* @r is the caller's, and in the list until ranges_drop(). */
 CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
                           uint64_t len);
+/* The same beside others that overlap. No yield. */
+void ranges_add(struct ranges *rs, struct range *r, uint64_t off, uint64_t len);
+/* Until none overlaps. */
+CO_FN void ranges_co_wait(struct ranges *rs, uint64_t off, uint64_t len);
 void ranges_drop(struct ranges *rs, struct range *r);

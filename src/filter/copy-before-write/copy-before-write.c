@@ -89,6 +89,39 @@ static CO_FN int cbw_co_take_bitmap(struct node *n, struct opts *o,
     return ret;
 }
 
+/* The disk may be a backing file of the target, which this filter keeps as it
+ * was: whoever reads it there does not mind that guests write to it. */
+static CO_FN int cbw_co_share_backing(struct node *n, unsigned shared,
+                                      GError **err)
+{
+    struct node *at = node_skip_filters(node_child(n, "target")->child);
+    int ret = 0;
+
+    if (!node_chain_contains(at, node_file(n))) {
+        return 0;
+    }
+    while (at != node_file(n) && ret == 0) {
+        struct edge *e = node_child(at, "backing");
+
+        ret = edge_co_set_perms(e, e->own_perm, shared, err);
+        at = node_skip_filters(e->child);
+    }
+    return ret;
+}
+
+static CO_FN int cbw_co_open_target(struct node *n, struct opts *o,
+                                    GError **err)
+{
+    int ret = node_co_open_child_as(n, o, "target", 0, PERM_ALL, err);
+
+    if (ret == 0) {
+        ret = cbw_co_share_backing(n, PERM_ALL, err);
+    }
+    return ret < 0 ? ret
+                   : edge_co_set_perms(node_child(n, "target"), PERM_WRITE,
+                                       PERM_ALL & ~PERM_RESIZE, err);
+}
+
 static CO_FN int cbw_co_open(struct node *n, struct opts *o, unsigned flags,
                              GError **err)
 {
@@ -97,9 +130,7 @@ static CO_FN int cbw_co_open(struct node *n, struct opts *o, unsigned flags,
     int ret = node_co_open_file(n, o, err);
 
     if (ret == 0) {
-        /* Its backing file may be the disk, to which guests write. */
-        ret = node_co_open_child_as(n, o, "target", PERM_WRITE,
-                                    PERM_ALL & ~PERM_RESIZE, err);
+        ret = cbw_co_open_target(n, o, err);
     }
     if (ret < 0) {
         return ret;
@@ -128,6 +159,9 @@ static CO_FN void cbw_co_close(struct node *n)
 {
     struct cbw_state *s = n->state;
 
+    /* Not where guests write to the disk meanwhile. */
+    (void)cbw_co_share_backing(n, PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                               NULL);
     before_co_unref(g_steal_pointer(&s->before));
 }
 

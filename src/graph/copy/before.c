@@ -9,6 +9,8 @@
  * A cluster is copied, and read from the disk, with its range taken; it leaves
  * todo when the target has it.  A guest that finds it gone from todo still waits
  * for those that have taken the range: they read what it is about to change.
+ * The disk may be the backing file of the target: then it also waits for reads
+ * of the target that were told that it has nothing there.
  */
 #include "graph/before.h"
 #include <errno.h>
@@ -29,6 +31,7 @@ struct before {
     struct node *disk, *target; /* referenced */
     struct dirty_map *todo, *access;
     struct ranges ranges;
+    bool fleecing; /* who reads the target reads the disk below it */
     unsigned write_flags;
     bool top_only, break_snapshot;
     uint64_t timeout_ns;
@@ -53,6 +56,11 @@ struct before *before_new(struct node *disk, struct node *target,
     b->todo = todo;
     dirty_map_set(todo, 0, disk->size);
     b->access = dirty_map_copy(todo);
+    b->fleecing = node_chain_contains(target, disk);
+    if (b->fleecing) {
+        target->priv->notes_reads++;
+        target->graph->noting++;
+    }
     return b;
 }
 
@@ -65,6 +73,10 @@ struct before *before_ref(struct before *b)
 CO_FN void before_co_unref(struct before *b)
 {
     if (--b->refs == 0) {
+        if (b->fleecing) {
+            b->target->priv->notes_reads--;
+            b->target->graph->noting--;
+        }
         node_co_unref(b->target);
         node_co_unref(b->disk);
         dirty_map_free(b->todo);
@@ -230,6 +242,9 @@ static CO_FN int change_co_prepare(struct before *b, uint64_t off, uint64_t end)
         ranges_co_take(&b->ranges, &r, off, end - off);
         ranges_drop(&b->ranges, &r);
     }
+    if (ret == 0 && b->fleecing) {
+        ranges_co_wait(&b->target->priv->reads, off, end - off);
+    }
     return ret;
 }
 
@@ -292,7 +307,9 @@ static bool change_is_free(const struct before *b, uint64_t off, uint64_t end)
     uint64_t len;
 
     return !dirty_map_run(b->todo, off, end - off, &len) && len == end - off &&
-           !ranges_any(&b->ranges, off, end - off);
+           !ranges_any(&b->ranges, off, end - off) &&
+           !(b->fleecing &&
+             ranges_any(&b->target->priv->reads, off, end - off));
 }
 
 CO_FN int before_co_change(struct before *b, uint64_t off, uint64_t len)

@@ -11,14 +11,24 @@ bool ranges_any(const struct ranges *rs, uint64_t off, uint64_t len)
     return false;
 }
 
-CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
-                          uint64_t len)
+CO_FN void ranges_co_wait(struct ranges *rs, uint64_t off, uint64_t len)
 {
     while (ranges_any(rs, off, len)) {
         co_queue_co_wait(&rs->freed);
     }
+}
+
+void ranges_add(struct ranges *rs, struct range *r, uint64_t off, uint64_t len)
+{
     *r = (struct range) { off, len, rs->first };
     rs->first = r;
+}
+
+CO_FN void ranges_co_take(struct ranges *rs, struct range *r, uint64_t off,
+                          uint64_t len)
+{
+    ranges_co_wait(rs, off, len);
+    ranges_add(rs, r, off, len);
 }
 
 void ranges_drop(struct ranges *rs, struct range *r)

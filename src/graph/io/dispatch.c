@@ -25,7 +25,36 @@ static int dispatch_result(struct node *n, const char *op, uint64_t off,
     return ret;
 }
 
+/* The image of @n's chain that notes who reads it, so that its backing file is
+ * not changed under them (graph/copy/before.c). */
+static struct node *read_notes(struct node *n)
+{
+    while (n && !n->priv->notes_reads) {
+        n = n->priv->backing ? n->priv->backing->child : NULL;
+    }
+    return n;
+}
+
+static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
+                                 unsigned flags);
+
 int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
+{
+    struct node *notes = n->graph->noting > 0 ? read_notes(n) : NULL;
+    struct range r;
+    int ret;
+
+    if (!notes) {
+        return read_co_checked(n, off, iov, flags);
+    }
+    ranges_add(&notes->priv->reads, &r, off, iov.len);
+    ret = read_co_checked(n, off, iov, flags);
+    ranges_drop(&notes->priv->reads, &r);
+    return ret;
+}
+
+static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
+                                 unsigned flags)
 {
     uint64_t have;
     int ret = read_check(n, off, iov.len, &have);

@@ -42,7 +42,8 @@ static CO_FN int locate_co_step(struct host_range *at, const struct node *base)
     int ret;
 
     at->node = NULL;
-    if (n == base || node_is_filter(n) || at->off >= n->size) {
+    if (n == base || node_is_filter(n) || n->priv->notes_reads ||
+        at->off >= n->size) {
         return 1;
     }
     at->len = MIN(at->len, n->size - at->off);

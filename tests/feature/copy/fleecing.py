@@ -232,6 +232,42 @@ def test_slow_target(d):
         assert bytes(g.pread(512, 0)) == b'x' * 512
 
 
+def test_job_as_a_pull_target(d):
+    """The older way: a backup that copies only what is overwritten, to an image
+    whose backing file is the disk."""
+    with Fleece(d) as s:
+        q = s.qmp
+        path = os.path.join(d, 'temporary')
+        rig.qemu_img('create', '-q', '-f', 'qcow2', path, str(SIZE))
+        q.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'snap', 'backing': 'disk',
+            'file': {'driver': 'file', 'filename': path}})
+        ledger = Ledger(s.before)
+        guest = Guest(s, ledger, seed=SEED)
+        some_writes(ledger)
+        guest.stop()
+        want = s.content()
+        q.cmd('blockdev-backup', {
+            'device': 'disk', 'target': 'snap', 'sync': 'none',
+            'job-id': 'pull'})
+        s.export()
+        guest = Guest(s, ledger, seed=SEED + 1, pause=0)
+        some_writes(ledger)
+        h = s.client('snap')
+        for _ in range(3):
+            got = b''.join(bytes(h.pread(64 * KIB, at))
+                           for at in range(0, SIZE, 64 * KIB))
+            assert_same(got, want)
+            some_writes(ledger)
+        guest.stop()
+        h.shutdown()
+        q.cmd('block-export-del', id='snap', mode='hard')
+        q.cmd('block-job-cancel', device='pull')
+        q.wait_event('BLOCK_JOB_CANCELLED')
+        q.cmd('blockdev-del', {'node-name': 'snap'})
+        ledger.check_all(s.content())
+
+
 def test_refusals(d):
     with Fleece(d) as s:
         q = s.qmp
