@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* blockdev-backup: a command, and an action of a transaction. */
+/* blockdev-backup and drive-backup: commands, and actions of transactions. */
 #include <string.h>
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/job-args.h"
+#include "control/commands/new-image.h"
 #include "control/commands/transaction.h"
 #include "control/control-int.h"
 #include "graph/bitmap.h"
@@ -54,6 +55,10 @@ static int take_sync(const json_t *args, struct backup_params *p, GError **err)
                        "mode 'incremental'");
     }
     p->sync = incremental ? BACKUP_BITMAP : index_of(sync, sync_names);
+    /* Without a backing file the top image is the disk. */
+    if (p->sync == BACKUP_TOP && !node_backing(node_skip_filters(p->node))) {
+        p->sync = BACKUP_FULL;
+    }
     p->bitmap_mode = mode ? index_of(mode, mode_names) : BACKUP_ON_SUCCESS;
     return 0;
 }
@@ -154,8 +159,9 @@ static int take_how(struct control *c, const json_t *args,
 /* --- the action --- */
 
 struct backup_state {
-    struct node *target; /* referenced */
-    struct job *job;     /* made and not started */
+    struct node *target;    /* referenced */
+    struct job *job;        /* made and not started */
+    struct new_image image; /* of drive-backup */
 };
 
 static CO_FN int blockdev_backup_co_prepare(struct action *a, GError **err)
@@ -216,6 +222,7 @@ static CO_FN void backup_action_co_end(struct action *a, bool success)
     if (s->target) {
         node_co_unref(s->target);
     }
+    new_image_co_end(&s->image, success);
 }
 
 const struct action_type backup_action = {
@@ -228,6 +235,96 @@ const struct action_type backup_action = {
     .co_commit = backup_action_co_commit,
     .co_end = backup_action_co_end,
 };
+
+/* --- drive-backup --- */
+
+/* What a new target stands on: for sync top the image below the disk, for none
+ * the disk itself; NULL: nothing. */
+static struct node *target_base(const json_t *args, struct node *disk)
+{
+    const char *sync = arg_str(args, "sync");
+
+    return strcmp(sync, "none") == 0  ? disk
+           : strcmp(sync, "top") == 0 ? node_backing(disk)
+                                      : NULL;
+}
+
+/* Make or open the target, on what it stands on. */
+static CO_FN int target_co_get(const json_t *args, struct node *disk,
+                               struct new_image *img, GError **err)
+{
+    struct node *base = target_base(args, disk);
+    bool exists = g_strcmp0(arg_str(args, "mode"), "existing") == 0;
+    struct new_image_spec spec = {
+        .file = arg_str(args, "target"),
+        .format = arg_str(args, "format"),
+        .with_backing = exists && base != disk,
+    };
+    int r;
+
+    if (exists) {
+        r = new_image_co_open(disk, &spec, img, err);
+    } else {
+        spec.format = spec.format ? spec.format : node_driver_name(disk);
+        r = new_image_co_make(disk, &spec, node_skip_filters(base), "target",
+                              img, err);
+    }
+    if (r < 0 || !base || node_backing(img->node)) {
+        return r;
+    }
+    return node_can(img->node, NODE_CAN_HAVE_BACKING)
+               ? edge_co_attach(
+                     img->node, base, "backing", PERM_CONSISTENT_READ,
+                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err)
+               : 0;
+}
+
+static CO_FN int drive_backup_co_prepare(struct action *a, GError **err)
+{
+    struct backup_state *s = a->state;
+    struct node *n = node_find_any(a->control->graph,
+                                   arg_str(a->args, "device"), err);
+    struct backup_params p = { .node = n };
+    int ret = n ? 0 : -ENOENT;
+
+    /* Before a file is made. */
+    if (ret == 0) {
+        ret = node_check_op(n, BLOCK_OP_BACKUP, err);
+    }
+    if (ret == 0) {
+        ret = node_check_op(node_skip_filters(n), BLOCK_OP_BACKUP, err);
+    }
+    if (ret == 0) {
+        ret = take_sync(a->args, &p, err);
+    }
+    if (ret == 0) {
+        ret = take_how(a->control, a->args, &p, err);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    a->disk = node_ref(n);
+    ret = target_co_get(a->args, node_skip_filters(n), &s->image, err);
+    s->target = ret == 0 ? node_ref(s->image.node) : NULL;
+    return ret;
+}
+
+const struct action_type drive_backup_action = {
+    .name = "drive-backup",
+    .state_size = sizeof(struct backup_state),
+    .groups = true,
+    .co_prepare = drive_backup_co_prepare,
+    .co_do = backup_action_co_do,
+    .co_undo = backup_action_co_undo,
+    .co_commit = backup_action_co_commit,
+    .co_end = backup_action_co_end,
+};
+
+CO_FN int cmd_co_drive_backup(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    return action_co_run(c, &drive_backup_action, args, err);
+}
 
 CO_FN int cmd_co_blockdev_backup(struct control *c, const json_t *args,
                                  json_t **ret, GError **err)

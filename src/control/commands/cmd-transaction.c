@@ -21,7 +21,7 @@ static const struct action_type *const types[] = {
     &abort_action,        &bitmap_add_action,    &bitmap_remove_action,
     &bitmap_clear_action, &bitmap_enable_action, &bitmap_disable_action,
     &bitmap_merge_action, &snapshot_action,      &snapshot_sync_action,
-    &backup_action,
+    &backup_action,       &drive_backup_action,
 };
 
 static const struct action_type *find_type(const char *name)

@@ -352,6 +352,86 @@ def test_transaction_that_fails(d):
         s.drop('target')
 
 
+# --- drive-backup ---
+
+def test_drive_backup(d):
+    """A new image with all of the disk, in its format, closed afterwards."""
+    with Vm(d) as s:
+        path = os.path.join(d, 'new')
+        nodes = len(s.qmp.cmd('query-named-block-nodes'))
+        s.qmp.cmd('drive-backup', device='virtio0', target=path, sync='full')
+        s.client().pwrite(b'z' * MIB, 0)
+        s.wait_completed()
+        assert len(s.qmp.cmd('query-named-block-nodes')) == nodes
+        assert_same(rig.read_image(path), s.before)
+        assert 'backing-filename' not in rig.image_info(path)
+
+
+def test_drive_backup_top(d):
+    """By the human monitor: the new image stands on the base of the disk."""
+    with Vm(d) as s:
+        path = os.path.join(d, 'new')
+        s.client().pwrite(b'y' * 70000, 100000)
+        want = s.content()
+        out = s.qmp.hmp('drive_backup virtio0 %s qcow2' % path)
+        assert out == '', out
+        s.client().pwrite(b'z' * MIB, 0)
+        s.wait_completed()
+        assert rig.image_info(path)['full-backing-filename'] == s.base
+        assert_same(rig.read_image(path, 'qcow2'), want)
+        out = s.qmp.hmp('drive_backup -f -c -n virtio0 %s qcow2' % path)
+        assert out == '', out
+        s.wait_completed()
+
+
+def test_drive_backup_none(d):
+    """What guests overwrite goes to an image that stands on the disk."""
+    with Vm(d) as s:
+        path = os.path.join(d, 'new')
+        s.qmp.cmd('drive-backup', {
+            'device': 'virtio0', 'target': path, 'sync': 'none',
+            'format': 'qcow2'})
+        h = s.client()
+        h.pwrite(b'z' * 512, MIB)
+        s.qmp.cmd('block-job-cancel', device='virtio0')
+        s.qmp.wait_event('BLOCK_JOB_CANCELLED')
+        h.flush()
+        h.shutdown()
+    assert rig.image_info(path)['full-backing-filename'] == s.top
+    assert_same(rig.read_image(path, 'qcow2'), s.before)
+
+
+def test_drive_backups_together(d):
+    """One that cannot be made leaves nothing of the others."""
+    with Vm(d) as s:
+        path = os.path.join(d, 'new')
+
+        def actions(second):
+            return [{'type': 'drive-backup', 'data': {
+                'device': 'virtio0', 'target': path, 'sync': 'full',
+                'job-id': 'one'}}, second]
+
+        bad = {'type': 'drive-backup', 'data': {
+            'device': 'virtio0', 'target': path + '2', 'sync': 'full',
+            'format': 'no-such', 'job-id': 'two'}}
+        assert s.qmp.error('transaction', actions=actions(bad)) == \
+            "Unknown file format 'no-such'"
+        assert not os.path.exists(path)
+        text = s.qmp.error('transaction', actions=actions(
+            {'type': 'abort', 'data': {}}))
+        assert text == 'Transaction aborted using Abort action', text
+        assert not os.path.exists(path)
+        assert s.qmp.cmd('query-jobs') == []
+        assert s.qmp.error('drive-backup', {
+            'device': 'virtio0', 'target': path, 'sync': 'top',
+            'format': 'raw'}) == 'The target does not support backing images'
+        s.qmp.cmd('transaction', actions=actions(
+            {'type': 'block-dirty-bitmap-add', 'data': {
+                'node': 'virtio0', 'name': 'b'}}))
+        s.wait_completed(job='one')
+        assert_same(rig.read_image(path), s.before)
+
+
 # --- errors ---
 
 def test_refusals(d):
