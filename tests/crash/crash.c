@@ -49,10 +49,12 @@ static const char *alphabet(const struct crash_config *c)
     return c->alphabet    ? c->alphabet
            : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynljMV"
                                        : "aufbvexztFrgwWdoynlj"
-           : c->mid       ? "aufbvexztFrqpsSkCcgwWdoy"
-           : c->backing   ? "aufbvexztFrqpsScgwWdoyMVO"
-           : c->direct    ? "aufbvemxztFrgwWdoy"
-                          : "aufbvexztFrgwWdoy";
+           : c->bitmap
+               ? c->backing ? "aufbvexztFrqpsScgwWdoyI" : "aufbvexztFrgwWdoyI"
+           : c->mid     ? "aufbvexztFrqpsSkCcgwWdoy"
+           : c->backing ? "aufbvexztFrqpsScgwWdoyMVO"
+           : c->direct  ? "aufbvemxztFrgwWdoy"
+                        : "aufbvexztFrgwWdoy";
 }
 
 /* What a sequence may begin with. */

@@ -124,6 +124,7 @@ extern const unsigned crash_n_configs;
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
     X(BITMAP, "bitmaps that counted") \
+    X(BACKUP, "backups by a bitmap") \
     X(AUTOCLEAR, "autoclear bits that were cleared") \
     X(CREATE, "images that were made") \
     X(BESIDE, "operations that began while others ran") \
@@ -206,6 +207,7 @@ enum op_kind {
     OP_MERGE,
     OP_MOVE,
     OP_OVERLAY,
+    OP_BACKUP,
     OP_CANCEL,
     OP_RESIZE,
     OP_WAIT,

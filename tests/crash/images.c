@@ -230,7 +230,9 @@ static CO_FN void base_co_make_compressed(void)
 }
 
 /* Data in the windows, holes elsewhere. */
-void world_co_make_base(void)
+/* A raw file with what the disk holds at the start, as far as the base has it;
+ * else zeroes. */
+static CO_FN void raw_co_make(const char *path, uint64_t size)
 {
     const struct crash_config *c = world.config;
     struct window w[N_WINDOWS];
@@ -238,18 +240,11 @@ void world_co_make_base(void)
     struct io_file *f;
     struct iovec v;
 
-    if (!c->backing) {
-        return;
-    }
-    if (c->base_format) {
-        base_co_make_compressed();
-        return;
-    }
-    g_assert(io_co_open("/base", O_RDWR | O_CREAT, 0600, &f) == 0);
-    g_assert(io_co_truncate(f, c->base_size) == 0);
+    g_assert(io_co_open(path, O_RDWR | O_CREAT, 0600, &f) == 0);
+    g_assert(io_co_truncate(f, size) == 0);
     for (unsigned i = 0; i < windows_get(c, w); i++) {
         for (uint64_t s = w[i].first; s < w[i].first + w[i].n; s++) {
-            if (base_has(c, s)) {
+            if (c->backing && base_has(c, s)) {
                 stamp_put(buf, ID_BASE_FILE, s);
                 g_assert(io_co_pwritev(f, s * GRAIN, iov_one(&v, buf, GRAIN),
                                        IO_TAG_DATA) == 0);
@@ -257,6 +252,17 @@ void world_co_make_base(void)
         }
     }
     io_co_close(f);
+}
+
+void world_co_make_base(void)
+{
+    const struct crash_config *c = world.config;
+
+    if (c->base_format) {
+        base_co_make_compressed();
+    } else if (c->backing) {
+        raw_co_make("/base", c->base_size);
+    }
 }
 
 /* What the middle image of a chain holds itself: a cluster of each window, and
@@ -341,6 +347,7 @@ void world_co_make_image(void)
     }
     if (c->bitmap) {
         image_co_add_bitmap();
+        raw_co_make("/copy", c->size);
     }
 }
 

@@ -80,6 +80,7 @@ static const struct hunter {
     { BARRIER_QCOW2_RESIZE_CLEAR, "q4k-long", "gF" },
     { BARRIER_QCOW2_RESIZE_HEADER, "q4k", "gF" },
     { BARRIER_QCOW2_BITMAPS, "q4k-bitmap", "rFaw" },
+    { BARRIER_BACKUP_TARGET, "q4k-bitmap", "aI" },
     { BARRIER_COW_FUA, "4k-base", "f" },
     { BARRIER_ZERO_FUA, "4k-base", "x" },
     { BARRIER_TAIL_FUA, "raw-direct", "m" },

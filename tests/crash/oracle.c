@@ -403,6 +403,7 @@ static const char *const kind_names[] = {
     [OP_MERGE] = "merge into the base",
     [OP_MOVE] = "move to the base",
     [OP_OVERLAY] = "overlay in the place of the disk",
+    [OP_BACKUP] = "backup by the bitmap",
     [OP_CANCEL] = "cancel",
     [OP_RESIZE] = "resize",
     [OP_WAIT] = "wait",

@@ -20,6 +20,7 @@
 #include "graph/io.h"
 #include "graph/overlay.h"
 #include "job/commit/commit.h"
+#include "job/backup/backup.h"
 #include "job/mirror/mirror.h"
 #include "job/stream/stream.h"
 #include "loop/co.h"
@@ -32,13 +33,17 @@ struct world world;
 /* A guest does not resize; whoever does, does so for it. */
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
-static const struct node_driver *const drivers[] = {
-    &file_driver,         &raw_driver,
-    &qed_driver,          &qcow2_driver,
-    &cow_driver,          &commit_top_driver,
-    &copy_on_read_driver, &throttle_driver,
-    &mirror_top_driver,   NULL
-};
+static const struct node_driver *const drivers[] = { &file_driver,
+                                                     &raw_driver,
+                                                     &qed_driver,
+                                                     &qcow2_driver,
+                                                     &cow_driver,
+                                                     &commit_top_driver,
+                                                     &copy_on_read_driver,
+                                                     &throttle_driver,
+                                                     &mirror_top_driver,
+                                                     &copy_before_write_driver,
+                                                     NULL };
 
 /* --- the machine --- */
 
@@ -47,8 +52,24 @@ struct run {
     void *arg;
 };
 
+/* Backups have this id: nobody waits for their events. */
+#define BACKUP_JOB "b"
+
+static bool is_backup(const json_t *data)
+{
+    return g_strcmp0(json_string_value(json_object_get(data, "device")),
+                     BACKUP_JOB) == 0;
+}
+
 static void on_event(const char *name, json_t *data, void *arg)
 {
+    if (is_backup(data)) {
+        if (g_str_equal(name, "BLOCK_JOB_COMPLETED") &&
+            !json_object_get(data, "error")) {
+            cover(COVER_BACKUP);
+        }
+        return;
+    }
     if (g_str_equal(name, "BLOCK_JOB_CANCELLED")) {
         world.job_cancelled = true;
     }
@@ -373,6 +394,39 @@ static CO_FN int guest_co_overlay(struct guest *g)
     return ret;
 }
 
+/* What "/copy" lacks, by the bitmap. */
+static CO_FN int guest_co_backup(struct guest *g)
+{
+    struct node *disk = node_skip_filters(backend_node(g->u));
+    struct backup_params p = {
+        .job = { .id = BACKUP_JOB,
+                 .auto_finalize = true,
+                 .auto_dismiss = true },
+        .node = disk,
+        .sync = BACKUP_BITMAP,
+        .bitmap = "b",
+        .bitmap_node = disk,
+    };
+    json_t *o = json_pack("{s:s, s:{s:s, s:s}}", "driver", "raw", "file",
+                          "driver", "file", "filename", "/copy");
+    struct job *j;
+    int ret = g->o->config->bitmap
+                  ? node_co_open(world.graph, o, NODE_RDWR, &p.target, NULL)
+                  : -EINVAL;
+
+    json_decref(o);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = backup_co_create(world.jobs, &p, &j, NULL);
+    if (ret == 0) {
+        job_start(j);
+        job_co_wait_concluded(j);
+    }
+    node_co_unref(p.target);
+    return ret;
+}
+
 /* Read-only, and back: the guest is gone meanwhile. */
 static CO_FN int guest_co_reopen(struct guest *g)
 {
@@ -557,6 +611,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
         node_co_drain_begin(g->n);
         node_drain_end(g->n);
         return 0;
+    case OP_BACKUP: return guest_co_backup(g);
     case OP_REOPEN: return guest_co_reopen(g);
     case OP_EMPTY: return guest_co_empty(g);
     case OP_SNAPSHOT: return guest_co_snapshot(g, SNAPSHOT_CREATE);
@@ -640,6 +695,7 @@ static const struct letter letters[] = {
     { 'M', OP_MERGE },
     { 'V', OP_MOVE },
     { 'O', OP_OVERLAY },
+    { 'I', OP_BACKUP },
     { 'd', OP_DRAIN },
     { 'o', OP_REOPEN },
     { 'n', OP_SNAPSHOT },
