@@ -189,6 +189,49 @@ QMP_ROWS = [
     ('object-add', {'qom-type': 'zork', 'id': 'o'}, ['zork']),
     ('object-del', {'id': 'zork'}, ['zork']),
     ('human-monitor-command', {'command-line': 5}, ['command-line']),
+    ('block-dirty-bitmap-add', {'node': 'v'}, ['name']),
+    ('block-dirty-bitmap-add', {'node': 'v', 'name': ''}, ['name']),
+    ('block-dirty-bitmap-add', {'node': 'v', 'name': 'b', 'granularity': 3},
+     ['Granularity']),
+    ('block-dirty-bitmap-add', {'node': 'v', 'name': 'b', 'granularity': -1},
+     ['granularity']),
+    ('block-dirty-bitmap-add', {'node': 'v', 'name': 'b', 'persistent': True},
+     ['persistent']),
+    ('block-dirty-bitmap-merge', {'node': 'v', 'target': 'b', 'bitmaps': [5]},
+     ['bitmaps']),
+    ('block-dirty-bitmap-clear', {'node': 'v', 'name': 'zork'}, ['zork']),
+    ('transaction', {'actions': [{'type': 'zork', 'data': {}}]}, ['zork']),
+    ('transaction', {'actions': [
+        {'type': 'block-dirty-bitmap-add', 'data': {
+            'node': 'v', 'name': 'b'}},
+        {'type': 'block-dirty-bitmap-add', 'data': {'node': 'v'}}]}, ['name']),
+    ('transaction', {'actions': [
+        {'type': 'block-dirty-bitmap-add', 'data': {
+            'node': 'v', 'name': 'b'}},
+        {'type': 'blockdev-backup', 'data': {
+            'device': 'v', 'target': 'v', 'sync': 'full'}}]}, ['same']),
+    ('transaction', {'actions': [], 'properties': {
+        'completion-mode': 'zork'}}, ['zork']),
+    ('blockdev-backup', {'device': 'v', 'target': 'zork', 'sync': 'full'},
+     ['zork']),
+    ('blockdev-backup', {'device': 'v', 'target': 'v', 'sync': 'zork'},
+     ['zork']),
+    ('drive-backup', {'device': 'v', 'target': 'base', 'sync': 'full',
+                      'mode': 'existing', 'format': 'zork'}, ['zork']),
+    ('drive-backup', {'device': 'v', 'target': 'new', 'sync': 'full',
+                      'format': 'zork'}, ['zork']),
+    ('drive-backup', {'device': 'v', 'target': 'top', 'sync': 'full',
+                      'format': 'qed'}, ['lock']),
+    ('blockdev-add', {'driver': 'copy-before-write', 'node-name': 'c',
+                      'file': {'driver': 'null-co', 'size': MIB},
+                      'target': 'zork'}, ['zork']),
+    ('blockdev-add', {'driver': 'copy-before-write', 'node-name': 'c',
+                      'file': 'zork', 'target': {
+                          'driver': 'null-co', 'size': MIB}}, ['zork']),
+    ('blockdev-add', {'driver': 'snapshot-access', 'node-name': 'c'},
+     ['file']),
+    ('block-export-add', {'type': 'nbd', 'id': 'f', 'node-name': 'v',
+                          'bitmaps': [{'node': 'v'}]}, ['bitmaps']),
 ]
 
 
