@@ -19,6 +19,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/job-options.h"
 #include "cli/copy-run.h"
 #include "graph/image.h"
 #include "graph/io.h"
@@ -278,8 +279,12 @@ static CO_FN int commit_co_run(struct graph *g, void *arg)
 int cmd_commit(int argc, char **argv)
 {
     struct commit m = { 0 };
-    int status = commit_parse_args(argc, argv, &m);
+    int status;
 
+    if (wants_daemon(argc, argv)) {
+        return live_commit(argc, argv);
+    }
+    status = commit_parse_args(argc, argv, &m);
     if (status != 0) {
         return status < 0 ? 0 : status;
     }

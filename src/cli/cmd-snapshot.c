@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/job-options.h"
 #include "cli/print.h"
 #include "graph/image.h"
 #include "graph/node.h"
@@ -146,8 +147,12 @@ static CO_FN int snapshot_co_run(struct graph *g, void *arg)
 int cmd_snapshot(int argc, char **argv)
 {
     struct snapshot s = { 0 };
-    int status = snapshot_parse_args(argc, argv, &s);
+    int status;
 
+    if (wants_daemon(argc, argv)) {
+        return live_snapshot(argc, argv);
+    }
+    status = snapshot_parse_args(argc, argv, &s);
     if (status != 0) {
         return status < 0 ? 0 : status;
     }

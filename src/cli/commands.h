@@ -10,8 +10,10 @@ int cmd_check(int argc, char **argv);
 int cmd_commit(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
+int cmd_copy(int argc, char **argv);
 int cmd_create(int argc, char **argv);
 int cmd_dd(int argc, char **argv);
+int cmd_graph(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_job(int argc, char **argv);
 int cmd_jobs(int argc, char **argv);
@@ -24,3 +26,8 @@ int cmd_remove(int argc, char **argv);
 int cmd_resize(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
+int cmd_switch(int argc, char **argv);
+
+/* The forms of commit and snapshot for a disk of a running daemon. */
+int live_commit(int argc, char **argv);
+int live_snapshot(int argc, char **argv);

@@ -187,6 +187,9 @@ static void follow_event(struct follow *f, const json_t *event)
     if (!j->type) {
         j->type = g_strdup(text_of(data, "type"));
     }
+    if (f->o->on_event) {
+        f->o->on_event(f->conn, name, data, f->o->arg);
+    }
     if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0) {
         job_ended(f, j, "cancelled", NULL, NULL);
     } else if (strcmp(name, "BLOCK_JOB_COMPLETED") == 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Waiting for jobs of a running daemon. */
 #pragma once
+#include <jansson.h>
 #include <stdbool.h>
 
 struct sluice_conn;
@@ -18,9 +19,14 @@ struct follow_options {
     const char *what;   /* before the bar: "pulling"; NULL: the job's type */
     const char *socket; /* --socket as it was given, for messages; or NULL */
     const char *again;  /* the command that goes on after a cancel, or NULL */
-    bool as_json;       /* print the events instead, a line each */
-    bool tell;          /* say how each job ended, also when it is well */
-    bool quiet;         /* draw nothing */
+    const char *hint;   /* a line after a start that was refused, or NULL */
+    /* Sees each event of a job that is followed; may run commands. Or NULL. */
+    void (*on_event)(struct sluice_conn *conn, const char *name,
+                     const json_t *data, void *arg);
+    void *arg;
+    bool as_json; /* print the events instead, a line each */
+    bool tell;    /* say how each job ended, also when it is well */
+    bool quiet;   /* draw nothing */
 };
 
 /* Wait until each of the jobs @ids (NULL-terminated, not empty) has ended, also

@@ -23,6 +23,11 @@
     "      --floor N         bytes per second that no guest takes away (4M)\n" \
     "      --finish-by TIME  +2h, 18:05 or 2026-11-30T18:05: as fast as that\n" \
     "                        needs\n"
+#define JOB_HELP \
+    "      --speed N         bytes per second, 0 = as fast as it goes\n" LIMITS_HELP \
+    "      --on-error WHAT   report (default), ignore, stop, enospc\n" \
+    "      --job-id ID       default: the device's name\n" \
+    "      --no-wait         return once it runs\n"
 #define OUTPUT_HELP "      --output FORMAT   human (default) or json\n"
 #define FORMAT_HELP \
     "  -f FORMAT             format of the image\n" \
@@ -54,17 +59,23 @@ static const struct subcommand subcommands[] = {
       HELP_HELP },
     { "commit", cmd_commit,
       "[-f FORMAT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [-q]\n"
-      "       [--image-opts] [--object DEFINITION] FILE",
-      "Merge an image down into its backing file, then empty it.\n\n"
+      "       [--image-opts] [--object DEFINITION] FILE\n"
+      "       sluice commit {--live | -s PATH} [OPTIONS] [-b BASE] DEVICE",
+      "Merge an image down into its backing file, then empty it; or merge images\n"
+      "of a disk that is in use (--live) into one below them.\n\n"
       FORMAT_HELP
       "  -b FILE               merge into this image of the chain, not into the\n"
-      "                        next one; implies -d\n"
+      "                        next one; implies -d. Of a disk in use: default\n"
+      "                        is the lowest\n"
       "  -d                    do not empty the image\n"
       "  -r RATE               bytes per second at most\n"
       CACHE_HELP("-t", "the image")
       "  -p                    show progress\n"
       "  -q                    print nothing but errors\n"
-      HELP_HELP },
+      "      --live            the disk of a running daemon\n"
+      "      --top FILE        its highest image that is merged; default: the\n"
+      "                        one that guests write to, which they leave\n"
+      SOCKET_HELP JOB_HELP OUTPUT_HELP HELP_HELP },
     { "info", cmd_info,
       "[-f FORMAT] [--output FORMAT] [--backing-chain] [--image-opts]\n"
       "       [--object DEFINITION] [-U] FILE",
@@ -190,8 +201,11 @@ static const struct subcommand subcommands[] = {
       HELP_HELP },
     { "snapshot", cmd_snapshot,
       "[-f FORMAT] [--image-opts] [--object DEFINITION] [-q] [-U]\n"
-      "       [-l | -a NAME | -c NAME | -d NAME] FILE",
-      "List, make, apply or delete snapshots inside an image.\n\n"
+      "       [-l | -a NAME | -c NAME | -d NAME] FILE\n"
+      "       sluice snapshot {--live | -s PATH} [-f FORMAT] [-n]\n"
+      "       [-l | -c NAME | -d NAME | --overlay FILE] DEVICE",
+      "List, make, apply or delete snapshots inside an image, or of a disk that is\n"
+      "in use (--live).\n\n"
       FORMAT_HELP
       "  -l                    list them (default)\n"
       "  -c NAME               make one\n"
@@ -199,7 +213,11 @@ static const struct subcommand subcommands[] = {
       "  -d NAME               delete one\n"
       "  -q                    accepted\n"
       "  -U, --force-share     look even while somebody writes to it\n"
-      HELP_HELP },
+      "      --live            the disk of a running daemon\n"
+      "      --overlay FILE    what it holds now stays in its image; guests go on\n"
+      "                        in a new one above it (of format qcow2, or -f)\n"
+      "  -n                    the overlay exists\n"
+      SOCKET_HELP HELP_HELP },
     { "bitmap", cmd_bitmap,
       "[-f FORMAT] [--image-opts] [--object DEFINITION]\n"
       "       [-b FILE [-F FORMAT]] [-g SIZE] ACTION... FILE BITMAP",
@@ -293,6 +311,20 @@ static const struct subcommand subcommands[] = {
       SOCKET_HELP
       "  -f, --force           cut its clients off\n"
       HELP_HELP },
+    { "switch", cmd_switch,
+      "[-s PATH] [-f FORMAT] DEVICE IMAGE",
+      "Let guests of a running daemon go on in an overlay of their image.\n\n"
+      SOCKET_HELP
+      "  -f, --format FORMAT   of the overlay; default: by its magic\n"
+      HELP_HELP },
+    { "graph", cmd_graph,
+      "[-s PATH] [--output text|dot|svg]",
+      "Draw the images of a running daemon and who uses them.\n\n"
+      SOCKET_HELP
+      "      --output text|dot|svg\n"
+      "                        lines (default), the language of Graphviz, or a\n"
+      "                        picture\n"
+      HELP_HELP },
     { "", NULL, "Jobs of a running daemon", NULL },
     { "pull", cmd_pull,
       "[OPTIONS] DEVICE",
@@ -301,12 +333,23 @@ static const struct subcommand subcommands[] = {
       "goes on in the daemon.\n\n" SOCKET_HELP
       "  -b, --base FILE       keep this image below; copy what is above it\n"
       "      --backing-file F  name to record for the base\n"
-      "      --speed N         bytes per second, 0 = as fast as it goes\n"
-      LIMITS_HELP
-      "      --on-error WHAT   report (default), ignore, stop, enospc\n"
-      "      --job-id ID       default: the device's name\n"
-      "      --no-wait         return once it runs\n"
-      OUTPUT_HELP HELP_HELP },
+      JOB_HELP OUTPUT_HELP HELP_HELP },
+    { "copy", cmd_copy,
+      "[OPTIONS] DEVICE TARGET",
+      "Copy a disk of a running daemon to another image while guests use it; then\n"
+      "they go on there. Exit status: as of pull.\n\n" SOCKET_HELP
+      "  -f, --format FORMAT   of the target; default: that of the disk\n"
+      "  -n                    the target exists: write into it\n"
+      "      --sync full|top|none\n"
+      "                        all of the disk (default); what its top image\n"
+      "                        holds, over the same base; what is written from\n"
+      "                        now on, over the disk as it is\n"
+      "      --copy-mode background|write-blocking\n"
+      "                        when changes by guests reach the target; default:\n"
+      "                        background while that leads to an end\n"
+      "      --keep            guests stay where they are; the target is a copy\n"
+      "                        of the disk as it is in the end\n"
+      JOB_HELP OUTPUT_HELP HELP_HELP },
     { "jobs", cmd_jobs, "[-s PATH] [--all] [--output FORMAT]",
       "List the jobs of a running daemon.\n\n"
       SOCKET_HELP

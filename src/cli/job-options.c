@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "cli/job-options.h"
+
+#include <glib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/units.h"
+#include "cli/cli.h"
+#include "cli/client.h"
+
+void job_options_init(struct job_options *o)
+{
+    *o = (struct job_options) { .limits = json_object() };
+}
+
+void job_options_clear(struct job_options *o)
+{
+    json_decref(o->limits);
+}
+
+static int take_speed(const char *command, const char *text, uint64_t *ret)
+{
+    g_autoptr(GError) err = NULL;
+
+    if (size_parse(text, 0, ret, &err) < 0) {
+        return cli_usage_error(command, "--speed: %s", err->message);
+    }
+    return 0;
+}
+
+int job_option(const char *command, int c, const char *text, char **argv,
+               struct job_options *o)
+{
+    switch (c) {
+    case 'h': cli_print_help(); return -1;
+    case 's': o->socket = text; return 0;
+    case OPT_SPEED: return take_speed(command, text, &o->speed);
+    case OPT_ON_ERROR: o->on_error = text; return 0;
+    case OPT_JOB_ID: o->job_id = text; return 0;
+    case OPT_NO_WAIT: o->no_wait = true; return 0;
+    case OPT_JOB_OUTPUT: return cli_parse_output(command, text, &o->json);
+    case OPT_LATENCY_TARGET:
+    case OPT_FLOOR:
+    case OPT_FINISH_BY: return limit_option(command, c, text, o->limits);
+    default: return cli_bad_option(command, argv);
+    }
+}
+
+static void job_options_add(const struct job_options *o, const char *device,
+                            json_t *args)
+{
+    json_object_set_new(args, "job-id",
+                        json_string(o->job_id ? o->job_id : device));
+    if (o->speed) {
+        json_object_set_new(args, "speed", json_integer((json_int_t)o->speed));
+    }
+    json_object_update(args, o->limits);
+}
+
+int job_options_run(const struct job_options *o, const char *command,
+                    json_t *args, const char *device, struct follow_options *f)
+{
+    const char *ids[] = { o->job_id ? o->job_id : device, NULL };
+    struct sluice_conn *conn = client_connect(o->socket);
+    json_t *reply;
+    int status = 0;
+
+    if (!conn) {
+        json_decref(args);
+        return 1;
+    }
+    job_options_add(o, device, args);
+    f->socket = o->socket;
+    f->as_json = o->json;
+    reply = client_execute(conn, command, args);
+    if (!reply) {
+        status = 1;
+        if (!client_hint_device(conn, device) && f->hint) {
+            fprintf(stderr, "%s\n", f->hint);
+        }
+    } else if (!o->no_wait) {
+        status = follow_jobs(conn, ids, f);
+    }
+    json_decref(reply);
+    sluice_disconnect(conn);
+    return status;
+}
+
+bool wants_daemon(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (g_str_has_prefix(argv[i], "-s") ||
+            g_str_has_prefix(argv[i], "--socket") ||
+            strcmp(argv[i], "--live") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+char *name_for_daemon(const char *name)
+{
+    size_t len = strcspn(name, ":/");
+
+    return name[len] == ':' && len > 0 ? g_strdup(name)
+                                       : g_canonicalize_filename(name, NULL);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The options of all commands that start a job in a running daemon and follow
+ * it: --socket, --speed, --latency-target, --floor, --finish-by, --on-error,
+ * --job-id, --no-wait, --output.
+ */
+#pragma once
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "cli/follow.h"
+#include "cli/limit-options.h"
+
+struct job_options {
+    const char *socket, *on_error, *job_id;
+    uint64_t speed;
+    json_t *limits; /* object; made by job_options_init() */
+    bool no_wait, json;
+};
+
+/* For an array of struct option; "s:" stands in the option string. */
+enum { OPT_SPEED = 640, OPT_ON_ERROR, OPT_JOB_ID, OPT_NO_WAIT, OPT_JOB_OUTPUT };
+#define JOB_OPTIONS \
+    { "help", no_argument, NULL, 'h' }, \
+        { "socket", required_argument, NULL, 's' }, \
+        { "speed", required_argument, NULL, OPT_SPEED }, \
+        { "on-error", required_argument, NULL, OPT_ON_ERROR }, \
+        { "job-id", required_argument, NULL, OPT_JOB_ID }, \
+        { "no-wait", no_argument, NULL, OPT_NO_WAIT }, \
+        { "output", required_argument, NULL, OPT_JOB_OUTPUT }, LIMIT_OPTIONS
+
+void job_options_init(struct job_options *o);
+void job_options_clear(struct job_options *o);
+/* Take option @c of @argv with its @text. 0; 1 after a usage error of @command,
+ * also for what is none of these; -1 after help. */
+int job_option(const char *command, int c, const char *text, char **argv,
+               struct job_options *o);
+
+/* Run @command with @args (taken over), and what the options say, for @device;
+ * then follow the job with @f, of which the socket and the form of the output
+ * are filled in here. Returns the exit status. */
+int job_options_run(const struct job_options *o, const char *command,
+                    json_t *args, const char *device, struct follow_options *f);
+
+/* Does @argv of a command that works on images at rest, too, ask for a running
+ * daemon: -s, --socket, --live? */
+bool wants_daemon(int argc, char **argv);
+/* @name as the daemon, which has another folder, finds it: paths are absolute.
+ * Owned. */
+char *name_for_daemon(const char *name);
