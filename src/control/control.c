@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "control/commands/cmd-stream.h"
+#include "control/commands/job-start.h"
 #include "control/control-int.h"
 #include "control/drivers.h"
 #include "control/journal/journal.h"
@@ -137,7 +137,7 @@ static CO_FN void start_entry(void *arg)
     c->exports = exports_new(c->graph, on_event, c);
     graph_set_events(c->graph, on_event, c);
     if (c->state_dir) {
-        s->result = journal_co_open(c, c->state_dir, stream_co_command,
+        s->result = journal_co_open(c, c->state_dir, job_start_co_again,
                                     &c->journal, s->err);
     }
 }

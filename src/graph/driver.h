@@ -198,6 +198,9 @@ struct node_driver {
     CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);
     /* The open file, as fstat(2) tells. -ENOTSUP: there is none. Optional. */
     CO_FN_PTR int (*co_stat)(struct node *n, struct stat *ret_st);
+    /* What it was like when it was opened, before we wrote to it; NULL: it is no
+     * regular file. Optional. */
+    const struct stat *(*opened_as)(const struct node *n);
     /* The device that the open storage lies on, as st_dev or st_rdev tell; what
      * is on one shares its speed. 0, or left out: a device of its own. */
     uint64_t (*device_id)(const struct node *n);

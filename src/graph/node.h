@@ -25,6 +25,7 @@
 struct graph;
 struct loop;
 struct node;
+struct stat;
 struct node_driver;
 struct edge;
 struct backend;
@@ -232,6 +233,11 @@ bool node_chain_contains(struct node *top, struct node *n);
 struct node *node_chain_find_file(struct node *top, const char *filename);
 /* Where storage is: the protocol node under @n, NULL for none. */
 struct node *node_storage(struct node *n);
+/* What the file was like when it was opened that holds all of image @n, its
+ * backing file aside; NULL: it is no regular file, or there are several. */
+const struct stat *node_opened_as(struct node *n);
+/* Has anything been written to @n since it was opened? */
+bool node_was_written(const struct node *n);
 /* The name that the image's header holds, and its format; NULL: none. */
 const char *node_header_backing(const struct node *n, const char **ret_format);
 

@@ -310,7 +310,6 @@ static CO_FN void job_co_finalize(struct job *j)
 static CO_FN void job_co_conclude(struct job *j)
 {
     struct jobs *js = j->jobs;
-    bool cancelled;
 
     if (j->result < 0) {
         job_set_state(j, JOB_ABORTING);
@@ -324,10 +323,8 @@ static CO_FN void job_co_conclude(struct job *j)
     loop_timer_cancel(&j->priv->deadline);
     g_clear_pointer(&j->background, background_free);
     j->busy = false;
-    cancelled = j->result == -ECANCELED && j->cancelled;
     if (js->settle.co_settle) {
-        js->settle.co_settle(j, cancelled && j->priv->by_shutdown,
-                             js->settle.arg);
+        js->settle.co_settle(j, job_ends_with_daemon(j), js->settle.arg);
     }
     job_send_end(j);
     job_set_state(j, JOB_CONCLUDED);
@@ -371,6 +368,18 @@ void job_start(struct job *j)
 bool job_is_cancelled(const struct job *j)
 {
     return j->cancelled;
+}
+
+bool job_ends_with_daemon(const struct job *j)
+{
+    return j->result == -ECANCELED && j->cancelled && j->priv->by_shutdown;
+}
+
+CO_FN int job_co_switching(struct job *j, GError **err)
+{
+    const struct job_settle *s = &j->jobs->settle;
+
+    return s->co_switching ? s->co_switching(j, err, s->arg) : 0;
 }
 
 /* --- verbs --- */

@@ -127,6 +127,9 @@ void jobs_free(struct jobs *js);
  * by jobs_co_cancel_all() only, and may be resumed by the next daemon. */
 struct job_settle {
     CO_FN_PTR void (*co_settle)(struct job *j, bool by_shutdown, void *arg);
+    /* Called before @j lets guests go on on another image, while they wait: from
+     * now on that is the disk, durably. On failure they stay. */
+    CO_FN_PTR int (*co_switching)(struct job *j, GError **err, void *arg);
     void *arg;
 };
 void jobs_set_settle(struct jobs *js, const struct job_settle *settle);
@@ -143,6 +146,10 @@ struct job_params {
     uint64_t speed;
     bool auto_finalize, auto_dismiss;
     struct background_limits limits; /* BACKGROUND_LIMITS */
+    /* Where to keep what need not be copied again after a crash; NULL: nowhere.
+     * Not every job keeps something. */
+    const char *checkpoint;
+    bool resumed; /* the job of an earlier daemon goes on */
 };
 /* Make a job in state created, its `len` to be set before the caller yields:
  * "Invalid job ID 'X'", "Job ID 'X' already in use". Owned by @js. */
@@ -181,8 +188,12 @@ CO_FN int job_co_pause_point(struct job *j);
 void job_progress(struct job *j, uint64_t offset);
 enum job_bottleneck job_held_by(const struct job *j);
 bool job_is_cancelled(const struct job *j);
+/* Was it cancelled by jobs_co_cancel_all() alone: does the next daemon go on? */
+bool job_ends_with_daemon(const struct job *j);
 /* running -> ready: it may be completed. */
 void job_set_ready(struct job *j);
+/* For drivers: struct job_settle.co_switching. */
+CO_FN int job_co_switching(struct job *j, GError **err);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
  * sets io_status. Returns what to do. */
 enum error_action {

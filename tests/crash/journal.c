@@ -12,7 +12,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/options.h"
-#include "control/commands/cmd-stream.h"
+#include "control/commands/job-start.h"
 #include "control/control-int.h"
 #include "control/journal/journal.h"
 #include "graph/driver.h"
@@ -29,8 +29,8 @@ static CO_FN struct journal *journal_co_get(struct control *c)
     struct journal *j;
 
     *c = (struct control) { .graph = world.graph, .jobs = world.jobs };
-    return journal_co_open(c, "/state", stream_co_command, &j, &err) < 0 ? NULL
-                                                                         : j;
+    return journal_co_open(c, "/state", job_start_co_again, &j, &err) < 0 ? NULL
+                                                                          : j;
 }
 
 static CO_FN void journal_co_start(struct journal *j, unsigned i,

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/job-args.h"
+#include "control/commands/job-start.h"
 #include "control/control-int.h"
 #include "job/commit/commit.h"
 #include "job/mirror/mirror.h"
@@ -129,9 +130,10 @@ static CO_FN int commit_co_start_active(struct control *c,
     return mirror_co_start(c->jobs, &m, &job, err);
 }
 
-CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
-                              json_t **ret, GError **err)
+CO_FN int commit_co_command(struct control *c, const struct job_start *s,
+                            GError **err)
 {
+    const json_t *args = s->args;
     const char *device = arg_str(args, "device");
     struct commit_params p = {
         .job = job_args_params(c, args),
@@ -147,6 +149,8 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
         return err_set_class(err, ERR_DEVICE_NOT_FOUND, ENOENT,
                              "Device '%s' not found", device);
     }
+    p.job.checkpoint = s->checkpoint;
+    p.job.resumed = s->resumed;
     r = job_args_speed(args, &p.job.speed, err);
     if (r == 0) {
         r = job_args_limits(args, &p.job.limits, err);
@@ -158,8 +162,15 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
         r = find_base(c, args, &p, err);
     }
     if (r < 0) {
-        return r;
+        /* An earlier daemon may have done it all but for its last record. */
+        return r == -ENOENT && s->resumed ? -EALREADY : r;
     }
     return is_active(&p) ? commit_co_start_active(c, &p, err)
                          : commit_co_start(c->jobs, &p, &job, err);
+}
+
+CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    return job_start_co_run(c, "block-commit", commit_co_command, args, err);
 }

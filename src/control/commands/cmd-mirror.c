@@ -5,8 +5,10 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/commands/job-args.h"
+#include "control/commands/job-start.h"
 #include "control/commands/new-image.h"
 #include "control/control-int.h"
+#include "control/journal/journal.h"
 #include "job/mirror/mirror.h"
 
 /* Of bitmaps, as QEMU has them. */
@@ -83,9 +85,10 @@ static void take_sync(const json_t *args, struct mirror_params *p)
 }
 
 /* What does not depend on the nodes. */
-static int take_plain(struct control *c, const json_t *args,
+static int take_plain(struct control *c, const struct job_start *s,
                       struct mirror_params *p, GError **err)
 {
+    const json_t *args = s->args;
     int64_t buf_size = arg_int(args, "buf-size", 0);
     const char *copy_mode = arg_str(args, "copy-mode");
     int r;
@@ -99,6 +102,8 @@ static int take_plain(struct control *c, const json_t *args,
         .on_source_error = job_args_on_error(args, "on-source-error"),
         .on_target_error = job_args_on_error(args, "on-target-error"),
     };
+    p->job.checkpoint = s->checkpoint;
+    p->job.resumed = s->resumed;
     r = job_args_speed(args, &p->job.speed, err);
     if (r == 0) {
         r = job_args_limits(args, &p->job.limits, err);
@@ -111,12 +116,13 @@ static int take_plain(struct control *c, const json_t *args,
     return r == 0 ? take_granularity(args, p, err) : r;
 }
 
-CO_FN int cmd_co_blockdev_mirror(struct control *c, const json_t *args,
-                                 json_t **ret, GError **err)
+CO_FN int mirror_co_command(struct control *c, const struct job_start *s,
+                            GError **err)
 {
+    const json_t *args = s->args;
     struct mirror_params p;
     struct job *job;
-    int r = take_plain(c, args, &p, err);
+    int r = take_plain(c, s, &p, err);
 
     if (r < 0) {
         return r;
@@ -132,6 +138,25 @@ CO_FN int cmd_co_blockdev_mirror(struct control *c, const json_t *args,
     take_sync(args, &p);
     r = take_replaces(c, args, &p, err);
     return r < 0 ? r : mirror_co_start(c->jobs, &p, &job, err);
+}
+
+/* What was written since a mirror of sync none began is not known after a
+ * crash. */
+static CO_FN int mirror_co_record(struct control *c, const char *command,
+                                  CO_FN_PTR job_co_start_fn *co_begin,
+                                  const json_t *args, GError **err)
+{
+    const struct job_start s = { .args = args };
+
+    return g_str_equal(arg_str(args, "sync"), "none")
+               ? co_begin(c, &s, err)
+               : job_start_co_run(c, command, co_begin, args, err);
+}
+
+CO_FN int cmd_co_blockdev_mirror(struct control *c, const json_t *args,
+                                 json_t **ret, GError **err)
+{
+    return mirror_co_record(c, "blockdev-mirror", mirror_co_command, args, err);
 }
 
 /* --- drive-mirror --- */
@@ -181,11 +206,15 @@ static CO_FN int target_co_put_on_base(const struct mirror_params *p,
 }
 
 /* Make or open the target, with what it stands on. */
-static CO_FN int target_co_get(const json_t *args, struct mirror_params *p,
-                               struct new_image *img, GError **err)
+static CO_FN int target_co_get(const struct job_start *s,
+                               struct mirror_params *p, struct new_image *img,
+                               GError **err)
 {
+    const json_t *args = s->args;
     struct node *disk = node_skip_filters(p->node), *base = target_base(p);
-    bool exists = g_strcmp0(arg_str(args, "mode"), "existing") == 0;
+    /* What an earlier daemon made is there by now. */
+    bool make = g_strcmp0(arg_str(args, "mode"), "existing") != 0;
+    bool exists = s->resumed || !make;
     struct new_image_spec spec = {
         .file = arg_str(args, "target"),
         .format = arg_str(args, "format"),
@@ -194,10 +223,12 @@ static CO_FN int target_co_get(const json_t *args, struct mirror_params *p,
     };
     int r;
 
+    if (make && !spec.format) {
+        spec.format = node_driver_name(disk);
+    }
     if (exists) {
         r = new_image_co_open(disk, &spec, img, err);
     } else {
-        spec.format = spec.format ? spec.format : node_driver_name(disk);
         r = new_image_co_make(disk, &spec, node_skip_filters(base), "target",
                               img, err);
         p->target_is_zero |= img->is_zero;
@@ -208,13 +239,14 @@ static CO_FN int target_co_get(const json_t *args, struct mirror_params *p,
                                     : target_co_put_on_base(p, img->node, err);
 }
 
-CO_FN int cmd_co_drive_mirror(struct control *c, const json_t *args,
-                              json_t **ret, GError **err)
+CO_FN int drive_mirror_co_command(struct control *c, const struct job_start *s,
+                                  GError **err)
 {
+    const json_t *args = s->args;
     struct new_image img = { 0 };
     struct mirror_params p;
     struct job *job;
-    int r = take_plain(c, args, &p, err);
+    int r = take_plain(c, s, &p, err);
 
     if (r == 0) {
         r = take_drive(c, args, &p, err);
@@ -224,7 +256,7 @@ CO_FN int cmd_co_drive_mirror(struct control *c, const json_t *args,
     }
     take_sync(args, &p);
     node_ref(p.node);
-    r = target_co_get(args, &p, &img, err);
+    r = target_co_get(s, &p, &img, err);
     p.target = img.node;
     if (r == 0) {
         r = take_replaces(c, args, &p, err);
@@ -237,17 +269,31 @@ CO_FN int cmd_co_drive_mirror(struct control *c, const json_t *args,
     return r;
 }
 
+CO_FN int cmd_co_drive_mirror(struct control *c, const json_t *args,
+                              json_t **ret, GError **err)
+{
+    return job_start_co_run(c, "drive-mirror", drive_mirror_co_command, args,
+                            err);
+}
+
 CO_FN int cmd_co_block_job_change(struct control *c, const json_t *args,
                                   json_t **ret, GError **err)
 {
-    const char *id = arg_str(args, "id");
+    const char *id = arg_str(args, "id"), *mode = arg_str(args, "copy-mode");
     struct job *j = jobs_find(c->jobs, id);
+    json_t *changes;
+    int r;
 
     if (!j) {
         return err_set_class(err, ERR_DEVICE_NOT_ACTIVE, ENOENT,
                              "Block job '%s' not found", id);
     }
-    return job_user_set_copy_mode(
-        j, arg_str(args, "type"),
-        g_str_equal(arg_str(args, "copy-mode"), "write-blocking"), err);
+    r = job_user_set_copy_mode(j, arg_str(args, "type"),
+                               g_str_equal(mode, "write-blocking"), err);
+    if (r == 0) {
+        changes = json_pack("{s:s}", "copy-mode", mode);
+        journal_co_change(c->journal, id, changes);
+        json_decref(changes);
+    }
+    return r;
 }

@@ -10,10 +10,9 @@
 
 #include "base/err.h"
 #include "control/commands.h"
-#include "control/commands/cmd-stream.h"
 #include "control/commands/job-args.h"
+#include "control/commands/job-start.h"
 #include "control/control-int.h"
-#include "control/journal/journal.h"
 #include "job/job.h"
 #include "job/stream/stream.h"
 
@@ -66,8 +65,10 @@ static int resolve_base(struct control *c, const json_t *args,
     return 0;
 }
 
-int stream_co_command(struct control *c, const json_t *args, GError **err)
+int stream_co_command(struct control *c, const struct job_start *s,
+                      GError **err)
 {
+    const json_t *args = s->args;
     struct stream_params p = {
         .job = job_args_params(c, args),
         .device = arg_str(args, "device"),
@@ -99,17 +100,7 @@ int stream_co_command(struct control *c, const json_t *args, GError **err)
 CO_FN int cmd_co_block_stream(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
-    g_autofree char *id = g_strdup(job_args_id(c, args));
-    struct journal_start start;
-    int r = journal_co_begin_start(c->journal, id, "block-stream", args, &start,
-                                   err);
-
-    if (r < 0) {
-        return r;
-    }
-    r = stream_co_command(c, args, err);
-    journal_co_end_start(c->journal, &start, r == 0);
-    return r;
+    return job_start_co_run(c, "block-stream", stream_co_command, args, err);
 }
 
 /* --- the forms of 2011 --- */

@@ -31,7 +31,7 @@ enum {
 struct journal {
     struct control *c;
     CO_FN_PTR journal_co_restart_fn *co_restart;
-    char *path, *tmp;
+    char *dir, *path, *tmp;
     struct io_file *lock;
     struct co_mutex writing;
     json_t *entries;      /* id -> {command, arguments} */
@@ -114,13 +114,23 @@ static CO_FN int journal_co_write(struct journal *j, GError **err)
     return r;
 }
 
+static int entry_check(const json_t *entry, GError **err)
+{
+    const char *name = arg_str(entry, "command");
+    const struct schema_command *command = name ? schema_find_command(name)
+                                                : NULL;
+
+    return command ? schema_check(command->args,
+                                  json_object_get(entry, "arguments"), err)
+                   : err_set(err, EINVAL, "its command is not known");
+}
+
 static int journal_parse(struct journal *j, const char *text, size_t len,
                          GError **err)
 {
     json_error_t je;
     json_t *all = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
     json_t *jobs = json_object_get(all, "jobs");
-    const struct schema_command *stream = schema_find_command("block-stream");
     const char *id;
     json_t *entry;
     int r = 0;
@@ -137,8 +147,7 @@ static int journal_parse(struct journal *j, const char *text, size_t len,
     json_object_foreach(jobs, id, entry) {
         g_autoptr(GError) bad = NULL;
 
-        if (schema_check(stream->args, json_object_get(entry, "arguments"),
-                         &bad) < 0) {
+        if (entry_check(entry, &bad) < 0) {
             complain_of_job(id, "is skipped", bad);
         } else {
             json_object_set(j->entries, id, entry);
@@ -180,14 +189,48 @@ static CO_FN int journal_co_read(struct journal *j, GError **err)
 
 /* --- life --- */
 
+static bool id_possible(const char *id)
+{
+    if (!g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void journal_free(struct journal *j)
 {
     json_decref(j->entries);
     g_hash_table_destroy(j->waiting);
     g_hash_table_destroy(j->starting);
+    g_free(j->dir);
     g_free(j->path);
     g_free(j->tmp);
     g_free(j);
+}
+
+char *journal_checkpoint(const struct journal *j, const char *id)
+{
+    return j && id_possible(id)
+               ? g_strdup_printf("%s/%s.checkpoint", j->dir, id)
+               : NULL;
+}
+
+/* Before guests go on on another image. */
+static CO_FN int journal_co_switching(struct job *job, GError **err, void *arg)
+{
+    struct journal *j = arg;
+    json_t *entry = json_object_get(j->entries, job->id);
+
+    if (!entry) {
+        return 0;
+    }
+    json_object_set_new(entry, "switched", json_true());
+    return journal_co_write(j, err);
 }
 
 /* A job has ended, live and durable; the event comes after this. */
@@ -212,11 +255,12 @@ int journal_co_open(struct control *c, const char *dir,
 {
     struct journal *j = g_new0(struct journal, 1);
     g_autofree char *lock = g_build_filename(dir, "lock", NULL);
-    struct job_settle settle = { journal_co_settle, j };
+    struct job_settle settle = { journal_co_settle, journal_co_switching, j };
     int r;
 
     j->c = c;
     j->co_restart = co_restart;
+    j->dir = g_strdup(dir);
     j->path = g_build_filename(dir, "jobs.json", NULL);
     j->tmp = g_build_filename(dir, "jobs.json.tmp", NULL);
     j->entries = json_object();
@@ -257,21 +301,6 @@ void journal_co_close(struct journal *j)
         io_co_close(j->lock);
         journal_free(j);
     }
-}
-
-/* --- entries --- */
-
-static bool id_possible(const char *id)
-{
-    if (!g_ascii_isalpha(*id)) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* --- starts --- */
@@ -377,6 +406,7 @@ void journal_co_change(struct journal *j, const char *id, json_t *changes)
 
 void journal_co_erase(struct journal *j, const char *id)
 {
+    g_autofree char *own_id = g_strdup(id), *checkpoint = NULL;
     g_autoptr(GError) err = NULL;
 
     if (!j || json_object_del(j->entries, id) < 0) {
@@ -386,6 +416,11 @@ void journal_co_erase(struct journal *j, const char *id)
     if (journal_co_write(j, &err) < 0) {
         /* The entry outlives its job: at worst it is started once more. */
         complain(err);
+    }
+    checkpoint = journal_checkpoint(j, own_id);
+    /* Another job of that id may have begun meanwhile. */
+    if (checkpoint && !json_object_get(j->entries, own_id)) {
+        (void)io_co_unlink(checkpoint);
     }
 }
 
@@ -398,6 +433,11 @@ int journal_co_forget(struct journal *j, const char *id, GError **err)
     return 0;
 }
 
+static bool entry_switched(const json_t *entry)
+{
+    return json_is_true(json_object_get(entry, "switched"));
+}
+
 json_t *journal_describe(const struct journal *j)
 {
     json_t *res = json_array(), *entry;
@@ -408,42 +448,62 @@ json_t *journal_describe(const struct journal *j)
     }
     json_object_foreach(j->entries, id, entry) {
         bool waiting = g_hash_table_contains(j->waiting, id);
+        const char *state = !waiting                ? "active"
+                            : entry_switched(entry) ? "switched"
+                                                    : "waiting";
 
         json_array_append_new(
-            res, json_pack("{s:s,s:O,s:O,s:s}", "id", id, "command",
-                           json_object_get(entry, "command"), "arguments",
-                           json_object_get(entry, "arguments"), "state",
-                           waiting ? "waiting" : "active"));
+            res,
+            json_pack("{s:s,s:O,s:O,s:s}", "id", id, "command",
+                      json_object_get(entry, "command"), "arguments",
+                      json_object_get(entry, "arguments"), "state", state));
     }
     return res;
 }
 
 /* --- going on --- */
 
+/* Are the nodes there that its arguments name? */
+static bool resume_has_nodes(const struct journal *j, const char *command,
+                             const json_t *args)
+{
+    const char *device = arg_str(args, "device");
+    const char *target = arg_str(args, "target");
+
+    return device && node_find_any(j->c->graph, device, NULL) &&
+           (!g_str_equal(command, "blockdev-mirror") ||
+            node_find_any(j->c->graph, target, NULL));
+}
+
 /* Start entry @id when its device is there. 0, or -errno: it goes on
  * waiting. */
 static CO_FN int resume_co_try(struct journal *j, const char *id)
 {
-    json_t *args = json_object_get(json_object_get(j->entries, id),
-                                   "arguments");
-    const char *device = arg_str(args, "device");
+    json_t *entry = json_object_get(j->entries, id);
+    json_t *args = json_object_get(entry, "arguments");
     g_autofree char *own_id = g_strdup(id);
+    g_autofree char *checkpoint = journal_checkpoint(j, id);
+    g_autofree char *command = g_strdup(arg_str(entry, "command"));
     struct journal_start s = { .id = own_id };
     g_autoptr(GError) err = NULL;
     int r;
 
-    if (!device || !node_find_any(j->c->graph, device, NULL)) {
+    if (entry_switched(entry) || !resume_has_nodes(j, command, args)) {
         return -ENOENT;
     }
     json_incref(args);
     start_enter(j, &s);
-    r = j->co_restart(j->c, args, &err);
+    r = j->co_restart(j->c, command, args, checkpoint, &err);
     json_decref(args);
     if (r < 0) {
-        complain_of_job(id, "cannot go on", err);
-        g_hash_table_add(j->waiting, g_strdup(id));
+        complain_of_job(own_id, r == -EALREADY ? "is over" : "cannot go on",
+                        err);
+        g_hash_table_add(j->waiting, g_strdup(own_id));
     }
     start_leave(j, &s);
+    if (r == -EALREADY) {
+        journal_co_erase(j, own_id);
+    }
     return r;
 }
 

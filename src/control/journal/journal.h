@@ -9,6 +9,10 @@
  * stream that had already finished does nothing twice.  DIR/lock keeps a
  * second daemon away.
  *
+ * A job that lets guests go on on another image says so here before they do
+ * (*switched*): an entry that was left like that is not started again, for the
+ * other image is the disk by then.
+ *
  * Everything is called on the data loop and accepts NULL for no journal.
  */
 #pragma once
@@ -20,9 +24,11 @@
 struct control;
 struct journal;
 
-/* Starts again the job that an entry's @args describe, without a record in the
- * journal. May yield. 0, or -errno with @err. */
-typedef int journal_co_restart_fn(struct control *c, const json_t *args,
+/* Starts again the job of an entry with this @command and these @args, without
+ * a record in the journal. May yield. 0, or -errno with @err; -EALREADY: there is
+ * nothing left to do, the images that it was about are gone. */
+typedef int journal_co_restart_fn(struct control *c, const char *command,
+                                  const json_t *args, const char *checkpoint,
                                   GError **err);
 
 /* Read the journal of @dir and hold its lock until journal_co_close(). 0, or
@@ -31,6 +37,9 @@ CO_FN int journal_co_open(struct control *c, const char *dir,
                           journal_co_restart_fn *co_restart,
                           struct journal **ret_journal, GError **err);
 CO_FN void journal_co_close(struct journal *j);
+/* The file in which job @id may keep what it need not do again; it goes with the
+ * job's entry. Owned; NULL: there is none. */
+char *journal_checkpoint(const struct journal *j, const char *id);
 
 /* A job's start by a command; on the caller's stack. */
 struct journal_start {

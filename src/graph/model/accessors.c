@@ -210,3 +210,21 @@ int driver_measure(const struct node_driver *drv, struct opts *o,
 {
     return drv->measure(o, ret, err);
 }
+
+const struct stat *node_opened_as(struct node *n)
+{
+    struct node *storage = node_storage(n);
+
+    for (const struct edge *e = n->children; e; e = e->next_in_parent) {
+        if (strcmp(e->name, "file") != 0 && strcmp(e->name, "backing") != 0) {
+            return NULL;
+        }
+    }
+    return storage && storage->drv->opened_as ? storage->drv->opened_as(storage)
+                                              : NULL;
+}
+
+bool node_was_written(const struct node *n)
+{
+    return n->priv->write_gen > 1; /* 1: as it was opened */
+}

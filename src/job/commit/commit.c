@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "graph/io.h"
 #include "job/commit/commit-chain.h"
+#include "job/copy/checkpoint.h"
 #include "job/copy/copy-job.h"
 #include "job/pivot.h"
 #include "job/result.h"
@@ -15,7 +16,52 @@ struct commit_job {
     char *backing_file;
     enum on_error on_error;
     int ignored; /* first error that was passed over, -errno */
+    struct checkpoint_keeper keeper;
 };
+
+/* --- what need not be copied again --- */
+
+static bool commit_is_same(void *arg, uint64_t off, uint64_t len)
+{
+    const struct commit_job *c = arg;
+
+    return off + len <= c->job.offset && !c->ignored;
+}
+
+static CO_FN int commit_co_make_durable(void *arg)
+{
+    struct commit_job *c = arg;
+
+    return backend_co_flush(c->chain.base_backend);
+}
+
+static CO_FN int commit_co_open_checkpoint(struct commit_job *c,
+                                           const struct commit_params *p,
+                                           GError **err)
+{
+    g_autoptr(GPtrArray) images = g_ptr_array_new();
+    struct node *end = node_skip_filters(node_backing(p->base));
+    int ret;
+
+    if (!p->job.checkpoint) {
+        return 0;
+    }
+    for (struct node *n = p->top; n && n != end;
+         n = node_skip_filters(node_backing(n))) {
+        g_ptr_array_add(images, n);
+    }
+    c->keeper.choice = (struct checkpoint_choice) { commit_is_same, c };
+    c->keeper.co_flush = commit_co_make_durable;
+    ret = checkpoint_co_open(p->job.checkpoint, p->top->size,
+                             (struct node *const *)images->pdata, images->len,
+                             p->job.resumed, &c->keeper.cp, err);
+    if (ret < 0) {
+        c->keeper.cp = NULL;
+    } else if (!checkpoint_can_resume(c->keeper.cp)) {
+        g_clear_pointer(&c->keeper.cp, checkpoint_co_close);
+    }
+    return ret;
+}
 
 /* --- the copy engine's view --- */
 
@@ -25,6 +71,11 @@ static CO_FN int commit_co_scan(void *arg, uint64_t off, uint64_t max,
 {
     struct commit_job *c = arg;
 
+    if (c->keeper.cp && !checkpoint_run(c->keeper.cp, off, max, &max)) {
+        *ret_need = *ret_zero = false;
+        *ret_len = max;
+        return 0;
+    }
     return commit_chain_co_scan(&c->chain, off, max, ret_need, ret_zero,
                                 ret_len);
 }
@@ -106,6 +157,8 @@ static CO_FN void commit_co_clean(struct job *j)
 {
     struct commit_job *c = (struct commit_job *)j;
 
+    checkpoint_keeper_co_stop(&c->keeper,
+                              c->chain.top && job_ends_with_daemon(j));
     commit_chain_co_release(&c->chain);
     g_clear_pointer(&c->backing_file, g_free);
 }
@@ -170,8 +223,11 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
     c->backing_file = g_strdup(p->backing_file);
     j->len = p->top->size;
     by = g_strdup_printf("commit job '%s'", j->id);
-    ret = commit_chain_co_hold(&c->chain, overlay, p->top, p->base,
-                               p->filter_node_name, by, err);
+    ret = commit_co_open_checkpoint(c, p, err);
+    if (ret == 0) {
+        ret = commit_chain_co_hold(&c->chain, overlay, p->top, p->base,
+                                   p->filter_node_name, by, err);
+    }
     if (ret < 0) {
         commit_co_clean(j);
         job_drop(j);
@@ -179,6 +235,7 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
     }
     j->background = background_new(c->graph, &j->limits);
     background_join_chain(j->background, p->top, node_chain_next(p->base));
+    checkpoint_keeper_start(&c->keeper, graph_loop(c->graph));
     job_start(j);
     *ret_job = j;
     return 0;

@@ -89,9 +89,8 @@ static CO_FN int mirror_co_change_both(struct mirror *m, struct watched *w)
     return ret;
 }
 
-static CO_FN int mirror_co_change(void *arg, struct watched *w)
+static CO_FN int mirror_co_change_marked(struct mirror *m, struct watched *w)
 {
-    struct mirror *m = arg;
     int ret;
 
     if (m->write_blocking) {
@@ -99,6 +98,21 @@ static CO_FN int mirror_co_change(void *arg, struct watched *w)
     }
     ret = watched_co_do(w);
     mirror_mark(m, w->off, w->len); /* failed: old, new, or both */
+    return ret;
+}
+
+static CO_FN int mirror_co_change(void *arg, struct watched *w)
+{
+    struct mirror *m = arg;
+    struct range r;
+    int ret;
+
+    ranges_add(&m->changes, &r, w->off, w->len);
+    if (m->keeper.cp) {
+        checkpoint_co_change(m->keeper.cp, w->off, w->len);
+    }
+    ret = mirror_co_change_marked(m, w);
+    ranges_drop(&m->changes, &r);
     return ret;
 }
 
@@ -149,16 +163,18 @@ CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
 {
     struct mirror *m = arg;
     struct extent ext = { 0 };
-    bool dirty = false;
+    bool dirty = false, todo = true; /* by the map; by the checkpoint */
     int ret;
 
     if (!m->first) {
         dirty = dirty_map_run(m->dirty, off, max, &max);
-        if (!dirty) {
-            *ret_need = *ret_zero = false;
-            *ret_len = max;
-            return 0;
-        }
+    } else if (m->keeper.cp) {
+        todo = checkpoint_run(m->keeper.cp, off, max, &max);
+    }
+    if (!dirty && !(m->first && todo)) {
+        *ret_need = *ret_zero = false;
+        *ret_len = max;
+        return 0;
     }
     do {
         backend_co_enter(m->source_backend);

@@ -183,6 +183,9 @@ static CO_FN void mirror_co_take_filter_out(struct mirror *m)
 CO_FN void mirror_co_release(struct mirror *m)
 {
     m->ending = true;
+    /* While the filter still sees what guests do. */
+    checkpoint_keeper_co_stop(&m->keeper, m->target_backend &&
+                                              job_ends_with_daemon(&m->job));
     if (m->filter) {
         mirror_co_take_filter_out(m);
     }

@@ -3,6 +3,7 @@
 #pragma once
 #include "base/dirty-map.h"
 #include "graph/watch.h"
+#include "job/copy/checkpoint.h"
 #include "job/copy/copy.h"
 #include "graph/ranges.h"
 #include "graph/transfer.h"
@@ -36,8 +37,10 @@ struct mirror {
     bool no_zeroes; /* of it, because there is no marker for zeroes, either */
     bool first;     /* round: everything, by status; else what is dirty */
     bool ending;    /* requests that were let go are not repeated */
-    uint64_t first_bytes; /* how far the first round is */
-    uint64_t later_bytes; /* what has been copied after it */
+    uint64_t first_bytes;  /* how far the first round is */
+    uint64_t later_bytes;  /* what has been copied after it */
+    struct ranges changes; /* by guests, under way */
+    struct checkpoint_keeper keeper;
 
     /* mirror.c */
     uint64_t buf_size;
@@ -58,6 +61,13 @@ CO_FN int mirror_co_hold(struct mirror *m, const char *filter_node_name,
 /* Between drain and its end: whoever used the source uses the target. */
 CO_FN int mirror_co_switch(struct mirror *m, GError **err);
 CO_FN void mirror_co_release(struct mirror *m);
+
+/* --- mirror-checkpoint.c --- */
+
+/* Before guests' changes pass through the filter, and once they do. */
+CO_FN int mirror_co_open_checkpoint(struct mirror *m,
+                                    const struct job_params *p, GError **err);
+CO_FN int mirror_co_begin_checkpoint(struct mirror *m, GError **err);
 
 /* --- mirror-copy.c --- */
 

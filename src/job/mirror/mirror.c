@@ -212,7 +212,11 @@ static CO_FN int mirror_co_finish(struct mirror *m, GError **err)
         return err_set_errno(err, -ret, "Could not bring node '%s' up to date",
                              m->target->name);
     }
-    return m->stay ? 0 : mirror_co_switch(m, err);
+    if (m->stay) {
+        return 0;
+    }
+    ret = job_co_switching(&m->job, err);
+    return ret < 0 ? ret : mirror_co_switch(m, err);
 }
 
 static CO_FN int mirror_co_prepare(struct job *j, GError **err)
@@ -438,12 +442,19 @@ int mirror_co_start(struct jobs *js, const struct mirror_params *p,
     background_join_chain(j->background, source, NULL);
     background_join_chain(j->background, p->target, NULL);
     mirror_show_progress(m);
-    ret = mirror_co_hold(m, p->filter_node_name, err);
+    ret = mirror_co_open_checkpoint(m, &p->job, err);
+    if (ret == 0) {
+        ret = mirror_co_hold(m, p->filter_node_name, err);
+    }
+    if (ret == 0) {
+        ret = mirror_co_begin_checkpoint(m, err);
+    }
     if (ret < 0) {
         mirror_co_release(m);
         job_drop(j);
         return ret;
     }
+    checkpoint_keeper_start(&m->keeper, graph_loop(m->graph));
     job_start(j);
     *ret_job = j;
     return 0;

@@ -552,6 +552,13 @@ static const struct create_option file_create_options[] = {
     { "size", "size", "Virtual disk size" }, {}
 };
 
+static const struct stat *file_opened_as(const struct node *n)
+{
+    const struct file_state *s = n->state;
+
+    return s->is_block ? NULL : &s->identity;
+}
+
 #define FILE_OPERATIONS \
     .kind = NODE_PROTOCOL, .device_id = file_device_id, \
     .state_size = sizeof(struct file_state), .handles_fua = true, \
@@ -562,7 +569,8 @@ static const struct create_option file_create_options[] = {
     .fixed_options = file_fixed_options, .co_set_perms = file_co_set_perms, \
     .co_check_identity = file_co_check_identity, \
     .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
-    .co_set_attributes = file_co_set_attributes, .describe = file_describe, \
+    .co_set_attributes = file_co_set_attributes, \
+    .opened_as = file_opened_as, .describe = file_describe, \
     .limits = file_limits, .co_info = file_co_info, \
     .co_preadv = file_io_co_preadv, .co_pwritev = file_io_co_pwritev, \
     .co_copy_in = file_io_co_copy_in, .can_copy_in = file_io_can_copy_in, \
