@@ -6,3 +6,5 @@
 
 /* Of @len bytes; "123456789" gives 0xe3069283. */
 uint32_t crc32c(const void *buf, size_t len);
+/* The checksum of bytes whose checksum is @crc, with @len more behind them. */
+uint32_t crc32c_more(uint32_t crc, const void *buf, size_t len);

@@ -100,6 +100,7 @@ static void test_crc(void)
 {
     g_assert_cmphex(crc32c("123456789", 9), ==, 0xe3069283);
     g_assert_cmphex(crc32c("", 0), ==, 0);
+    g_assert_cmphex(crc32c_more(crc32c("1234", 4), "56789", 5), ==, 0xe3069283);
 }
 
 static struct cow_header some_header(void)
