@@ -60,8 +60,9 @@ struct edge {
      * image that nobody uses: none, all */
     unsigned perm, shared;
     unsigned own_perm, own_shared;
-    unsigned frozen; /* > 0: must not be changed (a job walks it) */
-    char *frozen_by; /* name for the error text */
+    unsigned frozen;        /* > 0: must not be changed (a job walks it) */
+    unsigned frozen_shared; /* of those, that may be several */
+    char *frozen_by;        /* name for the error text */
     struct edge *next_in_parent, *next_in_child;
 };
 
@@ -264,11 +265,16 @@ CO_FN int node_co_remove_filter(struct node *filter, GError **err);
 /* Freeze the backing links from @top down to @bottom, "busy" for all others. */
 int chain_freeze(struct node *top, struct node *bottom, const char *by,
                  GError **err);
+/* The same, but links below the first may be frozen by others who do the same:
+ * none of them changes any but its first. */
+int chain_freeze_shared(struct node *top, struct node *bottom, const char *by,
+                        GError **err);
 void chain_unfreeze(struct node *top, struct node *bottom);
 
 /* --- blockers: "Node 'N' is busy: REASON" --- */
 enum block_op {
     BLOCK_OP_STREAM,
+    BLOCK_OP_STREAM_FROM, /* by a stream into an image above, which reads it */
     BLOCK_OP_COMMIT,
     BLOCK_OP_MIRROR,
     BLOCK_OP_BACKUP,

@@ -46,13 +46,24 @@ void job_hold_init(struct job_hold *h, const char *type, const char *by)
 }
 
 /* A blocked node is referenced: blockers must not outlive it. */
-void job_hold_block(struct job_hold *h, struct node *n)
+static void hold_block(struct job_hold *h, struct node *n, unsigned but)
 {
     const unsigned all = (1u << BLOCK_OP_COUNT) - 1;
 
     g_ptr_array_add(h->blocked, node_ref(n));
-    g_ptr_array_add(h->blockers,
-                    node_block(n, all & ~(1u << BLOCK_OP_OVERLAY), h->reason));
+    g_ptr_array_add(
+        h->blockers,
+        node_block(n, all & ~(1u << BLOCK_OP_OVERLAY | but), h->reason));
+}
+
+void job_hold_block(struct job_hold *h, struct node *n)
+{
+    hold_block(h, n, 0);
+}
+
+void job_hold_block_but(struct job_hold *h, struct node *n, enum block_op op)
+{
+    hold_block(h, n, 1u << op);
 }
 
 void job_hold_forbid_overlays(struct job_hold *h, struct node *n)

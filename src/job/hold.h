@@ -28,6 +28,8 @@ void job_hold_block(struct job_hold *h, struct node *n);
 /* No image is opened on @n until the end: it would read what the job writes.
  * @n is blocked already. No yield. */
 void job_hold_forbid_overlays(struct job_hold *h, struct node *n);
+/* As job_hold_block(), but for @op. */
+void job_hold_block_but(struct job_hold *h, struct node *n, enum block_op op);
 /* A backend on @n with these permissions, freed by job_hold_co_leave(). @ops:
  * job_hold_ops_*; *@ret_u (or NULL) is borrowed. */
 CO_FN int job_hold_co_use(struct job_hold *h, struct node *n, unsigned perm,

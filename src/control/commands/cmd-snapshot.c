@@ -119,7 +119,8 @@ CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
     }
     /* Whoever changes the chain has asked the snapshots that there are. */
     making = node_block(node_ref(n),
-                        1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_COMMIT,
+                        1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_STREAM_FROM |
+                            1u << BLOCK_OP_COMMIT,
                         "an internal snapshot of it is being made");
     r = create_co_check(n, device, name, err);
     if (r == 0) {
@@ -179,7 +180,8 @@ CO_FN int cmd_co_blockdev_snapshot_delete_internal_sync(struct control *c,
         return err_set(err, EINVAL, "Name or id must be provided");
     }
     deleting = node_block(node_ref(n),
-                          1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_COMMIT,
+                          1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_STREAM_FROM |
+                              1u << BLOCK_OP_COMMIT,
                           "an internal snapshot of it is being deleted");
     r = cmd_snapshot_co_delete(n, args, ret, err);
     node_unblock(deleting);

@@ -157,13 +157,14 @@ const char *node_header_backing(const struct node *n, const char **ret_format)
 
 /* --- freezing --- */
 
-int chain_freeze(struct node *top, struct node *bottom, const char *by,
-                 GError **err)
+static int freeze(struct node *top, struct node *bottom, bool shared,
+                  const char *by, GError **err)
 {
     for (struct node *n = top; n && n != bottom; n = node_chain_next(n)) {
         struct edge *e = chain_edge(n);
 
-        if (e && e->frozen) {
+        if (e && (shared && n != top ? e->frozen > e->frozen_shared
+                                     : e->frozen > 0)) {
             err_set(err, EPERM, "Cannot change '%s' link from '%s' to '%s'",
                     e->name, n->name, e->child->name);
             if (e->frozen_by) {
@@ -177,10 +178,24 @@ int chain_freeze(struct node *top, struct node *bottom, const char *by,
 
         if (e) {
             e->frozen++;
+            e->frozen_shared += shared;
+            g_free(e->frozen_by);
             e->frozen_by = g_strdup(by);
         }
     }
     return 0;
+}
+
+int chain_freeze(struct node *top, struct node *bottom, const char *by,
+                 GError **err)
+{
+    return freeze(top, bottom, false, by, err);
+}
+
+int chain_freeze_shared(struct node *top, struct node *bottom, const char *by,
+                        GError **err)
+{
+    return freeze(top, bottom, true, by, err);
 }
 
 void chain_unfreeze(struct node *top, struct node *bottom)
@@ -188,9 +203,13 @@ void chain_unfreeze(struct node *top, struct node *bottom)
     for (struct node *n = top; n && n != bottom; n = node_chain_next(n)) {
         struct edge *e = chain_edge(n);
 
-        if (e) {
-            g_assert(e->frozen > 0);
-            e->frozen--;
+        if (!e) {
+            continue;
+        }
+        g_assert(e->frozen > 0);
+        e->frozen--;
+        e->frozen_shared -= e->frozen_shared > 0;
+        if (e->frozen == 0) {
             g_free(e->frozen_by);
             e->frozen_by = NULL;
         }

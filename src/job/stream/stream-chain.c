@@ -47,10 +47,11 @@ struct node *stream_chain_lowest(struct node *top)
 
 int stream_chain_check(struct node *n, struct node *bottom, GError **err)
 {
-    struct node *end = node_backing(bottom);
+    struct node *end = node_backing(bottom), *top = n;
 
     for (; n && n != end; n = node_chain_next(n)) {
-        int ret = node_check_op(n, BLOCK_OP_STREAM, err);
+        int ret = node_check_op(
+            n, n == top ? BLOCK_OP_STREAM : BLOCK_OP_STREAM_FROM, err);
 
         if (ret < 0) {
             return ret;
@@ -73,7 +74,8 @@ static CO_FN int stream_chain_co_hold_mids(struct stream_chain *p, GError **err)
         if (ret < 0) {
             return ret;
         }
-        job_hold_block(&p->hold, n);
+        /* Other overlays of it may be streamed, too. */
+        job_hold_block_but(&p->hold, n, BLOCK_OP_STREAM_FROM);
     }
     return 0;
 }
@@ -128,7 +130,7 @@ static CO_FN int stream_chain_co_take(struct stream_chain *p, GError **err)
         }
         p->made_writable = true;
     }
-    ret = chain_freeze(p->top, p->bottom, p->hold.by, err);
+    ret = chain_freeze_shared(p->top, p->bottom, p->hold.by, err);
     if (ret < 0) {
         return ret;
     }

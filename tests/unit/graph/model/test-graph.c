@@ -265,6 +265,9 @@ static CO_FN void chain_entry(void *arg)
                                        "'backing': 'f'}");
     struct node *top = fake_co_open(g, "{'driver': 'fake', 'node-name': 'top', "
                                        "'backing': 'mid'}");
+    struct node *twin = fake_co_open(g, "{'driver': 'fake', "
+                                        "'node-name': 'twin', "
+                                        "'backing': 'mid'}");
     struct node *other = fake_co_open(g, "{'driver': 'fake', "
                                          "'node-name': 'other'}");
     GError *err = NULL;
@@ -286,6 +289,21 @@ static CO_FN void chain_entry(void *arg)
     expect_error(&err, "Cannot change 'backing' link from 'mid' to 'f'");
     g_assert_cmpuint(f->children->frozen, ==, 0);
     chain_unfreeze(top, f);
+
+    /* Two overlays of one image: each has its own first link, and what is below
+     * stays as it is until both are done. */
+    g_assert_cmpint(chain_freeze_shared(top, base, "one", &err), ==, 0);
+    g_assert_cmpint(chain_freeze_shared(top, base, "two", &err), ==, -EPERM);
+    g_clear_error(&err);
+    g_assert_cmpint(chain_freeze_shared(twin, base, "two", &err), ==, 0);
+    g_assert_cmpint(chain_freeze(twin, f, "three", &err), ==, -EPERM);
+    g_clear_error(&err);
+    chain_unfreeze(top, base);
+    g_assert_cmpint(edge_co_replace(mid->children, other, &err), ==, -EPERM);
+    g_clear_error(&err);
+    chain_unfreeze(twin, base);
+    node_co_unref(twin);
+
     g_assert_cmpint(edge_co_replace(top->children, other, &err), ==, 0);
     g_assert_true(node_backing(top) == other);
 
