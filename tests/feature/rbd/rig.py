@@ -63,8 +63,7 @@ def io(s, device, command):
                                                               command)})
 
 
-def node_stats(s, name):
-    for n in s.qmp.cmd('query-blockstats', {'query-nodes': True}):
-        if n.get('node-name') == name:
-            return n['stats']
-    raise KeyError(name)
+def sent(ceph):
+    """Bytes that the store of objects has given out so far."""
+    text = ceph.run('ceph', 'tell', 'osd.0', 'perf', 'dump').stdout
+    return json.loads(text)['osd']['op_out_bytes']
