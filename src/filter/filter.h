@@ -3,6 +3,7 @@
 #pragma once
 struct node_driver;
 extern const struct node_driver blkdebug_driver;   /* "blkdebug" */
+extern const struct node_driver cache_driver;      /* "cache" */
 extern const struct node_driver commit_top_driver; /* "commit_top" */
 extern const struct node_driver copy_before_write_driver;
 extern const struct node_driver copy_on_read_driver; /* "copy-on-read" */

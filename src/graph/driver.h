@@ -193,6 +193,10 @@ struct node_driver {
     /* Is read-only storage still what was opened (S6)? -ESTALE with a text that
      * says what changed. Cheap; no I/O on the data. Optional. */
     CO_FN_PTR int (*co_check_identity)(struct node *n, GError **err);
+    /* What tells the bytes of read-only storage from those of all other storage,
+     * and of any other version of it, also after a restart; owned. NULL:
+     * nothing does. Optional. */
+    char *(*version)(struct node *n);
     /* Where the open storage is in the file system, links resolved; the caller
      * frees it. -ENOTSUP when that cannot be told. Optional. */
     CO_FN_PTR int (*co_real_path)(struct node *n, char **ret_path);

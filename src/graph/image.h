@@ -171,6 +171,11 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err);
  * -ESTALE with a text that says what changed. */
 CO_FN int node_co_check_identity(struct node *n, GError **err);
 
+/* What tells the disk of @n, read-only, from all others and from any other
+ * version of it: what is below it and how it is read. Owned; NULL: nothing tells
+ * that for good. */
+char *node_version(struct node *n);
+
 /* node_driver.co_forget_base of @n, where it has one; a read-only node becomes
  * writable for it. */
 CO_FN int node_co_forget_base(struct node *n, GError **err);

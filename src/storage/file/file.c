@@ -9,6 +9,7 @@
  * description, which must still be the same file.
  */
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/barrier.h"
@@ -498,6 +499,23 @@ static CO_FN int file_co_set_attributes(struct node *n, bool nocow,
     return io_co_set_attributes(s->io, nocow, extent_size);
 }
 
+/* The file as it was when it was opened; of a device nothing tells that. */
+static char *file_version(struct node *n)
+{
+    const struct file_state *s = n->state;
+    const struct stat *st = &s->identity;
+
+    return S_ISREG(st->st_mode)
+               ? g_strdup_printf(
+                     "file %" PRIu64 ":%" PRIu64 " size %" PRId64
+                     " changed %" PRId64 ".%09ld %" PRId64 ".%09ld",
+                     (uint64_t)st->st_dev, (uint64_t)st->st_ino,
+                     (int64_t)st->st_size, (int64_t)st->st_mtim.tv_sec,
+                     st->st_mtim.tv_nsec, (int64_t)st->st_ctim.tv_sec,
+                     st->st_ctim.tv_nsec)
+               : NULL;
+}
+
 /* A file system and the block device that it lies on have the same number. */
 static uint64_t file_device_id(const struct node *n)
 {
@@ -570,7 +588,7 @@ static const struct stat *file_opened_as(const struct node *n)
     .co_check_identity = file_co_check_identity, \
     .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
     .co_set_attributes = file_co_set_attributes, \
-    .opened_as = file_opened_as, .describe = file_describe, \
+    .opened_as = file_opened_as, .describe = file_describe, .version = file_version, \
     .limits = file_limits, .co_info = file_co_info, \
     .co_preadv = file_io_co_preadv, .co_pwritev = file_io_co_pwritev, \
     .co_copy_in = file_io_co_copy_in, .can_copy_in = file_io_can_copy_in, \

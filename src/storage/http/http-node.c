@@ -148,6 +148,20 @@ int http_node_co_preadv(struct node *n, uint64_t off, struct iov iov,
 
 /* --- the server --- */
 
+char *http_node_version(struct node *n)
+{
+    const struct http_state *s = n->state;
+    const struct http_pin *pin = http_client_pin(s->client);
+    const char *tag = http_tag_is_strong(pin->etag) ? pin->etag : "";
+
+    /* An address names an object of S3 in full, too. */
+    return *tag || *pin->modified ? g_strdup_printf("%s size %" G_GUINT64_FORMAT
+                                                    " tag %s modified %s",
+                                                    s->url.text, pin->size, tag,
+                                                    *tag ? "" : pin->modified)
+                                  : NULL;
+}
+
 int http_node_co_check_identity(struct node *n, GError **err)
 {
     const struct http_state *s = n->state;

@@ -37,6 +37,7 @@ void http_state_clear(struct http_state *s);
 
 CO_FN int http_node_co_preadv(struct node *n, uint64_t off, struct iov iov,
                               unsigned flags);
+char *http_node_version(struct node *n);
 CO_FN int http_node_co_check_identity(struct node *n, GError **err);
 void http_node_interrupt(struct node *n);
 void http_node_end_requests(struct node *n, int error);
@@ -46,6 +47,6 @@ void http_node_set_hang(struct node *n, uint64_t timeout_ns, bool fail);
 /* Of a struct node_driver. */
 #define HTTP_NODE_OPERATIONS \
     .kind = NODE_PROTOCOL, .co_check_identity = http_node_co_check_identity, \
-    .co_preadv = http_node_co_preadv, .interrupt = http_node_interrupt, \
-    .end_requests = http_node_end_requests, .yank = http_node_yank, \
-    .set_hang = http_node_set_hang
+    .version = http_node_version, .co_preadv = http_node_co_preadv, \
+    .interrupt = http_node_interrupt, .end_requests = http_node_end_requests, \
+    .yank = http_node_yank, .set_hang = http_node_set_hang

@@ -10,6 +10,7 @@
  * its exclusive lock, where it has one.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -409,6 +410,20 @@ static CO_FN int rbd_co_check_identity(struct node *n, GError **err)
     return r;
 }
 
+/* Of a snapshot: nothing else stays as it is. */
+static char *rbd_node_version(struct node *n)
+{
+    const struct rbd_state *s = n->state;
+    const struct rbd_image *im = s->image;
+
+    return im->version.snap_id && *im->fsid && *im->version.id
+               ? g_strdup_printf("rbd cluster %s pool %" PRId64
+                                 " image %s snapshot %" PRIu64,
+                                 im->fsid, im->pool_id, im->version.id,
+                                 im->version.snap_id)
+               : NULL;
+}
+
 static void rbd_limits(struct node *n, struct node_limits *l)
 {
     l->max_transfer = TRANSFER_MAX;
@@ -469,6 +484,7 @@ const struct node_driver rbd_driver = {
     .co_set_perms = rbd_co_set_perms,
     .co_check_identity = rbd_co_check_identity,
     .describe = rbd_describe,
+    .version = rbd_node_version,
     .limits = rbd_limits,
     .co_preadv = rbd_io_co_preadv,
     .co_pwritev = rbd_io_co_pwritev,
