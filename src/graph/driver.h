@@ -56,6 +56,8 @@ struct node_driver {
     bool supports_backing;
     unsigned filter_perm; /* a filter's own needs of "file": enum perm */
     bool is_internal;     /* jobs open it, no options of a user do */
+    bool is_remote;       /* storage behind a network: reads are joined, and
+                           * images that name it share its node */
     /* co_pwritev and co_zero obey IO_FUA themselves; otherwise the dispatcher
      * adds a flush. (Filters that leave them out pass the flag on.) */
     bool handles_fua;

@@ -104,6 +104,7 @@ struct node_int {
     enum detect_zeroes detect_zeroes;
     struct edge *file, *backing;
     struct track_set track;
+    GQueue far_reads; /* io/join.c */
     GSList *blockers;
     unsigned notes_reads; /* reads are in @reads, while it is > 0 */
     struct ranges reads;

@@ -14,6 +14,7 @@
 #include "base/barrier.h"
 #include "graph/demand.h"
 #include "graph/io/dispatch.h"
+#include "graph/io/join.h"
 #include "graph/trace.h"
 
 static int dispatch_result(struct node *n, const char *op, uint64_t off,
@@ -33,6 +34,14 @@ static struct node *read_notes(struct node *n)
         n = n->priv->backing ? n->priv->backing->child : NULL;
     }
     return n;
+}
+
+static CO_FN int read_co_far_or_near(struct node *n, uint64_t off,
+                                     struct iov iov, unsigned flags)
+{
+    return n->drv->is_remote && !node_is_writable(n)
+               ? join_co_read(n, off, iov, flags, read_co_dispatch)
+               : read_co_dispatch(n, off, iov, flags);
 }
 
 static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
@@ -71,10 +80,10 @@ static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
     iov = iov_slice(iov, 0, have);
     if (demand_counts(n, flags)) {
         demand_reaches_storage(n, flags);
-        ret = read_co_dispatch(n, off, iov, flags);
+        ret = read_co_far_or_near(n, off, iov, flags);
         demand_leaves_storage(n, flags);
     } else {
-        ret = read_co_dispatch(n, off, iov, flags);
+        ret = read_co_far_or_near(n, off, iov, flags);
     }
     return dispatch_result(n, "read", off, have, ret);
 }

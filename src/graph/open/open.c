@@ -242,6 +242,13 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     } else if (ret < 0) {
         g_free(identity);
     }
+    if (ret == 0 && r->header_name) {
+        *ret_node = shared_find(g, options, flags);
+    }
+    if (ret == 0 && *ret_node) {
+        json_decref(options);
+        return 0;
+    }
     if (ret == 0) {
         ret = open_co_one(g, options, flags, ret_node, err);
     }

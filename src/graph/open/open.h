@@ -58,6 +58,11 @@ CO_FN int rdonly_co_one(struct node *n, bool read_only, GArray *log,
 CO_FN int rdonly_co_tree(struct node *n, bool read_only, GArray *log,
                          GError **err);
 
+/* shared.c: a node that was opened by such a name in a header with just these
+ * options, over storage that is far away; a new reference, or NULL. */
+struct node *shared_find(struct graph *g, const json_t *options,
+                         unsigned flags);
+
 /* backing.c: turn what a header named into options for node_co_open(). */
 CO_FN int backing_co_resolve(struct node *n, struct backing_request *r,
                              json_t **ret_options, char **ret_identity,

@@ -46,7 +46,8 @@ void http_node_set_hang(struct node *n, uint64_t timeout_ns, bool fail);
 
 /* Of a struct node_driver. */
 #define HTTP_NODE_OPERATIONS \
-    .kind = NODE_PROTOCOL, .co_check_identity = http_node_co_check_identity, \
+    .kind = NODE_PROTOCOL, .is_remote = true, \
+    .co_check_identity = http_node_co_check_identity, \
     .version = http_node_version, .co_preadv = http_node_co_preadv, \
     .interrupt = http_node_interrupt, .end_requests = http_node_end_requests, \
     .yank = http_node_yank, .set_hang = http_node_set_hang

@@ -549,6 +549,7 @@ const struct node_driver nbd_driver = {
     .name = "nbd",
     .kind = NODE_PROTOCOL,
     .state_size = sizeof(struct nbd_state),
+    .is_remote = true,
     .handles_fua = true,
     .option_names = nbd_option_names,
     .reference_options = nbd_reference_options,

@@ -470,6 +470,7 @@ static const char *const rbd_name_prefixes[] = { "rbd:", NULL };
 const struct node_driver rbd_driver = {
     .name = "rbd",
     .kind = NODE_PROTOCOL,
+    .is_remote = true,
     .state_size = sizeof(struct rbd_state),
     .option_names = rbd_option_names,
     .reference_options = rbd_reference_options,
