@@ -210,6 +210,13 @@ def http_options(url, name='base'):
          'file': {'driver': 'http', 'read-only': True, 'url': url}})]
 
 
+def rbd_options(conf, image, snapshot, name='base'):
+    return ['--blockdev', json.dumps(
+        {'driver': 'raw', 'node-name': name, 'read-only': True,
+         'file': {'driver': 'rbd', 'read-only': True, 'pool': 'rbd',
+                  'image': image, 'snapshot': snapshot, 'conf': conf}})]
+
+
 class Context:
     """Folder, programs, sizes; remembers the files it made."""
 

@@ -14,8 +14,10 @@ import time
 
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
                      http_options, image_options, memory_copy_rate, nbd_options, nbd_uri,
-                     need, overlay_options, raw_options, remove, run, timed)
-from tlsfiles import Authority    # harness has set the path
+                     need, overlay_options, raw_options, rbd_options, remove, run, timed)
+from ceph import Ceph    # harness has set the path
+from sluiced import Skip
+from tlsfiles import Authority
 
 ROWS = []
 # QEMU copies every hole as zeroes into QED, 512 KiB at a time.
@@ -222,6 +224,35 @@ def stream_http(ctx):
                    dict(both(measure, rtt),
                         **{'curl -Z': lambda rtt=rtt: curl(rtt)}),
                    goal=goal, yard=('curl -Z', 0.9))
+
+
+@row('stream-rbd', 'stream an image in Ceph, on this machine, into QED')
+def stream_rbd(ctx):
+    size = (64 if ctx.quick else 256) * MIB
+    base = ctx.base(size)
+    try:
+        ceph = Ceph(ctx.dir, pool='rbd')
+    except Skip as e:
+        raise Missing(str(e)) from None
+    ctx.closers.append(ceph.stop)
+    ceph.run('rbd', 'import', base, 'base')
+    ceph.run('rbd', 'snap', 'create', 'base@s')
+
+    def export():
+        os.sync()
+        target = ctx.path('export')
+        os.environ['CEPH_CONF'] = ceph.conf
+        took, cpu = timed('sh', '-c', 'rbd export --no-progress base@s "$1" '
+                          '&& sync -d "$1"', 'rbd', target)
+        del os.environ['CEPH_CONF']
+        remove(target)
+        return Sample(size / MIB / took, cpu * GIB / size)
+
+    yield Case('the whole', 'MiB/s',
+               dict(both(lambda who: stream_once(
+                   ctx, who, rbd_options(ceph.conf, 'base', 's'), size,
+                   base=base)), **{'rbd export': export}),
+               goal=1, yard=('rbd export', 0.9))
 
 
 def mount_loop(ctx, kind, size):

@@ -45,24 +45,6 @@ static CO_FN int read_co_far_or_near(struct node *n, uint64_t off,
 }
 
 static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
-                                 unsigned flags);
-
-int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
-{
-    struct node *notes = n->graph->noting > 0 ? read_notes(n) : NULL;
-    struct range r;
-    int ret;
-
-    if (!notes) {
-        return read_co_checked(n, off, iov, flags);
-    }
-    ranges_add(&notes->priv->reads, &r, off, iov.len);
-    ret = read_co_checked(n, off, iov, flags);
-    ranges_drop(&notes->priv->reads, &r);
-    return ret;
-}
-
-static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
                                  unsigned flags)
 {
     uint64_t have;
@@ -86,6 +68,21 @@ static CO_FN int read_co_checked(struct node *n, uint64_t off, struct iov iov,
         ret = read_co_far_or_near(n, off, iov, flags);
     }
     return dispatch_result(n, "read", off, have, ret);
+}
+
+int node_co_preadv(struct node *n, uint64_t off, struct iov iov, unsigned flags)
+{
+    struct node *notes = n->graph->noting > 0 ? read_notes(n) : NULL;
+    struct range r;
+    int ret;
+
+    if (!notes) {
+        return read_co_checked(n, off, iov, flags);
+    }
+    ranges_add(&notes->priv->reads, &r, off, iov.len);
+    ret = read_co_checked(n, off, iov, flags);
+    ranges_drop(&notes->priv->reads, &r);
+    return ret;
 }
 
 static int compressed_check(const struct node *n, uint64_t off, uint64_t len)
