@@ -168,6 +168,7 @@ struct node_driver {
     CO_FN_PTR int (*co_discard)(struct node *n, uint64_t off, uint64_t len);
     CO_FN_PTR int (*co_flush)(struct node *n);
     CO_FN_PTR int (*co_truncate)(struct node *n, uint64_t size, GError **err);
+    const char *no_truncate; /* without that: why. Default: QEMU's words */
     CO_FN_PTR int (*co_refresh_size)(struct node *n);
     CO_FN_PTR int (*co_cache)(struct node *n, uint64_t off, uint64_t len);
 

@@ -409,9 +409,8 @@ static CO_FN int connect_co_tcp(const struct sock_addr *addr, GError **err)
     co_in_pool(lookup_in_pool, &lk);
     if (lk.ret != 0) {
         return err_set(err, EHOSTUNREACH,
-                       "Address resolution of %s:%s failed:"
-                       " %s",
-                       addr->host, addr->port, gai_strerror(lk.ret));
+                       "address resolution failed for %s:%s: %s", addr->host,
+                       addr->port, gai_strerror(lk.ret));
     }
     for (struct addrinfo *ai = lk.list; ai && ret < 0; ai = ai->ai_next) {
         ret = connect_co_one(ai->ai_addr, ai->ai_addrlen);

@@ -190,5 +190,16 @@ def test_polite(d):
         assert 'error' not in s.read(), s.read()
 
 
+def test_polite_at_the_end(d):
+    """Connections that are in their handshake when all is done arrive first."""
+    with Nbdkit(d, '--filter=delay', 'pattern', '4M', 'delay-open=30ms') as s:
+        call(d, SLUICE, 'convert', '-f', 'raw', s.uri, 'x.raw')
+        until(lambda: s.read().count('client sent NBD_CMD_DISC') >= 2 and
+              s.read().count('client sent NBD_CMD_DISC') ==
+              s.read().count('accepted connection'),
+              'the end of all connections')
+        assert 'error' not in s.read(), s.read()
+
+
 if __name__ == '__main__':
     run(globals())

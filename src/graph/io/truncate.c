@@ -65,9 +65,11 @@ static CO_FN int truncate_co_driver(struct node *n, uint64_t size, GError **err)
     } else if (node_is_filter(n)) {
         ret = node_co_truncate(node_file(n), size, err);
     } else {
-        ret = err_set(err, ENOTSUP,
-                      "Image format driver '%s' does not support resize",
-                      n->drv->name);
+        ret = n->drv->no_truncate
+                  ? err_set(err, ENOTSUP, "%s", n->drv->no_truncate)
+                  : err_set(err, ENOTSUP,
+                            "Image format driver '%s' does not support resize",
+                            n->drv->name);
     }
     return ret;
 }

@@ -26,6 +26,8 @@
 #include "wire/nbd-uri.h"
 
 #define NS_PER_MS UINT64_C(1000000)
+/* So long the end waits for handshakes that are under way. */
+#define HANDSHAKE_GRACE_NS (100 * NS_PER_MS)
 #define HANDSHAKE_TIMEOUT_NS (10000 * NS_PER_MS)
 #define BACKOFF_MIN_NS (50 * NS_PER_MS)
 #define BACKOFF_MAX_NS (8000 * NS_PER_MS)
@@ -324,6 +326,7 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
     int ret = nbd_conn_co_connect(slot->conn, HANDSHAKE_TIMEOUT_NS, ret_offer,
                                   err);
     if (ret == 0 && cl->closing) {
+        nbd_conn_shutdown(slot->conn);
         ret = err_set(err, ESHUTDOWN, "closing");
     }
     if (ret == 0 && is_elsewhere(slot)) {
@@ -333,6 +336,7 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
         struct nbd_conn *conn = slot->conn;
         slot->conn = NULL;
         nbd_conn_co_free(conn);
+        co_queue_wake_all(&cl->waiters);
         return ret;
     }
     cl->current = slot->target;
@@ -563,12 +567,34 @@ int nbd_client_co_open(const struct nbd_target *targets, unsigned n,
     return 0;
 }
 
+static bool client_is_in_handshake(const struct nbd_client *cl)
+{
+    for (unsigned i = 0; i < cl->nslots; i++) {
+        if (cl->slots[i].conn && !cl->slots[i].up) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A server takes a connection that ends in the handshake for a fault, and says
+ * so in its log. Let those that are on their way arrive, for a moment. */
+static CO_FN void client_co_end_handshakes(struct nbd_client *cl)
+{
+    uint64_t deadline = loop_clock_ns(loop_current()) + HANDSHAKE_GRACE_NS;
+
+    while (!cl->failure && client_is_in_handshake(cl) &&
+           co_queue_co_wait_until(&cl->waiters, deadline)) {
+    }
+}
+
 void nbd_client_co_close(struct nbd_client *cl)
 {
     if (!cl) {
         return;
     }
     cl->closing = true;
+    client_co_end_handshakes(cl);
     for (unsigned i = 0; i < cl->nslots; i++) {
         if (cl->slots[i].conn) {
             nbd_conn_shutdown(cl->slots[i].conn);

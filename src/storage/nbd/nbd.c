@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/math.h"
 #include "graph/driver.h"
 #include "loop/co.h"
 #include "loop/io.h"
@@ -404,6 +405,40 @@ static CO_FN int nbd_co_cache(struct node *n, uint64_t off, uint64_t len)
 
 /* --- status --- */
 
+/* Where the entries of a reply have been read up to. */
+struct entries_walk {
+    struct node *n;
+    uint64_t at; /* so far it is known */
+    uint64_t end;
+    struct extents_run first;
+};
+
+static void entries_keep(struct entries_walk *w, uint64_t end, bool zero)
+{
+    struct nbd_state *s = w->n->state;
+
+    if (end > w->at) {
+        if (w->first.end == 0) {
+            w->first = (struct extents_run) { w->at, end, zero };
+        }
+        extents_set(&s->extents, w->at, end, zero);
+        w->at = end;
+    }
+}
+
+/* An entry that ends at @end, or inside a block, which a server must not send:
+ * such a block counts as data. */
+static void entries_take(struct entries_walk *w, uint64_t end, bool zero)
+{
+    uint32_t block = ((struct nbd_state *)w->n->state)->offer.min_block;
+    uint64_t whole = end == w->n->size ? end : round_down(end, block);
+
+    entries_keep(w, whole, zero);
+    if (whole < end && w->at < end) {
+        entries_keep(w, MIN(w->at + block, w->end), false);
+    }
+}
+
 /* Keep the runs of a reply that begins at @off; whatever the server says, no
  * run passes the end of what was asked. False: nothing usable. */
 static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
@@ -411,25 +446,24 @@ static bool nbd_keep_entries(struct node *n, uint64_t off, uint64_t len,
                              struct extents_run *ret_first)
 {
     struct nbd_state *s = n->state;
-    uint64_t at = off, end = off + len;
+    struct entries_walk w = { .n = n, .at = off, .end = off + len };
+    const struct extents_run *known;
+    uint64_t pos = off;
 
-    for (guint i = 0; i + 1 < entries->len && at < end; i += 2) {
+    for (guint i = 0; i + 1 < entries->len && pos < w.end; i += 2) {
         uint64_t run = g_array_index(entries, uint32_t, i);
         bool zero = g_array_index(entries, uint32_t, i + 1) & STATE_ZERO;
         if (run == 0) {
-            trace_nbd_bad_status(n->filename, at, "extent of no length");
+            trace_nbd_bad_status(n->filename, pos, "extent of no length");
             break;
         }
-        if (run > end - at) {
-            run = end - at;
-        }
-        if (i == 0) {
-            *ret_first = (struct extents_run) { at, at + run, zero };
-        }
-        extents_set(&s->extents, at, at + run, zero);
-        at += run;
+        pos += MIN(run, w.end - pos);
+        entries_take(&w, pos, zero);
     }
-    return at > off;
+    /* Joined with what follows and says the same. */
+    known = extents_find(&s->extents, off);
+    *ret_first = known ? *known : w.first;
+    return w.at > off;
 }
 
 /* Ask the server about @off and far beyond. */
@@ -566,6 +600,7 @@ const struct node_driver nbd_driver = {
     .co_zero = nbd_co_zero,
     .co_discard = nbd_co_discard,
     .co_flush = nbd_co_flush,
+    .no_truncate = "Cannot grow NBD nodes",
     .co_map = nbd_co_map,
     .co_cache = nbd_co_cache,
     .interrupt = nbd_interrupt,

@@ -376,9 +376,13 @@ static CO_FN int file_co_size(struct node *file, const struct layout *l,
                               GError **err)
 {
     uint64_t size = l->end * l->cluster;
+    int r = l->reused && size <= file->size ? 0
+                                            : node_co_truncate(file, size, err);
 
-    return l->reused && size <= file->size ? 0
-                                           : node_co_truncate(file, size, err);
+    if (r < 0) {
+        err_prefix(err, "Could not resize image");
+    }
+    return r;
 }
 
 static CO_FN int qcow2_new_parts_co_write(struct node *file,

@@ -84,6 +84,41 @@ static CO_FN void test_qemu_server_entry(void *arg)
     server_kill(&s);
 }
 
+/* A server whose map ends inside blocks that it does not read in part: they
+ * count as data. */
+static CO_FN void test_map_inside_blocks_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    struct extent e;
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "map",
+                 "eval get_size='echo 4096' block_size='echo 512 512 64k' "
+                 "can_extents='exit 0' pread='head -c $3 /dev/zero' "
+                 "extents='echo 0 1000; echo 1000 1000 hole,zero; "
+                 "echo 2000 100; echo 2100 1996 hole,zero'");
+    struct node *n = test_co_open(g, 0, "{" NBD_UNIX "}", s.socket);
+    struct backend *u = test_co_backend(n);
+    g_assert_cmpint(backend_co_status(u, 0, 4096, &e), ==, 0);
+    g_assert_cmpuint(e.len, ==, 1024);
+    g_assert_true(e.flags & STATUS_DATA);
+    g_assert_cmpint(backend_co_status(u, 1024, 3072, &e), ==, 0);
+    g_assert_cmpuint(e.len, ==, 512);
+    g_assert_true(e.flags & STATUS_ZERO);
+    g_assert_cmpint(backend_co_status(u, 1536, 2560, &e), ==, 0);
+    g_assert_cmpuint(e.len, ==, 1024);
+    g_assert_true(e.flags & STATUS_DATA);
+    g_assert_cmpint(backend_co_status(u, 2560, 1536, &e), ==, 0);
+    g_assert_cmpuint(e.len, ==, 1536);
+    g_assert_true(e.flags & STATUS_ZERO);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
 /* --- parallelism --- */
 
 struct reader {
@@ -300,6 +335,7 @@ int main(int argc, char **argv)
         { "qemu-server", test_qemu_server_entry },
         { "slow-link", test_slow_link_entry },
         { "map", test_map_entry },
+        { "map-inside-blocks", test_map_inside_blocks_entry },
         { "abilities", test_abilities_entry },
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
