@@ -99,6 +99,23 @@ void err_prefix(GError **err, const char *fmt, ...)
     }
 }
 
+void err_add_line(GError **err, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (err && *err) {
+        const char *hint = err_get_hint(*err);
+        g_autofree char *message = err_dup_message(*err);
+        va_start(ap, fmt);
+        g_autofree char *line = g_strdup_vprintf(fmt, ap);
+        va_end(ap);
+        char *joined = g_strconcat(message, "\n", line,
+                                   hint ? HINT_SEPARATOR : NULL, hint, NULL);
+        g_free((*err)->message);
+        (*err)->message = joined;
+    }
+}
+
 void err_hint(GError **err, const char *fmt, ...)
 {
     va_list ap;

@@ -38,6 +38,10 @@ int err_set_class(GError **err, enum err_class cls, int errnum, const char *fmt,
 /* Put "fmt: " before the message of *@err, keeping class and errno. */
 void err_prefix(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* Append a line to the message itself, before hints: one that QEMU's programs
+ * print, too. Not for what QMP sends. */
+void err_add_line(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
 /* Append a second line that says what to do; shown by people's front ends
  * after the message, never sent in QMP's "desc". */
 void err_hint(GError **err, const char *fmt, ...) PRINTF_LIKE(2, 3);

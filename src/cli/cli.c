@@ -12,7 +12,25 @@
 #include "base/text.h"
 #include "base/units.h"
 
+static const char *program = "sluice";
 static bool line_open;
+
+void cli_set_program(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    program = slash ? slash + 1 : path;
+}
+
+const char *cli_program(void)
+{
+    return program;
+}
+
+bool cli_is_qemu_img(void)
+{
+    return strcmp(program, "qemu-img") == 0;
+}
 
 void cli_begin_line(void)
 {
@@ -25,7 +43,10 @@ void cli_end_line(void)
         printf("\n");
         line_open = false;
     }
-    fflush(stdout);
+    /* Where both go into one file they are in order; qemu-img's are not. */
+    if (!cli_is_qemu_img()) {
+        fflush(stdout);
+    }
 }
 
 char *cli_shell_word(const char *word)
@@ -37,18 +58,44 @@ char *cli_shell_word(const char *word)
                                                       : g_shell_quote(word);
 }
 
+static void print_message(const char *kind, const char *text)
+{
+    g_autofree char *shown = text_printable(text, "\n\t");
+
+    cli_end_line();
+    fprintf(stderr, "%s: %s%s\n", program, kind, shown);
+}
+
 void cli_error(const char *fmt, ...)
 {
     va_list ap;
 
-    g_autofree char *text = NULL, *shown = NULL;
-
-    cli_end_line();
     va_start(ap, fmt);
-    text = g_strdup_vprintf(fmt, ap);
+    g_autofree char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    shown = text_printable(text, "\n\t");
-    fprintf(stderr, "sluice: %s\n", shown);
+    print_message("", text);
+}
+
+void cli_warning(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    print_message("warning: ", text);
+}
+
+void cli_hint(const char *fmt, ...)
+{
+    va_list ap;
+
+    if (cli_is_qemu_img()) {
+        return;
+    }
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
 }
 
 void cli_gerror(const GError *err)
@@ -58,7 +105,7 @@ void cli_gerror(const GError *err)
 
     cli_error("%s", message);
     if (hint) {
-        fprintf(stderr, "%s\n", hint);
+        cli_hint("%s\n", hint);
     }
 }
 
@@ -66,7 +113,7 @@ void cli_prefix_once(GError **err, const char *what, const char *name)
 {
     g_autofree char *said = g_strdup_printf("Could not open '%s': ", name);
 
-    if (err && g_str_has_prefix((*err)->message, said)) {
+    if (err && !cli_is_qemu_img() && g_str_has_prefix((*err)->message, said)) {
         char *rest = g_strdup((*err)->message + strlen(said));
 
         g_free((*err)->message);
@@ -104,13 +151,16 @@ static void hint_option(const char *word)
     g_autofree char *near = near_option(word);
 
     if (near && strcmp(near, word) != 0) {
-        fprintf(stderr, "Did you mean '%s'? ", near);
+        cli_hint("Did you mean '%s'? ", near);
     }
 }
 
 static int usage_hint(const char *command)
 {
-    fprintf(stderr, "Try 'sluice %s%s--help' for more information\n",
+    if (cli_is_qemu_img()) {
+        command = NULL;
+    }
+    fprintf(stderr, "Try '%s %s%s--help' for more information\n", program,
             command ? command : "", command ? " " : "");
     return 1;
 }

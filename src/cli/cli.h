@@ -20,13 +20,25 @@ struct subcommand {
 /* Run it. Returns the exit status. */
 int cli_run(const struct subcommand *s, int argc, char **argv);
 
+/* The name that the program was called by, with which messages begin. "qemu-img"
+ * (a link of that name) means: in the words of that program, so that what
+ * compares texts finds none of ours. */
+void cli_set_program(const char *path);
+const char *cli_program(void);
+bool cli_is_qemu_img(void);
+/* For lines on stderr that say what to do: none where the program stands in for
+ * qemu-img. @text ends with \n where the line does. */
+void cli_hint(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+/* "sluice: warning: ...", like an error. */
+void cli_warning(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+
 /* Something on stdout stands in a line that is rewritten in place: what comes
  * next begins a new one, by the second. Messages do so by themselves. */
 void cli_begin_line(void);
 void cli_end_line(void);
 /* A word as a shell takes it: in quotes only where it needs them. Owned. */
 char *cli_shell_word(const char *word);
-/* "sluice: ..." on stderr, then the hint of @err if it has one. */
+/* "NAME: ..." on stderr, then the hint of @err if it has one. */
 void cli_error(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 void cli_gerror(const GError *err);
 /* Put "@what '@name': " before the message of *@err, in place of the "Could not
@@ -76,6 +88,8 @@ struct percent {
 };
 void percent_begin(struct percent *p, bool on);
 void percent_update(struct percent *p, uint64_t done, uint64_t total);
+/* All is done: 100 is printed, once more if it was already. */
+void percent_finish(struct percent *p);
 void percent_end(struct percent *p);
 
 /* --output=human|json. Returns 0 or a usage error. */

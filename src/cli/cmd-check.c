@@ -96,7 +96,7 @@ static void print_line(void *arg, const char *line)
     struct printer *p = arg;
     g_autofree char *text = text_printable(line, "");
 
-    fflush(stdout);
+    cli_end_line();
     fprintf(stderr, "%s\n", text);
     if (++p->lines == LINES_MAX) {
         fprintf(stderr, "More of this is counted, but not shown\n");

@@ -204,6 +204,7 @@ static int convert_parse_args(int argc, char **argv, struct convert *c)
     }
     if (r == 0 && c->list_options) {
         c->target.format = c->target.format ? c->target.format : "raw";
+        c->target.name = optind < argc ? argv[argc - 1] : NULL;
         return 0;
     }
     if (r == 0 && argc - optind < 2) {
@@ -361,7 +362,7 @@ static CO_FN int convert_co_list_options(struct graph *g,
         cli_gerror(err);
         return 1;
     }
-    return create_options_print(drv);
+    return create_options_print(drv, c->target.name);
 }
 
 static CO_FN int convert_co_run(struct graph *g, void *arg)

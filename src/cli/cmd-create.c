@@ -75,13 +75,16 @@ static CO_FN int create_co_no_format(struct graph *g, const struct create *c,
                                : image_co_backing_format(g, c->filename,
                                                          backing, &found, &why);
 
-    if (r == -ENOTSUP) { /* of a format that has no driver: says what to do */
+    if (why) {
         g_propagate_error(err, g_steal_pointer(&why));
+        if (r != -ENOTSUP) { /* of a format that has no driver: says all */
+            err_add_line(err, "Could not open backing image.");
+        }
         return r;
     }
     err_set(err, EINVAL, "Backing file specified without backing format");
     if (r == 0) {
-        err_hint(err, "Detected format of %s.", found);
+        err_add_line(err, "Detected format of %s.", found);
         err_hint(err, "If that is what it is, say so with -F %s.", found);
     } else {
         err_hint(err, "Say it with -F, for example -F raw.");
@@ -102,7 +105,7 @@ static CO_FN int create_co_look_below(struct graph *g, const struct create *c,
             err_prefix(err, "'%s'", backing);
         }
         if (r != -ELOOP) {
-            err_hint(err, "Could not open backing image.");
+            err_add_line(err, "Could not open backing image.");
         }
     }
     return r;
@@ -129,7 +132,7 @@ static CO_FN int create_co_backing(struct graph *g, struct create *c,
     }
     if (!graph_find_driver(g, fmt)) {
         err_set(err, EINVAL, "Unknown driver '%s'", fmt);
-        err_hint(err, "Could not open backing image.");
+        err_add_line(err, "Could not open backing image.");
         graph_hint_formats(g, fmt, err);
         return -EINVAL;
     }
@@ -215,7 +218,7 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
     int r = drv ? 0 : -EINVAL;
 
     if (r == 0 && c->list_options) {
-        return create_options_print(drv);
+        return create_options_print(drv, c->filename);
     }
     if (r == 0) {
         r = create_options_complete(c->options, drv, &err);

@@ -135,10 +135,12 @@ static int new_size(const struct resize *z, uint64_t old, uint64_t *ret,
     if (*ret < old && !z->shrink) {
         err_set(err, EINVAL,
                 "Use the --shrink option to perform a shrink operation.");
-        err_hint(err, "sluice: warning: Shrinking an image will delete all "
-                      "data beyond the shrunken image's end. Before performing "
-                      "such an operation, make sure there is no important data "
-                      "there.");
+        err_add_line(err,
+                     "%s: warning: Shrinking an image will delete all data "
+                     "beyond the shrunken image's end. Before performing such "
+                     "an operation, make sure there is no important data "
+                     "there.",
+                     cli_program());
         return -EINVAL;
     }
     return 0;

@@ -153,9 +153,9 @@ static int check_value(const struct create_option *o, json_t *value,
                     "Parameter '%s' expects a non-negative number "
                     "below 2^64",
                     o->name);
-            err_hint(err,
-                     "Optional suffix k, M, G, T, P or E means kilo-, "
-                     "mega-, giga-, tera-, peta-\nand exabytes, respectively.");
+            err_add_line(err, "Optional suffix k, M, G, T, P or E means kilo-, "
+                              "mega-, giga-, tera-, peta-\nand exabytes, "
+                              "respectively.");
             return -EINVAL;
         }
         g_autofree char *plain = g_strdup_printf("%" PRIu64, n);
@@ -285,9 +285,10 @@ void create_options_print_list(const struct create_option *list,
     }
 }
 
-int create_options_print(const struct node_driver *drv)
+int create_options_print(const struct node_driver *drv, const char *target)
 {
-    printf("Supported %s options:\n", driver_name(drv));
+    printf("Supported %s%soptions:\n", target ? "" : driver_name(drv),
+           target ? "" : " ");
     create_options_print_list(driver_create_options(drv),
                               storage_create_options());
     return 0;

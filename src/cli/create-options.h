@@ -44,5 +44,5 @@ int create_options_check_amend(json_t *options, const struct node_driver *drv,
 /* All of both lists (@more may be NULL), by name, a line each. */
 void create_options_print_list(const struct create_option *list,
                                const struct create_option *more);
-/* -o help. Returns 0. */
-int create_options_print(const struct node_driver *drv);
+/* -o help; @target is what was to be made, or NULL. Returns 0. */
+int create_options_print(const struct node_driver *drv, const char *target);

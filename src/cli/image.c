@@ -35,7 +35,7 @@ static void image_print_notice(const char *text)
 {
     g_autofree char *shown = text_printable(text, "\n\t");
 
-    fprintf(stderr, "sluice: note: %s\n", shown);
+    fprintf(stderr, "%s: note: %s\n", cli_program(), shown);
 }
 
 static CO_FN void run_entry(void *arg)

@@ -167,8 +167,10 @@ CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
         if (is_broken(b) && !skip_broken && r == 0) {
             r = err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'",
                         internal_get_str(b, "name"));
-            err_hint(err, "Try --skip-broken-bitmaps, or use 'sluice bitmap "
-                          "--remove' to delete it");
+            err_add_line(err,
+                         "Try --skip-broken-bitmaps, or use '%s bitmap "
+                         "--remove' to delete it",
+                         cli_program());
         }
     }
     json_decref(list);
@@ -186,12 +188,8 @@ CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
 
     json_array_foreach(list, i, b) {
         if (is_broken(b)) {
-            g_autofree char *name = text_printable(internal_get_str(b, "name"),
-                                                   "");
-
-            fprintf(stderr,
-                    "sluice: warning: Skipping inconsistent bitmap '%s'\n",
-                    name);
+            cli_warning("Skipping inconsistent bitmap '%s'",
+                        internal_get_str(b, "name"));
         }
     }
     r = json_array_size(list)

@@ -409,6 +409,9 @@ static int unknown_command(const char *word)
         }
     }
     names[n] = NULL;
+    if (cli_is_qemu_img()) {
+        return cli_usage_error(NULL, "Command not found: %s", word);
+    }
     near = suggest_word(word, names);
     if (near) {
         return cli_usage_error(
@@ -424,7 +427,8 @@ static int main_run(int argc, char **argv)
     setlocale(LC_ALL, "C.UTF-8");
     opterr = 0; /* cli_bad_option() says it */
     if (argc < 2) {
-        return cli_usage_error(NULL, "expecting a command");
+        return cli_usage_error(NULL, cli_is_qemu_img() ? "Not enough arguments"
+                                                       : "expecting a command");
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         return main_print_usage();
@@ -461,5 +465,8 @@ static int main_check_output(int argc, char **argv, int status)
 
 int main(int argc, char **argv)
 {
+    if (argc > 0) {
+        cli_set_program(argv[0]);
+    }
     return main_check_output(argc, argv, main_run(argc, argv));
 }

@@ -49,6 +49,13 @@ void percent_update(struct percent *p, uint64_t done, uint64_t total)
     }
 }
 
+void percent_finish(struct percent *p)
+{
+    if (p->on) {
+        percent_print(100);
+    }
+}
+
 void percent_end(struct percent *p)
 {
     if (p->on) {

@@ -44,11 +44,12 @@ struct turn {
 struct transfer {
     const struct transfer_params *p;
     struct percent percent;
-    uint32_t unit;        /* bytes, a power of two */
-    unsigned write_flags; /* enum io_flags */
-    GQueue turns;         /* struct turn, by offset */
-    uint64_t bad_status;  /* where the last question of status failed */
-    uint64_t unflushed;   /* bytes written since the last flush began */
+    uint64_t data, data_done; /* bytes to copy, for percent; 0: not counted */
+    uint32_t unit;            /* bytes, a power of two */
+    unsigned write_flags;     /* enum io_flags */
+    GQueue turns;             /* struct turn, by offset */
+    uint64_t bad_status;      /* where the last question of status failed */
+    uint64_t unflushed;       /* bytes written since the last flush began */
     struct co_latch flushing;
     int flush_error;
 };
@@ -130,11 +131,8 @@ static CO_FN void source_co_salvage(struct transfer *t, uint64_t off,
         if (r < 0 && step > SECTOR) {
             source_co_salvage(t, off + at, buf + at, step);
         } else if (r < 0) {
-            fflush(stdout);
-            fprintf(stderr,
-                    "sluice: warning: error while reading offset %" PRIu64
-                    ": %s\n",
-                    off + at, g_strerror(-r));
+            cli_warning("error while reading offset %" PRIu64 ": %s", off + at,
+                        g_strerror(-r));
             memset(buf + at, 0, step);
         }
     }
@@ -416,21 +414,46 @@ static CO_FN int transfer_co_copy(void *arg, uint64_t off, uint64_t len,
                                   bool zero, struct copy_result *res)
 {
     struct transfer *t = arg;
+    int r;
 
     if (zero) {
         return target_co_zero(t, off, len);
     }
-    return t->p->copy_offload ? transfer_co_copy_offload(t, off, len, res)
-                              : transfer_co_copy_by_hand(t, off, len, res);
+    r = t->p->copy_offload ? transfer_co_copy_offload(t, off, len, res)
+                           : transfer_co_copy_by_hand(t, off, len, res);
+    if (r == 0 && t->data) {
+        t->data_done += len;
+        percent_update(&t->percent, t->data_done, t->data);
+    }
+    return r;
 }
 
 /* --- the rest of what the engine asks --- */
+
+/* How much data there is to copy: what -p shows is a part of that, since holes
+ * take no time. What cannot be told now fails later. */
+static CO_FN uint64_t transfer_co_count(struct transfer *t)
+{
+    uint64_t sum = 0, len;
+    bool need, zero;
+
+    for (uint64_t off = 0; off < t->p->size; off += len) {
+        if (transfer_co_scan(t, off, t->p->size - off, &need, &zero, &len) <
+            0) {
+            break;
+        }
+        sum += need && !zero ? len : 0;
+    }
+    return sum;
+}
 
 static void transfer_progress(void *arg, uint64_t offset)
 {
     struct transfer *t = arg;
 
-    percent_update(&t->percent, offset, t->p->size);
+    if (!t->data) {
+        percent_update(&t->percent, offset, t->p->size);
+    }
 }
 
 static CO_FN int transfer_co_error(void *arg, uint64_t off, bool is_read,
@@ -497,10 +520,11 @@ CO_FN int transfer_co_run(struct graph *g, const struct transfer_params *p)
     int r;
 
     percent_begin(&t.percent, p->progress);
+    t.data = p->progress ? transfer_co_count(&t) : 0;
     r = copy_co_run(c);
     copy_free(c);
     if (r == 0) {
-        percent_update(&t.percent, 1, 1);
+        percent_finish(&t.percent);
         r = transfer_co_flush(&t);
     }
     co_latch_co_wait(&t.flushing);

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-from words import without_help
+from words import stand_in
 
-SLUICE = os.environ['SLUICE']
 QEMU_IMG = shutil.which('qemu-img')
 
 # A row that begins with ~ compares the exit status alone: our words differ for
@@ -133,8 +132,7 @@ def clean_json(text):
 def run(tool, words, folder):
     p = subprocess.run([tool] + words, cwd=folder, stdout=subprocess.PIPE,
                        stderr=subprocess.PIPE, text=True)
-    err = without_help(p.stderr).replace('qemu-img: ', 'sluice: ')
-    return p.returncode, clean_json(p.stdout), err.strip()
+    return p.returncode, clean_json(p.stdout), p.stderr.strip()
 
 
 def image_fields(folder, name):
@@ -157,6 +155,7 @@ def main():
     num = 0
     failed = False
     top = tempfile.mkdtemp(prefix='image-tool-')
+    program = stand_in(top)
     for group, rows in ROWS.items():
         folders = [os.path.join(top, group, tool) for tool in ('theirs', 'ours')]
         for f in folders:
@@ -165,7 +164,7 @@ def main():
             num += 1
             words = row.lstrip('~').split()
             theirs = run(QEMU_IMG, words, folders[0])
-            ours = run(SLUICE, words, folders[1])
+            ours = run(program, words, folders[1])
             if row[0] == '~':
                 theirs, ours = theirs[:1], ours[:1]
             diffs = [(a, b) for a, b in zip(theirs, ours) if a != b]

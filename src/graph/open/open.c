@@ -235,10 +235,8 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     }
     ret = backing_co_resolve(n, r, &options, &identity, err);
     if (ret == 0 && identity && !g_hash_table_add(seen, identity)) {
-        ret = err_set(err, ELOOP,
-                      "Backing file '%s' of '%s' is already part of the chain: "
-                      "the chain is a loop",
-                      r->header_name, n->filename ? n->filename : n->name);
+        ret = err_set(err, ELOOP, "Backing file '%s' creates an infinite loop.",
+                      r->header_name);
     } else if (ret < 0) {
         g_free(identity);
     }

@@ -138,5 +138,25 @@ def test_messages_name_files(d):
            without=['#block'])
 
 
+def test_by_another_name(d):
+    """Messages begin with it; as qemu-img there are none of our hints."""
+    write_pattern(d + '/base.raw', MIB)
+    for name in ('tool', 'qemu-img'):
+        os.symlink(os.path.abspath(SLUICE), d + '/' + name)
+    err = fails(d, d + '/tool', 'info bsae.raw', "Did you mean 'base.raw'?")
+    assert err.startswith('tool: Could not open'), err
+    for line, want in (
+            ('info bsae.raw', "Could not open 'bsae.raw': Could not open "
+             "'bsae.raw': No such file or directory\n"),
+            ('create -f qcow2 -b base.raw x', 'x: Backing file specified '
+             'without backing format\nDetected format of raw.\n'),
+            ('covnert a b', "Command not found: covnert\n"
+             "Try 'qemu-img --help' for more information\n"),
+            ('info --forceshare a', "unrecognized option '--forceshare'\n"
+             "Try 'qemu-img --help' for more information\n")):
+        err = fails(d, d + '/qemu-img', line)
+        assert err == 'qemu-img: ' + want, err
+
+
 if __name__ == '__main__':
     run(globals())
