@@ -250,15 +250,18 @@ bool qcow2_exts_patch(uint8_t *area, size_t len, const struct qcow2_ext *e)
 static char *name_from_table(const struct qcow2_ext *table,
                              enum qcow2_feature_kind kind, unsigned bit)
 {
-    for (uint32_t at = 0; at + FEATURE_LEN <= table->len; at += FEATURE_LEN) {
+    /* The last entry may be cut short: zeroes follow. */
+    for (uint32_t at = 0; at + FEATURE_NAME_AT < table->len;
+         at += FEATURE_LEN) {
         const uint8_t *entry = table->data + at;
+        uint32_t len = MIN(FEATURE_LEN, table->len - at);
         char *name;
 
         if (entry[0] != kind || entry[1] != bit) {
             continue;
         }
         name = g_strndup((const char *)entry + FEATURE_NAME_AT,
-                         FEATURE_LEN - FEATURE_NAME_AT);
+                         len - FEATURE_NAME_AT);
         for (char *c = name; *c; c++) {
             *c = g_ascii_isprint(*c) ? *c : '?';
         }

@@ -299,6 +299,9 @@ int qcow2_header_validate(const struct qcow2_header *h, uint64_t file_size,
         return qcow2_bad(err, ret_where, AT_SIZE, "size", h->size,
                          "a disk has at most 2^63 - 1 bytes");
     }
+    if (qcow2_l1_entries(h->size, h->cluster_bits, extended) > INT32_MAX) {
+        return err_set(err, EFBIG, "Image is too big");
+    }
     if (qcow2_l1_entries(h->size, h->cluster_bits, extended) > h->l1_size) {
         return qcow2_bad(err, ret_where, AT_L1_SIZE, "l1_size", h->l1_size,
                          "the L1 table is too small for the disk");

@@ -84,7 +84,16 @@ struct node *node_file(const struct node *n)
 
 const char *node_title(const struct node *n)
 {
-    return n->auto_named && n->filename && *n->filename ? n->filename : n->name;
+    /* While an image is being opened only its storage has a name. */
+    for (const struct node *f = n; f && f->auto_named;) {
+        const struct edge *e = node_child(f, "file");
+
+        if (f->filename && *f->filename) {
+            return f->filename;
+        }
+        f = e ? e->child : NULL;
+    }
+    return n->name;
 }
 
 struct edge *node_child(const struct node *n, const char *name)

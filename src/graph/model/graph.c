@@ -213,8 +213,8 @@ void node_notice(const struct node *n, const char *fmt, ...)
     va_end(ap);
     trace_node_notice(n->name, what);
     if (n->graph->notice) {
-        text = g_strdup_printf("'%s': %s", n->filename ? n->filename : n->name,
-                               what);
+        text = g_strdup_printf("'%s': %s",
+                               n->filename ? n->filename : node_title(n), what);
         n->graph->notice(text);
     }
 }
@@ -230,7 +230,7 @@ int node_corrupt(struct node *n, GError **err, uint64_t offset, const char *fmt,
     va_end(ap);
     trace_node_corrupt(n->name, offset, what);
     err_set(err, EINVAL, "Image '%s' is corrupt at offset %" PRIu64 ": %s",
-            n->filename ? n->filename : n->name, offset, what);
+            n->filename ? n->filename : node_title(n), offset, what);
     g_free(what);
     return -EINVAL;
 }

@@ -109,7 +109,7 @@ static const struct field {
     { FIELD(size), 0, 0, 0 },
     { FIELD(size), 512 << 20, 0, 0 },
     { FIELD(size), (512 << 20) + 1, -EINVAL, 36 }, /* L1 too small */
-    { FIELD(size), INT64_MAX, -EINVAL, 36 },
+    { FIELD(size), INT64_MAX, -EFBIG, 0 },
     { FIELD(size), UINT64_C(1) << 63, -EINVAL, 24 },
     { FIELD(size), UINT64_MAX, -EINVAL, 24 },
     { FIELD(l1_size), 0, -EINVAL, 36 },
@@ -302,6 +302,10 @@ static void test_names(void)
     g_assert_cmpstr(own, ==, "sp?n, Unknown incompatible feature: 200");
     none = qcow2_feature_names(a, QCOW2_COMPATIBLE, UINT64_C(1) << 63);
     g_assert_cmpuint(strlen(none), ==, 46);
+    g_free(own);
+    qcow2_exts_set(a, QCOW2_EXT_FEATURES, table, 4);
+    own = qcow2_feature_names(a, QCOW2_INCOMPATIBLE, 1 << 7);
+    g_assert_cmpstr(own, ==, "sp");
     g_array_unref(a);
 }
 

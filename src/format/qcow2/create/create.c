@@ -11,6 +11,8 @@
 
 /* In the order in which creation announces them. */
 const struct create_option qcow2_create_options[] = {
+    { "encryption", "bool (on/off)",
+      "Of old; on is refused, for what it stood for is not safe" },
     { "encrypt.format", "str", "Encrypt the image: luks" },
     { "encrypt.key-secret", "str",
       "Id of the secret that holds the passphrase" },

@@ -91,9 +91,15 @@ int qcow2_crypt_take_options(struct opts *o,
 {
     struct qcow2_crypt_options *c = g_new0(struct qcow2_crypt_options, 1);
     g_autofree char *format = NULL;
-    int ret = opts_take_str(o, "encrypt.format", &format, err);
-    bool any;
+    bool aes = false, any;
+    int ret = opts_take_bool(o, "encryption", &aes, err);
 
+    if (ret >= 0) {
+        ret = opts_take_str(o, "encrypt.format", &format, err);
+    }
+    if (ret >= 0 && aes && !format) {
+        format = g_strdup("aes"); /* refused below */
+    }
     if (ret >= 0) {
         ret = options_take(o, c, err);
     }
