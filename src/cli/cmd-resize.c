@@ -174,8 +174,20 @@ static CO_FN int resize_data_co_write(struct backend *u, uint64_t off,
 static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
                                       struct backend *u, uint64_t off)
 {
-    unsigned place = node_get_limits(n)->can_allocate ? IO_ALLOCATE : 0;
+    const struct node_limits *l = node_get_limits(n);
+    unsigned place = l->can_allocate ? IO_ALLOCATE : 0;
 
+    if (l->cluster_size > 1 && z->preallocation != PREALLOC_FULL) {
+        /* The rest of the cluster in which the disk ended: zeroing a part of
+         * one that is not allocated gives it no place. */
+        uint64_t end = MIN(round_up(off, l->cluster_size), n->size);
+        int r = resize_data_co_write(u, off, end);
+
+        if (r < 0 || end == n->size) {
+            return r;
+        }
+        off = end;
+    }
     switch (z->preallocation) {
     case PREALLOC_METADATA:
         return backend_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);

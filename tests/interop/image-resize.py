@@ -84,6 +84,24 @@ for kind in KINDS:
     globals()['test_' + (kind or 'plain').replace('=', '_')] = modes
 
 
+def test_inside_a_cluster(d):
+    """The cluster in which the disk ended has its place, too, when only the
+    base had something there."""
+    for options in 'compat=1.1', 'cluster_size=2M', 'extended_l2=on':
+        for mode in 'metadata', 'falloc', 'full':
+            path = image(d, options)
+            run_tool(SLUICE, 'resize', '-q', '--preallocation=' + mode, path,
+                     str(NEW))
+            got = see(path)
+            assert got[:OLD] == b'\x5a' * OLD and not any(got[OLD:]), mode
+            end = os.path.getsize(path)
+            run_tool('qemu-io', '-f', 'qcow2', '-c',
+                     'write -P 9 %d 3k' % OLD, path)
+            assert os.path.getsize(path) == end, (options, mode)
+            qemu_img('check', '-q', path)
+            os.unlink(path)
+
+
 def test_encrypted(d):
     """A hole under the cipher would read as noise."""
     path = image(d, 'encrypt.format=luks,encrypt.key-secret=s,'
