@@ -160,7 +160,8 @@ static int check_value(const struct create_option *o, json_t *value,
         }
         g_autofree char *plain = g_strdup_printf("%" PRIu64, n);
         json_string_set(value, plain);
-    } else if (strcmp(o->type, "num") == 0 && cli_parse_number(text, &n) < 0) {
+    } else if (strcmp(o->type, "num") == 0 &&
+               cli_parse_number(text + (*text == '-'), &n) < 0) {
         return err_set(err, EINVAL, "Parameter '%s' expects a number", o->name);
     } else if (g_str_has_prefix(o->type, "bool") && !is_bool(text)) {
         return err_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'",
