@@ -155,15 +155,16 @@ CO_FN int internal_co_check_bitmaps(struct node *source, bool skip_broken,
 {
     g_autoptr(GError) why = NULL;
     json_t *list = bitmaps_co_list(source, &why);
-    const json_t *b;
-    size_t i;
     int r = 0;
 
     if (!list) {
         return err_set(err, ENOTSUP, "%s",
                        why ? why->message : "Source lacks bitmap support");
     }
-    json_array_foreach(list, i, b) {
+    /* The last first, which is the order of QEMU's tools. */
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const json_t *b = json_array_get(list, i);
+
         if (is_broken(b) && !skip_broken && r == 0) {
             r = err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'",
                         internal_get_str(b, "name"));
@@ -182,11 +183,12 @@ CO_FN int internal_co_copy_bitmaps(struct node *source, struct node *target,
 {
     json_t *list = bitmaps_co_list(source, err);
     struct bitmap_args copy = { .from = source };
-    const json_t *b;
-    size_t i;
     int r;
 
-    json_array_foreach(list, i, b) {
+    /* The last first, which is the order of QEMU's tools. */
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const json_t *b = json_array_get(list, i);
+
         if (is_broken(b)) {
             cli_warning("Skipping inconsistent bitmap '%s'",
                         internal_get_str(b, "name"));
