@@ -2,6 +2,7 @@
 /* What TLS credentials hold; private to tls/. */
 #pragma once
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include "tls/tls-creds.h"
 
 enum tls_kind { TLS_X509, TLS_PSK, TLS_ANON };
@@ -9,6 +10,8 @@ enum tls_kind { TLS_X509, TLS_PSK, TLS_ANON };
 /* Exactly one of the GnuTLS credentials is set, by kind and end. */
 struct tls_creds {
     unsigned refs;
+    struct graph *graph;
+    char *id;
     enum tls_kind kind;
     bool server;
     bool verify_peer; /* x509: the server asks for certificates of clients; a
@@ -41,6 +44,11 @@ enum { TLS_FILE_OPTIONAL = 1, TLS_FILE_PRIVATE = 2 };
 CO_FN int tls_file_co_load(const char *dir, const char *name, unsigned how,
                            GBytes **ret, GError **err);
 gnutls_datum_t tls_file_datum(GBytes *content);
+
+/* --- tls-key.c --- */
+/* The first private key of @pem; the caller's to deinit. An error of GnuTLS. */
+int tls_key_import(GBytes *pem, const char *password,
+                   gnutls_x509_privkey_t *ret);
 
 /* --- tls-sanity.c --- */
 /* Would a peer accept our own certificate? Says what is wrong with it. */

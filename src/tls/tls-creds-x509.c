@@ -90,22 +90,12 @@ static void bytes_wipe(void *p)
 }
 
 /* Libraries that get the key from us know no passphrase: they get it without. */
-static int x509_open_key(struct tls_pem *pem, const char *password)
+static int x509_open_key(struct tls_pem *pem, gnutls_x509_privkey_t key)
 {
-    gnutls_x509_privkey_t key;
-    gnutls_datum_t in = tls_file_datum(pem->key);
     gnutls_datum_t *out = g_new0(gnutls_datum_t, 1);
-    int r = gnutls_x509_privkey_init(&key);
+    int r = gnutls_x509_privkey_export2_pkcs8(key, GNUTLS_X509_FMT_PEM, NULL,
+                                              GNUTLS_PKCS_PLAIN, out);
 
-    if (r >= 0) {
-        r = gnutls_x509_privkey_import2(key, &in, GNUTLS_X509_FMT_PEM, password,
-                                        0);
-        if (r >= 0) {
-            r = gnutls_x509_privkey_export2_pkcs8(key, GNUTLS_X509_FMT_PEM,
-                                                  NULL, GNUTLS_PKCS_PLAIN, out);
-        }
-        gnutls_x509_privkey_deinit(key);
-    }
     if (r < 0) {
         g_free(out);
         return r;
@@ -116,35 +106,62 @@ static int x509_open_key(struct tls_pem *pem, const char *password)
     return 0;
 }
 
+/* Both are copied by GnuTLS, which sees whether they belong together. */
+static int x509_set_pair(struct tls_creds *tc, gnutls_x509_privkey_t key)
+{
+    gnutls_datum_t d = tls_file_datum(tc->pem.cert);
+    gnutls_x509_crt_t *certs;
+    unsigned n = 0;
+    int r = gnutls_x509_crt_list_import2(&certs, &n, &d, GNUTLS_X509_FMT_PEM,
+                                         0);
+
+    if (r < 0) {
+        return r;
+    }
+    r = gnutls_certificate_set_x509_key(tc->x509, certs, (int)n, key);
+    for (unsigned i = 0; i < n; i++) {
+        gnutls_x509_crt_deinit(certs[i]);
+    }
+    gnutls_free(certs);
+    return r;
+}
+
+static int x509_set_key(struct tls_creds *tc, GBytes *password)
+{
+    const char *text = password ? g_bytes_get_data(password, NULL) : NULL;
+    gnutls_x509_privkey_t key;
+    int r = tls_key_import(tc->pem.key, text, &key);
+
+    if (r < 0) {
+        return r;
+    }
+    r = x509_set_pair(tc, key);
+    if (r >= 0 && password && !tc->server) {
+        r = x509_open_key(&tc->pem, key);
+    }
+    gnutls_x509_privkey_deinit(key);
+    return r;
+}
+
 static int x509_set_own(struct tls_creds *tc, struct graph *g,
                         const struct tls_props *p, GError **err)
 {
     g_autoptr(GBytes) password = NULL;
     const char *end = tc->server ? "server" : "client";
-    gnutls_datum_t cert, key;
     int r = x509_password(g, p, &password, err);
 
     if (r < 0 || !tc->pem.cert) {
         return r;
     }
-    if (password) {
-        r = x509_open_key(&tc->pem,
-                          (const char *)tls_file_datum(password).data);
-    }
-    if (r >= 0) {
-        cert = tls_file_datum(tc->pem.cert);
-        key = tls_file_datum(tc->pem.key);
-        r = gnutls_certificate_set_x509_key_mem2(tc->x509, &cert, &key,
-                                                 GNUTLS_X509_FMT_PEM, NULL, 0);
-    }
+    r = x509_set_key(tc, password);
     if (r < 0) {
         err_set(err, EINVAL,
                 "Cannot load certificate '%s/%s-cert.pem' & key "
                 "'%s/%s-key.pem': %s",
                 p->dir, end, p->dir, end, gnutls_strerror(r));
-        if (!password && r == GNUTLS_E_DECRYPTION_FAILED) {
-            err_hint(err, "The key has a passphrase: give passwordid, the id "
-                          "of a secret object.");
+        if (!password) {
+            err_hint(err, "If the key has a passphrase, give passwordid, the "
+                          "id of a secret object.");
         }
         return -EINVAL;
     }

@@ -19,6 +19,19 @@ struct tls_creds *tls_creds_ref(struct tls_creds *tc)
     return tc;
 }
 
+/* Rules and options were checked against what the old ones prove and ask: others
+ * that do not are not taken in their place. */
+struct tls_creds *tls_creds_latest(struct tls_creds *tc)
+{
+    struct tls_creds *now = registry_find(tc->graph, &creds_kind, tc->id);
+
+    return tls_creds_ref(now && now->kind == tc->kind &&
+                                 now->server == tc->server &&
+                                 now->verify_peer == tc->verify_peer
+                             ? now
+                             : tc);
+}
+
 static void pem_clear(struct tls_pem *pem)
 {
     g_clear_pointer(&pem->ca, g_bytes_unref);
@@ -40,6 +53,7 @@ void tls_creds_unref(struct tls_creds *tc)
     g_clear_pointer(&tc->priority, gnutls_priority_deinit);
     g_clear_pointer(&tc->psk_keys, g_bytes_unref);
     pem_clear(&tc->pem);
+    g_free(tc->id);
     g_free(tc);
 }
 
@@ -121,6 +135,8 @@ static CO_FN int creds_co_add(struct graph *g, enum tls_kind kind,
     if (r == 0) {
         tc = g_new0(struct tls_creds, 1);
         tc->refs = 1;
+        tc->graph = g;
+        tc->id = g_strdup(id);
         tc->kind = kind;
         tc->server = p.server;
         tc->verify_peer = p.verify_peer;

@@ -34,6 +34,10 @@ int tls_creds_del(struct graph *g, const char *id, GError **err);
 int tls_creds_get(struct graph *g, const char *id, bool server,
                   struct tls_creds **ret, GError **err);
 struct tls_creds *tls_creds_ref(struct tls_creds *tc);
+/* What the object of the same id is now, for a new session: @tc itself unless the
+ * object was made anew, of the same kind. The caller owns a reference. The graph
+ * must still be there. */
+struct tls_creds *tls_creds_latest(struct tls_creds *tc);
 /* NULL is fine. */
 void tls_creds_unref(struct tls_creds *tc);
 /* Does a client have to know the name of the server? */

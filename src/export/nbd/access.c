@@ -12,6 +12,7 @@
 #include "export/trace.h"
 #include "tls/authz.h"
 #include "tls/tls-channel.h"
+#include "tls/tls-creds.h"
 
 bool nbd_access_needs_tls(const struct nbd_conn *c)
 {
@@ -39,8 +40,10 @@ int nbd_access_co_start_tls(struct nbd_conn *c, const GPtrArray *rules)
 {
     struct nbd_server *s = c->server;
     g_autoptr(GError) err = NULL;
-    int r = tls_channel_new(c->ch, s->creds, NULL, &c->ch, &err);
+    struct tls_creds *creds = tls_creds_latest(s->creds);
+    int r = tls_channel_new(c->ch, creds, NULL, &c->ch, &err);
 
+    tls_creds_unref(creds);
     if (r < 0) {
         return r;
     }

@@ -13,6 +13,7 @@
 #include "loop/io.h"
 #include "loop/loop.h"
 #include "tls/tls-channel.h"
+#include "tls/tls-creds.h"
 #include "wire/nbd.h"
 
 #define BUFFER (256u << 10)
@@ -217,8 +218,10 @@ static CO_FN int tunnel_co_begin_tls(struct nbd_tunnel *t,
                                      struct tls_creds *creds,
                                      const char *hostname, GError **err)
 {
-    int ret = tls_channel_new(t->server, creds, hostname, &t->server, err);
+    struct tls_creds *latest = tls_creds_latest(creds);
+    int ret = tls_channel_new(t->server, latest, hostname, &t->server, err);
 
+    tls_creds_unref(latest);
     if (ret < 0) {
         return ret;
     }

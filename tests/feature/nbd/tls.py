@@ -332,6 +332,30 @@ def test_revoked_certificates(d):
         assert s.tls(good).go('disk').alive()
 
 
+def test_certificates_are_renewed_while_clients_are_served(d):
+    ca, server, alice = setup(d)
+    new = Authority(d, 'new')
+    bob = new.folder('client', 'bob')
+    new_server = new.folder('server', 'localhost', names=['DNS:localhost'])
+    with Server(d, x509(server)) as s:
+        old = s.tls(alice).go('disk')
+        assert is_refused(lambda: s.tls(bob))
+        q = s.daemon.qmp
+
+        def renew(**props):
+            q.cmd('object-del', id='creds')
+            q.cmd('object-add', id='creds', endpoint='server', **props)
+        renew(qom_type='tls-creds-x509', dir=new_server)
+        assert s.tls(bob).go('disk').alive()
+        assert is_refused(lambda: s.tls(alice))
+        # Of another kind, or without proof of clients: not in its place.
+        renew(qom_type='tls-creds-anon')
+        renew(qom_type='tls-creds-x509', dir=new_server, verify_peer=False)
+        assert is_refused(s.tls)
+        q.cmd('object-del', id='creds')
+        assert old.alive()
+
+
 def test_verify_peer_off(d):
     ca, server, _ = setup(d)
     os.unlink(server + '/ca-cert.pem')
@@ -571,6 +595,22 @@ def test_keys_are_shown_nowhere(d):
         assert bytes.fromhex(ALICE) not in memory_of(pid)
 
 
+def test_private_keys_are_wiped(d):
+    ca, server, client = setup(d)
+    with open(server + '/server-key.pem', encoding='ascii') as f:
+        lines = [l.encode() for l in f.read().splitlines() if '-' not in l]
+    assert lines
+    with Server(d, x509(server)) as s:
+        assert s.tls(client).go('disk').alive()
+        pid, q = s.daemon.proc.pid, s.daemon.qmp
+        assert all(l in memory_of(pid) for l in lines)
+        q.cmd('nbd-server-stop')
+        assert all(l in memory_of(pid) for l in lines), 'the object has it'
+        q.cmd('object-del', id='creds')
+        found = memory_of(pid)
+        assert not any(l in found for l in lines)
+
+
 def memory_of(pid):
     out = []
     with open('/proc/%d/maps' % pid, encoding='ascii') as maps, \
@@ -606,6 +646,38 @@ def test_a_key_with_a_passphrase(d):
     text = errors_of(d, '--object', 'secret,id=pw,data=wrong', '--object',
                      x509(server, 'passwordid=pw') + ',id=t')
     assert 'Cannot load certificate' in text and 'wrong' not in text
+
+
+def test_forms_of_keys(d):
+    """As programs of others write them, with and without a passphrase."""
+    ca, server, client = setup(d)
+    key = server + '/server-key.pem'
+    os.rename(key, d + '/key')
+    with open(d + '/pass', 'w', encoding='ascii') as f:
+        f.write('secret')
+    enc = ['-aes128', '-passout', 'pass:secret']
+    for how, first in (
+            (['pkey', '-traditional'], 'BEGIN EC PRIVATE KEY'),
+            (['pkey', '-traditional'] + enc, 'Proc-Type'),
+            (['pkcs8', '-topk8', '-nocrypt'], 'BEGIN PRIVATE KEY'),
+            (['pkcs8', '-topk8', '-passout', 'pass:secret'], 'ENCRYPTED')):
+        run_tool('openssl', *how, '-in', d + '/key', '-out', key)
+        os.chmod(key, 0o600)
+        with open(key, encoding='ascii') as f:
+            text = f.read()
+        assert first in text, text
+        # What stands before the key does not matter.
+        params = run_tool('openssl', 'ecparam', '-name', 'prime256v1')
+        with open(key, 'w', encoding='ascii') as f:
+            f.write(params + text)
+        locked = '-passout' in how
+        with Sluiced(d, '--object', 'secret,id=pw,file=' + d + '/pass') as s:
+            props = dict(qom_type='tls-creds-x509', id='t', dir=server,
+                         endpoint='server')
+            if locked:
+                assert 'passwordid' not in s.qmp.error('object-add', **props)
+                props['passwordid'] = 'pw'
+            s.qmp.cmd('object-add', **props)
 
 
 if __name__ == '__main__':
