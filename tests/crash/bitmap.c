@@ -102,7 +102,6 @@ char *bitmap_check(const struct state *st, const uint64_t *ids, uint64_t grains)
         for (uint64_t s = w[i].first; s < MIN(w[i].first + w[i].n, grains);
              s++) {
             unsigned slot = slot_of(o->config, s);
-
             uint64_t copied = copy_at(st->img, copy, s);
 
             if (ids[slot] != copied &&

@@ -13,8 +13,8 @@ static const char *const cover_texts[] = {
 #undef X
 };
 
-/* Of qcow2 and cow: not the journal. Compressed clusters, snapshots, disks that
- * shrink: of qcow2. */
+/* Of qcow2 and cow: not the journal. Compressed clusters, snapshots, bitmaps,
+ * disks that shrink: of qcow2. */
 static bool is_needed(enum cover c, const char *group)
 {
     bool qcow2 = !g_strcmp0(group, "qcow2"), cow = !g_strcmp0(group, "cow");
@@ -27,7 +27,8 @@ static bool is_needed(enum cover c, const char *group)
         return false;
     }
     return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
-           c != COVER_RESTORE && c != COVER_BITMAP && c != COVER_SHRINK;
+           c != COVER_RESTORE && c != COVER_BITMAP && c != COVER_BACKUP &&
+           c != COVER_SHRINK;
 }
 
 bool cover_report(const char *group)

@@ -263,6 +263,9 @@ void world_co_make_base(void)
     } else if (c->backing) {
         raw_co_make("/base", c->base_size);
     }
+    if (c->bitmap) {
+        raw_co_make("/copy", c->size);
+    }
 }
 
 /* What the middle image of a chain holds itself: a cluster of each window, and
@@ -347,7 +350,6 @@ void world_co_make_image(void)
     }
     if (c->bitmap) {
         image_co_add_bitmap();
-        raw_co_make("/copy", c->size);
     }
 }
 

@@ -82,9 +82,10 @@ static void far_read_end(struct far_read *f, int ret)
     }
 }
 
-int join_co_read(struct node *n, uint64_t off, struct iov iov, unsigned flags,
-                 int (*co_read)(struct node *n, uint64_t off, struct iov iov,
-                                unsigned flags))
+CO_FN int join_co_read(struct node *n, uint64_t off, struct iov iov,
+                       unsigned flags,
+                       int (*co_read)(struct node *n, uint64_t off,
+                                      struct iov iov, unsigned flags))
 {
     struct far_read *other, own = { .link.data = &own };
     int ret = 0;

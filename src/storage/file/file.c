@@ -587,14 +587,13 @@ static const struct stat *file_opened_as(const struct node *n)
     .fixed_options = file_fixed_options, .co_set_perms = file_co_set_perms, \
     .co_check_identity = file_co_check_identity, \
     .co_real_path = file_co_real_path, .co_stat = file_co_stat, \
-    .co_set_attributes = file_co_set_attributes, \
-    .opened_as = file_opened_as, .describe = file_describe, .version = file_version, \
-    .limits = file_limits, .co_info = file_co_info, \
-    .co_preadv = file_io_co_preadv, .co_pwritev = file_io_co_pwritev, \
-    .co_copy_in = file_io_co_copy_in, .can_copy_in = file_io_can_copy_in, \
-    .co_zero = file_io_co_zero, .co_discard = file_io_co_discard, \
-    .co_flush = file_io_co_flush, .co_map = file_io_co_map, \
-    .co_truncate = file_io_co_truncate, \
+    .co_set_attributes = file_co_set_attributes, .opened_as = file_opened_as, \
+    .describe = file_describe, .version = file_version, .limits = file_limits, \
+    .co_info = file_co_info, .co_preadv = file_io_co_preadv, \
+    .co_pwritev = file_io_co_pwritev, .co_copy_in = file_io_co_copy_in, \
+    .can_copy_in = file_io_can_copy_in, .co_zero = file_io_co_zero, \
+    .co_discard = file_io_co_discard, .co_flush = file_io_co_flush, \
+    .co_map = file_io_co_map, .co_truncate = file_io_co_truncate, \
     .co_refresh_size = file_io_co_refresh_size
 
 const struct node_driver file_driver = {
