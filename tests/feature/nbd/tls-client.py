@@ -4,6 +4,7 @@
 checked, and servers that would rather not (VB2)."""
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -407,6 +408,32 @@ def test_a_stream_over_a_server_that_comes_back(d):
     assert p.returncode == 0, p.stderr
     with open(out, 'rb') as a, open(disk, 'rb') as b:
         assert a.read() == b.read()
+
+
+def test_a_server_that_hangs_holds_nobody(d):
+    """Within TLS, too, a job ends when it is cancelled, and so does the daemon."""
+    ca, server, client, disk = setup(d)
+    port = free_ports(1)[0]
+    top = d + '/top.qcow2'
+    p = sluice('create', '-f', 'qcow2', top, '4M')
+    assert p.returncode == 0, p.stderr
+    with nbdkit(port, disk, '--tls=require', '--tls-certificates=' + server) \
+            as kit, Sluiced(d, '--object', x509(client)) as s:
+        q = s.qmp
+        q.cmd('blockdev-add', driver='nbd', node_name='base',
+              server={'type': 'inet', 'host': 'localhost', 'port': str(port)},
+              tls_creds='t', read_only=True, hang_timeout=1)
+        q.cmd('blockdev-add', driver='qcow2', node_name='top',
+              file={'driver': 'file', 'filename': top}, backing='base')
+        kit.proc.send_signal(signal.SIGSTOP)
+        try:
+            q.cmd('block-stream', device='top', job_id='j')
+            q.wait_event('BLOCK_NODE_HANG')
+            q.cmd('block-job-cancel', device='j')
+            q.wait_event('BLOCK_JOB_CANCELLED')
+            s.stop()
+        finally:
+            kit.proc.send_signal(signal.SIGCONT)
 
 
 if __name__ == '__main__':
