@@ -21,6 +21,7 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 
+struct chain_map;
 struct drain;
 struct memory_budget;
 struct storage_control;
@@ -51,8 +52,10 @@ struct graph {
     struct demands demands;
     struct co_latch detached; /* copies that nobody waits for: copy/before.c */
     unsigned max_depth;
-    unsigned noting;    /* nodes that note reads */
-    unsigned debuggers; /* nodes that hear debug events */
+    unsigned noting;      /* nodes that note reads */
+    unsigned debuggers;   /* nodes that hear debug events */
+    uint64_t walk;        /* number of the latest walk: model/walk.c */
+    unsigned chain_pages; /* of all chain maps */
     enum backing_policy policy;
     char *beneath;
     void (*event_fn)(const char *name, json_t *data, void *arg);
@@ -98,11 +101,14 @@ struct node_int {
     bool open;            /* co_open succeeded */
     bool ready;           /* its chain, too: names find it */
     bool explicit_rdonly; /* read-only=on was given */
+    uint64_t walk;        /* the latest that has seen it */
     uint64_t serial;      /* of no other node of this graph */
     uint64_t part_of; /* whose options opened it, or whose header; 0: none */
     char *followed;   /* the name in a header that led here, or NULL */
     enum detect_zeroes detect_zeroes;
     struct edge *file, *backing;
+    struct chain_map *chain_map; /* its own, or NULL: model/chain-map.h */
+    GSList *chain_maps;          /* those that it is in */
     struct track_set track;
     GQueue far_reads; /* io/join.c */
     GSList *blockers;

@@ -5,6 +5,7 @@
  * make it longer.
  */
 #include "graph/io/dispatch.h"
+#include "graph/model/chain-map.h"
 #include "graph/model/model.h"
 #include "graph/graph-int.h"
 
@@ -73,12 +74,18 @@ int write_check(struct node *n, uint64_t off, uint64_t len)
     return 0;
 }
 
+void node_note_change(struct node *n, uint64_t off, uint64_t len)
+{
+    n->priv->write_gen++;
+    chain_maps_forget(n, off, len);
+}
+
 void write_done(struct node *n, uint64_t off, uint64_t len, int ret)
 {
     struct node_int *p = n->priv;
 
     /* Even a failed write may have changed something that a flush covers. */
-    p->write_gen++;
+    node_note_change(n, off, len);
     if (ret < 0) {
         return;
     }

@@ -50,6 +50,8 @@ int read_check(const struct node *n, uint64_t off, uint64_t len,
 /* May @n be written there? 0, -EIO, -EPERM. A write threshold that it passes is
  * told. */
 int write_check(struct node *n, uint64_t off, uint64_t len);
+/* The driver has changed what @n holds there, or tried to. */
+void node_note_change(struct node *n, uint64_t off, uint64_t len);
 /* The driver has written, or failed to: sizes and generations. */
 void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
 /* A change up to byte @end of @n passes its write threshold. No yield.

@@ -5,6 +5,7 @@
  * bytes from where that map says they are.
  */
 #include "graph/io/dispatch.h"
+#include "graph/model/chain-map.h"
 #include "graph/trace.h"
 #include "loop/io.h"
 #include "loop/parallel.h"
@@ -77,12 +78,14 @@ struct run {
     struct node *n; /* NULL: zeroes */
     uint64_t off, len;
     bool mapped; /* @map is to be ended; else @n is read as a whole */
+    bool
+        known; /* from the chain map: nobody was asked, nothing is to be ended */
     struct mapping map;
 };
 
 static void read_run_end(struct run *r)
 {
-    if (r->mapped) {
+    if (r->mapped && !r->known) {
         node_map_end(r->n, &r->map);
         r->mapped = false;
     }
@@ -95,18 +98,105 @@ static bool reads_by_map(const struct node *n)
     return n->drv->kind == NODE_FORMAT && n->drv->co_map;
 }
 
+/* Where the whole piece is, which @m tells of, if it stays there. */
+static uint64_t host_of_piece(const struct node *n, const struct mapping *m,
+                              uint64_t len)
+{
+    return m->kind == MAP_DATA && m->in_place && m->child == node_file(n) &&
+                   m->len >= len && !node_is_writable(n)
+               ? m->host
+               : CHAIN_MAP_NO_HOST;
+}
+
+/* How many images of @m, from the first on, have nothing in the whole piece at
+ * @off? */
+static CO_FN int piece_co_learn(struct chain_map *m, uint64_t off)
+{
+    const uint64_t len = UINT64_C(1) << m->piece_bits;
+    const uint64_t start = round_down(off, len), version = m->version;
+    uint64_t host = CHAIN_MAP_NO_HOST;
+    unsigned skip;
+
+    for (skip = 0; skip < m->count && !m->dead; skip++) {
+        struct node *n = m->nodes[skip];
+        struct mapping map;
+        int ret;
+
+        if (!n->drv->supports_backing || n->size < start + len) {
+            break;
+        }
+        ret = node_co_map(n, start, len, &map);
+        if (ret < 0) {
+            return ret;
+        }
+        if (map.kind != MAP_ABSENT || map.len < len) {
+            host = host_of_piece(n, &map, len);
+            break;
+        }
+    }
+    chain_map_learn(m, off, skip, host, version);
+    return 0;
+}
+
+/* Go on from *@n, below the image that is read, where something may be; r->len
+ * becomes as long as that holds. r->known: all of the run is. */
+static CO_FN int run_co_skip(struct node **n, struct run *r)
+{
+    struct chain_map *m = chain_map_get(*n);
+    uint64_t len, host;
+    int ret = 0, skip;
+
+    if (!m) {
+        return 0;
+    }
+    skip = chain_map_find(m, r->off, r->len, &len);
+    if (skip < 0) {
+        ret = piece_co_learn(m, r->off);
+        skip = chain_map_find(m, r->off, r->len, &len);
+    }
+    if (ret == 0 && skip >= 0) {
+        *n = (unsigned)skip < m->count ? m->nodes[skip] : NULL;
+        r->known = chain_map_find_host(m, r->off, &len, &host);
+        r->len = len;
+    }
+    if (r->known) {
+        r->n = *n;
+        r->mapped = true;
+        r->map = (struct mapping) {
+            .kind = MAP_DATA,
+            .in_place = true,
+            .child = m->files[skip],
+            .host = host,
+            .len = len,
+        };
+    }
+    chain_map_unref(m);
+    return ret;
+}
+
 /* The run at @off: who answers for it, down from @n. Each node is asked
  * once. */
 static CO_FN int run_co_find(struct node *n, uint64_t off, uint64_t len,
                              struct run *r)
 {
     const struct node *top = n;
+    struct node *second = n->priv->backing ? n->priv->backing->child : NULL;
 
     *r = (struct run) { .off = off, .len = len };
     while (n && off < n->size) {
         int ret;
 
         r->len = MIN(r->len, n->size - off);
+        if (n == second || (n == top && n->priv->chain_map)) {
+            ret = n->drv->supports_backing ? run_co_skip(&n, r) : 0;
+            if (ret < 0 || r->known) {
+                return ret;
+            }
+            if (!n || off >= n->size) {
+                break;
+            }
+            r->len = MIN(r->len, n->size - off);
+        }
         if (n != top && !n->drv->supports_backing) {
             r->n = n;
             return 0;

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "graph/io/dispatch.h"
 #include "graph/model/model.h"
+#include "graph/model/chain-map.h"
 #include "graph/populate.h"
 #include "graph/trace.h"
 
@@ -85,6 +86,7 @@ static CO_FN int truncate_co_apply(struct node *n, uint64_t size, GError **err)
     }
     ret = truncate_co_driver(n, size, err);
     n->priv->write_gen++;
+    chain_maps_drop(n);
     if (ret < 0) {
         return ret;
     }

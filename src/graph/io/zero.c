@@ -57,7 +57,7 @@ static CO_FN int zero_co_driver(struct node *n, uint64_t off, uint64_t len,
     node_co_debug_event(n, DEBUG_PWRITEV_ZERO);
     ret = n->drv->co_zero(n, off, len, pass);
     node_co_debug_event(n, DEBUG_PWRITEV_DONE);
-    n->priv->write_gen++;
+    node_note_change(n, off, len);
     if (ret == 0) {
         n->priv->write_highest = MAX(n->priv->write_highest, off + len);
         if (n->drv->kind == NODE_PROTOCOL && off + len > n->size) {
@@ -150,7 +150,7 @@ static CO_FN int discard_co_driver(struct node *n, struct span s)
 
     if (n->drv->co_discard) {
         ret = n->drv->co_discard(n, s.start, s.end - s.start);
-        n->priv->write_gen++;
+        node_note_change(n, s.start, s.end - s.start);
     } else if (n->priv->backing) {
         /* Zero clusters free the storage and cover the base. */
         ret = zero_co_driver(n, s.start, s.end - s.start,

@@ -13,6 +13,7 @@
  */
 #include "graph/graph-int.h"
 #include "graph/model/in-flight.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
 
@@ -25,26 +26,16 @@ static void add_once(GPtrArray *array, void *item)
 
 static void collect_backends(struct node *n, GPtrArray *backends)
 {
-    for (struct edge *e = n->parents; e; e = e->next_in_child) {
-        if (e->backend) {
-            add_once(backends, e->backend);
-        } else {
-            collect_backends(e->parent, backends);
-        }
-    }
-}
+    g_autoptr(GPtrArray) above = g_ptr_array_new();
 
-/* @n and all below it, by growing the array while it is walked. */
-static void collect_below(struct node *n, GPtrArray *nodes)
-{
-    unsigned i = nodes->len;
+    nodes_add_above(above, n);
+    for (unsigned i = 0; i < above->len; i++) {
+        const struct node *at = g_ptr_array_index(above, i);
 
-    add_once(nodes, n);
-    for (; i < nodes->len; i++) {
-        struct node *at = g_ptr_array_index(nodes, i);
-
-        for (struct edge *e = at->children; e; e = e->next_in_parent) {
-            add_once(nodes, e->child);
+        for (struct edge *e = at->parents; e; e = e->next_in_child) {
+            if (e->backend) {
+                add_once(backends, e->backend);
+            }
         }
     }
 }
@@ -57,7 +48,7 @@ static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
     for (unsigned i = 0; i < backends->len; i++) {
         struct backend *u = g_ptr_array_index(backends, i);
 
-        collect_below(u->edge->child, all);
+        nodes_add_below(all, u->edge->child);
     }
     for (unsigned i = 0; i < all->len; i++) {
         if (node_is_filter(g_ptr_array_index(all, i))) {
@@ -155,7 +146,7 @@ static CO_FN void drain_co_begin(struct node *n, bool drivers)
     d->next = g->drains;
     g->drains = d;
     collect_backends(n, d->backends);
-    collect_below(n, nodes);
+    nodes_add_below(nodes, n);
     collect_filters(d->backends, nodes);
     trace_drain_begin(n->name, d->backends->len, nodes->len);
     for (unsigned i = 0; i < d->backends->len; i++) {

@@ -4,6 +4,7 @@
  * Nobody is asked here whether an edge may be there: see edge.c.
  */
 #include <string.h>
+#include "graph/model/chain-map.h"
 #include "graph/model/in-flight.h"
 #include "graph/model/model.h"
 #include "graph/trace.h"
@@ -29,6 +30,14 @@ static void edge_check_in_flight(const struct edge *e)
 {
     g_assert(!e->parent || e->parent->priv->backing != e ||
              !inflight_any(e->parent));
+}
+
+/* What is known of the chain below @e holds no longer. */
+static void edge_forget_chain(const struct edge *e)
+{
+    if (e->parent) {
+        chain_maps_drop(e->parent);
+    }
 }
 
 static void edge_unlist_parent(struct edge *e)
@@ -97,6 +106,7 @@ struct edge *edge_link(struct node *parent, struct backend *backend,
     if (parent) {
         edge_list_parent(e);
     }
+    edge_forget_chain(e);
     edge_set_effective(e);
     edge_list_child(e);
     return e;
@@ -107,6 +117,7 @@ struct node *edge_unlink(struct edge *e)
     struct node *child = e->child;
 
     edge_check_in_flight(e);
+    edge_forget_chain(e);
     if (e->parent) {
         edge_unlist_parent(e);
     }
@@ -122,6 +133,7 @@ void edge_point_to(struct edge *e, struct node *child)
     trace_edge_change(e->parent ? e->parent->name : e->backend->name, e->name,
                       e->child->name, child->name);
     edge_check_in_flight(e);
+    edge_forget_chain(e);
     edge_unlist_child(e);
     e->child->refs--;
     g_assert(e->child->refs > 0);

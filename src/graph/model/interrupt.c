@@ -5,7 +5,7 @@
  * entered the graph.
  */
 #include <errno.h>
-#include "graph/graph-int.h"
+#include "graph/model/model.h"
 #include "graph/trace.h"
 
 void graph_interrupt(struct graph *g)
@@ -34,12 +34,16 @@ void graph_interrupt_bases(struct graph *g)
 
 void node_let_go(struct node *n)
 {
-    if (n->drv->end_requests) {
-        trace_node_let_go(n->name);
-        n->drv->end_requests(n, -ERESTART);
-    }
-    for (struct edge *e = n->children; e; e = e->next_in_parent) {
-        node_let_go(e->child);
+    g_autoptr(GPtrArray) below = g_ptr_array_new();
+
+    nodes_add_below(below, n);
+    for (unsigned i = 0; i < below->len; i++) {
+        struct node *at = g_ptr_array_index(below, i);
+
+        if (at->drv->end_requests) {
+            trace_node_let_go(at->name);
+            at->drv->end_requests(at, -ERESTART);
+        }
     }
 }
 
@@ -52,10 +56,14 @@ void node_yank(struct node *n)
 
 void node_set_hang(struct node *n, uint64_t timeout_ns, bool fail)
 {
-    if (n->drv->set_hang) {
-        n->drv->set_hang(n, timeout_ns, fail);
-    }
-    for (struct edge *e = n->children; e; e = e->next_in_parent) {
-        node_set_hang(e->child, timeout_ns, fail);
+    g_autoptr(GPtrArray) below = g_ptr_array_new();
+
+    nodes_add_below(below, n);
+    for (unsigned i = 0; i < below->len; i++) {
+        struct node *at = g_ptr_array_index(below, i);
+
+        if (at->drv->set_hang) {
+            at->drv->set_hang(at, timeout_ns, fail);
+        }
     }
 }

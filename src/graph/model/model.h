@@ -26,6 +26,10 @@ bool name_wellformed(const char *name);
  * in @n, becomes the offset there; else NULL. chain.c */
 struct node *view_step(struct node *n, uint64_t *off);
 
+/* walk.c: @n and all below, or above, added to @nodes; each once. */
+void nodes_add_below(GPtrArray *nodes, struct node *n);
+void nodes_add_above(GPtrArray *nodes, struct node *n);
+
 /* edge-list.c, perm.c; under the graph's lock, no drain. */
 struct edge *edge_link(struct node *parent, struct backend *backend,
                        struct node *child, const char *name, unsigned perm,

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "graph/model/chain-map.h"
 #include "graph/model/in-flight.h"
 #include "graph/demand.h"
 #include "graph/model/bitmap.h"
@@ -100,6 +101,7 @@ static void node_unregister(struct node *n)
 void node_free(struct node *n)
 {
     g_assert(!n->children && !n->parents && !n->priv->blockers);
+    g_assert(!n->priv->chain_map && !n->priv->chain_maps);
     g_assert(!n->priv->track.writes && !n->priv->track.allocs);
     node_unregister(n);
     n->graph->debuggers -= n->drv->debug_control ? 1 : 0;
@@ -126,6 +128,7 @@ static CO_FN void node_co_close(struct node *n, GPtrArray *orphans)
         n->drv->co_close(n);
     }
     n->priv->open = false;
+    chain_maps_drop(n);
     graph_co_lock(n->graph);
     while (n->children) {
         struct node *child = edge_unlink(n->children);

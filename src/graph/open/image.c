@@ -5,6 +5,7 @@
  * So an image that somebody uses is refused before a byte of it is lost.
  */
 
+#include "graph/model/chain-map.h"
 #include "graph/image.h"
 #include <fcntl.h>
 #include <string.h>
@@ -50,6 +51,7 @@ CO_FN int node_co_check(struct node *n, unsigned fix, struct check_result *res,
     /* What is being allocated looks like a leak. */
     change_co_begin(n);
     ret = n->drv->co_check(n, fix, res, err);
+    chain_maps_drop(n);
     change_co_end(n);
     return ret;
 }
@@ -123,6 +125,7 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
     size = n->size;
     r = n->drv->co_snapshot(n, op, name, err);
     n->priv->write_gen++;
+    chain_maps_drop(n);
     if (n->size != size) {
         node_notify_changed(n);
     }

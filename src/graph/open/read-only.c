@@ -9,6 +9,7 @@
 #include <string.h>
 #include "base/barrier.h"
 #include "base/err.h"
+#include "graph/model/chain-map.h"
 #include "graph/model/model.h"
 #include "graph/open/open.h"
 #include "graph/trace.h"
@@ -31,6 +32,7 @@ int driver_co_reopen(struct node *n, struct opts *o, unsigned flags,
         return ret;
     }
     n->flags = flags;
+    chain_maps_drop(n);
     if (log) {
         node_ref(n);
         g_array_append_val(log, was);

@@ -18,6 +18,7 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "graph/io.h"
+#include "graph/model/chain-map.h"
 #include "graph/model/model.h"
 #include "graph/open/open.h"
 #include "graph/open/reopen-plan.h"
@@ -270,6 +271,7 @@ static CO_FN void reopened_co_undo(const struct reopened *was)
     if (ret == 0) {
         n->flags = was->flags;
     }
+    chain_maps_drop(n);
     if (flips && !node_is_writable(n)) {
         (void)children_co_set_perms(n, false, NULL);
     }

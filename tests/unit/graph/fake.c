@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fake.h"
+#include "graph/model/chain-map.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include "loop/io.h"
@@ -285,6 +286,7 @@ void fake_fill(struct node *n, uint64_t off, uint64_t len, int fill)
 {
     struct fake_state *s = fake_of(n);
 
+    chain_maps_drop(n);
     memset(s->bytes + off, fill, len);
     for (uint64_t c = off / s->cluster; c * s->cluster < off + len; c++) {
         s->map[c] = FAKE_DATA;
