@@ -15,6 +15,7 @@ struct control {
     /* Set at the start, then constant. */
     struct loop *loop, *data;
     enum backing_policy policy;
+    unsigned chain_limit;
     uint64_t memory; /* bytes */
     char *beneath, *state_dir;
     void (*notice)(const char *text);

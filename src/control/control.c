@@ -35,6 +35,7 @@ struct control *control_new(const struct control_params *p)
     c->notice = p->notice;
     c->policy = p->policy;
     c->memory = p->memory ? p->memory : MEMORY_DEFAULT;
+    c->chain_limit = p->chain_limit;
     c->beneath = g_strdup(p->beneath);
     c->state_dir = g_strdup(p->state_dir);
     c->resume_jobs = p->resume_jobs;
@@ -131,6 +132,9 @@ static CO_FN void start_entry(void *arg)
     c->graph = graph_new(c->data, node_drivers);
     graph_set_notice(c->graph, c->notice);
     memory_budget_set_total(graph_memory(c->graph), c->memory);
+    if (c->chain_limit) {
+        graph_set_max_depth(c->graph, c->chain_limit);
+    }
     graph_set_backing_policy(c->graph, c->policy, c->beneath);
     c->qemuio = qemuio_new(c->graph);
     c->jobs = jobs_new(c->data, on_event, c);

@@ -160,6 +160,7 @@ static int daemon_run(struct daemon *d, GError **err)
     struct control_params p = {
         .policy = d->set.policy,
         .memory = d->set.memory,
+        .chain_limit = d->set.chain_limit,
         .beneath = d->set.beneath,
         .state_dir = d->set.state_dir,
         .resume_jobs = d->set.resume_jobs,

@@ -110,6 +110,17 @@ static int set_memory(struct settings *s, const char *arg, GError **err)
     return r;
 }
 
+static int set_chain_limit(struct settings *s, const char *arg, GError **err)
+{
+    guint64 n;
+
+    if (!g_ascii_string_to_unsigned(arg, 10, 1, 1000000, &n, NULL)) {
+        return err_set(err, EINVAL, "expects a number from 1 to 1000000");
+    }
+    s->chain_limit = (unsigned)n;
+    return 0;
+}
+
 static int set_trace(struct settings *s, const char *arg, GError **err)
 {
     if (g_str_equal(arg, "help")) {
@@ -264,6 +275,9 @@ static const struct option daemon_options[] = {
       set_engine, NULL },
     { "backing-policy", 0, "follow|explicit|deny|beneath=DIR",
       "which backing files an image's header may name", set_policy, NULL },
+    { "chain-limit", 0, "IMAGES",
+      "how many images a chain that is opened may have (4096)", set_chain_limit,
+      NULL },
     { "memory", 0, "SIZE",
       "what copies and caches of all devices may take together (256M)",
       set_memory, NULL },

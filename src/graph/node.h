@@ -118,7 +118,7 @@ void graph_set_events(struct graph *g,
 void node_let_go(struct node *n);
 /* How long a caller waits for requests to end before it calls that. ns */
 #define LET_GO_NS UINT64_C(200000000)
-/* Longest chain that opens; default 64, at most 256. */
+/* Longest chain that opens, images; default 4096. */
 void graph_set_max_depth(struct graph *g, unsigned depth);
 void graph_set_backing_policy(struct graph *g, enum backing_policy p,
                               const char *beneath);

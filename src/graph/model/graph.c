@@ -10,8 +10,7 @@
 #include "graph/trace.h"
 #include "loop/loop.h"
 
-#define CHAIN_DEPTH_DEFAULT 64
-#define CHAIN_DEPTH_MAX 256
+#define CHAIN_DEPTH_DEFAULT 4096
 
 struct graph *graph_new(struct loop *l,
                         const struct node_driver *const *drivers)
@@ -104,7 +103,7 @@ void graph_set_backing_policy(struct graph *g, enum backing_policy p,
 
 void graph_set_max_depth(struct graph *g, unsigned depth)
 {
-    g->max_depth = CLAMP(depth, 1, CHAIN_DEPTH_MAX);
+    g->max_depth = MAX(depth, 1);
 }
 
 const struct node_driver *graph_find_driver(struct graph *g, const char *name)

@@ -203,7 +203,9 @@ static int chain_check_depth(struct graph *g, unsigned depth,
     if (depth <= g->max_depth) {
         return 0;
     }
-    err_set(err, ELOOP, "Backing chain of '%s' is deeper than %u images",
+    err_set(err, ELOOP,
+            "Backing chain of '%s' is deeper than %u images, the limit "
+            "(sluiced --chain-limit)",
             node_title(n), g->max_depth);
     err_hint(err, "Merge images of the chain with 'commit' or 'rebase'.");
     return -ELOOP;

@@ -634,6 +634,7 @@ static CO_FN void depth_entry(void *arg)
     struct node *n = NULL;
     struct backend *u;
 
+    graph_set_max_depth(g, 64);
     for (int i = 0; i < 64; i++) {
         char *spec = n ? g_strdup_printf("'%s'", n->name) : g_strdup("null");
         struct node *next = fake_co_open(g,
