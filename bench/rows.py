@@ -19,6 +19,8 @@ from ceph import Ceph    # harness has set the path
 from sluiced import Skip
 from tlsfiles import Authority
 
+import longchain  # in tests/lib, where harness looks  pylint: disable=wrong-import-order
+
 ROWS = []
 # QEMU copies every hole as zeroes into QED, 512 KiB at a time.
 QEMU_SPARSE_MAX = {True: 1 * GIB, False: 10 * GIB}
@@ -753,9 +755,38 @@ def scale_chain(ctx):
         finally:
             remove(*files)
 
-    # With its base the longest is a chain of 64 images, the limit.
     for depth in (1, 16) if ctx.quick else (1, 4, 16, 63):
         yield Case('stream, %d deep' % depth, 'MiB/s',
                    both(measure, depth, 'stream'))
         yield Case('random reads, %d deep' % depth, 'IOPS',
                    both(measure, depth, 'read'))
+
+
+@row('long-chain', 'random reads, 4 KiB, over NBD, after the first touch')
+def long_chain(ctx):
+    images, size = (100 if ctx.quick else 1000), 64 * MIB
+    folder = ctx.path('chain')
+    os.makedirs(folder, exist_ok=True)
+    longchain.make(folder, images, size, random.Random(1))
+    top = os.path.join(folder, longchain.name_of(images - 1))
+    flat = ctx.path('flat')
+    run('qemu-img', 'convert', '-f', 'qcow2', '-O', 'qcow2', top, flat)
+
+    def measure(path, depth):
+        with ctx.daemon('sluiced', *image_options(path, 'qcow2', 'top')) as d:
+            uri = d.serve('top', False)
+            fio_nbd(uri, 'read', 1, 16, size=size)
+            before = d.cpu()
+            got = fio_nbd(uri, 'randread', 1.5 if ctx.quick else 3, depth)
+            return Sample(got['iops'], (d.cpu() - before) / got['iops'],
+                          d.rss(), p99_us=got['p99_us'])
+
+    try:
+        for depth in (1, 32):
+            yield Case('%d images, depth %d' % (images, depth), 'IOPS', {
+                'sluiced': lambda depth=depth: measure(top, depth),
+                'one image': lambda depth=depth: measure(flat, depth)},
+                       yard=('one image', 0.9))
+    finally:
+        remove(flat)
+        shutil.rmtree(folder)
