@@ -57,6 +57,16 @@ static void add_property(json_t *list, const char *name, const char *type)
                           json_pack("{s:s,s:s}", "name", name, "type", type));
 }
 
+static void add_members(json_t *list, const char *type)
+{
+    const struct schema_member *m = object_members(type);
+
+    for (; m && m->name; m++) {
+        add_property(list, m->name,
+                     m->type->kind == SCHEMA_STR ? "string" : m->type->name);
+    }
+}
+
 static void add_children(struct control *c, json_t *list)
 {
     const char *id;
@@ -75,7 +85,6 @@ CO_FN int cmd_co_qom_list(struct control *c, const json_t *args, json_t **ret,
 {
     struct qom_place p;
     int r = find_place(c, arg_str(args, "path"), &p, err);
-    const struct schema_member *m;
 
     if (r < 0) {
         return r;
@@ -87,11 +96,24 @@ CO_FN int cmd_co_qom_list(struct control *c, const json_t *args, json_t **ret,
     } else if (p.container) {
         add_children(c, *ret);
     }
-    m = p.type ? object_members(p.type) : NULL;
-    for (; m && m->name; m++) {
-        add_property(*ret, m->name,
-                     m->type->kind == SCHEMA_STR ? "string" : m->type->name);
+    if (p.type) {
+        add_members(*ret, p.type);
     }
+    return 0;
+}
+
+CO_FN int cmd_co_qom_list_properties(struct control *c, const json_t *args,
+                                     json_t **ret, GError **err)
+{
+    const char *type = arg_str(args, "typename");
+
+    if (!g_strv_contains(object_types_list(), type)) {
+        return err_set_class(err, ERR_DEVICE_NOT_FOUND, ENOENT,
+                             "Class '%s' not found", type);
+    }
+    *ret = json_array();
+    add_property(*ret, "type", "string");
+    add_members(*ret, type);
     return 0;
 }
 

@@ -63,6 +63,31 @@ void hmp_print_version(const json_t *result, const char *only, GString *out)
     g_string_append_printf(out, "%s\n", str(result, "package"));
 }
 
+/* "bps=4194304 bps_rd=0 ..."; nothing where there is no limit. */
+static void print_limits(const json_t *info, GString *out)
+{
+    static const char *const limits[] = { "bps",  "bps_rd",  "bps_wr",
+                                          "iops", "iops_rd", "iops_wr" };
+    static const char *const shown[] = {
+        "bps",         "bps_rd",      "bps_wr",   "bps_max", "bps_rd_max",
+        "bps_wr_max",  "iops",        "iops_rd",  "iops_wr", "iops_max",
+        "iops_rd_max", "iops_wr_max", "iops_size"
+    };
+    bool any = false;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(limits); i++) {
+        any |= num(info, limits[i]) != 0;
+    }
+    if (!any) {
+        return;
+    }
+    g_string_append(out, "    I/O throttling:  ");
+    for (unsigned i = 0; i < G_N_ELEMENTS(shown); i++) {
+        g_string_append_printf(out, " %s=%lld", shown[i], num(info, shown[i]));
+    }
+    g_string_append_printf(out, " group=%s\n", str(info, "group"));
+}
+
 static void print_node(const json_t *info, GString *out)
 {
     const json_t *cache = json_object_get(info, "cache");
@@ -82,6 +107,7 @@ static void print_node(const json_t *info, GString *out)
                                str(info, "backing_file"),
                                num(info, "backing_file_depth"));
     }
+    print_limits(info, out);
 }
 
 void hmp_print_block(const json_t *result, const char *only, GString *out)
@@ -137,5 +163,15 @@ void hmp_print_blockstats(const json_t *result, const char *only, GString *out)
                                    num(stats, shown[k]));
         }
         g_string_append_c(out, '\n');
+    }
+}
+
+void hmp_print_chardev(const json_t *result, const char *only, GString *out)
+{
+    for (size_t i = 0; i < json_array_size(result); i++) {
+        const json_t *chardev = json_array_get(result, i);
+
+        g_string_append_printf(out, "%s: filename=%s\n", str(chardev, "label"),
+                               str(chardev, "filename"));
     }
 }

@@ -64,6 +64,8 @@ def test_errors_and_help(d):
         assert q.hmp('help block_resize').count('\n') == 1
         assert 'info block-jobs' in q.hmp('info')
         assert 'sluice-' in q.hmp('info version')
+        assert q.hmp('info chardev') == 'qmp0: filename=unix:%s,server=on\n' \
+            % s.socket
 
 
 def test_drives_come_and_go(d):

@@ -37,6 +37,8 @@ def ask(q):
         q.cmd('qom-get', path='/objects/io0', property='type'),
         q.cmd('qom-get', path='io0', property='poll-grow'),
     ]
+    told.append(pairs(q.cmd('qom-list-properties', typename='throttle-group')))
+    told.append(desc(q, 'qom-list-properties', typename='nope'))
     for args in (dict(path='/nope', property='x'),
                  dict(path='/objects/nope', property='x'),
                  dict(path='s0', property='nope'),

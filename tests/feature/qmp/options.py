@@ -248,6 +248,11 @@ def test_drive_throttle_is_shown(d):
             none, bps=4194304, iops_rd=100, iops_rd_max=300,
             iops_rd_max_length=2, iops_size=8192, group='v'), shown['v']
         assert shown['w'] == none, shown['w']
+        assert ('    I/O throttling:   bps=4194304 bps_rd=0 bps_wr=0 bps_max=0 '
+                'bps_rd_max=0 bps_wr_max=0 iops=0 iops_rd=100 iops_wr=0 '
+                'iops_max=0 iops_rd_max=300 iops_wr_max=0 iops_size=8192 '
+                'group=v\n') in s.qmp.hmp('info block v')
+        assert 'throttling' not in s.qmp.hmp('info block w')
         assert shown['x'] == dict(none, bps_wr=7, group='g'), shown['x']
 
 
