@@ -28,7 +28,7 @@ static bool is_needed(enum cover c, const char *group)
     }
     return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
            c != COVER_RESTORE && c != COVER_BITMAP && c != COVER_BACKUP &&
-           c != COVER_SHRINK;
+           c != COVER_AMEND && c != COVER_SHRINK;
 }
 
 bool cover_report(const char *group)

@@ -244,6 +244,11 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     static const char *const shrunk[] = {
         "ubFG", "beFGaF", "uFbFGbF|e|zF", "bnFGuFlF", "bFGbFGvFW",
     };
+    /* Clusters that read as zeroes, and the version that has none. */
+    static const char *const amended[] = {
+        "zFA", "zA",   "azFA|u|F", "xFAzF",   "bFzFA|b|z|tF",
+        "AzA", "zAAF", "bzA|a|F",  "aFtFAuF", "xA|DF|Z|D|AF",
+    };
     static const char *const broken[] = {
         "@",       "@y",  "@aF",    "@a|y|bF", "@dyF",  "@gF",       "^",
         "^a",      "^uF", "^gF",    "@^",      "@^fw",  "&",         "&aF",
@@ -293,6 +298,11 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
         bool can = c->snapshots || !strchr(shrunk[i], 'n');
 
         story = can ? sequence_try(c, shrunk[i], seed, &s->limits) : NULL;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(amended) &&
+                         c->format == &format_qcow2 && c->fill <= 1000;
+         i++) {
+        story = story ? story : sequence_try(c, amended[i], seed, &s->limits);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {

@@ -124,6 +124,7 @@ extern const unsigned crash_n_configs;
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
     X(BITMAP, "bitmaps that counted") \
+    X(AMEND, "images that went back to version 2") \
     X(BACKUP, "backups by a bitmap") \
     X(AUTOCLEAR, "autoclear bits that were cleared") \
     X(CREATE, "images that were made") \
@@ -214,6 +215,7 @@ enum op_kind {
     OP_DRAIN,
     OP_REOPEN,
     OP_REPAIR,
+    OP_AMEND, /* to the other version */
     OP_SNAPSHOT,
     OP_FORGET,
     OP_RESTORE,

@@ -464,6 +464,40 @@ static CO_FN int guest_co_repair(struct guest *g)
     return 0;
 }
 
+static CO_FN bool is_version_2(struct node *n)
+{
+    json_t *info = json_object(), *data;
+    bool is;
+
+    g_assert(node_co_info(n, info, NULL) == 0);
+    data = json_object_get(json_object_get(info, "format-specific"), "data");
+    is = !g_strcmp0(json_string_value(json_object_get(data, "compat")), "0.10");
+    json_decref(info);
+    return is;
+}
+
+/* qcow2: to the other version, where that can be. */
+static CO_FN int guest_co_amend(struct guest *g)
+{
+    struct node *n = node_skip_filters(backend_node(g->u));
+    bool old = n->drv == &qcow2_driver && is_version_2(n);
+    json_t *o = json_pack("{s:s}", "compat", old ? "1.1" : "0.10");
+    int ret = node_check_op(n, BLOCK_OP_CHANGE, NULL);
+
+    node_ref(n);
+    if (ret == 0) {
+        co_mutex_co_lock(&g->managing);
+        ret = node_co_amend(n, o, NULL);
+        co_mutex_unlock(&g->managing);
+    }
+    if (ret == 0 && !old) {
+        cover(COVER_AMEND);
+    }
+    node_co_unref(n);
+    json_decref(o);
+    return ret;
+}
+
 /* Take an internal snapshot, or delete the newest. */
 static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
 {
@@ -618,6 +652,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_FORGET: return guest_co_snapshot(g, SNAPSHOT_DELETE);
     case OP_RESTORE: return guest_co_restore(g);
     case OP_REPAIR: return guest_co_repair(g);
+    case OP_AMEND: return guest_co_amend(g);
     default: return 0;
     }
 }
@@ -704,6 +739,7 @@ static const struct letter letters[] = {
     { 'h', OP_EMPTY, true },
     { 'G', OP_SHRINK },
     { 'y', OP_REPAIR },
+    { 'A', OP_AMEND },
     { 'c', OP_CANCEL },
     { 'g', OP_RESIZE },
     { 'w', OP_WAIT },

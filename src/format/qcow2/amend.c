@@ -4,7 +4,7 @@
  * data file.
  *
  * All of it is in the header and changes by one write of sector 0, so that a
- * crash leaves the old kind or the new one.  Version 2 has no clusters that read
+ * crash leaves the old kind or the new one (M13).  Version 2 has no clusters that read
  * as zeroes by a flag: before it goes back to that they become absent or, over
  * a backing file, data that is a hole in the file, and are durable.  What else
  * version 2 does not have refuses the change.
