@@ -17,8 +17,11 @@ CO_FN int cmd_co_object_add(struct control *c, const json_t *args, json_t **ret,
                        "object (type 'container')",
                        id);
     }
+    /* It may have to read a file: nobody else takes the id meanwhile. */
+    object_reserve(c->objects, id);
     r = object_co_add(c->graph, args, err);
     if (r < 0) {
+        json_object_del(c->objects, id);
         return r;
     }
     object_remember(c->objects, args);

@@ -73,10 +73,12 @@ static void add_children(struct control *c, json_t *list)
     json_t *props;
 
     json_object_foreach(c->objects, id, props) {
-        g_autofree char *type = g_strdup_printf("child<%s>",
-                                                object_type(c->objects, id));
+        const char *type = object_type(c->objects, id);
+        g_autofree char *child = g_strdup_printf("child<%s>", type);
 
-        add_property(list, id, type);
+        if (type) {
+            add_property(list, id, child);
+        }
     }
 }
 

@@ -150,6 +150,11 @@ void object_remember(json_t *objects, const json_t *props)
                         json_string_value(json_object_get(props, "id")), kept);
 }
 
+void object_reserve(json_t *objects, const char *id)
+{
+    json_object_set_new(objects, id, json_null());
+}
+
 const char *object_type(const json_t *objects, const char *id)
 {
     return json_string_value(
@@ -189,6 +194,24 @@ static json_t *group_get(struct graph *g, const char *id, const char *name)
     return one;
 }
 
+/* What a property is that nobody has set, as far as that is the same for all of
+ * its kind. Owned, or NULL. */
+static json_t *default_of(const char *type, const char *name)
+{
+    const struct schema_member *m = object_members(type);
+
+    while (m && m->name && !g_str_equal(m->name, name)) {
+        m++;
+    }
+    if (g_str_equal(type, "secret") && g_str_equal(name, "format")) {
+        return json_string("raw");
+    }
+    return !m || !m->name                  ? NULL
+           : m->type->kind == SCHEMA_INT   ? json_integer(0)
+           : m->type->kind == SCHEMA_ARRAY ? json_array()
+                                           : NULL;
+}
+
 json_t *object_get(struct graph *g, const json_t *objects, const char *id,
                    const char *name)
 {
@@ -198,11 +221,7 @@ json_t *object_get(struct graph *g, const json_t *objects, const char *id,
     if (g_str_equal(type, "throttle-group")) {
         return group_get(g, id, name);
     }
-    if (given || g_str_equal(type, "secret")) {
-        return !given && g_str_equal(name, "format") ? json_string("raw")
-                                                     : json_incref(given);
-    }
-    return json_integer(0);
+    return given ? json_incref(given) : default_of(type, name);
 }
 
 int object_set(struct graph *g, json_t *objects, const char *id,
@@ -219,7 +238,7 @@ int object_set(struct graph *g, json_t *objects, const char *id,
 
         return r < 0 ? r : throttle_group_set(g, id, value, err);
     }
-    if (g_str_equal(type, "secret")) {
+    if (!g_str_equal(type, "iothread")) {
         return err_set(err, EACCES, "Property '%s.%s' is not writable", type,
                        name);
     }

@@ -28,7 +28,9 @@ int object_del(struct graph *g, const char *type, const char *id, GError **err);
 
 /* As object-add has it, without a passphrase. */
 void object_remember(json_t *objects, const json_t *props);
-/* Borrowed; NULL: there is no such object. */
+/* One of this id is being made. */
+void object_reserve(json_t *objects, const char *id);
+/* Borrowed; NULL: there is no such object (yet). */
 const char *object_type(const json_t *objects, const char *id);
 /* The properties of a type that object_types_list() has. */
 const struct schema_member *object_members(const char *type);

@@ -219,6 +219,26 @@ def test_a_disk_that_waits(d):
     qemu_img('check', '-q', path)
 
 
+def test_one_id_for_two(d):
+    """The same object at once: one is made, and can be used."""
+    with open(d + '/key', 'w', encoding='ascii') as f:
+        f.write('knock')
+    with Sluiced(d) as s:
+        q = connect(s)
+        for i in range(20):
+            for _ in range(3):
+                send(q, 'object-add', {'qom-type': 'secret', 'id': 's',
+                                       'file': d + '/key'}, i, 'exec-oob')
+            send(q, 'object-add', {'qom-type': 'throttle-group', 'id': 's'}, i,
+                 'exec-oob')
+            answers = [q.answer() for _ in range(4)]
+            assert sum('return' in a for a in answers) == 1, answers
+            assert all('duplicate property' in a['error']['desc']
+                       for a in answers if 'error' in a), answers
+            q.cmd('object-del', id='s')
+        q.close()
+
+
 def test_changes_of_one_image(d):
     """All that changes an image as a whole, at once: one after the other, and
     what comes last finds what the others did."""

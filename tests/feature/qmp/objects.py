@@ -95,6 +95,12 @@ def test_what_is_otherwise(d):
         assert desc(s.qmp, 'qom-set', path='s0', property='data',
                     value='x') == "Property 'secret.data' is not writable"
         assert s.qmp.cmd('qom-get', path='s0', property='format') == 'raw'
+        s.qmp.cmd('object-add', {'qom-type': 'authz-list', 'id': 'a',
+                                 'policy': 'deny'})
+        assert s.qmp.cmd('qom-get', path='a', property='policy') == 'deny'
+        assert s.qmp.cmd('qom-get', path='a', property='rules') == []
+        assert 'is not writable' in desc(
+            s.qmp, 'qom-set', path='a', property='policy', value='allow')
         text = desc(s.qmp, 'x-blockdev-set-iothread', node_name='n',
                     iothread='io0')
         assert 'all nodes run in one thread' in text, text
