@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "control/commands.h"
+#include "control/commands/transaction.h"
 #include "control/control-int.h"
 #include "graph/image.h"
 #include "graph/node.h"
@@ -104,35 +105,69 @@ static CO_FN int create_co_check(struct node *n, const char *device,
                   : 0;
 }
 
-CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
-                                                 const json_t *args,
-                                                 json_t **ret, GError **err)
+/* --- making one: an action of a transaction, too --- */
+
+struct making {
+    struct blocker *blocker;
+};
+
+static CO_FN int making_co_prepare(struct action *a, GError **err)
 {
-    const char *device = arg_str(args, "device");
-    const char *name = arg_str(args, "name");
-    struct node *n = find_image(c, device, err);
-    struct blocker *making;
-    int r;
+    struct making *m = a->state;
+    struct node *n = find_image(a->control, arg_str(a->args, "device"), err);
 
     if (!n) {
         return -EINVAL;
     }
+    a->disk = node_ref(n);
     /* Whoever changes the chain has asked the snapshots that there are. */
-    making = node_block(node_ref(n),
-                        1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_STREAM_FROM |
-                            1u << BLOCK_OP_COMMIT,
-                        "an internal snapshot of it is being made");
-    r = create_co_check(n, device, name, err);
-    if (r == 0) {
-        r = node_co_snapshot(n, SNAPSHOT_CREATE, name, err);
-        if (r < 0) {
-            err_prefix(err, "Failed to create snapshot '%s' on device '%s'",
-                       name, device);
-        }
+    m->blocker = node_block(n,
+                            1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_STREAM_FROM |
+                                1u << BLOCK_OP_COMMIT,
+                            "an internal snapshot of it is being made");
+    return create_co_check(n, arg_str(a->args, "device"),
+                           arg_str(a->args, "name"), err);
+}
+
+static CO_FN int making_co_do(struct action *a, GError **err)
+{
+    const char *name = arg_str(a->args, "name");
+    int r = node_co_snapshot(a->disk, SNAPSHOT_CREATE, name, err);
+
+    if (r < 0) {
+        err_prefix(err, "Failed to create snapshot '%s' on device '%s'", name,
+                   arg_str(a->args, "device"));
     }
-    node_unblock(making);
-    node_co_unref(n);
     return r;
+}
+
+static CO_FN void making_co_undo(struct action *a)
+{
+    (void)node_co_snapshot(a->disk, SNAPSHOT_DELETE, arg_str(a->args, "name"),
+                           NULL);
+}
+
+static CO_FN void making_co_end(struct action *a, bool success)
+{
+    struct making *m = a->state;
+
+    node_unblock(m->blocker);
+}
+
+const struct action_type snapshot_internal_action = {
+    .name = "blockdev-snapshot-internal-sync",
+    .state_size = sizeof(struct making),
+    .co_prepare = making_co_prepare,
+    .co_do = making_co_do,
+    .co_undo = making_co_undo,
+    .co_end = making_co_end,
+};
+
+CO_FN int cmd_co_blockdev_snapshot_internal_sync(struct control *c,
+                                                 const json_t *args,
+                                                 json_t **ret, GError **err)
+{
+    return action_co_run(c, &snapshot_internal_action, args, err);
 }
 
 /* *@ret becomes the description of what is gone. */

@@ -18,10 +18,12 @@ static const struct action_type abort_action = {
 };
 
 static const struct action_type *const types[] = {
-    &abort_action,        &bitmap_add_action,    &bitmap_remove_action,
-    &bitmap_clear_action, &bitmap_enable_action, &bitmap_disable_action,
-    &bitmap_merge_action, &snapshot_action,      &snapshot_sync_action,
-    &backup_action,       &drive_backup_action,
+    &abort_action,         &bitmap_add_action,
+    &bitmap_remove_action, &bitmap_clear_action,
+    &bitmap_enable_action, &bitmap_disable_action,
+    &bitmap_merge_action,  &snapshot_action,
+    &snapshot_sync_action, &snapshot_internal_action,
+    &backup_action,        &drive_backup_action,
 };
 
 static const struct action_type *find_type(const char *name)

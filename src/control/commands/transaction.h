@@ -55,7 +55,7 @@ extern const struct action_type bitmap_add_action, bitmap_remove_action,
     bitmap_merge_action;
 
 extern const struct action_type snapshot_action, snapshot_sync_action,
-    backup_action, drive_backup_action;
+    snapshot_internal_action, backup_action, drive_backup_action;
 
 /* Run @n actions, whose ->type, ->control and ->args are set. */
 CO_FN int actions_co_run(struct action *actions, unsigned n, GError **err);

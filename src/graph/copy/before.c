@@ -38,12 +38,26 @@ struct before {
     int error;
 };
 
+/* With larger clusters for a disk that has too many of @least. */
+static struct dirty_map *map_of_clusters(uint64_t size, uint32_t least,
+                                         GError **err)
+{
+    struct dirty_map *map = dirty_map_new(size, 0, err);
+    uint32_t cluster = map ? dirty_map_granularity(map) : 0;
+
+    if (map && cluster < least) {
+        dirty_map_free(map);
+        map = dirty_map_new(size, least, err);
+    }
+    return map;
+}
+
 struct before *before_new(struct node *disk, struct node *target,
                           uint32_t min_cluster, GError **err)
 {
     uint32_t cluster = MAX(node_get_limits(target)->cluster_size, CLUSTER_MIN);
-    struct dirty_map *todo = dirty_map_new(disk->size,
-                                           MAX(cluster, min_cluster), err);
+    struct dirty_map *todo = map_of_clusters(disk->size,
+                                             MAX(cluster, min_cluster), err);
     struct before *b;
 
     if (!todo) {

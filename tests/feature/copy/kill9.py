@@ -1,14 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The daemon is killed while images are merged, disks are mirrored and overlays
-take their place, under guests; and right after each of them was over."""
+"""The daemon is killed while images are merged, disks are mirrored and backed up
+and overlays take their place, under guests; and right after each of them was
+over."""
 import os
 import random
 import time
 
 import rig
 from chains import Chain, make_chain
-from rig import Guest, Ledger, MIB
+from rig import Guest, Ledger, MIB, assert_same
+from sluiced import Skip, Sluiced
 from waiting import until
 
 ROUNDS = int(os.environ.get('ROUNDS', '3'))
@@ -130,6 +132,79 @@ def test_after_a_snapshot(d):
         if rnd.random() < 0.5:
             r.some_writes()
         r.check(r.kill(), over)
+    rounds(d, play)
+
+
+def begin_backup(r, rnd, **args):
+    """Of what the disk is now; the guest writes on. The target, and what it
+    is to hold."""
+    target = rig.make_file(r.paths['top'] + '.target',
+                           bytes(len(r.disks['top'])))
+    r.guest.stop()
+    h = r.stage.client()
+    want = b''.join(bytes(h.pread(MIB, at))
+                    for at in range(0, len(r.disks['top']), MIB))
+    h.shutdown()
+    r.qmp.cmd('blockdev-add', {
+        'driver': 'raw', 'node-name': 'target',
+        'file': {'driver': 'file', 'filename': target}})
+    r.qmp.cmd('blockdev-backup', dict({
+        'device': 'n-top', 'job-id': 'j', 'target': 'target',
+        'sync': 'full'}, **args))
+    r.guest = Guest(r.stage, r.ledger, seed=rnd.getrandbits(30))
+    r.some_writes()
+    return target, want
+
+
+def test_during_backups(d):
+    """Nothing of the disk waits in the target alone."""
+    def play(r, rnd):
+        begin_backup(r, rnd, speed=rnd.choice((MIB, 4 * MIB)))
+        r.check(r.kill(), r.paths['top'])
+    rounds(d, play)
+
+
+def test_after_a_backup(d):
+    """The target has all of the disk of the moment it began."""
+    def play(r, rnd):
+        target, want = begin_backup(r, rnd)
+        r.stage.wait_completed(job='j')
+        r.check(r.kill(), r.paths['top'])
+        with open(target, 'rb') as f:
+            assert_same(f.read(), want, 'the copy')
+    rounds(d, play)
+
+
+def test_after_an_incremental_backup(d):
+    """What was copied is no longer marked, durably (B3)."""
+    if rig.FORMAT != 'qcow2':
+        raise Skip('only qcow2 keeps bitmaps')
+
+    def play(r, rnd):
+        r.guest.stop()
+        r.qmp.cmd('block-dirty-bitmap-add', {
+            'node': 'n-top', 'name': 'b', 'persistent': True})
+        r.guest = Guest(r.stage, r.ledger, seed=rnd.getrandbits(30))
+        r.some_writes()
+        r.guest.stop()
+        target = rig.make_file(r.paths['top'] + '.target',
+                               bytes(len(r.disks['top'])))
+        r.qmp.cmd('blockdev-add', {
+            'driver': 'raw', 'node-name': 'target',
+            'file': {'driver': 'file', 'filename': target}})
+        r.qmp.cmd('blockdev-backup', {
+            'device': 'n-top', 'job-id': 'j', 'target': 'target',
+            'sync': 'incremental', 'bitmap': 'b'})
+        r.stage.wait_completed(job='j')
+        r.check(r.kill(), r.paths['top'])
+        data = rig.image_info(r.paths['top'])['format-specific']['data']
+        assert data['bitmaps'][0]['flags'] == ['auto'], data
+        with Sluiced(os.path.dirname(target), '--blockdev',
+                     'qcow2,node-name=n,file.driver=file,file.filename='
+                     + r.paths['top']) as s:
+            nodes = s.qmp.cmd('query-named-block-nodes', flat=True)
+            n, = [n for n in nodes if n['node-name'] == 'n']
+            assert n['dirty-bitmaps'][0]['count'] == 0, n
     rounds(d, play)
 
 

@@ -311,5 +311,34 @@ def test_no_space(d):
     disk.check()
 
 
+def test_in_a_transaction(d):
+    """With a bitmap that begins at the snapshot; all or none."""
+    with Disk(d) as s:
+        s.client().pwrite(b'a' * 512, 0)
+
+        def actions(*more):
+            return [{'type': MAKE, 'data': {'device': 'n', 'name': 'one'}},
+                    {'type': 'block-dirty-bitmap-add', 'data': {
+                        'node': 'n', 'name': 'b', 'persistent': True}},
+                    *more]
+
+        text = s.qmp.error('transaction', actions=actions(
+            {'type': 'abort', 'data': {}}))
+        assert text == 'Transaction aborted using Abort action', text
+        assert s.listed() == []
+        text = s.qmp.error('transaction', actions=actions(
+            {'type': MAKE, 'data': {'device': 'n', 'name': ''}}))
+        assert text == 'Name is empty', text
+        assert s.listed() == []
+        s.qmp.cmd('transaction', actions=actions())
+        assert s.listed() == ['one']
+        s.client().pwrite(b'b' * 512, 65536)
+        assert s.content('one', 'qemu-img')[:512] == b'a' * 512
+        node, = [n for n in s.qmp.cmd('query-named-block-nodes')
+                 if n['node-name'] == 'n']
+        assert node['dirty-bitmaps'][0]['count'] == 65536, node
+    s.check()
+
+
 if __name__ == '__main__':
     run(globals())
