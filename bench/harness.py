@@ -153,11 +153,22 @@ class Daemon(Process):
         self.wait_stream(job)
         return time.monotonic() - start
 
+    def backup(self, device, target, job='j', **args):
+        """The same with a backup."""
+        start = time.monotonic()
+        self.qmp.cmd('blockdev-backup', device=device, target=target,
+                     job_id=job, sync='full', **args)
+        self.wait_job(job)
+        return time.monotonic() - start
+
     def wait_stream(self, job='j'):
+        self.wait_job(job)
+
+    def wait_job(self, job):
         data = self.qmp.wait_event('BLOCK_JOB_COMPLETED', JOB_TIMEOUT,
                                    device=job)['data']
         if 'error' in data:
-            raise RuntimeError('the stream failed: %s' % data['error'])
+            raise RuntimeError('the job failed: %s' % data['error'])
 
     def close(self):
         if self.qmp:
@@ -202,6 +213,18 @@ def nbd_options(path, name='base'):
         {'driver': 'raw', 'node-name': name, 'read-only': True,
          'file': {'driver': 'nbd', 'read-only': True,
                   'server': {'type': 'unix', 'path': path}}})]
+
+
+def target_options(path, fmt, name='target', direct=False):
+    """--blockdev of an image that a job writes to."""
+    return ['--blockdev', json.dumps({'driver': fmt, 'node-name': name,
+                                      'file': file_options(path, direct)})]
+
+
+def far_target_options(path, name='target'):
+    return ['--blockdev', json.dumps(
+        {'driver': 'raw', 'node-name': name, 'file': {
+            'driver': 'nbd', 'server': {'type': 'unix', 'path': path}}})]
 
 
 def http_options(url, name='base'):
@@ -306,9 +329,9 @@ class Context:
         run(*cmd, path, *([str(size)] if size else []))
         return path
 
-    def far(self, path, rtt_ms):
+    def far(self, path, rtt_ms, writable=False):
         """@path served by nbdkit, @rtt_ms away: a stack of two processes."""
-        return FarBase(self, path, rtt_ms)
+        return FarBase(self, path, rtt_ms, writable)
 
     def far_web(self, path, rtt_ms):
         """The same, by a web server."""
@@ -316,15 +339,15 @@ class Context:
 
 
 class FarBase:
-    def __init__(self, ctx, path, rtt_ms):
+    def __init__(self, ctx, path, rtt_ms, writable=False):
         need('nbdkit')
         self.dir = tempfile.mkdtemp(dir=ctx.dir)
         near = os.path.join(self.dir, 'near')
         self.socket = os.path.join(self.dir, 'far')
         self.parts = []
         try:
-            self._start([shutil.which('nbdkit'), '-f', '-r', '-t', '64',
-                         '-U', near, 'file', path], near)
+            self._start([shutil.which('nbdkit'), '-f', '-t', '64', '-U', near]
+                        + ([] if writable else ['-r']) + ['file', path], near)
             self._start([os.path.join(ctx.build, 'bench', 'delay-proxy'),
                          self.socket, near, str(int(rtt_ms * 1000))],
                         self.socket)

@@ -14,7 +14,8 @@ import time
 
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
                      http_options, image_options, memory_copy_rate, nbd_options, nbd_uri,
-                     need, overlay_options, raw_options, rbd_options, remove, run, timed)
+                     need, overlay_options, raw_options, rbd_options, remove, run, timed,
+                     far_target_options, target_options)
 from ceph import Ceph    # harness has set the path
 from sluiced import Skip
 from tlsfiles import Authority
@@ -322,6 +323,50 @@ def stream_sparse(ctx):
     for virtual, name in ((GIB, '1 GiB'), (10 * GIB, '10 GiB'),
                           (big, '1 TiB' if ctx.quick else '16 TiB')):
         yield Case(name, 's', both(measure, virtual), better='low')
+
+
+# --- backups ---
+
+def backup_once(ctx, who, source_options, size, fmt, direct, **args):
+    """Copy all of node "base" to a new image."""
+    target = ctx.path('target')
+    run('qemu-img', 'create', '-q', '-f', fmt, target, str(size))
+    os.sync()
+    try:
+        with ctx.daemon(who, *source_options,
+                        *target_options(target, fmt, direct=direct)) as d:
+            return stream_sample(d, size, d.backup('base', 'target', **args))
+    finally:
+        remove(target)
+
+
+@row('backup', 'back up a disk, here and to a target that is far away')
+def backup(ctx):
+    size = (256 if ctx.quick else 1024) * MIB
+    base = ctx.base(size)
+    for fmt in ('raw', 'qcow2'):
+        yield Case('to %s with direct I/O' % fmt, 'MiB/s',
+                   both(lambda who, f=fmt: backup_once(
+                       ctx, who, raw_options(base), size, f, True)), goal=1.5)
+    small = (64 if ctx.quick else 256) * MIB
+    text = ctx.text_base(small)
+    yield Case('compressed', 'MiB/s', both(lambda who: backup_once(
+        ctx, who, raw_options(text), small, 'qcow2', False, compress=True)),
+        goal=1.5)
+
+    def far(who):
+        target = ctx.path('far-target')
+        with open(target, 'wb') as f:
+            f.truncate(small)
+        with ctx.far(target, 10, writable=True) as there:
+            with ctx.daemon(who, *raw_options(ctx.base(small)),
+                            *far_target_options(there.socket)) as d:
+                sample = stream_sample(d, small, d.backup('base', 'target'))
+        remove(target)
+        return sample
+
+    yield Case('10 ms away', 'MiB/s', both(far), goal=1.5)
+
 
 
 # --- guests ---
