@@ -23,10 +23,16 @@
 
 #define SEND_VECTORS 128
 
+/* Descriptors that wait to be taken, at most. */
+#define FDS_MAX 16
+
 struct channel_sock {
     struct channel c;
     int fd;
     bool drained; /* the last read found less than it had room for */
+    bool accepts_fds;
+    unsigned n_fds;
+    int fds[FDS_MAX]; /* that came, oldest first */
 };
 
 void channel_init(struct channel *c, const struct channel_ops *ops,
@@ -136,6 +142,52 @@ const char *channel_describe(const struct channel *c)
 
 /* --- sockets --- */
 
+/* Those beyond the last place are closed. */
+static void sock_keep_fds(struct channel_sock *s, struct msghdr *msg)
+{
+    for (struct cmsghdr *m = CMSG_FIRSTHDR(msg); m; m = CMSG_NXTHDR(msg, m)) {
+        size_t n = m->cmsg_level == SOL_SOCKET && m->cmsg_type == SCM_RIGHTS
+                       ? (m->cmsg_len - CMSG_LEN(0)) / sizeof(int)
+                       : 0;
+
+        for (size_t i = 0; i < n; i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(m) + i * sizeof(int), sizeof(int));
+            if (s->n_fds < FDS_MAX) {
+                s->fds[s->n_fds++] = fd;
+            } else {
+                close(fd);
+            }
+        }
+    }
+}
+
+static ssize_t sock_recv(struct channel_sock *s, void *buf, size_t len)
+{
+    union {
+        char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec v = { buf, len };
+    struct msghdr msg = {
+        .msg_iov = &v,
+        .msg_iovlen = 1,
+        .msg_control = control.bytes,
+        .msg_controllen = sizeof(control.bytes),
+    };
+    ssize_t n;
+
+    if (!s->accepts_fds) {
+        return recv(s->fd, buf, len, MSG_DONTWAIT);
+    }
+    n = recvmsg(s->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n >= 0) {
+        sock_keep_fds(s, &msg);
+    }
+    return n;
+}
+
 static CO_FN ssize_t sock_co_recv(struct channel *c, void *buf, size_t len,
                                   uint64_t timeout_ns)
 {
@@ -150,7 +202,7 @@ static CO_FN ssize_t sock_co_recv(struct channel *c, void *buf, size_t len,
                 return ret;
             }
         }
-        n = recv(s->fd, buf, len, MSG_DONTWAIT);
+        n = sock_recv(s, buf, len);
         if (n >= 0) {
             s->drained = (size_t)n < len;
             return n;
@@ -216,6 +268,9 @@ static void sock_free(struct channel *c)
 {
     struct channel_sock *s = (struct channel_sock *)c;
 
+    for (unsigned i = 0; i < s->n_fds; i++) {
+        close(s->fds[i]);
+    }
     close(s->fd);
     g_free(s);
 }
@@ -232,6 +287,27 @@ static const struct channel_ops sock_ops = {
 int channel_fd(const struct channel *c)
 {
     return c->ops == &sock_ops ? ((const struct channel_sock *)c)->fd : -1;
+}
+
+void channel_accept_fds(struct channel *c)
+{
+    if (c->ops == &sock_ops) {
+        ((struct channel_sock *)c)->accepts_fds = true;
+    }
+}
+
+int channel_take_fd(struct channel *c)
+{
+    struct channel_sock *s = (struct channel_sock *)c;
+    int fd;
+
+    if (c->ops != &sock_ops || s->n_fds == 0) {
+        return -1;
+    }
+    fd = s->fds[0];
+    s->n_fds--;
+    memmove(s->fds, s->fds + 1, s->n_fds * sizeof(int));
+    return fd;
 }
 
 /* Who is at the other end, for messages: "unix uid 0 pid 42" or

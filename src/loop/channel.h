@@ -35,6 +35,11 @@ CO_FN ssize_t channel_co_read(struct channel *c, void *buf, size_t len,
  * -ECONNRESET at an end inside, else as channel_co_read(). */
 CO_FN int channel_co_read_full(struct channel *c, void *buf, size_t len,
                                uint64_t timeout_ns);
+/* Keep descriptors that come with the bytes (SCM_RIGHTS), a few of them, for
+ * channel_take_fd(); else they are dropped. Sockets alone. */
+void channel_accept_fds(struct channel *c);
+/* The oldest of them, the caller's from now on; -1: there is none. */
+int channel_take_fd(struct channel *c);
 /* Write all of @iov. -ETIMEDOUT when no byte moved for @stall_ns. */
 CO_FN int channel_co_write(struct channel *c, struct iov iov,
                            uint64_t stall_ns);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include "loop/fdset.h"
 #include "loop/io-priv.h"
 #include "loop/io.h"
 #include "loop/loop-priv.h"
@@ -41,8 +42,13 @@ int io_co_open(const char *path, int flags, mode_t mode,
     };
     struct io_req align = { .op = IO_OP_ALIGNMENT };
     struct io_file *f;
-    int r = io_co_simple(&open);
+    int r;
 
+    if (fdset_is_name(path)) {
+        open.result = r = fdset_open(path, flags);
+    } else {
+        r = io_co_simple(&open);
+    }
     if (r < 0) {
         return r;
     }
@@ -215,7 +221,7 @@ int io_co_stat(const char *path, struct stat *ret_st)
 {
     struct io_req r = { .op = IO_OP_STAT, .path = path, .ret_stat = ret_st };
 
-    return io_co_simple(&r);
+    return fdset_is_name(path) ? fdset_stat(path, ret_st) : io_co_simple(&r);
 }
 
 int io_co_rename(const char *from, const char *to)
@@ -246,6 +252,9 @@ int io_co_unlink(const char *path)
 
 int io_co_fsync_parent(const char *path)
 {
+    if (fdset_is_name(path)) {
+        return 0; /* whoever handed it in knows where it stands */
+    }
     char *dir = g_path_get_dirname(path);
     struct io_req r = { .op = IO_OP_FSYNC_DIR, .path = dir };
     int res = io_co_simple(&r);

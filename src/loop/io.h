@@ -8,6 +8,9 @@
  * Every function runs in a coroutine and yields.  Results are 0 or -errno
  * unless stated.  Short transfers are finished here; a read past the end of
  * the file gives zeroes for the rest and counts as success.
+ *
+ * Paths that begin with /dev/fdset/ name descriptors that were handed to the
+ * process: see loop/fdset.h.
  */
 #pragma once
 #include <stdbool.h>

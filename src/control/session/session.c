@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/json-print.h"
 #include "control/control-int.h"
+#include "control/session/add-fd.h"
 #include "control/session/json-stream.h"
 #include "control/session/turns.h"
 #include "loop/channel.h"
@@ -295,6 +296,9 @@ static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
     if (is_negotiation) {
         return session_negotiate(s, args, err);
     }
+    if (g_str_equal(name, "add-fd")) {
+        return session_add_fd(s->ch, args, ret, err);
+    }
     return control_co_execute(s->c, name, args, ret, err);
 }
 
@@ -436,6 +440,9 @@ void control_add_session(struct control *c, struct channel *ch,
     g_queue_init(&s->out);
     s->turns = (struct turns) { c->loop, qmp_co_run, s };
     s->coroutines = 2;
+    if (mode != SESSION_HMP) {
+        channel_accept_fds(ch);
+    }
     g_ptr_array_add(c->sessions, s);
     co_start(c->loop, reader_entry, s);
     co_start(c->loop, session_writer_entry, s);

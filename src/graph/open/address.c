@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "graph/open/open.h"
+#include "loop/fdset.h"
 #include "loop/io.h"
 
 #define NAME_MAX_LEN 4095
@@ -146,9 +147,13 @@ int backing_check_text(const struct node *n, const char *name, GError **err)
 int backing_check_kind(const struct node *n, const char *name, GError **err)
 {
     const struct node_driver *drv = backing_address_driver(n->graph, name);
+    const char *path = g_str_has_prefix(name, "file:") ? name + strlen("file:")
+                                                       : name;
     int r = 0;
 
-    if (g_str_has_prefix(name, "fd:") || scheme_is_filter(n->graph, name)) {
+    /* What a number stands for here means nothing to a header. */
+    if (g_str_has_prefix(name, "fd:") || fdset_is_name(path) ||
+        scheme_is_filter(n->graph, name)) {
         return err_set(err, EINVAL,
                        "Backing file name '%s' of '%s' is refused: an "
                        "image's header may name files and addresses only",

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/json-text.h"
 #include "graph/open/open.h"
+#include "loop/fdset.h"
 #include "loop/io.h"
 
 struct json_name {
@@ -91,6 +92,9 @@ static CO_FN int filename_co_check(struct json_name *j, json_t *o, GError **err)
 
     if (!path) {
         return json_name_refuse(j, err, "its 'filename' is no text");
+    }
+    if (fdset_is_name(path)) {
+        return json_name_refuse(j, err, "its 'filename' is a descriptor");
     }
     ret = backing_check_text(j->n, path, err);
     return ret < 0 ? ret : json_name_path_co_check(j, o, path, err);
