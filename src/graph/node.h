@@ -329,6 +329,7 @@ struct device {
     char *id;
     struct backend *backend; /* NULL: empty, or still being made */
     bool empty;              /* a drive without a medium */
+    bool removable;          /* it was made without one: media come and go */
     struct graph *graph;
 };
 CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,
@@ -336,6 +337,11 @@ CO_FN int device_co_new(struct graph *g, const char *id, struct node *n,
 /* A drive without a medium, which no command finds by its name. */
 int device_new_empty(struct graph *g, const char *id, GError **err);
 CO_FN void device_co_free(struct device *d);
+/* Put @n into a removable device, in the place of what is there, which no job has:
+ * all who use that use @n. */
+CO_FN int device_co_set_medium(struct device *d, struct node *n, GError **err);
+/* By name, with a medium or without; NULL: it is not removable, or not there. */
+struct device *device_find_removable(struct graph *g, const char *id);
 /* A device with a node; NULL where there is none, or an empty one. */
 struct device *device_find(struct graph *g, const char *id);
 bool device_is_empty(struct graph *g, const char *id);

@@ -44,11 +44,20 @@ static struct device *device_register(struct graph *g, const char *id)
 int device_new_empty(struct graph *g, const char *id, GError **err)
 {
     int ret = device_check_id(g, id, err);
+    struct device *d;
 
     if (ret == 0) {
-        device_register(g, id)->empty = true;
+        d = device_register(g, id);
+        d->empty = d->removable = true;
     }
     return ret;
+}
+
+/* Those that do I/O (exports) have backends of their own. */
+static CO_FN int device_co_use(struct device *d, struct node *n, GError **err)
+{
+    return backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
+                          &device_backend_ops, d, &d->backend, err);
 }
 
 int device_co_new(struct graph *g, const char *id, struct node *n,
@@ -61,9 +70,7 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
         return ret;
     }
     d = device_register(g, id);
-    /* Those that do I/O (exports) have backends of their own. */
-    ret = backend_co_new(n, "root", PERM_CONSISTENT_READ, PERM_ALL,
-                         &device_backend_ops, d, &d->backend, err);
+    ret = device_co_use(d, n, err);
     if (ret < 0) {
         device_co_free(d);
         return ret;
@@ -110,4 +117,31 @@ void graph_foreach_device(struct graph *g,
             fn(d, arg);
         }
     }
+}
+
+struct device *device_find_removable(struct graph *g, const char *id)
+{
+    for (unsigned i = 0; i < g->devices->len; i++) {
+        struct device *d = g_ptr_array_index(g->devices, i);
+
+        if (d->removable && strcmp(d->id, id) == 0) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+CO_FN int device_co_set_medium(struct device *d, struct node *n, GError **err)
+{
+    struct node *old = d->empty ? NULL : node_ref(backend_node(d->backend));
+    int ret;
+
+    if (!old) {
+        ret = device_co_use(d, n, err);
+        d->empty = ret < 0;
+        return ret;
+    }
+    ret = node_co_replace(old, n, NULL, err);
+    node_co_unref(old);
+    return ret;
 }
