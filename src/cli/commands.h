@@ -4,6 +4,7 @@
 
 int cmd_add(int argc, char **argv);
 int cmd_amend(int argc, char **argv);
+int cmd_backup(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bitmap(int argc, char **argv);
 int cmd_check(int argc, char **argv);

@@ -350,6 +350,21 @@ static const struct subcommand subcommands[] = {
       "      --keep            guests stay where they are; the target is a copy\n"
       "                        of the disk as it is in the end\n"
       JOB_HELP OUTPUT_HELP HELP_HELP },
+    { "backup", cmd_backup,
+      "[OPTIONS] DEVICE TARGET",
+      "Copy a disk of a running daemon as it is now, while guests go on.\n"
+      "Exit status: as of pull.\n\n" SOCKET_HELP
+      "  -f, --format FORMAT   of the target; default: that of the disk\n"
+      "  -n                    the target exists: write into it\n"
+      "  -c                    compress\n"
+      "      --sync full|top|none|incremental|bitmap\n"
+      "                        all of the disk (default); what its top image\n"
+      "                        holds; what guests are about to change; what a\n"
+      "                        bitmap marks\n"
+      "      --bitmap NAME     dirty bitmap of the disk; alone: incremental\n"
+      "      --cbw-timeout N   let no write of a guest wait longer than so many\n"
+      "                        seconds; rather the backup fails\n"
+      JOB_HELP OUTPUT_HELP HELP_HELP },
     { "jobs", cmd_jobs, "[-s PATH] [--all] [--output FORMAT]",
       "List the jobs of a running daemon.\n\n"
       SOCKET_HELP

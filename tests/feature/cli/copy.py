@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Disks in use from the command line: sluice copy, commit --live, snapshot
+"""Disks in use from the command line: sluice copy, backup, commit --live, snapshot
 --live, switch and graph."""
 import json
 import os
@@ -77,6 +77,25 @@ def test_copy_over_the_same_base(d):
         info = json.loads(qemu_img('info', '-U', '--output=json',
                                    d + '/moved.qed'))
         assert info['full-backing-filename'] == s.base, info
+
+
+def test_backup(d):
+    """Of the disk as it is, then of what has changed since, by a bitmap."""
+    with Disk(d) as s:
+        s.qmp.cmd('block-dirty-bitmap-add', node='disk0', name='b')
+        good(s, 'backup', '-f', 'qcow2', 'disk0', 'copy.qcow2', cwd=d)
+        s.qmp.hmp('qemu-io disk0 "write -P 7 1M 64k"')
+        good(s, 'backup', '-f', 'qcow2', '--bitmap', 'b', '--cbw-timeout', '60',
+             'disk0', d + '/more.qcow2')
+        assert s.file() == s.top
+        p = sluice(s, 'backup', '--cbw-timeout', 'x', 'disk0', d + '/x')
+        assert p.returncode == 1 and 'expects seconds' in p.stderr, p
+        p = sluice(s, 'backup', '--bitmap', 'c', 'disk0', d + '/x')
+        assert p.returncode == 1 and 'c' in p.stderr, p
+        assert not os.path.exists(d + '/x')
+    same(d + '/copy.qcow2', 'qcow2', s.base, 'raw')
+    used = json.loads(qemu_img('map', '--output=json', d + '/more.qcow2'))
+    assert sum(e['length'] for e in used if e['data']) == 64 << 10, used
 
 
 def test_refusals(d):
