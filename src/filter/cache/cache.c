@@ -329,9 +329,9 @@ static void cache_damaged(void *arg, uint64_t block)
 {
     struct node *n = arg;
     const struct cache_state *s = n->state;
+    uint64_t off = block << s->block_bits, len = UINT64_C(1) << s->block_bits;
     json_t *data = json_pack("{s:s,s:I,s:I}", "node-name", n->name, "offset",
-                             (json_int_t)(block << s->block_bits), "len",
-                             (json_int_t)1 << s->block_bits);
+                             (json_int_t)off, "len", (json_int_t)len);
 
     node_event(n, "BLOCK_CACHE_DAMAGED", data);
     json_decref(data);

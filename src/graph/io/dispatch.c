@@ -39,8 +39,10 @@ static struct node *read_notes(struct node *n)
 static CO_FN int read_co_far_or_near(struct node *n, uint64_t off,
                                      struct iov iov, unsigned flags)
 {
+    static const struct far_reader reader = { read_co_dispatch };
+
     return n->drv->is_remote && !node_is_writable(n)
-               ? join_co_read(n, off, iov, flags, read_co_dispatch)
+               ? join_co_read(n, off, iov, flags, &reader)
                : read_co_dispatch(n, off, iov, flags);
 }
 

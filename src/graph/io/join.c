@@ -82,10 +82,8 @@ static void far_read_end(struct far_read *f, int ret)
     }
 }
 
-CO_FN int join_co_read(struct node *n, uint64_t off, struct iov iov,
-                       unsigned flags,
-                       int (*co_read)(struct node *n, uint64_t off,
-                                      struct iov iov, unsigned flags))
+int join_co_read(struct node *n, uint64_t off, struct iov iov, unsigned flags,
+                 const struct far_reader *reader)
 {
     struct far_read *other, own = { .link.data = &own };
     int ret = 0;
@@ -107,7 +105,7 @@ CO_FN int join_co_read(struct node *n, uint64_t off, struct iov iov,
     own.off = off;
     own.iov = iov;
     g_queue_push_tail_link(&n->priv->far_reads, &own.link);
-    ret = co_read(n, off, iov, flags);
+    ret = reader->co_read(n, off, iov, flags);
     g_queue_unlink(&n->priv->far_reads, &own.link);
     far_read_end(&own, ret);
     return ret;

@@ -13,8 +13,13 @@
 
 struct node;
 
-/* Read as @co_read does, which reads itself what nobody reads now. */
-CO_FN int
-join_co_read(struct node *n, uint64_t off, struct iov iov, unsigned flags,
-             CO_FN_PTR int (*co_read)(struct node *n, uint64_t off,
-                                      struct iov iov, unsigned flags));
+/* How what nobody reads now is read. */
+struct far_reader {
+    CO_FN_PTR int (*co_read)(struct node *n, uint64_t off, struct iov iov,
+                             unsigned flags);
+};
+
+/* Read [@off, @off+iov.len) of @n, by joining others or by @reader. 0 or
+ * -errno. */
+CO_FN int join_co_read(struct node *n, uint64_t off, struct iov iov,
+                       unsigned flags, const struct far_reader *reader);
