@@ -13,6 +13,7 @@
 #include "storage/trace.h"
 
 #define MEMORY_ALIGNMENT 4096
+#define GROW_STEP (UINT64_C(64) << 20)
 
 struct request {
     struct rbd_op op;
@@ -219,10 +220,17 @@ int rbd_io_co_refresh_size(struct node *n)
     uint64_t size = 0;
     int64_t r = size_co_call(n, RBD_OP_READ, size_now, &size);
 
-    if (r == 0) {
+    if (r == 0 && size != s->size) { /* by somebody else */
         n->size = s->size = size;
     }
     return (int)r;
+}
+
+int rbd_io_co_settle_size(struct node *n)
+{
+    const struct rbd_state *s = n->state;
+
+    return s->size > n->size ? rbd_io_co_truncate(n, n->size, NULL) : 0;
 }
 
 /* --- changing --- */
@@ -261,7 +269,9 @@ static int change_begin(struct node *n, uint64_t off, uint64_t len,
     return r;
 }
 
-/* librbd clips a write at the end of the image and says nothing. */
+/* librbd clips a write at the end of the image and says nothing.  To make it
+ * longer takes as long as a dozen writes, and costs no space: so it is done in
+ * large steps. */
 static CO_FN int write_co_grow(struct node *n, uint64_t end)
 {
     struct rbd_state *s = n->state;
@@ -272,7 +282,9 @@ static CO_FN int write_co_grow(struct node *n, uint64_t end)
     }
     co_mutex_co_lock(&s->size_lock);
     if (end > s->size) {
-        r = size_co_set(n, end);
+        r = size_co_set(n, end <= NODE_SIZE_MAX - GROW_STEP
+                               ? (end + GROW_STEP - 1) / GROW_STEP * GROW_STEP
+                               : end);
     }
     co_mutex_unlock(&s->size_lock);
     return r;

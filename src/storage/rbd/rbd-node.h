@@ -23,7 +23,7 @@ struct rbd_state {
     struct rbd_image *image;
     bool writable;         /* it was opened for that */
     unsigned perm, shared; /* enum perm, of all parents */
-    uint64_t size;         /* of the image; node->size follows */
+    uint64_t size;         /* of the image; node->size may be less */
     struct co_mutex size_lock;
     struct extents extents;
     struct co_mutex status_lock; /* one question at a time */
@@ -48,6 +48,8 @@ CO_FN int rbd_io_co_discard(struct node *n, uint64_t off, uint64_t len);
 CO_FN int rbd_io_co_flush(struct node *n);
 CO_FN int rbd_io_co_truncate(struct node *n, uint64_t size, GError **err);
 CO_FN int rbd_io_co_refresh_size(struct node *n);
+/* What was written ends at node->size: the image shall, too. */
+CO_FN int rbd_io_co_settle_size(struct node *n);
 
 /* rbd-status.c */
 CO_FN int rbd_status_co_map(struct node *n, uint64_t off, uint64_t len,

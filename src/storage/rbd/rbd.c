@@ -219,6 +219,7 @@ static CO_FN void rbd_co_close(struct node *n)
     struct rbd_state *s = n->state;
 
     if (s->image) {
+        (void)rbd_io_co_settle_size(n);
         image_co_close(n, g_steal_pointer(&s->image));
     }
     rbd_waits_done(&s->waits);
@@ -301,6 +302,10 @@ static CO_FN int reopen_co_mode(struct node *n, unsigned flags, GError **err)
     int r = check_writable(&s->options.target.name, flags, err);
 
     if (r == 0) {
+        r = rbd_io_co_settle_size(n);
+        if (r < 0) {
+            return err_set_errno(err, -r, "Could not resize '%s'", n->filename);
+        }
         r = open_co_image(n, flags, &is, err);
     }
     if (r < 0) {

@@ -116,6 +116,37 @@ def written_by_a_guest(d, ceph):
     ceph.run('rbd', 'rm', 'disk')
 
 
+def size_of(ceph, image):
+    return json.loads(ceph.run('rbd', 'info', '--format', 'json',
+                               image).stdout)['size']
+
+
+def grows_as_it_is_written(d, ceph):
+    """In large steps, and ends where its last byte is; after a kill it is
+    longer, which harms nobody."""
+    path = raw(d + '/base.raw', 8 * MIB, (0, 3 * MIB, 5))
+    sluice(ceph, 'convert', '-f', 'raw', '-O', 'qcow2', path, 'rbd:rbd/grown')
+    assert 3 * MIB < size_of(ceph, 'grown') < 5 * MIB
+    same(ceph, path, 'rbd:rbd/grown', 'raw', 'qcow2')
+    ceph.run('rbd', 'rm', 'grown')
+    options = {'driver': 'qcow2', 'node-name': 'disk', 'file': node('grown')}
+    ceph.run('qemu-img', 'create', '-q', '-f', 'qcow2', d + '/new', '8M')
+    ceph.run('rbd', 'import', '--image-feature', 'layering', d + '/new',
+             'grown')
+    s = Sluiced(d, '--blockdev', json.dumps(options), env=ceph.env)
+    for command in ('write -P 9 0 1M', 'flush'):
+        assert 'rror' not in io(s, 'disk', command)
+    s.kill()
+    assert size_of(ceph, 'grown') == 64 * MIB
+    ceph.run('qemu-img', 'check', '-f', 'qcow2', 'rbd:rbd/grown')
+    ceph.run('qemu-io', '-r', '-f', 'qcow2', '-c', 'read -P 9 0 1M',
+             'rbd:rbd/grown')
+    with Sluiced(d, '--blockdev', json.dumps(options), env=ceph.env) as s:
+        assert 'rror' not in io(s, 'disk', 'write -P 8 1M 1M')
+    ceph.run('qemu-img', 'check', '-f', 'qcow2', 'rbd:rbd/grown')
+    # It stays: the cluster waits for the client that was killed.
+
+
 def names(d, ceph):
     """Namespaces, and characters that have a meaning in names."""
     path = raw(d + '/base.raw', 4 * MIB, (0, MIB, 5))
@@ -190,6 +221,7 @@ def test_images(d):
         base_of_a_stream(d, ceph)
         overlay_in_ceph(d, ceph)
         written_by_a_guest(d, ceph)
+        grows_as_it_is_written(d, ceph)
         names(d, ceph)
         exclusive_lock(d, ceph)
         base_that_changes(d, ceph)
