@@ -8,9 +8,9 @@
  *
  * Nothing in it is needed and nothing is ordered: an entry says what its slot
  * should hold, and the checksum says whether it does.  Checksums begin with the
- * epoch, a random number that is drawn anew whenever the cache is emptied, so
- * what was written before that is never taken for what is there now.  Pure
- * encoding and decoding; no I/O.
+ * epoch, another number whenever the cache is emptied (the time, and more than
+ * the one before), so what was written before that is never taken for what is
+ * there now.  Pure encoding and decoding; no I/O.
  */
 #pragma once
 #include <glib.h>

@@ -77,6 +77,16 @@ static void make_view(struct config *c, uint64_t seed)
     c->view = !c->is_drive && !c->resize && rng_percent(&r, 20);
 }
 
+static void make_cache(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0x94d049bb133111ebu + 7 };
+
+    /* A drive opens its chain by the names in headers. */
+    if (!c->is_drive && rng_percent(&r, 25)) {
+        c->cache = 8 + rng_below(&r, 200);
+    }
+}
+
 const char *config_driver(const struct config *c, enum layer l)
 {
     static const char *const names[] = { "raw", "qed", "qcow2" };
@@ -149,6 +159,7 @@ void config_make(struct config *c, uint64_t seed)
     make_qcow2(c, seed);
     make_view(c, seed);
     make_crowd(c, seed);
+    make_cache(c, seed);
 }
 
 char *config_describe(const struct config *c)
@@ -183,6 +194,9 @@ char *config_describe(const struct config *c)
                            c->guests, c->ops, c->window, c->commands, c->cuts);
     if (c->view) {
         g_string_append(s, " view");
+    }
+    if (c->cache) {
+        g_string_append_printf(s, " cache %u", c->cache);
     }
     if (c->snapshots) {
         g_string_append_printf(s, " snapshots %u%%", c->snapshots);

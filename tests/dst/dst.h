@@ -140,6 +140,7 @@ struct config {
     bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT]; /* of qcow2 */
     bool compressed; /* some of the base is compressed */
     bool view;       /* a raw node over the top image */
+    unsigned cache;  /* blocks of a cache of the base; 0: none */
     bool has_mid, is_drive, copy_on_read, stream_at_start, throttle,
         writethrough, discard, detect_zeroes, direct;
     uint64_t size[L_COUNT]; /* bytes */

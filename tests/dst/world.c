@@ -208,12 +208,20 @@ static json_t *file_options(const struct config *c, const char *path)
                      "direct", c->direct);
 }
 
+#define CACHE_BLOCK 4096
+
 static json_t *chain_options(const struct config *c)
 {
     json_t *o = json_pack("{s:s,s:s,s:o}", "driver", config_driver(c, L_BASE),
                           "node-name", "base", "file",
                           file_options(c, "/base.img"));
 
+    if (c->cache) {
+        o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:o}", "driver", "cache",
+                      "node-name", "keep", "path", "/cache", "size",
+                      (int)(8192 + c->cache * (CACHE_BLOCK + 32)), "block-size",
+                      CACHE_BLOCK, "file", o);
+    }
     if (c->has_mid) {
         o = json_pack("{s:s,s:s,s:o,s:o}", "driver", config_driver(c, L_MID),
                       "node-name", "mid", "file", file_options(c, "/mid.img"),

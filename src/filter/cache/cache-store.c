@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/math.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 #include "wire/cache-file.h"
 
 /* Of the table, at once. */
@@ -192,7 +193,7 @@ static int header_init(struct cache_header *h,
                        const struct cache_store_options *o, GError **err)
 {
     *h = (struct cache_header) {
-        .epoch = (uint64_t)g_random_int() << 32 | g_random_int(),
+        .epoch = loop_date_ns(loop_current()),
         .base_size = o->base_size,
         .block_bits = o->block_bits,
         .slots = cache_slots_of(o->limit, o->block_bits),
@@ -239,7 +240,8 @@ static CO_FN int header_co_read(struct cache_store *s, bool *ret_kept,
         return buf_is_zero(buf, sizeof(buf)) ? 0 : store_refuse(o, err);
     case CACHE_GOOD:
         *ret_kept = o->version && header_fits(&s->header, &is);
-        s->header.epoch = *ret_kept ? is.epoch : s->header.epoch;
+        s->header.epoch = *ret_kept ? is.epoch
+                                    : MAX(s->header.epoch, is.epoch + 1);
         break;
     case CACHE_DAMAGED: break;
     }
