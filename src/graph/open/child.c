@@ -38,7 +38,7 @@ static CO_FN int open_co_child(struct node *n, struct opts *o, const char *name,
         return 0;
     }
     if (json_is_string(option)) {
-        *ret_child = node_find(n->graph, json_string_value(option), err);
+        *ret_child = node_find_any(n->graph, json_string_value(option), err);
         ret = *ret_child ? 0 : -ENOENT;
         if (*ret_child) {
             node_ref(*ret_child);

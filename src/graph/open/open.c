@@ -224,7 +224,7 @@ static CO_FN int backing_co_open(struct node *n, struct backing_request *r,
     int ret;
 
     if (json_is_string(r->options)) {
-        struct node *b = node_find(g, json_string_value(r->options), err);
+        struct node *b = node_find_any(g, json_string_value(r->options), err);
 
         if (!b) {
             return -ENOENT;
@@ -304,6 +304,7 @@ static CO_FN int open_co_chain(struct node *top, GError **err)
     }
     while (ret == 0 && n->priv->pending) {
         struct backing_request *r = n->priv->pending;
+        bool in_header = r->header_name;
         struct node *b = NULL;
 
         n->priv->pending = NULL;
@@ -312,7 +313,9 @@ static CO_FN int open_co_chain(struct node *top, GError **err)
             ret = backing_co_open(n, r, seen, &b, err);
             if (ret < 0) {
                 err_prefix(err, "Could not open backing file");
-                hint_missing_backing(ret, err);
+                if (in_header) {
+                    hint_missing_backing(ret, err);
+                }
             }
         }
         if (ret == 0) {

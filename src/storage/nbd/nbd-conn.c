@@ -311,7 +311,15 @@ int nbd_conn_co_connect(struct nbd_conn *c, uint64_t timeout_ns,
             conn_explain_refusal(c, err);
         }
     }
-    return ret < 0 ? ret : conn_read_offer(c, ret_offer, err);
+    if (ret == 0) {
+        ret = conn_read_offer(c, ret_offer, err);
+    }
+    if (ret < 0 && c->channel) { /* else the address is named already */
+        g_autofree char *name = nbd_uri_format(c->target);
+
+        err_prefix(err, "Could not open '%s'", name);
+    }
+    return ret;
 }
 
 /* --- driving --- */

@@ -145,9 +145,6 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
         s->client_opts.hang_arg = n;
         ret = nbd_client_co_open(s->targets.list, s->targets.n, &s->client_opts,
                                  &s->client, err);
-        if (ret < 0) {
-            err_prefix(err, "Could not open '%s'", n->filename);
-        }
     }
     if (ret == 0) {
         s->offer = *nbd_client_offer(s->client);

@@ -56,7 +56,7 @@ static CO_FN void names_entry(void *arg)
     expect_text(fake_co_open_fails(g, "{'driver': 'ram', 'zz': 1}"),
                 "Block protocol 'ram' doesn't support the option 'zz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'pass', 'file': 'zz'}"),
-                "Cannot find device='' nor node-name='zz'");
+                "Cannot find device='zz' nor node-name='zz'");
     expect_text(fake_co_open_fails(g, "{'driver': 'fake', 'backing': "
                                       "{'driver': 'ram', 'zz': 1}}"),
                 "Could not open backing file: Block protocol 'ram' doesn't "
