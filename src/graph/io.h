@@ -172,6 +172,8 @@ struct backend_stats {
     unsigned in_flight;
 };
 const struct backend_stats *backend_get_stats(const struct backend *u);
+/* Count a request that was refused before anybody saw it. */
+void backend_stats_invalid(struct backend *u, enum acct_kind kind);
 /* What @from did counts for @u, too. */
 void backend_stats_add(struct backend *u, const struct backend *from);
 /* The same, of one node (wr_highest_offset of a protocol node). */

@@ -63,11 +63,14 @@ static bool parse_pattern(struct request *r, const char *word, GString *out)
 }
 
 /* Flags that exclude or need each other. */
-static bool check_options(const struct qemuio_args *a, GString *out)
+static bool check_options(const struct qemuio_command *cmd,
+                          const struct qemuio_args *a, GString *out)
 {
     if (a->option['z'] && a->option['P']) {
-        g_string_append(out, "-z and -P cannot be specified at the same "
-                             "time\n");
+        g_string_append_printf(out, "%s be specified at the same time\n",
+                               cmd->flags & QEMUIO_AIO
+                                   ? "-z and -P cannot"
+                                   : "Only one of -z, -P, and -s can");
     } else if (a->option['u'] && !a->option['z']) {
         g_string_append(out, "-u requires -z to be specified\n");
     } else if (a->option['n'] && !a->option['z']) {
@@ -177,10 +180,16 @@ static struct request *request_new(struct qemuio_run *run,
                (a->option['u'] ? IO_MAY_UNMAP : 0) |
                (a->option['n'] ? IO_FAST : 0) |
                (a->option['c'] ? IO_COMPRESSED : 0);
-    if (a->option['b']) {
+    if (a->option['i']) {
+        /* In the statistics; nothing is asked for. */
+        backend_stats_invalid(
+            run->backend, cmd->flags & QEMUIO_WRITE ? ACCT_WRITE : ACCT_READ);
+        g_string_append_printf(run->out, "injecting invalid %s request\n",
+                               cmd->flags & QEMUIO_WRITE ? "write" : "read");
+    } else if (a->option['b']) {
         g_string_append_printf(run->out, "%s failed: %s\n", cmd->name,
                                g_strerror(ENOTSUP));
-    } else if (check_options(a, run->out) &&
+    } else if (check_options(cmd, a, run->out) &&
                parse_pattern(r, a->option['P'], run->out) &&
                parse_ranges(r, a, run->out) &&
                parse_check_range(r, a, run->out) && fill_buffer(r, run->out)) {
@@ -286,7 +295,11 @@ static CO_FN void request_co_run(struct request *r, GString *out)
     r->start_ns = loop_clock_ns(graph_loop(r->q->graph));
     ret = request_co_do(r);
     if (ret < 0) {
-        g_string_append_printf(out, "%s failed: %s\n", r->cmd->name,
+        /* As QEMU calls it. */
+        bool aio_read = (r->cmd->flags & QEMUIO_AIO) && !is_write(r);
+
+        g_string_append_printf(out, "%s failed: %s\n",
+                               aio_read ? "readv" : r->cmd->name,
                                g_strerror(-ret));
         return;
     }

@@ -154,6 +154,11 @@ static int backend_check(struct backend *u, uint64_t off, uint64_t len,
     return ret;
 }
 
+void backend_stats_invalid(struct backend *u, enum acct_kind kind)
+{
+    u->stats.invalid[kind]++;
+}
+
 /* --- requests --- */
 
 /* @flags of a request, with its number unless it is background work. */

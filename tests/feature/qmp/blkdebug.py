@@ -160,6 +160,10 @@ def test_language(d):
         assert io('zork') == 'command "zork" not found\n'
         assert io('read 32M 512') == 'read failed: %s\n' % EIO
         assert io('read -P 1 -s 600 0 512').startswith('pattern verif')
+        assert io('write -z -P 1 0 512') == (
+            'Only one of -z, -P, and -s can be specified at the same time\n')
+        io('aio_read 32M 512')
+        assert io('aio_flush') == 'readv failed: %s\n' % EIO
         for name in ('readv', 'aio_write', 'wait_break', 'discard'):
             assert name in io('help')
 
@@ -181,11 +185,15 @@ def test_requests_on_a_device(d):
         assert good(io('write -c -P 2 128k 64k'))
         io('aio_write -q -P 3 256k 4k')
         assert io('aio_flush') == ''
+        # Nothing is done but counted.
+        assert io('aio_write -i 0 512') == 'injecting invalid write request\n'
+        assert io('aio_read -i 0 512') == 'injecting invalid read request\n'
         assert good(io('discard 0x10000 0x10000'))
         stats = s.qmp.cmd('query-blockstats')[0]['stats']
         for name, n in (('wr_operations', 3), ('wr_bytes', 135168),
                         ('failed_wr_operations', 1), ('rd_operations', 1),
-                        ('invalid_rd_operations', 1), ('unmap_operations', 1)):
+                        ('invalid_rd_operations', 2),
+                        ('invalid_wr_operations', 1), ('unmap_operations', 1)):
             assert stats[name] == n, (name, stats)
 
 
