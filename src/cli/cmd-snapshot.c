@@ -85,6 +85,10 @@ static CO_FN int snapshot_co_act(const struct snapshot *s, struct node *n,
     switch (s->action) {
     case 'c':
         r = node_co_snapshot(n, SNAPSHOT_CREATE, s->name, &why);
+        if (r < 0 && cli_is_qemu_img()) {
+            return err_set(err, -r, "Could not create snapshot '%s': %d (%s)",
+                           s->name, r, g_strerror(-r));
+        }
         return r == 0 ? 0
                       : err_set(err, -r, "Could not create snapshot '%s': %s",
                                 s->name, why ? why->message : g_strerror(-r));

@@ -205,8 +205,8 @@ int create_options_check_amend(json_t *options, const struct node_driver *drv,
         if (!o) {
             err_set(err, EINVAL, "Invalid parameter '%s'", key);
             if (find_in(driver_create_options(drv), key)) {
-                err_hint(err,
-                         "This option is only supported for image creation");
+                err_add_line(
+                    err, "This option is only supported for image creation");
             }
             return -EINVAL;
         }

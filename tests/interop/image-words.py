@@ -359,7 +359,7 @@ snapshot -a nope snap.qcow2
 snapshot -d 2 snap.qcow2
 snapshot -l snap.qcow2
 snapshot -l n.qed
-~snapshot -c x n.qed
+snapshot -c x n.qed
 snapshot -l base.raw
 snapshot -c x -d y snap.qcow2
 snapshot -q -c y snap.qcow2
@@ -372,6 +372,39 @@ snapshot -c 1 snap.qcow2
 snapshot -d 1 snap.qcow2
 ~check snap.qcow2
 info snap.qcow2
+''',
+    'usage': '''
+zork
+zork --help
+compare p.qcow2 nope
+compare nope p.qcow2
+compare -f nope base.raw p.qcow2
+amend p.qcow2
+amend -o compat=0.9 p.qcow2
+amend -f qcow2 -o cluster_size=4k p.qcow2
+amend -f qcow2 -o foo=1 p.qcow2
+amend -f raw -o size=1M base.raw
+dd if=base.raw
+dd if=base.raw of=o bs=0
+dd if=base.raw of=o foo=1
+dd if=nope of=o
+measure
+measure --size 1x
+measure -O nope --size 1M
+measure -O qcow2 -o foo=1 --size 1M
+measure --size 1M base.raw
+measure -f raw --size 1M
+info --image-opts driver=qcow2,file=nope
+info --image-opts driver=qcow2,file.filename=p.qcow2,foo=bar
+info --image-opts driver=qcow2,file.filename=p.qcow2,file.foo=bar
+info nbd+unix:///x?socket=nope
+convert -S 3 base.raw out
+convert -m 17 base.raw out
+convert -l snapshot.foo=1 p.qcow2 out
+convert -c -C base.raw out
+create -f qcow2 -b missing x.qcow2
+create -f qcow2 -o refcount_bits=-1 x.qcow2 1M
+create -f qcow2 -o encryption=off x.qcow2 1M
 ''',
     'bitmap': '''
 bitmap --add p.qcow2 x
