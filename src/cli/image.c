@@ -91,6 +91,9 @@ int image_add_object(const char *command, const char *text)
     g_autoptr(GError) err = NULL;
     json_t *props;
 
+    if (object_print_help(text)) {
+        return -1;
+    }
     if (keyval_parse(text, "qom-type", &props, &err) < 0) {
         g_autofree char *message = NULL;
 

@@ -21,7 +21,7 @@ int image_run(int (*co_fn)(struct graph *g, void *arg), void *arg);
 void image_use_engine(enum io_engine_kind kind);
 
 /* --object: "secret,id=sec0,file=key". Made known to the graph of the next
- * image_run(). 0 or a usage error. */
+ * image_run(). 0, a usage error, or -1 after "help". */
 int image_add_object(const char *command, const char *text);
 
 /* Of getopt_long(): what has no letter, and the rows that go with it. */

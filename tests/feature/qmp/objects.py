@@ -7,7 +7,7 @@ import socket
 import subprocess
 
 from qemu_tools import Qsd
-from sluiced import SLUICED, Sluiced, run
+from sluiced import SLUICE, SLUICED, Sluiced, run
 
 OBJECTS = ['--object', 'throttle-group,id=tg0,limits.bps-total=1000',
            '--object', 'secret,id=s0,data=knock', '--object', 'iothread,id=io0',
@@ -148,6 +148,22 @@ def test_object_help(d):
     p = subprocess.run([SLUICED, '--object', 'zork,help'], check=False,
                        capture_output=True, text=True)
     assert p.returncode == 1, p
+
+
+def test_object_help_of_the_tool(d):
+    listed = subprocess.run([SLUICED, '--object', 'help'], check=True,
+                            capture_output=True, text=True).stdout
+    for command in ('amend', 'bench', 'bitmap', 'check', 'commit', 'compare',
+                    'convert', 'create', 'dd', 'info', 'map', 'measure',
+                    'rebase', 'resize', 'snapshot'):
+        # The last word of resize is a size, whatever it is.
+        p = subprocess.run([SLUICE, command, '--object', 'help', 'x', '1M'],
+                           check=False, capture_output=True, text=True)
+        assert (p.returncode, p.stdout, p.stderr) == (0, listed, ''), \
+            (command, p)
+    p = subprocess.run([SLUICE, 'info', '--object', 'secret,help'],
+                       check=False, capture_output=True, text=True)
+    assert p.returncode == 0 and 'file=<string>' in p.stdout, p
 
 
 def ask_chardevs(q, directory):
