@@ -7,10 +7,12 @@
  *           from the target
  *
  * A cluster is copied, and read from the disk, with its range taken; it leaves
- * todo when the target has it.  A guest that finds it gone from todo still waits
- * for those that have taken the range: they read what it is about to change.
- * The disk may be the backing file of the target: then it also waits for reads
- * of the target that were told that it has nothing there.
+ * todo when the target has it.  Whoever takes a range waits for those that read
+ * or copy there, and looks at todo again: so nobody reads old bytes from the
+ * disk where a guest finds that nothing is to be copied.
+ *
+ * The disk may be the backing file of the target: then a guest also waits for
+ * reads of the target that were told that it has nothing there.
  */
 #include "graph/before.h"
 #include <errno.h>
@@ -245,17 +247,11 @@ CO_FN int before_co_copy(struct before *b, uint64_t off, uint64_t len,
 
 /* --- guests --- */
 
-/* Copy, then wait for whoever still reads the old bytes from the disk. */
 static CO_FN int change_co_prepare(struct before *b, uint64_t off, uint64_t end)
 {
     struct copy_result res = { 0 };
-    struct range r;
     int ret = copy_co_clusters(b, off, end, true, &res);
 
-    if (ret == 0) {
-        ranges_co_take(&b->ranges, &r, off, end - off);
-        ranges_drop(&b->ranges, &r);
-    }
     if (ret == 0 && b->fleecing) {
         ranges_co_wait(&b->target->priv->reads, off, end - off);
     }
@@ -315,13 +311,12 @@ static CO_FN int change_co_prepare_in_time(struct before *b, uint64_t off,
     return ret;
 }
 
-/* Is nothing of it to be copied, and nobody at work there? */
+/* Is nothing of it to be copied, and nobody to be waited for? */
 static bool change_is_free(const struct before *b, uint64_t off, uint64_t end)
 {
     uint64_t len;
 
     return !dirty_map_run(b->todo, off, end - off, &len) && len == end - off &&
-           !ranges_any(&b->ranges, off, end - off) &&
            !(b->fleecing &&
              ranges_any(&b->target->priv->reads, off, end - off));
 }
