@@ -160,6 +160,22 @@ static CO_FN void mirror_co_wait(struct mirror *m)
     }
 }
 
+/* Whoever sees it ready ends what it has at the source: so a target that has
+ * lost writes must have told it before. */
+static CO_FN int mirror_co_reach_ready(struct mirror *m)
+{
+    int ret = BARRIER_COURTESY(backend_co_flush(m->target_backend));
+    enum error_action action = ERROR_ACTION_IGNORE;
+
+    if (ret < 0) {
+        action = job_error_action(&m->job, m->on_target_error, false, -ret);
+    }
+    if (action == ERROR_ACTION_IGNORE && mirror_is_close(m)) {
+        job_set_ready(&m->job);
+    }
+    return action == ERROR_ACTION_REPORT ? ret : 0;
+}
+
 /* Follow the guests. */
 static CO_FN int mirror_co_follow(struct mirror *m)
 {
@@ -173,7 +189,7 @@ static CO_FN int mirror_co_follow(struct mirror *m)
             mirror_judge(m, found);
         }
         if (ret == 0 && m->job.state != JOB_READY && mirror_is_close(m)) {
-            job_set_ready(&m->job);
+            ret = mirror_co_reach_ready(m);
         }
         if (ret == 0 && !mirror_may_end(m)) {
             mirror_co_wait(m);
