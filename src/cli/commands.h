@@ -20,6 +20,7 @@ int cmd_job(int argc, char **argv);
 int cmd_jobs(int argc, char **argv);
 int cmd_map(int argc, char **argv);
 int cmd_measure(int argc, char **argv);
+int cmd_migrate(int argc, char **argv);
 int cmd_monitor(int argc, char **argv);
 int cmd_pull(int argc, char **argv);
 int cmd_rebase(int argc, char **argv);

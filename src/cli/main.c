@@ -305,6 +305,27 @@ static const struct subcommand subcommands[] = {
       "      --cache MODE      writeback (default), none, unsafe\n"
       "      --nbd-socket PATH  start the NBD server there, if none runs\n"
       HELP_HELP },
+    { "migrate", cmd_migrate,
+      "[OPTIONS] --to SOCKET --target FILE DEVICE",
+      "Move a disk from a running daemon to that of another host. The same "
+      "command\ntakes up a migration that was cut off.\n\n"
+      "  -s, --socket PATH     control socket of the daemon that has the disk\n"
+      "      --to PATH         control socket of the daemon that gets it\n"
+      "      --target FILE     what the disk becomes there\n"
+      "  -f, --format FORMAT   its format (qcow2)\n"
+      "      --precopy         copy first, move the guest then; else the guest\n"
+      "                        starts there at once, and the data follows\n"
+      "      --address HOST[:PORT]  how the one daemon reaches the NBD server of\n"
+      "                        the other, where that does not tell it\n"
+      "      --stop-command CMD, --start-command CMD\n"
+      "                        stop the guest here, start it there\n"
+      "      --force           cut off a guest that is still connected here\n"
+      "      --on-link-loss P  what waits for the other host while it cannot be\n"
+      "                        reached: wait (default), error, error:SECONDS\n"
+      "      --tls-creds ID    object of the daemon that connects\n"
+      "      --tls-hostname NAME  name in the other's certificate\n"
+      "      --speed N         bytes per second at most\n"
+      LIMITS_HELP HELP_HELP },
     { "remove", cmd_remove,
       "[-s PATH] [-f] DEVICE",
       "Take a device that was added from a running daemon; its image is closed.\n\n"

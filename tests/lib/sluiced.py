@@ -40,12 +40,12 @@ class Skip(Exception):
 
 class Sluiced:
     def __init__(self, directory, *args, monitor=True, env=None,
-                 connect=True, stdin=None):
+                 connect=True, stdin=None, prefix=()):
         self.dir = directory
         self.socket = os.path.join(directory, 'qmp.sock')
         self.log = os.path.join(directory, 'sluiced.err')
         self.status = None
-        cmd = [SLUICED]
+        cmd = [*prefix, SLUICED]
         if monitor:
             cmd += ['--chardev',
                     'socket,id=qmp0,path=%s,server=on,wait=off' % self.socket,

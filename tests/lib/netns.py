@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hosts made of network namespaces, each joined to this one by a cable.
+
+    with Namespace('a', 1) as ns:
+        subprocess.Popen([*ns.prefix, 'program'])   # runs there
+        ns.here, ns.there                           # addresses of the two ends
+"""
+import os
+import subprocess
+
+from sluiced import Skip
+
+
+def ip(*words):
+    p = subprocess.run(['ip', *words], check=False, capture_output=True,
+                       text=True)
+    assert p.returncode == 0, '%s: %s' % (' '.join(words), p.stderr)
+
+
+class Namespace:
+    """@number: 1 to 250, of the network that joins it (from 198.18.0.0/15, which
+    is for tests)."""
+
+    def __init__(self, name, number):
+        if os.geteuid() != 0:
+            raise Skip('only root makes network namespaces')
+        self.name = 'sluice-%s-%d' % (name, os.getpid())
+        self.cable = 'sl%s%d' % (name, os.getpid() % 1000000)
+        net = '198.%d.%d.' % (18 + os.getpid() % 2, number)
+        self.here, self.there = net + '1', net + '2'
+        self.prefix = ['ip', 'netns', 'exec', self.name]
+
+    def __enter__(self):
+        try:
+            ip('netns', 'add', self.name)
+        except (AssertionError, FileNotFoundError) as e:
+            raise Skip('no network namespaces here: %s' % e) from None
+        try:
+            ip('link', 'add', self.cable, 'type', 'veth', 'peer', 'name', 'up0',
+               'netns', self.name)
+            ip('addr', 'add', self.here + '/24', 'dev', self.cable)
+            ip('link', 'set', self.cable, 'up')
+            ip('-n', self.name, 'addr', 'add', self.there + '/24', 'dev', 'up0')
+            for device in ('up0', 'lo'):
+                ip('-n', self.name, 'link', 'set', device, 'up')
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        ip('netns', 'del', self.name)   # and the cable with it

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A link between two hosts: passes TCP connections on, late, and can be cut.
+
+    with Link(('127.0.0.1', port), delay=0.01) as link:
+        ... connect to link.address
+        link.cut()          # connections are reset, new ones are refused
+        link.mend()
+        link.freeze()       # nothing comes through, nobody is told
+        link.thaw()
+"""
+import socket
+import struct
+import threading
+import time
+
+PIECE = 256 << 10
+RESET = struct.pack('ii', 1, 0)     # SO_LINGER: closing sends a reset
+
+
+class Pipe(threading.Thread):
+    """One direction of a connection: what comes at t leaves at t + delay."""
+
+    def __init__(self, link, source, target):
+        super().__init__(daemon=True)
+        self.link, self.source, self.target = link, source, target
+        self.queue = []
+        self.ready = threading.Condition()
+        threading.Thread(target=self.deliver, daemon=True).start()
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                data = self.source.recv(PIECE)
+            except OSError:
+                data = b''
+            with self.ready:
+                self.queue.append((time.monotonic() + self.link.delay, data))
+                self.ready.notify()
+            if not data:
+                return
+
+    def next(self):
+        with self.ready:
+            while not self.queue:
+                self.ready.wait()
+            return self.queue.pop(0)
+
+    def deliver(self):
+        while True:
+            when, data = self.next()
+            time.sleep(max(0, when - time.monotonic()))
+            self.link.open.wait()
+            try:
+                if not data:
+                    self.target.shutdown(socket.SHUT_WR)
+                    return
+                self.target.sendall(data)
+                self.link.passed += len(data)
+            except OSError:
+                return
+
+
+class Link:
+    """@listen: address to listen on; port 0: any."""
+
+    def __init__(self, server, delay=0.0, listen=('127.0.0.1', 0)):
+        self.server, self.delay = server, delay
+        self.open = threading.Event()
+        self.open.set()
+        self.passed = 0         # bytes, both ways
+        self.lock = threading.Lock()
+        self.is_cut = False
+        self.sockets = []
+        self.listener = socket.create_server(listen)
+        self.address = self.listener.getsockname()[:2]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    @property
+    def name(self):
+        return '%s:%d' % self.address
+
+    def accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            with self.lock:
+                if self.is_cut:
+                    self.reset(near)
+                    continue
+                try:
+                    far = socket.create_connection(self.server)
+                except OSError:
+                    self.reset(near)
+                    continue
+                self.sockets += [near, far]
+                Pipe(self, near, far)
+                Pipe(self, far, near)
+
+    @staticmethod
+    def reset(s):
+        try:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        s.close()
+
+    def cut(self):
+        with self.lock:
+            self.is_cut = True
+            for s in self.sockets:
+                self.reset(s)
+            self.sockets = []
+
+    def mend(self):
+        with self.lock:
+            self.is_cut = False
+
+    def freeze(self):
+        self.open.clear()
+
+    def thaw(self):
+        self.open.set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.cut()
+        self.thaw()
+        self.listener.close()
