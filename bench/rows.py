@@ -820,7 +820,7 @@ def long_chain(ctx):
     def measure(path, depth):
         with ctx.daemon('sluiced', *image_options(path, 'qcow2', 'top')) as d:
             uri = d.serve('top', False)
-            fio_nbd(uri, 'read', 1, 16, size=size)
+            fio_nbd(uri, 'read', 3, 4, size=size, bs='64k')  # the first touch
             before = d.cpu()
             got = fio_nbd(uri, 'randread', 1.5 if ctx.quick else 3, depth)
             return Sample(got['iops'], (d.cpu() - before) / got['iops'],
