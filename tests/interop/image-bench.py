@@ -108,5 +108,18 @@ def test_create_for_file_systems(d):
         set(ours.split()), (ours, theirs)
 
 
+def test_help_of_create(d):
+    """Called as qemu-img: storage has more, where it is known which."""
+    link = d + '/qemu-img'
+    os.symlink(SLUICE, link)
+    for fmt in 'qcow2', 'qed':
+        ours = tool(link, 'create', '-f', fmt, '-o', 'help')
+        theirs = tool('qemu-img', 'create', '-f', fmt, '-o', 'help')
+        assert ours[0] == theirs[0] == 0
+        assert ours[1].split('\n\n')[1] == theirs[1].split('\n\n')[1], ours
+        assert 'nocow' not in ours[1]
+        assert 'nocow' in tool(link, 'create', '-f', fmt, '-o', 'help', 'x')[1]
+
+
 if __name__ == '__main__':
     run(globals())

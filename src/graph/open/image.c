@@ -403,7 +403,7 @@ static CO_FN int create_co_set_attributes(struct node *storage, struct opts *o,
         return MIN(r, 0);
     }
     r = storage->drv->co_set_attributes(storage, nocow, (uint32_t)hint);
-    if (r < 0 && hint) {
+    if (r < 0 && hint && r != -ENOTSUP && r != -ENOTTY) {
         node_notice(storage, "Failed to set extent size hint: %s",
                     g_strerror(-r));
     }
