@@ -74,9 +74,10 @@ static void add_children(struct control *c, json_t *list)
 
     json_object_foreach(c->objects, id, props) {
         const char *type = object_type(c->objects, id);
-        g_autofree char *child = g_strdup_printf("child<%s>", type);
 
         if (type) {
+            g_autofree char *child = g_strdup_printf("child<%s>", type);
+
             add_property(list, id, child);
         }
     }
