@@ -291,10 +291,9 @@ int create_options_print(const struct node_driver *drv, const char *target)
     printf("Supported %s%soptions:\n", target ? "" : driver_name(drv),
            target ? "" : " ");
     /* qemu-img lists those of storage where it knows which that is. */
-    create_options_print_list(driver_create_options(drv),
-                              target || !cli_is_qemu_img()
-                                  ? storage_create_options()
-                                  : NULL);
+    create_options_print_list(
+        driver_create_options(drv),
+        target || !cli_is_qemu_img() ? storage_create_options() : NULL);
     if (!target && cli_is_qemu_img()) {
         printf("\nThe protocol level may support further options.\n"
                "Specify the target filename to include those options.\n");

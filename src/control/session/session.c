@@ -270,6 +270,18 @@ static int check_message(const struct session *s, const json_t *msg,
     return 0;
 }
 
+/* What belongs to the connection takes its turn. */
+static int check_oob(const struct session *s, const json_t *msg,
+                     const char *name, GError **err)
+{
+    const struct schema_command *cmd = schema_find_command(name);
+
+    return is_oob(s, msg) && cmd && cmd->context == SCHEMA_ON_SESSION
+               ? err_set(err, EINVAL, "The command %s does not support OOB",
+                         name)
+               : 0;
+}
+
 static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
                                  json_t **ret, GError **err)
 {
@@ -282,6 +294,10 @@ static CO_FN int qmp_co_dispatch(struct session *s, const json_t *msg,
         return r;
     }
     name = arg_str(msg, exec_key(msg));
+    r = check_oob(s, msg, name, err);
+    if (r < 0) {
+        return r;
+    }
     is_negotiation = g_str_equal(name, "qmp_capabilities");
     if (!s->negotiated && !is_negotiation) {
         return err_set_class(err, ERR_COMMAND_NOT_FOUND, EINVAL,

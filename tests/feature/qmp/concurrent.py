@@ -67,6 +67,9 @@ def test_oob_is_asked_for(d):
             "QMP input member 'exec-oob' must be a string"
         send(q, 'query-jobs', number=7, key='exec-oob')
         assert q.answer() == {'return': [], 'id': 7}
+        send(q, 'add-fd', key='exec-oob')
+        assert q.answer()['error']['desc'] == \
+            'The command add-fd does not support OOB'
         assert all(e.get('allow-oob') for e in q.cmd('query-qmp-schema')
                    if e['meta-type'] == 'command'
                    and e['name'] not in ('qmp_capabilities', 'add-fd'))
