@@ -68,6 +68,15 @@ static CO_FN int co_read_old(struct env *e, uint64_t off, uint64_t len)
     return ret;
 }
 
+/* So that a short request may overtake a long one. */
+static void change_latency(struct env *e)
+{
+    static const uint64_t ns[] = { 0, 20000, 300000 };
+
+    fake_of(e->disk)->latency_ns = ns[g_test_rand_int_range(0, 3)];
+    fake_of(e->target)->latency_ns = ns[g_test_rand_int_range(0, 3)];
+}
+
 static CO_FN int co_change(struct env *e, uint64_t off, uint64_t len)
 {
     int ret = before_co_change(e->b, off, len);
@@ -99,6 +108,7 @@ static CO_FN void guest_entry(void *arg)
 
     for (unsigned i = 0; i < 150; i++) {
         place(guest, &off, &len);
+        change_latency(e);
         g_assert_cmpint(co_change(e, off, len), ==, 0);
         if (g_test_rand_int() % 4 == 0) {
             co_relax();
@@ -115,6 +125,7 @@ static CO_FN void reader_entry(void *arg)
         uint64_t off = (uint64_t)g_test_rand_int_range(0, SIZE);
         uint64_t len = (uint64_t)g_test_rand_int_range(1, 3 * CLUSTER);
 
+        change_latency(e);
         g_assert_cmpint(co_read_old(e, off, MIN(len, SIZE - off)), ==, 0);
         co_relax();
     }
@@ -144,8 +155,6 @@ static CO_FN void all_entry(void *arg)
     g_autofree uint8_t *buf = g_malloc(SIZE);
 
     env_co_begin(e);
-    fake_of(e->disk)->latency_ns = 20000;
-    fake_of(e->target)->latency_ns = 50000;
     for (unsigned i = 0; i < 4; i++) {
         co_latch_add(&e->running);
         co_start(graph_loop(e->g), guest_entry, e);
