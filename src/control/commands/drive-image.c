@@ -16,7 +16,45 @@
 #include "graph/node.h"
 
 #define HISTORICAL_PREFIX "blkstream:"
+#define MIRROR_PREFIX "blkmirror:"
 #define JSON_PREFIX "json:"
+
+/* Cut the target off "NAME:TARGET", which becomes NAME; owned. A colon in NAME
+ * stands behind a backslash. NULL: there is none. */
+static char *take_mirror_target(char *name)
+{
+    char *to = name, *target = NULL;
+
+    for (const char *from = name; !target && *from; from++) {
+        if (*from == ':') {
+            target = g_strdup(from + 1);
+        } else {
+            from += from[0] == '\\' && from[1] == ':';
+            *to++ = *from;
+        }
+    }
+    *to = 0;
+    return target;
+}
+
+static int take_historical(struct drive *d, char *name, GError **err)
+{
+    if (g_str_has_prefix(name, HISTORICAL_PREFIX)) {
+        d->stream = true;
+        memmove(name, name + strlen(HISTORICAL_PREFIX),
+                strlen(name + strlen(HISTORICAL_PREFIX)) + 1);
+    } else if (g_str_has_prefix(name, MIRROR_PREFIX)) {
+        memmove(name, name + strlen(MIRROR_PREFIX),
+                strlen(name + strlen(MIRROR_PREFIX)) + 1);
+        d->mirror = take_mirror_target(name);
+        if (!d->mirror || !*d->mirror || !*name) {
+            return err_set(err, EINVAL,
+                           "'blkmirror:' expects two names, as in "
+                           "blkmirror:IMAGE:TARGET");
+        }
+    }
+    return 0;
+}
 
 /* The name of the image, or NULL. */
 static int take_name(struct opts *o, struct drive *d, json_t *node,
@@ -33,10 +71,8 @@ static int take_name(struct opts *o, struct drive *d, json_t *node,
         json_object_set(node, "file", file);
     }
     json_decref(file);
-    if (r >= 0 && name && g_str_has_prefix(name, HISTORICAL_PREFIX)) {
-        d->stream = true;
-        memmove(name, name + strlen(HISTORICAL_PREFIX),
-                strlen(name + strlen(HISTORICAL_PREFIX)) + 1);
+    if (r >= 0 && name) {
+        r = take_historical(d, name, err);
     }
     if (r < 0 || !name || !*name) {
         g_clear_pointer(&name, g_free);

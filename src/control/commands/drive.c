@@ -31,6 +31,7 @@ static void drive_clear(struct drive *d)
     g_free(d->throttle_group);
     json_decref(d->limits);
     json_decref(d->stream_limits);
+    g_free(d->mirror);
 }
 
 /* cache=MODE in terms of the nodes; cache.direct=on and the like come as an
@@ -216,6 +217,22 @@ static CO_FN int add_co_copy_on_read(struct control *c, struct node **n,
     return r;
 }
 
+/* blkmirror: what guests write goes to both images from the beginning, and the
+ * rest is copied. */
+static CO_FN int drive_co_mirror(struct control *c, const struct drive *d,
+                                 const json_t *node_options, GError **err)
+{
+    json_t *args = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "job-id", d->id, "device", d->id,
+        "target", d->mirror, "format", arg_str(node_options, "driver"), "mode",
+        "existing", "sync", "full", "copy-mode", "write-blocking");
+    json_t *ret = NULL;
+    int r = cmd_co_drive_mirror(c, args, &ret, err);
+
+    json_decref(args);
+    return r;
+}
+
 static CO_FN int drive_co_make(struct control *c, struct drive *d,
                                const json_t *node_options, GError **err)
 {
@@ -240,6 +257,9 @@ static CO_FN int drive_co_make(struct control *c, struct drive *d,
         r = device_co_new(c->graph, d->id, n, &dev, err);
     }
     node_co_unref(n);
+    if (r == 0 && d->mirror) {
+        r = drive_co_mirror(c, d, node_options, err);
+    }
     if (r == 0 && d->stream) {
         json_t *args = json_pack("{s:s,s:s}", "job-id", d->id, "device", d->id),
                *ret = NULL;

@@ -23,13 +23,14 @@ struct drive {
     char *throttle_group;  /* NULL: the drive's id */
     json_t *limits;        /* ThrottleLimits as strings; NULL: none */
     json_t *stream_limits; /* arguments of block-stream, or NULL */
+    char *mirror;          /* name of an image that follows it, or NULL */
 };
 
 /* --- drive-image.c --- */
 
 /* Options of the image's node, from what @o says of file, driver and format;
  * what is left of @o belongs to the node, too, and is added.  Sets @d->stream
- * for blkstream:NAME and @d->empty where nothing names an image.  Owned. */
+ * for blkstream:NAME, @d->mirror for blkmirror:NAME:TARGET and @d->empty where nothing names an image.  Owned. */
 CO_FN int drive_co_take_image(struct graph *g, struct opts *o, struct drive *d,
                               json_t **ret_node, GError **err);
 

@@ -9,6 +9,7 @@ import threading
 import rig
 from rig import Guest, KIB, Ledger, MIB, Stage, assert_same
 from seed import SEED
+from sluiced import Sluiced
 from waiting import until
 
 SIZE = 6 * MIB
@@ -323,6 +324,28 @@ def test_change_of_the_mode(d):
         s.complete()
         writer.stop()
         assert_same(s.read(), writer.data * (SIZE // MIB))
+
+
+def test_blkmirror(d):
+    """The open form of 2011, with a colon in a name."""
+    odd = os.path.join(d, 'a:b')
+    target = os.path.join(d, 'target')
+    top = rig.make_overlay(os.path.join(d, 'top'), rig.make_file(
+        os.path.join(d, 'base'), random.Random(SEED).randbytes(SIZE)))
+    rig.make_overlay(target, None, size=SIZE)
+    want = rig.read_image(top)
+    os.rename(top, odd)
+    name = 'blkmirror:%s:%s' % (odd.replace(':', '\\:'), target)
+    with Stage(d, name) as s:
+        assert s.qmp.cmd('query-block')[0]['inserted']['file'] == odd
+        until(lambda: s.qmp.cmd('query-block-jobs')[0]['ready'], 'the mirror')
+        s.qmp.cmd('block-job-complete', device='virtio0')
+        s.wait_completed()
+        assert s.qmp.cmd('query-block')[0]['inserted']['file'] == target
+    assert_same(rig.read_image(target), want)
+    with Sluiced(d) as s:
+        assert 'expects two names' in s.qmp.hmp(
+            'drive_add "" file=blkmirror:%s,format=%s' % (target, rig.FORMAT))
 
 
 def test_change_of_other_jobs(d):
