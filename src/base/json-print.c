@@ -48,7 +48,9 @@ GPtrArray *json_print_order(const json_t *object)
         members[i] = (struct member) { key, bucket_of(key), i };
         i++;
     }
-    qsort(members, n, sizeof(*members), member_compare);
+    if (n > 1) { /* there is no array of none */
+        qsort(members, n, sizeof(*members), member_compare);
+    }
     for (i = 0; i < n; i++) {
         g_ptr_array_add(keys, (char *)members[i].key);
     }
