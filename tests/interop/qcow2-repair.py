@@ -478,6 +478,22 @@ def test_a_subcluster_that_is_both(d):
              'read -P 2 8k 2k', '-c', 'read -P 7 10k 54k', path)
 
 
+def test_more_references_than_can_be_counted(d):
+    """Nothing is repaired, and nothing is said to be."""
+    path = d + '/i.qcow2'
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', 'refcount_bits=1', path, '1M')
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write 0 64k', path)
+    im = Image(path, random.Random(SEED))
+    l2 = im.get(im.l1) & OFFSET
+    im.put(l2 + 8, im.get(l2))
+    for words in [], ['-r', 'all']:
+        p = subprocess.run([SLUICE, 'check', *words, path], text=True,
+                           capture_output=True, check=False)
+        assert p.returncode == 2 and 'repaired' not in p.stdout, p
+        assert '2 references to cluster' in p.stderr, p
+        assert '1 errors were found' in p.stdout, p
+
+
 def twins(d, options, counted):
     """An image whose second L1 entry leads to the table of the first; with
     refcounts that know it, or without."""

@@ -23,15 +23,6 @@
 static void count_correct(struct qcow2_check *c, uint64_t cluster,
                           uint64_t count)
 {
-    if (count > c->img->refcounts->max) {
-        c->res->check_errors++;
-        qcow2_check_report(c,
-                           "ERROR: %" PRIu64 " references to cluster %" PRIu64
-                           " are more than a refcount of this image "
-                           "can say",
-                           count, cluster);
-        return;
-    }
     c->changed = true;
     qcow2_count_set(c->img, cluster, count);
 }
@@ -43,6 +34,15 @@ static void mismatch(struct qcow2_check *c, uint64_t i, uint64_t is,
     bool leak = is > want;
     bool fix = c->fix & (leak ? CHECK_FIX_LEAKS : CHECK_FIX_ERRORS);
 
+    if (want > c->img->refcounts->max) {
+        c->res->corruptions++; /* whatever may be repaired */
+        qcow2_check_report(c,
+                           "ERROR: %" PRIu64 " references to cluster %" PRIu64
+                           " are more than a refcount of this image can "
+                           "say: copy it with 'convert'",
+                           want, i);
+        return;
+    }
     if (c->rebuild && !(c->fix & CHECK_FIX_ERRORS)) {
         fix = false;
     }
