@@ -50,7 +50,7 @@ int create_options_add(json_t *options, const char *text, bool *ret_help)
     while (p) {
         g_autofree char *item = take_item(&p);
 
-        if (!*item || !g_utf8_validate(item, -1, NULL)) {
+        if (*text == ',' || !*item || !g_utf8_validate(item, -1, NULL)) {
             cli_error("Invalid option list: %s", text);
             return 1;
         }
@@ -290,11 +290,9 @@ int create_options_print(const struct node_driver *drv, const char *target)
 {
     printf("Supported %s%soptions:\n", target ? "" : driver_name(drv),
            target ? "" : " ");
-    /* qemu-img lists those of storage where it knows which that is. */
-    create_options_print_list(
-        driver_create_options(drv),
-        target || !cli_is_qemu_img() ? storage_create_options() : NULL);
-    if (!target && cli_is_qemu_img()) {
+    create_options_print_list(driver_create_options(drv),
+                              target ? storage_create_options() : NULL);
+    if (!target) {
         printf("\nThe protocol level may support further options.\n"
                "Specify the target filename to include those options.\n");
     }

@@ -235,6 +235,35 @@ static bool is_given_up(const struct oracle *o, const struct op *op)
            (!op->ended || op->ended > o->at);
 }
 
+/* May a merge have brought @id into the base? */
+static bool is_merged(const struct oracle *o, unsigned slot, uint64_t id)
+{
+    for (unsigned i = 0; i < o->n_ops; i++) {
+        const struct op *merge = &o->ops[i];
+
+        if (merge->kind != OP_MERGE || !merge->begun || merge->begun > o->at) {
+            continue;
+        }
+        for (unsigned k = 0; k < o->by_slot[slot]->len; k++) {
+            const struct op *op = op_at(o, slot, k);
+
+            if (op_gives(o, op, slot) == id && op->begun &&
+                (!merge->ended || op->begun < merge->ended)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* What shows where the image gives its own up. */
+static bool is_of_base(const struct oracle *o, unsigned slot, uint64_t id)
+{
+    return id == o->init[slot] ||
+           (o->config->backing &&
+            (id == ID_BASE_FILE || is_merged(o, slot, id)));
+}
+
 bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
 {
     if (o->loose[slot] && o->at < o->repaired) {
@@ -242,9 +271,7 @@ bool oracle_may_hold(const struct oracle *o, unsigned slot, uint64_t id)
     }
     for (unsigned i = 0; i < o->by_slot[slot]->len; i++) {
         const struct op *op = op_at(o, slot, i);
-        if (is_given_up(o, op) &&
-            (id == o->init[slot] ||
-             (o->config->backing && id == ID_BASE_FILE))) {
+        if (is_given_up(o, op) && is_of_base(o, slot, id)) {
             return true;
         }
         if (op_gives(o, op, slot) == id && op->begun && op->begun <= o->at &&

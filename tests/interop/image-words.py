@@ -258,7 +258,8 @@ create -f nope x.qcow2 1M
 ~create -f qcow2 -o help
 ~create -f qcow2 -o help x.qcow2
 ~create -f raw -o help
-~create -f qed -o help
+create -f qed -o help
+~create -f qed -o help x.qed
 ~create -f qed -o '?'
 create -f nope -o help
 create -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s --object secret,id=s,data=abc x.qcow2 1M
@@ -405,6 +406,7 @@ convert -c -C base.raw out
 create -f qcow2 -b missing x.qcow2
 create -f qcow2 -o refcount_bits=-1 x.qcow2 1M
 create -f qcow2 -o encryption=off x.qcow2 1M
+create -f qcow2 -o ,, x.qcow2 1M
 ''',
     'bitmap': '''
 bitmap --add p.qcow2 x

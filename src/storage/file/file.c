@@ -273,7 +273,8 @@ static CO_FN int file_co_swap(struct node *n, const struct file_options *fo,
     }
     /* What was written through the old description is flushed through it: a
      * failed write-back is told to the descriptions that saw it happen. */
-    if (ret == 0 && s->writable && BARRIER_COURTESY(file_io_co_flush(n)) < 0) {
+    if (ret == 0 && s->writable &&
+        BARRIER(REOPEN_FLUSH, file_io_co_flush(n)) < 0) {
         ret = err_set(err, EIO, "Could not flush '%s'", fo->path);
     }
     /* Our own writes are no reason to distrust it. */
