@@ -207,7 +207,7 @@ static CO_FN int commit_co_empty_top(struct commit *m, GError **err)
         return 0; /* it stays as it is: the same content, only twice */
     }
     if (r < 0) {
-        err_set(err, -r, "Could not empty %s: %s", m->image.name, why->message);
+        err_set(err, -r, "Failed to empty %s: %s", m->image.name, why->message);
     }
     return r;
 }
