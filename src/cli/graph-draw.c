@@ -81,18 +81,20 @@ static void drawing_add_box(struct drawing *d, const json_t *node,
                             const json_t *nodes)
 {
     const char *name = text_of(node, "name");
-    struct box b = {
+    struct box *b;
+
+    g_array_set_size(d->boxes, d->boxes->len + 1);
+    b = BOX(d, d->boxes->len - 1);
+    *b = (struct box) {
         .id = json_integer_value(json_object_get(node, "id")),
         .name = text_printable(name, ""),
         .is_user = strcmp(text_of(node, "type"), "block-backend") == 0,
     };
-
-    if (!b.is_user) {
-        box_describe(&b, find_info(nodes, name));
+    if (b->is_user) {
+        b->what = g_strdup(*name ? "device" : "an export or a job");
     } else {
-        b.what = g_strdup(*name ? "device" : "an export or a job");
+        box_describe(b, find_info(nodes, name));
     }
-    g_array_append_val(d->boxes, b);
 }
 
 static unsigned find_box(const struct drawing *d, const json_t *id)

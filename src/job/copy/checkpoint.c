@@ -20,7 +20,8 @@
 #include "loop/io.h"
 
 #define PAGE 4096u
-#define PAGE_BITS ((PAGE - 4u) * 8u)
+#define SUM_AT (PAGE - 4u) /* the checksum of what is before it */
+#define PAGE_BITS (SUM_AT * 8u)
 #define MAGIC "SLUICECP"
 #define VERSION 1u
 #define UNIT_MIN (UINT64_C(1) << 20)
@@ -101,7 +102,7 @@ static CO_FN int page_co_write(struct checkpoint *cp, uint64_t at,
 {
     struct iovec v;
 
-    put_le32(page + PAGE - 4, crc32c(page, PAGE - 4));
+    put_le32(&page[SUM_AT], crc32c(page, SUM_AT));
     return io_co_pwritev(cp->file, at, iov_one(&v, page, PAGE), IO_TAG_JOURNAL);
 }
 
@@ -145,9 +146,9 @@ static CO_FN int page_co_read(struct checkpoint *cp, uint64_t at, uint8_t *page)
     struct iovec v;
     int ret = io_co_preadv(cp->file, at, iov_one(&v, page, PAGE));
 
-    return ret < 0                                               ? ret
-           : get_le32(page + PAGE - 4) == crc32c(page, PAGE - 4) ? 0
-                                                                 : -EINVAL;
+    return ret < 0                                           ? ret
+           : get_le32(&page[SUM_AT]) == crc32c(page, SUM_AT) ? 0
+                                                             : -EINVAL;
 }
 
 /* --- is it still what the job left? --- */
