@@ -18,6 +18,7 @@ struct control {
     unsigned chain_limit;
     uint64_t memory; /* bytes */
     char *beneath, *state_dir;
+    char *release_hook; /* or NULL */
     void (*notice)(const char *text);
     bool resume_jobs;
     void (*quit)(void *arg);

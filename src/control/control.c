@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "control/commands/job-start.h"
 #include "control/control-int.h"
+#include "control/release-hook.h"
 #include "control/drivers.h"
 #include "control/journal/journal.h"
 #include "control/qemu-io/qemuio.h"
@@ -37,6 +38,7 @@ struct control *control_new(const struct control_params *p)
     c->memory = p->memory ? p->memory : MEMORY_DEFAULT;
     c->chain_limit = p->chain_limit;
     c->beneath = g_strdup(p->beneath);
+    c->release_hook = g_strdup(p->release_hook);
     c->state_dir = g_strdup(p->state_dir);
     c->resume_jobs = p->resume_jobs;
     c->quit = p->quit;
@@ -59,6 +61,7 @@ void control_free(struct control *c)
     json_decref(c->objects);
     g_hash_table_destroy(c->cursors);
     g_free(c->beneath);
+    g_free(c->release_hook);
     g_free(c->state_dir);
     g_free(c);
 }
@@ -113,7 +116,12 @@ void control_emit(struct control *c, const char *name, json_t *data)
 
 static void on_event(const char *name, json_t *data, void *arg)
 {
-    control_emit(arg, name, data);
+    struct control *c = arg;
+
+    control_emit(c, name, data);
+    if (c->release_hook && strcmp(name, "BLOCK_BASE_RELEASED") == 0) {
+        release_hook_run(c->release_hook, data);
+    }
 }
 
 /* --- beginning and end --- */

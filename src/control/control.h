@@ -39,6 +39,7 @@ struct control_params {
     const char *beneath;   /* folder, for BACKING_BENEATH */
     const char *state_dir; /* of the job journal; NULL: none */
     bool resume_jobs;      /* start what the journal holds */
+    const char *release_hook; /* for a shell, when a base was let go of */
     /* Tells the user what is no error; graph_set_notice(). On @data. */
     void (*notice)(const char *text);
     /* Somebody asked for the end. Called on @loop, at most once. */

@@ -28,7 +28,7 @@ struct option_use {
 struct settings {
     bool help, version, trace_help, daemonize, print_uris;
     bool object_help; /* it was printed */
-    const char *pidfile, *state_dir, *beneath;
+    const char *pidfile, *state_dir, *beneath, *release_hook;
     bool resume_jobs;
     enum io_engine_kind engine;
     enum backing_policy policy;

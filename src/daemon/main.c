@@ -164,6 +164,7 @@ static int daemon_run(struct daemon *d, GError **err)
         .beneath = d->set.beneath,
         .state_dir = d->set.state_dir,
         .resume_jobs = d->set.resume_jobs,
+        .release_hook = d->set.release_hook,
         .notice = main_print_notice,
         .quit = on_quit,
         .quit_arg = d,

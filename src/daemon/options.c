@@ -68,6 +68,12 @@ static int set_state_dir(struct settings *s, const char *arg, GError **err)
     return 0;
 }
 
+static int set_release_hook(struct settings *s, const char *arg, GError **err)
+{
+    s->release_hook = arg;
+    return 0;
+}
+
 static int set_resume_jobs(struct settings *s, const char *arg, GError **err)
 {
     s->resume_jobs = g_str_equal(arg, "on");
@@ -285,6 +291,9 @@ static const struct option daemon_options[] = {
       set_state_dir, NULL },
     { "resume-jobs", 0, "on|off", "start the journal's jobs again (on)",
       set_resume_jobs, NULL },
+    { "release-hook", 0, "COMMAND",
+      "run by the shell when a disk has let go of a base on another machine",
+      set_release_hook, NULL },
     { "trace", 'T', "PATTERN",
       "print the trace events that match; 'help' lists them", set_trace, NULL },
 };

@@ -239,6 +239,8 @@ struct node *node_storage(struct node *n);
 const struct stat *node_opened_as(struct node *n);
 /* Has anything been written to @n since it was opened? */
 bool node_was_written(const struct node *n);
+/* Does @n's storage lie behind a network? */
+bool node_is_remote(struct node *n);
 /* The name that the image's header holds, and its format; NULL: none. */
 const char *node_header_backing(const struct node *n, const char **ret_format);
 

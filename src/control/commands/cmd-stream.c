@@ -75,6 +75,7 @@ int stream_co_command(struct control *c, const struct job_start *s,
         .backing_file = arg_str(args, "backing-file"),
         .filter_node_name = arg_str(args, "filter-node-name"),
         .on_error = job_args_on_error(args, "on-error"),
+        .resumed = s->resumed,
     };
     struct job *job;
     int r = check_exclusive(args, err);

@@ -215,3 +215,10 @@ void chain_unfreeze(struct node *top, struct node *bottom)
         }
     }
 }
+
+bool node_is_remote(struct node *n)
+{
+    struct node *storage = node_storage(n);
+
+    return storage && storage->drv->is_remote;
+}

@@ -8,15 +8,12 @@
 /* Was @n opened by a header, as @options and @flags would open it again? */
 static bool is_same(struct node *n, const json_t *options, unsigned flags)
 {
-    const struct node *storage;
-
     if (!n->priv->followed || !n->priv->ready || node_is_writable(n) ||
         !json_equal(n->options, options) ||
         ((n->flags ^ flags) & (FLAGS_INHERITED | NODE_IMPLICIT))) {
         return false;
     }
-    storage = node_storage(n);
-    return storage && storage->drv->is_remote;
+    return node_is_remote(n);
 }
 
 struct node *shared_find(struct graph *g, const json_t *options, unsigned flags)

@@ -14,6 +14,7 @@
 #include "job/copy/copy-job.h"
 #include "job/result.h"
 #include "job/stream/stream-chain.h"
+#include "job/job-int.h"
 #include "loop/co.h"
 
 /* Passes over the image. The second finds nothing unless somebody meddles. */
@@ -28,6 +29,7 @@ struct stream_job {
     char *backing_file;
     enum on_error on_error;
     bool noop;
+    bool resumed;
     int ignored; /* first error that was passed over, -errno */
 };
 
@@ -149,11 +151,46 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
     return ret;
 }
 
+/* The first image of the chain that goes and that is far away, or NULL. */
+static struct node *find_remote(const struct stream_chain *p)
+{
+    struct node *n = p->top;
+
+    while (n && n != p->bottom) {
+        n = node_skip_filters(node_backing(n));
+        if (n && node_is_remote(n)) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
+/* No byte of the disk depends on @base any more, durably.  @base NULL: an
+ * earlier daemon let go of it, and ended before it could say so. */
+static void send_released(struct job *j, const char *node, const char *base)
+{
+    json_t *data = json_pack("{s:s, s:s}", "device", j->device, "node-name",
+                             node);
+
+    if (base) {
+        json_object_set_new(data, "base", json_string(base));
+    }
+    job_send(j, "BLOCK_BASE_RELEASED", data);
+}
+
 static CO_FN int stream_co_prepare(struct job *j, GError **err)
 {
     struct stream_job *s = (struct stream_job *)j;
+    struct node *remote = find_remote(&s->stream_chain);
+    g_autofree char *base = !remote            ? NULL
+                            : remote->filename ? g_strdup(remote->filename)
+                                               : g_strdup(remote->name);
+    int ret = stream_chain_co_pivot(&s->stream_chain, s->backing_file, err);
 
-    return stream_chain_co_pivot(&s->stream_chain, s->backing_file, err);
+    if (ret == 0 && (base || (s->noop && s->resumed))) {
+        send_released(j, s->stream_chain.top->name, base);
+    }
+    return ret;
 }
 
 static CO_FN void stream_co_clean(struct job *j)
@@ -273,6 +310,7 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
     s->on_error = p->on_error;
     s->backing_file = g_strdup(p->backing_file);
     s->noop = bottom == top;
+    s->resumed = p->resumed;
     j->len = s->noop ? 0 : top->size;
     by = g_strdup_printf("stream job '%s'", j->id);
     ret = stream_chain_co_hold(&s->stream_chain, top, bottom, by, err);

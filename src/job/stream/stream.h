@@ -12,6 +12,7 @@ struct stream_params {
     const char *backing_file;     /* string for the header, or NULL */
     const char *filter_node_name; /* or NULL */
     enum on_error on_error;
+    bool resumed; /* begun by an earlier daemon */
 };
 /* Inserts the copy-on-read filter, takes blockers, starts. Errors and texts:
  * those of block-stream in QEMU 7.2. Context: coroutine on the graph's loop. */

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Post-copy: the guest starts at the destination at once, its data follows."""
 import os
+import shutil
 import subprocess
 import time
 
@@ -186,6 +187,46 @@ def credentials(d):
              'verify-peer=on' % server],
             ['--object', 'tls-creds-x509,id=tls0,endpoint=client,dir=%s'
              % client])
+
+
+def test_released(d):
+    """The destination says that it needs the source no more: once, with the
+    connection closed; its hook is run. A daemon that ends in between says so
+    later."""
+    hook = os.path.join(d, 'hook')
+    state = os.path.join(d, 'state')
+    os.mkdir(state)
+    more = ['--state-dir', state, '--release-hook',
+            'echo $SLUICE_DEVICE $SLUICE_NODE $SLUICE_BASE >> ' + hook]
+    with Source(d, MIB) as a, Target(d, *more) as b, a.link() as link:
+        before = os.path.join(d, 'before')
+        move = begin(a, b, link, speed=64 << 10)
+        until(lambda: progress(b), 'some progress')
+        shutil.copyfile(os.path.join(state, 'jobs.json'), before)
+        b.qmp.cmd('block-job-set-speed', device='migrate-' + DEVICE, speed=0)
+        assert move.wait() == 0, move.err
+        b.qmp.wait_event('BLOCK_JOB_COMPLETED')
+        told = [e['data'] for e in b.qmp.events
+                if e['event'] == 'BLOCK_BASE_RELEASED']
+        assert len(told) == 1, b.qmp.events
+        base = 'nbd://%s/migrate-%s' % (link.name, DEVICE)
+        assert told[0] == {'device': 'migrate-' + DEVICE, 'base': base,
+                           'node-name': DEVICE + '-image'}, told
+        line = 'migrate-%s %s-image %s\n' % (DEVICE, DEVICE, base)
+        until(lambda: os.path.exists(hook) and os.path.getsize(hook), 'hook')
+        with open(hook, encoding='ascii') as f:
+            assert f.read() == line
+        # As after a power cut between the header and the event.
+        b.daemon.kill()
+        shutil.copyfile(before, os.path.join(state, 'jobs.json'))
+        b.start()
+        b.qmp.cmd('blockdev-add', driver='qcow2', node_name=DEVICE + '-image',
+                  file={'driver': 'file', 'filename': b.path})
+        b.qmp.cmd('blockdev-add', driver='copy-on-read', node_name=DEVICE,
+                  file=DEVICE + '-image')
+        data = b.qmp.wait_event('BLOCK_BASE_RELEASED')['data']
+        assert data == {'device': 'migrate-' + DEVICE,
+                        'node-name': DEVICE + '-image'}, data
 
 
 def test_between_namespaces(d):
