@@ -254,14 +254,14 @@ static char *name_from_table(const struct qcow2_ext *table,
     for (uint32_t at = 0; at + FEATURE_NAME_AT < table->len;
          at += FEATURE_LEN) {
         const uint8_t *entry = table->data + at;
-        uint32_t len = MIN(FEATURE_LEN, table->len - at);
+        uint32_t room = table->len - at - FEATURE_NAME_AT;
         char *name;
 
         if (entry[0] != kind || entry[1] != bit) {
             continue;
         }
         name = g_strndup((const char *)entry + FEATURE_NAME_AT,
-                         len - FEATURE_NAME_AT);
+                         MIN(FEATURE_LEN - FEATURE_NAME_AT, room));
         for (char *c = name; *c; c++) {
             *c = g_ascii_isprint(*c) ? *c : '?';
         }

@@ -187,7 +187,7 @@ static void judge_head(struct http_fetch *f)
             judge(f, HTTP_REDIRECT, 0, "%u", f->head.status);
             break;
         }
-        /* fallthrough */
+        G_GNUC_FALLTHROUGH;
     default: judge_status(f);
     }
     f->judged = true;
