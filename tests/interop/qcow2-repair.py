@@ -419,6 +419,82 @@ def one_lost_table(d, options, where, damage):
     assert check('qemu-img', path)[0] == 0
 
 
+def test_a_table_that_is_data(d):
+    """What such a table led to is not the backing file's, whatever its entries
+    look like: of the disk, and of a snapshot."""
+    for options in ('cluster_size=512', 'cluster_size=4k',
+                    'compat=0.10,cluster_size=512',
+                    'compat=0.10,cluster_size=4k',
+                    'cluster_size=16k,extended_l2=on', 'extended_l2=on'):
+        for where in ('disk', 'snapshot'):
+            # Not aligned; past the end, with bits for data and zeroes; a zero
+            # cluster, or the same; compressed.
+            for byte in (0x8c, 0x80, 0x01, 0x40):
+                one_table_that_is_data(d, options, where, byte)
+
+
+def one_table_that_is_data(d, options, where, byte):
+    path, base = d + '/i.qcow2', d + '/base.raw'
+    with open(base, 'wb') as f:
+        f.write(bytes([BASE]) * SIZE)
+    qemu_img('create', '-q', '-f', 'qcow2', '-o', options, '-b', base, '-F',
+             'raw', path)
+    run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P %d 0 %d' % (byte, SIZE),
+             path)
+    words = []
+    if where == 'snapshot':
+        qemu_img('snapshot', '-c', 'one', path)
+        run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 2 0 %d' % SIZE, path)
+        words = ['-l', 'one']
+    im = Image(path, random.Random(SEED))
+    at = im.get(im.get(64)) if words else im.l1
+    # No other table leads to what the table itself led to.
+    im.put(at, im.get(im.get(at) & OFFSET) & (OFFSET | COPIED))
+    im.f.close()
+    status, text = check(SLUICE, path, '-r', 'all')
+    assert status == 0, text
+    assert check('qemu-img', path)[0] == 0
+    lost = min(SIZE, im.cluster * im.cluster // im.words)
+    got = read_by_qemu(d, path, *words)
+    assert got == bytes(lost) + bytes([byte]) * (SIZE - lost), \
+        (options, where, byte, set(got))
+    if words:
+        assert read_snapshot(d, path) == got
+        assert read_by_qemu(d, path) == b'\2' * SIZE
+    else:
+        assert b''.join(read_all(d, path).values()) == got
+
+
+def test_an_extended_entry_that_is_none(d):
+    """Where an entry cannot be one, its bits do not say what is the backing
+    file's; where it can, they do."""
+    path, base = d + '/i.qcow2', d + '/base.raw'
+    with open(base, 'wb') as f:
+        f.write(bytes([BASE]) * SIZE)
+    far, both = COPIED | 1 << 40, 1 << 2 | 1 << 34
+    for more in '', ',data_file=%s/data' % d:
+        for place, bits, rest in ((512, 0, 0), (512, both, 0), (0, both, BASE),
+                                  (far, both, 0), (far, 0, BASE)):
+            qemu_img('create', '-q', '-f', 'qcow2', '-o',
+                     'extended_l2=on' + more, '-b', base, '-F', 'raw', path)
+            run_tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 1 0 4k', path)
+            im = Image(path, random.Random(SEED))
+            at = im.data() or im.choose(lambda e: e == COPIED)
+            im.put(at, im.get(at) | place)
+            im.put(at + 8, im.get(at + 8) | bits)
+            im.f.close()
+            status, text = check(SLUICE, path, '-r', 'all')
+            assert status == 0, text
+            assert check('qemu-img', path)[0] == 0
+            got = read_by_qemu(d, path)
+            own = 0 if place else 1
+            assert got[:6 * KIB] == bytes([own]) * 4 * KIB + \
+                bytes([0 if bits else rest]) * 2 * KIB, (more, place, bits)
+            assert got[6 * KIB:64 * KIB] == bytes([rest]) * 58 * KIB, \
+                (more, place, bits)
+            assert got[64 * KIB:] == bytes([BASE]) * (SIZE - 64 * KIB)
+
+
 def test_two_damages_of_one_entry(d):
     """What is wrong besides does not hide the second."""
     path = d + '/i.qcow2'

@@ -3,10 +3,11 @@
  * The check of one L2 entry: what is wrong with it, and what replaces it.
  *
  * A repair never changes what a guest can read.  Of an extended entry those
- * subclusters stay what they are whose meaning is clear.  What cannot be read
- * becomes zeroes, never the content of the backing file, which is older than
- * what was lost.  Version 2 has no zero clusters: there all such entries share
- * one cluster of zeroes.
+ * subclusters stay what they are whose meaning is clear; none is where the
+ * entry shows that it is not one, as in a table that something else was written
+ * over.  What cannot be read becomes zeroes, never the content of the backing
+ * file, which is older than what was lost.  Version 2 has no zero clusters:
+ * there all such entries share one cluster of zeroes.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,6 +21,12 @@ static bool bits_conflict(const struct qcow2_image *img, struct qcow2_desc d)
     return img->shape.extended && (uint32_t)d.bits & (d.bits >> 32);
 }
 
+/* Of an entry that is not compressed. */
+static bool is_aligned(const struct qcow2_image *img, struct qcow2_desc d)
+{
+    return !(d.entry & QCOW2_OFFSET_MASK & (qcow2_cluster_size(img) - 1));
+}
+
 static bool is_misplaced(const struct qcow2_image *img, struct qcow2_desc d,
                          uint64_t guest)
 {
@@ -28,7 +35,7 @@ static bool is_misplaced(const struct qcow2_image *img, struct qcow2_desc d,
     if (d.entry & QCOW2_COMPRESSED) {
         return img->shape.data_file;
     }
-    return at & (qcow2_cluster_size(img) - 1) ||
+    return !is_aligned(img, d) ||
            (img->shape.data_file && qcow2_desc_has_host(&img->shape, d) &&
             at != guest);
 }
@@ -36,15 +43,13 @@ static bool is_misplaced(const struct qcow2_image *img, struct qcow2_desc d,
 const char *qcow2_check_entry_fault(const struct qcow2_image *img,
                                     struct qcow2_desc d, uint64_t guest)
 {
-    uint64_t at = d.entry & QCOW2_OFFSET_MASK;
-
     if (d.entry & QCOW2_COMPRESSED) {
         return img->shape.data_file ? "compressed cluster with data file"
                : d.bits ? "compressed cluster with non-zero subcluster "
                           "allocation bitmap"
                         : NULL;
     }
-    if (at & (qcow2_cluster_size(img) - 1)) {
+    if (!is_aligned(img, d)) {
         return "Cluster is not properly aligned; L2 entry corrupted";
     }
     if (is_misplaced(img, d, guest)) { /* in a data file that is all there is */
@@ -108,18 +113,31 @@ bool qcow2_check_can_replace(const struct qcow2_image *img)
     return !zeroes_need_place(img) || img->hdr.crypt_method == QCOW2_CRYPT_NONE;
 }
 
+/* Is nothing that extended entry @d says to be believed, even that subclusters
+ * are those of the backing file?  Its offset cannot be one, or both its halves
+ * are wrong.  None of the cluster could be read then. */
+static bool is_no_entry(const struct qcow2_image *img, struct qcow2_desc d,
+                        bool lost)
+{
+    return !is_aligned(img, d) || (lost && bits_conflict(img, d));
+}
+
 /* Subclusters of data become zeroes, where @lost, or where they are marked as
  * zeroes, too. */
 static struct qcow2_desc extended_replace(const struct qcow2_image *img,
                                           struct qcow2_desc d, bool lost)
 {
+    const struct qcow2_desc all_zero = { 0, (uint64_t)UINT32_MAX << 32 };
     uint32_t data = (uint32_t)d.bits, zero = (uint32_t)(d.bits >> 32);
 
     if (d.entry & QCOW2_COMPRESSED) {
-        return lost ? (struct qcow2_desc) { 0, (uint64_t)UINT32_MAX << 32 }
-                    : (struct qcow2_desc) { d.entry, 0 };
+        return lost ? all_zero : (struct qcow2_desc) { d.entry, 0 };
     }
-    if (lost || !qcow2_desc_has_host(&img->shape, d)) {
+    lost = lost || !qcow2_desc_has_host(&img->shape, d);
+    if (is_no_entry(img, d, lost)) {
+        return all_zero;
+    }
+    if (lost) {
         return (struct qcow2_desc) { 0, (uint64_t)(data | zero) << 32 };
     }
     return (struct qcow2_desc) { d.entry,

@@ -227,7 +227,8 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
                                uint32_t i)
 {
     struct qcow2_image *img = c->img;
-    struct qcow2_desc d = qcow2_desc_get(&img->shape, c->table, i);
+    const struct qcow2_desc found = qcow2_desc_get(&img->shape, c->table, i);
+    struct qcow2_desc d = found;
     uint64_t guest = (((uint64_t)t->l1_idx << img->l2_bits) + i)
                      << img->cluster_bits;
     const char *why;
@@ -245,6 +246,8 @@ static CO_FN int desc_co_check(struct qcow2_check *c, struct qcow2_table_at *t,
         ret = desc_co_count(c, t, i, guest, &d);
     }
     if (ret == -ERANGE) {
+        /* All that was wrong with it tells what can be believed of it. */
+        d = found;
         ret = desc_co_replace(c, t, i, guest, &d,
                               "counting reference for "
                               "region exceeding the end of the file by one "
