@@ -231,8 +231,10 @@ DAMAGES = [past_the_end, not_aligned, reserved, zero_flag, copied, twice,
            refcount, refcounts_gone]
 # What lies where something else is may keep what it says.
 MAY_STAY = {l1_onto_data}
-# After these an entry says that what it leads to is the backing file's.
-SAYS_BASE = {both_bits, random_bits, bits_without_place, packed_bits, l1_twice}
+# After these an entry says that what it leads to is the backing file's, or leads
+# to a cluster with bytes that were copied from there.
+SAYS_BASE = {both_bits, random_bits, bits_without_place, packed_bits, twice,
+             l1_twice}
 
 
 def make(d, rng, options):
