@@ -211,7 +211,7 @@ static CO_FN void bench_co_wait(struct bench *b, uint64_t in_flight)
 /* A request at the next place; at the end of the image it begins again. */
 static void bench_send(struct bench *b, struct loop *l)
 {
-    uint64_t size = backend_node(b->backend)->size;
+    uint64_t size = node_size(backend_node(b->backend));
     struct bench_request *req = g_new(struct bench_request, 1);
 
     *req = (struct bench_request) { b, b->offset };

@@ -153,7 +153,8 @@ static CO_FN int commit_co_take_base(struct commit *m, struct graph *g,
 {
     struct node *overlay = node_overlay_of(m->top, m->base);
     json_t *options = json_pack("{s:s,s:I,s:b}", "driver", "null-co", "size",
-                                (json_int_t)m->base->size, "read-zeroes", 1);
+                                (json_int_t)node_size(m->base), "read-zeroes",
+                                1);
     int r = node_co_open(g, options, 0, &m->nothing, err);
 
     json_decref(options);
@@ -184,17 +185,17 @@ static CO_FN int commit_co_flush_base(struct commit *m, GError **err)
 
     return r == 0 ? 0
                   : err_set_errno(err, -r, "Could not flush '%s'",
-                                  m->base->filename);
+                                  node_filename(m->base));
 }
 
 static CO_FN int commit_co_grow_base(struct commit *m, GError **err)
 {
     int r;
 
-    if (m->base->size >= m->top->size) {
+    if (node_size(m->base) >= node_size(m->top)) {
         return 0;
     }
-    r = node_co_truncate(m->base, m->top->size, err);
+    r = node_co_truncate(m->base, node_size(m->top), err);
     return r < 0 ? r : commit_co_flush_base(m, err);
 }
 
@@ -227,7 +228,7 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
         r = commit_co_grow_base(m, err);
     }
     if (r == 0) {
-        m->copy_run.total = m->top->size;
+        m->copy_run.total = node_size(m->top);
         m->copy_run.cluster = node_get_limits(m->base)->cluster_size;
         r = copy_run_co_run(&m->copy_run, &commit_copy_ops, g, err);
     }

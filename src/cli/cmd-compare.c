@@ -115,7 +115,7 @@ static void warn_size(struct compare *c)
 static CO_FN int compare_co_extent(struct compare *c, int i, uint64_t off,
                                    uint64_t max, struct extent *ext)
 {
-    if (off >= c->node[i]->size) {
+    if (off >= node_size(c->node[i])) {
         *ext = (struct extent) { .flags = STATUS_ZERO, .len = max };
         return 0;
     }
@@ -159,7 +159,7 @@ static CO_FN int compare_co_scan(void *arg, uint64_t off, uint64_t max,
 static CO_FN int compare_co_read(struct compare *c, int i, uint64_t off,
                                  uint8_t *buf, size_t len)
 {
-    uint64_t size = c->node[i]->size;
+    uint64_t size = node_size(c->node[i]);
     size_t have = off < size ? MIN(len, size - off) : 0;
     struct iovec store;
 
@@ -266,8 +266,8 @@ static const struct copy_ops compare_ops = {
 
 static CO_FN void compare_co_images(struct graph *g, struct compare *c)
 {
-    uint64_t a = round_up(c->node[0]->size, SECTOR);
-    uint64_t b = round_up(c->node[1]->size, SECTOR);
+    uint64_t a = round_up(node_size(c->node[0]), SECTOR);
+    uint64_t b = round_up(node_size(c->node[1]), SECTOR);
     struct copy_params cp = { .end = MAX(a, b) };
 
     c->common = MIN(a, b);

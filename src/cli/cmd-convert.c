@@ -243,7 +243,7 @@ static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
         if (c->snapshot) {
             r = internal_co_load_snapshot(c->sources[i], c->snapshot, err);
         }
-        uint64_t size = round_up(c->sources[i]->size, SECTOR);
+        uint64_t size = round_up(node_size(c->sources[i]), SECTOR);
         if (size > INT64_MAX - c->params.size) {
             r = err_set(err, EFBIG, "The images together are too large");
         }
@@ -267,9 +267,9 @@ static void find_base(struct convert *c)
         return;
     }
     c->params.has_backing = true;
-    c->params.backing_size = backing ? backing->size : UINT64_MAX;
-    if (backing && backing->filename) {
-        base = node_chain_find_file(source, backing->filename);
+    c->params.backing_size = backing ? node_size(backing) : UINT64_MAX;
+    if (backing && node_filename(backing)) {
+        base = node_chain_find_file(source, node_filename(backing));
     }
     if (!base || base == source) {
         base = node_backing(source);

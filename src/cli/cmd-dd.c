@@ -98,7 +98,7 @@ static uint64_t product_up_to(uint64_t a, uint64_t b, uint64_t max)
 static CO_FN int dd_co_images(struct graph *g, struct dd *d,
                               struct node *source, GError **err)
 {
-    uint64_t size = source->size;
+    uint64_t size = node_size(source);
     uint64_t skip = product_up_to(d->skip, d->block, INT64_MAX);
     struct transfer_params p = {
         .sources = &source,

@@ -142,7 +142,7 @@ static CO_FN int info_co_collect(const struct info *i, struct node *n,
         }
         /* In whole sectors, as every copy of the disk will be. */
         json_integer_set(json_object_get(info, "virtual-size"),
-                         (json_int_t)round_up(n->size, SECTOR));
+                         (json_int_t)round_up(node_size(n), SECTOR));
         json_array_append_new(list, info);
     }
     return 0;

@@ -123,18 +123,18 @@ static CO_FN int map_co_next(struct node *n, uint64_t off, uint64_t end,
         .has_offset = ext.flags & STATUS_OFFSET_VALID,
         .offset = ext.map_offset,
         .filename = ext.flags & STATUS_OFFSET_VALID && ext.map_node
-                        ? ext.map_node->filename
+                        ? node_filename(ext.map_node)
                         : NULL,
     };
     if (ext.depth > 0) {
         ret->depth = ext.depth - 1;
     } else {
         /* Nobody has it: the image is named that has nothing below here. */
-        for (struct node *b = node_backing(n); b && off < b->size;
+        for (struct node *b = node_backing(n); b && off < node_size(b);
              b = node_backing(b)) {
             ret->depth++;
             /* Past the end of @b it is another one. */
-            ret->length = MIN(ret->length, b->size - off);
+            ret->length = MIN(ret->length, node_size(b) - off);
         }
     }
     return 0;
@@ -155,9 +155,9 @@ static int map_print(const struct map *m, const struct entry *e, bool *first)
 
 static CO_FN int map_co_walk(const struct map *m, struct node *n)
 {
-    uint64_t end = range_inside(m->start, m->length, n->size)
+    uint64_t end = range_inside(m->start, m->length, node_size(n))
                        ? m->start + m->length
-                       : n->size;
+                       : node_size(n);
     /* A range of nothing is printed, too. */
     struct entry cur = { .start = m->start }, next;
     bool first = true;

@@ -112,9 +112,9 @@ static CO_FN int measure_co_data(struct node *n, uint64_t cluster,
     uint64_t off = 0;
 
     *ret_bytes = 0;
-    while (off < n->size) {
+    while (off < node_size(n)) {
         struct extent ext;
-        int r = node_co_status_above(n, NULL, off, n->size - off, &ext);
+        int r = node_co_status_above(n, NULL, off, node_size(n) - off, &ext);
 
         if (r < 0) {
             return err_set_errno(err, -r, "Unable to get block status");
@@ -168,8 +168,8 @@ static CO_FN int measure_co_bitmaps(struct node *source, uint64_t cluster,
     data = json_object_get(json_object_get(info, "format-specific"), "data");
     if (g_strcmp0(json_string_value(json_object_get(data, "compat")), "1.1") ==
         0) {
-        *ret_size = bitmaps_size(json_object_get(data, "bitmaps"), source->size,
-                                 cluster);
+        *ret_size = bitmaps_size(json_object_get(data, "bitmaps"),
+                                 node_size(source), cluster);
     }
     json_decref(info);
     return r;
@@ -189,7 +189,7 @@ static CO_FN int measure_co_image(struct measure *m,
                                   struct node *source,
                                   struct image_measure *res, GError **err)
 {
-    uint64_t size = source ? round_up(source->size, SECTOR) : m->size;
+    uint64_t size = source ? round_up(node_size(source), SECTOR) : m->size;
 
     json_object_set_new(m->options, "size", json_integer((json_int_t)size));
     int r = measure_ask(m, drv, res, err);

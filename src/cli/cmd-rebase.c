@@ -107,10 +107,10 @@ static CO_FN int scan_co_zero(struct node *n, uint64_t off, uint64_t max,
 
     *ret_zero = true;
     *ret_len = max;
-    if (!n || off >= n->size) {
+    if (!n || off >= node_size(n)) {
         return 0;
     }
-    r = node_co_status_above(n, NULL, off, MIN(max, n->size - off), &ext);
+    r = node_co_status_above(n, NULL, off, MIN(max, node_size(n) - off), &ext);
     *ret_zero = ext.flags & STATUS_ZERO;
     *ret_len = ext.len;
     return r;
@@ -189,7 +189,7 @@ static CO_FN int rebase_co_scan(void *arg, uint64_t off, uint64_t max,
 static CO_FN int rebase_co_read_new(struct rebase *b, uint64_t off, char *buf,
                                     uint64_t len)
 {
-    uint64_t size = b->new_base ? b->new_base->size : 0;
+    uint64_t size = b->new_base ? node_size(b->new_base) : 0;
     uint64_t have = off < size ? MIN(len, size - off) : 0;
 
     memset(buf + have, 0, len - have);
@@ -202,7 +202,7 @@ static CO_FN int rebase_co_keep(struct rebase *b, uint64_t off, char *buf,
                                 uint64_t len)
 {
     bool whole = off % b->cluster == 0 &&
-                 (len % b->cluster == 0 || off + len == b->top->size);
+                 (len % b->cluster == 0 || off + len == node_size(b->top));
 
     if (whole && buf_is_zero(buf, len)) {
         return backend_co_zero(b->top_backend, off, len, IO_MAY_UNMAP);
@@ -281,7 +281,7 @@ static CO_FN int rebase_co_check_loop(const struct rebase *b, GError **err)
 {
     const struct node *storage = node_storage(b->top);
 
-    return storage && image_co_is_part_of(b->new_base, storage->filename)
+    return storage && image_co_is_part_of(b->new_base, node_filename(storage))
                ? err_set(err, ELOOP,
                          "'%s' is part of the chain of '%s': the new "
                          "chain would be a loop",
@@ -292,7 +292,8 @@ static CO_FN int rebase_co_check_loop(const struct rebase *b, GError **err)
 static CO_FN int rebase_co_open_new(struct rebase *b, struct graph *g,
                                     GError **err)
 {
-    g_autofree char *path = image_backing_path(b->top->filename, b->backing);
+    g_autofree char *path = image_backing_path(node_filename(b->top),
+                                               b->backing);
     struct image_spec spec = { .name = path,
                                .format = b->backing_format,
                                .flags = b->source_flags };
@@ -393,7 +394,7 @@ static CO_FN int rebase_co_copy_all(struct rebase *b, struct graph *g,
     int r = rebase_co_take(b, g, err);
 
     if (r == 0) {
-        b->copy_run.total = b->top->size;
+        b->copy_run.total = node_size(b->top);
         b->cluster = MAX(node_get_limits(b->top)->cluster_size, SECTOR);
         b->copy_run.cluster = (uint32_t)MIN(b->cluster, COPY_RUN_CHUNK);
         r = copy_run_co_run(&b->copy_run, &rebase_copy_ops, g, err);

@@ -180,19 +180,21 @@ static CO_FN int added_co_preallocate(const struct resize *z, struct node *n,
     if (l->cluster_size > 1 && z->preallocation != PREALLOC_FULL) {
         /* The rest of the cluster in which the disk ended: zeroing a part of
          * one that is not allocated gives it no place. */
-        uint64_t end = MIN(round_up(off, l->cluster_size), n->size);
+        uint64_t end = MIN(round_up(off, l->cluster_size), node_size(n));
         int r = resize_data_co_write(u, off, end);
 
-        if (r < 0 || end == n->size) {
+        if (r < 0 || end == node_size(n)) {
             return r;
         }
         off = end;
     }
     switch (z->preallocation) {
     case PREALLOC_METADATA:
-        return backend_co_zero(u, off, n->size - off, place | IO_MAY_UNMAP);
-    case PREALLOC_FALLOC: return backend_co_zero(u, off, n->size - off, place);
-    default: return resize_data_co_write(u, off, n->size);
+        return backend_co_zero(u, off, node_size(n) - off,
+                               place | IO_MAY_UNMAP);
+    case PREALLOC_FALLOC:
+        return backend_co_zero(u, off, node_size(n) - off, place);
+    default: return resize_data_co_write(u, off, node_size(n));
     }
 }
 
@@ -242,13 +244,13 @@ static int preallocation_check(const struct resize *z, const struct node *n,
 static CO_FN int resize_co_node(const struct resize *z, struct node *n,
                                 GError **err)
 {
-    uint64_t size = 0, old = n->size;
-    int r = new_size(z, n->size, &size, err);
+    uint64_t size = 0, old = node_size(n);
+    int r = new_size(z, node_size(n), &size, err);
 
     if (r == 0) {
         r = preallocation_check(z, n, err);
     }
-    if (r == 0 && size != n->size) {
+    if (r == 0 && size != node_size(n)) {
         r = node_co_truncate(n, size, err);
         if (r == 0) {
             r = resize_co_preallocate(z, n, old, err);

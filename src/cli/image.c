@@ -354,7 +354,7 @@ struct node *image_data_file(const struct node *n)
 {
     struct edge *e = node_child(n, "data-file");
 
-    return e ? e->child : NULL;
+    return e ? edge_child(e) : NULL;
 }
 
 /* Is the storage under @n (NULL: none) file @a? */
@@ -363,9 +363,9 @@ static CO_FN bool storage_co_is(struct node *n, const struct stat *a)
     const struct node *storage = node_storage(n);
     struct stat b;
 
-    return storage && storage->filename &&
-           io_co_stat(storage->filename, &b) == 0 && a->st_dev == b.st_dev &&
-           a->st_ino == b.st_ino;
+    return storage && node_filename(storage) &&
+           io_co_stat(node_filename(storage), &b) == 0 &&
+           a->st_dev == b.st_dev && a->st_ino == b.st_ino;
 }
 
 CO_FN bool image_co_is_part_of(struct node *n, const char *path)
@@ -408,7 +408,7 @@ CO_FN int image_co_backing_size(struct graph *g, const char *filename,
                     "image would overwrite it",
                     filename, backing);
     }
-    *ret_size = n->size;
+    *ret_size = node_size(n);
     node_co_unref(n);
     return r;
 }

@@ -111,9 +111,9 @@ static CO_FN int target_co_check_existing(const struct target *t,
     for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
         const struct node *storage = node_storage(parts[i]);
 
-        if (storage && storage->filename &&
-            target_co_is_source(t, storage->filename)) {
-            return refuse_source(storage->filename, err);
+        if (storage && node_filename(storage) &&
+            target_co_is_source(t, node_filename(storage))) {
+            return refuse_source(node_filename(storage), err);
         }
     }
     return 0;
@@ -144,7 +144,7 @@ CO_FN int target_co_open(struct graph *g, struct target *t, uint64_t size,
     if (t->exists) {
         r = target_co_check_existing(t, *ret_node, err);
     }
-    if (r == 0 && (*ret_node)->size < size) {
+    if (r == 0 && node_size(*ret_node) < size) {
         r = err_set(err, ENOSPC, "output file is smaller than input file");
     }
     if (r < 0) {

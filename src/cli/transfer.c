@@ -71,7 +71,7 @@ static struct node *source_at(const struct transfer *t, uint64_t off,
     off += t->p->skip;
     for (unsigned i = 0; i < t->p->n_sources; i++) {
         struct node *n = t->p->sources[i];
-        uint64_t size = round_up(n->size, SECTOR);
+        uint64_t size = round_up(node_size(n), SECTOR);
 
         if (off < size) {
             *ret_off = off;
@@ -89,7 +89,7 @@ static struct node *source_at(const struct transfer *t, uint64_t off,
 static CO_FN int source_co_read_one(struct node *n, uint64_t off, uint8_t *buf,
                                     size_t len)
 {
-    size_t have = off < n->size ? MIN(len, n->size - off) : 0;
+    size_t have = off < node_size(n) ? MIN(len, node_size(n) - off) : 0;
     struct iovec store;
 
     memset(buf + have, 0, len - have);
@@ -163,7 +163,7 @@ static CO_FN int part_co_at(struct transfer *t, uint64_t off, uint64_t max,
 
     *ret_len = MIN(max, room);
     *ret_part = PART_ZERO;
-    if (!n || at >= n->size) {
+    if (!n || at >= node_size(n)) {
         return 0;
     }
     if (t->p->has_backing && off < t->p->backing_size) {
@@ -179,7 +179,7 @@ static CO_FN int part_co_at(struct transfer *t, uint64_t off, uint64_t max,
         return r;
     }
     *ret_len = ext.len;
-    if (at + ext.len == n->size) {
+    if (at + ext.len == node_size(n)) {
         *ret_len = MIN(MIN(max, room), round_up(ext.len, SECTOR));
     }
     if (t->p->has_backing) {
@@ -297,7 +297,7 @@ static void target_wrote(struct transfer *t, uint64_t len)
         !node_can(t->p->target, NODE_CAN_HAVE_BACKING)) {
         t->unflushed = 0;
         co_latch_add(&t->flushing);
-        co_start(graph_loop(t->p->target->graph), flush_entry, t);
+        co_start(graph_loop(node_graph(t->p->target)), flush_entry, t);
     }
 }
 
@@ -492,7 +492,7 @@ static CO_FN int transfer_co_flush(struct transfer *t)
     co_latch_co_wait(&t->flushing);
     r = t->flush_error ? t->flush_error : node_co_flush(t->p->target);
     if (r < 0) {
-        cli_error("error while flushing '%s': %s", t->p->target->filename,
+        cli_error("error while flushing '%s': %s", node_filename(t->p->target),
                   g_strerror(-r));
     }
     return r;

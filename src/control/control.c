@@ -197,7 +197,7 @@ static void control_collect_device(struct device *d, void *arg)
 
 static void collect_owned(struct node *n, void *arg)
 {
-    if (n->monitor_owned) {
+    if (node_is_monitor_owned(n)) {
         g_ptr_array_add(arg, n);
     }
 }
@@ -244,7 +244,7 @@ static CO_FN void stop_entry(void *arg)
     for (unsigned i = 0; i < nodes->len; i++) {
         struct node *n = nodes->pdata[i];
 
-        n->monitor_owned = false;
+        node_set_monitor_owned(n, false);
         node_co_unref(n);
     }
     exports_free(c->exports);

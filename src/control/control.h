@@ -34,11 +34,11 @@ struct control_params {
     struct loop *loop; /* of sockets; runs on the calling thread */
     struct loop *data; /* of the graph */
     enum backing_policy policy;
-    unsigned chain_limit;  /* images; 0: the default of the graph */
-    uint64_t memory;       /* the budget, bytes; 0: MEMORY_DEFAULT */
-    const char *beneath;   /* folder, for BACKING_BENEATH */
-    const char *state_dir; /* of the job journal; NULL: none */
-    bool resume_jobs;      /* start what the journal holds */
+    unsigned chain_limit;     /* images; 0: the default of the graph */
+    uint64_t memory;          /* the budget, bytes; 0: MEMORY_DEFAULT */
+    const char *beneath;      /* folder, for BACKING_BENEATH */
+    const char *state_dir;    /* of the job journal; NULL: none */
+    bool resume_jobs;         /* start what the journal holds */
     const char *release_hook; /* for a shell, when a base was let go of */
     /* Tells the user what is no error; graph_set_notice(). On @data. */
     void (*notice)(const char *text);

@@ -347,7 +347,7 @@ json_t *exports_describe(struct exports *es)
         }
         json_array_append_new(list,
                               json_pack("{s:s, s:b, s:s, s:s}", "node-name",
-                                        backend_node(e->backend)->name,
+                                        node_name(backend_node(e->backend)),
                                         "shutting-down", e->shutting_down,
                                         "type", e->drv->type, "id", e->id));
     }

@@ -26,7 +26,7 @@ void export_tell_io_error(struct export *e, bool is_read, int errnum)
     }
     *told = now;
     data = json_pack("{s:s,s:s,s:s,s:s,s:b,s:s}", "device", d ? d->id : "",
-                     "node-name", n->name, "operation",
+                     "node-name", node_name(n), "operation",
                      is_read ? "read" : "write", "action", "report", "nospace",
                      errnum == ENOSPC, "reason", g_strerror(errnum));
     es->event("BLOCK_IO_ERROR", data, es->event_arg);

@@ -80,15 +80,6 @@ extern const char *const debug_event_names[];
 
 CO_FN void node_co_debug_event_slow(struct node *n, enum debug_event ev);
 
-/* @ev is about to happen on @n; NULL is fine. Yields. */
-static inline CO_FN void node_co_debug_event(struct node *n,
-                                             enum debug_event ev)
-{
-    if (__builtin_expect(n && *n->debuggers, 0)) {
-        node_co_debug_event_slow(n, ev);
-    }
-}
-
 /* --- breakpoints, at the first filter from @n down that has them --- */
 
 /* All: -ENOTSUP when there is no such filter. */

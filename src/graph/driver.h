@@ -34,6 +34,52 @@
 #include "graph/map.h"
 #include "graph/node.h"
 
+struct edge {
+    struct node *parent; /* or NULL: then @backend */
+    struct backend *backend;
+    struct node *child;
+    const char *name; /* "file", "backing", "root" */
+    /* enum perm; of a filter: own + its parents'; of the backing file of an
+     * image that nobody uses: none, all */
+    unsigned perm, shared;
+    unsigned own_perm, own_shared;
+    unsigned frozen;        /* > 0: must not be changed (a job walks it) */
+    unsigned frozen_shared; /* of those, that may be several */
+    char *frozen_by;        /* name for the error text */
+    struct edge *next_in_parent, *next_in_child;
+};
+
+/* What drivers see of a node; written only by graph/. */
+struct node {
+    char *name;
+    bool auto_named; /* '#blockNNN' */
+    struct graph *graph;
+    const struct node_driver *drv;
+    void *state;    /* the driver's */
+    unsigned flags; /* enum node_flags */
+    unsigned refs;
+    uint64_t size;         /* virtual size, bytes */
+    struct edge *children; /* in order of attaching */
+    struct edge *parents;
+    char *filename;  /* as the tools of QEMU would print it */
+    json_t *options; /* as given, driver options included */
+    bool monitor_owned;
+    bool implicit_filter;      /* inserted by a job without a name */
+    struct node_int *priv;     /* graph-int.h */
+    const unsigned *debuggers; /* how many listen: graph/debug.h */
+    struct inflight_table
+        *inflight_reads; /* graph/model/in-flight.c; NULL: none in flight */
+};
+
+/* @ev is about to happen on @n; NULL is fine. Yields. */
+static inline CO_FN void node_co_debug_event(struct node *n,
+                                             enum debug_event ev)
+{
+    if (__builtin_expect(n && *n->debuggers, 0)) {
+        node_co_debug_event_slow(n, ev);
+    }
+}
+
 /* What is asked of a filter with breakpoints; see graph/debug.h. */
 enum debug_control {
     DEBUG_BREAK,

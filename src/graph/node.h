@@ -51,43 +51,6 @@ enum node_flags {
     NODE_NO_FLUSH = 1 << 8,
 };
 
-struct edge {
-    struct node *parent; /* or NULL: then @backend */
-    struct backend *backend;
-    struct node *child;
-    const char *name; /* "file", "backing", "root" */
-    /* enum perm; of a filter: own + its parents'; of the backing file of an
-     * image that nobody uses: none, all */
-    unsigned perm, shared;
-    unsigned own_perm, own_shared;
-    unsigned frozen;        /* > 0: must not be changed (a job walks it) */
-    unsigned frozen_shared; /* of those, that may be several */
-    char *frozen_by;        /* name for the error text */
-    struct edge *next_in_parent, *next_in_child;
-};
-
-/* Public view; written only by graph/. */
-struct node {
-    char *name;
-    bool auto_named; /* '#blockNNN' */
-    struct graph *graph;
-    const struct node_driver *drv;
-    void *state;    /* the driver's */
-    unsigned flags; /* enum node_flags */
-    unsigned refs;
-    uint64_t size;         /* virtual size, bytes */
-    struct edge *children; /* in order of attaching */
-    struct edge *parents;
-    char *filename;  /* as the tools of QEMU would print it */
-    json_t *options; /* as given, driver options included */
-    bool monitor_owned;
-    bool implicit_filter;      /* inserted by a job without a name */
-    struct node_int *priv;     /* graph-int.h */
-    const unsigned *debuggers; /* how many listen: graph/debug.h */
-    struct inflight_table
-        *inflight_reads; /* graph/model/in-flight.c; NULL: none in flight */
-};
-
 /* What a header may name; --backing-policy. */
 enum backing_policy {
     BACKING_FOLLOW,   /* as users of QEMU expect */
@@ -130,6 +93,38 @@ void graph_notice(struct graph *g, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const struct node_driver *graph_find_driver(struct graph *g, const char *name);
 
 /* --- nodes --- */
+
+const char *node_name(const struct node *n);
+/* It had no name, and was given one of the graph's. */
+bool node_is_auto_named(const struct node *n);
+struct graph *node_graph(const struct node *n);
+/* Of the disk, bytes. */
+uint64_t node_size(const struct node *n);
+/* As QEMU's tools would print it; NULL: of what has none. */
+const char *node_filename(const struct node *n);
+/* As they were given, driver options included. Borrowed. */
+const json_t *node_options(const struct node *n);
+unsigned node_flags(const struct node *n); /* enum node_flags */
+/* Does blockdev-add hold it? */
+bool node_is_monitor_owned(const struct node *n);
+void node_set_monitor_owned(struct node *n, bool owned);
+/* Did a job insert it without a name? Then commands do not see it. */
+bool node_is_implicit_filter(const struct node *n);
+void node_set_implicit_filter(struct node *n, bool implicit);
+
+/* Edges from what uses @n, in no order; NULL: nobody does. */
+struct edge *node_first_parent(const struct node *n);
+struct edge *edge_next_parent(const struct edge *e);
+struct node *edge_child(const struct edge *e);
+/* NULL: a backend has it, and edge_backend() is that. */
+struct node *edge_parent(const struct edge *e);
+struct backend *edge_backend(const struct edge *e);
+/* "file", "backing", "root" */
+const char *edge_name(const struct edge *e);
+/* What the parent does with the child and lets others do (enum perm), with what
+ * is asked of a filter by its own parents; @own: without that. */
+void edge_get_perms(const struct edge *e, bool own, unsigned *ret_perm,
+                    unsigned *ret_shared);
 
 /* Open a node from blockdev-add style options ("driver", "node-name", the
  * driver's own; children nested or by name). Context: coroutine; yields.

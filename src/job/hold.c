@@ -97,8 +97,9 @@ CO_FN int job_hold_co_loosen(struct job_hold *h, struct node *top,
     for (struct node *n = top; n != base && ret == 0;
          n = node_skip_filters(node_backing(n))) {
         struct edge *e = node_child(n, "backing");
-        struct loose_edge was = { e, e->own_perm, e->own_shared };
+        struct loose_edge was = { .edge = e };
 
+        edge_get_perms(e, true, &was.perm, &was.shared);
         g_array_append_val(h->loose, was);
         ret = edge_co_set_perms(e, 0, PERM_ALL, err);
     }

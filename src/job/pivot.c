@@ -56,7 +56,7 @@ int pivot_co_change_header(const struct pivot *p, struct backend *u,
     backend_co_enter(u);
     ret = node_co_change_backing(p->overlay, name, fmt, err);
     backend_leave(u);
-    trace_pivot_header(p->overlay->name, name, fmt, ret);
+    trace_pivot_header(node_name(p->overlay), name, fmt, ret);
     return ret;
 }
 
@@ -66,12 +66,13 @@ int pivot_co_switch(const struct pivot *p, struct node **ret_old, GError **err)
     struct node *base = pivot_base(p);
     int ret = 0;
 
-    *ret_old = e ? node_ref(e->child) : NULL;
+    *ret_old = e ? node_ref(edge_child(e)) : NULL;
     if (e && base) {
         ret = edge_co_replace(e, base, err);
     } else if (e) {
         edge_co_detach(e);
     }
-    trace_pivot_switched(p->overlay->name, base ? base->name : NULL, ret);
+    trace_pivot_switched(node_name(p->overlay), base ? node_name(base) : NULL,
+                         ret);
     return ret;
 }

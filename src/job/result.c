@@ -23,8 +23,8 @@ void job_set_fault(struct job *j, const struct node *n, uint64_t offset,
 {
     struct job_fault *f = g_new0(struct job_fault, 1);
 
-    f->node = g_strdup(n->name);
-    f->file = g_strdup(n->filename);
+    f->node = g_strdup(node_name(n));
+    f->file = g_strdup(node_filename(n));
     f->offset = offset;
     f->is_read = is_read;
     f->errnum = errnum;

@@ -67,8 +67,9 @@ static int snapshot_check_refuse(const struct node *image, const char *verb,
     err_set(err, EBUSY,
             "'%s' cannot be %s: its internal snapshots %s show "
             "parts of the backing chain, and would show other bytes afterwards",
-            image->auto_named && image->filename ? image->filename
-                                                 : image->name,
+            node_is_auto_named(image) && node_filename(image)
+                ? node_filename(image)
+                : node_name(image),
             verb, list->str);
     err_hint(err,
              "Delete these snapshots first, or copy the disk and each "
@@ -113,9 +114,9 @@ static CO_FN int cut_co_changes(void *arg, uint64_t off, uint64_t max,
     int ret;
 
     *ret_len = max;
-    if (!s->top || off >= s->top->size) {
+    if (!s->top || off >= node_size(s->top)) {
         /* Zeroes, which a longer base would not show. */
-        *ret_changes = s->base && s->top && off < s->base->size;
+        *ret_changes = s->base && s->top && off < node_size(s->base);
         return 0;
     }
     ret = node_co_status_above(s->top, s->base, off, max, &ext);
@@ -143,7 +144,7 @@ static CO_FN int merge_co_changes(void *arg, uint64_t off, uint64_t max,
     int ret;
 
     *ret_len = max;
-    if (off >= s->top->size) {
+    if (off >= node_size(s->top)) {
         return 0;
     }
     ret = node_co_status_above(s->top, s->base, off, max, &ext);

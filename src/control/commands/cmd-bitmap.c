@@ -246,12 +246,12 @@ static CO_FN int merge_co_read(const struct action *a, const json_t *source,
     if (ret < 0) {
         return ret;
     }
-    if (n->size != dirty_map_size(sum)) {
+    if (node_size(n) != dirty_map_size(sum)) {
         return err_set(err, EINVAL,
                        "Bitmaps are of different sizes (destination size is "
                        "%" PRIu64 ", source size is %" PRIu64
                        ") and can't be merged",
-                       dirty_map_size(sum), n->size);
+                       dirty_map_size(sum), node_size(n));
     }
     ret = bitmap_co_read(n, name, &bits, err);
     if (ret == 0) {
@@ -273,7 +273,7 @@ static CO_FN int merge_co_do(struct action *a, GError **err)
     if (ret < 0) {
         return ret;
     }
-    sum = dirty_map_new_within(a->disk->size, e->was.granularity,
+    sum = dirty_map_new_within(node_size(a->disk), e->was.granularity,
                                MERGED_BYTES_MAX, err);
     ret = sum ? 0 : -EFBIG;
     for (size_t i = 0; i < json_array_size(sources) && ret == 0; i++) {

@@ -11,7 +11,7 @@
 /* The name of @n as "top" may say it. */
 static bool is_called(const struct node *n, const char *filename)
 {
-    return n->filename && g_str_equal(n->filename, filename);
+    return node_filename(n) && g_str_equal(node_filename(n), filename);
 }
 
 static int find_top(struct control *c, const json_t *args,

@@ -48,9 +48,9 @@ static int check_replaced(const struct mirror_params *p,
                        "Cannot replace '%s' by a node mirrored from '%s', "
                        "because it cannot be guaranteed that doing so would "
                        "not lead to an abrupt change of visible data",
-                       replaced->name, device);
+                       node_name(replaced), device);
     }
-    return replaced->size == p->target->size
+    return node_size(replaced) == node_size(p->target)
                ? 0
                : err_set(err, EINVAL,
                          "cannot replace image with a mirror image of "

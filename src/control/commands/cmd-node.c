@@ -25,7 +25,7 @@ CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
     if (r < 0) {
         return r;
     }
-    n->monitor_owned = true;
+    node_set_monitor_owned(n, true);
     journal_co_retry(c->journal);
     return 0;
 }
@@ -54,7 +54,7 @@ CO_FN int cmd_co_blockdev_del(struct control *c, const json_t *args,
     if (r < 0) {
         return r;
     }
-    n->monitor_owned = false;
+    node_set_monitor_owned(n, false);
     node_co_unref(n);
     return 0;
 }
@@ -202,7 +202,7 @@ CO_FN int cmd_co_x_blockdev_change(struct control *c, const json_t *args,
         return err_set(err, ENOENT, "Node '%s' not found", node);
     }
     return err_set(err, ENOTSUP, "The node %s does not support %s a child",
-                   parent->name, child ? "removing" : "adding");
+                   node_name(parent), child ? "removing" : "adding");
 }
 
 CO_FN int cmd_co_x_blockdev_set_iothread(struct control *c, const json_t *args,

@@ -99,10 +99,11 @@ static int steps_check(const struct overlay_step *steps, unsigned n,
         for (unsigned k = 0; k < i; k++) {
             if (steps[i].disk == steps[k].disk ||
                 steps[i].overlay == steps[k].overlay) {
-                return err_set(
-                    err, EBUSY, "Two actions of the transaction use node '%s'",
-                    steps[i].disk == steps[k].disk ? steps[i].disk->name
-                                                   : steps[i].overlay->name);
+                return err_set(err, EBUSY,
+                               "Two actions of the transaction use node '%s'",
+                               steps[i].disk == steps[k].disk
+                                   ? node_name(steps[i].disk)
+                                   : node_name(steps[i].overlay));
             }
         }
     }
@@ -189,13 +190,13 @@ static bool names_disk(const struct overlay_step *s)
     const char *name = node_header_backing(s->overlay, NULL);
     g_autofree char *dir = NULL, *path = NULL, *want = NULL;
 
-    if (!name || !s->disk->filename || !s->overlay->filename) {
+    if (!name || !node_filename(s->disk) || !node_filename(s->overlay)) {
         return false;
     }
-    dir = g_path_get_dirname(s->overlay->filename);
+    dir = g_path_get_dirname(node_filename(s->overlay));
     path = g_canonicalize_filename(name, dir);
-    want = g_canonicalize_filename(s->disk->filename, NULL);
-    return g_str_equal(path, want) || g_str_equal(name, s->disk->filename);
+    want = g_canonicalize_filename(node_filename(s->disk), NULL);
+    return g_str_equal(path, want) || g_str_equal(name, node_filename(s->disk));
 }
 
 CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
@@ -216,7 +217,7 @@ CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
         r = err_set(err, EINVAL,
                     "'%s' does not have '%s', the image in use, as its "
                     "backing file",
-                    spec.file, a.step.disk->filename);
+                    spec.file, node_filename(a.step.disk));
     }
     if (r == 0) {
         r = steps_co_switch(&a.step, 1, err);

@@ -88,7 +88,7 @@ static void cmd_query_collect_device(struct device *d, void *arg)
 /* A filter without a name of its own is not shown: the image below is. */
 static struct node *shown_node(struct node *n)
 {
-    while (n->implicit_filter && node_filtered(n)) {
+    while (node_is_implicit_filter(n) && node_filtered(n)) {
         n = node_filtered(n);
     }
     return n;
@@ -208,7 +208,7 @@ static json_t *describe_node_stats(struct control *c, struct node *n,
     json_object_set_new(
         o, "stats",
         describe_stats(c, st, storage ? node_write_highest(storage) : 0));
-    json_object_set_new(o, "node-name", json_string(n->name));
+    json_object_set_new(o, "node-name", json_string(node_name(n)));
     return o;
 }
 
@@ -312,23 +312,27 @@ static void picture_device(struct device *d, void *arg)
 
 static void picture_edge(struct picture *p, const struct edge *e)
 {
-    int child = picture_id(p, e->child, e->child->name, "block-driver");
-    int parent = e->parent
-                     ? picture_id(p, e->parent, e->parent->name, "block-driver")
-                     : picture_id(p, e->backend, "", "block-backend");
+    struct node *above = edge_parent(e), *below = edge_child(e);
+    int child = picture_id(p, below, node_name(below), "block-driver");
+    int parent = above ? picture_id(p, above, node_name(above), "block-driver")
+                       : picture_id(p, edge_backend(e), "", "block-backend");
+    unsigned perm, shared;
 
+    edge_get_perms(e, false, &perm, &shared);
     json_array_append_new(
-        p->edges, json_pack("{s:s,s:i,s:o,s:o,s:i}", "name", e->name, "parent",
-                            parent, "shared-perm", describe_perms(e->shared),
-                            "perm", describe_perms(e->perm), "child", child));
+        p->edges,
+        json_pack("{s:s,s:i,s:o,s:o,s:i}", "name", edge_name(e), "parent",
+                  parent, "shared-perm", describe_perms(shared), "perm",
+                  describe_perms(perm), "child", child));
 }
 
 static void picture_node(struct node *n, void *arg)
 {
     struct picture *p = arg;
 
-    picture_id(p, n, n->name, "block-driver");
-    for (const struct edge *e = n->parents; e; e = e->next_in_child) {
+    picture_id(p, n, node_name(n), "block-driver");
+    for (const struct edge *e = node_first_parent(n); e;
+         e = edge_next_parent(e)) {
         picture_edge(p, e);
     }
 }

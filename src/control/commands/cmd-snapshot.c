@@ -14,8 +14,9 @@
 /* Does a node stand on @n? */
 static bool has_parent_node(const struct node *n)
 {
-    for (const struct edge *e = n->parents; e; e = e->next_in_child) {
-        if (e->parent && !node_is_filter(e->parent)) {
+    for (const struct edge *e = node_first_parent(n); e;
+         e = edge_next_parent(e)) {
+        if (edge_parent(e) && !node_is_filter(edge_parent(e))) {
             return true;
         }
     }

@@ -17,7 +17,7 @@ static void add_instance(struct node *n, void *arg)
 {
     if (node_can(n, NODE_CAN_YANK)) {
         json_array_append_new(arg, json_pack("{s:s,s:s}", "type", "block-node",
-                                             "node-name", n->name));
+                                             "node-name", node_name(n)));
     }
 }
 

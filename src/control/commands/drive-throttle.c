@@ -89,12 +89,12 @@ int drive_co_add_filter(struct graph *g, json_t *options, struct node **n,
     struct node *filter;
     int r;
 
-    json_object_set_new(options, "file", json_string((*n)->name));
+    json_object_set_new(options, "file", json_string(node_name(*n)));
     r = node_co_open(g, options, NODE_RDWR, &filter, err);
     if (r < 0) {
         return r;
     }
-    filter->implicit_filter = true;
+    node_set_implicit_filter(filter, true);
     node_co_unref(*n);
     *n = filter;
     return 0;
@@ -137,11 +137,11 @@ int drive_co_throttle(struct graph *g, const struct drive *d, struct node **n,
 /* The throttle filter of the drive that ends in @top, or NULL. */
 static const struct node *find_filter(const struct node *top)
 {
-    while (top && top->implicit_filter &&
+    while (top && node_is_implicit_filter(top) &&
            !g_str_equal(node_driver_name(top), "throttle")) {
         top = node_filtered(top);
     }
-    return top && top->implicit_filter ? top : NULL;
+    return top && node_is_implicit_filter(top) ? top : NULL;
 }
 
 /* Is "bps_max_length" to be left out? A limit is always told, what belongs to
@@ -161,9 +161,10 @@ static bool leave_out(const json_t *limits, const char *name)
 void drive_describe_limits(const struct node *top, json_t *info)
 {
     const struct node *filter = find_filter(top);
-    json_t *group = filter ? json_object_get(filter->options, "throttle-group")
+    json_t *group = filter ? json_object_get(node_options(filter),
+                                             "throttle-group")
                            : NULL;
-    json_t *limits = group ? throttle_group_get(filter->graph,
+    json_t *limits = group ? throttle_group_get(node_graph(filter),
                                                 json_string_value(group))
                            : NULL;
 

@@ -58,11 +58,11 @@ static char *full_backing_name(const struct node *n, const char *name)
     g_autofree char *dir = NULL;
 
     if (name[strcspn(name, ":/")] == ':' || g_path_is_absolute(name) ||
-        !n->filename || strstr(n->filename, "://") ||
-        !strchr(n->filename, '/')) {
+        !node_filename(n) || strstr(node_filename(n), "://") ||
+        !strchr(node_filename(n), '/')) {
         return g_strdup(name);
     }
-    dir = g_path_get_dirname(n->filename);
+    dir = g_path_get_dirname(node_filename(n));
     return g_build_filename(dir, name, NULL);
 }
 
@@ -93,9 +93,10 @@ static json_t *assemble(struct node *n, json_t *facts, json_t *backing)
     }
     move(info, facts, "snapshots");
     json_object_set_new(info, "virtual-size",
-                        json_integer((json_int_t)n->size));
-    json_object_set_new(info, "filename",
-                        json_string_nocheck(n->filename ? n->filename : ""));
+                        json_integer((json_int_t)node_size(n)));
+    json_object_set_new(
+        info, "filename",
+        json_string_nocheck(node_filename(n) ? node_filename(n) : ""));
     move(info, facts, "cluster-size");
     json_object_set_new(info, "format", json_string(node_driver_name(n)));
     move(info, facts, "actual-size");
@@ -141,7 +142,7 @@ static unsigned backing_depth(struct node *n)
 static const char *detect_zeroes(const struct node *n)
 {
     const char *v = json_string_value(
-        json_object_get(n->options, "detect-zeroes"));
+        json_object_get(node_options(n), "detect-zeroes"));
 
     return v && (g_str_equal(v, "on") || g_str_equal(v, "unmap")) ? v : "off";
 }
@@ -149,19 +150,19 @@ static const char *detect_zeroes(const struct node *n)
 static json_t *assemble_node(struct node *n, json_t *image, bool flat)
 {
     struct node *below = node_is_filter(n) ? NULL : node_backing(n);
-    const char *file = n->filename ? n->filename : "";
+    const char *file = node_filename(n) ? node_filename(n) : "";
 
     return json_pack(
         "{s:s*,s:i,s:s,s:o,s:i,s:b,s:s,s:i,s:s,s:i,s:i,s:I,s:b,s:i,s:i,"
         "s:{s:b,s:b,s:b},s:s}",
-        "backing_file", below ? below->filename : NULL, "iops_rd", 0,
+        "backing_file", below ? node_filename(below) : NULL, "iops_rd", 0,
         "detect_zeroes", detect_zeroes(n), "image", image, "iops_wr", 0, "ro",
-        !node_is_writable(n), "node-name", n->name, "backing_file_depth",
+        !node_is_writable(n), "node-name", node_name(n), "backing_file_depth",
         flat || !below ? 0 : (int)backing_depth(n), "drv", node_driver_name(n),
         "iops", 0, "bps_wr", 0, "write_threshold",
         (json_int_t)node_write_threshold(n), "encrypted", 0, "bps", 0, "bps_rd",
-        0, "cache", "no-flush", (n->flags & NODE_NO_FLUSH) != 0, "direct",
-        (n->flags & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
+        0, "cache", "no-flush", (node_flags(n) & NODE_NO_FLUSH) != 0, "direct",
+        (node_flags(n) & NODE_CACHE_DIRECT) != 0, "writeback", 1, "file", file);
 }
 
 /* How much bitmap @look marks; one that cannot be read marks nothing. */

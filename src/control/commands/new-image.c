@@ -11,19 +11,19 @@ CO_FN int new_image_co_open(struct node *disk,
                             struct new_image *img, GError **err)
 {
     const unsigned inherited = NODE_CACHE_DIRECT | NODE_NO_FLUSH;
-    unsigned flags = NODE_RDWR | (disk->flags & inherited);
+    unsigned flags = NODE_RDWR | (node_flags(disk) & inherited);
     json_t *o = json_pack("{s:s}", "filename", spec->file);
     const struct node_driver *drv = NULL;
     const char *format = spec->format;
     int r = 0;
 
     if (!format) {
-        r = image_co_probe(disk->graph, o, flags, "Parameter 'format'", &drv,
-                           err);
+        r = image_co_probe(node_graph(disk), o, flags, "Parameter 'format'",
+                           &drv, err);
         format = drv ? driver_name(drv) : "raw";
     }
     json_object_set_new(o, "driver", json_string(format));
-    drv = graph_find_driver(disk->graph, format);
+    drv = graph_find_driver(node_graph(disk), format);
     if (!spec->with_backing && drv && driver_has_backing(drv)) {
         json_object_set_new(o, "backing", json_null());
     }
@@ -31,7 +31,7 @@ CO_FN int new_image_co_open(struct node *disk,
         json_object_set_new(o, "node-name", json_string(spec->node_name));
     }
     if (r == 0) {
-        r = node_co_open(disk->graph, o, flags, &img->node, err);
+        r = node_co_open(node_graph(disk), o, flags, &img->node, err);
     }
     json_decref(o);
     if (r < 0) {
@@ -65,7 +65,7 @@ CO_FN int new_image_co_make(struct node *disk,
                             struct node *below, const char *what,
                             struct new_image *img, GError **err)
 {
-    const struct node_driver *drv = graph_find_driver(disk->graph,
+    const struct node_driver *drv = graph_find_driver(node_graph(disk),
                                                       spec->format);
     json_t *o;
     int r;
@@ -77,8 +77,8 @@ CO_FN int new_image_co_make(struct node *disk,
         return err_set(err, EINVAL, "The %s does not support backing images",
                        what);
     }
-    o = json_pack("{s:I}", "size", (json_int_t)disk->size);
-    r = image_co_create(disk->graph, drv, spec->file, o, err);
+    o = json_pack("{s:I}", "size", (json_int_t)node_size(disk));
+    r = image_co_create(node_graph(disk), drv, spec->file, o, err);
     json_decref(o);
     if (r < 0) {
         return r;

@@ -92,7 +92,7 @@ static CO_FN void length_co_run(struct qemuio_run *run,
                                 const struct qemuio_command *cmd,
                                 const struct qemuio_args *a)
 {
-    qemuio_print_size(run->out, (double)run->node->size);
+    qemuio_print_size(run->out, (double)node_size(run->node));
     g_string_append_c(run->out, '\n');
 }
 
@@ -111,7 +111,7 @@ static CO_FN void alloc_co_run(struct qemuio_run *run,
                                const struct qemuio_command *cmd,
                                const struct qemuio_args *a)
 {
-    uint64_t off, len = 512, size = run->node->size, sum = 0;
+    uint64_t off, len = 512, size = node_size(run->node), sum = 0;
 
     if (!qemuio_parse_size(a->word[0], &off, run->out) ||
         (a->n > 1 && !qemuio_parse_size(a->word[1], &len, run->out))) {
@@ -151,7 +151,7 @@ static CO_FN void qemuio_map_co_run(struct qemuio_run *run,
                                     const struct qemuio_command *cmd,
                                     const struct qemuio_args *a)
 {
-    uint64_t size = run->node->size, start = 0, at = 0;
+    uint64_t size = node_size(run->node), start = 0, at = 0;
     bool has = false;
 
     while (at < size) {

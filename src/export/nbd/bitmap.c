@@ -59,7 +59,7 @@ static int check_bitmap(const struct nbd_export *ne, const struct node *n,
                        "Enabled bitmap '%s' incompatible with readonly export",
                        name);
     }
-    if (n->size != backend_node(ne->e.backend)->size) {
+    if (node_size(n) != node_size(backend_node(ne->e.backend))) {
         return err_set(err, EINVAL, "Bitmap '%s' is of a disk of another size",
                        name);
     }

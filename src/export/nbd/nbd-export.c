@@ -65,7 +65,7 @@ GPtrArray *nbd_export_rules(const struct nbd_server *s)
 
 uint64_t nbd_export_size(const struct nbd_export *ne)
 {
-    return backend_node(ne->e.backend)->size;
+    return node_size(backend_node(ne->e.backend));
 }
 
 uint16_t nbd_export_flags(const struct nbd_export *ne, const struct nbd_conn *c)
@@ -124,7 +124,7 @@ static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
         return -EINVAL;
     }
     if (!ne->name) {
-        ne->name = g_strdup(backend_node(ne->e.backend)->name);
+        ne->name = g_strdup(node_name(backend_node(ne->e.backend)));
     }
     if (nbd_export_check_text("export name", ne->name, err) < 0 ||
         (ne->description &&

@@ -56,6 +56,98 @@ struct node *backend_node(const struct backend *u)
     return u->edge->child;
 }
 
+const char *node_name(const struct node *n)
+{
+    return n->name;
+}
+
+bool node_is_auto_named(const struct node *n)
+{
+    return n->auto_named;
+}
+
+struct graph *node_graph(const struct node *n)
+{
+    return n->graph;
+}
+
+uint64_t node_size(const struct node *n)
+{
+    return n->size;
+}
+
+const char *node_filename(const struct node *n)
+{
+    return n->filename;
+}
+
+const json_t *node_options(const struct node *n)
+{
+    return n->options;
+}
+
+unsigned node_flags(const struct node *n)
+{
+    return n->flags;
+}
+
+bool node_is_monitor_owned(const struct node *n)
+{
+    return n->monitor_owned;
+}
+
+void node_set_monitor_owned(struct node *n, bool owned)
+{
+    n->monitor_owned = owned;
+}
+
+bool node_is_implicit_filter(const struct node *n)
+{
+    return n->implicit_filter;
+}
+
+void node_set_implicit_filter(struct node *n, bool implicit)
+{
+    n->implicit_filter = implicit;
+}
+
+struct edge *node_first_parent(const struct node *n)
+{
+    return n->parents;
+}
+
+struct edge *edge_next_parent(const struct edge *e)
+{
+    return e->next_in_child;
+}
+
+struct node *edge_child(const struct edge *e)
+{
+    return e->child;
+}
+
+struct node *edge_parent(const struct edge *e)
+{
+    return e->parent;
+}
+
+struct backend *edge_backend(const struct edge *e)
+{
+    return e->backend;
+}
+
+const char *edge_name(const struct edge *e)
+{
+    return e->name;
+}
+
+void edge_get_perms(const struct edge *e, bool own, unsigned *ret_perm,
+                    unsigned *ret_shared)
+{
+    *ret_perm = own ? e->own_perm : e->perm;
+    *ret_shared = own ? e->own_shared : e->shared;
+}
+
 struct node *node_ref(struct node *n)
 {
     n->refs++;

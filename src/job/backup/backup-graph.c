@@ -9,7 +9,8 @@ static CO_FN int backup_co_add_filter(struct backup *b,
                                       GError **err)
 {
     json_t *o = json_pack("{s:s, s:s, s:s}", "driver", "copy-before-write",
-                          "file", b->source->name, "target", b->target->name);
+                          "file", node_name(b->source), "target",
+                          node_name(b->target));
     int ret;
 
     if (p->filter_node_name) {
@@ -22,7 +23,7 @@ static CO_FN int backup_co_add_filter(struct backup *b,
         b->filter = NULL;
         return ret;
     }
-    b->filter->implicit_filter = !p->filter_node_name;
+    node_set_implicit_filter(b->filter, !p->filter_node_name);
     b->before = before_ref(node_before(b->filter));
     job_hold_block(&b->hold, b->filter);
     return node_co_insert_filter(b->source, b->filter, err);
@@ -65,7 +66,7 @@ CO_FN void backup_co_release(struct backup *b, bool succeeded)
     if (b->filter) {
         node_co_drain_requests_begin(b->filter);
         backup_bitmap_co_end(b, succeeded);
-        if (b->filter->parents) {
+        if (node_first_parent(b->filter)) {
             (void)node_co_remove_filter(b->filter, NULL);
         }
         node_drain_end(b->filter);

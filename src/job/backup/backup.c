@@ -121,7 +121,7 @@ static CO_FN int backup_co_round(struct backup *b)
     uint32_t cluster = before_cluster(b->before);
     uint64_t chunk = MAX(b->max_chunk ? b->max_chunk : 1 << 20, cluster);
     struct copy_params params = {
-        .end = b->source->size,
+        .end = node_size(b->source),
         .cluster = cluster,
         .chunk = (uint32_t)(MIN(chunk, 64 << 20) / cluster * cluster),
     };
@@ -188,7 +188,7 @@ static CO_FN int backup_co_run(struct job *j, GError **err)
         err_set_errno(err, -ret,
                       "What a guest overwrote could not be copied "
                       "to node '%s'",
-                      b->target->name);
+                      node_name(b->target));
     }
     return ret;
 }
@@ -208,7 +208,7 @@ static CO_FN int backup_co_prepare(struct job *j, GError **err)
     int ret = backup_co_flush(b);
 
     return ret < 0 ? err_set_errno(err, -ret, "Could not flush node '%s'",
-                                   b->target->name)
+                                   node_name(b->target))
                    : 0;
 }
 
@@ -290,9 +290,9 @@ static int backup_check(const struct backup_params *p, struct node *source,
         node_get_limits(p->target)->compressed_unit == 0) {
         ret = err_set(err, ENOTSUP,
                       "Compression is not supported for this drive %s",
-                      p->target->name);
+                      node_name(p->target));
     }
-    if (ret == 0 && source->size != p->target->size) {
+    if (ret == 0 && node_size(source) != node_size(p->target)) {
         ret = err_set(err, EINVAL,
                       "Source and target image have different sizes");
     }
@@ -306,7 +306,7 @@ static int backup_check(const struct backup_params *p, struct node *source,
 static void backup_init(struct backup *b, const struct backup_params *p,
                         struct node *source)
 {
-    b->graph = source->graph;
+    b->graph = node_graph(source);
     b->source = node_ref(source);
     b->target = node_ref(p->target);
     b->sync = p->sync;

@@ -45,13 +45,13 @@ static CO_FN int commit_chain_co_add_filter(struct commit_chain *c,
                                             const char *name, GError **err)
 {
     json_t *o = json_pack("{s:s, s:s}", "driver", "commit_top", "file",
-                          c->top->name);
+                          node_name(c->top));
     int ret;
 
     if (name) {
         json_object_set_new(o, "node-name", json_string(name));
     }
-    ret = node_co_open(c->top->graph, o,
+    ret = node_co_open(node_graph(c->top), o,
                        node_is_writable(c->top) ? NODE_RDWR : 0, &c->filter,
                        err);
     json_decref(o);
@@ -59,7 +59,7 @@ static CO_FN int commit_chain_co_add_filter(struct commit_chain *c,
         c->filter = NULL;
         return ret;
     }
-    c->filter->implicit_filter = !name;
+    node_set_implicit_filter(c->filter, !name);
     job_hold_block(&c->hold, c->filter);
     return node_co_insert_filter(c->top, c->filter, err);
 }
@@ -158,7 +158,7 @@ static void commit_chain_unfreeze(struct commit_chain *c)
 /* The filter goes out of the graph; the reference stays ours. */
 static CO_FN void commit_chain_co_take_filter_out(struct commit_chain *c)
 {
-    if (c->filter && c->filter->parents) {
+    if (c->filter && node_first_parent(c->filter)) {
         (void)node_co_remove_filter(c->filter, NULL);
     }
 }
@@ -197,11 +197,11 @@ CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err)
 {
     int ret;
 
-    if (c->base->size >= c->top->size) {
+    if (node_size(c->base) >= node_size(c->top)) {
         return 0;
     }
     backend_co_enter(c->base_backend);
-    ret = node_co_truncate(c->base, c->top->size, err);
+    ret = node_co_truncate(c->base, node_size(c->top), err);
     backend_leave(c->base_backend);
     if (ret < 0) {
         return ret;
@@ -209,7 +209,7 @@ CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err)
     ret = backend_co_flush(c->base_backend);
     return ret == 0 ? 0
                     : err_set_errno(err, -ret, "Could not flush node '%s'",
-                                    c->base->name);
+                                    node_name(c->base));
 }
 
 /* Has @ret come because of node_let_go(), and is the work to go on? */
@@ -270,7 +270,7 @@ CO_FN int commit_chain_co_pivot(struct commit_chain *c,
 
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush node '%s'",
-                             c->base->name);
+                             node_name(c->base));
     }
     ret = job_hold_co_use(&c->hold, c->overlay, PERM_CONSISTENT_READ, PERM_ALL,
                           &job_hold_ops_active, &u, err);

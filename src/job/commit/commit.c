@@ -52,7 +52,7 @@ static CO_FN int commit_co_open_checkpoint(struct commit_job *c,
     }
     c->keeper.choice = (struct checkpoint_choice) { commit_is_same, c };
     c->keeper.co_flush = commit_co_make_durable;
-    ret = checkpoint_co_open(p->job.checkpoint, p->top->size,
+    ret = checkpoint_co_open(p->job.checkpoint, node_size(p->top),
                              (struct node *const *)images->pdata, images->len,
                              p->job.resumed, &c->keeper.cp, err);
     if (ret < 0) {
@@ -218,10 +218,10 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
         return ret;
     }
     c = (struct commit_job *)j;
-    c->graph = p->top->graph;
+    c->graph = node_graph(p->top);
     c->on_error = p->on_error;
     c->backing_file = g_strdup(p->backing_file);
-    j->len = p->top->size;
+    j->len = node_size(p->top);
     by = g_strdup_printf("commit job '%s'", j->id);
     ret = commit_co_open_checkpoint(c, p, err);
     if (ret == 0) {

@@ -53,7 +53,7 @@ CO_FN int mirror_co_open_checkpoint(struct mirror *m,
     }
     k->choice = (struct checkpoint_choice) { mirror_is_same, m };
     k->co_flush = mirror_co_make_durable;
-    ret = checkpoint_co_open(p->checkpoint, m->source->size,
+    ret = checkpoint_co_open(p->checkpoint, node_size(m->source),
                              (struct node *const *)images->pdata, images->len,
                              p->resumed, &k->cp, err);
     if (ret < 0) {

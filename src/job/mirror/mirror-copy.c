@@ -9,7 +9,7 @@
 
 void mirror_show_progress(struct mirror *m)
 {
-    uint64_t all = m->first ? m->source->size : m->first_bytes;
+    uint64_t all = m->first ? node_size(m->source) : m->first_bytes;
 
     m->job.len = all + m->later_bytes + dirty_map_bytes(m->dirty);
     job_progress(&m->job, m->first_bytes + m->later_bytes);
@@ -58,7 +58,7 @@ static struct range mirror_range_of(const struct mirror *m,
 {
     uint64_t unit = m->whole ? m->whole : 1;
     uint64_t off = round_down(w->off, unit);
-    uint64_t end = MIN(round_up(w->off + w->len, unit), m->source->size);
+    uint64_t end = MIN(round_up(w->off + w->len, unit), node_size(m->source));
 
     return (struct range) { .off = off, .len = end - off };
 }
@@ -262,7 +262,7 @@ CO_FN int mirror_co_copy(void *arg, uint64_t off, uint64_t len, bool zero,
 
 CO_FN int mirror_co_copy_rest(struct mirror *m)
 {
-    uint64_t off = 0, size = m->source->size, len;
+    uint64_t off = 0, size = node_size(m->source), len;
     int ret = 0;
 
     for (; off < size && ret == 0; off += len) {

@@ -10,7 +10,7 @@ static CO_FN int mirror_co_add_filter(struct mirror *m, const char *name,
                                       GError **err)
 {
     json_t *o = json_pack("{s:s, s:s}", "driver", "mirror_top", "file",
-                          m->source->name);
+                          node_name(m->source));
     int ret;
 
     if (name) {
@@ -23,7 +23,7 @@ static CO_FN int mirror_co_add_filter(struct mirror *m, const char *name,
         m->filter = NULL;
         return ret;
     }
-    m->filter->implicit_filter = !name;
+    node_set_implicit_filter(m->filter, !name);
     node_set_watch(m->filter, &mirror_watch_ops, m);
     job_hold_block(&m->hold, m->filter);
     ret = node_co_insert_filter(m->source, m->filter, err);
@@ -171,7 +171,7 @@ static CO_FN void mirror_co_take_filter_out(struct mirror *m)
 {
     node_co_drain_requests_begin(m->filter);
     node_set_watch(m->filter, NULL, NULL);
-    if (m->filter->parents) {
+    if (node_first_parent(m->filter)) {
         /* Those who write come to stand beside the filter for a moment. */
         (void)edge_co_set_perms(node_child(m->filter, "file"), 0, PERM_ALL,
                                 NULL);

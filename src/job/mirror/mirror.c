@@ -70,7 +70,7 @@ static const struct copy_ops mirror_copy_ops = {
 static CO_FN int mirror_co_round(struct mirror *m)
 {
     struct copy_params params = {
-        .end = m->source->size,
+        .end = node_size(m->source),
         .cluster = mirror_unit(m),
         .window_max = m->buf_size,
     };
@@ -116,14 +116,14 @@ static CO_FN int mirror_co_check_size(struct mirror *m, GError **err)
     int ret = 0;
 
     if (!m->is_commit) {
-        return m->source->size == m->target->size
+        return node_size(m->source) == node_size(m->target)
                    ? 0
                    : err_set(err, EINVAL,
                              "Source and target image have different sizes");
     }
-    if (m->target->size < m->source->size) {
+    if (node_size(m->target) < node_size(m->source)) {
         backend_co_enter(m->source_backend);
-        ret = node_co_truncate(m->target, m->source->size, err);
+        ret = node_co_truncate(m->target, node_size(m->source), err);
         backend_leave(m->source_backend);
         if (ret == 0) {
             ret = backend_co_flush(m->target_backend);
@@ -226,7 +226,7 @@ static CO_FN int mirror_co_finish(struct mirror *m, GError **err)
     }
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not bring node '%s' up to date",
-                             m->target->name);
+                             node_name(m->target));
     }
     if (m->stay) {
         return 0;
@@ -244,7 +244,7 @@ static CO_FN int mirror_co_prepare(struct job *j, GError **err)
     ret = BARRIER_COURTESY(backend_co_flush(m->target_backend));
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not flush node '%s'",
-                             m->target->name);
+                             node_name(m->target));
     }
     node_co_drain_requests_begin(m->filter);
     ret = mirror_co_finish(m, err);
@@ -407,7 +407,7 @@ static uint32_t mirror_granularity(const struct mirror_params *p)
 static void mirror_init(struct mirror *m, const struct mirror_params *p,
                         struct node *source)
 {
-    m->graph = source->graph;
+    m->graph = node_graph(source);
     m->source = node_ref(source);
     m->target = node_ref(p->target);
     m->bottom = p->bottom ? node_ref(p->bottom) : NULL;
@@ -442,7 +442,7 @@ int mirror_co_start(struct jobs *js, const struct mirror_params *p,
     if (ret < 0) {
         return ret;
     }
-    dirty = dirty_map_new(source->size, mirror_granularity(p), err);
+    dirty = dirty_map_new(node_size(source), mirror_granularity(p), err);
     ret = dirty ? job_new(js,
                           p->is_commit ? &active_commit_driver : &mirror_driver,
                           &p->job, &j, err)

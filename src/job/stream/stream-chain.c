@@ -86,8 +86,8 @@ static bool stream_chain_block_views(struct stream_chain *p, struct node *n)
 {
     bool any = false;
 
-    for (struct edge *e = n->parents; e; e = e->next_in_child) {
-        struct node *above = e->parent;
+    for (struct edge *e = node_first_parent(n); e; e = edge_next_parent(e)) {
+        struct node *above = edge_parent(e);
         bool is_view = above && node_can(above, NODE_CAN_VIEW), more;
 
         if (!is_view && (!above || !node_is_filter(above))) {
@@ -180,22 +180,22 @@ CO_FN int stream_chain_co_add_filter(struct stream_chain *p, const char *name,
                                      GError **err)
 {
     json_t *o = json_pack("{s:s, s:s}", "driver", "copy-on-read", "file",
-                          p->top->name);
+                          node_name(p->top));
     int ret;
 
     if (name) {
         json_object_set_new(o, "node-name", json_string(name));
     }
     if (node_backing(p->bottom)) {
-        json_object_set_new(o, "bottom", json_string(p->bottom->name));
+        json_object_set_new(o, "bottom", json_string(node_name(p->bottom)));
     }
-    ret = node_co_open(p->top->graph, o, NODE_RDWR, &p->filter, err);
+    ret = node_co_open(node_graph(p->top), o, NODE_RDWR, &p->filter, err);
     json_decref(o);
     if (ret < 0) {
         p->filter = NULL;
         return ret;
     }
-    p->filter->implicit_filter = !name;
+    node_set_implicit_filter(p->filter, !name);
     job_hold_block(&p->hold, p->filter);
     return node_co_insert_filter(p->top, p->filter, err);
 }
@@ -212,10 +212,10 @@ static void stream_chain_unfreeze(struct stream_chain *p)
  * it stays where it is and does what it is told: copies what is read. */
 static CO_FN void stream_chain_co_take_filter_out(struct stream_chain *p)
 {
-    if (p->filter && p->filter->parents) {
+    if (p->filter && node_first_parent(p->filter)) {
         int ret = node_co_remove_filter(p->filter, NULL);
 
-        trace_stream_filter_out(p->filter->name, ret);
+        trace_stream_filter_out(node_name(p->filter), ret);
     }
 }
 
@@ -309,8 +309,8 @@ CO_FN struct node *stream_chain_co_holder(const struct stream_chain *p,
         struct extent ext = { 0 };
 
         /* One whose map cannot be read is the answer, too. */
-        if (off < n->size && (node_co_status(n, off, 1, &ext) < 0 ||
-                              (ext.flags & STATUS_ALLOCATED))) {
+        if (off < node_size(n) && (node_co_status(n, off, 1, &ext) < 0 ||
+                                   (ext.flags & STATUS_ALLOCATED))) {
             return n;
         }
     }
@@ -333,7 +333,7 @@ CO_FN int stream_chain_co_check_sources(struct stream_chain *p, GError **err)
 /* The same every now and then: each look is a trip to another thread. */
 static CO_FN int stream_chain_co_glance_at_sources(struct stream_chain *p)
 {
-    uint64_t now = loop_now_ns(graph_loop(p->top->graph));
+    uint64_t now = loop_now_ns(graph_loop(node_graph(p->top)));
     g_autoptr(GError) err = NULL;
 
     if (now < p->next_look_ns) {
@@ -343,7 +343,7 @@ static CO_FN int stream_chain_co_glance_at_sources(struct stream_chain *p)
     int ret = stream_chain_co_check_sources(p, &err);
 
     if (ret < 0) {
-        trace_stream_source_changed(p->top->name, err->message);
+        trace_stream_source_changed(node_name(p->top), err->message);
     }
     return ret;
 }
@@ -371,7 +371,7 @@ CO_FN int stream_chain_co_copy(struct stream_chain *p, uint64_t off,
 
 CO_FN int stream_chain_co_verify(struct stream_chain *p, uint64_t *ret_missing)
 {
-    uint64_t off = 0, size = p->top->size;
+    uint64_t off = 0, size = node_size(p->top);
     unsigned n = 0;
     int ret = 0;
 
@@ -439,10 +439,10 @@ static CO_FN int stream_chain_co_complete(struct stream_chain *p,
         bool need = false, zero = false;
         uint64_t off = *ret_missing, len = 0;
 
-        ret = stream_chain_co_scan(p, off, p->top->size - off, &need, &zero,
-                                   &len);
+        ret = stream_chain_co_scan(p, off, node_size(p->top) - off, &need,
+                                   &zero, &len);
         if (ret == 0 && need) {
-            trace_stream_late_copy(p->top->name, off, len);
+            trace_stream_late_copy(node_name(p->top), off, len);
             ret = stream_chain_co_copy(
                 p, off, MIN(len, LATE_COPY_MAX - off % LATE_COPY_MAX), zero,
                 &res);

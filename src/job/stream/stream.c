@@ -182,13 +182,14 @@ static CO_FN int stream_co_prepare(struct job *j, GError **err)
 {
     struct stream_job *s = (struct stream_job *)j;
     struct node *remote = find_remote(&s->stream_chain);
-    g_autofree char *base = !remote            ? NULL
-                            : remote->filename ? g_strdup(remote->filename)
-                                               : g_strdup(remote->name);
+    g_autofree char *base = !remote ? NULL
+                            : node_filename(remote)
+                                ? g_strdup(node_filename(remote))
+                                : g_strdup(node_name(remote));
     int ret = stream_chain_co_pivot(&s->stream_chain, s->backing_file, err);
 
     if (ret == 0 && (base || (s->noop && s->resumed))) {
-        send_released(j, s->stream_chain.top->name, base);
+        send_released(j, node_name(s->stream_chain.top), base);
     }
     return ret;
 }
@@ -226,7 +227,7 @@ static const struct job_driver stream_driver = {
 static int stream_find_bottom(const struct stream_params *p, struct node *top,
                               struct node **ret_bottom, GError **err)
 {
-    const char *device = p->device ? p->device : p->node->name;
+    const char *device = p->device ? p->device : node_name(p->node);
 
     if (p->base && p->bottom) {
         return err_set(err, EINVAL,
@@ -238,7 +239,7 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
         if (!*ret_bottom) {
             return err_set(err, EINVAL,
                            "Node '%s' is not a backing image of '%s'",
-                           p->base->name, device);
+                           node_name(p->base), device);
         }
         return 0;
     }
@@ -247,12 +248,12 @@ static int stream_find_bottom(const struct stream_params *p, struct node *top,
             return err_set(err, EINVAL,
                            "Node '%s' is a filter, use a "
                            "non-filter node as 'bottom'",
-                           p->bottom->name);
+                           node_name(p->bottom));
         }
         if (!node_chain_contains(top, p->bottom)) {
             return err_set(err, EINVAL,
                            "Node '%s' is not in a chain starting from '%s'",
-                           p->bottom->name, device);
+                           node_name(p->bottom), device);
         }
         *ret_bottom = p->bottom;
         return 0;
@@ -306,12 +307,12 @@ CO_FN int stream_co_start(struct jobs *js, const struct stream_params *p,
         return ret;
     }
     s = (struct stream_job *)j;
-    s->graph = top->graph;
+    s->graph = node_graph(top);
     s->on_error = p->on_error;
     s->backing_file = g_strdup(p->backing_file);
     s->noop = bottom == top;
     s->resumed = p->resumed;
-    j->len = s->noop ? 0 : top->size;
+    j->len = s->noop ? 0 : node_size(top);
     by = g_strdup_printf("stream job '%s'", j->id);
     ret = stream_chain_co_hold(&s->stream_chain, top, bottom, by, err);
     if (ret == 0 && !s->noop) {
@@ -344,7 +345,7 @@ static CO_FN int step_co_copy(struct stream_chain *p, uint64_t off,
     if (zero) {
         return stream_chain_co_copy(p, off, len, zero, res);
     }
-    b = background_new(p->top->graph, &limits);
+    b = background_new(node_graph(p->top), &limits);
     background_join_chain(b, p->top, node_backing(p->bottom));
     background_co_wait(b);
     background_begin(b, len);
@@ -358,7 +359,7 @@ static CO_FN int step_co_copy(struct stream_chain *p, uint64_t off,
 static CO_FN int step_co_populate(struct stream_chain *p, uint64_t off,
                                   uint64_t *ret_end)
 {
-    uint64_t size = p->top->size;
+    uint64_t size = node_size(p->top);
     uint64_t step = MAX(STEP, node_get_limits(p->top)->cluster_size);
     int ret = 0;
 
@@ -420,14 +421,14 @@ static CO_FN int step_co_run(struct stream_chain *p, uint64_t *cursor,
                              "offset %" PRIu64,
                              node_title(p->top), *cursor);
     }
-    if (end >= p->top->size) {
+    if (end >= node_size(p->top)) {
         ret = step_co_finish(p, ret_done, err);
         if (ret < 0) {
             return ret;
         }
     }
     *ret_offset = end;
-    *cursor = end >= p->top->size && !*ret_done ? 0 : end;
+    *cursor = end >= node_size(p->top) && !*ret_done ? 0 : end;
     return 0;
 }
 
@@ -437,7 +438,7 @@ CO_FN int stream_co_step(struct jobs *js, struct node *top, const char *device,
 {
     struct node *image = node_image(top, NULL),
                 *bottom = stream_chain_lowest(image);
-    uint64_t len = image->size;
+    uint64_t len = node_size(image);
     struct stream_chain stream_chain;
     bool done = false;
     int ret;

@@ -52,7 +52,7 @@ static CO_FN void check_co_device(const char *cache)
                                   "\"filename\": \"%s\"%s}",
                                   device, cache);
     struct backend *u = test_co_backend(n);
-    g_assert_cmpuint(n->size, ==, SIZE);
+    g_assert_cmpuint(node_size(n), ==, SIZE);
     g_assert_cmpint(test_co_write(u, 1, 0, 4 * MIB), ==, 0);
     g_assert_cmpint(test_co_write(u, 2, 5 * MIB + 7, 1001), ==, 0);
     g_assert_cmpint(test_co_write(u, 3, SIZE - 512, 512), ==, 0);
@@ -72,7 +72,7 @@ static CO_FN void check_co_device(const char *cache)
     g_assert_cmpint(node_co_truncate(n, SIZE + 512, &err), <, 0);
     g_assert_cmpstr(err->message, ==, "Cannot grow device files");
     g_clear_error(&err);
-    g_assert_cmpuint(n->size, ==, SIZE);
+    g_assert_cmpuint(node_size(n), ==, SIZE);
     backend_co_free(u);
     node_co_unref(n);
 
