@@ -45,8 +45,23 @@ void cli_end_line(void)
     }
     /* Where both go into one file they are in order; qemu-img's are not. */
     if (!cli_is_qemu_img()) {
-        fflush(stdout);
+        (void)cli_flush();
     }
+}
+
+/* Of the first failure: later ones do not say why. */
+static int flush_error;
+
+int cli_flush(void)
+{
+    errno = 0;
+    if (fflush(stdout) != 0 && flush_error == 0) {
+        flush_error = errno;
+    }
+    if (flush_error == 0 && ferror(stdout)) {
+        return -EIO;
+    }
+    return -flush_error;
 }
 
 char *cli_shell_word(const char *word)

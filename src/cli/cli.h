@@ -35,6 +35,8 @@ void cli_warning(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 /* Something on stdout stands in a line that is rewritten in place: what comes
  * next begins a new one, by the second. Messages do so by themselves. */
 void cli_begin_line(void);
+/* What was printed goes out. 0; -errno, also when an earlier part failed. */
+int cli_flush(void);
 void cli_end_line(void);
 /* A word as a shell takes it: in quotes only where it needs them. Owned. */
 char *cli_shell_word(const char *word);

@@ -232,7 +232,7 @@ static CO_FN int create_co_run(struct graph *g, void *arg)
     if (r == 0) {
         if (!c->quiet) {
             print_formatting(c, drv);
-            fflush(stdout); /* before what fails, in one file, too */
+            (void)cli_flush(); /* before what fails, in one file, too */
         }
         round_size(c);
         r = image_co_create(g, drv, c->filename, c->options, &err);

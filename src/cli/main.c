@@ -485,14 +485,12 @@ static int main_run(int argc, char **argv)
  * part for all.  compare says by 1 that images differ. */
 static int main_check_output(int argc, char **argv, int status)
 {
-    bool bad = ferror(stdout);
+    int r = cli_flush();
 
-    errno = 0;
-    if (fflush(stdout) == 0 && !bad) {
+    if (r == 0) {
         return status;
     }
-    cli_error("Could not write to standard output%s%s", errno ? ": " : "",
-              errno ? g_strerror(errno) : "");
+    cli_error("Could not write to standard output: %s", g_strerror(-r));
     if (status != 0) {
         return status;
     }

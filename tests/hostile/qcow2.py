@@ -443,7 +443,7 @@ def test_VA13_loops_and_a_long_chain(d):
         took = rest() - start
         assert p.returncode == 1 and p.stderr.startswith('sluiced: '), p
         assert SANITIZED or took < 5, took
-        bounded('map', '-f', 'qcow2', path, ends=(1,))
+        bounded('map', '-f', 'qcow2', path, cpu=2, ends=(1,))
 
 
 def test_VA16_work_without_end(d):

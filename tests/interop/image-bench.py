@@ -93,7 +93,7 @@ def test_create_for_file_systems(d):
             assert status == 0 and option in text, text
             assert qemu_img('info', path).count('1 MiB')
         assert option.split('=')[0] in tool(SLUICE, 'create', '-f', fmt,
-                                            '-o', 'help')[1]
+                                            '-o', 'help', 'x')[1]
     status, text = tool(SLUICE, 'create', '-f', 'qcow2', '-o',
                         'extent_size_hint=5G', path, '1M')
     assert status == 1 and 'too large' in text, text

@@ -2,6 +2,7 @@
 #include "cli/migrate/end.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -32,6 +33,9 @@ json_t *end_find(struct sluice_conn *conn, const char *command, const char *key,
     json_t *entry, *found = NULL;
     size_t i;
 
+    if (!list) {
+        exit(EXIT_FAILURE);
+    }
     json_array_foreach(list, i, entry) {
         if (g_strcmp0(text_of(entry, key), name) == 0) {
             found = json_incref(entry);

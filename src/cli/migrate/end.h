@@ -15,7 +15,8 @@ struct sluice_conn;
 bool end_run(struct sluice_conn *conn, const char *command, json_t *args);
 
 /* The entry of the list that @command returns whose @key is @name; owned. NULL:
- * there is none (or the daemon does not answer, which is told). */
+ * there is none. A daemon that does not answer ends the program: what is not
+ * known must not be taken for absent. */
 json_t *end_find(struct sluice_conn *conn, const char *command, const char *key,
                  const char *name);
 bool end_has(struct sluice_conn *conn, const char *command, const char *key,

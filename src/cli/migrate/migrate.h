@@ -33,6 +33,7 @@ struct migration {
     uint64_t link_delay; /* seconds that requests wait for a lost link */
     bool link_error;     /* then they fail; else they wait for ever */
     bool precopy, force;
+    bool shown;     /* by this command, the source's disk to the destination */
     json_t *limits; /* object */
 
     struct sluice_conn *source, *target;

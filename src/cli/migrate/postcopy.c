@@ -41,6 +41,7 @@ static char *show_source(struct migration *m, uint64_t *ret_size)
     *ret_size = (uint64_t)json_integer_value(
         json_object_get(image, "virtual-size"));
     json_decref(disk);
+    m->shown = !end_has(m->source, "query-block-exports", "id", m->id);
     uri = end_export(m->source, m->id, m->device, m->id, false);
     return uri ? address_of_link(m, uri) : NULL;
 }
@@ -114,7 +115,9 @@ static bool move(struct migration *m, const char *base, uint64_t size)
 
     if (!name_is_free(m) || !may_use_target(m, state = target_look(m, base)) ||
         !target_reaches(m, base, size)) {
-        end_unexport(m->source, m->id, true);
+        if (m->shown) {
+            end_unexport(m->source, m->id, true);
+        }
         return false;
     }
     return take_guest_off(m) &&
