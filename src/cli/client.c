@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 
+#define POLL_MS 100
 #define DEFAULT_SOCKET "/run/sluice/control.sock"
 
 /* What to do about a connection that failed with @r. */
@@ -75,6 +76,66 @@ json_t *client_execute(struct sluice_conn *conn, const char *command,
 static const char *text_of(const json_t *o, const char *key)
 {
     return json_string_value(json_object_get(o, key));
+}
+
+bool client_run(struct sluice_conn *conn, const char *command, json_t *args)
+{
+    json_t *reply = client_execute(conn, command, args);
+
+    json_decref(reply);
+    return reply != NULL;
+}
+
+json_t *client_find(struct sluice_conn *conn, const char *command,
+                    const char *key, const char *name)
+{
+    json_t *list = client_execute(conn, command, NULL);
+    json_t *entry, *found = NULL;
+    size_t i;
+
+    if (!list) {
+        exit(EXIT_FAILURE);
+    }
+    json_array_foreach(list, i, entry) {
+        if (g_strcmp0(text_of(entry, key), name) == 0) {
+            found = json_incref(entry);
+            break;
+        }
+    }
+    json_decref(list);
+    return found;
+}
+
+bool client_has(struct sluice_conn *conn, const char *command, const char *key,
+                const char *name)
+{
+    json_t *entry = client_find(conn, command, key, name);
+
+    json_decref(entry);
+    return entry != NULL;
+}
+
+bool client_wait_a_little(struct sluice_conn *conn)
+{
+    char *text;
+    int r = sluice_wait_event(conn, POLL_MS, &text);
+
+    if (r > 0) {
+        sluice_free(text);
+    } else if (r < 0) {
+        cli_error("the daemon went away");
+    }
+    return r >= 0;
+}
+
+bool client_wait_export_gone(struct sluice_conn *conn, const char *id)
+{
+    while (client_has(conn, "query-block-exports", "id", id)) {
+        if (!client_wait_a_little(conn)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 char *client_fault_text(const json_t *fault)

@@ -15,6 +15,22 @@ struct sluice_conn *client_connect(const char *path);
 json_t *client_execute(struct sluice_conn *conn, const char *command,
                        json_t *args);
 
+/* The same where the answer is of no interest. */
+bool client_run(struct sluice_conn *conn, const char *command, json_t *args);
+
+/* The entry of the list that @command returns whose @key is @name; owned. NULL:
+ * there is none. A daemon that does not answer ends the program: what is not
+ * known must not be taken for absent. */
+json_t *client_find(struct sluice_conn *conn, const char *command,
+                    const char *key, const char *name);
+bool client_has(struct sluice_conn *conn, const char *command, const char *key,
+                const char *name);
+/* Wait for what events tell, or for a moment. False, told: the daemon is
+ * gone. */
+bool client_wait_a_little(struct sluice_conn *conn);
+/* Wait until export @id is gone. False: the daemon is. */
+bool client_wait_export_gone(struct sluice_conn *conn, const char *id);
+
 /* "could not read node ..." of a JobFault. Owned. */
 char *client_fault_text(const json_t *fault);
 

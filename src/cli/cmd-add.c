@@ -120,14 +120,6 @@ static json_t *file_options(const struct served *d)
     return file;
 }
 
-static bool run(struct sluice_conn *conn, const char *command, json_t *args)
-{
-    json_t *reply = client_execute(conn, command, args);
-
-    json_decref(reply);
-    return reply != NULL;
-}
-
 static bool open_image(struct sluice_conn *conn, const struct served *d)
 {
     json_t *file = file_options(d);
@@ -135,12 +127,12 @@ static bool open_image(struct sluice_conn *conn, const struct served *d)
     if (!file) {
         return false;
     }
-    return run(conn, "blockdev-add",
-               json_pack("{s:s, s:s, s:b, s:{s:b, s:b}, s:o}", "driver",
-                         d->format, "node-name", d->image_node, "read-only",
-                         d->read_only, "cache", "direct",
-                         (d->cache & NODE_CACHE_DIRECT) != 0, "no-flush",
-                         (d->cache & NODE_NO_FLUSH) != 0, "file", file));
+    return client_run(conn, "blockdev-add",
+                      json_pack("{s:s, s:s, s:b, s:{s:b, s:b}, s:o}", "driver",
+                                d->format, "node-name", d->image_node,
+                                "read-only", d->read_only, "cache", "direct",
+                                (d->cache & NODE_CACHE_DIRECT) != 0, "no-flush",
+                                (d->cache & NODE_NO_FLUSH) != 0, "file", file));
 }
 
 static bool has_base(struct sluice_conn *conn, const struct served *d)
@@ -166,9 +158,9 @@ static bool has_base(struct sluice_conn *conn, const struct served *d)
 
 static bool add_filter(struct sluice_conn *conn, const struct served *d)
 {
-    return run(conn, "blockdev-add",
-               json_pack("{s:s, s:s, s:s}", "driver", "copy-on-read",
-                         "node-name", d->name, "file", d->image_node));
+    return client_run(conn, "blockdev-add",
+                      json_pack("{s:s, s:s, s:s}", "driver", "copy-on-read",
+                                "node-name", d->name, "file", d->image_node));
 }
 
 static bool nbd_server_runs(struct sluice_conn *conn, const struct served *d)
@@ -198,10 +190,10 @@ static bool nbd_server_runs(struct sluice_conn *conn, const struct served *d)
 
 static bool add_export(struct sluice_conn *conn, const struct served *d)
 {
-    if (run(conn, "block-export-add",
-            json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id", d->name,
-                      "node-name", d->name, "name", d->name, "writable",
-                      !d->read_only))) {
+    if (client_run(conn, "block-export-add",
+                   json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id",
+                             d->name, "node-name", d->name, "name", d->name,
+                             "writable", !d->read_only))) {
         return true;
     }
     if (!d->nbd_socket) {
@@ -213,8 +205,9 @@ static bool add_export(struct sluice_conn *conn, const struct served *d)
 
 static bool start_stream(struct sluice_conn *conn, const struct served *d)
 {
-    return run(conn, "block-stream",
-               json_pack("{s:s, s:s}", "device", d->name, "job-id", d->name));
+    return client_run(
+        conn, "block-stream",
+        json_pack("{s:s, s:s}", "device", d->name, "job-id", d->name));
 }
 
 static void print_uri(struct sluice_conn *conn, const struct served *d)
@@ -238,15 +231,16 @@ enum { DID_IMAGE = 1, DID_FILTER = 2, DID_EXPORT = 4 };
 static void undo(struct sluice_conn *conn, const struct served *d, unsigned did)
 {
     if (did & DID_EXPORT) {
-        run(conn, "block-export-del",
-            json_pack("{s:s, s:s}", "id", d->name, "mode", "hard"));
+        client_run(conn, "block-export-del",
+                   json_pack("{s:s, s:s}", "id", d->name, "mode", "hard"));
     }
     if (did & DID_FILTER) {
-        run(conn, "blockdev-del", json_pack("{s:s}", "node-name", d->name));
+        client_run(conn, "blockdev-del",
+                   json_pack("{s:s}", "node-name", d->name));
     }
     if (did & DID_IMAGE) {
-        run(conn, "blockdev-del",
-            json_pack("{s:s}", "node-name", d->image_node));
+        client_run(conn, "blockdev-del",
+                   json_pack("{s:s}", "node-name", d->image_node));
     }
 }
 

@@ -39,71 +39,31 @@ static int remove_parse_args(int argc, char **argv, struct removal *d)
     return 0;
 }
 
-static bool run(struct sluice_conn *conn, const char *command, json_t *args)
-{
-    json_t *reply = client_execute(conn, command, args);
-
-    json_decref(reply);
-    return reply != NULL;
-}
-
-static bool is_listed(struct sluice_conn *conn, const char *command,
-                      const char *key, const char *name)
-{
-    json_t *list = client_execute(conn, command, NULL);
-    json_t *entry;
-    bool found = false;
-    size_t i;
-
-    json_array_foreach(list, i, entry) {
-        const char *text = json_string_value(json_object_get(entry, key));
-        found |= text && g_strcmp0(text, name) == 0;
-    }
-    json_decref(list);
-    return found;
-}
-
-/* Wait until export @id is gone. False: the daemon is. */
-static bool wait_export_gone(struct sluice_conn *conn, const char *id)
-{
-    while (is_listed(conn, "query-block-exports", "id", id)) {
-        char *text;
-        int r = sluice_wait_event(conn, 100, &text);
-
-        if (r < 0) {
-            cli_error("the daemon went away");
-            return false;
-        }
-        if (r > 0) {
-            sluice_free(text);
-        }
-    }
-    return true;
-}
-
 static int remove_export(struct sluice_conn *conn, const struct removal *d)
 {
-    if (!is_listed(conn, "query-block-exports", "id", d->name)) {
+    if (!client_has(conn, "query-block-exports", "id", d->name)) {
         return 0;
     }
-    if (!run(conn, "block-export-del",
-             json_pack("{s:s, s:s}", "id", d->name, "mode",
-                       d->force ? "hard" : "safe"))) {
+    if (!client_run(conn, "block-export-del",
+                    json_pack("{s:s, s:s}", "id", d->name, "mode",
+                              d->force ? "hard" : "safe"))) {
         fprintf(stderr, "--force cuts its clients off.\n");
         return 1;
     }
-    return wait_export_gone(conn, d->name) ? 0 : 1;
+    return client_wait_export_gone(conn, d->name) ? 0 : 1;
 }
 
 static int remove_nodes(struct sluice_conn *conn, const struct removal *d)
 {
     g_autofree char *image = g_strconcat(d->name, "-image", NULL);
 
-    if (!run(conn, "blockdev-del", json_pack("{s:s}", "node-name", d->name))) {
+    if (!client_run(conn, "blockdev-del",
+                    json_pack("{s:s}", "node-name", d->name))) {
         return 1;
     }
-    if (is_listed(conn, "query-named-block-nodes", "node-name", image) &&
-        !run(conn, "blockdev-del", json_pack("{s:s}", "node-name", image))) {
+    if (client_has(conn, "query-named-block-nodes", "node-name", image) &&
+        !client_run(conn, "blockdev-del",
+                    json_pack("{s:s}", "node-name", image))) {
         return 1;
     }
     return 0;
@@ -111,8 +71,8 @@ static int remove_nodes(struct sluice_conn *conn, const struct removal *d)
 
 static int remove_device(struct sluice_conn *conn, const struct removal *d)
 {
-    if (!is_listed(conn, "query-named-block-nodes", "node-name", d->name)) {
-        bool drive = is_listed(conn, "query-block", "device", d->name);
+    if (!client_has(conn, "query-named-block-nodes", "node-name", d->name)) {
+        bool drive = client_has(conn, "query-block", "device", d->name);
 
         cli_error(drive ? "'%s' was made by --drive and stays until the daemon "
                           "ends"
@@ -121,7 +81,7 @@ static int remove_device(struct sluice_conn *conn, const struct removal *d)
         (void)client_hint_device(conn, d->name);
         return 1;
     }
-    if (is_listed(conn, "query-block-jobs", "device", d->name)) {
+    if (client_has(conn, "query-block-jobs", "device", d->name)) {
         cli_error("job '%s' runs on it", d->name);
         fprintf(stderr,
                 "'sluice job wait %s' waits for its end, 'sluice job "

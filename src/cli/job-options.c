@@ -19,7 +19,7 @@ void job_options_clear(struct job_options *o)
     json_decref(o->limits);
 }
 
-static int take_speed(const char *command, const char *text, uint64_t *ret)
+int job_option_speed(const char *command, const char *text, uint64_t *ret)
 {
     g_autoptr(GError) err = NULL;
 
@@ -35,7 +35,7 @@ int job_option(const char *command, int c, const char *text, char **argv,
     switch (c) {
     case 'h': cli_print_help(); return -1;
     case 's': o->socket = text; return 0;
-    case OPT_SPEED: return take_speed(command, text, &o->speed);
+    case OPT_SPEED: return job_option_speed(command, text, &o->speed);
     case OPT_ON_ERROR: o->on_error = text; return 0;
     case OPT_JOB_ID: o->job_id = text; return 0;
     case OPT_NO_WAIT: o->no_wait = true; return 0;

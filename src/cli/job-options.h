@@ -36,6 +36,9 @@ void job_options_clear(struct job_options *o);
 int job_option(const char *command, int c, const char *text, char **argv,
                struct job_options *o);
 
+/* --speed alone. 0, or 1 after a usage error of @command. */
+int job_option_speed(const char *command, const char *text, uint64_t *ret);
+
 /* Run @command with @args (taken over), and what the options say, for @device;
  * then follow the job with @f, of which the socket and the form of the output
  * are filled in here. Returns the exit status. */

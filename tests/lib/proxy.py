@@ -50,6 +50,7 @@ class Pipe(threading.Thread):
         while True:
             when, data = self.next()
             time.sleep(max(0, when - time.monotonic()))
+            self.link.held += not self.link.open.is_set()
             self.link.open.wait()
             try:
                 if not data:
@@ -69,6 +70,8 @@ class Link:
         self.open = threading.Event()
         self.open.set()
         self.passed = 0         # bytes, both ways
+        self.refused = 0        # connections while it was cut
+        self.held = 0           # pieces that met a frozen link
         self.lock = threading.Lock()
         self.is_cut = False
         self.sockets = []
@@ -88,6 +91,7 @@ class Link:
                 return
             with self.lock:
                 if self.is_cut:
+                    self.refused += 1
                     self.reset(near)
                     continue
                 try:

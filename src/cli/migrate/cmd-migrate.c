@@ -4,12 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/units.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/image.h"
-#include "cli/limit-options.h"
+#include "cli/job-options.h"
 #include "cli/migrate/migrate.h"
 #include "sluice/sluice.h"
 
@@ -27,7 +26,6 @@ enum {
     OPT_LINK,
     OPT_CREDS,
     OPT_HOSTNAME,
-    OPT_SPEED,
 };
 
 /* wait, error or error:SECONDS. */
@@ -54,16 +52,6 @@ static int take_link_loss(struct migration *m, const char *text)
     return 0;
 }
 
-static int take_speed(struct migration *m, const char *text)
-{
-    g_autoptr(GError) err = NULL;
-
-    if (size_parse(text, 0, &m->speed, &err) < 0) {
-        return cli_usage_error("migrate", "--speed: %s", err->message);
-    }
-    return 0;
-}
-
 static int take_option(struct migration *m, int c, char **argv)
 {
     switch (c) {
@@ -79,7 +67,7 @@ static int take_option(struct migration *m, int c, char **argv)
     case OPT_LINK: return take_link_loss(m, optarg);
     case OPT_CREDS: m->tls_creds = optarg; break;
     case OPT_HOSTNAME: m->tls_hostname = optarg; break;
-    case OPT_SPEED: return take_speed(m, optarg);
+    case OPT_SPEED: return job_option_speed("migrate", optarg, &m->speed);
     case OPT_LATENCY_TARGET:
     case OPT_FLOOR:
     case OPT_FINISH_BY: return limit_option("migrate", c, optarg, m->limits);

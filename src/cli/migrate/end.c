@@ -10,7 +10,6 @@
 #include "cli/migrate/migrate.h"
 #include "sluice/sluice.h"
 
-#define POLL_MS 100
 #define JOB "migrate-create"
 
 static const char *text_of(const json_t *o, const char *key)
@@ -18,53 +17,16 @@ static const char *text_of(const json_t *o, const char *key)
     return json_string_value(json_object_get(o, key));
 }
 
-bool end_run(struct sluice_conn *conn, const char *command, json_t *args)
-{
-    json_t *reply = client_execute(conn, command, args);
-
-    json_decref(reply);
-    return reply != NULL;
-}
-
-json_t *end_find(struct sluice_conn *conn, const char *command, const char *key,
-                 const char *name)
-{
-    json_t *list = client_execute(conn, command, NULL);
-    json_t *entry, *found = NULL;
-    size_t i;
-
-    if (!list) {
-        exit(EXIT_FAILURE);
-    }
-    json_array_foreach(list, i, entry) {
-        if (g_strcmp0(text_of(entry, key), name) == 0) {
-            found = json_incref(entry);
-            break;
-        }
-    }
-    json_decref(list);
-    return found;
-}
-
-bool end_has(struct sluice_conn *conn, const char *command, const char *key,
-             const char *name)
-{
-    json_t *entry = end_find(conn, command, key, name);
-
-    json_decref(entry);
-    return entry != NULL;
-}
-
 json_t *end_find_disk(struct sluice_conn *conn, const char *name)
 {
-    json_t *device = end_find(conn, "query-block", "device", name);
+    json_t *device = client_find(conn, "query-block", "device", name);
     json_t *disk;
 
     if (device) {
         disk = json_incref(json_object_get(device, "inserted"));
         json_decref(device);
     } else {
-        disk = end_find(conn, "query-named-block-nodes", "node-name", name);
+        disk = client_find(conn, "query-named-block-nodes", "node-name", name);
     }
     if (!disk) {
         cli_error("there is no disk '%s' at the source", name);
@@ -81,14 +43,14 @@ char *end_export(struct sluice_conn *conn, const char *id, const char *node,
     json_t *entry;
     char *uri;
 
-    if (!end_has(conn, "query-block-exports", "id", id) &&
-        !end_run(conn, "block-export-add",
-                 json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id", id,
-                           "node-name", node, "name", name, "writable",
-                           writable))) {
+    if (!client_has(conn, "query-block-exports", "id", id) &&
+        !client_run(conn, "block-export-add",
+                    json_pack("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id",
+                              id, "node-name", node, "name", name, "writable",
+                              writable))) {
         return NULL;
     }
-    entry = end_find(conn, "query-nbd-exports", "id", id);
+    entry = client_find(conn, "query-nbd-exports", "id", id);
     uri = g_strdup(text_of(entry, "uri"));
     json_decref(entry);
     if (!uri) {
@@ -97,38 +59,19 @@ char *end_export(struct sluice_conn *conn, const char *id, const char *node,
     return uri;
 }
 
-/* Wait for what events tell, or for the next look. False: the daemon is gone. */
-static bool wait_a_little(struct sluice_conn *conn)
-{
-    char *text;
-    int r = sluice_wait_event(conn, POLL_MS, &text);
-
-    if (r > 0) {
-        sluice_free(text);
-    } else if (r < 0) {
-        cli_error("the daemon went away");
-    }
-    return r >= 0;
-}
-
 bool end_unexport(struct sluice_conn *conn, const char *id, bool force)
 {
-    if (!end_has(conn, "query-block-exports", "id", id)) {
+    if (!client_has(conn, "query-block-exports", "id", id)) {
         return true;
     }
-    if (!end_run(conn, "block-export-del",
-                 json_pack("{s:s, s:s}", "id", id, "mode",
-                           force ? "hard" : "safe"))) {
+    if (!client_run(conn, "block-export-del",
+                    json_pack("{s:s, s:s}", "id", id, "mode",
+                              force ? "hard" : "safe"))) {
         fprintf(stderr, "The guest must not use the disk at the source any "
                         "more. --force cuts it off.\n");
         return false;
     }
-    while (end_has(conn, "query-block-exports", "id", id)) {
-        if (!wait_a_little(conn)) {
-            return false;
-        }
-    }
-    return true;
+    return client_wait_export_gone(conn, id);
 }
 
 /* --- the image at the destination --- */
@@ -138,25 +81,25 @@ static bool create_image(struct sluice_conn *conn, json_t *options)
 {
     json_t *job = NULL;
     const char *status;
-    bool ok = end_run(
+    bool ok = client_run(
         conn, "blockdev-create",
         json_pack("{s:s, s:o}", "job-id", JOB, "options", options));
 
     while (ok) {
         json_decref(job);
-        job = end_find(conn, "query-jobs", "id", JOB);
+        job = client_find(conn, "query-jobs", "id", JOB);
         status = text_of(job, "status");
         if (!status || strcmp(status, "concluded") == 0) {
             break;
         }
-        ok = wait_a_little(conn);
+        ok = client_wait_a_little(conn);
     }
     if (ok && (!job || text_of(job, "error"))) {
         cli_error("%s", job ? text_of(job, "error") : "the daemon went away");
         ok = false;
     }
     json_decref(job);
-    return end_run(conn, "job-dismiss", json_pack("{s:s}", "id", JOB)) && ok;
+    return client_run(conn, "job-dismiss", json_pack("{s:s}", "id", JOB)) && ok;
 }
 
 bool end_create(struct sluice_conn *conn, const char *path, const char *format,

@@ -11,16 +11,6 @@
 struct migration;
 struct sluice_conn;
 
-/* Run a command; takes @args. */
-bool end_run(struct sluice_conn *conn, const char *command, json_t *args);
-
-/* The entry of the list that @command returns whose @key is @name; owned. NULL:
- * there is none. A daemon that does not answer ends the program: what is not
- * known must not be taken for absent. */
-json_t *end_find(struct sluice_conn *conn, const char *command, const char *key,
-                 const char *name);
-bool end_has(struct sluice_conn *conn, const char *command, const char *key,
-             const char *name);
 /* What is inserted in device @name, or node @name, as query-named-block-nodes
  * tells it; NULL with a message and what the name may have meant. Owned. */
 json_t *end_find_disk(struct sluice_conn *conn, const char *name);

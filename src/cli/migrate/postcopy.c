@@ -41,7 +41,7 @@ static char *show_source(struct migration *m, uint64_t *ret_size)
     *ret_size = (uint64_t)json_integer_value(
         json_object_get(image, "virtual-size"));
     json_decref(disk);
-    m->shown = !end_has(m->source, "query-block-exports", "id", m->id);
+    m->shown = !client_has(m->source, "query-block-exports", "id", m->id);
     uri = end_export(m->source, m->id, m->device, m->id, false);
     return uri ? address_of_link(m, uri) : NULL;
 }
@@ -49,7 +49,8 @@ static char *show_source(struct migration *m, uint64_t *ret_size)
 /* From here on nobody writes to the source's disk. */
 static bool take_guest_off(struct migration *m)
 {
-    json_t *job = end_find(m->source, "query-block-jobs", "device", m->device);
+    json_t *job = client_find(m->source, "query-block-jobs", "device",
+                              m->device);
 
     if (job) {
         cli_error("job '%s' runs on the disk", m->device);
@@ -82,7 +83,7 @@ static bool open_overlay(struct migration *m, const char *base)
                           "filename", m->path);
 
     json_object_set_new(o, "backing", base_options(m, base));
-    return end_run(m->target, "blockdev-add", o);
+    return client_run(m->target, "blockdev-add", o);
 }
 
 /* Is there room for this migration at the destination, or its own image? */
@@ -99,9 +100,9 @@ static bool may_use_target(struct migration *m, enum target_state state)
 
 static bool name_is_free(struct migration *m)
 {
-    if (!end_has(m->target, "query-named-block-nodes", "node-name",
-                 m->device) &&
-        !end_has(m->target, "query-block-exports", "id", m->device)) {
+    if (!client_has(m->target, "query-named-block-nodes", "node-name",
+                    m->device) &&
+        !client_has(m->target, "query-block-exports", "id", m->device)) {
         return true;
     }
     cli_error("the destination has a disk '%s' already", m->device);
@@ -132,13 +133,13 @@ static bool serve_overlay(struct migration *m, bool has_base)
     char *uri;
 
     if (has_base &&
-        !end_has(m->target, "query-named-block-nodes", "node-name", node) &&
-        !end_run(m->target, "blockdev-add",
-                 json_pack("{s:s, s:s, s:s}", "driver", "copy-on-read",
-                           "node-name", node, "file", m->image_node))) {
+        !client_has(m->target, "query-named-block-nodes", "node-name", node) &&
+        !client_run(m->target, "blockdev-add",
+                    json_pack("{s:s, s:s, s:s}", "driver", "copy-on-read",
+                              "node-name", node, "file", m->image_node))) {
         return false;
     }
-    if (end_has(m->target, "query-block-exports", "id", m->device)) {
+    if (client_has(m->target, "query-block-exports", "id", m->device)) {
         return true; /* the guest is there */
     }
     uri = end_export(m->target, m->device, node, m->device, true);
@@ -150,8 +151,8 @@ static bool serve_overlay(struct migration *m, bool has_base)
 /* The overlay as the destination has it open; NULL: not at all. Owned. */
 static json_t *find_overlay(struct migration *m)
 {
-    return end_find(m->target, "query-named-block-nodes", "node-name",
-                    m->image_node);
+    return client_find(m->target, "query-named-block-nodes", "node-name",
+                       m->image_node);
 }
 
 /* --- FILLING --- */
@@ -166,20 +167,21 @@ static void on_event(struct sluice_conn *conn, const char *name,
         g_strcmp0(json_string_value(json_object_get(data, "action")), "stop") ==
             0) {
         g_usleep(G_USEC_PER_SEC);
-        end_run(conn, "block-job-resume", json_pack("{s:s}", "device", m->id));
+        client_run(conn, "block-job-resume",
+                   json_pack("{s:s}", "device", m->id));
     }
 }
 
 static bool start_fill(struct migration *m)
 {
-    json_t *job = end_find(m->target, "query-block-jobs", "device", m->id);
+    json_t *job = client_find(m->target, "query-block-jobs", "device", m->id);
     json_t *args;
     bool ok = true;
 
     if (job) {
         if (json_is_true(json_object_get(job, "paused"))) {
-            ok = end_run(m->target, "block-job-resume",
-                         json_pack("{s:s}", "device", m->id));
+            ok = client_run(m->target, "block-job-resume",
+                            json_pack("{s:s}", "device", m->id));
         }
         json_decref(job);
         return ok;
@@ -187,7 +189,7 @@ static bool start_fill(struct migration *m)
     args = json_pack("{s:s, s:s, s:s, s:I}", "device", m->device, "job-id",
                      m->id, "on-error", "stop", "speed", (json_int_t)m->speed);
     json_object_update(args, m->limits);
-    return end_run(m->target, "block-stream", args);
+    return client_run(m->target, "block-stream", args);
 }
 
 static int follow_fill(struct migration *m)
@@ -220,7 +222,7 @@ static bool go_on(struct migration *m, const json_t *overlay)
 
     /* A source that was started anew has to show the disk again. */
     if (ok && has_base(overlay) &&
-        !end_has(m->source, "query-block-exports", "id", m->id)) {
+        !client_has(m->source, "query-block-exports", "id", m->id)) {
         base = show_source(m, &size);
         ok = base && take_guest_off(m);
         g_free(base);

@@ -33,23 +33,23 @@ struct precopy {
 
 static bool has_node(struct sluice_conn *conn, const char *name)
 {
-    return end_has(conn, "query-named-block-nodes", "node-name", name);
+    return client_has(conn, "query-named-block-nodes", "node-name", name);
 }
 
 /* --- OPENED --- */
 
 static bool open_image(struct migration *m)
 {
-    return end_run(m->target, "blockdev-add",
-                   json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", m->format,
-                             "node-name", m->image_node, "file", "driver",
-                             "file", "filename", m->path));
+    return client_run(m->target, "blockdev-add",
+                      json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", m->format,
+                                "node-name", m->image_node, "file", "driver",
+                                "file", "filename", m->path));
 }
 
 static bool prepare_image(struct migration *m, uint64_t size)
 {
     if (has_node(m->target, m->image_node)) {
-        if (end_has(m->target, "query-block-exports", "id", m->id)) {
+        if (client_has(m->target, "query-block-exports", "id", m->id)) {
             return true; /* of an attempt that was cut off */
         }
         cli_error("the destination has a disk '%s'", m->device);
@@ -85,24 +85,24 @@ static char *serve_image(struct migration *m, uint64_t size)
 static bool close_link(struct migration *m)
 {
     return !has_node(m->source, m->link_node) ||
-           end_run(m->source, "blockdev-del",
-                   json_pack("{s:s}", "node-name", m->link_node));
+           client_run(m->source, "blockdev-del",
+                      json_pack("{s:s}", "node-name", m->link_node));
 }
 
 /* The connection is the job's: without it, one that is there is of an attempt
  * that failed, and may have lost writes. */
 static bool open_link(struct migration *m, const char *link)
 {
-    return end_has(m->source, "query-block-jobs", "device", m->id) ||
-           (close_link(m) && end_run(m->source, "blockdev-add",
-                                     address_node(m, m->link_node, link)));
+    return client_has(m->source, "query-block-jobs", "device", m->id) ||
+           (close_link(m) && client_run(m->source, "blockdev-add",
+                                        address_node(m, m->link_node, link)));
 }
 
 static bool start_mirror(struct migration *m)
 {
     json_t *args;
 
-    if (end_has(m->source, "query-block-jobs", "device", m->id)) {
+    if (client_has(m->source, "query-block-jobs", "device", m->id)) {
         return true;
     }
     args = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "device",
@@ -111,7 +111,7 @@ static bool start_mirror(struct migration *m)
                      "report", "on-target-error", "report", "speed",
                      (json_int_t)m->speed);
     json_object_update(args, m->limits);
-    return end_run(m->source, "blockdev-mirror", args);
+    return client_run(m->source, "blockdev-mirror", args);
 }
 
 /* The guest goes; the job ends with both disks equal. */
@@ -121,8 +121,8 @@ static bool hand_over(struct precopy *p)
 
     p->handed = hook_run_stop(m) &&
                 users_take_off(m->source, m->device, NULL, m->force) &&
-                end_run(m->source, "block-job-cancel",
-                        json_pack("{s:s}", "device", m->id));
+                client_run(m->source, "block-job-cancel",
+                           json_pack("{s:s}", "device", m->id));
     return p->handed;
 }
 
@@ -133,8 +133,8 @@ static void on_event(struct sluice_conn *conn, const char *name,
 
     if (strcmp(name, "BLOCK_JOB_READY") == 0 && !p->handed && !hand_over(p)) {
         p->failed = true;
-        end_run(conn, "block-job-cancel",
-                json_pack("{s:s, s:b}", "device", p->m->id, "force", 1));
+        client_run(conn, "block-job-cancel",
+                   json_pack("{s:s, s:b}", "device", p->m->id, "force", 1));
     }
 }
 
@@ -196,7 +196,7 @@ int migrate_precopy(struct migration *m)
     int status;
 
     json_decref(disk);
-    if (disk && end_has(m->target, "query-block-exports", "id", m->device)) {
+    if (disk && client_has(m->target, "query-block-exports", "id", m->device)) {
         return finish(m);
     }
     if (!disk || !(link = serve_image(m, size)) || !open_link(m, link) ||

@@ -19,9 +19,9 @@
 
 static void close_node(struct migration *m, const char *name)
 {
-    if (end_has(m->target, "query-named-block-nodes", "node-name", name)) {
-        end_run(m->target, "blockdev-del",
-                json_pack("{s:s}", "node-name", name));
+    if (client_has(m->target, "query-named-block-nodes", "node-name", name)) {
+        client_run(m->target, "blockdev-del",
+                   json_pack("{s:s}", "node-name", name));
     }
 }
 
@@ -47,8 +47,8 @@ static int open_file(struct migration *m)
 
 static json_t *look_node(struct migration *m, const char *name)
 {
-    json_t *node = end_find(m->target, "query-named-block-nodes", "node-name",
-                            name);
+    json_t *node = client_find(m->target, "query-named-block-nodes",
+                               "node-name", name);
     json_t *image = json_incref(json_object_get(node, "image"));
 
     json_decref(node);
@@ -88,10 +88,10 @@ static enum target_state look_inside(struct migration *m, const char *base)
     if (!base) {
         return TARGET_ALONE;
     }
-    if (!end_run(m->target, "blockdev-add",
-                 json_pack("{s:s, s:s, s:s, s:n, s:b}", "driver", m->format,
-                           "node-name", IMAGE_NODE, "file", FILE_NODE,
-                           "backing", "read-only", 1))) {
+    if (!client_run(m->target, "blockdev-add",
+                    json_pack("{s:s, s:s, s:s, s:n, s:b}", "driver", m->format,
+                              "node-name", IMAGE_NODE, "file", FILE_NODE,
+                              "backing", "read-only", 1))) {
         return TARGET_OTHER;
     }
     image = look_node(m, IMAGE_NODE);
@@ -124,7 +124,7 @@ bool target_reaches(struct migration *m, const char *base, uint64_t size)
 
     close_node(m, BASE_NODE); /* of a look that was cut off */
     json_object_set_new(options, "read-only", json_true());
-    if (!end_run(m->target, "blockdev-add", options)) {
+    if (!client_run(m->target, "blockdev-add", options)) {
         return false;
     }
     image = look_node(m, BASE_NODE);

@@ -101,13 +101,15 @@ def test_cut_link_stalls(d):
         ledger = Ledger(a.content)
         move = begin(a, b, link)
         guest = Guest(b, ledger)
-        for how in ('cut', 'freeze'):
-            until(lambda: progress(b), 'some progress')
-            some_requests(ledger)
-            getattr(link, how)()
-            time.sleep(0.2)
-            link.mend()
-            link.thaw()
+        until(lambda: progress(b), 'some progress')
+        some_requests(ledger)
+        link.cut()
+        until(lambda: link.refused, 'an attempt to come back')
+        link.mend()
+        some_requests(ledger)
+        link.freeze()
+        until(lambda: link.held, 'something on the frozen link')
+        link.thaw()
         assert move.wait() == 0, move.err
         finish(b, ledger, guest)
 
@@ -251,7 +253,7 @@ def test_between_namespaces(d):
         guest = Guest(b, ledger)
         until(lambda: progress(b), 'some progress')
         link.cut()
-        time.sleep(0.1)
+        until(lambda: link.refused, 'an attempt to come back')
         link.mend()
         assert move.wait() == 0, move.err
         finish(b, ledger, guest)
