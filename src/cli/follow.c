@@ -172,6 +172,45 @@ static void print_line(const json_t *value)
     free(text);
 }
 
+static void tell_stopped(struct follow *f, struct followed *j)
+{
+    json_t *result = find_result(f, j->id);
+    const json_t *fault = json_object_get(result, "fault");
+
+    if (fault) {
+        g_autofree char *text = client_fault_text(fault);
+        g_autofree char *at = socket_option(f);
+
+        cli_error("job '%s' is stopped: %s", j->id, text);
+        if (f->o->retry_s) {
+            fprintf(stderr, "It is tried again every %u s.\n", f->o->retry_s);
+        } else {
+            fprintf(stderr,
+                    "When the cause is removed, 'sluice job%s resume %s' lets "
+                    "it go on.\n",
+                    at, j->id);
+        }
+        j->stopped_told = true;
+    }
+    json_decref(result);
+}
+
+/* The job of an event "stopped by an error" goes on after a while. */
+static void retry_stopped(struct follow *f, struct followed *j,
+                          const json_t *data)
+{
+    if (!f->o->retry_s || g_strcmp0(text_of(data, "action"), "stop") != 0) {
+        return;
+    }
+    if (!j->stopped_told) {
+        cli_end_line();
+        tell_stopped(f, j);
+    }
+    g_usleep(f->o->retry_s * G_USEC_PER_SEC);
+    client_run(f->conn, "block-job-resume",
+               json_pack("{s:s}", "device", j->id));
+}
+
 static void follow_event(struct follow *f, const json_t *event)
 {
     const json_t *data = json_object_get(event, "data");
@@ -190,7 +229,9 @@ static void follow_event(struct follow *f, const json_t *event)
     if (f->o->on_event) {
         f->o->on_event(f->conn, name, data, f->o->arg);
     }
-    if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0) {
+    if (strcmp(name, "BLOCK_JOB_ERROR") == 0) {
+        retry_stopped(f, j, data);
+    } else if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0) {
         job_ended(f, j, "cancelled", NULL, NULL);
     } else if (strcmp(name, "BLOCK_JOB_COMPLETED") == 0) {
         const char *error = text_of(data, "error");
@@ -230,25 +271,6 @@ static void follow_past(struct follow *f, struct followed *j)
 
 /* --- progress --- */
 
-static void tell_stopped(struct follow *f, struct followed *j)
-{
-    json_t *result = find_result(f, j->id);
-    const json_t *fault = json_object_get(result, "fault");
-
-    if (fault) {
-        g_autofree char *text = client_fault_text(fault);
-        g_autofree char *at = socket_option(f);
-
-        cli_error("job '%s' is stopped: %s", j->id, text);
-        fprintf(stderr,
-                "When the cause is removed, 'sluice job%s resume %s' lets it "
-                "go on.\n",
-                at, j->id);
-        j->stopped_told = true;
-    }
-    json_decref(result);
-}
-
 /* What the bar says instead of the speed; NULL when the job runs. */
 static const char *job_pause(struct follow *f, struct followed *j,
                              const json_t *job)
@@ -256,7 +278,7 @@ static const char *job_pause(struct follow *f, struct followed *j,
     const char *io = text_of(job, "io-status");
 
     if (!json_is_true(json_object_get(job, "paused"))) {
-        j->stopped_told = false;
+        j->stopped_told = j->stopped_told && f->o->retry_s;
         return NULL;
     }
     if (io && strcmp(io, "ok") != 0) {

@@ -24,6 +24,8 @@ struct follow_options {
     void (*on_event)(struct sluice_conn *conn, const char *name,
                      const json_t *data, void *arg);
     void *arg;
+    unsigned retry_s; /* resume a job that an error stopped after so many
+                         seconds, and tell its first error; 0: it stays so */
     bool as_json; /* print the events instead, a line each */
     bool tell;    /* say how each job ended, also when it is well */
     bool quiet;   /* draw nothing */

@@ -96,6 +96,10 @@ class Server(threading.Thread):
         self.send(c, struct.pack('>QIII', 0x3e889045565a9, opt, kind, len(data))
                   + data)
 
+    def has_no_contexts(self):
+        return self.lie == 'no contexts' and self.connections > 1 or \
+            self.lie == 'early' and self.connections == 2
+
     def handshake(self, c):
         self.send(c, b'NBDMAGICIHAVEOPT' + struct.pack('>H', 3))
         self.recv(c, 4)
@@ -104,6 +108,8 @@ class Server(threading.Thread):
             self.recv(c, length)
             if opt == 8:
                 self.opt_reply(c, opt, 1)
+            elif opt == 10 and self.has_no_contexts():
+                self.opt_reply(c, opt, 0x80000006)
             elif opt == 10:
                 self.opt_reply(c, opt, 4, b'\0\0\0\7base:allocation')
                 self.opt_reply(c, opt, 1)
@@ -423,6 +429,28 @@ def test_VB5_a_size_that_changes_on_reconnect(d):
         error = attempt(s, d, server, **{'reconnect-delay': 5,
                                          'connections': 1})
         assert error, 'a resized base was taken'
+        server.stop()
+
+
+def test_VB5_contexts_that_are_gone_on_reconnect(d):
+    with daemon(d) as s:
+        server = Server(d + '/base', 'no contexts', budget=40000)
+        error = attempt(s, d, server, **{'reconnect-delay': 5,
+                                         'connections': 1})
+        assert error, 'a base that tells less than before was taken'
+        server.stop()
+
+
+def test_an_export_that_comes_back_during_the_handshake(d):
+    """It was not there when its contexts were asked for; the next handshake
+    has them."""
+    with daemon(d) as s:
+        server = Server(d + '/base', 'early', budget=40000)
+        server.wounds = 1
+        error = attempt(s, d, server, **{'reconnect-delay': 60,
+                                         'connections': 1})
+        assert not error, error
+        assert server.connections == 3, server.connections
         server.stop()
 
 

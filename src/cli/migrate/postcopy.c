@@ -157,21 +157,6 @@ static json_t *find_overlay(struct migration *m)
 
 /* --- FILLING --- */
 
-/* A job that a broken link has stopped goes on. */
-static void on_event(struct sluice_conn *conn, const char *name,
-                     const json_t *data, void *arg)
-{
-    struct migration *m = arg;
-
-    if (strcmp(name, "BLOCK_JOB_ERROR") == 0 &&
-        g_strcmp0(json_string_value(json_object_get(data, "action")), "stop") ==
-            0) {
-        g_usleep(G_USEC_PER_SEC);
-        client_run(conn, "block-job-resume",
-                   json_pack("{s:s}", "device", m->id));
-    }
-}
-
 static bool start_fill(struct migration *m)
 {
     json_t *job = client_find(m->target, "query-block-jobs", "device", m->id);
@@ -199,8 +184,7 @@ static int follow_fill(struct migration *m)
         .what = "moving",
         .socket = m->target_socket,
         .again = m->again,
-        .on_event = on_event,
-        .arg = m,
+        .retry_s = 1, /* a broken link comes back */
     };
 
     return start_fill(m) ? follow_jobs(m->target, ids, &o) : FOLLOW_FAILED;

@@ -56,6 +56,7 @@ struct nbd_slot {
     unsigned target;       /* index of the server that it is connected to */
     struct nbd_conn *conn; /* also while connecting */
     bool up;
+    bool was_early; /* the last handshake looks like one that came too early */
 };
 
 struct nbd_client {
@@ -313,6 +314,17 @@ static bool is_elsewhere(const struct nbd_slot *slot)
     return false;
 }
 
+/* The contexts of an export are asked for before the export itself: one that
+ * comes into being between the two questions is offered without them. The next
+ * handshake tells whether they are really gone. */
+static bool is_early(struct nbd_slot *slot, const struct nbd_offer *offer)
+{
+    bool lost = slot->client->offer.status && !offer->status;
+
+    slot->was_early = lost && !slot->was_early;
+    return slot->was_early;
+}
+
 /* Returns 0 with the connection up in @slot. */
 static CO_FN int slot_co_connect(struct nbd_slot *slot,
                                  struct nbd_offer *ret_offer, GError **err)
@@ -331,6 +343,10 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
     }
     if (ret == 0 && is_elsewhere(slot)) {
         ret = err_set(err, ESHUTDOWN, "another server is in use already");
+    }
+    if (ret == 0 && is_early(slot, ret_offer)) {
+        nbd_conn_shutdown(slot->conn);
+        ret = err_set(err, EAGAIN, "the export tells of no extents yet");
     }
     if (ret < 0) {
         struct nbd_conn *conn = slot->conn;

@@ -135,6 +135,7 @@ def test_cut_link_fails(d):
               'the job')
         b.qmp.cmd('block-job-set-speed', device='migrate-' + DEVICE, speed=0)
         assert move.wait() == 0, move.err
+        assert move.err.count('It is tried again every 1 s.') == 1, move.err
         want = bytearray(a.content)
         want[:65536] = b'x' * 65536
         want[-65536:] = b'y' * 65536
