@@ -130,6 +130,8 @@ def test_cut_link_fails(d):
         except rig.nbd.Error as e:
             assert e.errno == 'EIO', e
         h.pwrite(b'y' * 65536, len(a.content) - 65536)
+        until(lambda: b.qmp.cmd('query-block-jobs')[0]['io-status'] != 'ok',
+              'an error of the job')
         link.mend()
         until(lambda: b.qmp.cmd('query-block-jobs')[0]['io-status'] == 'ok',
               'the job')
