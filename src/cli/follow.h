@@ -26,9 +26,9 @@ struct follow_options {
     void *arg;
     unsigned retry_s; /* resume a job that an error stopped after so many
                          seconds, and tell its first error; 0: it stays so */
-    bool as_json; /* print the events instead, a line each */
-    bool tell;    /* say how each job ended, also when it is well */
-    bool quiet;   /* draw nothing */
+    bool as_json;     /* print the events instead, a line each */
+    bool tell;        /* say how each job ended, also when it is well */
+    bool quiet;       /* draw nothing */
 };
 
 /* Wait until each of the jobs @ids (NULL-terminated, not empty) has ended, also
