@@ -39,6 +39,8 @@ class Skip(Exception):
 
 
 class Sluiced:
+    client = Qmp    # how its monitor is spoken to
+
     def __init__(self, directory, *args, monitor=True, env=None,
                  connect=True, stdin=None, prefix=()):
         self.dir = directory
@@ -68,7 +70,7 @@ class Sluiced:
         """Another connection to the monitor."""
         def attempt():
             try:
-                return Qmp.connect(self.socket, negotiate)
+                return self.client.connect(self.socket, negotiate)
             except (FileNotFoundError, ConnectionRefusedError,
                     ConnectionResetError, BrokenPipeError, QmpClosed):
                 assert self.proc.poll() is None, \

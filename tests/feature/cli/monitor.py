@@ -95,6 +95,7 @@ def test_events_while_typing(d):
         t.expect(PROMPT + 'info ver')
         t.type('sion\n')
         t.expect(r'\d+\.\d+\.\d+')
+        ready(t)
         t.type(CTRL_D)
         assert t.wait() == 0
 
