@@ -210,8 +210,11 @@ static CO_FN int mirror_co_run(struct job *j, GError **err)
     if (ret == 0 && !m->only_new) {
         ret = mirror_co_round(m);
     }
+    if (ret < 0) {
+        return ret; /* what the first round has not reached is no copy */
+    }
     m->first = false;
-    return ret < 0 ? ret : mirror_co_follow(m);
+    return mirror_co_follow(m);
 }
 
 /* --- the end --- */

@@ -123,6 +123,28 @@ def test_an_orderly_end(d):
     disk.end()
 
 
+def test_an_orderly_end_on_the_way(d):
+    """What had not been copied by then is, later."""
+    disk = Disk(d)
+    disk.start()
+    want = disk.read()
+    disk.mirror(speed=4 * MIB)
+    until(lambda: disk.kept() >= 4 * MIB, 'the mirror')
+    disk.qmp.cmd('block-job-set-speed', device='virtio0', speed=1)
+    disk.qmp.cmd('quit')
+    disk.stage.daemon.wait()
+    disk.end()
+    assert 4 * MIB <= disk.kept() < SIZE, disk.kept()
+    disk.start()
+    disk.qmp.cmd('block-job-set-speed', device='virtio0', speed=0)
+    until(lambda: disk.job()['ready'], 'the new mirror')
+    disk.qmp.cmd('block-job-complete', device='virtio0')
+    until(lambda: not disk.job(), 'the end of the mirror')
+    disk.end()
+    with open(disk.target, 'rb') as f:
+        assert_same(f.read(), want, 'the target')
+
+
 def changed_meanwhile(d, change):
     """The copy begins anew, for an image is not what it was."""
     disk = Disk(d)
