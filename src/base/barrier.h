@@ -51,6 +51,12 @@
     X(COMMIT_BASE, "the base is durable before the images above it go") \
     X(BACKUP_TARGET, "the target is durable before the bitmap forgets") \
     X(MIRROR_TARGET, "the target is durable before it takes the disk's place") \
+    X(CHECKPOINT_BEGIN, "bits are durably set before the header is believed") \
+    X(CHECKPOINT_MARK, "a bit is durably set before its unit changes") \
+    X(CHECKPOINT_SIDES, "both sides are durable before a bit is cleared") \
+    X(CHECKPOINT_TAKE, "a checkpoint is durably taken before guests come") \
+    X(CHECKPOINT_GONE, "a checkpoint is durably gone before changes are not " \
+                       "marked") \
     X(RESIZE_CLEAR, "the new part is durably zero before the disk grows") \
     X(RESIZE_HEADER, "the new size is durable before success is reported") \
     X(EMPTY_TABLES, "tables are durably empty before clusters are cut off") \

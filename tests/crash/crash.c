@@ -123,6 +123,9 @@ static CO_FN void one_prepare(const struct prelude *p, struct oracle *o,
 
     sim_log_reset(world.sim, false);
     oracle_init(o, world.config);
+    if (world.config->co_prepare) {
+        world.config->co_prepare();
+    }
     if (guest) {
         world_co_make_base();
         world_init(o);
@@ -312,15 +315,34 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     return story;
 }
 
+/* Those that the configuration has itself, each with many writes; the soak tries
+ * them again and again. */
+CO_FN_LOOKS static char *given_try(const struct crash_config *c,
+                                   const struct suite *s, guint32 seed)
+{
+    struct limits few = s->random_limits;
+    unsigned rounds = MAX(s->random / 12, 1);
+    char *story = NULL;
+
+    few.instants = MIN(few.instants, rounds > 1 ? 60 : 8);
+    for (unsigned i = 0; i < rounds && !story; i++) {
+        for (unsigned k = 0; c->sequences[k] && !story; k++) {
+            story = sequence_try(c, c->sequences[k], seed + i, &few);
+        }
+    }
+    return story;
+}
+
 CO_FN_LOOKS
 char *short_try(const struct crash_config *c, const struct suite *s,
                 guint32 seed)
 {
     const char *abc = alphabet(c);
     unsigned total = 1;
-    char *story = special_try(c, s, seed);
+    char *story = c->sequences ? given_try(c, s, seed)
+                               : special_try(c, s, seed);
 
-    for (unsigned len = 1; len <= s->length && !story; len++) {
+    for (unsigned len = 1; len <= s->length && !story && !c->sequences; len++) {
         /* Those of the journal cost nothing. */
         unsigned step = c->co_run          ? 1
                         : len == s->length ? s->stride * (is_large(c) ? 16 : 1)

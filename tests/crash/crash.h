@@ -15,6 +15,7 @@
  *   outside.c  what qemu-img says
  *   cover.c    counters of what happened
  *   journal.c  the job journal and new files, instead of an image
+ *   checkpoint.c  jobs that go on after a crash
  *   mutate.c   barriers taken out
  *   crash.c    the program
  *
@@ -95,7 +96,9 @@ struct crash_config {
     CO_FN_PTR void (*co_run)(const char *sequence, GRand *rnd,
                              struct oracle *o);
     CO_FN_PTR char *(*co_verify)(struct state *st);
+    CO_FN_PTR void (*co_prepare)(void); /* make the files, unlogged */
     const char *alphabet;
+    const char *const *sequences; /* NULL: all short ones of the alphabet */
 };
 extern const struct crash_config crash_configs[];
 extern const unsigned crash_n_configs;
@@ -134,7 +137,10 @@ extern const unsigned crash_n_configs;
     X(TORN, "torn writes of metadata") \
     X(EMPTY, "images that were emptied") \
     X(REPAIR, "images that were repaired") \
-    X(JOURNAL, "journals read after a crash")
+    X(JOURNAL, "journals read after a crash") \
+    X(CHECKPOINT, "parts that a checkpoint said need not be copied") \
+    X(RESUME, "jobs that went on with a checkpoint") \
+    X(RESUME_CANCEL, "jobs with a checkpoint that were cancelled")
 enum cover {
 #define X(id, text) COVER_##id,
     COVERS(X)
@@ -394,6 +400,14 @@ char *outside_compare(const struct state *st, const uint64_t *ids,
 
 CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o);
 CO_FN char *journal_co_verify(struct state *st);
+
+/* --- checkpoint.c --- */
+
+CO_FN void checkpoint_co_prepare(void);
+CO_FN void checkpoint_co_play(const char *sequence, GRand *rnd,
+                              struct oracle *o);
+CO_FN char *checkpoint_co_verify(struct state *st);
+extern const char *const checkpoint_mirrors[], *const checkpoint_commits[];
 CO_FN void file_co_play(const char *sequence, GRand *rnd, struct oracle *o);
 CO_FN char *file_co_verify(struct state *st);
 

@@ -15,6 +15,10 @@
 #define KIB UINT64_C(1024)
 #define MIB (KIB * KIB)
 #define QED(b) .format = &format_qed, .backing = (b), .table = 2
+#define CHECKPOINT \
+    &format_raw, 4096, 2, 4 * MIB + 10 * KIB, \
+        .co_run = checkpoint_co_play, .co_verify = checkpoint_co_verify, \
+        .co_prepare = checkpoint_co_prepare
 #define COW(b) .format = &format_cow, .backing = (b), .table = 2
 #define QCOW2_TABLE(b, t) .format = &format_qcow2, .backing = (b), .table = (t)
 #define QCOW2(b) QCOW2_TABLE(b, 1)
@@ -111,6 +115,10 @@ const struct crash_config crash_configs[] = {
       .co_verify = file_co_verify, .alphabet = "n" },
     { "journal", &format_raw, 4096, 2, 5 * MIB, .co_run = journal_co_play,
       .co_verify = journal_co_verify, .alphabet = "12345678" },
+    { "mirror", CHECKPOINT, .sequences = checkpoint_mirrors },
+    { "mirror-qed", CHECKPOINT, .base_format = "qed",
+      .sequences = checkpoint_mirrors },
+    { "commit", CHECKPOINT, .mid = true, .sequences = checkpoint_commits },
 };
 const unsigned crash_n_configs = G_N_ELEMENTS(crash_configs);
 

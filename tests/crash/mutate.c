@@ -122,6 +122,12 @@ static const struct hunter {
     { BARRIER_FILE_UNLINK, "c4k-base", "sa" },
     { BARRIER_CREATE_HEADER, "c4k", "!" },
     { BARRIER_CREATE_NAME, "c4k", "!" },
+    { BARRIER_CHECKPOINT_BEGIN, "mirror", "JwwwwwwEN|a|b|d" },
+    { BARRIER_CHECKPOINT_TAKE, "mirror", "JwwwwwwEN|a|b" },
+    { BARRIER_CHECKPOINT_MARK, "mirror", "Jwwwwwwab" },
+    { BARRIER_CHECKPOINT_SIDES, "mirror", "Jwwwwww" },
+    { BARRIER_CHECKPOINT_SIDES, "commit", "Jwwwwww" },
+    { BARRIER_CHECKPOINT_GONE, "mirror", "JwwwwwwX|a|b|d" },
     { BARRIER_JOURNAL_DATA, "journal", "12" },
     { BARRIER_JOURNAL_NAME, "journal", "12" },
 };

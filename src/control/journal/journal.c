@@ -18,6 +18,7 @@
 #include "base/barrier.h"
 #include "base/err.h"
 #include "control/control-int.h"
+#include "job/copy/checkpoint.h"
 #include "job/job.h"
 #include "loop/io.h"
 
@@ -249,6 +250,21 @@ static CO_FN void journal_co_settle(struct job *job, bool by_shutdown,
     }
 }
 
+/* No guest is there yet. */
+static CO_FN void journal_co_take_checkpoints(const struct journal *j)
+{
+    json_t *entry;
+    const char *id;
+
+    json_object_foreach(j->entries, id, entry) {
+        g_autofree char *path = journal_checkpoint(j, id);
+
+        if (path) {
+            checkpoint_co_take(path);
+        }
+    }
+}
+
 int journal_co_open(struct control *c, const char *dir,
                     journal_co_restart_fn *co_restart,
                     struct journal **ret_journal, GError **err)
@@ -286,6 +302,7 @@ int journal_co_open(struct control *c, const char *dir,
     if (r < 0) {
         goto fail;
     }
+    journal_co_take_checkpoints(j);
     jobs_set_settle(c->jobs, &settle);
     *ret_journal = j;
     return 0;

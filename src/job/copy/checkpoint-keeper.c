@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "base/barrier.h"
 #include "job/copy/checkpoint.h"
 #include "loop/loop.h"
 
@@ -8,7 +9,7 @@ static CO_FN void keeper_co_keep(struct checkpoint_keeper *k)
 {
     checkpoint_co_beat(k->cp);
     if (checkpoint_choose(k->cp, &k->choice) &&
-        k->co_flush(k->choice.arg) == 0) {
+        BARRIER(CHECKPOINT_SIDES, k->co_flush(k->choice.arg)) == 0) {
         checkpoint_co_done(k->cp);
     }
 }
@@ -17,6 +18,7 @@ static CO_FN void keeper_entry(void *arg)
 {
     struct checkpoint_keeper *k = arg;
 
+    checkpoint_co_beat(k->cp);
     while (!k->end) {
         uint64_t until = loop_clock_ns(k->loop) + BEAT_NS;
 
@@ -53,6 +55,6 @@ CO_FN void checkpoint_keeper_co_stop(struct checkpoint_keeper *k, bool keep)
     } else if (k->cp) {
         checkpoint_co_remove(k->cp);
     }
-    checkpoint_co_close(k->cp);
-    k->cp = NULL;
+    /* No guest's change begins with it any more; those inside end first. */
+    checkpoint_co_close(g_steal_pointer(&k->cp));
 }

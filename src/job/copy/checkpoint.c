@@ -4,13 +4,14 @@
  * in the last 4 bytes of each.  A page is written as a whole; of one that was
  * torn, or that cannot be read, all units are to be copied.
  *
- * Bits are cleared and set under one lock, memory and file together; who finds a
- * bit set in memory need not take it, for then it is set in the file.
+ * Bits are cleared and set under one lock, memory and file together.  Who finds a
+ * bit set in memory need not take it, unless the bit is on its way to the file.
  */
 #include "job/copy/checkpoint.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include "base/barrier.h"
 #include "base/crc32c.h"
 #include "base/endian.h"
 #include "base/err.h"
@@ -23,7 +24,8 @@
 #define SUM_AT (PAGE - 4u) /* the checksum of what is before it */
 #define PAGE_BITS (SUM_AT * 8u)
 #define MAGIC "SLUICECP"
-#define VERSION 1u
+#define VERSION 2u
+#define TAKEN_AT 48 /* a byte of the header */
 #define UNIT_MIN (UINT64_C(1) << 20)
 #define UNITS_MAX (UINT64_C(1) << 20)
 /* Times of files are those of the kernel's last tick, pointers reach a file up
@@ -39,9 +41,11 @@ struct checkpoint {
     uint8_t *dirty;         /* of pages: to be written */
     uint8_t *recent;        /* of units: changed since the last choice */
     uint8_t *chosen;        /* of units */
+    uint8_t *setting;       /* of units: set in memory, not yet in the file */
     bool broken;            /* the file cannot be written any more */
     uint64_t identity;      /* of the images */
     struct co_mutex lock;   /* of pages and file */
+    struct co_latch users;  /* guests' changes that wait here */
 };
 
 /* --- bits --- */
@@ -97,15 +101,15 @@ static void bits_set_page(struct checkpoint *cp, unsigned page)
 
 /* --- the file --- */
 
-static CO_FN int page_co_write(struct checkpoint *cp, uint64_t at,
-                               uint8_t *page)
+static CO_FN int page_co_write(struct io_file *file, uint64_t at, uint8_t *page)
 {
     struct iovec v;
 
     put_le32(&page[SUM_AT], crc32c(page, SUM_AT));
-    return io_co_pwritev(cp->file, at, iov_one(&v, page, PAGE), IO_TAG_JOURNAL);
+    return io_co_pwritev(file, at, iov_one(&v, page, PAGE), IO_TAG_JOURNAL);
 }
 
+/* "Not taken", too: checkpoint_co_take(). */
 static CO_FN int header_co_write(struct checkpoint *cp)
 {
     uint8_t page[PAGE] = MAGIC;
@@ -115,40 +119,95 @@ static CO_FN int header_co_write(struct checkpoint *cp)
     put_le64(page + 24, cp->unit);
     put_le64(page + 32, cp->identity);
     put_le64(page + 40, (uint64_t)g_get_real_time());
-    return page_co_write(cp, 0, page);
+    return page_co_write(cp->file, 0, page);
 }
 
-/* All pages that differ from the file, durably. */
+/* All pages that differ from the file. */
 static CO_FN int pages_co_write(struct checkpoint *cp)
 {
     int ret = 0;
 
     for (unsigned i = 0; i < cp->n_pages && ret == 0; i++) {
         if (cp->dirty[i]) {
-            ret = page_co_write(cp, (i + 1) * (uint64_t)PAGE, cp->pages[i]);
+            ret = page_co_write(cp->file, (i + 1) * (uint64_t)PAGE,
+                                cp->pages[i]);
             cp->dirty[i] = ret < 0;
         }
     }
-    return ret < 0 ? ret : io_co_fdatasync(cp->file);
+    return ret;
 }
 
-/* Where it cannot be removed the time at which the job was last seen alive stays
- * behind what guests change. */
-CO_FN void checkpoint_co_remove(struct checkpoint *cp)
+/* Under the lock: until it is gone no change of a guest passes unmarked.  Where
+ * it cannot be removed the time at which the job was last seen alive stays behind
+ * what guests change. */
+static CO_FN void file_co_remove(struct checkpoint *cp)
 {
     cp->broken = true;
     (void)io_co_unlink(cp->path);
-    (void)io_co_fsync_parent(cp->path);
+    (void)BARRIER(CHECKPOINT_GONE, io_co_fsync_parent(cp->path));
 }
 
-static CO_FN int page_co_read(struct checkpoint *cp, uint64_t at, uint8_t *page)
+CO_FN void checkpoint_co_remove(struct checkpoint *cp)
+{
+    co_mutex_co_lock(&cp->lock);
+    file_co_remove(cp);
+    co_mutex_unlock(&cp->lock);
+}
+
+static CO_FN int page_co_read(struct io_file *file, uint64_t at, uint8_t *page)
 {
     struct iovec v;
-    int ret = io_co_preadv(cp->file, at, iov_one(&v, page, PAGE));
+    int ret = io_co_preadv(file, at, iov_one(&v, page, PAGE));
 
     return ret < 0                                           ? ret
            : get_le32(&page[SUM_AT]) == crc32c(page, SUM_AT) ? 0
                                                              : -EINVAL;
+}
+
+static CO_FN int header_co_read(struct io_file *file, uint8_t *page)
+{
+    int ret = page_co_read(file, 0, page);
+
+    return ret < 0                         ? ret
+           : memcmp(page, MAGIC, 8) != 0   ? -EINVAL
+           : get_le32(page + 8) != VERSION ? -ENOTSUP
+                                           : 0;
+}
+
+/* --- a new daemon --- */
+
+/* 0, or -errno: nobody may go on with it. */
+static CO_FN int header_co_take(struct io_file *file)
+{
+    uint8_t page[PAGE];
+    int ret = header_co_read(file, page);
+
+    if (ret == 0 && page[TAKEN_AT]) {
+        ret = -ESTALE;
+    }
+    if (ret == 0) {
+        page[TAKEN_AT] = 1;
+        ret = page_co_write(file, 0, page);
+    }
+    return ret < 0 ? ret : BARRIER(CHECKPOINT_TAKE, io_co_fdatasync(file));
+}
+
+CO_FN void checkpoint_co_take(const char *path)
+{
+    struct io_file *file;
+    int ret = io_co_open(path, O_RDWR | O_NOFOLLOW, 0, &file);
+
+    if (ret == -ENOENT) {
+        return;
+    }
+    if (ret == 0) {
+        ret = header_co_take(file);
+        io_co_close(file);
+    }
+    if (ret < 0) {
+        (void)io_co_unlink(path);
+        (void)io_co_fsync_parent(path);
+    }
 }
 
 /* --- is it still what the job left? --- */
@@ -196,15 +255,15 @@ static CO_FN bool checkpoint_co_load(struct checkpoint *cp,
 {
     uint8_t page[PAGE];
 
-    if (page_co_read(cp, 0, page) < 0 || memcmp(page, MAGIC, 8) != 0 ||
-        get_le32(page + 8) != VERSION || get_le64(page + 16) != cp->size ||
-        get_le64(page + 24) != cp->unit || cp->identity == 0 ||
-        get_le64(page + 32) != cp->identity ||
+    if (header_co_read(cp->file, page) < 0 || !page[TAKEN_AT] ||
+        get_le64(page + 16) != cp->size || get_le64(page + 24) != cp->unit ||
+        cp->identity == 0 || get_le64(page + 32) != cp->identity ||
         !images_are_as_left(nodes, n, (int64_t)get_le64(page + 40))) {
         return false;
     }
     for (unsigned i = 0; i < cp->n_pages; i++) {
-        if (page_co_read(cp, (i + 1) * (uint64_t)PAGE, cp->pages[i]) < 0) {
+        if (page_co_read(cp->file, (i + 1) * (uint64_t)PAGE, cp->pages[i]) <
+            0) {
             bits_set_page(cp, i);
         }
     }
@@ -229,9 +288,12 @@ static struct checkpoint *checkpoint_new(const char *path, uint64_t size)
     cp->dirty = g_malloc0(cp->n_pages);
     cp->recent = g_malloc0(cp->n_units + 1);
     cp->chosen = g_malloc0(cp->n_units + 1);
+    cp->setting = g_malloc0(cp->n_units + 1);
     return cp;
 }
 
+/* The bits come first: a header that is believed must not stand before those of
+ * an earlier job. */
 static CO_FN int checkpoint_co_begin(struct checkpoint *cp)
 {
     int ret = io_co_truncate(cp->file, 0);
@@ -240,10 +302,13 @@ static CO_FN int checkpoint_co_begin(struct checkpoint *cp)
         bits_set_page(cp, i);
     }
     if (ret == 0) {
-        ret = header_co_write(cp);
+        ret = pages_co_write(cp);
     }
     if (ret == 0) {
-        ret = pages_co_write(cp);
+        ret = BARRIER(CHECKPOINT_BEGIN, io_co_fdatasync(cp->file));
+    }
+    if (ret == 0) {
+        ret = header_co_write(cp);
     }
     return ret < 0 ? ret : io_co_fsync_parent(cp->path);
 }
@@ -259,9 +324,6 @@ CO_FN int checkpoint_co_open(const char *path, uint64_t size,
     cp->identity = images_identity(nodes, n);
     if (ret == 0 && !(resumed && checkpoint_co_load(cp, nodes, n))) {
         ret = checkpoint_co_begin(cp);
-    }
-    if (ret == 0) {
-        ret = header_co_write(cp);
     }
     if (ret < 0) {
         checkpoint_co_close(cp);
@@ -289,19 +351,22 @@ bool checkpoint_can_resume(const struct checkpoint *cp)
 CO_FN void checkpoint_co_close(struct checkpoint *cp)
 {
     if (cp) {
+        co_latch_co_wait(&cp->users);
         io_co_close(cp->file);
         g_free(cp->path);
         g_free(cp->pages);
         g_free(cp->dirty);
         g_free(cp->recent);
         g_free(cp->chosen);
+        g_free(cp->setting);
         g_free(cp);
     }
 }
 
 /* --- guests --- */
 
-/* Nothing that it stands for may be chosen, or stay so. Is a bit to be set? */
+/* Nothing that it stands for may be chosen, or stay so. Is a bit to be set, or
+ * is one being set? */
 static bool units_touch(struct checkpoint *cp, uint64_t first, uint64_t last)
 {
     bool set = true;
@@ -309,9 +374,42 @@ static bool units_touch(struct checkpoint *cp, uint64_t first, uint64_t last)
     for (uint64_t u = first; u <= last; u++) {
         cp->recent[u] = 1;
         cp->chosen[u] = 0;
-        set &= bit_get(cp, u);
+        set &= bit_get(cp, u) && !cp->setting[u];
     }
     return !set;
+}
+
+/* Under the lock. False: all were set. */
+static bool units_set(struct checkpoint *cp, uint64_t first, uint64_t last)
+{
+    bool any = false;
+
+    for (uint64_t u = first; u <= last; u++) {
+        if (!bit_get(cp, u)) {
+            bit_put(cp, u, true);
+            cp->setting[u] = 1;
+            any = true;
+        }
+    }
+    return any;
+}
+
+static CO_FN void units_co_set(struct checkpoint *cp, uint64_t first,
+                               uint64_t last)
+{
+    int ret;
+
+    if (cp->broken || !units_set(cp, first, last)) {
+        return;
+    }
+    ret = pages_co_write(cp);
+    if (ret == 0) {
+        ret = BARRIER(CHECKPOINT_MARK, io_co_fdatasync(cp->file));
+    }
+    if (ret < 0) {
+        file_co_remove(cp);
+    }
+    memset(&cp->setting[first], 0, last - first + 1);
 }
 
 CO_FN void checkpoint_co_change(struct checkpoint *cp, uint64_t off,
@@ -320,19 +418,14 @@ CO_FN void checkpoint_co_change(struct checkpoint *cp, uint64_t off,
     uint64_t first = off / cp->unit;
     uint64_t last = len ? (off + len - 1) / cp->unit : first;
 
-    if (!units_touch(cp, first, last) || cp->broken) {
+    if (!units_touch(cp, first, last)) {
         return;
     }
+    co_latch_add(&cp->users);
     co_mutex_co_lock(&cp->lock);
-    for (uint64_t u = first; u <= last; u++) {
-        if (!bit_get(cp, u)) {
-            bit_put(cp, u, true);
-        }
-    }
-    if (!cp->broken && pages_co_write(cp) < 0) {
-        checkpoint_co_remove(cp);
-    }
+    units_co_set(cp, first, last);
     co_mutex_unlock(&cp->lock);
+    co_latch_done(&cp->users);
 }
 
 /* --- the job --- */
@@ -354,6 +447,7 @@ bool checkpoint_choose(struct checkpoint *cp,
     return any;
 }
 
+/* If what is cleared here is lost it is copied once more, no worse. */
 CO_FN void checkpoint_co_done(struct checkpoint *cp)
 {
     co_mutex_co_lock(&cp->lock);
@@ -362,8 +456,9 @@ CO_FN void checkpoint_co_done(struct checkpoint *cp)
             bit_put(cp, u, false);
         }
     }
-    if (!cp->broken && pages_co_write(cp) < 0) {
-        checkpoint_co_remove(cp);
+    if (!cp->broken && (pages_co_write(cp) < 0 ||
+                        BARRIER_COURTESY(io_co_fdatasync(cp->file)) < 0)) {
+        file_co_remove(cp);
     }
     co_mutex_unlock(&cp->lock);
 }

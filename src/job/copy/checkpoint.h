@@ -12,6 +12,12 @@
  * the start of the next.  So the file also says when the job was last seen alive
  * (checkpoint_co_beat()): images that changed later than that, and images that
  * have no such time, are copied anew.
+ *
+ * Between the start of a daemon and that of the job nobody marks what guests
+ * change.  So each daemon takes the checkpoints that it finds before it lets
+ * guests in (checkpoint_co_take()): the job of that daemon may go on with one, and
+ * gives it back with its first beat, when it sees all changes.  One that was taken
+ * and not given back is of no use to the daemon after it.
  */
 #pragma once
 #include <glib.h>
@@ -33,7 +39,11 @@ CO_FN int checkpoint_co_open(const char *path, uint64_t size,
                              struct node *const *nodes, unsigned n,
                              bool resumed, struct checkpoint **ret_cp,
                              GError **err);
-/* NULL is fine. The file stays. */
+/* A daemon starts, and no guest can change anything yet: take the checkpoint at
+ * @path, durably, or see that nobody goes on with it. */
+CO_FN void checkpoint_co_take(const char *path);
+/* NULL is fine. The file stays. Waits for checkpoint_co_change() in other
+ * coroutines; none begins any more. */
 CO_FN void checkpoint_co_close(struct checkpoint *cp);
 /* Nobody is told of changes any more: the file goes, durably. */
 CO_FN void checkpoint_co_remove(struct checkpoint *cp);
@@ -48,7 +58,7 @@ bool checkpoint_run(const struct checkpoint *cp, uint64_t off, uint64_t max,
                     uint64_t *ret_len);
 
 /* A guest is about to change [@off, @off+@len): when it returns that is to be
- * copied after a crash, durably. Yields only where it was not so before. */
+ * copied after a crash, durably. Yields only where that is not so yet. */
 CO_FN void checkpoint_co_change(struct checkpoint *cp, uint64_t off,
                                 uint64_t len);
 
@@ -64,7 +74,8 @@ struct checkpoint_choice {
 bool checkpoint_choose(struct checkpoint *cp,
                        const struct checkpoint_choice *choice);
 CO_FN void checkpoint_co_done(struct checkpoint *cp);
-/* The job is alive, and so may change its images. At least once a second. */
+/* The job is alive, and so may change its images; of changes by guests it sees
+ * all. At least once a second. */
 CO_FN void checkpoint_co_beat(struct checkpoint *cp);
 
 /* What does all that while a job runs. */

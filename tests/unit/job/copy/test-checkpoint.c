@@ -58,6 +58,9 @@ static CO_FN struct checkpoint *checkpoint_co_get(bool resumed)
     g_autoptr(GError) err = NULL;
     struct checkpoint *cp;
 
+    if (resumed) { /* by a new daemon */
+        checkpoint_co_take(PATH);
+    }
     g_assert_cmpint(
         checkpoint_co_open(PATH, SIZE, images, 2, resumed, &cp, &err), ==, 0);
     g_assert_no_error(err);
@@ -178,6 +181,7 @@ static CO_FN void run_co_others(void)
     never = UINT64_MAX;
     keep_co_all(cp);
     checkpoint_co_close(cp);
+    checkpoint_co_take(PATH);
     g_assert_cmpint(checkpoint_co_open(PATH, SIZE, swapped, 2, true, &cp, NULL),
                     ==, 0);
     check_left(cp, "xxxxxxxxx");
@@ -187,6 +191,7 @@ static CO_FN void run_co_others(void)
     checkpoint_co_close(cp);
     cp = checkpoint_co_get(true);
     check_left(cp, ".........");
+    checkpoint_co_beat(cp);
     checkpoint_co_close(cp);
     /* Somebody wrote to the image before the job could see it. */
     g_assert_cmpint(node_co_pwritev(images[0], 0, iov_one(&v, &byte, 1), 0), ==,
@@ -194,6 +199,80 @@ static CO_FN void run_co_others(void)
     cp = checkpoint_co_get(true);
     check_left(cp, "xxxxxxxxx");
     checkpoint_co_close(cp);
+}
+
+/* A daemon that has not come as far as the job spoils it for the next. */
+static CO_FN void run_co_taken(void)
+{
+    struct checkpoint *cp = checkpoint_co_get(false);
+
+    never = UINT64_MAX;
+    keep_co_all(cp);
+    checkpoint_co_close(cp);
+    cp = checkpoint_co_get(true);
+    check_left(cp, ".........");
+    checkpoint_co_beat(cp);
+    checkpoint_co_close(cp);
+    checkpoint_co_take(PATH);
+    cp = checkpoint_co_get(true);
+    check_left(cp, "xxxxxxxxx");
+    checkpoint_co_close(cp);
+    checkpoint_co_take("/state/none");
+}
+
+/* Let another coroutine change unit 2. */
+struct changer {
+    struct checkpoint *cp;
+    struct co_latch running;
+    uint64_t ended; /* ns */
+};
+
+static CO_FN void changer_entry(void *arg)
+{
+    struct changer *c = arg;
+
+    checkpoint_co_change(c->cp, 2 * MIB, 1);
+    c->ended = loop_clock_ns(loop);
+    co_latch_done(&c->running);
+}
+
+static void changer_start(struct changer *c)
+{
+    co_latch_add(&c->running);
+    co_start(loop, changer_entry, c);
+}
+
+/* Of two that change a unit neither goes on before it is marked durably. */
+static CO_FN void run_co_two(void)
+{
+    struct changer c = { .cp = checkpoint_co_get(false) };
+
+    never = UINT64_MAX;
+    keep_co_all(c.cp);
+    changer_start(&c);
+    co_relax();
+    checkpoint_co_change(c.cp, 2 * MIB + 4096, 1);
+    check_synced();
+    check_left(c.cp, "..x......");
+    co_latch_co_wait(&c.running);
+    checkpoint_co_close(c.cp);
+}
+
+/* It is not closed, nor does a change pass unmarked, before the file is gone. */
+static CO_FN void run_co_end(void)
+{
+    struct changer c = { .cp = checkpoint_co_get(false) }, d = c;
+    struct checkpoint_keeper k = { .cp = c.cp, .choice = choice };
+
+    never = UINT64_MAX;
+    keep_co_all(c.cp);
+    changer_start(&c); /* sets its mark */
+    co_relax();
+    changer_start(&d); /* waits for it, and for the end */
+    checkpoint_keeper_co_stop(&k, false);
+    g_assert_cmpuint(c.running.count + d.running.count, ==, 0);
+    g_assert_cmpuint(sim_image_find(sim_live(sim), PATH), ==, 0);
+    g_assert_cmpuint(c.ended, >, 0);
 }
 
 /* What cannot be written any more is not left to be believed. */
@@ -324,6 +403,9 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/checkpoint/life", run_co_life, test_run);
     g_test_add_data_func("/checkpoint/others", run_co_others, test_run);
+    g_test_add_data_func("/checkpoint/taken", run_co_taken, test_run);
+    g_test_add_data_func("/checkpoint/two", run_co_two, test_run);
+    g_test_add_data_func("/checkpoint/end", run_co_end, test_run);
     g_test_add_data_func("/checkpoint/fault", run_co_fault, test_run);
     g_test_add_data_func("/checkpoint/race", run_co_race, test_run);
     g_test_add_data_func("/checkpoint/large", run_co_large, test_run);
