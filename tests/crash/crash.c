@@ -47,6 +47,8 @@ const struct limits limits_full = { .per_instant = 600,
 static const char *alphabet(const struct crash_config *c)
 {
     return c->alphabet    ? c->alphabet
+           : c->far       ? c->snapshots ? "aufbvexztFrqpsScgwWdoynljXY"
+                                         : "aufbvexztFrqpsScgwWdoyXY"
            : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynljMV"
                                        : "aufbvexztFrgwWdoynlj"
            : c->bitmap
@@ -231,6 +233,12 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
     static const char *const created[] = { "!", "!aF", "!sa" };
     static const char *const found[] = { "So",   "|S|o|S|o", "r|S|o|r|o", "aFh",
                                          "ahaF", "bzFhrs",   "ppppp" };
+    /* A base that goes away, at all times. */
+    static const char *const away[] = {
+        "XuFs",    "X|u|F|sW",  "YuFrF",       "Yr|u|v|r",      "YsFs",
+        "Y|S|u|r", "YSW|s",     "XaFzFtF|v|b", "Y|D|D|D|R|R|F", "Ypppp",
+        "rYvFrWs", "S|Yu|v|eF", "YnuFlF",
+    };
     /* Clusters that snapshots share with the disk. */
     static const char *const shared[] = {
         "aFnaF", "naFvF",    "aFjaF",           "uFnaFjvF",
@@ -307,6 +315,14 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
          i++) {
         story = story ? story : sequence_try(c, amended[i], seed, &s->limits);
     }
+    for (unsigned i = 0; i < G_N_ELEMENTS(away) && c->far; i++) {
+        bool can = c->snapshots || !strchr(away[i], 'n');
+
+        for (guint32 k = 1; can && k <= (s->length > 2 ? 12 : 2) && !story;
+             k++) {
+            story = sequence_try(c, away[i], k, &s->random_limits);
+        }
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(found) && c->backing; i++) {
         for (guint32 k = 1; k <= (is_large(c) ? 1 : 3) && !story; k++) {
             story = sequence_try(c, found[i], k, &s->random_limits);
@@ -364,7 +380,8 @@ char *short_try(const struct crash_config *c, const struct suite *s,
 
 static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
-    const char *abc = c->mid         ? "DDDUZTFFRRpSkCcgwdoy"
+    const char *abc = c->far         ? "DDDUZTFFRRpScgwdoyXYY"
+                      : c->mid       ? "DDDUZTFFRRpSkCcgwdoy"
                       : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynljMV"
                                                   : "DDDUZTFFRgwdoynlj"
                       : c->backing   ? "DDDUZTFFRRpScgwdoyMVO"

@@ -12,6 +12,7 @@
  *   history.c  the log: what is durable when
  *   states.c   which states are tried
  *   verify.c   what is asked of a state; recovery, and a crash during it
+ *   far.c      a base on a machine that may be away
  *   outside.c  what qemu-img says
  *   cover.c    counters of what happened
  *   journal.c  the job journal and new files, instead of an image
@@ -84,6 +85,7 @@ struct crash_config {
     uint32_t cluster, table;  /* bytes; clusters, or 1 where it is fixed */
     uint64_t size, base_size; /* bytes */
     bool backing, mid;        /* over /base; with /mid in between */
+    bool far;                 /* /base is on another machine: far.c */
     bool direct, throttle;    /* 4,096 byte blocks; a filter above */
     bool snapshots;           /* internal ones, too */
     bool shares;              /* the file system shares extents */
@@ -130,6 +132,9 @@ extern const unsigned crash_n_configs;
     X(AMEND, "images that went back to version 2") \
     X(BACKUP, "backups by a bitmap") \
     X(AUTOCLEAR, "autoclear bits that were cleared") \
+    X(FAR, "requests to a base that was away") \
+    X(FAR_OP, "operations that failed for that") \
+    X(FAR_STREAM, "streams that failed for that") \
     X(CREATE, "images that were made") \
     X(BESIDE, "operations that began while others ran") \
     X(GO_ON, "states that a guest went on with") \
@@ -196,6 +201,19 @@ CO_FN void world_co_run(const char *sequence, GRand *rnd, struct oracle *o);
 /* What a guest does after a crash: write, flush, stream to the end. */
 CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 
+/* --- far.c --- */
+
+/* How addresses of it begin. */
+#define FAR_PREFIX "far:"
+extern const struct node_driver far_driver;
+/* It is there, and nothing has failed yet.  @seed: of what it does from now
+ * on. */
+void far_reset(uint64_t seed);
+/* It goes away for some time: now, or @later, at one of the next requests. */
+void far_leave(bool later);
+/* Requests that have failed so far. */
+uint64_t far_failed(void);
+
 /* --- oracle.c --- */
 
 enum op_kind {
@@ -218,6 +236,7 @@ enum op_kind {
     OP_CANCEL,
     OP_RESIZE,
     OP_WAIT,
+    OP_LEAVE, /* a far base goes away */
     OP_DRAIN,
     OP_REOPEN,
     OP_REPAIR,

@@ -37,6 +37,8 @@ const struct crash_config crash_configs[] = {
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
     { "4k-shared", QED(true), .shares = true, .cluster = 4096,
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 14 * KIB - 512 },
+    { "4k-far", QED(true), .far = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 3 * KIB },
     { "64k", QED(false), .cluster = 65536, .size = KIB * MIB + 96 * KIB },
     { "64k-base", QED(true), .cluster = 65536, .size = KIB * MIB + 96 * KIB,
       .base_size = KIB * MIB + 96 * KIB },
@@ -59,6 +61,8 @@ const struct crash_config crash_configs[] = {
     { "q4k-long", QCOW2(true), .cluster = 4096, .size = 2 * MIB + 6 * KIB,
       .base_size = 2 * MIB + 16 * KIB },
     { "q4k-mid", QCOW2(true), .mid = true, .cluster = 4096,
+      .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 3 * KIB },
+    { "q4k-far", QCOW2(true), .far = true, .snapshots = true, .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB + 3 * KIB },
     { "q4k-direct", QCOW2(true), .direct = true, .cluster = 4096,
       .size = 2 * MIB + 14 * KIB - 512, .base_size = 2 * MIB },
@@ -96,6 +100,8 @@ const struct crash_config crash_configs[] = {
       .base_size = 9 * KIB + 512 },
     { "c4k-long", COW(true), .cluster = 4096, .size = 4 * MIB + 6 * KIB,
       .base_size = 4 * MIB + 16 * KIB },
+    { "c4k-far", COW(true), .far = true, .cluster = 4096,
+      .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB + 3 * KIB },
     { "c4k-direct", COW(true), .direct = true, .cluster = 4096,
       .size = 4 * MIB + 14 * KIB - 512, .base_size = 4 * MIB },
     { "c4k-shared", COW(true), .shares = true, .cluster = 4096,
@@ -352,7 +358,10 @@ void world_co_make_image(void)
         image_co_make("/mid", "/base");
         mid_co_fill();
     }
-    image_co_make("/top", c->mid ? "/mid" : c->backing ? "/base" : NULL);
+    image_co_make("/top", c->mid       ? "/mid"
+                          : c->far     ? FAR_PREFIX "/base"
+                          : c->backing ? "/base"
+                                       : NULL);
     if (c->fill) {
         image_co_fill_up();
     }

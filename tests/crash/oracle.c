@@ -294,6 +294,12 @@ bool oracle_may_mix(const struct oracle *o, uint64_t grain)
     return o->init[slot_of(o->config, a)] != o->init[slot_of(o->config, a + 1)];
 }
 
+/* Was all of it done before @begun? What failed may have been done in part. */
+static bool has_ended(const struct op *op, uint64_t begun)
+{
+    return op->ended && op->ended < begun && op->result >= 0;
+}
+
 /* As hides(), for readers: everything that ended counts. */
 bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
                      uint64_t id)
@@ -310,11 +316,11 @@ bool oracle_may_read(const struct oracle *o, uint64_t begun, uint64_t grain,
         for (unsigned k = 0; k < o->n_ops && !hidden; k++) {
             const struct op *by = &o->ops[k];
 
-            hidden = by->kind != OP_TRIM && touches(by, grain) && by->ended &&
-                     by->ended < begun && op->ended && op->ended < by->begun;
+            hidden = by->kind != OP_TRIM && touches(by, grain) &&
+                     has_ended(by, begun) && op->ended && op->ended < by->begun;
         }
         init_hidden = init_hidden ||
-                      (op->kind != OP_TRIM && op->ended && op->ended < begun);
+                      (op->kind != OP_TRIM && has_ended(op, begun));
         if (!hidden && id == op_gives(o, op, slot_of(o->config, grain))) {
             return true;
         }
@@ -405,7 +411,7 @@ uint64_t oracle_hash(const struct oracle *o)
         };
 
         if (begun && op->kind != OP_FLUSH && op->kind != OP_READ &&
-            op->kind != OP_WAIT) {
+            op->kind != OP_WAIT && op->kind != OP_LEAVE) {
             h = hash_words(h, words, sizeof(words));
         }
     }
@@ -434,6 +440,7 @@ static const char *const kind_names[] = {
     [OP_CANCEL] = "cancel",
     [OP_RESIZE] = "resize",
     [OP_WAIT] = "wait",
+    [OP_LEAVE] = "base goes away",
     [OP_DRAIN] = "drain",
     [OP_REOPEN] = "reopen",
     [OP_REPAIR] = "repair",

@@ -375,6 +375,7 @@ char *state_co_verify(struct state *st, unsigned depth)
 
     sim_restore(world.sim, st->img);
     sim_reseed(world.sim, st->hash);
+    far_reset(st->hash);
     world.moved = st->o->moved && st->o->moved <= st->at;
     world.over = st->o->over && st->o->over <= st->at;
     if (st->o->config->co_verify) {

@@ -33,17 +33,14 @@ struct world world;
 /* A guest does not resize; whoever does, does so for it. */
 #define GUEST_PERMS (PERM_CONSISTENT_READ | PERM_WRITE)
 
-static const struct node_driver *const drivers[] = { &file_driver,
-                                                     &raw_driver,
-                                                     &qed_driver,
-                                                     &qcow2_driver,
-                                                     &cow_driver,
-                                                     &commit_top_driver,
-                                                     &copy_on_read_driver,
-                                                     &throttle_driver,
-                                                     &mirror_top_driver,
-                                                     &copy_before_write_driver,
-                                                     NULL };
+static const struct node_driver *const drivers[] = {
+    &file_driver,         &raw_driver,
+    &qed_driver,          &qcow2_driver,
+    &cow_driver,          &commit_top_driver,
+    &copy_on_read_driver, &throttle_driver,
+    &mirror_top_driver,   &copy_before_write_driver,
+    &far_driver,          NULL
+};
 
 /* --- the machine --- */
 
@@ -69,6 +66,10 @@ static void on_event(const char *name, json_t *data, void *arg)
             cover(COVER_BACKUP);
         }
         return;
+    }
+    if (world.config->far && g_str_equal(name, "BLOCK_JOB_COMPLETED") &&
+        json_object_get(data, "error")) {
+        cover(COVER_FAR_STREAM);
     }
     if (g_str_equal(name, "BLOCK_JOB_CANCELLED")) {
         world.job_cancelled = true;
@@ -107,6 +108,7 @@ void world_run(const struct crash_config *c, uint64_t seed,
     struct run run = { fn, arg };
 
     world = (struct world) { .config = c };
+    far_reset(seed);
     if (loop_new(&opts, &world.loop, NULL) < 0) {
         g_error("no simulated machine");
     }
@@ -641,6 +643,7 @@ static CO_FN int op_co_do(struct guest *g, struct op *op)
     case OP_CANCEL: return guest_co_cancel(g, op);
     case OP_RESIZE: return guest_co_resize(g, op);
     case OP_WAIT: co_sleep(op->n * 1000000); return 0;
+    case OP_LEAVE: far_leave(op->n); return 0;
     case OP_DRAIN:
         node_co_drain_begin(g->n);
         node_drain_end(g->n);
@@ -681,16 +684,34 @@ static void op_cover(struct guest *g, const struct op *op)
     }
 }
 
+/* May it fail when the base is away?  What covers clusters must not: what is
+ * below them is not asked for, and flushes have nothing to do with it. */
+static bool needs_base(const struct guest *g, const struct op *op)
+{
+    uint64_t cluster = g->o->config->cluster / GRAIN;
+    uint64_t end = op->first + op->n;
+
+    if (op->kind == OP_READ) {
+        return true;
+    }
+    return op->kind != OP_FLUSH &&
+           (op->first % cluster || (end % cluster && end < g->n->size / GRAIN));
+}
+
 static CO_FN void op_entry(void *arg)
 {
     struct task *t = arg;
     unsigned i = (unsigned)(t->op - t->g->o->ops);
+    uint64_t failed = far_failed();
 
     t->op->begun = sim_mark(world.sim, "begin", i);
     t->op->result = op_co_do(t->g, t->op);
     t->op->ended = sim_mark(world.sim, "end", i);
     if (t->op->result < 0 && t->op->kind <= OP_READ) {
-        g_error("op %u failed: %s", i + 1, g_strerror(-t->op->result));
+        if (!needs_base(t->g, t->op) || far_failed() == failed) {
+            g_error("op %u failed: %s", i + 1, g_strerror(-t->op->result));
+        }
+        cover(COVER_FAR_OP);
     }
     op_cover(t->g, t->op);
     co_latch_done(t->latch);
@@ -744,6 +765,8 @@ static const struct letter letters[] = {
     { 'g', OP_RESIZE },
     { 'w', OP_WAIT },
     { 'W', OP_WAIT },
+    { 'X', OP_LEAVE },
+    { 'Y', OP_LEAVE }, /* at a request to come */
     { 'R', OP_READ },
     { 'D', OP_WRITE },
     { 'U', OP_WRITE, true },
@@ -811,6 +834,7 @@ CO_FN_LOOKS static void place(struct guest *g, const struct letter *l,
     }
     if (l->kind == OP_FLUSH || l->kind >= OP_STEP) {
         op->n = l->kind == OP_WAIT ? (l->letter == 'W' ? 7000 : 1500) : 0;
+        op->n += l->letter == 'Y';
         if (l->kind == OP_RESIZE) {
             op->n = MIN(w[1].first + w[1].n, end + cluster + 2);
         }
@@ -934,6 +958,10 @@ char *world_co_recover(struct node *n, struct oracle *o)
     }
     if (streams) {
         snapshots_co_delete(node_skip_filters(n));
+    }
+    if (streams && o->config->far) {
+        guest_co_play(&g, "uFYr|Se|bW");
+        far_reset(0);
     }
     guest_co_play(&g, streams ? "uFr|Se|b" : "vFbzrw");
     backend_co_free(g.u);
