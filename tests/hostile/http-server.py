@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A base on a web server that lies: row VB6, and VB3 to VB5 over HTTP.
+"""A base on a web server that lies: row VB6, and VB3 to VB5 over HTTP; with
+STORAGE=s3 the same of an object of S3.
 
 The daemon streams an overlay from it.  Whatever the server does: the stream
 fails with an error, or an attempt that followed brought the right bytes, and
 what the overlay holds is right either way.
 """
+import gzip
 import json
 import os
 import subprocess
@@ -27,9 +29,38 @@ SIZE = 4096 * KIB
 GOOD = bytes(i * 7 % 251 for i in range(SIZE))
 EIO, EPROTO = 'Input/output error', 'Protocol error'
 ESTALE = 'cannot be used any more'
+STORAGE = os.environ.get('STORAGE', 'http')
+KEY = ['--object', 'secret,id=key,data=hidden-key']
 # The header is read before a lie: the first answer is good.
 FAST = {'reconnect-delay': 1, 'timeout': 1, 'hang-timeout': 2,
         'on-base-hang': 'error', 'readahead': 0}
+
+
+def web_node(server, name, **options):
+    """Options of a node for what the server has; it needs KEY."""
+    if STORAGE == 's3':
+        where = {'endpoint': server.url('').rstrip('/'), 'bucket': 'master',
+                 'key': 'base', 'key-id': 'ID', 'key-secret': 'key'}
+    else:
+        where = {'url': server.url()}
+    return dict({'driver': STORAGE, 'node-name': name, 'read-only': True},
+                **where, **options)
+
+
+def served(d, server, **options):
+    """A daemon that serves it over NBD; and how to reach that."""
+    sock = os.path.join(d, 'nbd')
+    return Sluiced(d, *KEY, '--blockdev',
+                   json.dumps(web_node(server, 'web', **options)),
+                   '--nbd-server', 'addr.type=unix,addr.path=' + sock,
+                   '--export', 'nbd,id=e,node-name=web,name=web')
+
+
+def client(d):
+    h = nbd.NBD()
+    h.set_export_name('web')
+    h.connect_unix(os.path.join(d, 'nbd'))
+    return h
 
 
 class Stage:
@@ -40,7 +71,7 @@ class Stage:
         self.good = os.path.join(d, 'good')
         with open(self.good, 'wb') as f:
             f.write(GOOD)
-        self.s = Sluiced(d, '-T', 'http_*')
+        self.s = Sluiced(d, *KEY, '-T', 'http_*')
 
     def __enter__(self):
         return self
@@ -53,9 +84,8 @@ class Stage:
         n = self.count
         top = os.path.join(self.dir, 'top%d' % n)
         qemu_img('create', '-q', '-f', 'qcow2', top, str(SIZE))
-        self.s.qmp.cmd('blockdev-add', dict(
-            {'driver': 'http', 'node-name': 'web%d' % n,
-             'url': server.url(), 'read-only': True}, **dict(FAST, **options)))
+        self.s.qmp.cmd('blockdev-add', web_node(server, 'web%d' % n,
+                                                **dict(FAST, **options)))
         self.s.qmp.cmd('blockdev-add', {
             'driver': 'qcow2', 'node-name': 'top%d' % n,
             'file': {'driver': 'file', 'filename': top},
@@ -194,11 +224,25 @@ def test_vb6_body(d):
             a.head['Content-Length'] = None
             a.head['Transfer-Encoding'] = 'chunked'
 
+        def chunked_right(a):
+            half = len(a.body) // 2
+            a.body = b''.join(b'%x\r\n%s\r\n' % (len(part), part)
+                              for part in (a.body[:half], a.body[half:], b''))
+            a.head['Content-Length'] = None
+            a.head['Transfer-Encoding'] = 'chunked'
+
+        def no_length(a):
+            a.head['Content-Length'] = None
+            a.close = True
+
         def lengths(a):
             a.more = 'Content-Length: 1\r\n'
 
         # Attempts go on behind what came; the last byte never does.
         both(stage, 'short', short)
+        # Odd, and right.
+        stage.row('chunked', chunked_right, None)
+        stage.row('no length', no_length, None)
         both(stage, 'chunked, short', chunked_short, EPROTO)
         both(stage, 'says less', says_less, EPROTO)
         both(stage, 'says more', says_more, EPROTO)
@@ -211,7 +255,14 @@ def test_vb6_body(d):
             a.head['Content-Range'] = None
             a.head['Content-Length'] = str(SIZE)
         both(stage, 'whole', whole, EPROTO)
-        stage.row('encoded', head(Content_Encoding='gzip'), EPROTO)
+        def encoded(a):
+            a.body = gzip.compress(a.body)
+            a.head.update({'Content-Encoding': 'gzip',
+                           'Content-Length': str(len(a.body))})
+        stage.row('encoded', encoded, EPROTO)
+        for name in ('gzip', 'br', 'zstd', 'x-unknown'):
+            stage.row(name, head(Content_Encoding=name), EPROTO)
+        stage.row('identity', head(Content_Encoding='identity'), None)
 
 
 def test_vb6_another_version(d):
@@ -265,13 +316,11 @@ def test_vb6_another_version(d):
 
 def test_vb6_no_version(d):
     """Without a version there is nothing to hold on to."""
-    with Liar(GOOD) as server, Sluiced(d) as s:
+    with Liar(GOOD) as server, Sluiced(d, *KEY) as s:
         def opens(etag, modified, **options):
             server.lie = head(ETag=etag, Last_Modified=modified)
             try:
-                s.qmp.cmd('blockdev-add', dict(
-                    {'driver': 'http', 'node-name': 'n', 'read-only': True,
-                     'url': server.url()}, **options))
+                s.qmp.cmd('blockdev-add', web_node(server, 'n', **options))
             except QmpError as e:
                 assert 'could not be noticed' in str(e), e
                 return False
@@ -387,6 +436,18 @@ def test_vb6_status(d):
         stage.row('a long error', body, 'No such file')
 
 
+if STORAGE == 's3':
+    def test_vb6_s3_does_not_follow(d):
+        """What an endpoint redirects to is asked for nothing."""
+        with Stage(d) as stage, Liar(GOOD) as other:
+            for status in ('301 x', '302 x', '303 x', '307 x', '308 x'):
+                def lie(a, status=status):
+                    lie_to(a, other.url('master/base'))
+                    a.status = status
+                stage.row(status, lie, EIO)
+            assert not other.requests, other.requests
+
+
 def test_vb6_redirects(d):
     with Stage(d) as stage:
         def to(where):
@@ -449,10 +510,6 @@ def test_vb3_cut_at_every_byte(d):
     """Block number k is cut off at byte k of its answer, once."""
     block = 512
     with Liar(GOOD) as server:
-        sock = os.path.join(d, 'nbd')
-        web = {'driver': 'http', 'node-name': 'web', 'url': server.url(),
-               'read-only': True, 'readahead': 0, 'connections': 32,
-               'reconnect-delay': 3600}
         seen = set()
 
         def cut(a):
@@ -463,13 +520,10 @@ def test_vb3_cut_at_every_byte(d):
             else:
                 yield a.bytes()
 
-        with Sluiced(d, '--blockdev', json.dumps(web), '--nbd-server',
-                     'addr.type=unix,addr.path=' + sock, '--export',
-                     'nbd,id=e,node-name=web,name=web'):
+        with served(d, server, readahead=0, connections=32,
+                    **{'reconnect-delay': 3600}):
             server.lie = cut
-            h = nbd.NBD()
-            h.set_export_name('web')
-            h.connect_unix(sock)
+            h = client(d)
             # What the first answer brought is not asked for again.
             wanted = list(range(128, 128 + block + 300))
             bufs = {}
@@ -490,21 +544,13 @@ def test_vb4_one_part_is_bad(d):
     """It fails, though others are served all the time."""
     bad = 1 << 20
     with Liar(GOOD) as server:
-        sock = os.path.join(d, 'nbd')
-        web = {'driver': 'http', 'node-name': 'web', 'url': server.url(),
-               'read-only': True, 'readahead': 0, 'reconnect-delay': 9}
-
         def lie(a):
             if a.first == bad:
                 a.status = '503 x'
 
-        with Sluiced(d, '--blockdev', json.dumps(web), '--nbd-server',
-                     'addr.type=unix,addr.path=' + sock, '--export',
-                     'nbd,id=e,node-name=web,name=web'):
+        with served(d, server, readahead=0, **{'reconnect-delay': 9}):
             server.lie = lie
-            h = nbd.NBD()
-            h.set_export_name('web')
-            h.connect_unix(sock)
+            h = client(d)
             ended = []
             buf = nbd.Buffer(512)
             h.aio_pread(buf, bad, lambda e: ended.append(e.value) or 1)
@@ -515,7 +561,7 @@ def test_vb4_one_part_is_bad(d):
 
 
 def test_vb3_cut_while_opening(d):
-    with Liar(GOOD) as server, Sluiced(d) as s:
+    with Liar(GOOD) as server, Sluiced(d, *KEY) as s:
         length = [2000]
 
         def cut(at):
@@ -529,21 +575,20 @@ def test_vb3_cut_while_opening(d):
         while at <= length[0] + 1:
             server.lie = cut(at)
             try:
-                s.qmp.cmd('blockdev-add', {
-                    'driver': 'http', 'node-name': 'n', 'url': server.url(),
-                    'read-only': True})
+                s.qmp.cmd('blockdev-add', web_node(server, 'n'))
                 raise RuntimeError('opened after %d bytes' % at)
             except QmpError as e:
-                assert server.url() in str(e), e
+                where = server.url() if STORAGE == 'http' else \
+                    's3://master/base'
+                assert where in str(e) and 'hidden' not in str(e), e
             at += 1
         server.lie = None
-        s.qmp.cmd('blockdev-add', {'driver': 'http', 'node-name': 'n',
-                                   'url': server.url(), 'read-only': True})
+        s.qmp.cmd('blockdev-add', web_node(server, 'n'))
 
 
 def test_vb5_sizes(d):
     """Impossible sizes are refused when the file is opened."""
-    with Liar(GOOD) as server, Sluiced(d) as s:
+    with Liar(GOOD) as server, Sluiced(d, *KEY) as s:
         for total in (str(1 << 63), str(1 << 64), '0', '-1', '1e9',
                       '99999999999999999999999', ''):
             def lie(a, total=total):
@@ -551,9 +596,7 @@ def test_vb5_sizes(d):
                                                               total)
             server.lie = lie
             try:
-                s.qmp.cmd('blockdev-add', {
-                    'driver': 'http', 'node-name': 'n', 'url': server.url(),
-                    'read-only': True})
+                s.qmp.cmd('blockdev-add', web_node(server, 'n'))
                 raise RuntimeError('opened with size ' + total)
             except QmpError as e:
                 assert 'Content-Range' in str(e) or 'bytes' in str(e), e
@@ -563,9 +606,7 @@ def test_vb5_sizes(d):
             a.head = {'Content-Length': '0', 'Content-Range': 'bytes */0'}
         server.lie = empty
         try:
-            s.qmp.cmd('blockdev-add', {
-                'driver': 'http', 'node-name': 'n', 'url': server.url(),
-                'read-only': True})
+            s.qmp.cmd('blockdev-add', web_node(server, 'n'))
             raise RuntimeError('opened an empty file')
         except QmpError as e:
             assert 'the file is empty' in str(e), e

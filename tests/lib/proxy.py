@@ -7,6 +7,7 @@
         link.mend()
         link.freeze()       # nothing comes through, nobody is told
         link.thaw()
+        link.cut_after(100)     # bytes more from the server: its connection ends
 """
 import socket
 import struct
@@ -20,9 +21,10 @@ RESET = struct.pack('ii', 1, 0)     # SO_LINGER: closing sends a reset
 class Pipe(threading.Thread):
     """One direction of a connection: what comes at t leaves at t + delay."""
 
-    def __init__(self, link, source, target):
+    def __init__(self, link, source, target, from_server):
         super().__init__(daemon=True)
         self.link, self.source, self.target = link, source, target
+        self.from_server = from_server
         self.queue = []
         self.ready = threading.Condition()
         threading.Thread(target=self.deliver, daemon=True).start()
@@ -56,10 +58,24 @@ class Pipe(threading.Thread):
                 if not data:
                     self.target.shutdown(socket.SHUT_WR)
                     return
+                rest = self.link.spend(len(data)) if self.from_server else None
+                if rest is not None:
+                    self.end(data[:rest])
+                    return
                 self.target.sendall(data)
                 self.link.passed += len(data)
             except OSError:
                 return
+
+
+    def end(self, data):
+        """Send that, and end the connection on both sides."""
+        self.target.sendall(data)
+        if self.link.resets:
+            Link.reset(self.target)
+        else:
+            self.target.shutdown(socket.SHUT_RDWR)
+        Link.reset(self.source)
 
 
 class Link:
@@ -72,6 +88,8 @@ class Link:
         self.passed = 0         # bytes, both ways
         self.refused = 0        # connections while it was cut
         self.held = 0           # pieces that met a frozen link
+        self.left = None        # bytes until a connection ends
+        self.resets = False     # how it ends
         self.lock = threading.Lock()
         self.is_cut = False
         self.sockets = []
@@ -100,8 +118,8 @@ class Link:
                     self.reset(near)
                     continue
                 self.sockets += [near, far]
-                Pipe(self, near, far)
-                Pipe(self, far, near)
+                Pipe(self, near, far, False)
+                Pipe(self, far, near, True)
 
     @staticmethod
     def reset(s):
@@ -122,6 +140,23 @@ class Link:
     def mend(self):
         with self.lock:
             self.is_cut = False
+
+    def cut_after(self, count, resets=False):
+        """The connection that has brought @count bytes from the server from now
+        on ends there, with a reset or in good order; others go on."""
+        with self.lock:
+            self.left, self.resets = count, resets
+
+    def spend(self, count):
+        """How many of @count bytes still pass, if not all."""
+        with self.lock:
+            if self.left is None:
+                return None
+            if count < self.left:
+                self.left -= count
+                return None
+            left, self.left = self.left, None
+            return left
 
     def freeze(self):
         self.open.clear()
