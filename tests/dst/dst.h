@@ -9,6 +9,7 @@
  *   manager.c the QMP client
  *   faults.c  errors, short transfers, slow and hanging storage
  *   model.c   what every sector may hold
+ *   copies.c  mirrors, commits and backups, and what they must hold
  *   snapshot.c internal snapshots, and what they must hold
  *   power.c   states that power cuts leave
  *   story.c   what happened, its hash, failures
@@ -129,6 +130,9 @@ enum fault_kind {
     F_TOP_NOSPACE,
     F_TOP_SYNC,
     F_SHORT,
+    F_COPY_WRITE, /* from here on: of what copies are written to */
+    F_COPY_NOSPACE,
+    F_COPY_SLOW,
     F_KINDS
 };
 enum layer { L_TOP, L_MID, L_BASE, L_COUNT };
@@ -150,8 +154,8 @@ struct config {
     unsigned guests, ops, window, weight[G_OPS];
     unsigned unaligned, fua, hot, leave; /* percent */
     /* the manager */
-    unsigned commands, jobs, resize, exports, snapshots; /* percent but the
-                                                          * first */
+    unsigned commands, jobs, resize, exports, snapshots, copies; /* percent but
+                                                                  * the first */
     bool slow_speed;
     bool crowd; /* more in flight than is allowed */
     /* trouble */
@@ -167,6 +171,13 @@ char *config_describe(const struct config *c);
 const char *config_driver(const struct config *c, enum layer l);
 
 /* --- world.c --- */
+
+/* Which file is the disk, and what is in it? */
+struct disk_file {
+    char path[16], driver[8];
+};
+struct graph;
+struct node;
 
 struct world {
     uint64_t seed;
@@ -188,6 +199,7 @@ struct world {
     GPtrArray *guests;       /* struct guest */
     GPtrArray *cuts;         /* struct cut */
     struct model_cut *final; /* what the image must hold at the end */
+    struct disk_file final_disk;
     struct sim_image *start; /* the files when the log began */
     uint64_t command_since;  /* when the manager's command began; 0: none */
     char *command;
@@ -195,6 +207,9 @@ struct world {
     struct manager *manager;
     bool managed;         /* it has given its commands */
     GPtrArray *snapshots; /* struct snapshot: those that must exist */
+    GPtrArray *copies;    /* struct copy */
+    bool breaks_guests;   /* a target that fails makes guests' writes fail */
+    bool committed;       /* lower images may have changed */
 };
 
 /* Run @seed to its end. Returns the hash of its trace; a failure prints and
@@ -241,7 +256,6 @@ bool faults_hit_top(struct world *w);
 
 /* --- snapshot.c --- */
 
-struct graph;
 struct snapshot;
 struct snapshot *snapshot_ref(struct snapshot *s);
 void snapshot_unref(struct snapshot *s);
@@ -252,7 +266,27 @@ CO_FN void snapshots_co_verify(struct world *w, struct graph *g,
                                const GPtrArray *snapshots, const char *what);
 GPtrArray *snapshots_copy(struct world *w);
 
+/* --- copies.c --- */
+
+/* Files "/copyN.img" are there for so many. */
+enum { COPIES = 4 };
+GPtrArray *copies_new(void);
+/* Start one, or do something to one, by a command of the manager's. */
+CO_FN void copies_co_ask(struct world *w);
+/* Is there one that has not ended? */
+bool copies_run(const struct world *w);
+/* An event says that it is ready. */
+void copies_ready(struct world *w, const char *id);
+/* The event says that job @id has ended: is the target what it has to be? */
+void copies_ended(struct world *w, const char *id, bool ok);
+/* The image that is the disk now, or NULL. */
+struct node *copies_disk(struct world *w);
+/* Is it another than at the start? */
+bool copies_moved(struct world *w);
+
 /* --- power.c --- */
+
+void disk_file_get(struct world *w, struct disk_file *ret);
 
 /* Remember this instant as one where power may be cut. */
 void power_mark(struct world *w);
@@ -263,8 +297,9 @@ void power_check(struct world *w);
 /* Open the chain of w's images from @img, check it, compare every sector.
  * @independent: it must not need a base. @snapshots are there, too. */
 void power_verify(struct world *w, const struct sim_image *img,
-                  const struct model_cut *cut, bool independent,
-                  const GPtrArray *snapshots, const char *what);
+                  const struct model_cut *cut, const struct disk_file *disk,
+                  bool independent, const GPtrArray *snapshots,
+                  const char *what);
 
 /* --- story.c --- */
 

@@ -20,17 +20,25 @@ static const struct trouble troubles[F_KINDS] = {
     [F_TOP_WRITE] = { SIM_WRITE, "/top.img", EIO },
     [F_TOP_NOSPACE] = { SIM_WRITE, "/top.img", ENOSPC },
     [F_TOP_SYNC] = { SIM_FDATASYNC, "/top.img", EIO },
+    [F_COPY_WRITE] = { SIM_WRITE, NULL, EIO },
+    [F_COPY_NOSPACE] = { SIM_WRITE, NULL, ENOSPC },
+    [F_COPY_SLOW] = { SIM_WRITE, NULL, .hangs = true },
     [F_SHORT] = { SIM_WRITE, "/top.img", .is_short = true },
 };
 
 static void inject(struct world *w, enum fault_kind kind)
 {
+    static const char *const copies[] = { "/copy0.img", "/copy1.img",
+                                          "/copy2.img", "/copy3.img" };
     const struct trouble *t = &troubles[kind];
     struct sim_fault f = { .op = t->op,
                            .path = t->path,
                            .err = t->err,
                            .nth = 1 + rng_below(&w->rng, BURST) };
 
+    if (kind >= F_COPY_WRITE) {
+        f.path = copies[rng_below(&w->rng, G_N_ELEMENTS(copies))];
+    }
     if (t->hangs) {
         f.delay_ns = (1 + rng_below(&w->rng, 5)) * SEC;
     } else if (t->is_short) {
@@ -62,7 +70,7 @@ static CO_FN void faults_entry(void *arg)
         enum fault_kind kind = kinds[rng_below(&w->rng, n)];
 
         co_sleep(1 + rng_below(&w->rng, w->cfg.fault_gap_ms * MS));
-        if (w->trouble_ends || (kind == F_BASE_HANG && hangs++ > MOST_HANGS)) {
+        if (w->trouble_ends || (troubles[kind].hangs && hangs++ > MOST_HANGS)) {
             continue;
         }
         inject(w, kind);
@@ -96,6 +104,13 @@ void faults_co_stop(struct world *w)
     }
 }
 
+/* Is @path that of the disk, or was it? */
+static bool is_of_disk(struct world *w, const char *path)
+{
+    return !g_strcmp0(path, "/top.img") ||
+           (copies_moved(w) && path && g_str_has_prefix(path, "/copy"));
+}
+
 bool faults_hit_top(struct world *w)
 {
     size_t n;
@@ -103,8 +118,8 @@ bool faults_hit_top(struct world *w)
 
     for (size_t i = 0; i < n; i++) {
         if (log[i]->completed && log[i]->result < 0 &&
-            log[i]->result != -ENOTSUP &&
-            !g_strcmp0(log[i]->path, "/top.img") && log[i]->op != SIM_OPEN) {
+            log[i]->result != -ENOTSUP && is_of_disk(w, log[i]->path) &&
+            log[i]->op != SIM_OPEN) {
             return true;
         }
     }

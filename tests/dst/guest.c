@@ -50,7 +50,8 @@ static void judge_error(struct request *r)
     }
     if ((r->error == NBD_EIO || r->error == NBD_ENOSPC) && trouble) {
         for (int i = 0; i < F_KINDS; i++) {
-            if (w->cfg.fault[i] && i != F_BASE_HANG && i != F_BASE_SLOW) {
+            if (w->cfg.fault[i] && i != F_BASE_HANG && i != F_BASE_SLOW &&
+                (i < F_COPY_WRITE || copies_moved(w) || w->breaks_guests)) {
                 return;
             }
         }

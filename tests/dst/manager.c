@@ -10,7 +10,8 @@
 #include "dst.h"
 #include "loop/channel.h"
 
-enum { MOST_CUTS = 8 };
+/* Copies are to end while guests are there. */
+enum { MOST_CUTS = 8, MOST_MORE = 40 };
 
 struct manager {
     struct world *w;
@@ -46,12 +47,28 @@ static void check_completed(struct manager *m, const json_t *data)
 {
     const char *id = json_string_value(json_object_get(data, "device"));
 
+    copies_ended(m->w, id, !json_object_get(data, "error"));
     if (g_hash_table_remove(m->whole, id) && !json_object_get(data, "error") &&
         !power_is_independent(m->w)) {
         fail(m->w, "stream %s is complete, the disk has its base", id);
     }
     if (m->w->cfg.cuts && m->w->cuts->len < MOST_CUTS) {
         power_mark(m->w);
+    }
+}
+
+static void take_event(struct manager *m, const char *event, const json_t *data)
+{
+    const char *id = json_string_value(json_object_get(data, "device"));
+
+    if (!g_strcmp0(event, "JOB_STATUS_CHANGE")) {
+        follow_job(m, data);
+    } else if (!g_strcmp0(event, "BLOCK_JOB_COMPLETED")) {
+        check_completed(m, data);
+    } else if (!g_strcmp0(event, "BLOCK_JOB_CANCELLED")) {
+        copies_ended(m->w, id, false);
+    } else if (!g_strcmp0(event, "BLOCK_JOB_READY")) {
+        copies_ready(m->w, id);
     }
 }
 
@@ -62,14 +79,8 @@ static void take_message(struct manager *m, json_t *msg)
     json_object_del(msg, "timestamp");
     text = json_dumps(msg, JSON_COMPACT);
     story(m->w, "qmp < %.600s", text);
-    if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
-                   "JOB_STATUS_CHANGE")) {
-        follow_job(m, json_object_get(msg, "data"));
-    }
-    if (!g_strcmp0(json_string_value(json_object_get(msg, "event")),
-                   "BLOCK_JOB_COMPLETED")) {
-        check_completed(m, json_object_get(msg, "data"));
-    }
+    take_event(m, json_string_value(json_object_get(msg, "event")),
+               json_object_get(msg, "data"));
     if (json_object_get(msg, "event") || json_object_get(msg, "QMP")) {
         json_decref(msg);
         return;
@@ -219,7 +230,12 @@ static const char *pick_job(struct manager *m)
     static const char *const ids[] = { "j0", "j1", "drive0" };
 
     if (m->jobs->len && rng_percent(&m->w->rng, 90)) {
-        return m->jobs->pdata[rng_below(&m->w->rng, m->jobs->len)];
+        const char *id = m->jobs->pdata[rng_below(&m->w->rng, m->jobs->len)];
+
+        /* Copies have verbs of their own; few are to be cut short by these. */
+        if (*id != 'c' || rng_percent(&m->w->rng, 15)) {
+            return id;
+        }
     }
     return PICK(&m->w->rng, ids);
 }
@@ -407,6 +423,8 @@ static CO_FN void ask_co(struct manager *m)
 
     if (cfg->snapshots && rng_percent(r, cfg->snapshots)) {
         snapshots_co_ask(m->w);
+    } else if (cfg->copies && rng_percent(r, cfg->copies)) {
+        copies_co_ask(m->w);
     } else if (rng_percent(r, cfg->resize)) {
         resize_co(m);
     } else if (rng_percent(r, cfg->exports)) {
@@ -438,6 +456,10 @@ static CO_FN void manager_entry(void *arg)
         co_sleep(
             rng_below(&w->rng, rng_percent(&w->rng, 80) ? 3 * MS : 60 * MS));
         ask_co(m);
+    }
+    for (unsigned i = 0; i < MOST_MORE && w->phase == 1 && copies_run(w); i++) {
+        co_sleep(rng_below(&w->rng, 40 * MS));
+        copies_co_ask(w);
     }
     if (w->cfg.exports) {
         export_add_co(m, "e1", true);

@@ -39,18 +39,26 @@ struct cut {
     uint64_t instant; /* of the machine */
     uint64_t ns;
     bool independent; /* the daemon uses no base any more */
+    struct disk_file disk;
     struct model_cut *promised;
     GPtrArray *snapshots;
 };
 
 bool power_is_independent(struct world *w)
 {
-    struct graph *g = w->control->graph;
-    struct device *dev = device_find(g, "drive0");
-    struct node *top = dev ? node_skip_filters(backend_node(dev->backend))
-                           : node_find(g, "top", NULL);
+    struct node *top = copies_disk(w);
 
     return top && !node_header_backing(top, NULL);
+}
+
+void disk_file_get(struct world *w, struct disk_file *ret)
+{
+    struct node *n = copies_moved(w) ? copies_disk(w) : NULL;
+
+    g_strlcpy(ret->path, n ? node_filename(n) : "/top.img", sizeof(ret->path));
+    g_strlcpy(ret->driver,
+              n ? node_driver_name(n) : config_driver(&w->cfg, L_TOP),
+              sizeof(ret->driver));
 }
 
 void power_mark(struct world *w)
@@ -60,11 +68,15 @@ void power_mark(struct world *w)
     cut->instant = sim_instant(w->sim);
     cut->ns = loop_clock_ns(w->loop);
     cut->independent = power_is_independent(w);
+    disk_file_get(w, &cut->disk);
     cut->promised = model_cut_new(w->model);
     cut->snapshots = snapshots_copy(w);
     g_ptr_array_add(w->cuts, cut);
     story(w, "power may be cut here: instant %" PRIu64 "%s", cut->instant,
           cut->independent ? ", no base needed" : "");
+    if (copies_moved(w)) {
+        story(w, "the disk is %s", cut->disk.path);
+    }
 }
 
 /* --- files after a cut --- */
@@ -198,6 +210,7 @@ struct verify {
     struct world *w;
     struct loop *loop;
     const struct model_cut *cut;
+    const struct disk_file *disk;
     bool independent;
     const GPtrArray *snapshots;
     const char *what;
@@ -206,9 +219,8 @@ struct verify {
 
 static CO_FN struct node *top_co_open(struct verify *v, unsigned flags)
 {
-    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver",
-                          config_driver(&v->w->cfg, L_TOP), "file", "driver",
-                          "file", "filename", "/top.img");
+    json_t *o = json_pack("{s:s,s:{s:s,s:s}}", "driver", v->disk->driver,
+                          "file", "driver", "file", "filename", v->disk->path);
     g_autoptr(GError) err = NULL;
     struct node *n;
 
@@ -232,7 +244,8 @@ static CO_FN bool image_co_check(struct verify *v)
     g_autoptr(GError) err = NULL;
     bool needed = node_header_backing(n, NULL);
 
-    if (node_co_check(n, 0, &res, &err) < 0) {
+    if (!g_str_equal(v->disk->driver, "raw") &&
+        node_co_check(n, 0, &res, &err) < 0) {
         fail(v->w, "%s: check fails: %s", v->what, err->message);
     }
     if (res.corruptions || res.check_errors) {
@@ -264,6 +277,15 @@ static CO_FN void image_co_compare(struct verify *v)
     node_co_unref(n);
 }
 
+static CO_FN void base_co_remove(const struct verify *v, const char *path)
+{
+    g_autofree char *gone = g_strdup_printf("/gone-%s", path + 1);
+
+    if (!g_str_equal(path, v->disk->path)) {
+        io_co_rename(path, gone);
+    }
+}
+
 static CO_FN void verify_entry(void *arg)
 {
     struct verify *v = arg;
@@ -275,8 +297,8 @@ static CO_FN void verify_entry(void *arg)
         }
     } else {
         /* P2: whoever needs no base may lose it. */
-        io_co_rename("/base.img", "/gone-base.img");
-        io_co_rename("/mid.img", "/gone-mid.img");
+        base_co_remove(v, "/base.img");
+        base_co_remove(v, "/mid.img");
     }
     image_co_compare(v);
     (void)image_co_check(v);
@@ -286,12 +308,14 @@ static CO_FN void verify_entry(void *arg)
 }
 
 void power_verify(struct world *w, const struct sim_image *img,
-                  const struct model_cut *cut, bool independent,
-                  const GPtrArray *snapshots, const char *what)
+                  const struct model_cut *cut, const struct disk_file *disk,
+                  bool independent, const GPtrArray *snapshots,
+                  const char *what)
 {
     struct loop_options o = SIM_OPTIONS(w->seed);
     struct verify v = { .w = w,
                         .cut = cut,
+                        .disk = disk,
                         .what = what,
                         .independent = independent,
                         .snapshots = snapshots };
@@ -344,7 +368,7 @@ void power_check(struct world *w)
                 "power cut at %.3f ms, %s left", (double)cut->ns / 1e6,
                 persist_names[how]);
 
-            power_verify(w, img, cut->promised, cut->independent,
+            power_verify(w, img, cut->promised, &cut->disk, cut->independent,
                          cut->snapshots, what);
             sim_image_free(img);
         }

@@ -177,6 +177,29 @@ static CO_FN void layer_co_make(struct world *w, GArray *view, enum layer l,
     json_decref(o);
 }
 
+/* With something in it, which is not to stay there. */
+static CO_FN void target_co_make(struct world *w, unsigned i)
+{
+    g_autofree char *path = g_strdup_printf("/copy%u.img", i);
+    uint64_t size = w->cfg.size[L_TOP], id = world_new_id(w);
+    uint8_t buf[SECTOR];
+    struct io_file *f;
+    struct iovec v;
+
+    file_co_make(w, path, size);
+    if (io_co_open(path, O_RDWR, 0, &f) < 0) {
+        fail(w, "cannot open %s", path);
+    }
+    for (uint64_t s = 0; s < size / SECTOR; s += 5) {
+        model_pattern(id, s, buf);
+        if (io_co_pwritev(f, s * SECTOR, iov_one(&v, buf, SECTOR),
+                          IO_TAG_DATA) < 0) {
+            fail(w, "cannot write %s", path);
+        }
+    }
+    io_co_close(f);
+}
+
 static CO_FN void images_co_make(struct world *w)
 {
     g_autoptr(GArray) view = g_array_new(FALSE, TRUE, sizeof(uint64_t));
@@ -191,6 +214,9 @@ static CO_FN void images_co_make(struct world *w)
     layer_co_make(w, view, L_TOP, "/top.img", mid ? "/mid.img" : "/base.img",
                   mid ? mid_format : base_format);
     file_co_make(w, "/extra.img", 65536);
+    for (unsigned i = 0; w->cfg.copies && i < COPIES; i++) {
+        target_co_make(w, i);
+    }
     w->model = model_new(view->len);
     for (guint i = 0; i < view->len; i++) {
         model_set(w->model, i, 1, g_array_index(view, uint64_t, i));
@@ -378,6 +404,7 @@ static CO_FN void phases_co_run(struct world *w)
     manager_co_settle(w);
     (void)guest_co_sweep(w, false);
     w->final = model_cut_new(w->model);
+    disk_file_get(w, &w->final_disk);
 }
 
 static CO_FN void world_entry(void *arg)
@@ -446,6 +473,7 @@ uint64_t world_run(uint64_t seed)
     w.cuts = g_ptr_array_new();
     w.snapshots = g_ptr_array_new_with_free_func(
         (GDestroyNotify)snapshot_unref);
+    w.copies = copies_new();
     p.loop = p.data = w.loop;
     p.state_dir = w.cfg.journal ? "/state" : NULL;
     sim_shuffle(w.loop, w.cfg.shuffle, seed);
@@ -453,8 +481,11 @@ uint64_t world_run(uint64_t seed)
     co_start(w.loop, world_entry, &w);
     loop_run(w.loop);
     check_leaks(&w);
-    check_base(&w);
-    power_verify(&w, sim_live(w.sim), w.final, false, w.snapshots, "the end");
+    if (!w.committed) {
+        check_base(&w);
+    }
+    power_verify(&w, sim_live(w.sim), w.final, &w.final_disk, false,
+                 w.snapshots, "the end");
     power_check(&w);
     story(&w, "log %016" PRIx64, sim_log_hash(w.sim));
     control_free(w.control);
@@ -462,6 +493,7 @@ uint64_t world_run(uint64_t seed)
     model_cut_free(w.final);
     g_ptr_array_unref(w.cuts);
     g_ptr_array_unref(w.snapshots);
+    g_ptr_array_unref(w.copies);
     model_free(w.model);
     loop_free(w.loop);
     w.loop = NULL;

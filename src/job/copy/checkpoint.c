@@ -19,6 +19,7 @@
 #include "graph/node.h"
 #include "loop/co.h"
 #include "loop/io.h"
+#include "loop/loop.h"
 
 #define PAGE 4096u
 #define SUM_AT (PAGE - 4u) /* the checksum of what is before it */
@@ -118,7 +119,7 @@ static CO_FN int header_co_write(struct checkpoint *cp)
     put_le64(page + 16, cp->size);
     put_le64(page + 24, cp->unit);
     put_le64(page + 32, cp->identity);
-    put_le64(page + 40, (uint64_t)g_get_real_time());
+    put_le64(page + 40, loop_date_ns(co_loop(co_self())) / 1000);
     return page_co_write(cp->file, 0, page);
 }
 
