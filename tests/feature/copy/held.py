@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commits and mirrors are held at every breakpoint, something else happens
+"""Streams, commits, mirrors and backups are held at every breakpoint, something else happens
 meanwhile, they are let go: all of it ends, and the disk is what it has to be.
 
 Which breakpoints a job comes by is found by a run of it alone. The whole matrix
@@ -13,7 +13,7 @@ import select
 
 import rig
 from rig import KIB, MIB, assert_same
-from qmp import QmpError
+from qmp import QmpClosed, QmpError
 from seed import SEED
 from sluiced import Sluiced
 from waiting import until
@@ -54,7 +54,13 @@ class Held:
         q.cmd('block-export-add', {
             'type': 'nbd', 'id': 'e', 'node-name': 'top', 'name': 'top',
             'writable': True})
+        q.cmd('blockdev-add', {'driver': 'copy-on-read', 'node-name': 'cor',
+                               'file': 'top'})
+        q.cmd('block-export-add', {'type': 'nbd', 'id': 'c',
+                                   'node-name': 'cor', 'name': 'cor'})
         self.other = self.daemon.connect()
+        self.third = self.daemon.connect()
+        self.gone = False   # the daemon has been told to end
         self.held = False
         self.open = None    # what a write left behind may not have changed
         self.nbd = nbd
@@ -122,7 +128,17 @@ def mirror_blocking(s):
     mirror(s, 'write-blocking')
 
 
-JOBS = [commit, active, mirror, mirror_blocking]
+def stream(s):
+    s.qmp.cmd('block-stream', {'device': 'top', 'job-id': 'j'})
+
+
+def backup(s):
+    s.qmp.cmd('blockdev-backup', {
+        'device': 'top', 'job-id': 'j', 'target': 'target', 'sync': 'full'})
+
+
+MOVES = [active, mirror, mirror_blocking]
+JOBS = [commit, active, mirror, mirror_blocking, stream, backup]
 
 
 # --- what happens meanwhile; each returns what is to be done after it ---
@@ -144,6 +160,71 @@ def read(s, model):
         assert_same(bytes(buf.to_bytearray()),
                     bytes(model[64 * KIB:128 * KIB]), 'a read')
     return end
+
+
+def populate(s, model):
+    """A read through the filter that copies what it reads to the top image."""
+    h = rig.connect(s.nbd, 'cor')
+    buf = rig.nbd.Buffer(192 * KIB)
+    cookie = h.aio_pread(buf, 128 * KIB)
+    want = bytes(model[128 * KIB:320 * KIB])
+
+    def end():
+        while not h.aio_command_completed(cookie):
+            h.poll(-1)
+        assert_same(bytes(buf.to_bytearray()), want, 'a read that populates')
+        h.shutdown()
+    return end
+
+
+def drain(s, model):
+    """A reopen drains the node."""
+    fmt = rig.FORMAT
+    s.third.send_raw(json.dumps({
+        'execute': 'blockdev-reopen', 'arguments': {'options': [
+            {'driver': fmt, 'node-name': 'top', 'file': 'top-dbg',
+             'backing': 'middle', 'detect-zeroes': 'on'}]}}) + '\n')
+
+    def end():
+        until(lambda: 'event' not in s.third.read_message(), 'the reopen')
+    return end
+
+
+def close(s, model):
+    """The exports go with what is under way, and the nodes stay."""
+    for e in ('c', 'e'):
+        s.third.send_raw(json.dumps({
+            'execute': 'block-export-del',
+            'arguments': {'id': e, 'mode': 'hard'}}) + '\n')
+    s.third.send_raw(json.dumps({
+        'execute': 'blockdev-del', 'arguments': {'node-name': 'top'}}) + '\n')
+
+    def end():
+        answers = []
+        while len(answers) < 3:
+            m = s.third.read_message()
+            answers += [m] if 'event' not in m else []
+        assert 'error' in answers[2], answers
+        until(lambda: not s.qmp.cmd('query-block-exports'), 'the exports')
+        # The filter stands on what is the disk by now.
+        s.qmp.cmd('block-export-add', {
+            'type': 'nbd', 'id': 'e', 'node-name': 'cor', 'name': 'top',
+            'writable': True})
+        s.guest = rig.connect(s.nbd, 'top')
+    return end
+
+
+def leave_daemon(s, model):
+    """It ends whatever a breakpoint holds."""
+    s.qmp.cmd('quit')
+    s.gone = True
+    try:
+        while True:
+            m = s.qmp.read_message()
+            s.qmp.events += [m] if 'event' in m else []
+    except QmpClosed:
+        s.daemon.wait()
+    return lambda: None
 
 
 def zero(s, model):
@@ -208,7 +289,8 @@ def cancel(s, model):
     return lambda: None
 
 
-WHILE = [write, read, zero, trim, flush, leave, resize, snapshot, pause, cancel]
+WHILE = [write, read, populate, zero, trim, flush, leave, drain, close,
+         leave_daemon, resize, snapshot, pause, cancel]
 
 
 def finish_aio(s, cookie):
@@ -272,17 +354,21 @@ def play(d, images, start, n, event, act):
         state = s.state()
         end = act(s, model) if state and state in may.get(act, (state,)) \
             else lambda: None
-        s.release(n)
-        end()
-        until(lambda: drive(s), 'the end')
-        check(s, s.read(), model, 'the disk')
+        if not s.gone:
+            s.release(n)
+            end()
+            until(lambda: drive(s), 'the end')
+            check(s, s.read(), model, 'the disk')
+            s.guest.shutdown()
+            s.qmp.cmd('quit')
+            s.daemon.wait()
         ended = over(s)
-        s.guest.shutdown()
-        s.qmp.cmd('quit')
-        s.daemon.wait()
     last, fmt = 'top', rig.FORMAT
-    if ended == 'BLOCK_JOB_COMPLETED' and start is not commit:
+    if ended == 'BLOCK_JOB_COMPLETED' and start in MOVES:
         last, fmt = ('base', 'raw') if start is active else ('target', fmt)
+    if ended == 'BLOCK_JOB_COMPLETED' and start is backup:
+        assert_same(rig.read_image(s.paths['target'], fmt), images['disk'],
+                    'the backup')
     check(s, rig.read_image(s.paths[last], fmt), model, last)
     if fmt != 'raw':
         rig.check_no_corruption(s.paths[last])
