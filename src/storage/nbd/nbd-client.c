@@ -33,6 +33,8 @@
 #define BACKOFF_MAX_NS (8000 * NS_PER_MS)
 #define SHUTTING_DOWN_NS (50 * NS_PER_MS)
 #define IN_FLIGHT_MAX 64u
+/* What a request is worth beside its data, bytes. */
+#define REQUEST_LOAD 4096u
 /* How long a request waits for the one attempt to reconnect that it is due
  * after the reconnect delay. */
 #define LAST_ATTEMPT_NS (2000 * NS_PER_MS)
@@ -55,6 +57,7 @@ struct nbd_slot {
     unsigned idx;
     unsigned target;       /* index of the server that it is connected to */
     struct nbd_conn *conn; /* also while connecting */
+    uint64_t load;         /* what is under way on it: request_load() */
     bool up;
     bool was_early; /* the last handshake looks like one that came too early */
 };
@@ -70,6 +73,7 @@ struct nbd_client {
     struct nbd_slot slots[NBD_CONNECTIONS_MAX];
     unsigned nslots;
     struct co_queue waiters;  /* requests without a connection */
+    struct co_queue room[2];  /* where all are full: demand; background */
     struct co_queue sleepers; /* slots between two attempts */
     struct co_latch tasks;
     uint64_t lost_ns;        /* when the last connection went */
@@ -102,6 +106,14 @@ unsigned nbd_client_connected(const struct nbd_client *cl)
         n += cl->slots[i].up;
     }
     return n;
+}
+
+/* Connections came or went: whoever waits looks again. */
+static void client_wake(struct nbd_client *cl)
+{
+    co_queue_wake_all(&cl->waiters);
+    co_queue_wake_all(&cl->room[0]);
+    co_queue_wake_all(&cl->room[1]);
 }
 
 static bool client_is_over(const struct nbd_client *cl)
@@ -164,7 +176,7 @@ static void client_end_requests(struct nbd_client *cl, uint64_t until_ns,
             client_cut(cl, p->conn);
         }
     }
-    co_queue_wake_all(&cl->waiters);
+    client_wake(cl);
 }
 
 void nbd_client_end_requests(struct nbd_client *cl, int verdict)
@@ -262,7 +274,7 @@ static void client_fail(struct nbd_client *cl, const char *why)
             nbd_conn_shutdown(cl->slots[i].conn);
         }
     }
-    co_queue_wake_all(&cl->waiters);
+    client_wake(cl);
     co_queue_wake_all(&cl->sleepers);
 }
 
@@ -352,7 +364,7 @@ static CO_FN int slot_co_connect(struct nbd_slot *slot,
         struct nbd_conn *conn = slot->conn;
         slot->conn = NULL;
         nbd_conn_co_free(conn);
-        co_queue_wake_all(&cl->waiters);
+        client_wake(cl);
         return ret;
     }
     cl->current = slot->target;
@@ -422,11 +434,11 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
                 return;
             }
             slot->up = true;
-            co_queue_wake_all(&cl->waiters);
+            client_wake(cl);
             return;
         }
         cl->failed_attempt = MAX(cl->failed_attempt, attempt);
-        co_queue_wake_all(&cl->waiters);
+        client_wake(cl);
         slot_co_pause(slot, backoff);
         backoff = MIN(backoff * 2, BACKOFF_MAX_NS);
     }
@@ -465,7 +477,7 @@ static CO_FN void nbd_slot_entry(void *arg)
         slot->conn = NULL;
         client_forget_conn(cl, conn);
         nbd_conn_co_free(conn);
-        co_queue_wake_all(&cl->waiters);
+        client_wake(cl);
         /* A server that takes connections only to drop them is not asked as
          * fast as it drops. */
         if (loop_clock_ns(loop_current()) - up_ns < BACKOFF_MAX_NS) {
@@ -617,24 +629,54 @@ void nbd_client_co_close(struct nbd_client *cl)
         }
     }
     co_queue_wake_all(&cl->sleepers);
-    co_queue_wake_all(&cl->waiters);
+    client_wake(cl);
     co_latch_co_wait(&cl->tasks);
     client_free(cl);
 }
 
 /* --- requests --- */
 
-static struct nbd_slot *client_pick(struct nbd_client *cl)
+static bool slot_is_usable(const struct nbd_slot *slot)
 {
+    return slot->up && nbd_conn_is_usable(slot->conn);
+}
+
+/* How many connections are for demand alone: a quarter of several. What is sent
+ * on one connection arrives in order, so a reply there waits for all the data
+ * that background work has asked for before. */
+static unsigned client_reserved(const struct nbd_client *cl)
+{
+    unsigned usable = 0;
+
+    for (unsigned i = 0; i < cl->nslots; i++) {
+        usable += slot_is_usable(&cl->slots[i]);
+    }
+    return usable > 1 ? MAX(usable / 4, 1) : 0;
+}
+
+/* How long others on the same connection wait for it: bytes, more or less. */
+static uint64_t request_load(const struct nbd_request *r)
+{
+    return REQUEST_LOAD +
+           (r->op == NBD_OP_READ || r->op == NBD_OP_WRITE ? r->len : 0);
+}
+
+static struct nbd_slot *client_pick(struct nbd_client *cl, bool background)
+{
+    unsigned skip = background ? client_reserved(cl) : 0;
     struct nbd_slot *best = NULL;
-    unsigned best_load = IN_FLIGHT_MAX;
 
     for (unsigned i = 0; i < cl->nslots; i++) {
         struct nbd_slot *slot = &cl->slots[i];
-        if (slot->up && nbd_conn_is_usable(slot->conn) &&
-            nbd_conn_in_flight(slot->conn) < best_load) {
+
+        if (!slot_is_usable(slot)) {
+            continue;
+        }
+        if (skip > 0) {
+            skip--;
+        } else if (nbd_conn_in_flight(slot->conn) < IN_FLIGHT_MAX &&
+                   (!best || slot->load < best->load)) {
             best = slot;
-            best_load = nbd_conn_in_flight(slot->conn);
         }
     }
     return best;
@@ -666,7 +708,7 @@ static bool client_gives_up(struct nbd_client *cl, const struct pending *p,
 /* Wait for a connection with room. -EIO when none comes back in time;
  * @first_lost_ns is when this request was first lost, 0: never. */
 static CO_FN int client_co_wait(struct nbd_client *cl, const struct pending *p,
-                                uint64_t first_lost_ns,
+                                bool background, uint64_t first_lost_ns,
                                 struct nbd_slot **ret_slot)
 {
     uint64_t asked = cl->attempts, deadline;
@@ -682,13 +724,13 @@ static CO_FN int client_co_wait(struct nbd_client *cl, const struct pending *p,
                                  first_lost_ns + cl->opts.reconnect_delay_ns) {
             return -EIO;
         }
-        *ret_slot = client_pick(cl);
+        *ret_slot = client_pick(cl, background);
         if (*ret_slot) {
             return 0;
         }
         if (nbd_client_connected(cl) > 0) {
             /* All are full, or their slots are about to notice the loss. */
-            co_queue_co_wait(&cl->waiters);
+            co_queue_co_wait(&cl->room[background]);
             continue;
         }
         if (client_gives_up(cl, p, asked, &deadline)) {
@@ -724,16 +766,21 @@ static CO_FN int client_co_send(struct nbd_client *cl, struct nbd_request *r,
 
     for (;;) {
         struct nbd_slot *slot = NULL;
-        int ret = client_co_wait(cl, p, first_lost_ns, &slot);
+        int ret = client_co_wait(cl, p, r->flags & NBD_REQUEST_BACKGROUND,
+                                 first_lost_ns, &slot);
         if (ret != 0) {
             return ret;
         }
         uint64_t written = cl->written;
         p->cut = false;
         p->conn = slot->conn;
+        slot->load += request_load(r);
         ret = nbd_conn_co_request(slot->conn, r);
+        slot->load -= request_load(r);
         p->conn = NULL;
-        co_queue_wake_one(&cl->waiters);
+        /* Not all may use what became free. */
+        co_queue_wake_one(&cl->room[0]);
+        co_queue_wake_one(&cl->room[1]);
         if (ret != -ENOTCONN && ret != -ESHUTDOWN) {
             return client_account(cl, r, written, ret);
         }

@@ -2,11 +2,14 @@
 /*
  * An NBD export, reached over one or several connections that come back.
  *
- * Requests go to the connection with the fewest in flight.  When a connection
- * is lost its requests are sent again, over another one or once it is back;
- * they fail with -EIO when that takes longer than the reconnect delay.
- * Attempts to come back go on for ever, further and further apart; a request
- * that comes after the delay has one made at once.
+ * Requests go to the connection with the fewest bytes in flight.  One of several,
+ * or a quarter of them, is kept free of background work, whose replies would
+ * arrive before those that somebody waits for.
+ *
+ * When a connection is lost its requests are sent again, over another one or
+ * once it is back; they fail with -EIO when that takes longer than the reconnect
+ * delay.  Attempts to come back go on for ever, further and further apart; a
+ * request that comes after the delay has one made at once.
  *
  * An export may have several addresses.  They are tried in order, from the one
  * that was used last; all connections go to one of them, for two servers do not

@@ -48,6 +48,8 @@ enum nbd_request_flags {
     NBD_REQUEST_FUA = 1 << 0,
     NBD_REQUEST_NO_HOLE = 1 << 1,
     NBD_REQUEST_FAST_ZERO = 1 << 2,
+    NBD_REQUEST_BACKGROUND = 1
+                             << 3, /* others go first; the server is not told */
 };
 const char *nbd_op_name(enum nbd_op op);
 

@@ -348,7 +348,12 @@ static CO_FN int nbd_co_preadv(struct node *n, uint64_t off, struct iov iov,
                                unsigned flags)
 {
     struct nbd_state *s = n->state;
-    struct nbd_request r = { .op = NBD_OP_READ, .off = off, .len = iov.len };
+    struct nbd_request r = {
+        .op = NBD_OP_READ,
+        .off = off,
+        .len = iov.len,
+        .flags = flags & IO_BACKGROUND ? NBD_REQUEST_BACKGROUND : 0,
+    };
     return nbd_co_split(s, r, iov, payload_piece(s));
 }
 
