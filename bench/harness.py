@@ -233,6 +233,15 @@ def http_options(url, name='base'):
          'file': {'driver': 'http', 'read-only': True, 'url': url}})]
 
 
+def s3_options(endpoint, name='base'):
+    """With the object that holds the key."""
+    return ['--object', 'secret,id=s3-key,data=bench', '--blockdev', json.dumps(
+        {'driver': 'raw', 'node-name': name, 'read-only': True,
+         'file': {'driver': 's3', 'read-only': True, 'endpoint': endpoint,
+                  'bucket': 'master', 'key': 'base', 'key-id': 'BENCH',
+                  'key-secret': 's3-key'}})]
+
+
 def rbd_options(conf, image, snapshot, name='base'):
     return ['--blockdev', json.dumps(
         {'driver': 'raw', 'node-name': name, 'read-only': True,
@@ -376,12 +385,13 @@ events { worker_connections 512; }
 http { client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;
   uwsgi_temp_path t; scgi_temp_path t; access_log off;
   keepalive_requests 1000000; sendfile on;
-  server { listen unix:%s; location = /base { alias %s; } } }
+  server { listen unix:%s; location ~ ^(/master)?/base$ { alias %s; } } }
 '''
 
 
 class FarWeb(FarBase):
-    """The same behind nginx, over TCP; self.url."""
+    """The same behind nginx, over TCP; self.url.  Also an object of S3:
+    self.endpoint, bucket 'master', key 'base', whoever signs."""
 
     def __init__(self, ctx, path, rtt_ms):
         need('nginx')
@@ -393,7 +403,8 @@ class FarWeb(FarBase):
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             port = s.getsockname()[1]
-        self.url = 'http://127.0.0.1:%d/base' % port
+        self.endpoint = 'http://127.0.0.1:%d' % port
+        self.url = self.endpoint + '/base'
         self.parts = []
         try:
             self._start([shutil.which('nginx'), '-p', self.dir + '/', '-e',

@@ -14,8 +14,8 @@ import time
 
 from harness import (GIB, KIB, MIB, TIB, Missing, Process, Sample, fio_nbd,
                      http_options, image_options, memory_copy_rate, nbd_options, nbd_uri,
-                     need, overlay_options, raw_options, rbd_options, remove, run, timed,
-                     far_target_options, target_options)
+                     need, overlay_options, raw_options, rbd_options, remove, run,
+                     s3_options, timed, far_target_options, target_options)
 from ceph import Ceph    # harness has set the path
 from sluiced import Skip
 from tlsfiles import Authority
@@ -194,10 +194,29 @@ def stream_far(ctx):
                    goal=goals[rtt], yard=('nbdcopy', 0.9))
 
 
+def curl_sample(ctx, rtt, size, path='/base', lines=()):
+    """What curl makes of 16 parts at a time."""
+    need('curl')
+    folder, part = ctx.path('parts'), 4 * MIB
+    os.makedirs(folder)
+    with ctx.far_web(ctx.base(size), rtt) as far:
+        lines = ['parallel', 'parallel-max = 16', 'no-progress-meter', *lines]
+        for off in range(0, size, part):
+            lines += ['next' if off else '',
+                      'url = "%s%s"' % (far.endpoint, path),
+                      'range = %d-%d' % (off, off + part - 1),
+                      'output = "%s/%d"' % (folder, off)]
+        with open(folder + '/config', 'w', encoding='ascii') as f:
+            f.write('\n'.join(lines))
+        took, cpu = timed('sh', '-c', 'curl -K "$1"/config && sync', 'sh',
+                          folder)
+    shutil.rmtree(folder)
+    return Sample(size / MIB / took, cpu * GIB / size)
+
+
 @row('stream-http', 'stream a base that is far away (HTTP)')
 def stream_http(ctx):
     size = (128 if ctx.quick else 512) * MIB
-    part = 4 * MIB
 
     def measure(who, rtt):
         n = size if who == 'sluiced' else max(4, 128 // rtt) * MIB
@@ -205,28 +224,33 @@ def stream_http(ctx):
         with ctx.far_web(base, rtt) as far:
             return stream_once(ctx, who, http_options(far.url), n, base=base)
 
-    def curl(rtt):
-        need('curl')
-        folder = ctx.path('parts')
-        os.makedirs(folder)
-        with ctx.far_web(ctx.base(size), rtt) as far:
-            lines = ['parallel', 'parallel-max = 16', 'no-progress-meter']
-            for off in range(0, size, part):
-                lines += ['next' if off else '', 'url = "%s"' % far.url,
-                          'range = %d-%d' % (off, off + part - 1),
-                          'output = "%s/%d"' % (folder, off)]
-            with open(folder + '/config', 'w', encoding='ascii') as f:
-                f.write('\n'.join(lines))
-            took, cpu = timed('sh', '-c', 'curl -K "$1"/config && sync',
-                              'sh', folder)
-        shutil.rmtree(folder)
-        return Sample(size / MIB / took, cpu * GIB / size)
-
     for rtt, goal in ((2, 5), (10, 15), (50, 60)):
         yield Case('%d ms away' % rtt, 'MiB/s',
                    dict(both(measure, rtt),
-                        **{'curl -Z': lambda rtt=rtt: curl(rtt)}),
+                        **{'curl -Z': lambda rtt=rtt: curl_sample(ctx, rtt,
+                                                                  size)}),
                    goal=goal, yard=('curl -Z', 0.9))
+
+
+@row('stream-s3', 'stream an object that is far away (S3; QEMU has none)')
+def stream_s3(ctx):
+    size = (128 if ctx.quick else 512) * MIB
+
+    def measure(rtt):
+        base = ctx.base(size)
+        with ctx.far_web(base, rtt) as far:
+            return stream_once(ctx, 'sluiced', s3_options(far.endpoint), size,
+                               base=base)
+
+    def curl(rtt):
+        return curl_sample(ctx, rtt, size, '/master/base', [
+            'aws-sigv4 = "aws:amz:us-east-1:s3"', 'user = "BENCH:bench"'])
+
+    for rtt in (2, 10, 50):
+        yield Case('%d ms away' % rtt, 'MiB/s',
+                   {'sluiced': lambda rtt=rtt: measure(rtt),
+                    'curl -Z': lambda rtt=rtt: curl(rtt)},
+                   yard=('curl -Z', 0.9))
 
 
 @row('stream-rbd', 'stream an image in Ceph, on this machine, into QED')
@@ -644,6 +668,78 @@ def guest_stream(ctx):
                both(again, 'ratio'), better='low', limit=1.5)
     yield Case('speed of that stream', 'MiB/s', both(again, 'speed'))
     yield Case('of what it does alone', 'part', both(again, 'kept'))
+
+
+@row('guest-far', 'a guest while a stream comes from 100 ms away')
+def guest_far(ctx):
+    rtt, size = 100, (256 if ctx.quick else 1024) * MIB
+    here = 16 * MIB     # of the disk is in the overlay
+    reads = 20 if ctx.quick else 100
+    base, state = ctx.base(size), {}
+
+    def p99(times):
+        return sorted(times)[len(times) * 99 // 100] * 1e3
+
+    def took(handle, at):
+        start = time.perf_counter()
+        handle.pread(4 * KIB, at)
+        return time.perf_counter() - start
+
+    def guest(d):
+        """Local reads in idle; then, with a stream, between remote ones."""
+        try:
+            import nbd
+        except ImportError:
+            raise Missing('libnbd for Python is not installed') from None
+        rng, h = random.Random(7), nbd.NBD()
+        h.connect_uri(d.serve('top'))
+        for at in range(0, here, MIB):
+            h.pwrite(os.urandom(MIB), at)
+        h.flush()
+
+        def local():
+            return took(h, rng.randrange(here // (4 * KIB)) * 4 * KIB)
+        idle = [local() for _ in range(20 * reads)]
+        # From behind, where the stream is last.
+        places = rng.sample(range(size * 3 // 4, size, 64 * KIB), reads)
+        d.qmp.cmd('block-stream', device='top', job_id='j')
+        there, busy = [], []
+        for at in places:
+            there.append(took(h, at))
+            busy += [local() for _ in range(20)]
+        h.shutdown()
+        return Sample(p99(there), rss=None, busy=p99(busy),
+                      ratio=p99(busy) / p99(idle))
+
+    def measure(who, name, far, options):
+        top = ctx.overlay(base, size)
+        try:
+            with far() as there:
+                with ctx.daemon(who, *options(there),
+                                *overlay_options(top, 'base',
+                                                 direct=True)) as d:
+                    state[who, name] = guest(d)
+            return state[who, name]
+        finally:
+            remove(top)
+
+    def ratio(who, name):
+        if (who, name) not in state:
+            raise Missing('not measured')
+        return Sample(state[who, name].extra['ratio'])
+
+    for name, far, options in (
+            ('NBD', ctx.far, lambda f: nbd_options(f.socket)),
+            ('HTTP', ctx.far_web, lambda f: http_options(f.url)),
+            ('S3', ctx.far_web, lambda f: s3_options(f.endpoint))):
+        def pair(fn, *args, name=name):
+            return {w: (lambda w=w: fn(w, name, *args))
+                    for w in ('qemu', 'sluiced') if (w, name) != ('qemu', 'S3')}
+        yield Case('%s: p99 of reads from there' % name, 'ms',
+                   pair(measure, lambda far=far: far(base, rtt), options),
+                   better='low', limit=2.1 * rtt)
+        yield Case('%s: p99 of local ones, against idle' % name, 'times',
+                   pair(ratio), better='low', limit=2)
 
 
 @row('guest-target', 'what a guest of depth 4 feels of a stream, all direct')
