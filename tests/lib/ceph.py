@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A Ceph cluster for a test: one monitor and one store of objects, all in a
-folder of its own and on ports of 127.0.0.1.
+folder of its own and on ports of 127.0.0.1, or another address.
 
     with Ceph(d) as ceph:
         ceph.run('rbd', 'create', '--size', '16M', 'disk')
@@ -20,8 +20,8 @@ from waiting import until
 
 CONF = '''[global]
 fsid = %(fsid)s
-mon host = [v2:127.0.0.1:%(mon)d,v1:127.0.0.1:%(mon1)d]
-public addr = 127.0.0.1
+mon host = [v2:%(host)s:%(mon)d,v1:%(host)s:%(mon1)d]
+public addr = %(host)s
 ms bind port min = %(low)d
 ms bind port max = %(high)d
 auth cluster required = cephx
@@ -54,12 +54,12 @@ bluestore block size = 4294967296
 
 class Ceph:
     """@store: 'memstore', or 'bluestore', which survives the end of its
-    program. @pool: to be made, for RBD."""
+    program. @pool: to be made, for RBD. @host: an address of this machine."""
     PROGRAMS = ('ceph-mon', 'ceph-osd', 'ceph')
     FOLDERS = ('', 'run', 'log', 'mon', 'osd')
     CONF = ''
 
-    def __init__(self, d, store='memstore', pool=None):
+    def __init__(self, d, store='memstore', pool=None, host='127.0.0.1'):
         for program in self.PROGRAMS:
             if not shutil.which(program):
                 raise Skip('%s is not installed' % program)
@@ -74,8 +74,8 @@ class Ceph:
             f.write((CONF + self.CONF) % {
                 'fsid': uuid.uuid4(), 'd': self.dir, 'mon': self.mon,
                 'mon1': mon1, 'low': low, 'high': low + 200,
-                'port': self.port, 'store': store})
-        self.mon_addr = '[v2:127.0.0.1:%d,v1:127.0.0.1:%d]' % (self.mon, mon1)
+                'port': self.port, 'store': store, 'host': host})
+        self.mon_addr = '[v2:%s:%d,v1:%s:%d]' % (host, self.mon, host, mon1)
         self.procs = []
         self.osd = None
         try:

@@ -4,9 +4,9 @@
     with Nginx(d, 'location / { }') as web:         # d/www is served
         web.url('base.raw')
 
-It listens on a port of 127.0.0.1 that it is given; with tls=True also on one
-with TLS and HTTP/2, by a certificate for localhost of a CA of the test's own
-(d/ca.pem).
+It listens on a port of 127.0.0.1 (or @host) that it is given; with tls=True also
+on one of 127.0.0.1 with TLS and HTTP/2, by a certificate for localhost of a CA of
+the test's own (d/ca.pem).
 """
 import os
 import socket
@@ -51,9 +51,9 @@ def free_ports(count):
             s.close()
 
 
-def answers(port):
+def answers(port, host='127.0.0.1'):
     with socket.socket() as s:
-        return s.connect_ex(('127.0.0.1', port)) == 0
+        return s.connect_ex((host, port)) == 0
 
 
 def make_ca(d, name='ca'):
@@ -72,7 +72,7 @@ def make_ca(d, name='ca'):
 
 
 class Nginx:
-    def __init__(self, d, config='', tls=False, modules=()):
+    def __init__(self, d, config='', tls=False, modules=(), host='127.0.0.1'):
         self.program = next(
             (p for p in ('/usr/sbin/nginx', '/usr/local/sbin/nginx')
              if os.path.exists(p)), None)
@@ -85,6 +85,7 @@ class Nginx:
             if not os.path.exists('%s/%s.so' % (MODULES, m)):
                 raise Skip('module %s of nginx is not installed' % m)
         self.modules = modules
+        self.host = host
         self.tls = tls
         self.ca = os.path.join(self.dir, 'ca.pem')
         if tls:
@@ -94,7 +95,7 @@ class Nginx:
         self.start(config)
 
     def start(self, config):
-        listen = 'listen 127.0.0.1:%d;' % self.port
+        listen = 'listen %s:%d;' % (self.host, self.port)
         if self.tls:
             listen += '''
         listen 127.0.0.1:%d ssl http2;
@@ -116,7 +117,7 @@ class Nginx:
 
     def is_up(self):
         assert self.proc.poll() is None, self.errors()
-        return answers(self.port)
+        return answers(self.port, self.host)
 
     def errors(self):
         with open(os.path.join(self.dir, 'stderr'), encoding='utf-8') as f:
@@ -127,7 +128,7 @@ class Nginx:
 
     def url(self, name, tls=False):
         return ('https://localhost:%d/%s' % (self.tls_port, name) if tls else
-                'http://127.0.0.1:%d/%s' % (self.port, name))
+                'http://%s:%d/%s' % (self.host, self.port, name))
 
     def log(self):
         """[method, path, status, range, protocol, connection] of requests."""
