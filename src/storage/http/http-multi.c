@@ -11,6 +11,7 @@
 #include "loop/channel.h"
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "storage/http/http-memory.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 #define EVENTS_MAX 64
@@ -175,7 +176,7 @@ int http_multi_new(unsigned connections, struct http_multi **ret, GError **err)
     int r;
 
     if (g_once_init_enter(&once)) {
-        curl_global_init(CURL_GLOBAL_DEFAULT);
+        http_memory_init();
         g_once_init_leave(&once, 1);
     }
     m = g_new0(struct http_multi, 1);

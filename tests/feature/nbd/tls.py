@@ -15,7 +15,8 @@ import nbdraw  # noqa: E402
 from nbdraw import (ABORT, ACK, ERR_INVALID, ERR_TLS_REQD, ERR_UNKNOWN,  # noqa: E402
                     EXPORT_NAME, GO, INFO, LIST, LIST_META, SET_META, STARTTLS,
                     STRUCTURED, Closed, meta, name_info)
-from sluiced import (SANITIZED, SLUICED, Skip, Sluiced, qemu_img, run,  # noqa: E402
+from memory import memory_of  # noqa: E402
+from sluiced import (SLUICED, Sluiced, qemu_img, run,  # noqa: E402
                      run_tool, write_pattern)
 from tlsfiles import Authority, psk_folder  # noqa: E402
 from waiting import until  # noqa: E402
@@ -610,25 +611,6 @@ def test_private_keys_are_wiped(d):
         q.cmd('object-del', id='creds')
         found = memory_of(pid)
         assert not any(l in found for l in lines)
-
-
-def memory_of(pid):
-    if SANITIZED:
-        raise Skip('a sanitizer keeps what was freed')
-    out = []
-    with open('/proc/%d/maps' % pid, encoding='ascii') as maps, \
-            open('/proc/%d/mem' % pid, 'rb', 0) as mem:
-        for line in maps:
-            span, perm = line.split()[:2]
-            if not perm.startswith('rw') or '[v' in line:
-                continue
-            start, end = [int(x, 16) for x in span.split('-')]
-            try:
-                mem.seek(start)
-                out.append(mem.read(end - start))
-            except (OSError, ValueError, OverflowError):
-                pass
-    return b'\0'.join(out)
 
 
 def test_a_key_with_a_passphrase(d):
