@@ -9,6 +9,12 @@
  *
  * channel_shutdown() sets ->shut and shuts the socket down; the kernel then
  * reports it ready, and both sides find ->shut before they look at the data.
+ *
+ * Where the engine can receive and send by itself (IO_OP_RECV, IO_OP_SEND), that
+ * is done in the system call in which the loop waits anyway.  A socket whose owner
+ * made it non-blocking answers EAGAIN instead of waiting, and goes the other way.
+ * Sends do so where their completion may linger (channel_let_linger()), if they are
+ * short: much memory is not to be held until the loop has something else to do.
  */
 #include "loop/channel.h"
 #include <arpa/inet.h>
@@ -19,9 +25,11 @@
 #include <string.h>
 #include <unistd.h>
 #include "loop/channel-int.h"
-#include "loop/loop.h"
+#include "loop/loop-priv.h"
 
 #define SEND_VECTORS 128
+/* Longest send that is left to the engine, bytes. */
+#define ENGINE_SEND_MAX ((size_t)64 << 10)
 
 /* Descriptors that wait to be taken, at most. */
 #define FDS_MAX 16
@@ -31,6 +39,9 @@ struct channel_sock {
     int fd;
     bool drained; /* the last read found less than it had room for */
     bool accepts_fds;
+    bool by_engine;                /* the engine receives and sends */
+    bool (*may_linger)(void *arg); /* NULL: it does not send */
+    void *linger_arg;
     unsigned n_fds;
     int fds[FDS_MAX]; /* that came, oldest first */
 };
@@ -188,14 +199,38 @@ static ssize_t sock_recv(struct channel_sock *s, void *buf, size_t len)
     return n;
 }
 
+static CO_FN ssize_t sock_co_recv_by_engine(struct channel_sock *s, void *buf,
+                                            size_t len, uint64_t timeout_ns)
+{
+    struct iovec v = { buf, len };
+    struct io_req r = {
+        .op = IO_OP_RECV,
+        .fd = s->fd,
+        .iov = &v,
+        .n_iov = 1,
+        .len = len,
+        .flags = s->drained,
+    };
+
+    return (ssize_t)io_req_co_run_for(&r, timeout_ns);
+}
+
 static CO_FN ssize_t sock_co_recv(struct channel *c, void *buf, size_t len,
                                   uint64_t timeout_ns)
 {
     struct channel_sock *s = (struct channel_sock *)c;
     bool wait = s->drained;
+    ssize_t n;
 
+    if (s->by_engine && !s->accepts_fds) {
+        n = sock_co_recv_by_engine(s, buf, len, timeout_ns);
+        if (n != -EAGAIN && n != -EINTR) {
+            s->drained = n >= 0 && (size_t)n < len;
+            return n;
+        }
+        s->by_engine = n != -EAGAIN;
+    }
     while (!c->shut) {
-        ssize_t n;
         if (wait) {
             int ret = channel_co_poll_fd(s->fd, POLLIN, timeout_ns);
             if (ret < 0 && ret != -EINTR) {
@@ -215,6 +250,23 @@ static CO_FN ssize_t sock_co_recv(struct channel *c, void *buf, size_t len,
     return -ESHUTDOWN;
 }
 
+static CO_FN ssize_t sock_co_send_by_engine(struct channel_sock *s,
+                                            const struct iovec *v, unsigned n,
+                                            size_t len)
+{
+    struct io_req r = {
+        .op = IO_OP_SEND,
+        .fd = s->fd,
+        .iov = v,
+        .n_iov = n,
+        .len = len,
+        .may_linger = s->may_linger,
+        .arg = s->linger_arg,
+    };
+
+    return (ssize_t)io_req_co_run(&r);
+}
+
 static CO_FN ssize_t sock_co_send(struct channel *c, struct iov iov,
                                   uint64_t timeout_ns)
 {
@@ -225,10 +277,18 @@ static CO_FN ssize_t sock_co_send(struct channel *c, struct iov iov,
         .msg_iov = v,
         .msg_iovlen = iov_export(iov, v, SEND_VECTORS, &len),
     };
+    ssize_t n;
 
+    if (s->by_engine && s->may_linger && len <= ENGINE_SEND_MAX) {
+        n = sock_co_send_by_engine(s, v, (unsigned)msg.msg_iovlen, len);
+        if (n != -EAGAIN && n != -EINTR) {
+            return n;
+        }
+    }
     while (!c->shut) {
         int ret;
-        ssize_t n = sendmsg(s->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        n = sendmsg(s->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
             return n;
         }
@@ -287,6 +347,22 @@ static const struct channel_ops sock_ops = {
 int channel_fd(const struct channel *c)
 {
     return c->ops == &sock_ops ? ((const struct channel_sock *)c)->fd : -1;
+}
+
+void channel_let_linger(struct channel *c, bool (*may_linger)(void *arg),
+                        void *arg)
+{
+    struct channel_sock *s = (struct channel_sock *)c;
+
+    if (c->ops == &sock_ops) {
+        s->may_linger = may_linger;
+        s->linger_arg = arg;
+    }
+}
+
+bool channel_is_reading(const struct channel *c)
+{
+    return c->reading;
 }
 
 void channel_accept_fds(struct channel *c)
@@ -349,6 +425,7 @@ struct channel *channel_new_fd(struct loop *l, int fd)
 
     channel_init(&s->c, &sock_ops, l, sock_describe(fd));
     s->fd = fd;
+    s->by_engine = l->engine->has_sockets && l->engine->has_sockets(l);
     /* Fails on a Unix socket, which has no such delay. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     return &s->c;

@@ -40,6 +40,14 @@ CO_FN int channel_co_read_full(struct channel *c, void *buf, size_t len,
 void channel_accept_fds(struct channel *c);
 /* The oldest of them, the caller's from now on; -1: there is none. */
 int channel_take_fd(struct channel *c);
+/* From now on the writer of @c need not be told at once that its bytes are sent,
+ * if @may_linger(@arg) says so when the loop is about to sleep: it is told when the
+ * loop wakes up for another reason, which saves a system call.  True therefore only
+ * while nobody waits for the writer, directly or not. A hint; for sockets. */
+void channel_let_linger(struct channel *c, bool (*may_linger)(void *arg),
+                        void *arg);
+/* Is a coroutine inside channel_co_read()? */
+bool channel_is_reading(const struct channel *c);
 /* Write all of @iov. -ETIMEDOUT when no byte moved for @stall_ns. */
 CO_FN int channel_co_write(struct channel *c, struct iov iov,
                            uint64_t stall_ns);

@@ -7,6 +7,11 @@
  *
  * The kernel reports a request exactly once, cancelled polls included, so
  * user_data can be the request itself; our own bookkeeping uses odd values.
+ *
+ * A send must not end the wait that it begins: a guest that has its reply is about
+ * to ask for more, and that is what to wait for.  So a send is made not to wait,
+ * which means that it is over once the kernel has taken it, and to be reported
+ * only when it did not send everything.  What is not reported succeeded.
  */
 #include <errno.h>
 #include <liburing.h>
@@ -30,10 +35,12 @@ struct engine {
     struct io_uring ring;
     int wake_fd;
     uint64_t wake_count; /* what the read of wake_fd returns */
+    bool has_sockets;
+    struct io_req *sends; /* handed over or about to be; see uring_send() */
 };
 
 /* The best set of flags that this kernel takes. 0 or -errno. */
-static int ring_open(struct io_uring *ring)
+static int ring_open(struct io_uring *ring, bool *ret_has_sockets)
 {
     static const unsigned flags[] = {
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
@@ -55,6 +62,9 @@ static int ring_open(struct io_uring *ring)
             io_uring_queue_exit(ring);
             r = -ENOSYS; /* before Linux 5.11 */
         }
+        /* Earlier kernels than those with the first set may forget how much of
+         * a send was done. */
+        *ret_has_sockets = i == 0 && (p.features & IORING_FEAT_CQE_SKIP);
     }
     return r;
 }
@@ -88,7 +98,7 @@ static int uring_init(struct loop *l, const struct loop_options *opts,
                       GError **err)
 {
     struct engine *e = g_new0(struct engine, 1);
-    int r = ring_open(&e->ring);
+    int r = ring_open(&e->ring, &e->has_sockets);
 
     if (r < 0) {
         g_free(e);
@@ -166,18 +176,86 @@ static void prep_poll(struct io_uring_sqe *sqe, struct io_req *r)
     io_uring_prep_poll_add(sqe, r->fd, (unsigned)r->flags);
 }
 
+static void prep_recv(struct io_uring_sqe *sqe, struct io_req *r)
+{
+    io_uring_prep_recv(sqe, r->fd, r->iov->iov_base, r->iov->iov_len, 0);
+    if (r->flags) {
+        sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    }
+}
+
 /* Operations that are not here go to the pool. */
 static void (*const prep[IO_OP_COUNT])(struct io_uring_sqe *sqe,
                                        struct io_req *r) = {
     [IO_OP_READ] = prep_read,           [IO_OP_WRITE] = prep_write,
     [IO_OP_FDATASYNC] = prep_fdatasync, [IO_OP_FSYNC] = prep_fsync,
     [IO_OP_FALLOCATE] = prep_fallocate, [IO_OP_POLL] = prep_poll,
+    [IO_OP_RECV] = prep_recv,
 };
+
+/* Its message header lives as the request does, on the coroutine's stack. */
+static void uring_send(struct engine *e, struct io_req *r)
+{
+    struct io_uring_sqe *sqe = uring_sqe(e);
+
+    r->msghdr = (struct msghdr) {
+        .msg_iov = (struct iovec *)r->iov,
+        .msg_iovlen = r->n_iov,
+    };
+    io_uring_prep_sendmsg(sqe, r->fd, &r->msghdr,
+                          MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL);
+    io_uring_sqe_set_flags(sqe, IOSQE_CQE_SKIP_SUCCESS);
+    io_uring_sqe_set_data(sqe, r);
+    r->next = e->sends;
+    e->sends = r;
+}
+
+/* Complete the sends that the kernel took and did not complain about. Every
+ * report that it made meanwhile has been looked at. */
+static void uring_complete_sends(struct engine *e)
+{
+    unsigned flags = __atomic_load_n(e->ring.sq.kflags, __ATOMIC_RELAXED);
+
+    if (io_uring_sq_ready(&e->ring) || (flags & IORING_SQ_CQ_OVERFLOW)) {
+        return; /* not all of them are over, or a report is missing */
+    }
+    while (e->sends) {
+        struct io_req *r = e->sends;
+
+        e->sends = r->next;
+        io_req_complete(r, (int64_t)r->len);
+    }
+}
+
+static bool uring_sends_may_linger(const struct engine *e)
+{
+    for (struct io_req *r = e->sends; r; r = r->next) {
+        if (!r->may_linger || !r->may_linger(r->arg)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One that was reported. */
+static void uring_forget_send(struct engine *e, struct io_req *r)
+{
+    struct io_req **p = &e->sends;
+
+    while (*p != r) {
+        p = &(*p)->next;
+    }
+    *p = r->next;
+}
 
 static void uring_submit(struct loop *l, struct io_req *r)
 {
     struct io_uring_sqe *sqe;
 
+    if (r->op == IO_OP_SEND) {
+        uring_send(l->engine_state, r);
+        return;
+    }
     if (!prep[r->op]) {
         io_req_to_pool(l, r);
         return;
@@ -220,6 +298,14 @@ static void uring_enter(struct engine *e, int64_t timeout_ns)
     }
 }
 
+static void uring_report(struct engine *e, struct io_req *r, int result)
+{
+    if (r->op == IO_OP_SEND) {
+        uring_forget_send(e, r);
+    }
+    io_req_complete(r, result);
+}
+
 static void uring_wait(struct loop *l, int64_t timeout_ns)
 {
     struct engine *e = l->engine_state;
@@ -227,21 +313,27 @@ static void uring_wait(struct loop *l, int64_t timeout_ns)
     unsigned head, n = 0;
     bool woken = false;
 
-    uring_enter(e, timeout_ns);
+    uring_enter(e, uring_sends_may_linger(e) ? timeout_ns : 0);
     io_uring_for_each_cqe(&e->ring, head, cqe) {
         uint64_t data = io_uring_cqe_get_data64(cqe);
 
         if (!(data & 1)) {
-            io_req_complete((struct io_req *)(uintptr_t)data, cqe->res);
+            uring_report(e, (struct io_req *)(uintptr_t)data, cqe->res);
         } else if (data == DATA_WAKE) {
             woken = true;
         }
         n++;
     }
     io_uring_cq_advance(&e->ring, n);
+    uring_complete_sends(e);
     if (woken) {
         wake_arm(e);
     }
+}
+
+static bool uring_has_sockets(const struct loop *l)
+{
+    return ((struct engine *)l->engine_state)->has_sockets;
 }
 
 const struct io_engine engine_uring = {
@@ -253,4 +345,5 @@ const struct io_engine engine_uring = {
     .wait = uring_wait,
     .wake = uring_wake,
     .clock = engine_monotonic_ns,
+    .has_sockets = uring_has_sockets,
 };

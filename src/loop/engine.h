@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include "base/annot.h"
@@ -24,6 +25,8 @@ enum io_op {
     IO_OP_FSYNC,     /* fd */
     IO_OP_FALLOCATE, /* fd flags off len */
     IO_OP_POLL,      /* fd, flags = events; result = revents */
+    IO_OP_RECV,      /* fd iov[0]; waits; flags: 1 = nothing is there yet */
+    IO_OP_SEND,      /* fd iov n_iov len; never waits: short, or -EAGAIN */
     IO_OP_OPEN,      /* path flags mode; result = fd */
     IO_OP_CLOSE,     /* fd */
     IO_OP_TRUNCATE,  /* fd off */
@@ -64,9 +67,13 @@ struct io_req {
     uint64_t off, off2, len;
     const struct iovec *iov;
     unsigned n_iov;
+    struct msghdr msghdr; /* SEND: the engine's */
+    /* SEND: asked when the loop is about to sleep.  May this request be completed
+     * when it wakes up again, instead of now? */
+    bool (*may_linger)(void *arg);
     const char *path, *path2;
     void (*fn)(void *arg);
-    void *arg;
+    void *arg; /* of fn and may_linger */
 
     int64_t result; /* >= 0, else -errno */
     uint64_t ret_off;
@@ -87,7 +94,8 @@ struct io_engine {
     void (*done)(struct loop *l);
     /* Take @r; may complete it at once. */
     void (*submit)(struct loop *l, struct io_req *r);
-    /* Make @r, an IO_OP_POLL under way, complete soon with -ECANCELED. */
+    /* Make @r, a POLL or RECV under way, complete soon: with -ECANCELED unless
+     * what it waits for came first. */
     void (*cancel)(struct loop *l, struct io_req *r);
     /* Hand over what submit() queued, wait up to @timeout_ns (negative: for
      * ever; 0: not at all) for an event or wake(), complete requests. */
@@ -100,6 +108,8 @@ struct io_engine {
     /* Shall a coroutine that becomes ready now run before those that already
      * are? NULL: never. Nothing promises their order; tests change it. */
     bool (*runs_first)(struct loop *l);
+    /* Does it take RECV and SEND, on this kernel? NULL: no. */
+    bool (*has_sockets)(const struct loop *l);
     bool has_own_files; /* its descriptors are not the kernel's */
 };
 
@@ -108,6 +118,9 @@ extern const struct io_engine engine_threads;
 
 /* Run @r on the caller's loop and wait. Returns its result. */
 CO_FN int64_t io_req_co_run(struct io_req *r);
+/* The same of what cancel() takes, for @timeout_ns at most (0: for ever); then
+ * -ETIMEDOUT. */
+CO_FN int64_t io_req_co_run_for(struct io_req *r, uint64_t timeout_ns);
 void io_req_complete(struct io_req *r, int64_t result);
 /* Do what @r asks for with system calls on this thread. Returns the result. */
 int64_t io_req_execute(struct io_req *r);

@@ -18,18 +18,31 @@
 #define MS 1000000ull
 #define STREAM_LEN (3u << 20)
 
-static void make_ends(bool memory, size_t capacity, struct channel *ends[2])
+/* Sockets that an engine waits for, and those where it may not; the former also
+ * with sends that it makes. */
+enum { MEMORY, NONBLOCKING, BLOCKING, ENGINE_SENDS, KINDS };
+
+static bool may_not_linger(void *arg)
 {
+    return false;
+}
+
+static void make_ends(int kind, size_t capacity, struct channel *ends[2])
+{
+    int type = SOCK_STREAM | (kind == NONBLOCKING ? SOCK_NONBLOCK : 0);
     int fds[2];
 
-    if (memory) {
+    if (kind == MEMORY) {
         channel_new_pair(loop_current(), capacity, ends);
         return;
     }
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds),
-                    ==, 0);
-    ends[0] = channel_new_fd(loop_current(), fds[0]);
-    ends[1] = channel_new_fd(loop_current(), fds[1]);
+    g_assert_cmpint(socketpair(AF_UNIX, type, 0, fds), ==, 0);
+    for (int i = 0; i < 2; i++) {
+        ends[i] = channel_new_fd(loop_current(), fds[i]);
+        if (kind == ENGINE_SENDS) {
+            channel_let_linger(ends[i], may_not_linger, NULL);
+        }
+    }
 }
 
 /* --- a stream in pieces of odd sizes --- */
@@ -69,14 +82,14 @@ static CO_FN void send_entry(void *arg)
     s->done = true;
 }
 
-static CO_FN void stream_co_check(bool memory)
+static CO_FN void stream_co_check(int kind)
 {
     struct channel *ends[2];
     struct sender s = { 0 };
     uint8_t buf[5000];
     size_t got = 0;
 
-    make_ends(memory, 4099, ends);
+    make_ends(kind, 4099, ends);
     s.c = ends[1];
     co_start(loop_current(), send_entry, &s);
     while (got < STREAM_LEN) {
@@ -95,20 +108,21 @@ static CO_FN void stream_co_check(bool memory)
 
 static CO_FN void stream_entry(void *arg)
 {
-    stream_co_check(false);
-    stream_co_check(true);
+    for (int kind = 0; kind < KINDS; kind++) {
+        stream_co_check(kind);
+    }
 }
 
 /* --- ends of streams --- */
 
 static CO_FN void ends_entry(void *arg)
 {
-    for (int memory = 0; memory < 2; memory++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         struct channel *ends[2];
         struct iovec v;
         char abc[] = "abc", buf[8];
 
-        make_ends(memory, 64, ends);
+        make_ends(kind, 64, ends);
         g_assert_cmpint(channel_co_write(ends[1], iov_one(&v, abc, 3), 0), ==,
                         0);
         channel_free(ends[1]);
@@ -123,14 +137,14 @@ static CO_FN void ends_entry(void *arg)
 
 static CO_FN void timeout_entry(void *arg)
 {
-    for (int memory = 0; memory < 2; memory++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         struct channel *ends[2];
         uint64_t start = loop_clock_ns(loop_current());
         struct iovec v;
         char *big = g_malloc0(8 << 20);
         char buf[8];
 
-        make_ends(memory, 64, ends);
+        make_ends(kind, 64, ends);
         g_assert_cmpint(channel_co_read(ends[0], buf, 8, 30 * MS), ==,
                         -ETIMEDOUT);
         g_assert_cmpint(
@@ -141,6 +155,91 @@ static CO_FN void timeout_entry(void *arg)
         channel_free(ends[1]);
         g_free(big);
     }
+}
+
+/* --- sends whose completion may linger --- */
+
+#define SMALL ((size_t)48 << 10)
+
+struct lingering {
+    struct channel *c;
+    bool may;
+    bool done;
+    int ret;
+};
+
+static bool may_linger(void *arg)
+{
+    return ((struct lingering *)arg)->may;
+}
+
+static CO_FN void linger_writer_entry(void *arg)
+{
+    struct lingering *s = arg;
+    char *buf = g_malloc0(SMALL);
+    struct iovec v;
+
+    s->ret = channel_co_write(s->c, iov_one(&v, buf, SMALL), 0);
+    g_free(buf);
+    s->done = true;
+}
+
+/* The bytes go at once, whenever their writer is told; one that may not wait is
+ * told before the loop sleeps. */
+static CO_FN void linger_entry(void *arg)
+{
+    for (int may = 0; may < 2; may++) {
+        struct channel *ends[2];
+        struct lingering s = { .may = may };
+        char *buf = g_malloc(SMALL);
+
+        make_ends(BLOCKING, 0, ends);
+        s.c = ends[0];
+        channel_let_linger(ends[0], may_linger, &s);
+        co_start(loop_current(), linger_writer_entry, &s);
+        g_assert_cmpint(channel_co_read_full(ends[1], buf, SMALL, 0), ==, 0);
+        while (!s.done) {
+            co_relax();
+        }
+        g_assert_cmpint(s.ret, ==, 0);
+        channel_free(ends[0]);
+        channel_free(ends[1]);
+        g_free(buf);
+    }
+}
+
+/* A socket takes a part of a send, or nothing: the rest follows, all of it once
+ * and in order, while the reader is slow. */
+static CO_FN void full_socket_entry(void *arg)
+{
+    struct channel *ends[2];
+    struct sender s = { 0 };
+    int fds[2], small = 8192;
+    uint8_t buf[3000];
+    size_t got = 0;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+    g_assert_cmpint(
+        setsockopt(fds[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), ==,
+        0);
+    for (int i = 0; i < 2; i++) {
+        ends[i] = channel_new_fd(loop_current(), fds[i]);
+    }
+    channel_let_linger(ends[1], may_not_linger, NULL);
+    s.c = ends[1];
+    co_start(loop_current(), send_entry, &s);
+    while (got < STREAM_LEN) {
+        ssize_t n = channel_co_read(ends[0], buf, sizeof(buf), 0);
+
+        g_assert_cmpint(n, >, 0);
+        for (ssize_t i = 0; i < n; i++) {
+            g_assert_cmpuint(buf[i], ==, byte_at(got + (size_t)i));
+        }
+        got += (size_t)n;
+        co_relax();
+    }
+    g_assert_cmpint(channel_co_read(ends[0], buf, 1, 0), ==, 0);
+    channel_free(ends[0]);
 }
 
 /* --- shutdown wakes both sides --- */
@@ -173,12 +272,12 @@ static CO_FN void stuck_writer_entry(void *arg)
 
 static CO_FN void shutdown_entry(void *arg)
 {
-    for (int memory = 0; memory < 2; memory++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         struct channel *ends[2];
         struct stuck s = { 0 };
         char buf[64];
 
-        make_ends(memory, 64, ends);
+        make_ends(kind, 64, ends);
         s.c = ends[0];
         co_start(loop_current(), stuck_reader_entry, &s);
         co_start(loop_current(), stuck_writer_entry, &s);
@@ -346,6 +445,8 @@ int main(int argc, char **argv)
     add_for_real_engines("/loop/channel/ends", ends_entry);
     add_for_real_engines("/loop/channel/timeout", timeout_entry);
     add_for_real_engines("/loop/channel/shutdown", shutdown_entry);
+    add_for_real_engines("/loop/channel/linger", linger_entry);
+    add_for_real_engines("/loop/channel/full-socket", full_socket_entry);
     add_for_real_engines("/loop/channel/listen-unix", unix_entry);
     add_for_real_engines("/loop/channel/listen-replaced", replaced_entry);
     add_for_real_engines("/loop/channel/listen-tcp", tcp_entry);
