@@ -118,6 +118,7 @@ struct nbd_conn {
     unsigned in_flight;
     uint64_t payload;
     struct co_queue room; /* the reader, until less is in flight */
+    unsigned n_parts;     /* requests that wait until a part is sent */
     struct nbd_request *spare;
     GQueue writes; /* struct nbd_request: those that write */
     bool looked;   /* for clients that are gone, since the last recv */

@@ -144,10 +144,12 @@ int nbd_reply_co_part(struct nbd_request *r)
     struct nbd_conn *c = r->conn;
 
     r->part_sent = co_self();
+    c->n_parts++;
     nbd_reply_queue(r);
     while (r->part_sent) {
         co_yield ();
     }
+    c->n_parts--;
     return c->broken ? -ESHUTDOWN : 0;
 }
 
@@ -246,9 +248,22 @@ static CO_FN void nbd_reply_writer_entry(void *arg)
     co_queue_wake_all(&c->room);
 }
 
+/* Only the writer itself, which has nothing more to send, waits for the bytes to
+ * be sent: the reader waits for the client, and nobody for the memory of the
+ * replies. */
+static bool writer_may_linger(void *arg)
+{
+    const struct nbd_conn *c = arg;
+
+    return !c->tx_head && !c->writer_end && c->n_parts == 0 &&
+           channel_is_reading(c->ch) && co_queue_empty(&c->room) &&
+           co_queue_empty(&c->server->room);
+}
+
 void nbd_writer_start(struct nbd_conn *c)
 {
     c->writing = true;
+    channel_let_linger(c->ch, writer_may_linger, c);
     co_start(c->server->loop, nbd_reply_writer_entry, c);
 }
 
