@@ -26,12 +26,12 @@ static void top_read(struct rig *r, uint64_t off, void *buf, size_t len)
 static const uint8_t *driver_sector(struct node *n, bool *ret_unknown)
 {
     if (!strcmp(n->drv->name, "qcow2")) {
-        *ret_unknown = qcow2_image(n)->header_unknown;
-        return qcow2_image(n)->sector;
+        *ret_unknown = qcow2_image(n)->sector.unknown;
+        return qcow2_image(n)->sector.bytes;
     }
     if (!strcmp(n->drv->name, "qed")) {
-        *ret_unknown = qed_image(n)->header_unknown;
-        return qed_image(n)->sector;
+        *ret_unknown = qed_image(n)->sector.unknown;
+        return qed_image(n)->sector.bytes;
     }
     return NULL;
 }

@@ -33,7 +33,7 @@ static uint64_t exts_end(const struct qcow2_image *img)
     size_t start = img->hdr.header_length;
 
     if (start < QCOW2_SECTOR &&
-        qcow2_exts_closed(img->sector + start, QCOW2_SECTOR - start)) {
+        qcow2_exts_closed(img->sector.bytes + start, QCOW2_SECTOR - start)) {
         return QCOW2_SECTOR;
     }
     return start + qcow2_exts_size(img->exts);

@@ -35,6 +35,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/alloc/group.h"
+#include "format/alloc/header-sector.h"
 #include "format/alloc/metadata-cache.h"
 #include "format/alloc/pending.h"
 #include "graph/driver.h"
@@ -77,9 +78,9 @@ struct qcow2_image {
     /* header.c: hdr mirrors sector; exts what stands behind the header */
     struct qcow2_header hdr;
     GArray *exts;
-    uint8_t sector[QCOW2_SECTOR]; /* sector 0 as it is in the file */
-    char *backing_name;           /* or NULL */
-    char *backing_format;         /* or NULL */
+    struct header_sector sector;
+    char *backing_name;   /* or NULL */
+    char *backing_format; /* or NULL */
 
     /* map */
     uint64_t *l1; /* as in the file; hdr.l1_size entries */
@@ -112,8 +113,7 @@ struct qcow2_image {
     int leak_error;  /* why, of the last; -errno */
     struct co_latch background;
     unsigned quiesced;
-    bool corrupt;        /* found at run time: no more writes */
-    bool header_unknown; /* in the file: header.c */
+    bool corrupt; /* found at run time: no more writes */
 };
 
 static inline struct qcow2_image *qcow2_image(const struct node *n)

@@ -37,18 +37,12 @@ static CO_FN int header_co_read(struct qed_image *img, GError **err)
     struct node *file = qed_file(img);
     GError *why = NULL;
     uint64_t where = 0;
-    struct iovec v;
-    uint8_t *buf;
-    int ret;
+    int ret = header_sector_co_read(&img->sector, n);
 
-    buf = io_buf_get(QED_SECTOR);
-    ret = node_co_preadv(file, 0, iov_one(&v, buf, QED_SECTOR), 0);
-    memcpy(img->sector, buf, QED_SECTOR);
-    io_buf_put(buf, QED_SECTOR);
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not read the QED header");
     }
-    ret = qed_header_decode(img->sector, min_u64(file->size, QED_SECTOR),
+    ret = qed_header_decode(img->sector.bytes, min_u64(file->size, QED_SECTOR),
                             &img->hdr, err);
     if (ret < 0) {
         return ret;

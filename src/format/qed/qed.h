@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 #include "format/alloc/group.h"
+#include "format/alloc/header-sector.h"
 #include "format/alloc/metadata-cache.h"
 #include "format/alloc/pending.h"
 #include "graph/driver.h"
@@ -67,9 +68,8 @@ struct qed_image {
 
     /* header: hdr mirrors sector */
     struct qed_header hdr;
-    uint8_t sector[QED_SECTOR]; /* sector 0 as it is in the file */
-    bool header_unknown;        /* or as it shall be again: header.c */
-    char *backing_name;         /* or NULL */
+    struct header_sector sector;
+    char *backing_name; /* or NULL */
 
     /* allocation */
     uint64_t alloc_end; /* next free cluster */
@@ -174,11 +174,10 @@ CO_FN int qed_co_reopen(struct node *n, struct opts *o, unsigned flags,
 
 /* --- header.c --- */
 
-/* Write @h into sector 0; img->hdr follows on success. Not flushed. After a
- * failure the old header is written again and flushed, as the new one may be in
- * the file. Where that fails too nobody knows which one is, and nothing is
- * published before qed_co_header_settle() has put it right: with the group
- * locked or by its pass. */
+/* Write @h into sector 0; img->hdr follows on success. Not flushed. While it is
+ * unknown which header the file has (img->sector), nothing is published before
+ * qed_co_header_settle() has put it right: with the group locked or by its
+ * pass. */
 CO_FN int qed_co_header_settle(struct qed_image *img);
 CO_FN int qed_co_write_header(struct qed_image *img,
                               const struct qed_header *h);

@@ -17,7 +17,7 @@ bool qcow2_can_copy_in(struct node *n, struct node *src)
     struct qcow2_image *img = qcow2_image(n);
 
     return !img->crypt && !img->shape.extended && !img->corrupt &&
-           !img->header_unknown && node_can_copy_in(qcow2_data(img), src);
+           !img->sector.unknown && node_can_copy_in(qcow2_data(img), src);
 }
 
 static CO_FN int data_co_copy_in(struct qcow2_image *img, uint64_t host,

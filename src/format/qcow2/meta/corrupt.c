@@ -50,7 +50,7 @@ int qcow2_co_ready(struct qcow2_image *img)
 {
     int ret;
 
-    if (img->corrupt || !img->header_unknown) {
+    if (img->corrupt || !img->sector.unknown) {
         return img->corrupt ? -EIO : 0;
     }
     group_co_lock(img->group);

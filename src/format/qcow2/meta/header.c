@@ -15,20 +15,6 @@
 #include "format/trace.h"
 #include "loop/io.h"
 
-static CO_FN int sector_co_read(struct qcow2_image *img)
-{
-    uint8_t *buf = io_buf_get(QCOW2_SECTOR);
-    struct iovec v;
-    int ret = node_co_preadv(qcow2_file(img), 0, iov_one(&v, buf, QCOW2_SECTOR),
-                             0);
-
-    if (ret == 0) {
-        memcpy(img->sector, buf, QCOW2_SECTOR);
-    }
-    io_buf_put(buf, QCOW2_SECTOR);
-    return ret;
-}
-
 /* Parse the extensions in [header_length, @end) of the file. */
 static CO_FN int exts_co_read(struct qcow2_image *img, uint64_t end,
                               uint64_t *ret_where, GError **err)
@@ -150,13 +136,13 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
     struct node *file = qcow2_file(img);
     GError *why = NULL;
     uint64_t where = 0;
-    int ret = sector_co_read(img);
+    int ret = header_sector_co_read(&img->sector, img->node);
 
     if (ret < 0) {
         return err_set_errno(err, -ret, "Could not read the qcow2 header");
     }
-    ret = qcow2_header_decode(img->sector, min_u64(file->size, QCOW2_SECTOR),
-                              &img->hdr, err);
+    ret = qcow2_header_decode(
+        img->sector.bytes, min_u64(file->size, QCOW2_SECTOR), &img->hdr, err);
     if (ret < 0) {
         return ret;
     }
@@ -178,70 +164,51 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
 
 /* --- changing it --- */
 
-/* One aligned write of sector 0, which becomes @h and otherwise @sector. */
-static CO_FN int qcow2_sector_co_put(struct qcow2_image *img,
-                                     const struct qcow2_header *h,
-                                     const uint8_t sector[QCOW2_SECTOR])
+/* @h becomes the header of @sector. One that was found to be corrupt stays so,
+ * however old @h is. */
+static void sector_set_header(const struct qcow2_image *img,
+                              struct qcow2_header *h,
+                              uint8_t sector[QCOW2_SECTOR])
 {
-    uint8_t *buf = io_buf_get(QCOW2_SECTOR);
-    struct qcow2_header now = *h;
-    struct iovec v;
-    int ret;
-
-    memcpy(buf, sector, QCOW2_SECTOR);
-    if (img->corrupt && now.version > 2) { /* however old @h is */
-        now.incompat |= QCOW2_I_CORRUPT;
+    if (img->corrupt && h->version > 2) {
+        h->incompat |= QCOW2_I_CORRUPT;
     }
-    qcow2_header_encode(&now, buf);
-    ret = node_co_pwritev(qcow2_file(img), 0, iov_one(&v, buf, QCOW2_SECTOR),
-                          0);
-    if (ret == 0) {
-        memcpy(img->sector, buf, QCOW2_SECTOR);
-        img->hdr = now;
-    }
-    io_buf_put(buf, QCOW2_SECTOR);
-    trace_qcow2_header(img->node->name, h->incompat, h->size, ret);
-    return ret;
-}
-
-/* The way back: sector 0 as memory has it, durably. */
-static CO_FN int qcow2_sector_co_restore(struct qcow2_image *img)
-{
-    struct qcow2_header h = img->hdr;
-    int ret = qcow2_sector_co_put(img, &h, img->sector);
-
-    if (ret == 0) {
-        ret = node_co_sync(img->node, qcow2_file(img));
-    }
-    img->header_unknown = ret < 0;
-    return ret;
+    qcow2_header_encode(h, sector);
 }
 
 int qcow2_co_header_settle(struct qcow2_image *img)
 {
-    return img->header_unknown ? qcow2_sector_co_restore(img) : 0;
+    if (!img->sector.unknown) {
+        return 0;
+    }
+    sector_set_header(img, &img->hdr, img->sector.bytes);
+    return header_sector_co_settle(&img->sector, img->node);
 }
 
-/* Every change of the header comes by here. One that failed may be in the file
- * all the same (M12). */
+/* Every change of the header comes by here: @sector with @h. */
 static CO_FN int sector_co_write(struct qcow2_image *img,
                                  const struct qcow2_header *h,
                                  const uint8_t sector[QCOW2_SECTOR])
 {
-    int ret = qcow2_co_header_settle(img);
+    struct qcow2_header now = *h;
+    uint8_t next[QCOW2_SECTOR];
+    int ret;
 
+    memcpy(next, sector, QCOW2_SECTOR);
+    sector_set_header(img, &now, next);
+    /* What the file shall have again if this fails. */
+    sector_set_header(img, &img->hdr, img->sector.bytes);
+    ret = header_sector_co_write(&img->sector, img->node, next);
     if (ret == 0) {
-        ret = qcow2_sector_co_put(img, h, sector);
-        if (ret < 0) {
-            (void)qcow2_sector_co_restore(img);
-        }
+        img->hdr = now;
     }
+    trace_qcow2_header(img->node->name, now.incompat, now.size, ret);
     return ret;
 }
 
 int qcow2_co_write_header(struct qcow2_image *img, const struct qcow2_header *h)
 {
-    return sector_co_write(img, h, img->sector);
+    return sector_co_write(img, h, img->sector.bytes);
 }
 
 /* Where the extensions must end in sector 0: the backing name may stand
@@ -294,7 +261,7 @@ static bool exts_patch(const struct qcow2_image *img, const GArray *exts,
 bool qcow2_exts_put(const struct qcow2_image *img, const struct qcow2_header *h,
                     const GArray *exts, uint8_t sector[QCOW2_SECTOR])
 {
-    memcpy(sector, img->sector, QCOW2_SECTOR);
+    memcpy(sector, img->sector.bytes, QCOW2_SECTOR);
     return qcow2_exts_encode(exts, sector + h->header_length, exts_room(h)) ||
            exts_patch(img, exts, sector);
 }

@@ -246,7 +246,7 @@ int qcow2_co_alloc(struct qcow2_image *img, uint64_t gen, uint64_t bytes,
     node_co_debug_event(qcow2_file(img), DEBUG_CLUSTER_ALLOC);
     node_co_debug_event(qcow2_file(img), DEBUG_REFBLOCK_ALLOC);
     *ret_fresh = false;
-    ret = img->header_unknown ? -EIO : space_co_alloc_known(img, n, &first);
+    ret = img->sector.unknown ? -EIO : space_co_alloc_known(img, n, &first);
     if (ret == 1 && sp->scan < sp->scan_end && !sp->scanning) {
         ret = scan_co_step(img);
         ret = ret < 0 ? ret : space_co_alloc_known(img, n, &first);

@@ -108,7 +108,7 @@ static CO_FN int part_co_reclaim(struct qcow2_image *img,
     uint64_t end = min_u64(
         d->first + d->n, qcow2_block_first(r, qcow2_block_of(r, d->first) + 1));
     uint64_t n = 1, count;
-    int ret = img->header_unknown ? -EIO : 1; /* it may lead here */
+    int ret = img->sector.unknown ? -EIO : 1; /* it may lead here */
 
     while (ret == 1) {
         ret = qcow2_co_blocks_ready(img, d->first, 1, false);

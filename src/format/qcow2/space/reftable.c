@@ -75,7 +75,7 @@ static CO_FN int block_co_alloc(struct qcow2_image *img, uint64_t *ret_cluster,
         if (at >= sp->limit) {
             return -ENOSPC;
         }
-        if (img->header_unknown) {
+        if (img->sector.unknown) {
             return -EIO;
         }
         ret = qcow2_co_blocks_ready(img, at, 1, false);
