@@ -143,8 +143,8 @@ CO_FN int mirror_co_command(struct control *c, const struct job_start *s,
 /* What was written since a mirror of sync none began is not known after a
  * crash. */
 static CO_FN int mirror_co_record(struct control *c, const char *command,
-                                  CO_FN_PTR job_co_start_fn *co_begin,
-                                  const json_t *args, GError **err)
+                                  job_co_start_fn *co_begin, const json_t *args,
+                                  GError **err)
 {
     const struct job_start s = { .args = args };
 

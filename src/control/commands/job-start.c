@@ -5,8 +5,8 @@
 #include "control/journal/journal.h"
 
 CO_FN int job_start_co_run(struct control *c, const char *command,
-                           CO_FN_PTR job_co_start_fn *co_begin,
-                           const json_t *args, GError **err)
+                           job_co_start_fn *co_begin, const json_t *args,
+                           GError **err)
 {
     g_autofree char *id = g_strdup(job_args_id(c, args));
     g_autofree char *checkpoint = journal_checkpoint(c->journal, id);

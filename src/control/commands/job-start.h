@@ -33,8 +33,8 @@ CO_FN int drive_mirror_co_command(struct control *c, const struct job_start *s,
 
 /* Record the job of @command (its QMP name) and start it by @co_begin. */
 CO_FN int job_start_co_run(struct control *c, const char *command,
-                           CO_FN_PTR job_co_start_fn *co_begin,
-                           const json_t *args, GError **err);
+                           job_co_start_fn *co_begin, const json_t *args,
+                           GError **err);
 /* job-again.c: a journal_co_restart_fn. */
 CO_FN int job_start_co_again(struct control *c, const char *command,
                              const json_t *args, const char *checkpoint,

@@ -96,9 +96,8 @@ static CO_FN int shrink_co_blocks(struct qcow2_image *img, uint64_t old,
 void qcow2_co_shrink_metadata(struct qcow2_image *img, uint64_t old,
                               uint64_t size)
 {
-    CO_FN_PTR int (*const steps[])(struct qcow2_image *, uint64_t,
-                                   uint64_t) = { shrink_co_tables,
-                                                 shrink_co_blocks };
+    int (*const steps[])(struct qcow2_image *, uint64_t,
+                         uint64_t) = { shrink_co_tables, shrink_co_blocks };
     int ret = qcow2_co_settle(img);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(steps) && ret == 0; i++) {

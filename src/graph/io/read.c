@@ -93,7 +93,7 @@ static void read_run_end(struct run *r)
 
 /* Does the map of @n say who answers? Filters read in their own way, and so
  * does storage. */
-static bool reads_by_map(const struct node *n)
+CO_FN_LOOKS static bool reads_by_map(const struct node *n)
 {
     return n->drv->kind == NODE_FORMAT && n->drv->co_map;
 }

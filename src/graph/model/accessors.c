@@ -268,7 +268,7 @@ const char *node_driver_name(const struct node *n)
     return n->drv->name;
 }
 
-bool node_can(const struct node *n, enum node_ability what)
+CO_FN_LOOKS bool node_can(const struct node *n, enum node_ability what)
 {
     switch (what) {
     case NODE_CAN_HAVE_BACKING: return n->drv->supports_backing;

@@ -61,7 +61,8 @@ CO_FN int node_co_info(struct node *n, json_t *info, GError **err)
     return n->drv->co_info ? n->drv->co_info(n, info, err) : 0;
 }
 
-const struct create_option *driver_amend_options(const struct node_driver *drv)
+CO_FN_LOOKS const struct create_option *
+driver_amend_options(const struct node_driver *drv)
 {
     return drv->co_amend ? drv->amend_options : NULL;
 }

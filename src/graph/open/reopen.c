@@ -236,8 +236,7 @@ static CO_FN int reopen_co_apply(struct reopen *r, GError **err)
         ret = moves_co_check_files(r, err);
     }
     if (ret == 0) {
-        ret = edges_co_change((struct edge_move *)r->moves->data, r->moves->len,
-                              err);
+        ret = edges_co_change((void *)r->moves->data, r->moves->len, err);
         r->moved = ret == 0;
     }
     if (ret == 0) {
@@ -285,7 +284,7 @@ static CO_FN void reopen_co_abort(struct reopen *r)
         reopened_co_undo(&g_array_index(r->log, struct reopened, --i));
     }
     if (r->moved) {
-        edges_co_change_back((struct edge_move *)r->moves->data, r->moves->len);
+        edges_co_change_back((void *)r->moves->data, r->moves->len);
     }
     for (unsigned at = 0; r->moved && at < r->changes->len; at++) {
         const struct reopen_change *c = g_ptr_array_index(r->changes, at);

@@ -27,7 +27,11 @@ static CO_FN int create_co_open_storage(struct create_job *c,
         return node_co_open(c->graph, c->storage, NODE_RDWR, ret_node, err);
     }
     *ret_node = node_find_any(c->graph, name, err);
-    return *ret_node ? (node_ref(*ret_node), 0) : -ENOENT;
+    if (!*ret_node) {
+        return -ENOENT;
+    }
+    node_ref(*ret_node);
+    return 0;
 }
 
 static CO_FN int create_co_into_node(struct create_job *c, GError **err)
