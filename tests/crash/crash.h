@@ -196,11 +196,6 @@ CO_FN int world_co_open(bool writable, struct node **ret_n, GError **err);
 json_t *world_over_options(const struct node *disk);
 /* What the disk holds at the start. */
 void world_init(struct oracle *o);
-/* Run @sequence (see the table in world.c) and close; fills @o. */
-CO_FN void world_co_run(const char *sequence, GRand *rnd, struct oracle *o);
-/* What a guest does after a crash: write, flush, stream to the end. */
-CO_FN char *world_co_recover(struct node *n, struct oracle *o);
-
 /* --- far.c --- */
 
 /* How addresses of it begin. */
@@ -213,6 +208,13 @@ void far_reset(uint64_t seed);
 void far_leave(bool later);
 /* Requests that have failed so far. */
 uint64_t far_failed(void);
+
+/* --- sequence.c --- */
+
+/* Run @sequence (see the table of letters) and close; fills @o. */
+CO_FN void world_co_run(const char *sequence, GRand *rnd, struct oracle *o);
+/* What a guest does after a crash: write, flush, stream to the end. */
+CO_FN char *world_co_recover(struct node *n, struct oracle *o);
 
 /* --- oracle.c --- */
 
