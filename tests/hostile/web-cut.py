@@ -123,13 +123,13 @@ def cut_while_reading(rig):
     rig.close()
 
 
-def test_vb3_http(d):
+def test_VB3_http(d):
     with Rig(d, False) as rig:
         cut_while_opening(rig)
         cut_while_reading(rig)
 
 
-def test_vb3_https(d):
+def test_VB3_https(d):
     with Rig(d, True) as rig:
         cut_while_opening(rig)
         cut_while_reading(rig)
