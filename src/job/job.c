@@ -542,35 +542,30 @@ int job_user_dismiss(struct job *j, GError **err)
 
 /* --- errors of the work --- */
 
-enum error_action job_error_action(struct job *j, enum on_error policy,
-                                   bool is_read, int errnum)
+static bool stops_for(enum on_error policy, int errnum)
 {
-    static const char *const names[] = {
-        [ERROR_ACTION_REPORT] = "report",
-        [ERROR_ACTION_IGNORE] = "ignore",
-        [ERROR_ACTION_STOP] = "stop",
-    };
-    enum error_action action = ERROR_ACTION_REPORT;
+    return policy == ON_ERROR_STOP ||
+           ((policy == ON_ERROR_ENOSPC || policy == ON_ERROR_AUTO) &&
+            errnum == ENOSPC);
+}
 
-    switch (policy) {
-    case ON_ERROR_IGNORE: action = ERROR_ACTION_IGNORE; break;
-    case ON_ERROR_STOP: action = ERROR_ACTION_STOP; break;
-    case ON_ERROR_ENOSPC:
-    case ON_ERROR_AUTO:
-        action = errnum == ENOSPC ? ERROR_ACTION_STOP : ERROR_ACTION_REPORT;
-        break;
-    case ON_ERROR_REPORT:
-    case ON_ERROR_COUNT: break;
-    }
-    trace_job_error(j->id, is_read, errnum, names[action]);
+int job_apply_policy(struct job *j, enum on_error policy, bool is_read,
+                     int errnum)
+{
+    bool stops = stops_for(policy, errnum);
+    bool goes_on = policy == ON_ERROR_IGNORE;
+    const char *action = stops ? "stop" : goes_on ? "ignore" : "report";
+
+    trace_job_error(j->id, is_read, errnum, action);
     job_send(j, "BLOCK_JOB_ERROR",
              json_pack("{s:s, s:s, s:s}", "device", j->device, "operation",
-                       is_read ? "read" : "write", "action", names[action]));
-    if (action == ERROR_ACTION_STOP) {
+                       is_read ? "read" : "write", "action", action));
+    if (stops) {
         j->backend_paused = true;
         j->io_status = errnum == ENOSPC ? IO_STATUS_NOSPACE : IO_STATUS_FAILED;
+        return -EAGAIN;
     }
-    return action;
+    return goes_on ? 0 : -errnum;
 }
 
 /* --- waiting --- */

@@ -195,14 +195,10 @@ void job_set_ready(struct job *j);
 /* For drivers: struct job_settle.co_switching. */
 CO_FN int job_co_switching(struct job *j, GError **err);
 /* Apply an on-error policy: sends BLOCK_JOB_ERROR; for stop pauses the job and
- * sets io_status. Returns what to do. */
-enum error_action {
-    ERROR_ACTION_REPORT,
-    ERROR_ACTION_IGNORE,
-    ERROR_ACTION_STOP
-};
-enum error_action job_error_action(struct job *j, enum on_error policy,
-                                   bool is_read, int errnum);
+ * sets io_status. 0: ignore it and go on; -EAGAIN: try again behind the next
+ * pause point, which sleeps until the job is resumed; -errnum: give up. */
+int job_apply_policy(struct job *j, enum on_error policy, bool is_read,
+                     int errnum);
 
 /* The tables. */
 bool job_state_may_follow(enum job_state from, enum job_state to);

@@ -91,19 +91,16 @@ static CO_FN int backup_co_error(void *arg, uint64_t off, bool is_read,
 {
     struct backup *b = arg;
     enum on_error policy = is_read ? b->on_source_error : b->on_target_error;
+    int ret;
 
     if (before_error(b->before)) {
         return before_error(b->before);
     }
     job_set_fault(&b->job, is_read ? b->source : b->target, off, is_read,
                   errnum);
-    switch (job_error_action(&b->job, policy, is_read, errnum)) {
-    case ERROR_ACTION_IGNORE: b->skipped = true; return 0;
-    case ERROR_ACTION_STOP:
-        return -EAGAIN; /* the pause point sleeps until it is resumed */
-    case ERROR_ACTION_REPORT: break;
-    }
-    return -errnum;
+    ret = job_apply_policy(&b->job, policy, is_read, errnum);
+    b->skipped = b->skipped || ret == 0;
+    return ret;
 }
 
 static const struct copy_ops backup_copy_ops = {

@@ -99,21 +99,18 @@ static CO_FN int commit_co_error(void *arg, uint64_t off, bool is_read,
                                  int errnum)
 {
     struct commit_job *c = arg;
+    int ret;
 
     /* Of those that are ignored the first is what the job fails with. */
     if (!c->ignored) {
         job_set_fault(&c->job, is_read ? c->chain.top : c->chain.base, off,
                       is_read, errnum);
     }
-    switch (job_error_action(&c->job, c->on_error, is_read, errnum)) {
-    case ERROR_ACTION_IGNORE:
-        c->ignored = c->ignored ? c->ignored : -errnum;
-        return 0;
-    case ERROR_ACTION_STOP:
-        return -EAGAIN; /* the pause point sleeps until it is resumed */
-    case ERROR_ACTION_REPORT: break;
+    ret = job_apply_policy(&c->job, c->on_error, is_read, errnum);
+    if (ret == 0 && !c->ignored) {
+        c->ignored = -errnum;
     }
-    return -errnum;
+    return ret;
 }
 
 static const struct copy_ops commit_copy_ops = {

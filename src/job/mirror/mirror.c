@@ -41,20 +41,16 @@ static CO_FN int mirror_co_error(void *arg, uint64_t off, bool is_read,
 {
     struct mirror *m = arg;
     enum on_error policy = is_read ? m->on_source_error : m->on_target_error;
+    int ret;
 
     job_set_fault(&m->job, is_read ? m->source : m->target, off, is_read,
                   errnum);
-    switch (job_error_action(&m->job, policy, is_read, errnum)) {
-    case ERROR_ACTION_IGNORE:
-        /* It stays to be copied. */
+    ret = job_apply_policy(&m->job, policy, is_read, errnum);
+    if (ret == 0) { /* it stays to be copied */
         m->skipped = true;
         dirty_map_set(m->dirty, off, MAX(REST_MAX, mirror_unit(m)));
-        return 0;
-    case ERROR_ACTION_STOP:
-        return -EAGAIN; /* the pause point sleeps until it is resumed */
-    case ERROR_ACTION_REPORT: break;
     }
-    return -errnum;
+    return ret;
 }
 
 static const struct copy_ops mirror_copy_ops = {
@@ -165,15 +161,14 @@ static CO_FN void mirror_co_wait(struct mirror *m)
 static CO_FN int mirror_co_reach_ready(struct mirror *m)
 {
     int ret = BARRIER_COURTESY(backend_co_flush(m->target_backend));
-    enum error_action action = ERROR_ACTION_IGNORE;
 
     if (ret < 0) {
-        action = job_error_action(&m->job, m->on_target_error, false, -ret);
+        ret = job_apply_policy(&m->job, m->on_target_error, false, -ret);
     }
-    if (action == ERROR_ACTION_IGNORE && mirror_is_close(m)) {
+    if (ret == 0 && mirror_is_close(m)) {
         job_set_ready(&m->job);
     }
-    return action == ERROR_ACTION_REPORT ? ret : 0;
+    return ret == -EAGAIN ? 0 : ret;
 }
 
 /* Follow the guests. */

@@ -85,20 +85,17 @@ static CO_FN int stream_co_error(void *arg, uint64_t off, bool is_read,
                                  int errnum)
 {
     struct stream_job *s = arg;
+    int ret;
 
     /* Of those that are ignored the first is what the job fails with. */
     if (!s->ignored) {
         stream_co_note_fault(s, off, is_read, errnum);
     }
-    switch (job_error_action(&s->job, s->on_error, is_read, errnum)) {
-    case ERROR_ACTION_IGNORE:
-        s->ignored = s->ignored ? s->ignored : -errnum;
-        return 0;
-    case ERROR_ACTION_STOP:
-        return -EAGAIN; /* the pause point sleeps until it is resumed */
-    case ERROR_ACTION_REPORT: break;
+    ret = job_apply_policy(&s->job, s->on_error, is_read, errnum);
+    if (ret == 0 && !s->ignored) {
+        s->ignored = -errnum;
     }
-    return -errnum;
+    return ret;
 }
 
 static const struct copy_ops stream_copy_ops = {

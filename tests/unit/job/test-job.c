@@ -81,13 +81,14 @@ static CO_FN int fake_co_run(struct job *j, GError **err)
             return ret;
         }
         if ((int)i == f->error_at) {
-            switch (job_error_action(j, f->policy, true, f->errnum)) {
-            case ERROR_ACTION_REPORT: return -f->errnum;
-            case ERROR_ACTION_STOP:
+            ret = job_apply_policy(j, f->policy, true, f->errnum);
+            if (ret == -EAGAIN) {
                 f->error_at = -1;
                 i--;
                 continue;
-            case ERROR_ACTION_IGNORE: break;
+            }
+            if (ret < 0) {
+                return ret;
             }
         }
         j->offset += 10;
