@@ -73,11 +73,6 @@ json_t *client_execute(struct sluice_conn *conn, const char *command,
     return value;
 }
 
-static const char *text_of(const json_t *o, const char *key)
-{
-    return json_string_value(json_object_get(o, key));
-}
-
 bool client_run(struct sluice_conn *conn, const char *command, json_t *args)
 {
     json_t *reply = client_execute(conn, command, args);
@@ -97,7 +92,7 @@ json_t *client_find(struct sluice_conn *conn, const char *command,
         exit(EXIT_FAILURE);
     }
     json_array_foreach(list, i, entry) {
-        if (g_strcmp0(text_of(entry, key), name) == 0) {
+        if (g_strcmp0(client_text(entry, key), name) == 0) {
             found = json_incref(entry);
             break;
         }
@@ -141,13 +136,13 @@ bool client_wait_export_gone(struct sluice_conn *conn, const char *id)
 char *client_fault_text(const json_t *fault)
 {
     json_int_t offset = json_integer_value(json_object_get(fault, "offset"));
-    const char *file = text_of(fault, "file");
+    const char *file = client_text(fault, "file");
 
     g_autofree char *text = g_strdup_printf(
         "could not %s node '%s'%s%s%s at offset %" JSON_INTEGER_FORMAT ": %s",
-        text_of(fault, "operation"), text_of(fault, "node-name"),
+        client_text(fault, "operation"), client_text(fault, "node-name"),
         file ? " (" : "", file ? file : "", file ? ")" : "", offset,
-        text_of(fault, "error"));
+        client_text(fault, "error"));
 
     /* The name of the file may have stood in a header. */
     return text_printable(text, "");
@@ -163,8 +158,8 @@ void client_hint_names(struct sluice_conn *conn, const char *command,
     size_t i;
 
     json_array_foreach(list, i, entry) {
-        if (text_of(entry, key)) {
-            g_ptr_array_add(names, (char *)text_of(entry, key));
+        if (client_text(entry, key)) {
+            g_ptr_array_add(names, (char *)client_text(entry, key));
         }
     }
     g_ptr_array_add(names, NULL);
@@ -191,7 +186,7 @@ bool client_hint_device(struct sluice_conn *conn, const char *name)
         json_t *list = client_execute(conn, lists[k][0], NULL);
 
         json_array_foreach(list, i, entry) {
-            const char *text = text_of(entry, lists[k][1]);
+            const char *text = client_text(entry, lists[k][1]);
             if (text && *text) {
                 g_ptr_array_add(names, g_strdup(text));
             }

@@ -15,7 +15,22 @@ struct sluice_conn *client_connect(const char *path);
 json_t *client_execute(struct sluice_conn *conn, const char *command,
                        json_t *args);
 
-/* The same where the answer is of no interest. */
+/* Of an answer, or of what goes into a command: the text of member @key, or
+ * NULL. */
+static inline const char *client_text(const json_t *o, const char *key)
+{
+    return json_string_value(json_object_get(o, key));
+}
+/* Member @name of @args becomes @value, unless that is NULL. */
+static inline void client_set_string(json_t *args, const char *name,
+                                     const char *value)
+{
+    if (value) {
+        json_object_set_new(args, name, json_string(value));
+    }
+}
+
+/* The same as client_execute() where the answer is of no interest. */
 bool client_run(struct sluice_conn *conn, const char *command, json_t *args);
 
 /* The entry of the list that @command returns whose @key is @name; owned. NULL:

@@ -135,7 +135,7 @@ static bool open_image(struct sluice_conn *conn, const struct served *d)
                                 (d->cache & NODE_NO_FLUSH) != 0, "file", file));
 }
 
-static bool has_base(struct sluice_conn *conn, const struct served *d)
+static bool check_has_base(struct sluice_conn *conn, const struct served *d)
 {
     json_t *list = client_execute(conn, "query-named-block-nodes", NULL);
     json_t *node;
@@ -254,7 +254,7 @@ static int add_device(struct sluice_conn *conn, struct served *d)
     bool ok = open_image(conn, d);
     if (ok) {
         did |= DID_IMAGE;
-        ok = !d->stream || has_base(conn, d);
+        ok = !d->stream || check_has_base(conn, d);
     }
     if (ok && filter && (ok = add_filter(conn, d))) {
         did |= DID_FILTER;

@@ -105,7 +105,7 @@ static CO_FN int amend_co_image(struct amend *a, struct graph *g,
     return r;
 }
 
-static CO_FN int amend_co_run(struct graph *g, void *arg)
+static CO_FN int offline_amend_co_run(struct graph *g, void *arg)
 {
     struct amend *a = arg;
     const struct node_driver *drv = a->image.format
@@ -142,7 +142,7 @@ int cmd_amend(int argc, char **argv)
     int status = amend_parse_args(argc, argv, &a);
 
     if (status == 0) {
-        status = image_run(amend_co_run, &a);
+        status = image_run(offline_amend_co_run, &a);
     }
     json_decref(a.options);
     return MAX(status, 0);

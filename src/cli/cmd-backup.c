@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/job-options.h"
 
@@ -60,13 +61,6 @@ static int backup_parse_args(int argc, char **argv, struct backup_command *b)
     return r;
 }
 
-static void set_string(json_t *args, const char *name, const char *value)
-{
-    if (value) {
-        json_object_set_new(args, name, json_string(value));
-    }
-}
-
 /* A bitmap alone means what has changed since the last backup by it. */
 static json_t *backup_arguments(const struct backup_command *b)
 {
@@ -77,18 +71,18 @@ static json_t *backup_arguments(const struct backup_command *b)
                              b->exists ? "existing" : "absolute-paths",
                              "compress", b->compress);
 
-    set_string(args, "format", b->format);
-    set_string(args, "bitmap", b->bitmap);
+    client_set_string(args, "format", b->format);
+    client_set_string(args, "bitmap", b->bitmap);
     if (b->bitmap && strcmp(sync, "incremental") != 0) {
-        set_string(args, "bitmap-mode", "on-success");
+        client_set_string(args, "bitmap-mode", "on-success");
     }
     if (b->cbw_timeout) {
         json_object_set_new(args, "cbw-timeout",
                             json_integer((json_int_t)b->cbw_timeout));
-        set_string(args, "on-cbw-error", "break-snapshot");
+        client_set_string(args, "on-cbw-error", "break-snapshot");
     }
-    set_string(args, "on-source-error", b->job.on_error);
-    set_string(args, "on-target-error", b->job.on_error);
+    client_set_string(args, "on-source-error", b->job.on_error);
+    client_set_string(args, "on-target-error", b->job.on_error);
     return args;
 }
 

@@ -70,7 +70,7 @@ static int bench_parse_cache(struct bench *b, const char *text)
     return 0;
 }
 
-static int parse_pattern(const char *text, uint64_t *ret)
+static int bench_parse_pattern(const char *text, uint64_t *ret)
 {
     char *end;
     guint64 v = g_ascii_strtoull(text, &end, 0);
@@ -103,7 +103,7 @@ static int bench_take_option(struct bench *b, int c, char **argv)
     case OPT_FLUSH_INTERVAL:
         return parse_count("flush interval", optarg, &b->flush_interval);
     case OPT_NO_DRAIN: b->no_drain = true; return 0;
-    case OPT_PATTERN: return parse_pattern(optarg, &b->pattern);
+    case OPT_PATTERN: return bench_parse_pattern(optarg, &b->pattern);
     case OPT_IMAGE_OPTS: b->image.is_opts = true; return 0;
     case OPT_OBJECT: return image_add_object("bench", optarg);
     default: return cli_option_error("bench", c, argv);
@@ -159,7 +159,7 @@ struct bench_request {
     uint64_t offset;
 };
 
-static CO_FN int request_co_run(struct bench *b, uint64_t offset)
+static CO_FN int bench_request_co_run(struct bench *b, uint64_t offset)
 {
     void *buf = io_buf_get(b->size);
     struct iovec store;
@@ -190,7 +190,7 @@ static CO_FN void bench_request_entry(void *arg)
 {
     struct bench_request *req = arg;
 
-    request_end(req->bench, request_co_run(req->bench, req->offset));
+    request_end(req->bench, bench_request_co_run(req->bench, req->offset));
     g_free(req);
 }
 

@@ -58,7 +58,7 @@ static int add_action(struct bitmap *b, enum bitmap_op op, const char *source)
     return 0;
 }
 
-static int take_option(struct bitmap *b, int c, char **argv)
+static int bitmap_take_option(struct bitmap *b, int c, char **argv)
 {
     switch (c) {
     case 'b': b->source.name = optarg; return 0;
@@ -103,7 +103,7 @@ static int bitmap_parse_args(int argc, char **argv, struct bitmap *b)
             cli_print_help();
             return -1;
         }
-        r = take_option(b, c, argv);
+        r = bitmap_take_option(b, c, argv);
     }
     if (r != 0) {
         return r;

@@ -91,7 +91,7 @@ struct printer {
     unsigned lines;
 };
 
-static void print_line(void *arg, const char *line)
+static void print_check_line(void *arg, const char *line)
 {
     struct printer *p = arg;
     g_autofree char *text = text_printable(line, "");
@@ -196,7 +196,7 @@ static int verdict(const struct check_result *res)
 /* One pass; repairs are followed by a second that only looks. */
 static CO_FN int check_co_node(struct check *c, struct node *n)
 {
-    struct check_result res = { .report = print_line };
+    struct check_result res = { .report = print_check_line };
     struct printer printer = { &res, 0 };
     g_autoptr(GError) err = NULL;
     int r;
@@ -209,7 +209,7 @@ static CO_FN int check_co_node(struct check *c, struct node *n)
         return CHECK_UNSUPPORTED;
     }
     if (r == 0 && (res.corruptions_fixed || res.leaks_fixed)) {
-        struct check_result again = { .report = print_line };
+        struct check_result again = { .report = print_check_line };
         struct printer more = { &again, 0 };
 
         again.report_arg = &more;

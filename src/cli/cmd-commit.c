@@ -82,9 +82,9 @@ static int commit_parse_args(int argc, char **argv, struct commit *m)
 
 /* --- the copy --- */
 
-static CO_FN int commit_co_scan(void *arg, uint64_t off, uint64_t max,
-                                bool *ret_need, bool *ret_zero,
-                                uint64_t *ret_len)
+static CO_FN int offline_commit_co_scan(void *arg, uint64_t off, uint64_t max,
+                                        bool *ret_need, bool *ret_zero,
+                                        uint64_t *ret_len)
 {
     struct commit *m = arg;
     struct extent ext;
@@ -96,8 +96,8 @@ static CO_FN int commit_co_scan(void *arg, uint64_t off, uint64_t max,
     return r;
 }
 
-static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
-                                bool zero, struct copy_result *res)
+static CO_FN int offline_commit_co_copy(void *arg, uint64_t off, uint64_t len,
+                                        bool zero, struct copy_result *res)
 {
     struct commit *m = arg;
     void *buf;
@@ -118,8 +118,8 @@ static CO_FN int commit_co_copy(void *arg, uint64_t off, uint64_t len,
 }
 
 static const struct copy_ops commit_copy_ops = {
-    .co_scan = commit_co_scan,
-    .co_copy = commit_co_copy,
+    .co_scan = offline_commit_co_scan,
+    .co_copy = offline_commit_co_copy,
     .progress = copy_run_progress,
     .co_error = copy_run_co_error,
     .co_pause_point = copy_run_co_pause_point,
@@ -243,7 +243,7 @@ static CO_FN int commit_co_merge(struct commit *m, struct graph *g,
     return r;
 }
 
-static CO_FN int commit_co_run(struct graph *g, void *arg)
+static CO_FN int offline_commit_co_run(struct graph *g, void *arg)
 {
     struct commit *m = arg;
     g_autoptr(GError) err = NULL;
@@ -289,5 +289,5 @@ int cmd_commit(int argc, char **argv)
     if (status != 0) {
         return status < 0 ? 0 : status;
     }
-    return image_run(commit_co_run, &m);
+    return image_run(offline_commit_co_run, &m);
 }

@@ -257,7 +257,7 @@ static CO_FN int convert_co_open_sources(struct graph *g, struct convert *c,
 /* What the target's backing file holds already. Where it is part of the
  * source's chain all above it is copied, else the source's own layer alone:
  * then its backing file must read as the target's. */
-static void find_base(struct convert *c)
+static void find_target_base(struct convert *c)
 {
     struct node *backing = node_backing(c->params.target);
     const char *name = create_options_get(c->target.options, "backing_file");
@@ -316,7 +316,7 @@ static CO_FN int convert_co_transfer(struct graph *g, struct convert *c,
     if (r < 0) {
         return r;
     }
-    find_base(c);
+    find_target_base(c);
     c->params.target_is_zero = (zero || c->target_is_zero) &&
                                !c->params.has_backing;
     convert_co_make_zero(c);

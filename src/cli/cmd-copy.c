@@ -57,13 +57,6 @@ static int copy_parse_args(int argc, char **argv, struct copy_command *k)
     return r;
 }
 
-static void set_string(json_t *args, const char *name, const char *value)
-{
-    if (value) {
-        json_object_set_new(args, name, json_string(value));
-    }
-}
-
 static json_t *mirror_arguments(const struct copy_command *k)
 {
     g_autofree char *target = name_for_daemon(k->target);
@@ -72,10 +65,10 @@ static json_t *mirror_arguments(const struct copy_command *k)
                              k->sync ? k->sync : "full", "mode",
                              k->exists ? "existing" : "absolute-paths");
 
-    set_string(args, "format", k->format);
-    set_string(args, "copy-mode", k->copy_mode);
-    set_string(args, "on-source-error", k->job.on_error);
-    set_string(args, "on-target-error", k->job.on_error);
+    client_set_string(args, "format", k->format);
+    client_set_string(args, "copy-mode", k->copy_mode);
+    client_set_string(args, "on-source-error", k->job.on_error);
+    client_set_string(args, "on-target-error", k->job.on_error);
     return args;
 }
 

@@ -171,7 +171,7 @@ static int create_size(struct create *c, GError **err)
 }
 
 /* Commas in names are doubled, so that -o takes what was printed. */
-static void print_value(const char *name, const json_t *value)
+static void print_option_value(const char *name, const json_t *value)
 {
     if (json_is_integer(value)) {
         printf(" %s=%" JSON_INTEGER_FORMAT, name, json_integer_value(value));
@@ -190,11 +190,11 @@ static void print_formatting(const struct create *c,
     printf("Formatting '%s', fmt=%s", c->filename, c->format);
     for (const struct create_option *o = driver_create_options(drv); o->name;
          o++) {
-        print_value(o->name, json_object_get(c->options, o->name));
+        print_option_value(o->name, json_object_get(c->options, o->name));
     }
     for (const struct create_option *o = storage_create_options(); o->name;
          o++) {
-        print_value(o->name, json_object_get(c->options, o->name));
+        print_option_value(o->name, json_object_get(c->options, o->name));
     }
     printf("\n");
 }
@@ -210,7 +210,7 @@ static void round_size(struct create *c)
     }
 }
 
-static CO_FN int create_co_run(struct graph *g, void *arg)
+static CO_FN int create_co_image(struct graph *g, void *arg)
 {
     struct create *c = arg;
     g_autoptr(GError) err = NULL;
@@ -253,7 +253,7 @@ int cmd_create(int argc, char **argv)
     int status = create_parse_args(argc, argv, &c);
 
     if (status == 0) {
-        status = image_run(create_co_run, &c);
+        status = image_run(create_co_image, &c);
     }
     json_decref(c.options);
     return MAX(status, 0);

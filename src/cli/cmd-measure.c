@@ -207,8 +207,8 @@ static CO_FN int measure_co_image(struct measure *m,
     return measure_co_data(source, res->cluster_size, &res->data, err);
 }
 
-static void print_result(const struct measure *m,
-                         const struct image_measure *res)
+static void print_measured(const struct measure *m,
+                           const struct image_measure *res)
 {
     uint64_t full = res->metadata + res->size;
     uint64_t required = res->metadata + (res->all ? res->size : res->data);
@@ -285,7 +285,7 @@ static CO_FN int measure_co_run(struct graph *g, void *arg)
         cli_gerror(err);
         return 1;
     }
-    print_result(m, &res);
+    print_measured(m, &res);
     return 0;
 }
 

@@ -183,8 +183,8 @@ static bool read_input(struct monitor *m)
 
 /* --- on a terminal --- */
 
-static void complete(const char *line, size_t len, size_t start, GPtrArray *out,
-                     void *arg)
+static void complete_command(const char *line, size_t len, size_t start,
+                             GPtrArray *out, void *arg)
 {
     const struct monitor *m = arg;
 
@@ -199,7 +199,8 @@ static bool monitor_readable(struct line_editor *ed, void *arg)
 /* False where the terminal cannot be used. */
 static bool run_terminal(struct monitor *m)
 {
-    static const struct line_editor_ops ops = { monitor_readable, complete };
+    static const struct line_editor_ops ops = { monitor_readable,
+                                                complete_command };
     struct line_editor *ed = line_editor_new("(sluice) ", sluice_fd(m->conn),
                                              &ops, m);
     const char *typed = NULL;

@@ -3,6 +3,7 @@
 #include <getopt.h>
 
 #include "cli/cli.h"
+#include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/job-options.h"
 
@@ -41,15 +42,9 @@ static json_t *stream_arguments(const struct pull *p)
 {
     json_t *args = json_pack("{s:s}", "device", p->device);
 
-    if (p->base) {
-        json_object_set_new(args, "base", json_string(p->base));
-    }
-    if (p->backing_file) {
-        json_object_set_new(args, "backing-file", json_string(p->backing_file));
-    }
-    if (p->job.on_error) {
-        json_object_set_new(args, "on-error", json_string(p->job.on_error));
-    }
+    client_set_string(args, "base", p->base);
+    client_set_string(args, "backing-file", p->backing_file);
+    client_set_string(args, "on-error", p->job.on_error);
     return args;
 }
 

@@ -86,8 +86,8 @@ const char *create_options_get(const json_t *options, const char *name)
 
 /* --- what a format takes --- */
 
-static const struct create_option *find_in(const struct create_option *list,
-                                           const char *name)
+static const struct create_option *
+option_find_in(const struct create_option *list, const char *name)
 {
     while (list && list->name && strcmp(list->name, name) != 0) {
         list++;
@@ -113,9 +113,10 @@ static const struct create_option *
 create_options_find_option(const struct node_driver *drv, const char *name,
                            GError **err)
 {
-    const struct create_option *o = find_in(driver_create_options(drv), name);
+    const struct create_option *o = option_find_in(driver_create_options(drv),
+                                                   name);
 
-    o = o ? o : find_in(storage_create_options(), name);
+    o = o ? o : option_find_in(storage_create_options(), name);
     if (o) {
         return o;
     }
@@ -200,11 +201,12 @@ int create_options_check_amend(json_t *options, const struct node_driver *drv,
     json_t *value;
 
     json_object_foreach(options, key, value) {
-        const struct create_option *o = find_in(driver_amend_options(drv), key);
+        const struct create_option *o = option_find_in(
+            driver_amend_options(drv), key);
 
         if (!o) {
             err_set(err, EINVAL, "Invalid parameter '%s'", key);
-            if (find_in(driver_create_options(drv), key)) {
+            if (option_find_in(driver_create_options(drv), key)) {
                 err_add_line(
                     err, "This option is only supported for image creation");
             }

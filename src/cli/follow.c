@@ -44,11 +44,6 @@ static void on_interrupt(int sig)
 
 /* --- words --- */
 
-static const char *text_of(const json_t *o, const char *key)
-{
-    return json_string_value(json_object_get(o, key));
-}
-
 /* " -s PATH" for the commands that messages name. Owned. */
 static char *socket_option(const struct follow *f)
 {
@@ -68,7 +63,7 @@ static json_t *find_result(struct follow *f, const char *id)
     size_t i;
 
     json_array_foreach(list, i, entry) {
-        const char *name = text_of(entry, "id");
+        const char *name = client_text(entry, "id");
         if (name && strcmp(name, id) == 0) {
             found = entry;
         }
@@ -199,7 +194,7 @@ static void tell_stopped(struct follow *f, struct followed *j)
 static void retry_stopped(struct follow *f, struct followed *j,
                           const json_t *data)
 {
-    if (!f->o->retry_s || g_strcmp0(text_of(data, "action"), "stop") != 0) {
+    if (!f->o->retry_s || g_strcmp0(client_text(data, "action"), "stop") != 0) {
         return;
     }
     if (!j->stopped_told) {
@@ -214,8 +209,8 @@ static void retry_stopped(struct follow *f, struct followed *j,
 static void follow_event(struct follow *f, const json_t *event)
 {
     const json_t *data = json_object_get(event, "data");
-    const char *name = text_of(event, "event");
-    struct followed *j = find_followed(f, text_of(data, "device"));
+    const char *name = client_text(event, "event");
+    struct followed *j = find_followed(f, client_text(data, "device"));
 
     if (!name || !j) {
         return;
@@ -224,7 +219,7 @@ static void follow_event(struct follow *f, const json_t *event)
         print_line(event);
     }
     if (!j->type) {
-        j->type = g_strdup(text_of(data, "type"));
+        j->type = g_strdup(client_text(data, "type"));
     }
     if (f->o->on_event) {
         f->o->on_event(f->conn, name, data, f->o->arg);
@@ -234,7 +229,7 @@ static void follow_event(struct follow *f, const json_t *event)
     } else if (strcmp(name, "BLOCK_JOB_CANCELLED") == 0) {
         job_ended(f, j, "cancelled", NULL, NULL);
     } else if (strcmp(name, "BLOCK_JOB_COMPLETED") == 0) {
-        const char *error = text_of(data, "error");
+        const char *error = client_text(data, "error");
         json_t *result = error ? find_result(f, j->id) : NULL;
 
         job_ended(f, j, error ? "failed" : "completed", result, error);
@@ -254,7 +249,7 @@ static void follow_past(struct follow *f, struct followed *j)
 {
     json_t *result = find_result(f, j->id);
 
-    if (!result || strcmp(text_of(result, "outcome"), "stopped") == 0) {
+    if (!result || strcmp(client_text(result, "outcome"), "stopped") == 0) {
         tell_unknown(f, j->id);
         j->status = FOLLOW_FAILED;
     } else {
@@ -262,9 +257,9 @@ static void follow_past(struct follow *f, struct followed *j)
             print_line(result);
         }
         g_free(j->type);
-        j->type = g_strdup(text_of(result, "type"));
-        job_ended(f, j, text_of(result, "outcome"), result,
-                  text_of(result, "error"));
+        j->type = g_strdup(client_text(result, "type"));
+        job_ended(f, j, client_text(result, "outcome"), result,
+                  client_text(result, "error"));
     }
     json_decref(result);
 }
@@ -275,7 +270,7 @@ static void follow_past(struct follow *f, struct followed *j)
 static const char *job_pause(struct follow *f, struct followed *j,
                              const json_t *job)
 {
-    const char *io = text_of(job, "io-status");
+    const char *io = client_text(job, "io-status");
 
     if (!json_is_true(json_object_get(job, "paused"))) {
         j->stopped_told = j->stopped_told && f->o->retry_s;
@@ -296,7 +291,7 @@ static const json_t *find_in(const json_t *list, const char *id)
     size_t i;
 
     json_array_foreach(list, i, job) {
-        const char *name = text_of(job, "device");
+        const char *name = client_text(job, "device");
         if (name && strcmp(name, id) == 0) {
             return job;
         }
@@ -366,7 +361,7 @@ static bool all_ended(const struct follow *f)
 }
 
 /* One event, if there is one within @timeout_ms. 1, 0, -errno. */
-static int take_event(struct follow *f, int timeout_ms)
+static int follow_take_event(struct follow *f, int timeout_ms)
 {
     json_t *event;
     char *text;
@@ -391,14 +386,14 @@ static bool follow_begin(struct follow *f)
     for (unsigned i = 0; list && i < f->n; i++) {
         const json_t *job = find_in(list, f->jobs[i].id);
 
-        f->jobs[i].type = g_strdup(text_of(job, "type"));
+        f->jobs[i].type = g_strdup(client_text(job, "type"));
     }
     do {
-        r = list ? take_event(f, 0) : 0;
+        r = list ? follow_take_event(f, 0) : 0;
     } while (r > 0);
     for (unsigned i = 0; list && i < f->n; i++) {
         const json_t *job = find_in(list, f->jobs[i].id);
-        const char *status = text_of(job, "status");
+        const char *status = client_text(job, "status");
 
         if (f->jobs[i].status == ACTIVE &&
             (!job || (status && strcmp(status, "concluded") == 0))) {
@@ -412,7 +407,7 @@ static bool follow_begin(struct follow *f)
 /* One event, or a look at the progress. False when the daemon is gone. */
 static bool follow_step(struct follow *f)
 {
-    int r = take_event(f, POLL_MS);
+    int r = follow_take_event(f, POLL_MS);
 
     return r != 0 ? r > 0 : follow_poll(f);
 }

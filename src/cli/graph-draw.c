@@ -39,7 +39,7 @@ struct drawing {
 #define BOX(d, i) (&g_array_index((d)->boxes, struct box, i))
 #define LINE(d, i) (&g_array_index((d)->lines, struct line, i))
 
-static const char *text_of(const json_t *o, const char *key)
+static const char *text_or_empty(const json_t *o, const char *key)
 {
     const char *s = json_string_value(json_object_get(o, key));
 
@@ -54,7 +54,7 @@ static const json_t *find_info(const json_t *nodes, const char *name)
     size_t i;
 
     json_array_foreach(nodes, i, info) {
-        if (strcmp(text_of(info, "node-name"), name) == 0) {
+        if (strcmp(text_or_empty(info, "node-name"), name) == 0) {
             return info;
         }
     }
@@ -63,7 +63,7 @@ static const json_t *find_info(const json_t *nodes, const char *name)
 
 static void box_describe(struct box *b, const json_t *info)
 {
-    const char *drv = text_of(info, "drv");
+    const char *drv = text_or_empty(info, "drv");
     bool ro = json_is_true(json_object_get(info, "ro"));
 
     b->what = text_printable(*drv ? drv : "node", "");
@@ -73,14 +73,15 @@ static void box_describe(struct box *b, const json_t *info)
         g_free(b->what);
         b->what = longer;
     }
-    b->file = *text_of(info, "file") ? text_printable(text_of(info, "file"), "")
-                                     : NULL;
+    b->file = *text_or_empty(info, "file")
+                  ? text_printable(text_or_empty(info, "file"), "")
+                  : NULL;
 }
 
 static void drawing_add_box(struct drawing *d, const json_t *node,
                             const json_t *nodes)
 {
-    const char *name = text_of(node, "name");
+    const char *name = text_or_empty(node, "name");
     struct box *b;
 
     g_array_set_size(d->boxes, d->boxes->len + 1);
@@ -88,7 +89,7 @@ static void drawing_add_box(struct drawing *d, const json_t *node,
     *b = (struct box) {
         .id = json_integer_value(json_object_get(node, "id")),
         .name = text_printable(name, ""),
-        .is_user = strcmp(text_of(node, "type"), "block-backend") == 0,
+        .is_user = strcmp(text_or_empty(node, "type"), "block-backend") == 0,
     };
     if (b->is_user) {
         b->what = g_strdup(*name ? "device" : "an export or a job");
@@ -112,7 +113,7 @@ static void drawing_add_line(struct drawing *d, const json_t *edge)
     struct line l = {
         .from = find_box(d, json_object_get(edge, "parent")),
         .to = find_box(d, json_object_get(edge, "child")),
-        .name = text_printable(text_of(edge, "name"), ""),
+        .name = text_printable(text_or_empty(edge, "name"), ""),
     };
 
     if (l.from < d->boxes->len && l.to < d->boxes->len) {

@@ -30,7 +30,7 @@ struct line_editor {
 
 static volatile sig_atomic_t interrupted;
 
-static void on_interrupt(int sig)
+static void editor_on_interrupt(int sig)
 {
     interrupted = 1;
 }
@@ -228,7 +228,7 @@ struct line_editor *line_editor_new(const char *prompt, int fd,
                                     void *arg)
 {
     struct line_editor *ed = g_new0(struct line_editor, 1);
-    struct sigaction sa = { .sa_handler = on_interrupt };
+    struct sigaction sa = { .sa_handler = editor_on_interrupt };
     HistEvent ev;
 
     ed->el = el_init("sluice", stdin, stdout, stderr);

@@ -46,15 +46,9 @@ static json_t *commit_arguments(const struct live_commit *m)
 {
     json_t *args = json_pack("{s:s}", "device", m->device);
 
-    if (m->base) {
-        json_object_set_new(args, "base", json_string(m->base));
-    }
-    if (m->top) {
-        json_object_set_new(args, "top", json_string(m->top));
-    }
-    if (m->job.on_error) {
-        json_object_set_new(args, "on-error", json_string(m->job.on_error));
-    }
+    client_set_string(args, "base", m->base);
+    client_set_string(args, "top", m->top);
+    client_set_string(args, "on-error", m->job.on_error);
     return args;
 }
 

@@ -53,7 +53,7 @@ static json_t *fault_describe(const struct job_fault *f)
 
 /* --- results --- */
 
-static json_t *describe(const struct job *j, const char *outcome)
+static json_t *describe_result(const struct job *j, const char *outcome)
 {
     return json_pack("{s:s, s:s, s:s, s:I, s:I}", "id", j->id, "type",
                      j->drv->type, "outcome", outcome, "offset",
@@ -79,9 +79,9 @@ void job_results_free(struct job_results *rs)
 void job_results_add(struct job_results *rs, const struct job *j)
 {
     bool cancelled = j->result == -ECANCELED && j->cancelled;
-    json_t *o = describe(j, cancelled       ? "cancelled"
-                            : j->result < 0 ? "failed"
-                                            : "completed");
+    json_t *o = describe_result(j, cancelled       ? "cancelled"
+                                   : j->result < 0 ? "failed"
+                                                   : "completed");
 
     if (j->result < 0 && !cancelled) {
         job_add_error(j, o);
@@ -110,7 +110,7 @@ json_t *job_describe_stopped(const struct job *j)
     if (j->io_status == IO_STATUS_OK || !j->backend_paused || !j->fault) {
         return NULL;
     }
-    o = describe(j, "stopped");
+    o = describe_result(j, "stopped");
     json_object_set_new(o, "fault", fault_describe(j->fault));
     return o;
 }

@@ -82,7 +82,7 @@ static void threads_wake(struct loop *l)
 }
 
 /* Tell epoll what the waiters of @w want. 0 or -errno. */
-static int watch_arm(struct engine *e, struct watch *w)
+static int engine_watch_arm(struct engine *e, struct watch *w)
 {
     struct epoll_event ev = { .events = EPOLLONESHOT, .data.fd = w->fd };
 
@@ -120,7 +120,7 @@ static void threads_poll(struct engine *e, struct io_req *r)
     }
     r->next = w->reqs;
     w->reqs = r;
-    err = watch_arm(e, w);
+    err = engine_watch_arm(e, w);
     if (err < 0) {
         w->reqs = r->next;
         watch_drop(e, w);
@@ -162,7 +162,7 @@ static void watch_fire(struct engine *e, int fd, uint32_t revents)
         }
     }
     if (w && w->reqs) {
-        watch_arm(e, w);
+        engine_watch_arm(e, w);
     } else if (w) {
         watch_drop(e, w);
     }

@@ -354,7 +354,7 @@ struct lookup {
     int ret; /* of getaddrinfo() */
 };
 
-static void lookup_in_pool(void *arg)
+static void address_lookup_in_pool(void *arg)
 {
     struct lookup *lk = arg;
     struct addrinfo hints = {
@@ -406,7 +406,7 @@ static CO_FN int connect_co_tcp(const struct sock_addr *addr, GError **err)
     struct lookup lk = { .addr = addr };
     int ret = -EADDRNOTAVAIL;
 
-    co_in_pool(lookup_in_pool, &lk);
+    co_in_pool(address_lookup_in_pool, &lk);
     if (lk.ret != 0) {
         return err_set(err, EHOSTUNREACH,
                        "address resolution failed for %s:%s: %s", addr->host,

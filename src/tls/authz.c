@@ -162,7 +162,7 @@ int authz_co_add_list_file(struct graph *g, const char *id, const json_t *props,
     return authz_add(g, id, a, r, err);
 }
 
-static bool is_same(const struct stat *a, const struct stat *b)
+static bool is_same_file(const struct stat *a, const struct stat *b)
 {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino &&
            a->st_size == b->st_size &&
@@ -177,7 +177,7 @@ static CO_FN void authz_co_reread(struct graph *g, struct authz *a)
     g_autoptr(GError) err = NULL;
 
     if (!a->unusable && io_co_stat(a->filename, &st) == 0 &&
-        is_same(&st, &a->seen)) {
+        is_same_file(&st, &a->seen)) {
         return;
     }
     if (file_co_read(a->filename, &st, &fresh, &err) < 0) {

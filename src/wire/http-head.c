@@ -68,7 +68,7 @@ static bool text_number(struct text *t, uint64_t *ret)
     return digits > 0;
 }
 
-static bool fail(struct http_head *h, const char *fault)
+static bool head_fail(struct http_head *h, const char *fault)
 {
     h->fault = fault;
     return false;
@@ -136,16 +136,16 @@ static bool keep(struct http_head *h, char *buf, size_t size, struct text value,
                  const char *fault)
 {
     if (value.len == 0 || value.len >= size) {
-        return fail(h, fault);
+        return head_fail(h, fault);
     }
     for (size_t i = 0; i < value.len; i++) {
         if ((unsigned char)value.at[i] < 0x20 || value.at[i] == 0x7f) {
-            return fail(h, fault);
+            return head_fail(h, fault);
         }
     }
     if (*buf &&
         (strlen(buf) != value.len || memcmp(buf, value.at, value.len))) {
-        return fail(h, fault);
+        return head_fail(h, fault);
     }
     memcpy(buf, value.at, value.len);
     buf[value.len] = '\0';
@@ -159,11 +159,11 @@ static bool take_range(struct http_head *h, struct text v)
     bool has_range = false;
 
     if (h->has_total) {
-        return fail(h, "it has more than one Content-Range");
+        return head_fail(h, "it has more than one Content-Range");
     }
     if (v.len < 6 || g_ascii_strncasecmp(v.at, "bytes", 5) ||
         !is_blank(v.at[5])) {
-        return fail(h, fault);
+        return head_fail(h, fault);
     }
     v.at += 6;
     v.len -= 6;
@@ -172,18 +172,19 @@ static bool take_range(struct http_head *h, struct text v)
         has_range = true;
         if (!text_number(&v, &first) || !text_skip(&v, '-') ||
             !text_number(&v, &last)) {
-            return fail(h, fault);
+            return head_fail(h, fault);
         }
     }
     if (!text_skip(&v, '/')) {
-        return fail(h, fault);
+        return head_fail(h, fault);
     }
     if (text_is(v, "*")) {
-        return fail(h, "its Content-Range does not tell the size of the file");
+        return head_fail(
+            h, "its Content-Range does not tell the size of the file");
     }
     if (!text_number(&v, &total) || v.len > 0 ||
         (has_range && (first > last || last >= total))) {
-        return fail(h, fault);
+        return head_fail(h, fault);
     }
     h->has_range = has_range;
     h->has_total = true;
@@ -199,7 +200,7 @@ static bool take_length(struct http_head *h, struct text v)
 
     if (!text_number(&v, &n) || v.len > 0 ||
         (h->has_length && n != h->length)) {
-        return fail(h, "its Content-Length cannot be understood");
+        return head_fail(h, "its Content-Length cannot be understood");
     }
     h->has_length = true;
     h->length = n;
@@ -287,14 +288,14 @@ static bool take_status(struct http_head *h, struct text line)
     http_head_begin(h);
     h->bytes = bytes;
     if (!blank) {
-        return fail(h, "its status line cannot be understood");
+        return head_fail(h, "its status line cannot be understood");
     }
     struct text rest = { blank, line.len - (size_t)(blank - line.at) };
 
     rest = text_trim(rest);
     if (!text_number(&rest, &status) || status < 100 || status > 999 ||
         (rest.len > 0 && !is_blank(rest.at[0]))) {
-        return fail(h, "its status line cannot be understood");
+        return head_fail(h, "its status line cannot be understood");
     }
     h->status = (unsigned)status;
     return true;
@@ -310,7 +311,7 @@ bool http_head_line(struct http_head *h, const char *line, size_t len,
         return false;
     }
     if (h->bytes > HTTP_HEAD_BYTES_MAX) {
-        return fail(h, "its head is longer than 64 KiB");
+        return head_fail(h, "its head is longer than 64 KiB");
     }
     while (t.len > 0 && (t.at[t.len - 1] == '\n' || t.at[t.len - 1] == '\r')) {
         t.len--;
@@ -319,11 +320,11 @@ bool http_head_line(struct http_head *h, const char *line, size_t len,
         return take_status(h, t);
     }
     if (h->status == 0) {
-        return fail(h, "it has no status line");
+        return head_fail(h, "it has no status line");
     }
     const char *colon = memchr(t.at, ':', t.len);
     if (!colon) {
-        return t.len == 0 || fail(h, "a line of its head has no colon");
+        return t.len == 0 || head_fail(h, "a line of its head has no colon");
     }
     struct text name = { t.at, (size_t)(colon - t.at) };
     struct text value = { colon + 1, t.len - name.len - 1 };

@@ -12,11 +12,6 @@
 
 #define JOB "migrate-create"
 
-static const char *text_of(const json_t *o, const char *key)
-{
-    return json_string_value(json_object_get(o, key));
-}
-
 json_t *end_find_disk(struct sluice_conn *conn, const char *name)
 {
     json_t *device = client_find(conn, "query-block", "device", name);
@@ -51,7 +46,7 @@ char *end_export(struct sluice_conn *conn, const char *id, const char *node,
         return NULL;
     }
     entry = client_find(conn, "query-nbd-exports", "id", id);
-    uri = g_strdup(text_of(entry, "uri"));
+    uri = g_strdup(client_text(entry, "uri"));
     json_decref(entry);
     if (!uri) {
         cli_error("export '%s' has no address: no NBD server runs", id);
@@ -88,14 +83,15 @@ static bool create_image(struct sluice_conn *conn, json_t *options)
     while (ok) {
         json_decref(job);
         job = client_find(conn, "query-jobs", "id", JOB);
-        status = text_of(job, "status");
+        status = client_text(job, "status");
         if (!status || strcmp(status, "concluded") == 0) {
             break;
         }
         ok = client_wait_a_little(conn);
     }
-    if (ok && (!job || text_of(job, "error"))) {
-        cli_error("%s", job ? text_of(job, "error") : "the daemon went away");
+    if (ok && (!job || client_text(job, "error"))) {
+        cli_error("%s",
+                  job ? client_text(job, "error") : "the daemon went away");
         ok = false;
     }
     json_decref(job);

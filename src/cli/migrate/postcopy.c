@@ -110,7 +110,7 @@ static bool name_is_free(struct migration *m)
 }
 
 /* Look first, so that a guest is not taken off in vain. */
-static bool move(struct migration *m, const char *base, uint64_t size)
+static bool guest_move(struct migration *m, const char *base, uint64_t size)
 {
     enum target_state state = TARGET_OTHER;
 
@@ -227,7 +227,7 @@ static bool begin(struct migration *m)
         return ok;
     }
     base = show_source(m, &size);
-    ok = base && move(m, base, size) && serve_overlay(m, true);
+    ok = base && guest_move(m, base, size) && serve_overlay(m, true);
     g_free(base);
     return ok;
 }

@@ -38,7 +38,7 @@ static bool has_node(struct sluice_conn *conn, const char *name)
 
 /* --- OPENED --- */
 
-static bool open_image(struct migration *m)
+static bool precopy_open_image(struct migration *m)
 {
     return client_run(m->target, "blockdev-add",
                       json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", m->format,
@@ -63,7 +63,7 @@ static bool prepare_image(struct migration *m, uint64_t size)
         return false;
     }
     return end_create(m->target, m->path, m->format, size, NULL) &&
-           open_image(m);
+           precopy_open_image(m);
 }
 
 /* The address of the new image for the source; owned. */
@@ -126,8 +126,8 @@ static bool hand_over(struct precopy *p)
     return p->handed;
 }
 
-static void on_event(struct sluice_conn *conn, const char *name,
-                     const json_t *data, void *arg)
+static void precopy_on_event(struct sluice_conn *conn, const char *name,
+                             const json_t *data, void *arg)
 {
     struct precopy *p = arg;
 
@@ -144,7 +144,7 @@ static int follow_mirror(struct precopy *p)
     const struct follow_options o = {
         .what = "moving",
         .socket = p->m->source_socket,
-        .on_event = on_event,
+        .on_event = precopy_on_event,
         .arg = p,
     };
     int status = follow_jobs(p->m->source, ids, &o);
@@ -181,7 +181,7 @@ static int told_moved(const struct migration *m)
 }
 
 /* The copy is whole: the link goes, the destination serves. */
-static int finish(struct migration *m)
+static int precopy_finish(struct migration *m)
 {
     return close_link(m) && serve_disk(m) ? told_moved(m) : FOLLOW_FAILED;
 }
@@ -197,12 +197,12 @@ int migrate_precopy(struct migration *m)
 
     json_decref(disk);
     if (disk && client_has(m->target, "query-block-exports", "id", m->device)) {
-        return finish(m);
+        return precopy_finish(m);
     }
     if (!disk || !(link = serve_image(m, size)) || !open_link(m, link) ||
         !start_mirror(m)) {
         return FOLLOW_FAILED;
     }
     status = follow_mirror(&p);
-    return status == FOLLOW_COMPLETED ? finish(m) : status;
+    return status == FOLLOW_COMPLETED ? precopy_finish(m) : status;
 }

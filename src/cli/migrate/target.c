@@ -55,8 +55,8 @@ static json_t *look_node(struct migration *m, const char *name)
     return image;
 }
 
-static enum target_state judge(struct migration *m, const json_t *image,
-                               const char *base)
+static enum target_state target_judge(struct migration *m, const json_t *image,
+                                      const char *base)
 {
     const char *has = json_string_value(
         json_object_get(image, "backing-filename"));
@@ -95,7 +95,7 @@ static enum target_state look_inside(struct migration *m, const char *base)
         return TARGET_OTHER;
     }
     image = look_node(m, IMAGE_NODE);
-    state = judge(m, image, base);
+    state = target_judge(m, image, base);
     json_decref(image);
     return state;
 }

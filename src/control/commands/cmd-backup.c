@@ -25,7 +25,7 @@ static const char *const mode_names[] = {
 };
 
 /* Which of @names the schema let pass. */
-static unsigned index_of(const char *name, const char *const *names)
+static unsigned name_index(const char *name, const char *const *names)
 {
     unsigned i = 0;
 
@@ -54,12 +54,12 @@ static int take_sync(const json_t *args, struct backup_params *p, GError **err)
                        "Bitmap sync mode must be 'on-success' when using sync "
                        "mode 'incremental'");
     }
-    p->sync = incremental ? BACKUP_BITMAP : index_of(sync, sync_names);
+    p->sync = incremental ? BACKUP_BITMAP : name_index(sync, sync_names);
     /* Without a backing file the top image is the disk. */
     if (p->sync == BACKUP_TOP && !node_backing(node_skip_filters(p->node))) {
         p->sync = BACKUP_FULL;
     }
-    p->bitmap_mode = mode ? index_of(mode, mode_names) : BACKUP_ON_SUCCESS;
+    p->bitmap_mode = mode ? name_index(mode, mode_names) : BACKUP_ON_SUCCESS;
     return 0;
 }
 

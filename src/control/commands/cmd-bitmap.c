@@ -227,8 +227,9 @@ const struct action_type bitmap_disable_action = {
 /* --- merge --- */
 
 /* Add what @source, a name or {node, name}, marks to @sum. */
-static CO_FN int merge_co_read(const struct action *a, const json_t *source,
-                               struct dirty_map *sum, GError **err)
+static CO_FN int merge_co_read_source(const struct action *a,
+                                      const json_t *source,
+                                      struct dirty_map *sum, GError **err)
 {
     const char *name = json_string_value(source);
     struct node *n = a->disk;
@@ -277,7 +278,7 @@ static CO_FN int merge_co_do(struct action *a, GError **err)
                                MERGED_BYTES_MAX, err);
     ret = sum ? 0 : -EFBIG;
     for (size_t i = 0; i < json_array_size(sources) && ret == 0; i++) {
-        ret = merge_co_read(a, json_array_get(sources, i), sum, err);
+        ret = merge_co_read_source(a, json_array_get(sources, i), sum, err);
     }
     if (ret == 0) {
         ret = bitmap_co_merge(a->disk, e->name, sum, err);

@@ -73,7 +73,7 @@ static int take_replaces(struct control *c, const json_t *args,
 }
 
 /* What is copied; @p->node is known. */
-static void take_sync(const json_t *args, struct mirror_params *p)
+static void mirror_take_sync(const json_t *args, struct mirror_params *p)
 {
     const char *sync = arg_str(args, "sync");
 
@@ -135,7 +135,7 @@ CO_FN int mirror_co_command(struct control *c, const struct job_start *s,
     if (!p.target) {
         return -ENOENT;
     }
-    take_sync(args, &p);
+    mirror_take_sync(args, &p);
     r = take_replaces(c, args, &p, err);
     return r < 0 ? r : mirror_co_start(c->jobs, &p, &job, err);
 }
@@ -186,7 +186,7 @@ static int take_drive(struct control *c, const json_t *args,
 
 /* What the target stands on in the end: the image below the disk, with sync
  * top; the disk's own, with sync none; NULL: nothing. */
-static struct node *target_base(const struct mirror_params *p)
+static struct node *mirror_target_base(const struct mirror_params *p)
 {
     struct node *source = node_skip_filters(p->node);
 
@@ -200,18 +200,20 @@ static CO_FN int target_co_put_on_base(const struct mirror_params *p,
 {
     return p->only_new || node_backing(target)
                ? 0
-               : edge_co_attach(
-                     target, target_base(p), "backing", PERM_CONSISTENT_READ,
-                     PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED, err);
+               : edge_co_attach(target, mirror_target_base(p), "backing",
+                                PERM_CONSISTENT_READ,
+                                PERM_CONSISTENT_READ | PERM_WRITE_UNCHANGED,
+                                err);
 }
 
 /* Make or open the target, with what it stands on. */
-static CO_FN int target_co_get(const struct job_start *s,
-                               struct mirror_params *p, struct new_image *img,
-                               GError **err)
+static CO_FN int mirror_target_co_get(const struct job_start *s,
+                                      struct mirror_params *p,
+                                      struct new_image *img, GError **err)
 {
     const json_t *args = s->args;
-    struct node *disk = node_skip_filters(p->node), *base = target_base(p);
+    struct node *disk = node_skip_filters(p->node),
+                *base = mirror_target_base(p);
     /* What an earlier daemon made is there by now. */
     bool make = g_strcmp0(arg_str(args, "mode"), "existing") != 0;
     bool exists = s->resumed || !make;
@@ -254,9 +256,9 @@ CO_FN int drive_mirror_co_command(struct control *c, const struct job_start *s,
     if (r < 0) {
         return r;
     }
-    take_sync(args, &p);
+    mirror_take_sync(args, &p);
     node_ref(p.node);
-    r = target_co_get(s, &p, &img, err);
+    r = mirror_target_co_get(s, &p, &img, err);
     p.target = img.node;
     if (r == 0) {
         r = take_replaces(c, args, &p, err);

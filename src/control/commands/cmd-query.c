@@ -151,7 +151,7 @@ CO_FN int cmd_co_query_block(struct control *c, const json_t *args,
 
 /* --- statistics --- */
 
-static void set(json_t *obj, const char *name, uint64_t v)
+static void set_member(json_t *obj, const char *name, uint64_t v)
 {
     json_object_set_new(obj, name, json_integer((json_int_t)v));
 }
@@ -163,34 +163,35 @@ static json_t *describe_stats(struct control *c, const struct backend_stats *st,
     json_t *o = json_object();
 
     st = st ? st : &none;
-    set(o, "unmap_operations", st->ops[ACCT_UNMAP]);
-    set(o, "unmap_merged", 0);
-    set(o, "flush_total_time_ns", st->time_ns[ACCT_FLUSH]);
-    set(o, "wr_highest_offset", highest);
-    set(o, "wr_total_time_ns", st->time_ns[ACCT_WRITE]);
-    set(o, "failed_wr_operations", st->failed[ACCT_WRITE]);
-    set(o, "failed_rd_operations", st->failed[ACCT_READ]);
-    set(o, "wr_merged", 0);
-    set(o, "wr_bytes", st->bytes[ACCT_WRITE]);
+    set_member(o, "unmap_operations", st->ops[ACCT_UNMAP]);
+    set_member(o, "unmap_merged", 0);
+    set_member(o, "flush_total_time_ns", st->time_ns[ACCT_FLUSH]);
+    set_member(o, "wr_highest_offset", highest);
+    set_member(o, "wr_total_time_ns", st->time_ns[ACCT_WRITE]);
+    set_member(o, "failed_wr_operations", st->failed[ACCT_WRITE]);
+    set_member(o, "failed_rd_operations", st->failed[ACCT_READ]);
+    set_member(o, "wr_merged", 0);
+    set_member(o, "wr_bytes", st->bytes[ACCT_WRITE]);
     json_object_set_new(o, "timed_stats", json_array());
-    set(o, "failed_unmap_operations", st->failed[ACCT_UNMAP]);
-    set(o, "failed_flush_operations", st->failed[ACCT_FLUSH]);
+    set_member(o, "failed_unmap_operations", st->failed[ACCT_UNMAP]);
+    set_member(o, "failed_flush_operations", st->failed[ACCT_FLUSH]);
     json_object_set_new(o, "account_invalid", json_false());
-    set(o, "rd_total_time_ns", st->time_ns[ACCT_READ]);
-    set(o, "invalid_unmap_operations", st->invalid[ACCT_UNMAP]);
-    set(o, "flush_operations", st->ops[ACCT_FLUSH]);
-    set(o, "wr_operations", st->ops[ACCT_WRITE]);
-    set(o, "unmap_bytes", st->bytes[ACCT_UNMAP]);
-    set(o, "rd_merged", 0);
-    set(o, "rd_bytes", st->bytes[ACCT_READ]);
-    set(o, "unmap_total_time_ns", st->time_ns[ACCT_UNMAP]);
-    set(o, "invalid_flush_operations", st->invalid[ACCT_FLUSH]);
+    set_member(o, "rd_total_time_ns", st->time_ns[ACCT_READ]);
+    set_member(o, "invalid_unmap_operations", st->invalid[ACCT_UNMAP]);
+    set_member(o, "flush_operations", st->ops[ACCT_FLUSH]);
+    set_member(o, "wr_operations", st->ops[ACCT_WRITE]);
+    set_member(o, "unmap_bytes", st->bytes[ACCT_UNMAP]);
+    set_member(o, "rd_merged", 0);
+    set_member(o, "rd_bytes", st->bytes[ACCT_READ]);
+    set_member(o, "unmap_total_time_ns", st->time_ns[ACCT_UNMAP]);
+    set_member(o, "invalid_flush_operations", st->invalid[ACCT_FLUSH]);
     json_object_set_new(o, "account_failed", json_false());
-    set(o, "rd_operations", st->ops[ACCT_READ]);
-    set(o, "invalid_wr_operations", st->invalid[ACCT_WRITE]);
-    set(o, "invalid_rd_operations", st->invalid[ACCT_READ]);
+    set_member(o, "rd_operations", st->ops[ACCT_READ]);
+    set_member(o, "invalid_wr_operations", st->invalid[ACCT_WRITE]);
+    set_member(o, "invalid_rd_operations", st->invalid[ACCT_READ]);
     if (st->last_access_ns) {
-        set(o, "idle_time_ns", loop_clock_ns(c->data) - st->last_access_ns);
+        set_member(o, "idle_time_ns",
+                   loop_clock_ns(c->data) - st->last_access_ns);
     }
     return o;
 }
@@ -337,7 +338,7 @@ static void picture_node(struct node *n, void *arg)
     }
 }
 
-static struct picture take_picture(struct control *c)
+static struct picture picture_of_graph(struct control *c)
 {
     struct picture p = { json_array(), json_array(),
                          g_hash_table_new(NULL, NULL) };
@@ -352,7 +353,7 @@ CO_FN int cmd_co_x_debug_query_block_graph(struct control *c,
                                            const json_t *args, json_t **ret,
                                            GError **err)
 {
-    struct picture p = take_picture(c);
+    struct picture p = picture_of_graph(c);
 
     *ret = json_pack("{s:o,s:o}", "edges", p.edges, "nodes", p.nodes);
     return 0;
@@ -361,7 +362,7 @@ CO_FN int cmd_co_x_debug_query_block_graph(struct control *c,
 CO_FN int cmd_co_x_query_block_graph_dot(struct control *c, const json_t *args,
                                          json_t **ret, GError **err)
 {
-    struct picture p = take_picture(c);
+    struct picture p = picture_of_graph(c);
     g_autoptr(GString) dot = g_string_new("digraph block {\n");
 
     for (size_t i = 0; i < json_array_size(p.nodes); i++) {

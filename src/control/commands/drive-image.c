@@ -57,8 +57,8 @@ static int take_historical(struct drive *d, char *name, GError **err)
 }
 
 /* The name of the image, or NULL. */
-static int take_name(struct opts *o, struct drive *d, json_t *node,
-                     char **ret_name, GError **err)
+static int image_take_name(struct opts *o, struct drive *d, json_t *node,
+                           char **ret_name, GError **err)
 {
     json_t *file = opts_take_any(o, "file");
     char *name = NULL;
@@ -204,7 +204,7 @@ int drive_co_take_image(struct graph *g, struct opts *o, struct drive *d,
 {
     json_t *node = json_object();
     char *name = NULL;
-    int r = take_name(o, d, node, &name, err);
+    int r = image_take_name(o, d, node, &name, err);
 
     if (r == 0) {
         r = take_driver(o, node, err);

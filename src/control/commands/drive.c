@@ -108,7 +108,7 @@ static int take_accepted(struct opts *o, GError **err)
 
 /* What is done about servers that do not answer, of all nodes of the drive:
  * also of those that headers name, which have no options of their own. */
-static int take_hang(struct opts *o, struct drive *d, GError **err)
+static int drive_take_hang(struct opts *o, struct drive *d, GError **err)
 {
     static const char *const policies[] = { "wait", "error", NULL };
     int r;
@@ -185,7 +185,7 @@ static int take_device(struct opts *o, struct drive *d, GError **err)
         r = opts_take_bool(o, ro[i], &d->read_only, err);
     }
     if (r >= 0) {
-        r = take_hang(o, d, err);
+        r = drive_take_hang(o, d, err);
     }
     if (r >= 0) {
         r = take_stream_limits(o, d, err);

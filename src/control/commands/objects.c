@@ -36,7 +36,7 @@ static const struct object_type object_types[] = {
     { "tls-creds-x509", tls_creds_co_add_x509, tls_creds_del },
 };
 
-static const struct object_type *find_type(const char *name)
+static const struct object_type *object_type_find(const char *name)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(object_types); i++) {
         if (strcmp(object_types[i].name, name) == 0) {
@@ -102,7 +102,7 @@ int object_co_add(struct graph *g, const json_t *props, GError **err)
 {
     const char *id = json_string_value(json_object_get(props, "id"));
     const char *name = json_string_value(json_object_get(props, "qom-type"));
-    const struct object_type *type = name ? find_type(name) : NULL;
+    const struct object_type *type = name ? object_type_find(name) : NULL;
     int r = 0;
 
     if (!name) {
@@ -133,7 +133,7 @@ int object_co_add(struct graph *g, const json_t *props, GError **err)
 
 int object_del(struct graph *g, const char *type, const char *id, GError **err)
 {
-    const struct object_type *t = find_type(type);
+    const struct object_type *t = object_type_find(type);
 
     return t && t->del ? t->del(g, id, err) : 0;
 }

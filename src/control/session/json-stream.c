@@ -62,7 +62,7 @@ void json_stream_feed(struct json_stream *s, const char *data, size_t len)
     g_string_append_len(s->in, data, (gssize)len);
 }
 
-static void fail(struct json_stream *s, enum verdict v)
+static void stream_fail(struct json_stream *s, enum verdict v)
 {
     if (s->verdict == FINE) {
         s->verdict = v;
@@ -76,7 +76,7 @@ static void store(struct json_stream *s, char c)
         return;
     }
     if (s->value->len >= s->limits.max_bytes) {
-        fail(s, TOO_LONG);
+        stream_fail(s, TOO_LONG);
         return;
     }
     g_string_append_c(s->value, c);
@@ -107,7 +107,7 @@ static void step_string(struct json_stream *s, char c)
 static void open_bracket(struct json_stream *s, char c)
 {
     if (s->depth >= s->limits.max_depth) {
-        fail(s, TOO_DEEP);
+        stream_fail(s, TOO_DEEP);
     } else {
         uint64_t bit = 1ull << s->depth;
 
@@ -121,7 +121,7 @@ static void close_bracket(struct json_stream *s, char c)
     s->depth--;
     if (s->depth < s->limits.max_depth &&
         ((s->brackets >> s->depth) & 1) != (c == '}')) {
-        fail(s, MISMATCH);
+        stream_fail(s, MISMATCH);
         s->depth = 0;
     }
 }
@@ -140,14 +140,14 @@ static void step_plain(struct json_stream *s, char c)
     case '}':
     case ']':
         if (s->depth == 0) {
-            fail(s, MISMATCH);
+            stream_fail(s, MISMATCH);
             return;
         }
         close_bracket(s, c);
         break;
     case ':':
         if (++s->keys > s->limits.max_keys) {
-            fail(s, TOO_MANY_KEYS);
+            stream_fail(s, TOO_MANY_KEYS);
         }
         break;
     default: s->scalar = s->depth == 0; break;
@@ -187,7 +187,7 @@ static bool step(struct json_stream *s, char c, bool *ret_consumed)
     return !s->quote && s->depth == 0 && !s->scalar;
 }
 
-static int finish(struct json_stream *s, json_t **ret, GError **err)
+static int text_finish(struct json_stream *s, json_t **ret, GError **err)
 {
     const struct json_stream_limits *l = &s->limits;
     json_error_t je;
@@ -240,7 +240,7 @@ int json_stream_next(struct json_stream *s, json_t **ret_value, GError **err)
 
         s->pos += consumed;
         if (done) {
-            int r = finish(s, ret_value, err);
+            int r = text_finish(s, ret_value, err);
 
             reset(s);
             return r;

@@ -45,9 +45,9 @@ static struct node *find_bitmap(struct nbd_export *ne, const json_t *item,
     return n;
 }
 
-static int check_bitmap(const struct nbd_export *ne, const struct node *n,
-                        const char *name, struct bitmap_look *look,
-                        GError **err)
+static int check_exported_bitmap(const struct nbd_export *ne,
+                                 const struct node *n, const char *name,
+                                 struct bitmap_look *look, GError **err)
 {
     int ret = bitmap_find(n, name, BITMAP_MAY_BE_READ_ONLY, look, err);
 
@@ -73,7 +73,7 @@ static CO_FN int add_co_bitmap(struct nbd_export *ne, const json_t *item,
     struct bitmap_look look;
     const char *name;
     struct node *n = find_bitmap(ne, item, &name, err);
-    int ret = n ? check_bitmap(ne, n, name, &look, err) : -ENOENT;
+    int ret = n ? check_exported_bitmap(ne, n, name, &look, err) : -ENOENT;
 
     if (ret < 0) {
         return ret;

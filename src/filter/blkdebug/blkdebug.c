@@ -141,7 +141,8 @@ static int take_config(struct opts *o, struct blkdebug *s, GError **err)
     return MIN(r, 0);
 }
 
-static CO_FN int open_co_image(struct node *n, struct opts *o, GError **err)
+static CO_FN int blkdebug_co_open_image(struct node *n, struct opts *o,
+                                        GError **err)
 {
     json_t *image = NULL;
     struct opts *io;
@@ -206,7 +207,7 @@ static CO_FN int blkdebug_co_open(struct node *n, struct opts *o,
     blkdebug_rules_init(&s->rules);
     r = take_limits(o, s, err);
     if (r == 0) {
-        r = open_co_image(n, o, err);
+        r = blkdebug_co_open_image(n, o, err);
     }
     if (r == 0) {
         r = open_co_rules(n, o, err);

@@ -88,16 +88,16 @@ static void order_add(struct cache_store *s, uint32_t i)
 
 /* --- by block --- */
 
-static uint32_t *bucket_of(const struct cache_store *s, uint64_t block)
+static uint32_t *cache_bucket_of(const struct cache_store *s, uint64_t block)
 {
     return &s->buckets[(uint32_t)(block * UINT64_C(0x9e3779b97f4a7c15) >> 32) &
                        s->mask];
 }
 
 /* Plus one. */
-static uint32_t find(const struct cache_store *s, uint64_t block)
+static uint32_t block_find(const struct cache_store *s, uint64_t block)
 {
-    uint32_t i = *bucket_of(s, block);
+    uint32_t i = *cache_bucket_of(s, block);
 
     while (i && s->slots[i - 1].block != block) {
         i = s->slots[i - 1].hash_next;
@@ -108,7 +108,7 @@ static uint32_t find(const struct cache_store *s, uint64_t block)
 static void slot_set(struct cache_store *s, uint32_t i,
                      const struct cache_entry *e)
 {
-    uint32_t *bucket = bucket_of(s, e->block);
+    uint32_t *bucket = cache_bucket_of(s, e->block);
     struct slot *slot = &s->slots[i];
 
     slot->block = e->block;
@@ -130,7 +130,7 @@ static void slot_release(struct cache_store *s, uint32_t i)
 static void slot_forget(struct cache_store *s, uint32_t i)
 {
     struct slot *slot = &s->slots[i];
-    uint32_t *at = bucket_of(s, slot->block);
+    uint32_t *at = cache_bucket_of(s, slot->block);
 
     while (*at != i + 1) {
         at = &s->slots[*at - 1].hash_next;
@@ -220,8 +220,8 @@ static bool header_fits(const struct cache_header *want,
 }
 
 /* *@ret_kept: the file holds something of this version. */
-static CO_FN int header_co_read(struct cache_store *s, bool *ret_kept,
-                                GError **err)
+static CO_FN int store_header_co_read(struct cache_store *s, bool *ret_kept,
+                                      GError **err)
 {
     const struct cache_store_options *o = &s->options;
     uint8_t buf[CACHE_HEADER_BYTES];
@@ -290,7 +290,7 @@ static void table_add(struct cache_store *s, uint32_t i, const uint8_t *buf,
                       s->header.block_bits;
 
     if (cache_entry_decode(buf, s->header.epoch, &e) && e.block < blocks &&
-        !find(s, e.block)) {
+        !block_find(s, e.block)) {
         struct used_slot u = { e.used, i };
 
         slot_set(s, i, &e);
@@ -315,7 +315,7 @@ static void table_sort(struct cache_store *s, GArray *found)
     }
 }
 
-static CO_FN int table_co_read(struct cache_store *s, GError **err)
+static CO_FN int store_table_co_read(struct cache_store *s, GError **err)
 {
     uint64_t bytes = (uint64_t)s->header.slots * CACHE_ENTRY_BYTES;
     GArray *found = g_array_new(FALSE, FALSE, sizeof(struct used_slot));
@@ -365,12 +365,12 @@ static CO_FN int store_co_start(struct cache_store *s, GError **err)
     int r = file_co_check(s->file, &s->options, err);
 
     r = r < 0 ? r : header_init(&s->header, &s->options, err);
-    r = r < 0 ? r : header_co_read(s, &kept, err);
+    r = r < 0 ? r : store_header_co_read(s, &kept, err);
     r = r < 0 ? r : store_allocate(s, err);
     if (r < 0) {
         return r;
     }
-    return kept ? table_co_read(s, err) : store_co_reset(s, err);
+    return kept ? store_table_co_read(s, err) : store_co_reset(s, err);
 }
 
 int cache_store_co_open(const struct cache_store_options *o,
@@ -452,10 +452,10 @@ void cache_store_co_close(struct cache_store *s)
 unsigned cache_store_run(const struct cache_store *s, uint64_t block,
                          unsigned max)
 {
-    uint32_t first = find(s, block);
+    uint32_t first = block_find(s, block);
     unsigned n = first ? 1 : 0;
 
-    while (first && n < max && find(s, block + n) == first + n) {
+    while (first && n < max && block_find(s, block + n) == first + n) {
         n++;
     }
     return n;
@@ -491,7 +491,7 @@ static unsigned slots_check(struct cache_store *s, uint32_t first,
 void cache_store_co_read(struct cache_store *s, uint64_t block, unsigned n,
                          uint8_t *buf, unsigned *ret_good)
 {
-    uint32_t first = find(s, block) - 1;
+    uint32_t first = block_find(s, block) - 1;
     size_t len = ((size_t)(n - 1) << s->header.block_bits) +
                  block_len(s, block + n - 1);
     struct iovec v;
@@ -592,7 +592,8 @@ static void piece_set(struct cache_store *s, const struct piece *p)
     s->has_changed = true;
 }
 
-static CO_FN void piece_co_write(struct cache_store *s, const struct piece *p)
+static CO_FN void store_piece_co_write(struct cache_store *s,
+                                       const struct piece *p)
 {
     size_t len = ((size_t)(p->n - 1) << s->header.block_bits) +
                  block_len(s, p->block + p->n - 1);
@@ -634,7 +635,7 @@ void cache_store_co_write(struct cache_store *s, uint64_t block, unsigned n,
             done++;
             next = done < n ? slot_take(s) : 0;
         } while (next == p.first + p.n + 1);
-        piece_co_write(s, &p);
+        store_piece_co_write(s, &p);
         if (next) { /* it goes on somewhere else */
             slot_unpin(s, next - 1);
         }

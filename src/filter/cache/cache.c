@@ -153,8 +153,8 @@ static CO_FN int read_co_base(struct node *n, uint64_t off, struct iov dst,
 }
 
 /* From a fetch of somebody else. */
-static CO_FN int read_co_join(struct node *n, struct fetch *f, uint64_t off,
-                              struct iov dst, unsigned flags)
+static CO_FN int cache_co_join(struct node *n, struct fetch *f, uint64_t off,
+                               struct iov dst, unsigned flags)
 {
     const struct cache_state *s = n->state;
     int r;
@@ -245,7 +245,7 @@ static CO_FN int read_co_step(struct node *n, uint64_t off, struct iov dst,
     *ret_done = MIN(dst.len, ((block + run) << s->block_bits) - off);
     dst = iov_slice(dst, 0, *ret_done);
     if (f) {
-        return read_co_join(n, f, off, dst, flags);
+        return cache_co_join(n, f, off, dst, flags);
     }
     if (is_stored) {
         return read_co_store(n, block, run, off, dst, ret_done);

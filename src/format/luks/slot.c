@@ -257,8 +257,8 @@ int luks_create_plan(struct luks_create *c, struct luks_header *ret_h,
 }
 
 /* Iterations that take @ms milliseconds for @bytes of key on this machine. */
-static int measure(const struct luks_header *h, unsigned bytes, unsigned ms,
-                   uint32_t *ret_iterations)
+static int iterations_measure(const struct luks_header *h, unsigned bytes,
+                              unsigned ms, uint32_t *ret_iterations)
 {
     enum { ENOUGH_US = 5000 };
     static const uint8_t salt[LUKS_SALT_BYTES];
@@ -300,9 +300,10 @@ static int create_fill(const struct luks_create *c, struct luks_header *h,
         gnutls_rnd(GNUTLS_RND_RANDOM, material, len) < 0 ||
         gnutls_rnd(GNUTLS_RND_RANDOM, s->salt, LUKS_SALT_BYTES) < 0 ||
         gnutls_rnd(GNUTLS_RND_RANDOM, h->digest_salt, LUKS_SALT_BYTES) < 0 ||
-        measure(h, LUKS_DIGEST_BYTES, MAX(c->iter_time / DIGEST_SHARE, 1),
-                &h->digest_iterations) < 0 ||
-        measure(h, h->key_bytes, c->iter_time, &s->iterations) < 0 ||
+        iterations_measure(h, LUKS_DIGEST_BYTES,
+                           MAX(c->iter_time / DIGEST_SHARE, 1),
+                           &h->digest_iterations) < 0 ||
+        iterations_measure(h, h->key_bytes, c->iter_time, &s->iterations) < 0 ||
         derive(h, master, h->key_bytes, h->digest_salt, h->digest_iterations,
                h->digest, LUKS_DIGEST_BYTES) < 0 ||
         stripes_split(h, material, master) < 0) {

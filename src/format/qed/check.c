@@ -313,7 +313,8 @@ static CO_FN int qed_table_co_check(struct check *c, uint32_t l1_idx,
 }
 
 /* Of two tables that overlap neither can be read: the first one stays. */
-static CO_FN int l1_entry_co_check(struct check *c, uint32_t i, uint64_t table)
+static CO_FN int qed_l1_entry_co_check(struct check *c, uint32_t i,
+                                       uint64_t table)
 {
     struct qed_image *img = c->img;
     uint64_t span = qed_cluster_size(img) << img->entry_bits;
@@ -349,7 +350,7 @@ static CO_FN int tables_co_check(struct check *c)
 
     for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {
         if (img->l1[i]) {
-            ret = l1_entry_co_check(c, i, get_le64(&img->l1[i]));
+            ret = qed_l1_entry_co_check(c, i, get_le64(&img->l1[i]));
         }
     }
     for (uint32_t i = 0; i < qed_entries(img) && ret == 0; i++) {

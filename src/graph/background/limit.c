@@ -157,7 +157,7 @@ static void hold(struct limit *l, double rate, uint64_t now_ns)
     l->held_seen = 0;
 }
 
-static void measure(struct limit *l, uint64_t now_ns)
+static void limit_measure(struct limit *l, uint64_t now_ns)
 {
     set_rate(l, l->rate, LIMIT_MEASURE, now_ns);
     latency_clear(&l->idle);
@@ -176,7 +176,7 @@ static bool measure_again(struct limit *l, uint64_t now_ns)
     if (!measure_is_due(l, now_ns)) {
         return false;
     }
-    measure(l, now_ns);
+    limit_measure(l, now_ns);
     return true;
 }
 
@@ -391,7 +391,7 @@ static void wake(struct limit *l, uint64_t now_ns)
     idle_take_over(l, now_ns);
     start(l, now_ns);
     if (!l->target.ns && (!l->idle_p99 || now_ns - l->idle_ns >= IDLE_FOR_NS)) {
-        measure(l, now_ns);
+        limit_measure(l, now_ns);
     }
 }
 

@@ -220,7 +220,7 @@ static uint64_t cluster_begin(const struct before *b, uint64_t off)
     return round_down(off, before_cluster(b));
 }
 
-static uint64_t cluster_end(const struct before *b, uint64_t end)
+static uint64_t end_of_cluster(const struct before *b, uint64_t end)
 {
     return MIN(round_up(end, before_cluster(b)), b->disk->size);
 }
@@ -241,8 +241,8 @@ static CO_FN int copy_co_clusters(struct before *b, uint64_t off, uint64_t end,
 CO_FN int before_co_copy(struct before *b, uint64_t off, uint64_t len,
                          struct copy_result *res)
 {
-    return copy_co_clusters(b, cluster_begin(b, off), cluster_end(b, off + len),
-                            false, res);
+    return copy_co_clusters(b, cluster_begin(b, off),
+                            end_of_cluster(b, off + len), false, res);
 }
 
 /* --- guests --- */
@@ -323,7 +323,7 @@ static bool change_is_free(const struct before *b, uint64_t off, uint64_t end)
 
 CO_FN int before_co_change(struct before *b, uint64_t off, uint64_t len)
 {
-    uint64_t end = cluster_end(b, off + len);
+    uint64_t end = end_of_cluster(b, off + len);
     int ret;
 
     off = cluster_begin(b, off);

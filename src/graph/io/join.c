@@ -25,7 +25,7 @@ struct far_read {
     GList link;
 };
 
-static struct far_read *find(struct node *n, uint64_t off)
+static struct far_read *flight_find(struct node *n, uint64_t off)
 {
     for (GList *l = n->priv->far_reads.head; l; l = l->next) {
         struct far_read *f = l->data;
@@ -89,7 +89,7 @@ int join_co_read(struct node *n, uint64_t off, struct iov iov, unsigned flags,
     int ret = 0;
 
     /* What others read of the beginning. */
-    while (iov.len > 0 && (other = find(n, off))) {
+    while (iov.len > 0 && (other = flight_find(n, off))) {
         size_t len = MIN(iov.len, other->iov.len - (off - other->off));
 
         ret = read_co_join(other, off, iov_slice(iov, 0, len));

@@ -148,11 +148,6 @@ static CO_FN int open_co_node(struct graph *g, const json_t *options,
     return 0;
 }
 
-static bool is_denied(int ret)
-{
-    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
-}
-
 /* As above; storage that may not be written is opened for reading when
  * auto-read-only says so. */
 static CO_FN int open_co_one(struct graph *g, const json_t *options,
@@ -163,7 +158,7 @@ static CO_FN int open_co_one(struct graph *g, const json_t *options,
     json_t *again;
     int ret = open_co_node(g, options, flags, ret_node, &first);
 
-    if (is_denied(ret) &&
+    if (open_is_denied(ret) &&
         ((flags & NODE_AUTO_RDONLY) ||
          json_object_get(options, "auto-read-only")) &&
         !json_object_get(options, "file")) {

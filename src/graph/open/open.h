@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of open/ offer to each other. */
 #pragma once
+#include <errno.h>
 #include "graph/graph-int.h"
 
 /* How error texts call the image of @n. */
 static inline const char *image_of(const struct node *n)
 {
     return n->filename ? n->filename : n->name;
+}
+
+/* Did an open fail since it may not be written to? */
+static inline bool open_is_denied(int ret)
+{
+    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
 }
 
 /* The file that the image @path, which is gone, has ended as: 1 and its name,

@@ -93,11 +93,6 @@ static bool change_is_rdonly(const struct reopen_change *c)
     return !(c->flags & NODE_RDWR);
 }
 
-static bool is_denied(int ret)
-{
-    return ret == -EACCES || ret == -EPERM || ret == -EROFS;
-}
-
 /* Storage that may not be written stays read-only where that is enough. */
 static CO_FN int change_co_read_only(const struct reopen_change *c, GArray *log,
                                      GError **err)
@@ -107,7 +102,7 @@ static CO_FN int change_co_read_only(const struct reopen_change *c, GArray *log,
     int ret = rdonly_co_tree(c->n, change_is_rdonly(c), log,
                              may_stay ? NULL : err);
 
-    return may_stay && is_denied(ret) ? 0 : ret;
+    return may_stay && open_is_denied(ret) ? 0 : ret;
 }
 
 /* Those that become writable, or read-only: @swapped: and get another "file",

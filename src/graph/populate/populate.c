@@ -585,8 +585,8 @@ static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
 
 /* Bytes [@pos, @end) are in an in-flight read that another request has
  * begun. */
-static CO_FN int read_co_join(struct work *w, struct inflight *f, uint64_t pos,
-                              uint64_t end)
+static CO_FN int populate_co_join_read(struct work *w, struct inflight *f,
+                                       uint64_t pos, uint64_t end)
 {
     int r;
 
@@ -613,7 +613,7 @@ static CO_FN int read_co_copy(struct work *w, const struct piece *p)
 
         if (f) {
             to = MIN(end, f->off + f->len);
-            r = read_co_join(w, f, pos, to);
+            r = populate_co_join_read(w, f, pos, to);
         } else {
             to = MIN(end, inflight_next(w->n, pos));
             r = read_co_populate_below(w, pos, to);

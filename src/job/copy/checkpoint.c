@@ -165,7 +165,7 @@ static CO_FN int page_co_read(struct io_file *file, uint64_t at, uint8_t *page)
                                                              : -EINVAL;
 }
 
-static CO_FN int header_co_read(struct io_file *file, uint8_t *page)
+static CO_FN int checkpoint_header_co_read(struct io_file *file, uint8_t *page)
 {
     int ret = page_co_read(file, 0, page);
 
@@ -181,7 +181,7 @@ static CO_FN int header_co_read(struct io_file *file, uint8_t *page)
 static CO_FN int header_co_take(struct io_file *file)
 {
     uint8_t page[PAGE];
-    int ret = header_co_read(file, page);
+    int ret = checkpoint_header_co_read(file, page);
 
     if (ret == 0 && page[TAKEN_AT]) {
         ret = -ESTALE;
@@ -256,7 +256,7 @@ static CO_FN bool checkpoint_co_load(struct checkpoint *cp,
 {
     uint8_t page[PAGE];
 
-    if (header_co_read(cp->file, page) < 0 || !page[TAKEN_AT] ||
+    if (checkpoint_header_co_read(cp->file, page) < 0 || !page[TAKEN_AT] ||
         get_le64(page + 16) != cp->size || get_le64(page + 24) != cp->unit ||
         cp->identity == 0 || get_le64(page + 32) != cp->identity ||
         !images_are_as_left(nodes, n, (int64_t)get_le64(page + 40))) {

@@ -55,11 +55,6 @@ struct read {
     struct http_fetch *f;
 };
 
-static uint64_t now_ns(void)
-{
-    return loop_clock_ns(loop_current());
-}
-
 const struct http_pin *http_client_pin(const struct http_client *cl)
 {
     return &cl->pin;
@@ -75,7 +70,8 @@ const char *http_client_failure(const struct http_client *cl)
     return cl->failure;
 }
 
-static void client_fail(struct http_client *cl, int verdict, const char *why)
+static void http_client_fail(struct http_client *cl, int verdict,
+                             const char *why)
 {
     if (!cl->failure) {
         cl->failure = g_strdup(why);
@@ -89,7 +85,7 @@ static void client_fail(struct http_client *cl, int verdict, const char *why)
 void http_client_end_reads(struct http_client *cl, int verdict, bool for_good)
 {
     if (for_good) {
-        client_fail(cl, verdict, "the daemon is shutting down");
+        http_client_fail(cl, verdict, "the daemon is shutting down");
         return;
     }
     http_wait_end_all(&cl->wait, verdict, false);
@@ -249,7 +245,7 @@ static CO_FN int read_co_back_off(struct read *r)
 {
     struct http_client *cl = r->cl;
     struct http_fetch *f = r->f;
-    uint64_t now = now_ns(), pause = backoff(r->failures++);
+    uint64_t now = http_now_ns(), pause = backoff(r->failures++);
 
     cl->lost_ns = cl->lost_ns ? cl->lost_ns : now;
     r->lost_ns = r->lost_ns ? r->lost_ns : now;
@@ -285,10 +281,10 @@ static CO_FN int read_co_judge(struct read *r)
             return 0;
         }
         return f->error;
-    case HTTP_CHANGED: client_fail(cl, -ESTALE, f->why); return -ESTALE;
+    case HTTP_CHANGED: http_client_fail(cl, -ESTALE, f->why); return -ESTALE;
     case HTTP_LOST: return read_co_back_off(r);
     case HTTP_STALLED:
-        return r->is_first && now_ns() >= r->deadline_ns ? f->error : 0;
+        return r->is_first && http_now_ns() >= r->deadline_ns ? f->error : 0;
     case HTTP_ENDED: return r->waiter.verdict ? r->waiter.verdict : f->error;
     case HTTP_REFUSED: break;
     }
@@ -348,7 +344,7 @@ static CO_FN int read_co_attempt(struct read *r)
 }
 
 /* Until all of r->dst has come; the first one: until something has. */
-static CO_FN int read_co_run(struct read *r)
+static CO_FN int http_co_read_run(struct read *r)
 {
     struct http_client *cl = r->cl;
     int ret = 0;
@@ -385,7 +381,7 @@ int http_client_co_read(struct http_client *cl, uint64_t off, struct iov dst,
         iov_from_buf(dst, 0, cl->first + off, dst.len);
         return 0;
     }
-    int ret = read_co_run(&r);
+    int ret = http_co_read_run(&r);
     g_free(r.f);
     if (ret < 0) {
         trace_http_io_error(cl->name, off, dst.len, ret);
@@ -422,9 +418,9 @@ static CO_FN int client_co_ask(struct http_client *cl, GError **err)
         .cl = cl,
         .dst = iov_one(&v, cl->first, FIRST_LEN),
         .is_first = true,
-        .deadline_ns = now_ns() + cl->opts.open_timeout_ns,
+        .deadline_ns = http_now_ns() + cl->opts.open_timeout_ns,
     };
-    int ret = read_co_run(&r);
+    int ret = http_co_read_run(&r);
 
     if (ret == 0) {
         cl->first_len = r.f->got;
@@ -438,7 +434,7 @@ static CO_FN int client_co_ask(struct http_client *cl, GError **err)
     return ret;
 }
 
-static void client_free(struct http_client *cl)
+static void http_client_release(struct http_client *cl)
 {
     http_wait_done(&cl->wait);
     http_url_clear(&cl->first_url);
@@ -498,6 +494,6 @@ void http_client_co_close(struct http_client *cl)
 {
     if (cl) {
         http_multi_co_free(cl->multi);
-        client_free(cl);
+        http_client_release(cl);
     }
 }

@@ -8,11 +8,6 @@
 /* Between two looks at a server that hangs. */
 #define LOOK_NS UINT64_C(1000000000)
 
-static uint64_t now_ns(void)
-{
-    return loop_clock_ns(loop_current());
-}
-
 static struct http_waiter *wait_oldest(struct http_wait *w)
 {
     return g_queue_peek_head(&w->waiters);
@@ -50,7 +45,7 @@ static void wait_look(void *arg)
 {
     struct http_wait *w = arg;
     struct http_waiter *r = wait_oldest(w);
-    uint64_t now = now_ns(), timeout = w->hang_timeout_ns;
+    uint64_t now = http_now_ns(), timeout = w->hang_timeout_ns;
 
     if (!r || !timeout || w->over) {
         return;
@@ -81,7 +76,7 @@ void http_wait_done(struct http_wait *w)
 void http_wait_begin(struct http_wait *w, struct http_waiter *r)
 {
     r->link.data = r;
-    r->since_ns = now_ns();
+    r->since_ns = http_now_ns();
     g_queue_push_tail_link(&w->waiters, &r->link);
     if (w->hang_timeout_ns && w->waiters.length == 1) {
         loop_timer_arm(&w->timer, r->since_ns + w->hang_timeout_ns);
@@ -94,7 +89,7 @@ void http_wait_end(struct http_wait *w, struct http_waiter *r)
 
     g_queue_unlink(&w->waiters, &r->link);
     oldest = wait_oldest(w);
-    if (!oldest || now_ns() - oldest->since_ns < w->hang_timeout_ns) {
+    if (!oldest || http_now_ns() - oldest->since_ns < w->hang_timeout_ns) {
         wait_set_hanging(w, false);
     }
 }
@@ -102,7 +97,7 @@ void http_wait_end(struct http_wait *w, struct http_waiter *r)
 void http_wait_co_sleep(struct http_wait *w, const struct http_waiter *r,
                         uint64_t deadline_ns)
 {
-    while (!r->verdict && !w->over && now_ns() < deadline_ns) {
+    while (!r->verdict && !w->over && http_now_ns() < deadline_ns) {
         co_queue_co_wait_until(&w->sleepers, deadline_ns);
     }
 }

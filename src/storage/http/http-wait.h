@@ -36,6 +36,12 @@ struct http_wait {
     void *hang_arg;
 };
 
+/* Of the loop that runs. */
+static inline uint64_t http_now_ns(void)
+{
+    return loop_clock_ns(loop_current());
+}
+
 /* On the loop that runs. */
 void http_wait_init(struct http_wait *w);
 /* Nobody waits. */

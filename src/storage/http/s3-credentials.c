@@ -35,7 +35,8 @@ static GBytes *secret_of(char *text)
 
 /* --- a file --- */
 
-static CO_FN int file_co_read(const char *path, char **ret_text, GError **err)
+static CO_FN int credentials_co_read(const char *path, char **ret_text,
+                                     GError **err)
 {
     struct io_file *f;
     struct iovec v;
@@ -68,7 +69,7 @@ static CO_FN int file_co_take(const char *path, const char *profile,
 {
     g_autoptr(GKeyFile) keys = g_key_file_new();
     char *text = NULL, *key, *token;
-    int r = file_co_read(path, &text, err);
+    int r = credentials_co_read(path, &text, err);
 
     if (r < 0) {
         return r;

@@ -82,7 +82,7 @@ static void s3_describe(struct node *n)
 
 /* --- signing --- */
 
-static bool add_line(struct curl_slist **lines, const char *line)
+static bool lines_add(struct curl_slist **lines, const char *line)
 {
     struct curl_slist *more = curl_slist_append(*lines, line);
 
@@ -95,7 +95,7 @@ static bool add_token(struct curl_slist **lines, GBytes *token)
     gsize len;
     const char *text = g_bytes_get_data(token, &len);
     char *line = g_strdup_printf("x-amz-security-token: %.*s", (int)len, text);
-    bool ok = add_line(lines, line);
+    bool ok = lines_add(lines, line);
 
     explicit_bzero(line, strlen(line));
     g_free(line);
@@ -112,7 +112,7 @@ static struct curl_slist *s3_sign(CURL *easy, struct curl_slist *lines,
         /* libcurl does not add the second, and servers refuse requests without
          * it. */
         ok = curl_easy_setopt(easy, CURLOPT_AWS_SIGV4, s->scheme) == CURLE_OK &&
-             add_line(&lines, "x-amz-content-sha256: UNSIGNED-PAYLOAD");
+             lines_add(&lines, "x-amz-content-sha256: UNSIGNED-PAYLOAD");
     }
     if (ok && s->credentials.token) {
         ok = add_token(&lines, s->credentials.token);

@@ -263,7 +263,7 @@ void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns, bool fail)
 
 /* --- connections --- */
 
-static void client_fail(struct nbd_client *cl, const char *why)
+static void nbd_client_fail(struct nbd_client *cl, const char *why)
 {
     if (!cl->failure) {
         cl->failure = g_strdup(why);
@@ -280,7 +280,7 @@ static void client_fail(struct nbd_client *cl, const char *why)
 
 void nbd_client_interrupt(struct nbd_client *cl)
 {
-    client_fail(cl, "the daemon is shutting down");
+    nbd_client_fail(cl, "the daemon is shutting down");
 }
 
 /* What was offered when the disk was opened must still be there. */
@@ -430,7 +430,7 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
         if (slot_co_connect_any(slot, &offer, &why) == 0) {
             const char *mismatch = offer_mismatch(&cl->offer, &offer);
             if (mismatch) {
-                client_fail(cl, mismatch);
+                nbd_client_fail(cl, mismatch);
                 return;
             }
             slot->up = true;
@@ -546,7 +546,7 @@ static CO_FN int client_co_connect_first(struct nbd_client *cl, GError **err)
     }
 }
 
-static void client_free(struct nbd_client *cl)
+static void nbd_client_release(struct nbd_client *cl)
 {
     g_assert(cl->requests.length == 0);
     loop_timer_cancel(&cl->hang_timer);
@@ -588,7 +588,7 @@ int nbd_client_co_open(const struct nbd_target *targets, unsigned n,
     int r = client_co_connect_first(cl, err);
     if (r < 0) {
         *ret = NULL;
-        client_free(cl);
+        nbd_client_release(cl);
         return r;
     }
     client_start_slots(cl, 0, 1);
@@ -631,7 +631,7 @@ void nbd_client_co_close(struct nbd_client *cl)
     co_queue_wake_all(&cl->sleepers);
     client_wake(cl);
     co_latch_co_wait(&cl->tasks);
-    client_free(cl);
+    nbd_client_release(cl);
 }
 
 /* --- requests --- */

@@ -5,8 +5,8 @@
 #include "storage/rbd/rbd-option-names.h"
 #include "storage/storage.h"
 
-static CO_FN int rbd_co_open(struct node *n, struct opts *o, unsigned flags,
-                             GError **err)
+static CO_FN int absent_co_open(struct node *n, struct opts *o, unsigned flags,
+                                GError **err)
 {
     return err_set(err, ENOTSUP, "Driver 'rbd' is not built into this program");
 }
@@ -18,5 +18,5 @@ const struct node_driver rbd_driver = {
     .kind = NODE_PROTOCOL,
     .option_names = rbd_option_names,
     .name_prefixes = rbd_name_prefixes,
-    .co_open = rbd_co_open,
+    .co_open = absent_co_open,
 };

@@ -56,8 +56,8 @@ void rbd_target_free(struct rbd_target *t)
 
 /* --- configuration --- */
 
-static int set(struct rbd_image *im, const char *key, const char *value,
-               GError **err)
+static int set_setting(struct rbd_image *im, const char *key, const char *value,
+                       GError **err)
 {
     int r = im->lib->rados_conf_set(im->cluster, key, value);
 
@@ -92,9 +92,9 @@ static int set_key(struct rbd_image *im, GBytes *key, GError **err)
 static int set_defaults(struct rbd_image *im, GError **err)
 {
     /* A library does not write to its program's standard error. */
-    int r = set(im, "log_to_stderr", "false", err);
+    int r = set_setting(im, "log_to_stderr", "false", err);
 
-    return r < 0 ? r : set(im, "err_to_stderr", "false", err);
+    return r < 0 ? r : set_setting(im, "err_to_stderr", "false", err);
 }
 
 static int set_settings(struct rbd_image *im, const struct rbd_target *t,
@@ -104,16 +104,18 @@ static int set_settings(struct rbd_image *im, const struct rbd_target *t,
     int r = 0;
 
     for (unsigned i = 0; s && i + 1 < s->len && r == 0; i += 2) {
-        r = set(im, g_ptr_array_index(s, i), g_ptr_array_index(s, i + 1), err);
+        r = set_setting(im, g_ptr_array_index(s, i),
+                        g_ptr_array_index(s, i + 1), err);
     }
     if (r == 0 && t->auth) {
-        r = set(im, "auth_client_required", t->auth, err);
+        r = set_setting(im, "auth_client_required", t->auth, err);
     }
     if (r == 0 && t->key) {
         r = set_key(im, t->key, err);
     }
     return r < 0 ? r
-                 : set(im, "rbd_cache", t->no_cache ? "false" : "true", err);
+                 : set_setting(im, "rbd_cache", t->no_cache ? "false" : "true",
+                               err);
 }
 
 /* So that a cluster that is not there makes no thread wait for ever. */
@@ -126,9 +128,9 @@ static int set_timeouts(struct rbd_image *im, unsigned timeout_s, GError **err)
                                 im->osd_timeout, sizeof(im->osd_timeout)) < 0) {
         strcpy(im->osd_timeout, "0");
     }
-    r = set(im, "client_mount_timeout", text, err);
-    r = r < 0 ? r : set(im, "rados_mon_op_timeout", text, err);
-    return r < 0 ? r : set(im, "rados_osd_op_timeout", text, err);
+    r = set_setting(im, "client_mount_timeout", text, err);
+    r = r < 0 ? r : set_setting(im, "rados_mon_op_timeout", text, err);
+    return r < 0 ? r : set_setting(im, "rados_osd_op_timeout", text, err);
 }
 
 static int configure(struct rbd_image *im, const struct rbd_target *t,
@@ -310,8 +312,8 @@ static int describe(struct rbd_image *im, const char *snapshot)
     return 0;
 }
 
-static int open_image(struct rbd_image *im, const struct rbd_target *t,
-                      bool writable, unsigned timeout_s, GError **err)
+static int rbd_open_image(struct rbd_image *im, const struct rbd_target *t,
+                          bool writable, unsigned timeout_s, GError **err)
 {
     const struct rbd_name *n = &t->name;
     int r = writable ? im->lib->rbd_open(im->pool, n->image, &im->image, NULL)
@@ -327,7 +329,7 @@ static int open_image(struct rbd_image *im, const struct rbd_target *t,
         return open_failed(t, r, timeout_s, err);
     }
     /* From here on it is the options of the node that say how long to wait. */
-    return set(im, "rados_osd_op_timeout", im->osd_timeout, err);
+    return set_setting(im, "rados_osd_op_timeout", im->osd_timeout, err);
 }
 
 struct rbd_image *rbd_image_open(const struct rbd_target *t, bool writable,
@@ -335,7 +337,7 @@ struct rbd_image *rbd_image_open(const struct rbd_target *t, bool writable,
 {
     struct rbd_image *im = rbd_image_connect(t, timeout_s, err);
 
-    if (im && open_image(im, t, writable, timeout_s, err) < 0) {
+    if (im && rbd_open_image(im, t, writable, timeout_s, err) < 0) {
         rbd_image_unref(im);
         return NULL;
     }

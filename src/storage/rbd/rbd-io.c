@@ -24,7 +24,7 @@ struct request {
     size_t len;
 };
 
-static void request_free(struct request *q)
+static void rbd_request_free(struct request *q)
 {
     q->lib->rbd_aio_release(q->completion);
     free(q->buf);
@@ -33,7 +33,7 @@ static void request_free(struct request *q)
 
 static void request_discard(struct rbd_op *op)
 {
-    request_free(
+    rbd_request_free(
         (struct request *)(void *)((char *)op - offsetof(struct request, op)));
 }
 
@@ -45,9 +45,9 @@ static void request_complete(rbd_completion_t c, void *arg)
     rbd_op_finish(&q->op, q->lib->rbd_aio_get_return_value(c));
 }
 
-static int request_new(const struct rbd_state *s, enum rbd_op_kind kind,
-                       uint64_t off, size_t len, bool has_data,
-                       struct request **ret)
+static int rbd_request_new(const struct rbd_state *s, enum rbd_op_kind kind,
+                           uint64_t off, size_t len, bool has_data,
+                           struct request **ret)
 {
     struct request *q = g_new0(struct request, 1);
     int r = has_data ? -posix_memalign(&q->buf, MEMORY_ALIGNMENT, len) : 0;
@@ -100,7 +100,7 @@ int rbd_io_co_preadv(struct node *n, uint64_t off, struct iov iov,
     struct rbd_state *s = n->state;
     struct request *q;
     bool abandoned;
-    int64_t r = request_new(s, RBD_OP_READ, off, iov.len, true, &q);
+    int64_t r = rbd_request_new(s, RBD_OP_READ, off, iov.len, true, &q);
 
     if (r < 0) {
         return (int)r;
@@ -117,7 +117,7 @@ int rbd_io_co_preadv(struct node *n, uint64_t off, struct iov iov,
                 iov_memset(iov, (size_t)r, 0, iov.len - (size_t)r);
             }
         }
-        request_free(q);
+        rbd_request_free(q);
     }
     return io_result(n, "read", off, iov.len, r);
 }
@@ -248,7 +248,7 @@ static CO_FN int change_co_finish(struct node *n, const char *what,
     if (abandoned) {
         node_fail(n);
     } else {
-        request_free(q);
+        rbd_request_free(q);
     }
     return io_result(n, what, off, len, ret);
 }
@@ -260,7 +260,7 @@ static int change_begin(struct node *n, uint64_t off, uint64_t len,
     int r = check_lost_changes(s);
 
     if (r == 0) {
-        r = request_new(s, RBD_OP_CHANGE, off, len, has_data, ret);
+        r = rbd_request_new(s, RBD_OP_CHANGE, off, len, has_data, ret);
     }
     if (r == 0) {
         extents_wrote(&s->extents, off, len);
@@ -353,7 +353,7 @@ int rbd_io_co_flush(struct node *n)
     bool abandoned;
     int64_t r;
 
-    r = request_new(s, RBD_OP_CHANGE, 0, 0, false, &q);
+    r = rbd_request_new(s, RBD_OP_CHANGE, 0, 0, false, &q);
     if (r < 0) {
         return (int)r;
     }
@@ -361,7 +361,7 @@ int rbd_io_co_flush(struct node *n)
     r = s->image->lib->rbd_aio_flush(s->image->image, q->completion);
     r = request_co_finish(s, q, (int)r, &abandoned);
     if (!abandoned) {
-        request_free(q);
+        rbd_request_free(q);
     }
     return io_result(n, "flush", 0, 0, r);
 }

@@ -23,7 +23,7 @@ static void lost_unref(struct rbd_lost *l)
     }
 }
 
-static uint64_t now_ns(const struct rbd_waits *w)
+static uint64_t waits_now_ns(const struct rbd_waits *w)
 {
     return loop_clock_ns(w->loop);
 }
@@ -60,7 +60,7 @@ static void waits_look(void *arg)
 {
     struct rbd_waits *w = arg;
     const struct rbd_op *oldest = g_queue_peek_head(&w->waiting);
-    uint64_t now = now_ns(w), timeout = w->hang_timeout_ns;
+    uint64_t now = waits_now_ns(w), timeout = w->hang_timeout_ns;
 
     if (!oldest || !timeout || w->over) {
         return;
@@ -127,7 +127,7 @@ void rbd_op_begin(struct rbd_waits *w, struct rbd_op *op)
     op->waits = w;
     op->lost = w->lost;
     op->link.data = op;
-    op->since_ns = now_ns(w);
+    op->since_ns = waits_now_ns(w);
     if (w->over) {
         op->verdict = -EIO;
     }
@@ -144,7 +144,7 @@ static void op_leave(struct rbd_op *op)
 
     g_queue_unlink(&w->waiting, &op->link);
     oldest = g_queue_peek_head(&w->waiting);
-    if (!oldest || now_ns(w) - oldest->since_ns < w->hang_timeout_ns) {
+    if (!oldest || waits_now_ns(w) - oldest->since_ns < w->hang_timeout_ns) {
         waits_set_hanging(w, false);
     }
 }
@@ -210,7 +210,7 @@ static bool op_abandon(struct rbd_op *op)
 static int op_judge(struct rbd_op *op)
 {
     if (!op->verdict && op->deadline_ns &&
-        now_ns(op->waits) >= op->deadline_ns) {
+        waits_now_ns(op->waits) >= op->deadline_ns) {
         op->verdict = -ETIMEDOUT;
     }
     return op->verdict;
@@ -297,7 +297,7 @@ int64_t rbd_co_call(struct rbd_waits *w, enum rbd_op_kind kind,
 
     *ret_abandoned = false;
     c->op.kind = kind;
-    c->op.deadline_ns = timeout_ns ? now_ns(w) + timeout_ns : 0;
+    c->op.deadline_ns = timeout_ns ? waits_now_ns(w) + timeout_ns : 0;
     c->op.discard = call_discard;
     c->fn = fn;
     c->free_arg = free_arg;

@@ -43,7 +43,7 @@ static int take_parts(struct opts *o, struct rbd_name *n, GError **err)
                        : 0;
 }
 
-static int take_name(struct opts *o, struct rbd_name *n, GError **err)
+static int rbd_take_name(struct opts *o, struct rbd_name *n, GError **err)
 {
     g_autofree char *filename = NULL;
     int r = opts_take_str(o, "filename", &filename, err);
@@ -64,8 +64,8 @@ static int take_name(struct opts *o, struct rbd_name *n, GError **err)
 
 /* Of a list, or of its flat form ("server.0.host"). *@ret: 1 when there was a
  * server number @i. */
-static int take_server(struct opts *o, json_t *list, unsigned i, char **ret,
-                       GError **err)
+static int rbd_take_server(struct opts *o, json_t *list, unsigned i, char **ret,
+                           GError **err)
 {
     g_autofree char *host = NULL, *port = NULL, *key = NULL;
     struct opts *sub = NULL;
@@ -115,7 +115,7 @@ static int take_servers(struct opts *o, struct rbd_name *n, GError **err)
     for (unsigned i = 0; r > 0; i++) {
         g_autofree char *host = NULL;
 
-        r = take_server(o, list, i, &host, err);
+        r = rbd_take_server(o, list, i, &host, err);
         if (r > 0) {
             g_string_append_printf(hosts, "%s%s", i > 0 ? ";" : "", host);
         }
@@ -174,8 +174,8 @@ static int take_key(struct opts *o, struct graph *g, GBytes **ret, GError **err)
 
 /* --- how long to wait --- */
 
-static int take_seconds(struct opts *o, const char *name, int64_t seconds,
-                        int64_t min, uint64_t *ret, GError **err)
+static int rbd_take_seconds(struct opts *o, const char *name, int64_t seconds,
+                            int64_t min, uint64_t *ret, GError **err)
 {
     int r = opts_take_int(o, name, &seconds, err);
 
@@ -187,7 +187,7 @@ static int take_seconds(struct opts *o, const char *name, int64_t seconds,
     return MIN(r, 0);
 }
 
-static int take_hang(struct opts *o, struct rbd_options *ret, GError **err)
+static int rbd_take_hang(struct opts *o, struct rbd_options *ret, GError **err)
 {
     static const char *const policies[] = { "wait", "error", NULL };
     int policy = 0;
@@ -195,8 +195,8 @@ static int take_hang(struct opts *o, struct rbd_options *ret, GError **err)
 
     ret->fail_on_hang = policy == 1;
     if (r >= 0) {
-        r = take_seconds(o, "hang-timeout", HANG_TIMEOUT_DEFAULT_S, 0,
-                         &ret->hang_timeout_ns, err);
+        r = rbd_take_seconds(o, "hang-timeout", HANG_TIMEOUT_DEFAULT_S, 0,
+                             &ret->hang_timeout_ns, err);
         ret->hang_timeout_ns *= NS_PER_S;
     }
     return MIN(r, 0);
@@ -213,13 +213,13 @@ int rbd_options_take(struct opts *o, struct graph *g, struct rbd_options *ret,
         err_hint(err, "Make a qcow2 image with encrypt.format=luks in it.");
         return -ENOTSUP;
     }
-    if ((r = take_name(o, &t->name, err)) < 0 ||
+    if ((r = rbd_take_name(o, &t->name, err)) < 0 ||
         (r = take_servers(o, &t->name, err)) < 0 ||
         (r = take_auth(o, &t->auth, err)) < 0 ||
         (r = take_key(o, g, &t->key, err)) < 0 ||
-        (r = take_hang(o, ret, err)) < 0) {
+        (r = rbd_take_hang(o, ret, err)) < 0) {
         return r;
     }
-    return take_seconds(o, "open-timeout", OPEN_TIMEOUT_DEFAULT_S, 1,
-                        &ret->open_timeout_s, err);
+    return rbd_take_seconds(o, "open-timeout", OPEN_TIMEOUT_DEFAULT_S, 1,
+                            &ret->open_timeout_s, err);
 }

@@ -130,10 +130,10 @@ static int64_t work_check(void *arg)
 }
 
 /* Run @fn on @w, whose end this is unless *@ret_work. */
-static CO_FN int work_co_run(struct node *n, int64_t (*fn)(void *arg),
-                             struct work *w, enum rbd_op_kind kind,
-                             uint64_t timeout_ns, struct work **ret_work,
-                             GError **err)
+static CO_FN int rbd_work_co_run(struct node *n, int64_t (*fn)(void *arg),
+                                 struct work *w, enum rbd_op_kind kind,
+                                 uint64_t timeout_ns, struct work **ret_work,
+                                 GError **err)
 {
     struct rbd_state *s = n->state;
     bool abandoned;
@@ -164,7 +164,7 @@ static CO_FN int image_co_run(struct node *n, int64_t (*fn)(void *arg),
 
     w->image = im;
     w->target = rbd_target_copy(&s->options.target);
-    r = work_co_run(n, fn, w, kind, timeout_ns, &w, err);
+    r = rbd_work_co_run(n, fn, w, kind, timeout_ns, &w, err);
     if (w) {
         work_free(w);
     }
@@ -203,8 +203,8 @@ static CO_FN int open_co_image(struct node *n, unsigned flags,
     w->target = rbd_target_copy(&s->options.target);
     w->writable = flags & NODE_RDWR;
     w->timeout_s = (unsigned)timeout_s;
-    r = work_co_run(n, work_open, w, RBD_OP_OTHER,
-                    timeout_s * NS_PER_S + OPEN_GRACE_NS, &w, err);
+    r = rbd_work_co_run(n, work_open, w, RBD_OP_OTHER,
+                        timeout_s * NS_PER_S + OPEN_GRACE_NS, &w, err);
     if (r == 0) {
         *ret = g_steal_pointer(&w->image);
     }
@@ -382,7 +382,7 @@ static CO_FN int name_co_run(const char *name, int64_t (*fn)(void *arg),
     r = rbd_name_parse(name, &w->target->name, err);
     if (r == 0) {
         rbd_waits_init(&s.waits);
-        r = work_co_run(&n, fn, w, RBD_OP_OTHER, 0, &w, err);
+        r = rbd_work_co_run(&n, fn, w, RBD_OP_OTHER, 0, &w, err);
         rbd_waits_done(&s.waits);
     }
     if (w) {

@@ -36,15 +36,16 @@ static CO_FN int bitmap_co_need(struct qcow2_image *img, struct qcow2_bitmap *b,
 
 /* --- add --- */
 
-static uint64_t default_granularity(const struct qcow2_image *img)
+static uint64_t qcow2_default_granularity(const struct qcow2_image *img)
 {
     return CLAMP(qcow2_cluster_size(img), 4096, 65536);
 }
 
 static int edit_add(struct edit *e, GError **err)
 {
-    uint64_t granularity = e->args->granularity ? e->args->granularity
-                                                : default_granularity(e->img);
+    uint64_t granularity = e->args->granularity
+                               ? e->args->granularity
+                               : qcow2_default_granularity(e->img);
     struct qcow2_bitmap *b;
     int ret = qcow2_bitmap_check_new(e->img, e->name, granularity, e->list->len,
                                      err);

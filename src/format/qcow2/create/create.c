@@ -72,7 +72,7 @@ static int take_choice(struct opts *o, const char *name, const char *shown,
                             shown, text);
 }
 
-static int take_version(struct opts *o, unsigned *ret, GError **err)
+static int take_new_version(struct opts *o, unsigned *ret, GError **err)
 {
     static const char *const names[] = { "0.10", "v2", "1.1", "v3", NULL };
     int i, r = take_choice(o, "compat", "version", names, &i, err);
@@ -90,7 +90,7 @@ static int take_layout(struct opts *o, struct qcow2_create *c, GError **err)
 
     if ((r = opts_take_size(o, "cluster_size", &c->cluster_size, err)) < 0 ||
         (r = opts_take_int(o, "refcount_bits", &bits, err)) < 0 ||
-        (r = take_version(o, &c->version, err)) < 0 ||
+        (r = take_new_version(o, &c->version, err)) < 0 ||
         (r = opts_take_bool(o, "lazy_refcounts", &c->lazy_refcounts, err)) <
             0 ||
         (r = opts_take_bool(o, "extended_l2", &c->extended, err)) < 0 ||
