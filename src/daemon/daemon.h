@@ -32,8 +32,9 @@ struct settings {
     bool resume_jobs;
     enum io_engine_kind engine;
     enum backing_policy policy;
-    unsigned chain_limit; /* 0: as it is by default */
-    uint64_t memory;      /* 0: as it is by default */
+    unsigned chain_limit;        /* 0: as it is by default */
+    uint64_t memory;             /* 0: as it is by default */
+    struct loop_polling polling; /* of the data loop */
 };
 
 struct daemon {

@@ -155,7 +155,8 @@ static CO_FN void daemon_entry(void *arg)
 
 static int daemon_run(struct daemon *d, GError **err)
 {
-    struct data_thread data = { .options.engine = d->set.engine };
+    struct data_thread data = { .options.engine = d->set.engine,
+                                .options.polling = d->set.polling };
     struct loop_options options = { .engine = d->set.engine, .workers = 2 };
     struct control_params p = {
         .policy = d->set.policy,

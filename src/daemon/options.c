@@ -6,6 +6,7 @@
  * control command (second pass, in order): --blockdev is blockdev-add with its
  * strings converted by the schema, and so on.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -114,6 +115,36 @@ static int set_memory(struct settings *s, const char *arg, GError **err)
         r = err_set(err, EINVAL, "expects at least 16M");
     }
     return r;
+}
+
+/* As QEMU words it. */
+static int parse_poll(const char *name, const char *arg, uint64_t *ret,
+                      GError **err)
+{
+    guint64 n;
+
+    if (!g_ascii_string_to_unsigned(arg, 10, 0, INT64_MAX, &n, NULL)) {
+        return err_set(err, EINVAL,
+                       "%s value must be in range [0, %" PRId64 "]", name,
+                       INT64_MAX);
+    }
+    *ret = n;
+    return 0;
+}
+
+static int set_poll_max(struct settings *s, const char *arg, GError **err)
+{
+    return parse_poll("poll-max-ns", arg, &s->polling.max_ns, err);
+}
+
+static int set_poll_grow(struct settings *s, const char *arg, GError **err)
+{
+    return parse_poll("poll-grow", arg, &s->polling.grow, err);
+}
+
+static int set_poll_shrink(struct settings *s, const char *arg, GError **err)
+{
+    return parse_poll("poll-shrink", arg, &s->polling.shrink, err);
 }
 
 static int set_chain_limit(struct settings *s, const char *arg, GError **err)
@@ -287,6 +318,13 @@ static const struct option daemon_options[] = {
     { "memory", 0, "SIZE",
       "what copies and caches of all devices may take together (256M)",
       set_memory, NULL },
+    { "poll-max-ns", 0, "NS",
+      "look for requests for so long before going to sleep; 0: never (0)",
+      set_poll_max, NULL },
+    { "poll-grow", 0, "FACTOR", "by which that time, which adapts, grows; 0: 2",
+      set_poll_grow, NULL },
+    { "poll-shrink", 0, "DIVISOR", "by which it shrinks; 0: to nothing",
+      set_poll_shrink, NULL },
     { "state-dir", 0, "DIR", "keep a journal of running jobs there",
       set_state_dir, NULL },
     { "resume-jobs", 0, "on|off", "start the journal's jobs again (on)",

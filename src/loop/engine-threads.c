@@ -230,6 +230,15 @@ static void threads_wait(struct loop *l, int64_t timeout_ns)
     }
 }
 
+/* What the pool has done comes as messages, which the loop looks at itself. */
+static bool threads_peek(struct loop *l)
+{
+    struct pollfd p = { .fd = ((struct engine *)l->engine_state)->epoll_fd,
+                        .events = POLLIN };
+
+    return poll(&p, 1, 0) > 0;
+}
+
 const struct io_engine engine_threads = {
     .name = "threads",
     .init = threads_init,
@@ -237,6 +246,7 @@ const struct io_engine engine_threads = {
     .submit = threads_submit,
     .cancel = threads_cancel,
     .wait = threads_wait,
+    .peek = threads_peek,
     .wake = threads_wake,
     .clock = engine_monotonic_ns,
 };

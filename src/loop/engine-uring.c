@@ -331,6 +331,16 @@ static void uring_wait(struct loop *l, int64_t timeout_ns)
     }
 }
 
+/* Reads memory that the kernel writes: no system call. */
+static bool uring_peek(struct loop *l)
+{
+    struct engine *e = l->engine_state;
+    unsigned flags = __atomic_load_n(e->ring.sq.kflags, __ATOMIC_RELAXED);
+
+    return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+           io_uring_cq_ready(&e->ring);
+}
+
 static bool uring_has_sockets(const struct loop *l)
 {
     return ((struct engine *)l->engine_state)->has_sockets;
@@ -343,6 +353,7 @@ const struct io_engine engine_uring = {
     .submit = uring_submit,
     .cancel = uring_cancel,
     .wait = uring_wait,
+    .peek = uring_peek,
     .wake = uring_wake,
     .clock = engine_monotonic_ns,
     .has_sockets = uring_has_sockets,

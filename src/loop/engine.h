@@ -100,6 +100,9 @@ struct io_engine {
     /* Hand over what submit() queued, wait up to @timeout_ns (negative: for
      * ever; 0: not at all) for an event or wake(), complete requests. */
     void (*wait)(struct loop *l, int64_t timeout_ns);
+    /* Would wait() complete anything now? For busy polling, after a wait() that
+     * handed everything over; must be cheap. NULL: the loop does not poll. */
+    bool (*peek)(struct loop *l);
     /* Any thread: end a wait() under way, or the next one. */
     void (*wake)(struct loop *l);
     /* Monotonic nanoseconds. */

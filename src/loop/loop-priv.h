@@ -12,6 +12,7 @@
 #include "loop/co-switch.h"
 #include "loop/co.h"
 #include "loop/engine.h"
+#include "loop/spin.h"
 
 enum co_state { CO_RUNNING, CO_READY, CO_YIELDED, CO_BLOCKED, CO_ENDED };
 
@@ -64,6 +65,7 @@ struct loop {
     unsigned n_inline; /* requests completed at once, in a row */
 
     struct io_buf_pool bufs;
+    struct spin spin;
 
     pthread_mutex_t msg_lock; /* guards these two */
     struct loop_msg *msg_head, *msg_tail;

@@ -105,6 +105,7 @@ int loop_new(const struct loop_options *opts, struct loop **ret_loop,
         g_free(l);
         return r;
     }
+    loop_set_polling(l, &opts->polling);
     l->now_ns = l->engine->clock(l);
     *ret_loop = l;
     return 0;
@@ -205,6 +206,103 @@ void loop_stop(struct loop *l)
     pthread_mutex_unlock(&l->msg_lock);
 }
 
+/* Under the lock, so that whoever sends afterwards wakes the engine. */
+static bool loop_may_sleep(struct loop *l)
+{
+    bool may;
+
+    pthread_mutex_lock(&l->msg_lock);
+    may = !l->msg_head && !__atomic_load_n(&l->stop, __ATOMIC_RELAXED);
+    __atomic_store_n(&l->sleeping, may, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&l->msg_lock);
+    return may;
+}
+
+static void loop_wait(struct loop *l, int64_t timeout_ns)
+{
+    if (timeout_ns != 0 && !loop_may_sleep(l)) {
+        timeout_ns = 0;
+    }
+    l->engine->wait(l, timeout_ns);
+    __atomic_store_n(&l->sleeping, false, __ATOMIC_RELAXED);
+}
+
+/* --- busy polling --- */
+
+#define LOOKS 8 /* between two looks at the clock */
+/* Somebody else had the processor, nanoseconds. */
+#define INTERRUPTED_NS 50000
+
+void loop_set_polling(struct loop *l, const struct loop_polling *p)
+{
+    l->spin = (struct spin) { .limits = *p };
+    if (!l->engine->peek || (l->pool && g_get_num_processors() == 1)) {
+        l->spin.limits.max_ns = 0;
+    }
+}
+
+static bool loop_has_ready(const struct loop *l)
+{
+    return l->ready.head || l->relaxed.head;
+}
+
+static bool loop_look(struct loop *l)
+{
+    for (unsigned i = 0; i < LOOKS; i++) {
+        if (__atomic_load_n(&l->has_msgs, __ATOMIC_RELAXED) ||
+            __atomic_load_n(&l->stop, __ATOMIC_RELAXED) || l->engine->peek(l)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True when there is something to do now. */
+static bool loop_spin(struct loop *l, uint64_t now, uint64_t spin_ns)
+{
+    uint64_t end = now + spin_ns, last = now;
+
+    while (!loop_look(l)) {
+        now = l->engine->clock(l);
+        if (now - last > INTERRUPTED_NS) {
+            spin_interrupted(&l->spin);
+        }
+        if (now >= end) {
+            return false;
+        }
+        last = now;
+    }
+    return true;
+}
+
+/* loop_wait(), polling first. What the kernel does at once when it is handed over
+ * says nothing of how long events take. */
+static void loop_poll_wait(struct loop *l, int64_t timeout_ns)
+{
+    uint64_t start, spin_ns = spin_begin(&l->spin);
+    bool found = false;
+
+    if (spin_ns) {
+        l->engine->wait(l, 0);
+        if (loop_has_ready(l)) {
+            return;
+        }
+    }
+    start = l->engine->clock(l);
+    if (spin_ns) {
+        if (timeout_ns > 0) {
+            spin_ns = MIN(spin_ns, (uint64_t)timeout_ns);
+        }
+        found = loop_spin(l, start, spin_ns);
+    }
+    loop_wait(l, found ? 0 : timeout_ns);
+    if (found) {
+        spin_hit(&l->spin, l->engine->clock(l) - start);
+    } else {
+        spin_slept(&l->spin, spin_ns > 0, l->engine->clock(l) - start);
+    }
+}
+
 /* How long the engine may wait now, in its terms. */
 static int64_t loop_timeout(struct loop *l, bool may_block)
 {
@@ -212,7 +310,7 @@ static int64_t loop_timeout(struct loop *l, bool may_block)
     uint64_t now;
     int64_t timeout = -1;
 
-    if (!may_block || l->ready.head || l->relaxed.head) {
+    if (!may_block || loop_has_ready(l)) {
         return 0;
     }
     if (next != UINT64_MAX) {
@@ -222,13 +320,6 @@ static int64_t loop_timeout(struct loop *l, bool may_block)
         }
         timeout = (int64_t)MIN(next - now, (uint64_t)INT64_MAX);
     }
-    pthread_mutex_lock(&l->msg_lock);
-    if (l->msg_head || __atomic_load_n(&l->stop, __ATOMIC_RELAXED)) {
-        timeout = 0;
-    } else {
-        __atomic_store_n(&l->sleeping, true, __ATOMIC_RELAXED);
-    }
-    pthread_mutex_unlock(&l->msg_lock);
     return timeout;
 }
 
@@ -247,9 +338,12 @@ static bool loop_turn_once(struct loop *l, bool may_block, bool block)
     any |= loop_receive(l);
     any |= co_run_ready(l);
     timeout = loop_timeout(l, block || (may_block && !any));
-    l->engine->wait(l, timeout);
-    __atomic_store_n(&l->sleeping, false, __ATOMIC_RELAXED);
-    any |= l->ready.head || l->relaxed.head;
+    if (timeout != 0 && l->spin.limits.max_ns) {
+        loop_poll_wait(l, timeout);
+    } else {
+        loop_wait(l, timeout);
+    }
+    any |= loop_has_ready(l);
     current = outer;
     return any;
 }

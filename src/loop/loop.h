@@ -26,9 +26,20 @@ enum io_engine_kind {
 
 struct io_engine;
 
+/* Busy polling before the loop sleeps, with QEMU's names and meanings
+ * (loop/spin.h). */
+struct loop_polling {
+    uint64_t max_ns; /* for so long at most; 0: never */
+    uint64_t grow;   /* factor when events come soon after it; 0: 2 */
+    uint64_t shrink; /* divisor when they come late; 0: none at all then */
+};
+/* What QEMU gives its iothreads. */
+#define LOOP_POLL_MAX_NS 32768
+
 struct loop_options {
     enum io_engine_kind engine;
     unsigned workers; /* threads of the pool at most; 0 = default */
+    struct loop_polling polling;
     /* An engine that is not one of those above, instead of @engine; borrowed
      * for the life of the loop.  Such a loop has no pool. */
     const struct io_engine *custom;
@@ -46,6 +57,9 @@ int loop_new(const struct loop_options *opts, struct loop **ret_loop,
 /* All coroutines must have ended. NULL is fine. */
 void loop_free(struct loop *l);
 
+/* From the next wait on. Never polls where this process has one processor, or
+ * with an engine of tests. Loop thread. */
+void loop_set_polling(struct loop *l, const struct loop_polling *p);
 /* Run turns until loop_stop(); returns at once if it was already called. */
 void loop_run(struct loop *l);
 /* Any thread. */

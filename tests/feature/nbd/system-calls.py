@@ -10,7 +10,7 @@ import signal
 import subprocess
 
 import nbdraw
-from sluiced import Skip, Sluiced, qemu_img, run, write_pattern
+from sluiced import SLUICED, Skip, Sluiced, qemu_img, run, write_pattern
 from waiting import until
 
 READS = 400
@@ -60,9 +60,9 @@ class Counter:
                     self.calls[m[2]] = int(m[1])
 
 
-def count(d, engine, fmt, path):
+def count(d, engine, fmt, path, *more):
     sock = '%s/%s-%s.sock' % (d, engine, fmt)
-    args = ['--io-engine', engine,
+    args = [*more, '--io-engine', engine,
             '--blockdev', 'driver=%s,node-name=n,file.driver=file,'
             'file.filename=%s' % (fmt, path),
             '--nbd-server', 'addr.type=unix,addr.path=' + sock,
@@ -88,6 +88,27 @@ def test_reads(d):
         for fmt, path in (('raw', raw), ('qcow2', qcow2)):
             got = count(d, engine, fmt, path)
             assert got <= most + SLACK, (engine, fmt, got)
+
+
+def test_polling(d):
+    """It takes one call more where it hands over before it looks, and none to
+    look on io_uring."""
+    raw = d + '/raw'
+    write_pattern(raw, SIZE)
+    got = count(d, 'io_uring', 'raw', raw, '--poll-max-ns', '1000000')
+    assert got <= MOST['io_uring'] + 1 + SLACK, got
+    count(d, 'threads', 'raw', raw, '--poll-max-ns', '1000000',
+          '--poll-grow', '4', '--poll-shrink', '2')
+
+
+def test_refused(_d):
+    for option in ('poll-max-ns', 'poll-grow', 'poll-shrink'):
+        for value in ('-1', 'x', str(1 << 63)):
+            p = subprocess.run([SLUICED, '--' + option, value],
+                               capture_output=True, text=True, check=False)
+            assert p.returncode == 1, p
+            assert option + ' value must be in range [0, 9223372036854775807]' \
+                in p.stderr, p.stderr
 
 
 if __name__ == '__main__':
