@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <glib.h>
+#include <pthread.h>
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -259,8 +260,8 @@ static void on_loop(void (*fn)(void *arg), void *arg)
 
 struct crowd {
     struct cpu_pool cpu_pool;
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock; /* one that the sanitizers know */
+    pthread_cond_t cond;
     unsigned now, most, done;
     bool go;
 };
@@ -269,15 +270,15 @@ static void crowd_compute(void *arg)
 {
     struct crowd *w = arg;
 
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     w->now++;
     w->most = MAX(w->most, w->now);
     while (!w->go) { /* set by a coroutine of the loop */
-        g_cond_wait(&w->cond, &w->lock);
+        pthread_cond_wait(&w->cond, &w->lock);
     }
     w->now--;
     w->done++;
-    g_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->lock);
 }
 
 static CO_FN void crowd_member_entry(void *arg)
@@ -297,29 +298,29 @@ static CO_FN void crowd_entry(void *arg)
     }
     while (now < 2) {
         co_sleep(1000000);
-        g_mutex_lock(&w->lock);
+        pthread_mutex_lock(&w->lock);
         now = w->now;
-        g_mutex_unlock(&w->lock);
+        pthread_mutex_unlock(&w->lock);
     }
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     w->go = true;
-    g_cond_broadcast(&w->cond);
-    g_mutex_unlock(&w->lock);
+    pthread_cond_broadcast(&w->cond);
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void test_pool(void)
 {
     struct crowd w = { .now = 0 };
 
-    g_mutex_init(&w.lock);
-    g_cond_init(&w.cond);
+    pthread_mutex_init(&w.lock, NULL);
+    pthread_cond_init(&w.cond, NULL);
     on_loop(crowd_entry, &w);
     g_assert_cmpuint(w.done, ==, 40);
     g_assert_cmpuint(w.most, >=, 2);
     g_assert_cmpuint(w.most, <=, 8);
     g_assert_cmpuint(w.cpu_pool.running, ==, 0);
-    g_mutex_clear(&w.lock);
-    g_cond_clear(&w.cond);
+    pthread_mutex_destroy(&w.lock);
+    pthread_cond_destroy(&w.cond);
 }
 
 static CO_FN void codec_entry(void *arg)
