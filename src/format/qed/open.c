@@ -14,6 +14,7 @@
 #include "base/endian.h"
 #include "base/err.h"
 #include "base/math.h"
+#include "format/alloc/backing.h"
 #include "format/qed/qed.h"
 #include "format/trace.h"
 #include "loop/io.h"
@@ -61,31 +62,12 @@ static CO_FN int header_co_read(struct qed_image *img, GError **err)
 
 static CO_FN int qed_name_co_read(struct qed_image *img, GError **err)
 {
-    uint32_t len = img->hdr.backing_name_size;
-    struct iovec v;
-    char *name;
-    int ret;
+    const struct qed_header *h = &img->hdr;
+    bool has_one = h->features & QED_F_BACKING_FILE;
 
-    if (!(img->hdr.features & QED_F_BACKING_FILE) || len == 0) {
-        return 0;
-    }
-    name = g_malloc0(len + 1); /* at most QED_NAME_READ_MAX */
-    ret = node_co_preadv(qed_file(img), img->hdr.backing_name_offset,
-                         iov_one(&v, name, len), 0);
-    if (ret < 0) {
-        err_set_errno(err, -ret, "Could not read the backing file name");
-    } else if (strlen(name) != len) {
-        ret = node_corrupt(img->node, err, img->hdr.backing_name_offset,
-                           "the backing file name of %u bytes holds a NUL "
-                           "byte",
-                           len);
-    }
-    if (ret < 0) {
-        g_free(name);
-        return ret;
-    }
-    img->backing_name = name;
-    return 0;
+    return format_co_read_backing_name(img->node, h->backing_name_offset,
+                                       has_one ? h->backing_name_size : 0,
+                                       &img->backing_name, err);
 }
 
 static void qed_set_geometry(struct qed_image *img)

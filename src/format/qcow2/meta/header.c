@@ -11,6 +11,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/math.h"
+#include "format/alloc/backing.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/trace.h"
 #include "loop/io.h"
@@ -64,35 +65,6 @@ static CO_FN int unknown_co_refuse(struct qcow2_image *img, GError **err)
     names = qcow2_feature_names(img->exts, QCOW2_INCOMPATIBLE,
                                 h->incompat & ~QCOW2_I_KNOWN);
     return err_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
-}
-
-static CO_FN int qcow2_name_co_read(struct qcow2_image *img, GError **err)
-{
-    uint32_t len = img->hdr.backing_len;
-    struct iovec v;
-    char *name;
-    int ret;
-
-    if (img->hdr.backing_offset == 0 || len == 0) {
-        return 0;
-    }
-    name = g_malloc0(len + 1); /* at most QCOW2_NAME_MAX */
-    ret = node_co_preadv(qcow2_file(img), img->hdr.backing_offset,
-                         iov_one(&v, name, len), 0);
-    if (ret < 0) {
-        err_set_errno(err, -ret, "Could not read the backing file name");
-    } else if (strlen(name) != len) {
-        ret = node_corrupt(img->node, err, img->hdr.backing_offset,
-                           "the backing file name of %u bytes holds a NUL "
-                           "byte",
-                           len);
-    }
-    if (ret < 0) {
-        g_free(name);
-        return ret;
-    }
-    img->backing_name = name;
-    return 0;
 }
 
 /* The backing format, where the extension names one. */
@@ -159,7 +131,10 @@ int qcow2_co_header_read(struct qcow2_image *img, GError **err)
         g_propagate_error(err, why);
         return ret;
     }
-    return qcow2_name_co_read(img, err);
+    return format_co_read_backing_name(
+        img->node, img->hdr.backing_offset,
+        img->hdr.backing_offset ? img->hdr.backing_len : 0, &img->backing_name,
+        err);
 }
 
 /* --- changing it --- */
