@@ -3,11 +3,14 @@
  * Buffers for direct I/O.  A loop keeps freed ones by size class, up to
  * MAX_POOLED bytes; code outside a loop gets and frees them plainly.
  */
+#include <malloc.h>
 #include <stdlib.h>
 #include "loop/loop-priv.h"
 
 #define ALIGNMENT ((size_t)4096)
 #define LARGEST (ALIGNMENT << (IO_BUF_CLASSES - 1))
+/* Less than this is not worth the search for pages that are free. */
+#define WORTH_TRIMMING ((size_t)1 << 20)
 #define MAX_POOLED ((size_t)32 << 20)
 
 /* Smallest class that holds @len <= LARGEST bytes. */
@@ -68,5 +71,18 @@ void io_buf_pool_done(struct io_buf_pool *p)
             p->free[c] = *(void **)buf;
             free(buf);
         }
+    }
+}
+
+void io_buf_trim(void)
+{
+    struct loop *l = loop_current();
+
+    if (l && l->bufs.bytes >= WORTH_TRIMMING) {
+        io_buf_pool_done(&l->bufs);
+        l->bufs.bytes = 0;
+#ifdef __GLIBC__
+        malloc_trim(0);
+#endif
     }
 }

@@ -105,3 +105,6 @@ uint32_t io_alignment(const struct io_file *f);
  * 1 MiB; larger: NULL when memory is short. */
 void *io_buf_get(size_t len);
 void io_buf_put(void *buf, size_t len);
+/* Give what this loop keeps for reuse back to the system, if it is much. May take
+ * some milliseconds. */
+void io_buf_trim(void);

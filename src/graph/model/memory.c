@@ -3,6 +3,7 @@
 #include "graph/memory.h"
 #include "graph/graph-int.h"
 #include "graph/model/model.h"
+#include "loop/io.h"
 
 #define SECOND_NS UINT64_C(1000000000)
 
@@ -29,6 +30,7 @@ static void timer_fired(void *arg)
     struct graph *g = arg;
 
     memory_budget_clean(g->memory, g->memory_seconds);
+    io_buf_trim(); /* what was freed just now is kept for reuse by the loop */
 }
 
 void graph_memory_begin(struct graph *g)
