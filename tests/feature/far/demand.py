@@ -182,11 +182,12 @@ def beside_a_stream(d, make):
             g.read([off])
         for i in range(20, 40, 4):
             g.read(wanted[i:i + 4])
-        # One request each, for no more than a cluster.
-        asked = held.small[before:]
+        # One request each, for no more than a cluster.  What the stream asked
+        # for in small pieces, because the guest was there before, is elsewhere.
+        asked = [o for o in held.small[before:] if o >= SIZE // 2]
         assert sorted(o // (64 * KIB) for o in asked) == \
             sorted(o // (64 * KIB) for o in wanted), (asked, wanted)
-        assert s.qmp.cmd('query-block-jobs')[0]['offset'] == 0
+        assert s.qmp.cmd('query-block-jobs')[0]['offset'] < SIZE // 2
         held.go.set()
         data = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j')['data']
         assert 'error' not in data, data
