@@ -342,9 +342,9 @@ class Context:
         """@path served by nbdkit, @rtt_ms away: a stack of two processes."""
         return FarBase(self, path, rtt_ms, writable)
 
-    def far_web(self, path, rtt_ms):
+    def far_web(self, path, rtt_ms, **how):
         """The same, by a web server."""
-        return FarWeb(self, path, rtt_ms)
+        return FarWeb(self, path, rtt_ms, **how)
 
 
 class FarBase:
@@ -383,7 +383,8 @@ class FarBase:
 NGINX = '''daemon off; master_process off; pid nginx.pid; error_log stderr;
 events { worker_connections 512; }
 http { client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;
-  uwsgi_temp_path t; scgi_temp_path t; access_log off;
+  uwsgi_temp_path t; scgi_temp_path t;
+  log_format sent '$body_bytes_sent'; access_log %s;
   keepalive_requests 1000000; sendfile on;
   server { listen unix:%s; location ~ ^(/master)?/base$ { alias %s; } } }
 '''
@@ -391,15 +392,17 @@ http { client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;
 
 class FarWeb(FarBase):
     """The same behind nginx, over TCP; self.url.  Also an object of S3:
-    self.endpoint, bucket 'master', key 'base', whoever signs."""
+    self.endpoint, bucket 'master', key 'base', whoever signs. @counts: sent()
+    tells how many bytes of it were sent."""
 
-    def __init__(self, ctx, path, rtt_ms):
+    def __init__(self, ctx, path, rtt_ms, counts=False):
         need('nginx')
         self.dir = tempfile.mkdtemp(dir=ctx.dir)
         near = os.path.join(self.dir, 'near')
         with open(os.path.join(self.dir, 'nginx.conf'), 'w',
                   encoding='ascii') as f:
-            f.write(NGINX % (near, path))
+            f.write(NGINX % ('sent.log sent' if counts else 'off', near,
+                             path))
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             port = s.getsockname()[1]
@@ -416,6 +419,10 @@ class FarWeb(FarBase):
         except BaseException:
             self.close()
             raise
+
+    def sent(self):
+        with open(os.path.join(self.dir, 'sent.log'), encoding='ascii') as f:
+            return sum(int(line) for line in f)
 
     def _wait_port(self, port):
         deadline = time.monotonic() + START_TIMEOUT
