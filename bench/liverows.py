@@ -162,49 +162,42 @@ def pauses(d, node, size, rounds, step):
     return Sample(longest[len(longest) * 99 // 100])
 
 
-def snapshot_pause(ctx, who, size, rounds):
+def chain_pauses(ctx, who, size, rounds, step):
+    """The same on a qcow2 image whose place new ones take one after the other:
+    step(d, i, old, path) puts node n<i> of file @path where node @old is."""
     top = ctx.overlay(None, size, fmt='qcow2')
+    files = [ctx.path('after%d' % i) for i in range(rounds)]
 
-    def step(i):
-        begin = time.monotonic()
-        d.qmp.cmd('blockdev-snapshot-sync',
-                  node_name='top' if i == 0 else 'n%d' % (i - 1),
-                  snapshot_file=ctx.path('snap%d' % i), format='qcow2',
-                  snapshot_node_name='n%d' % i)
-        return begin
+    def one(i):
+        return step(d, i, 'n%d' % (i - 1) if i else 'top', files[i])
 
     try:
         with ctx.daemon(who, *target_options(top, 'qcow2', 'top',
                                              direct=True)) as d:
-            return pauses(d, 'top', size, rounds, step)
+            return pauses(d, 'top', size, rounds, one)
     finally:
-        remove(top, *(ctx.path('snap%d' % i) for i in range(rounds)))
+        remove(top, *files)
 
 
-def pivot_pause(ctx, who, size, rounds):
-    """Mirror to an image, complete, and so on from there."""
-    top = ctx.overlay(None, size, fmt='qcow2')
+def take_snapshot(d, i, old, path):
+    begin = time.monotonic()
+    d.qmp.cmd('blockdev-snapshot-sync', node_name=old, snapshot_file=path,
+              format='qcow2', snapshot_node_name='n%d' % i)
+    return begin
 
-    def step(i):
-        path = ctx.path('pivot%d' % i)
+
+def mirror_and_pivot(size):
+    def step(d, i, old, path):
         run('qemu-img', 'create', '-q', '-f', 'qcow2', path, str(size))
-        d.qmp.cmd('blockdev-add', {
-            'driver': 'qcow2', 'node-name': 'n%d' % i,
-            'file': file_options(path, True)})
-        d.qmp.cmd('blockdev-mirror', device='top' if i == 0 else 'n%d' % (i - 1),
-                  target='n%d' % i, job_id='j%d' % i, sync='full',
-                  copy_mode='write-blocking')
+        d.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'n%d' % i,
+                                   'file': file_options(path, True)})
+        d.qmp.cmd('blockdev-mirror', device=old, target='n%d' % i,
+                  job_id='j%d' % i, sync='full', copy_mode='write-blocking')
         d.qmp.wait_event('BLOCK_JOB_READY', 600, device='j%d' % i)
         begin = time.monotonic()
         finish_mirror(d, 'j%d' % i)
         return begin
-
-    try:
-        with ctx.daemon(who, *target_options(top, 'qcow2', 'top',
-                                             direct=True)) as d:
-            return pauses(d, 'top', size, rounds, step)
-    finally:
-        remove(top, *(ctx.path('pivot%d' % i) for i in range(rounds)))
+    return step
 
 
 def internal_pause(ctx, who, size, rounds):
@@ -233,10 +226,11 @@ def pause(ctx):
     size = 64 * MIB
     rounds = 20 if ctx.quick else 100
     yield Case('snapshot', 'ms', both(
-        lambda who: snapshot_pause(ctx, who, size, rounds)), better='low',
-        limit=10)
+        lambda who: chain_pauses(ctx, who, size, rounds, take_snapshot)),
+        better='low', limit=10)
     yield Case('pivot of a mirror', 'ms', both(
-        lambda who: pivot_pause(ctx, who, size, rounds // 5)), better='low',
+        lambda who: chain_pauses(ctx, who, size, rounds // 5,
+                                 mirror_and_pivot(size))), better='low',
         limit=10)
     allocated = TIB // (64 if ctx.quick else 1)
     yield Case('internal snapshot, %d GiB allocated' % (allocated >> 30), 'ms',
