@@ -10,6 +10,8 @@
 /* Objects of a new image: 1 << 22 bytes. */
 #define ORDER_DEFAULT 22
 #define WATCHERS_MAX 64
+/* Where no read can tell: far longer than a thread that is ready waits. */
+#define SETTLE_US 100000
 
 /* --- where it is --- */
 
@@ -91,8 +93,12 @@ static int set_key(struct rbd_image *im, GBytes *key, GError **err)
 /* An option of the configuration file wins over this. */
 static int set_defaults(struct rbd_image *im, GError **err)
 {
+    int r;
+
+    /* For image_open(). */
+    im->lib->rados_conf_set(im->cluster, "librados_thread_count", "1");
     /* A library does not write to its program's standard error. */
-    int r = set_setting(im, "log_to_stderr", "false", err);
+    r = set_setting(im, "log_to_stderr", "false", err);
 
     return r < 0 ? r : set_setting(im, "err_to_stderr", "false", err);
 }
@@ -312,13 +318,40 @@ static int describe(struct rbd_image *im, const char *snapshot)
     return 0;
 }
 
+/* The thread of librbd that ends the opening touches the image once more after
+ * it has woken who waits for that; 16.2 fails or crashes when the image was
+ * closed and freed by then.  So an image counts as open when that thread, the
+ * only one of its kind (set_defaults()), has ended a read, too. */
+static void image_settle(const struct rbd_image *im, rbd_image_t image)
+{
+    uint64_t size = 0;
+    char byte;
+
+    if (im->lib->rbd_get_size(image, &size) == 0 && size > 0) {
+        im->lib->rbd_read(image, 0, 1, &byte);
+    } else {
+        g_usleep(SETTLE_US);
+    }
+}
+
+static int image_open(const struct rbd_image *im, const struct rbd_name *name,
+                      bool writable, rbd_image_t *ret)
+{
+    int r = writable ? im->lib->rbd_open(im->pool, name->image, ret, NULL)
+                     : im->lib->rbd_open_read_only(im->pool, name->image, ret,
+                                                   name->snapshot);
+
+    if (r == 0) {
+        image_settle(im, *ret);
+    }
+    return r;
+}
+
 static int rbd_open_image(struct rbd_image *im, const struct rbd_target *t,
                           bool writable, unsigned timeout_s, GError **err)
 {
     const struct rbd_name *n = &t->name;
-    int r = writable ? im->lib->rbd_open(im->pool, n->image, &im->image, NULL)
-                     : im->lib->rbd_open_read_only(im->pool, n->image,
-                                                   &im->image, n->snapshot);
+    int r = image_open(im, n, writable, &im->image);
 
     if (r < 0) {
         im->image = NULL;
@@ -477,8 +510,7 @@ int rbd_image_check(struct rbd_image *im, const struct rbd_name *name,
     struct rbd_version is = {};
     rbd_image_t other;
     const char *why;
-    int r = im->lib->rbd_open_read_only(im->pool, name->image, &other,
-                                        name->snapshot);
+    int r = image_open(im, name, false, &other);
 
     if (r == 0) {
         r = read_version(im, other, name->snapshot, &is);

@@ -44,6 +44,7 @@
     F(rbd_watchers_list) \
     F(rbd_watchers_list_cleanup) \
     F(rbd_diff_iterate2) \
+    F(rbd_read) \
     F(rbd_aio_create_completion) \
     F(rbd_aio_get_return_value) \
     F(rbd_aio_release) \

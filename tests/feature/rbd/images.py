@@ -216,6 +216,18 @@ def base_that_changes(d, ceph):
     os.unlink(d + '/top.qcow2')
 
 
+def opened_and_closed(d, ceph):
+    """An image that is closed as soon as it is open."""
+    ceph.run('rbd', 'create', '--size', '4M', 'brief')
+    ceph.run('rbd', 'snap', 'create', 'brief@gold')
+    with Sluiced(d, env=ceph.env) as s:
+        for _ in range(30):
+            s.qmp.cmd('blockdev-add', node('brief@gold'))
+            s.qmp.cmd('blockdev-del', {'node-name': 'ceph'})
+    ceph.run('rbd', 'snap', 'purge', 'brief')
+    ceph.run('rbd', 'rm', 'brief')
+
+
 def test_images(d):
     with Ceph(d, pool='rbd') as ceph:
         base_of_a_stream(d, ceph)
@@ -225,6 +237,7 @@ def test_images(d):
         names(d, ceph)
         exclusive_lock(d, ceph)
         base_that_changes(d, ceph)
+        opened_and_closed(d, ceph)
 
 
 if __name__ == '__main__':
