@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "filter-env.h"
 #include "filter/filter.h"
+#include "sim/sim.h"
 
 static const struct node_driver *const drivers[] = { &ram_driver,
                                                      &copy_on_read_driver,
@@ -137,9 +138,12 @@ void co_request(struct backend *u, bool is_write, uint64_t off, size_t len)
     req_co_finish(req_start(u, is_write, off, len, NULL, 0));
 }
 
+/* On the simulated machine, whose clock moves only while all wait. */
 static void run(gconstpointer entry)
 {
-    coro_run((void (*)(void *))entry, NULL);
+    struct loop_options opts = SIM_OPTIONS(1);
+
+    coro_run_on(&opts, (void (*)(void *))entry, NULL);
 }
 
 void filter_test_add(const char *name, void (*entry)(void *arg))

@@ -19,12 +19,12 @@ static CO_FN void run_entry(void *arg)
     loop_stop(r->loop);
 }
 
-void coro_run(void (*fn)(void *arg), void *arg)
+void coro_run_on(const struct loop_options *opts, void (*fn)(void *arg),
+                 void *arg)
 {
-    struct loop_options opts = { .engine = IO_ENGINE_THREADS, .workers = 1 };
     struct run r = { .fn = fn, .arg = arg };
     GError *err = NULL;
-    int ret = loop_new(&opts, &r.loop, &err);
+    int ret = loop_new(opts, &r.loop, &err);
 
     g_assert_no_error(err);
     g_assert_cmpint(ret, ==, 0);
@@ -35,6 +35,13 @@ void coro_run(void (*fn)(void *arg), void *arg)
     }
     g_assert_cmpuint(co_count(r.loop), ==, 0);
     loop_free(r.loop);
+}
+
+void coro_run(void (*fn)(void *arg), void *arg)
+{
+    struct loop_options opts = { .engine = IO_ENGINE_THREADS, .workers = 1 };
+
+    coro_run_on(&opts, fn, arg);
 }
 
 void latch_co_wait(struct latch *l)

@@ -9,10 +9,14 @@
 #include "loop/co.h"
 
 struct loop;
+struct loop_options;
 
 /* Make a loop, run @fn(@arg) on it as a coroutine until it returns, check that
  * no coroutine is left, free the loop. */
 void coro_run(void (*fn)(void *arg), void *arg);
+/* The same on a loop with @opts, as those of a simulated machine. */
+void coro_run_on(const struct loop_options *opts, void (*fn)(void *arg),
+                 void *arg);
 
 /* A place that coroutines cannot pass while it is shut. Zero-initialised it is
  * open. */
