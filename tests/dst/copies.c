@@ -61,7 +61,8 @@ bool copies_moved(struct world *w)
 {
     struct node *n = copies_disk(w);
 
-    return n && g_strcmp0(node_filename(n), "/top.img") != 0;
+    /* An overlay that is complete is still the disk. */
+    return n && !g_str_has_prefix(node_filename(n), "/top.img");
 }
 
 /* --- what they hold --- */

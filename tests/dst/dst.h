@@ -136,7 +136,7 @@ enum fault_kind {
     F_KINDS
 };
 enum layer { L_TOP, L_MID, L_BASE, L_COUNT };
-enum image_format { IMG_RAW, IMG_QED, IMG_QCOW2 };
+enum image_format { IMG_RAW, IMG_QED, IMG_QCOW2, IMG_COW };
 
 struct config {
     /* images */
@@ -167,8 +167,10 @@ struct config {
 };
 void config_make(struct config *c, uint64_t seed);
 char *config_describe(const struct config *c);
-/* "raw", "qed", "qcow2" */
+/* "raw", "qed", "qcow2", "cow" */
 const char *config_driver(const struct config *c, enum layer l);
+/* The file that users name as the disk. */
+const char *config_top_path(const struct config *c);
 
 /* --- world.c --- */
 

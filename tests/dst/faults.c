@@ -26,6 +26,15 @@ static const struct trouble troubles[F_KINDS] = {
     [F_SHORT] = { SIM_WRITE, "/top.img", .is_short = true },
 };
 
+/* A cow overlay has two files; the data file is opened by this name, and keeps
+ * its faults when it gets another one. */
+static const char *top_file(struct world *w)
+{
+    return w->cfg.format[L_TOP] != IMG_COW ? "/top.img"
+           : rng_percent(&w->rng, 50)      ? "/top.img.cow"
+                                           : "/top.img.partial";
+}
+
 static void inject(struct world *w, enum fault_kind kind)
 {
     static const char *const copies[] = { "/copy0.img", "/copy1.img",
@@ -36,6 +45,9 @@ static void inject(struct world *w, enum fault_kind kind)
                            .err = t->err,
                            .nth = 1 + rng_below(&w->rng, BURST) };
 
+    if (f.path && g_str_equal(f.path, "/top.img")) {
+        f.path = top_file(w);
+    }
     if (kind >= F_COPY_WRITE) {
         f.path = copies[rng_below(&w->rng, G_N_ELEMENTS(copies))];
     }
@@ -107,7 +119,7 @@ void faults_co_stop(struct world *w)
 /* Is @path that of the disk, or was it? */
 static bool is_of_disk(struct world *w, const char *path)
 {
-    return !g_strcmp0(path, "/top.img") ||
+    return (path && g_str_has_prefix(path, "/top.img")) ||
            (copies_moved(w) && path && g_str_has_prefix(path, "/copy"));
 }
 

@@ -55,7 +55,8 @@ void disk_file_get(struct world *w, struct disk_file *ret)
 {
     struct node *n = copies_moved(w) ? copies_disk(w) : NULL;
 
-    g_strlcpy(ret->path, n ? node_filename(n) : "/top.img", sizeof(ret->path));
+    g_strlcpy(ret->path, n ? node_filename(n) : config_top_path(&w->cfg),
+              sizeof(ret->path));
     g_strlcpy(ret->driver,
               n ? node_driver_name(n) : config_driver(&w->cfg, L_TOP),
               sizeof(ret->driver));
@@ -81,6 +82,24 @@ void power_mark(struct world *w)
 
 /* --- files after a cut --- */
 
+static bool is_of_names(const struct sim_record *r)
+{
+    return r->op == SIM_RENAME || r->op == SIM_UNLINK;
+}
+
+/* What @s has waited for would make @r durable. */
+static bool is_sync_of(const struct sim_record *s, const struct sim_record *r)
+{
+    g_autofree char *dir = NULL;
+
+    if (!is_of_names(r)) {
+        return (s->op == SIM_FDATASYNC || s->op == SIM_FSYNC) &&
+               s->file == r->file;
+    }
+    dir = g_path_get_dirname(r->path);
+    return s->op == SIM_FSYNC_DIR && g_str_equal(s->path, dir);
+}
+
 static bool is_durable(const struct sim_record *r, uint64_t instant,
                        const struct sim_record *const *log, size_t n)
 {
@@ -90,9 +109,8 @@ static bool is_durable(const struct sim_record *r, uint64_t instant,
     for (size_t i = 0; i < n; i++) {
         const struct sim_record *s = log[i];
 
-        if ((s->op == SIM_FDATASYNC || s->op == SIM_FSYNC) &&
-            s->file == r->file && s->result >= 0 && s->completed &&
-            s->completed <= instant && s->submitted > r->completed) {
+        if (s->result >= 0 && s->completed && s->completed <= instant &&
+            s->submitted > r->completed && is_sync_of(s, r)) {
             return true;
         }
     }
@@ -145,6 +163,15 @@ static void apply_sectors(struct sim_image *img, const struct sim_record *r,
     }
 }
 
+/* Directories are synced between two changes of names that matter. */
+static void apply_names(struct sim_image *img, const struct sim_record *r)
+{
+    sim_image_link(img, r->path, 0);
+    if (r->op == SIM_RENAME) {
+        sim_image_link(img, r->path2, r->file);
+    }
+}
+
 static void apply(struct sim_image *img, const struct sim_record *r, bool done,
                   struct some *some)
 {
@@ -162,6 +189,8 @@ static void apply(struct sim_image *img, const struct sim_record *r, bool done,
         }
     } else if (r->op == SIM_TRUNCATE && !(some && rng_percent(some->rng, 50))) {
         sim_image_truncate(img, r->file, r->off);
+    } else if (is_of_names(r) && !(some && rng_percent(some->rng, 50))) {
+        apply_names(img, r);
     }
 }
 

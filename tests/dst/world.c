@@ -101,23 +101,36 @@ static CO_FN void file_co_make(struct world *w, const char *path, uint64_t size)
     io_co_close(f);
 }
 
+/* Options of a format's own for a new image; owned. */
+static json_t *create_options(const struct config *c, enum layer l)
+{
+    switch (c->format[l]) {
+    case IMG_QED: return json_pack("{s:i}", "table_size", 1);
+    case IMG_COW: return json_object();
+    default:
+        return json_pack("{s:s,s:b,s:b}", "compat", c->v2[l] ? "0.10" : "1.1",
+                         "lazy_refcounts", c->lazy[l], "extended_l2",
+                         c->extended[l]);
+    }
+}
+
 static CO_FN void image_co_make(struct world *w, enum layer l, const char *path,
                                 const char *backing, const char *backing_format)
 {
-    bool qed = w->cfg.format[l] == IMG_QED;
+    static const struct node_driver *const drivers[] = {
+        [IMG_QED] = &qed_driver,
+        [IMG_QCOW2] = &qcow2_driver,
+        [IMG_COW] = &cow_driver,
+    };
     json_t *o = json_pack(
         "{s:I,s:I,s:s*,s:s*}", "size", (json_int_t)w->cfg.size[l],
         "cluster_size", (json_int_t)w->cfg.cluster[l], "backing_file", backing,
         "backing_fmt", backing ? backing_format : NULL);
     g_autoptr(GError) err = NULL;
 
-    json_object_update_new(
-        o, qed ? json_pack("{s:i}", "table_size", 1)
-               : json_pack("{s:s,s:b,s:b}", "compat",
-                           w->cfg.v2[l] ? "0.10" : "1.1", "lazy_refcounts",
-                           w->cfg.lazy[l], "extended_l2", w->cfg.extended[l]));
-    if (image_co_create(w->control->graph, qed ? &qed_driver : &qcow2_driver,
-                        path, o, &err) < 0) {
+    json_object_update_new(o, create_options(&w->cfg, l));
+    if (image_co_create(w->control->graph, drivers[w->cfg.format[l]], path, o,
+                        &err) < 0) {
         fail(w, "%s: %s", path, err->message);
     }
     json_decref(o);
@@ -211,7 +224,8 @@ static CO_FN void images_co_make(struct world *w)
     if (mid) {
         layer_co_make(w, view, L_MID, "/mid.img", "/base.img", base_format);
     }
-    layer_co_make(w, view, L_TOP, "/top.img", mid ? "/mid.img" : "/base.img",
+    layer_co_make(w, view, L_TOP, config_top_path(&w->cfg),
+                  mid ? "/mid.img" : "/base.img",
                   mid ? mid_format : base_format);
     file_co_make(w, "/extra.img", 65536);
     for (unsigned i = 0; w->cfg.copies && i < COPIES; i++) {
@@ -257,7 +271,7 @@ static json_t *chain_options(const struct config *c)
                      config_driver(c, L_TOP), "node-name", "top", "discard",
                      c->discard ? "unmap" : "ignore", "detect-zeroes",
                      c->detect_zeroes ? "on" : "off", "file",
-                     file_options(c, "/top.img"), "backing", o);
+                     file_options(c, config_top_path(c)), "backing", o);
 }
 
 static CO_FN void filters_co_open(struct world *w)
@@ -292,10 +306,11 @@ static CO_FN void filters_co_open(struct world *w)
 static CO_FN void drive_co_open(struct world *w)
 {
     json_t *o = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "id", "drive0", "file",
-                          "/top.img", "format", config_driver(&w->cfg, L_TOP),
-                          "copy-on-read", w->cfg.copy_on_read ? "on" : "off",
-                          "stream", w->cfg.stream_at_start ? "on" : "off",
-                          "discard", w->cfg.discard ? "unmap" : "ignore");
+                          config_top_path(&w->cfg), "format",
+                          config_driver(&w->cfg, L_TOP), "copy-on-read",
+                          w->cfg.copy_on_read ? "on" : "off", "stream",
+                          w->cfg.stream_at_start ? "on" : "off", "discard",
+                          w->cfg.discard ? "unmap" : "ignore");
     g_autoptr(GError) err = NULL;
 
     if (control_co_add_drive(w->control, o, &err) < 0) {
@@ -461,6 +476,8 @@ uint64_t world_run(uint64_t seed)
     g_autoptr(GError) err = NULL;
     g_autofree char *text = NULL;
 
+    /* A new cow overlay has a random name. */
+    g_random_set_seed((guint32)seed);
     config_make(&w.cfg, seed);
     story_begin(&w);
     text = config_describe(&w.cfg);
