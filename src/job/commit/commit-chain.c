@@ -163,6 +163,17 @@ static CO_FN void commit_chain_co_take_filter_out(struct commit_chain *c)
     }
 }
 
+/* Before others may begin, who would rely on what is still writable. */
+static CO_FN void commit_chain_co_make_read_only(struct commit_chain *c)
+{
+    if (c->base_made_writable) {
+        (void)node_co_set_read_only(c->base, true, NULL);
+    }
+    if (c->overlay_made_writable) {
+        (void)node_co_set_read_only(c->overlay, true, NULL);
+    }
+}
+
 CO_FN void commit_chain_co_release(struct commit_chain *c)
 {
     struct commit_chain old = *c;
@@ -174,14 +185,9 @@ CO_FN void commit_chain_co_release(struct commit_chain *c)
     job_hold_co_leave(&c->hold);
     commit_chain_unfreeze(c);
     commit_chain_co_take_filter_out(c);
+    commit_chain_co_make_read_only(c);
     job_hold_co_release(&c->hold);
     *c = (struct commit_chain) { 0 };
-    if (old.base_made_writable) {
-        (void)node_co_set_read_only(old.base, true, NULL);
-    }
-    if (old.overlay_made_writable) {
-        (void)node_co_set_read_only(old.overlay, true, NULL);
-    }
     if (old.filter) {
         node_co_unref(old.filter);
     }
@@ -212,6 +218,13 @@ CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err)
                                     node_name(c->base));
 }
 
+uint64_t commit_chain_len(const struct commit_chain *c)
+{
+    uint64_t shown = MIN(node_size(c->base), node_size(c->overlay));
+
+    return MAX(node_size(c->top), shown);
+}
+
 /* Has @ret come because of node_let_go(), and is the work to go on? */
 static bool commit_chain_restarts(const struct commit_chain *c, int ret)
 {
@@ -222,9 +235,16 @@ CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
                                uint64_t max, bool *ret_need, bool *ret_zero,
                                uint64_t *ret_len)
 {
+    uint64_t size = node_size(c->top);
     struct extent ext = { 0 };
     int ret;
 
+    if (off >= size) {
+        *ret_need = *ret_zero = true;
+        *ret_len = max;
+        return 0;
+    }
+    max = MIN(max, size - off);
     do {
         backend_co_enter(c->top_backend);
         ret = node_co_status_above(c->top, node_backing(c->bottom), off, max,

@@ -39,7 +39,12 @@ CO_FN int commit_chain_co_hold(struct commit_chain *c, struct node *overlay,
 CO_FN void commit_chain_co_release(struct commit_chain *c);
 /* C4: the base is at least as large as @top, durably. */
 CO_FN int commit_chain_co_grow(struct commit_chain *c, GError **err);
-/* For copy_ops.co_scan: is it in an image that goes? */
+/* C6: how much of the base changes. Where the overlay is larger than @top it
+ * shows zeroes behind @top's end, whatever a larger base holds there; once its
+ * backing link leads to the base, that is what the base must hold. */
+uint64_t commit_chain_len(const struct commit_chain *c);
+/* For copy_ops.co_scan, up to commit_chain_len(): is it in an image that goes,
+ * or behind its end? */
 CO_FN int commit_chain_co_scan(struct commit_chain *c, uint64_t off,
                                uint64_t max, bool *ret_need, bool *ret_zero,
                                uint64_t *ret_len);

@@ -71,7 +71,11 @@ static CO_FN int commit_co_scan(void *arg, uint64_t off, uint64_t max,
 {
     struct commit_job *c = arg;
 
-    if (c->keeper.cp && !checkpoint_run(c->keeper.cp, off, max, &max)) {
+    uint64_t size = node_size(c->chain.top);
+
+    /* What is behind the end of the top is made zero again. */
+    if (c->keeper.cp && off < size &&
+        !checkpoint_run(c->keeper.cp, off, MIN(max, size - off), &max)) {
         *ret_need = *ret_zero = false;
         *ret_len = max;
         return 0;
@@ -218,7 +222,6 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
     c->graph = node_graph(p->top);
     c->on_error = p->on_error;
     c->backing_file = g_strdup(p->backing_file);
-    j->len = node_size(p->top);
     by = g_strdup_printf("commit job '%s'", j->id);
     ret = commit_co_open_checkpoint(c, p, err);
     if (ret == 0) {
@@ -230,6 +233,7 @@ int commit_co_start(struct jobs *js, const struct commit_params *p,
         job_drop(j);
         return ret;
     }
+    j->len = commit_chain_len(&c->chain);
     j->background = background_new(c->graph, &j->limits);
     background_join_chain(j->background, p->top, node_chain_next(p->base));
     checkpoint_keeper_start(&c->keeper, graph_loop(c->graph));

@@ -135,6 +135,29 @@ def test_smaller_base(d):
     assert os.stat(paths['base']).st_blocks * 512 < 2 * MIB
 
 
+def test_smaller_image_in_between(d):
+    """Behind its end the disk is zero, whatever the base has there (C6)."""
+    rnd = random.Random(SEED)
+    paths = {n: os.path.join(d, n) for n in ('base', 'mid', 'top')}
+    base = rnd.randbytes(4 * MIB)
+    rig.make_file(paths['base'], base)
+    rig.make_overlay(paths['mid'], paths['base'], size=2 * MIB)
+    rig.run_tool('qemu-io', '-f', rig.FORMAT, '-c', 'write -P 7 1M 64k',
+                 paths['mid'])
+    rig.make_overlay(paths['top'], paths['mid'], rig.FORMAT, size=3 * MIB)
+    rig.run_tool('qemu-io', '-f', rig.FORMAT, '-c', 'write -P 8 2500k 4k',
+                 paths['top'])
+    want = rig.read_image(paths['top'])
+    with rig.Stage(d, paths['top']) as s:
+        s.qmp.cmd('block-commit', {'device': 'virtio0', 'top': paths['mid']})
+        data = s.wait_completed()
+        assert data['offset'] == data['len'], data
+    os.unlink(paths['mid'])
+    check_disk(paths['top'], want, paths['base'])
+    # What the disk cannot show is left alone.
+    assert_same(rig.read_image(paths['base'], 'raw')[3 * MIB:], base[3 * MIB:])
+
+
 def test_refusals(d):
     paths, disks = make_chain(d, random.Random(SEED))
     busy = 'is busy: block device is in use by block job: commit'
