@@ -25,6 +25,8 @@ static const uint64_t old_failures[] = {
     142,            /* a write of a client that is gone over a newer one */
     30247,          /* a snapshot that fails while nothing can be read */
     48,             /* a stream that took the base from a snapshot */
+    703046,         /* a commit of an image that is smaller than its base */
+    704206, 704298, /* a commit that begins while another one ends */
 };
 
 static gint64 arg_seed = -1, arg_first = 1, arg_count = 50;

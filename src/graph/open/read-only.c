@@ -180,7 +180,11 @@ int rdonly_co_tree(struct node *n, bool read_only, GArray *log, GError **err)
             return err_set_errno(err, -ret, "Could not flush node '%s'",
                                  n->name);
         }
-        ret = rdonly_co_one(n, true, log, err);
+        /* Somebody may have come while it was flushed. */
+        ret = rdonly_check(n, true, err);
+        if (ret == 0) {
+            ret = rdonly_co_one(n, true, log, err);
+        }
         if (ret == 0) {
             ret = rdonly_co_children(n, true, log, err);
         }

@@ -180,6 +180,17 @@ static CO_FN void mirror_co_take_filter_out(struct mirror *m)
     node_drain_end(m->filter);
 }
 
+/* Before others may begin, who would rely on what is still writable. */
+static CO_FN void mirror_co_make_read_only(struct mirror *m)
+{
+    if (m->target_made_writable && !m->switched) {
+        (void)node_co_set_read_only(m->target, true, NULL);
+    }
+    if (m->source_below && m->switched) {
+        (void)node_co_set_read_only(m->source, true, NULL);
+    }
+}
+
 CO_FN void mirror_co_release(struct mirror *m)
 {
     m->ending = true;
@@ -191,13 +202,8 @@ CO_FN void mirror_co_release(struct mirror *m)
     }
     job_hold_co_leave(&m->hold);
     mirror_unfreeze(m);
+    mirror_co_make_read_only(m);
     job_hold_co_release(&m->hold);
-    if (m->target_made_writable && !m->switched) {
-        (void)node_co_set_read_only(m->target, true, NULL);
-    }
-    if (m->source_below && m->switched) {
-        (void)node_co_set_read_only(m->source, true, NULL);
-    }
     if (m->filter) {
         node_co_unref(m->filter);
     }

@@ -227,12 +227,13 @@ CO_FN void stream_chain_co_release(struct stream_chain *p)
     job_hold_co_leave(&p->hold);
     stream_chain_unfreeze(p);
     stream_chain_co_take_filter_out(p);
+    /* Before others may begin, who would rely on what is still writable. */
+    if (p->made_writable) {
+        (void)node_co_set_read_only(p->top, true, NULL);
+    }
     job_hold_co_release(&p->hold);
     if (p->filter) {
         node_co_unref(p->filter);
-    }
-    if (p->made_writable) {
-        (void)node_co_set_read_only(p->top, true, NULL);
     }
     struct node *top = p->top, *bottom = p->bottom;
 
