@@ -18,7 +18,7 @@ static void memory_free(void *p)
 {
     size_t size = malloc_usable_size(p);
 
-    if (size <= WIPE_MAX) {
+    if (p && size <= WIPE_MAX) {
         explicit_bzero(p, size);
     }
     free(p);
