@@ -101,6 +101,7 @@ struct node_int {
     bool open;            /* co_open succeeded */
     bool ready;           /* its chain, too: names find it */
     bool explicit_rdonly; /* read-only=on was given */
+    bool ends_writing;    /* turns read-only: no writer may come */
     uint64_t walk;        /* the latest that has seen it */
     uint64_t serial;      /* of no other node of this graph */
     uint64_t part_of; /* whose options opened it, or whose header; 0: none */

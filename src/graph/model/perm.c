@@ -53,7 +53,7 @@ static int perm_check(const struct node *n, GError **err)
 {
     for (const struct edge *a = n->parents; a; a = a->next_in_child) {
         if ((a->perm & (PERM_WRITE | PERM_WRITE_UNCHANGED | PERM_RESIZE)) &&
-            !node_is_writable(n) && a->backend) {
+            (!node_is_writable(n) || n->priv->ends_writing) && a->backend) {
             return err_set(err, EACCES, "Block node is read-only");
         }
         for (const struct edge *b = n->parents; b; b = b->next_in_child) {

@@ -183,7 +183,9 @@ int rdonly_co_tree(struct node *n, bool read_only, GArray *log, GError **err)
         /* Somebody may have come while it was flushed. */
         ret = rdonly_check(n, true, err);
         if (ret == 0) {
+            n->priv->ends_writing = true;
             ret = rdonly_co_one(n, true, log, err);
+            n->priv->ends_writing = false;
         }
         if (ret == 0) {
             ret = rdonly_co_children(n, true, log, err);

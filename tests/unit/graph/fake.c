@@ -395,8 +395,18 @@ static bool ram_can_copy_in(struct node *n, struct node *src)
     return src->drv == &ram_driver;
 }
 
+static CO_FN void ram_co_hold(struct ram_state *s, const bool *hold)
+{
+    s->is_held = *hold;
+    while (*hold) {
+        co_queue_co_wait(&s->held);
+    }
+    s->is_held = false;
+}
+
 static CO_FN int ram_co_flush(struct node *n)
 {
+    ram_co_hold(ram_of(n), &ram_of(n)->hold_flush);
     ram_of(n)->flushes++;
     return ram_of(n)->fail_flush;
 }
@@ -429,6 +439,7 @@ static CO_FN int ram_co_set_perms(struct node *n, unsigned perm,
 static CO_FN int ram_co_reopen(struct node *n, struct opts *o, unsigned flags,
                                GError **err)
 {
+    ram_co_hold(ram_of(n), &ram_of(n)->hold_reopen);
     return 0;
 }
 
@@ -453,6 +464,14 @@ struct ram_state *ram_of(struct node *n)
 {
     g_assert(n->drv == &ram_driver);
     return n->state;
+}
+
+void ram_release(struct node *n)
+{
+    struct ram_state *s = ram_of(n);
+
+    s->hold_flush = s->hold_reopen = false;
+    co_queue_wake_all(&s->held);
 }
 
 /* --- file: a real one, read only --- */

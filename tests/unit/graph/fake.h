@@ -48,6 +48,9 @@ struct ram_state {
     int fail_flush;
     unsigned perm, shared;
     bool refuse_write;
+    /* A flush or a reopen waits until ram_release(). */
+    bool hold_flush, hold_reopen, is_held;
+    struct co_queue held;
 };
 
 extern const struct node_driver fake_driver, ram_driver, test_file_driver,
@@ -71,6 +74,7 @@ struct ram_state *ram_of(struct node *n);
 /* Make clusters data with bytes of @fill. */
 void fake_fill(struct node *n, uint64_t off, uint64_t len, int fill);
 void fake_release(struct node *n);
+void ram_release(struct node *n);
 
 CO_FN void fake_co_write(struct backend *u, uint64_t off, uint64_t len,
                          int fill);

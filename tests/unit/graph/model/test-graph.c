@@ -627,6 +627,65 @@ static CO_FN void reopen_entry(void *arg)
     graph_co_free(g);
 }
 
+struct read_only {
+    struct node *n;
+    int ret;
+    bool done;
+};
+
+static CO_FN void read_only_entry(void *arg)
+{
+    struct read_only *r = arg;
+
+    r->ret = node_co_set_read_only(r->n, true, NULL);
+    r->done = true;
+}
+
+/* Make @n read-only until it waits where it is held. */
+static CO_FN void read_only_co_begin(struct read_only *r, struct node *n)
+{
+    *r = (struct read_only) { .n = n };
+    co_start(graph_loop(n->graph), read_only_entry, r);
+    fake_co_wait(&ram_of(n)->is_held);
+}
+
+static CO_FN void read_only_co_end(struct read_only *r)
+{
+    ram_release(r->n);
+    fake_co_wait(&r->done);
+}
+
+/* A node has no user who writes when it has become read-only. */
+static CO_FN void late_writer_entry(void *arg)
+{
+    struct graph *g = fake_graph();
+    struct node *n = fake_co_open(g, "{'driver': 'ram'}");
+    struct backend *u = fake_co_backend(n, PERM_WRITE, PERM_ALL), *late = NULL;
+    struct read_only r;
+    GError *err = NULL;
+
+    fake_co_write(u, 0, C, 1);
+    backend_co_free(u);
+    /* One comes while it is flushed: it stays writable. */
+    ram_of(n)->hold_flush = true;
+    read_only_co_begin(&r, n);
+    u = fake_co_backend(n, PERM_WRITE, PERM_ALL);
+    read_only_co_end(&r);
+    g_assert_cmpint(r.ret, ==, -EBUSY);
+    fake_co_write(u, 0, C, 2);
+    backend_co_free(u);
+    /* One comes after that: it is too late. */
+    ram_of(n)->hold_reopen = true;
+    read_only_co_begin(&r, n);
+    backend_co_new(n, "late", PERM_WRITE, PERM_ALL, NULL, NULL, &late, &err);
+    expect_error(&err, "Block node is read-only");
+    read_only_co_end(&r);
+    g_assert_cmpint(r.ret, ==, 0);
+    g_assert_false(node_is_writable(n));
+    node_co_unref(n);
+    graph_co_free(g);
+}
+
 /* A long chain closes without eating the stack; one too long is refused. */
 static CO_FN void depth_entry(void *arg)
 {
@@ -677,6 +736,7 @@ TEST(drain_filter)
 TEST(backend_free)
 TEST(stats)
 TEST(reopen)
+TEST(late_writer)
 TEST(depth)
 
 int main(int argc, char **argv)
@@ -695,6 +755,7 @@ int main(int argc, char **argv)
     g_test_add_func("/graph/backend-free", test_backend_free);
     g_test_add_func("/graph/stats", test_stats);
     g_test_add_func("/graph/reopen", test_reopen);
+    g_test_add_func("/graph/late-writer", test_late_writer);
     g_test_add_func("/graph/depth", test_depth);
     return g_test_run();
 }
