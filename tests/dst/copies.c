@@ -223,10 +223,19 @@ static CO_FN bool backup_co_start(struct world *w, struct copy *c)
 }
 
 /* A disk that goes on on a larger image becomes larger, as in QEMU; guests here
- * do not expect that. */
-static bool may_go_on(const struct config *cfg, enum layer l)
+ * do not expect that.  The base has grown where the middle was merged into it. */
+static bool may_go_on(const struct world *w, enum layer l)
 {
-    return cfg->size[l] <= cfg->size[L_TOP];
+    uint64_t size = w->cfg.size[l];
+
+    for (guint i = 0; l == L_BASE && i < w->copies->len; i++) {
+        const struct copy *c = w->copies->pdata[i];
+
+        if (c->kind == COMMIT) {
+            size = MAX(size, w->cfg.size[L_MID]);
+        }
+    }
+    return size <= w->cfg.size[L_TOP];
 }
 
 static CO_FN bool commit_co_start(struct world *w, struct copy *c)
@@ -237,10 +246,10 @@ static CO_FN bool commit_co_start(struct world *w, struct copy *c)
     if (c->kind == COMMIT) {
         json_object_update_new(args, json_pack("{s:s,s:s}", "top-node", "mid",
                                                "base-node", "base"));
-    } else if (w->cfg.has_mid && may_go_on(&w->cfg, L_MID) &&
+    } else if (w->cfg.has_mid && may_go_on(w, L_MID) &&
                rng_percent(&w->rng, 50)) {
         json_object_set_new(args, "base-node", json_string("mid"));
-    } else if (!may_go_on(&w->cfg, L_BASE)) {
+    } else if (!may_go_on(w, L_BASE)) {
         json_decref(args);
         return false;
     }
