@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Where a request may go, and how far a node reaches after a write.  Disks have
- * an end; storage is elastic: reads past its end are zeroes, and writes there
- * make it longer.
+ * Where a request may go, in what pieces, and how far a node reaches after a
+ * write.  Disks have an end; storage is elastic: reads past its end are zeroes,
+ * and writes there make it longer.
  */
 #include "graph/io/dispatch.h"
 #include "graph/model/chain-map.h"
@@ -10,6 +10,8 @@
 #include "graph/graph-int.h"
 
 #define SECTOR_SIZE 512
+/* The largest piece that goes through a buffer of our own. */
+#define BOUNCE_MAX (1u << 20)
 
 static bool range_overflows(uint64_t off, uint64_t len)
 {
@@ -94,4 +96,23 @@ void write_done(struct node *n, uint64_t off, uint64_t len, int ret)
         n->size = off + len;
         node_notify_changed(n);
     }
+}
+
+struct pieces pieces_of(const struct node *n, uint64_t off, struct iov iov)
+{
+    const struct node_limits *l = &n->priv->limits;
+    uint64_t mask = l->request_alignment - 1;
+    struct pieces p = {
+        .mask = mask,
+        .max = l->max_transfer ? MAX(l->max_transfer & ~mask, mask + 1)
+                               : UINT64_MAX,
+        .bounce = ((off | iov.len) & mask) ||
+                  !iov_is_aligned(iov, n->priv->mem_align),
+    };
+
+    if (p.bounce) {
+        /* Room for the widening, within both limits. */
+        p.max = MIN(p.max, MAX(BOUNCE_MAX, mask + 1));
+    }
+    return p;
 }

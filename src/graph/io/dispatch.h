@@ -59,3 +59,24 @@ void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
 void threshold_pass(struct node *n, uint64_t end);
 /* IO_FUA on a driver that does not know it, after the write. */
 CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);
+
+/* --- how a request goes to a driver --- */
+
+/* In pieces of at most @max bytes; with @bounce each through a buffer of our
+ * own, widened to whole blocks. */
+struct pieces {
+    uint64_t mask, max; /* block - 1; bytes */
+    bool bounce;
+};
+struct pieces pieces_of(const struct node *n, uint64_t off, struct iov iov);
+/* One piece is enough, and it goes as it is. */
+static inline bool pieces_is_one(const struct pieces *p, size_t len)
+{
+    return !p->bounce && len <= p->max;
+}
+/* How long the piece at @at is, where @left bytes are left. */
+static inline size_t pieces_next(const struct pieces *p, uint64_t at,
+                                 size_t left)
+{
+    return MIN(left, p->max - (at & p->mask));
+}

@@ -10,8 +10,6 @@
 #include "loop/io.h"
 #include "loop/parallel.h"
 
-#define BOUNCE_MAX (1u << 20)
-
 /* One aligned piece through a buffer of our own. */
 static CO_FN int read_co_bounced(struct node *n, uint64_t off, struct iov iov,
                                  unsigned flags)
@@ -36,12 +34,7 @@ static CO_FN int read_co_bounced(struct node *n, uint64_t off, struct iov iov,
 
 int read_co_driver(struct node *n, uint64_t off, struct iov iov, unsigned flags)
 {
-    const struct node_limits *l = &n->priv->limits;
-    uint64_t mask = l->request_alignment - 1;
-    uint64_t max = l->max_transfer ? MAX(l->max_transfer & ~mask, mask + 1)
-                                   : UINT64_MAX;
-    bool bounce = ((off | iov.len) & mask) ||
-                  !iov_is_aligned(iov, n->priv->mem_align);
+    const struct pieces p = pieces_of(n, off, iov);
     size_t pos = 0;
     int ret = 0;
 
@@ -49,20 +42,16 @@ int read_co_driver(struct node *n, uint64_t off, struct iov iov, unsigned flags)
         return node_is_filter(n) ? node_co_preadv(node_file(n), off, iov, flags)
                                  : -EIO;
     }
-    if (!bounce && iov.len <= max) {
+    if (pieces_is_one(&p, iov.len)) {
         return n->drv->co_preadv(n, off, iov, flags);
-    }
-    if (bounce) {
-        /* Room for the widening, within both limits. */
-        max = MIN(max, MAX(BOUNCE_MAX, mask + 1));
     }
     while (pos < iov.len && ret == 0) {
         uint64_t at = off + pos;
-        size_t len = MIN(iov.len - pos, max - (at & mask));
+        size_t len = pieces_next(&p, at, iov.len - pos);
         struct iov part = iov_slice(iov, pos, len);
 
-        ret = bounce ? read_co_bounced(n, at, part, flags)
-                     : n->drv->co_preadv(n, at, part, flags);
+        ret = p.bounce ? read_co_bounced(n, at, part, flags)
+                       : n->drv->co_preadv(n, at, part, flags);
         pos += len;
     }
     return ret;

@@ -10,7 +10,6 @@
 #include "graph/trace.h"
 #include "loop/io.h"
 
-#define BOUNCE_MAX (1u << 20)
 #define ZERO_BUF_SIZE 65536
 #define ZERO_VECS 16
 
@@ -110,12 +109,7 @@ static CO_FN int write_co_by_map(struct node *n, uint64_t off, struct iov iov,
 int write_co_driver(struct node *n, uint64_t off, struct iov iov,
                     unsigned flags)
 {
-    const struct node_limits *l = &n->priv->limits;
-    uint64_t mask = l->request_alignment - 1;
-    uint64_t max = l->max_transfer ? MAX(l->max_transfer & ~mask, mask + 1)
-                                   : UINT64_MAX;
-    bool bounce = ((off | iov.len) & mask) ||
-                  !iov_is_aligned(iov, n->priv->mem_align);
+    const struct pieces p = pieces_of(n, off, iov);
     size_t pos = 0;
     int ret = 0;
 
@@ -128,20 +122,17 @@ int write_co_driver(struct node *n, uint64_t off, struct iov iov,
     if (n->flags & NODE_NO_FLUSH && n->drv->kind == NODE_PROTOCOL) {
         flags &= ~(unsigned)IO_FUA;
     }
-    if (!bounce && iov.len <= max) {
+    if (pieces_is_one(&p, iov.len)) {
         ret = write_co_op(n, off, iov, flags);
         return fua_co_finish(n, flags, ret);
     }
-    if (bounce) {
-        max = MIN(max, MAX(BOUNCE_MAX, mask + 1));
-    }
     while (pos < iov.len && ret == 0) {
         uint64_t at = off + pos;
-        size_t len = MIN(iov.len - pos, max - (at & mask));
+        size_t len = pieces_next(&p, at, iov.len - pos);
         struct iov part = iov_slice(iov, pos, len);
 
-        ret = bounce ? write_co_bounced(n, at, part, flags)
-                     : write_co_op(n, at, part, flags);
+        ret = p.bounce ? write_co_bounced(n, at, part, flags)
+                       : write_co_op(n, at, part, flags);
         pos += len;
     }
     return fua_co_finish(n, flags, ret);
