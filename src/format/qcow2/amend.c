@@ -18,17 +18,9 @@
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
 
-/* In the order of qemu-img. */
+/* No defaults: what is not said stays as it is. */
 const struct create_option qcow2_amend_options[] = {
-    { "size", "size", "Virtual disk size" },
-    { "compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])" },
-    { "backing_file", "str", "File name of a base image" },
-    { "backing_fmt", "str", "Image format of the base image" },
-    { "data_file", "str", "File name of an external data file" },
-    { "data_file_raw", "bool (on/off)",
-      "The external data file must stay valid as a raw image" },
-    { "lazy_refcounts", "bool (on/off)", "Postpone refcount updates" },
-    { "refcount_bits", "num", "Width of a reference count entry in bits" },
+    QCOW2_OPTIONS_OF_AN_IMAGE(NULL, NULL),
     { NULL, NULL, NULL, NULL },
 };
 

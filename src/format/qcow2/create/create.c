@@ -33,16 +33,7 @@ const struct create_option qcow2_create_options[] = {
       "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { "compression_type", "str",
       "Compression method used for image cluster compression", "zlib" },
-    { "size", "size", "Virtual disk size" },
-    { "compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])" },
-    { "backing_file", "str", "File name of a base image" },
-    { "backing_fmt", "str", "Image format of the base image" },
-    { "data_file", "str", "File name of an external data file" },
-    { "data_file_raw", "bool (on/off)",
-      "The external data file must stay valid as a raw image" },
-    { "lazy_refcounts", "bool (on/off)", "Postpone refcount updates", "off" },
-    { "refcount_bits", "num", "Width of a reference count entry in bits",
-      "16" },
+    QCOW2_OPTIONS_OF_AN_IMAGE("off", "16"),
     { NULL, NULL, NULL, NULL },
 };
 

@@ -26,6 +26,23 @@ struct qcow2_create {
 
 CO_FN int qcow2_co_create(struct node *file, struct opts *o, GError **err);
 extern const struct create_option qcow2_create_options[];
+/* The entries of create_options that amending takes, too, in the order of
+ * qemu-img. @lazy and @bits are the defaults of lazy_refcounts and
+ * refcount_bits, or NULL. */
+#define QCOW2_OPTIONS_OF_AN_IMAGE(lazy, bits) \
+    { "size", "size", "Virtual disk size" }, \
+        { "compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])" }, \
+        { "backing_file", "str", "File name of a base image" }, \
+        { "backing_fmt", "str", "Image format of the base image" }, \
+        { "data_file", "str", "File name of an external data file" }, \
+        { "data_file_raw", "bool (on/off)", \
+          "The external data file must stay valid as a raw image" }, \
+        { "lazy_refcounts", "bool (on/off)", "Postpone refcount updates", \
+          lazy }, \
+    { \
+        "refcount_bits", "num", "Width of a reference count entry in bits", \
+            bits \
+    }
 /* Take the options of creation, checked but for names and size. The caller
  * clears @c, after a failure too. */
 int qcow2_create_take(struct opts *o, struct qcow2_create *c, GError **err);

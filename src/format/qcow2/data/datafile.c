@@ -132,10 +132,7 @@ static CO_FN int qcow2_raw_co_map(struct qcow2_image *img, uint64_t off,
         struct qcow2_delta d = { .entry = at | QCOW2_COPIED, .whole = true };
         struct qcow2_run run;
 
-        ret = qcow2_co_pending_room(img);
-        if (ret == 0) {
-            ret = qcow2_co_lookup(img, off, end - off, &run);
-        }
+        ret = qcow2_co_lookup_to_change(img, off, end - off, &run);
         if (ret != 0) {
             break;
         }

@@ -99,6 +99,16 @@ static CO_FN int same_co_count(struct qcow2_image *img, uint64_t idx,
     return ret;
 }
 
+/* The same, once there is room for their change. */
+static CO_FN int same_co_next(struct qcow2_image *img, uint64_t idx,
+                              uint64_t end, struct qcow2_desc *ret_d,
+                              uint64_t *ret_n)
+{
+    int ret = qcow2_co_pending_room(img);
+
+    return ret == 0 ? same_co_count(img, idx, end, ret_d, ret_n) : ret;
+}
+
 /* Does every part of the cluster read as zeroes, and nothing else? */
 static bool all_zero(const struct qcow2_image *img, struct qcow2_desc d,
                      bool absent_is_zero)
@@ -121,10 +131,7 @@ static CO_FN int whole_co_zero(struct qcow2_image *img, uint64_t idx,
         struct qcow2_desc d;
         uint64_t n = 0;
 
-        ret = qcow2_co_pending_room(img);
-        if (ret == 0) {
-            ret = same_co_count(img, idx, end, &d, &n);
-        }
+        ret = same_co_next(img, idx, end, &d, &n);
         if (ret == 0 && !(all_zero(img, d, absent_is_zero) &&
                           !(unmap && qcow2_desc_has_host(&img->shape, d)))) {
             clusters_zero(img, idx, n, d, unmap);
@@ -265,10 +272,7 @@ static CO_FN int clusters_co_alloc(struct qcow2_image *img, uint64_t off,
         struct qcow2_desc d;
         uint64_t n = 0;
 
-        ret = qcow2_co_pending_room(img);
-        if (ret == 0) {
-            ret = same_co_count(img, idx, end, &d, &n);
-        }
+        ret = same_co_next(img, idx, end, &d, &n);
         if (ret == 0 && !qcow2_desc_has_host(&img->shape, d)) {
             ret = absent_co_alloc(img, idx << img->cluster_bits,
                                   n << img->cluster_bits, flags);
@@ -291,10 +295,7 @@ static CO_FN int old_co_zero(struct qcow2_image *img, uint64_t off,
     while (off < end && ret == 0) {
         struct qcow2_run run;
 
-        ret = qcow2_co_pending_room(img);
-        if (ret == 0) {
-            ret = qcow2_co_lookup(img, off, end - off, &run);
-        }
+        ret = qcow2_co_lookup_to_change(img, off, end - off, &run);
         if (ret != 0) {
             break;
         }
@@ -368,10 +369,7 @@ int qcow2_co_zeroes_expand(struct qcow2_image *img)
         struct qcow2_run run = { 0 };
         struct qcow2_desc d;
 
-        ret = qcow2_co_pending_room(img);
-        if (ret == 0) {
-            ret = qcow2_co_lookup(img, off, img->node->size - off, &run);
-        }
+        ret = qcow2_co_lookup_to_change(img, off, img->node->size - off, &run);
         if (ret == 0 && run.kind == QCOW2_ZERO) {
             ret = same_co_count(
                 img, idx, idx + ((run.len + cluster - 1) >> img->cluster_bits),

@@ -239,6 +239,14 @@ int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
     return ret == -EUCLEAN ? entry_co_report(img, off, ret_run->entry) : ret;
 }
 
+int qcow2_co_lookup_to_change(struct qcow2_image *img, uint64_t off,
+                              uint64_t len, struct qcow2_run *ret_run)
+{
+    int ret = qcow2_co_pending_room(img);
+
+    return ret == 0 ? qcow2_co_lookup(img, off, len, ret_run) : ret;
+}
+
 int qcow2_co_descs(struct qcow2_image *img, uint64_t idx, uint64_t end,
                    struct qcow2_desc *ret_desc, uint64_t *ret_n)
 {

@@ -25,6 +25,10 @@ struct qcow2_run {
  * corrupt entry (reported); -ENOMEM. */
 CO_FN int qcow2_co_lookup(struct qcow2_image *img, uint64_t off, uint64_t len,
                           struct qcow2_run *ret_run);
+/* The same for who is about to change the run: first there is room for one more
+ * change, as by qcow2_co_pending_room(). */
+CO_FN int qcow2_co_lookup_to_change(struct qcow2_image *img, uint64_t off,
+                                    uint64_t len, struct qcow2_run *ret_run);
 /* What cluster @idx is, with all that is pending; *@ret_n clusters from it, not
  * past @end, are the same: more than one only where there is no table. */
 CO_FN int qcow2_co_descs(struct qcow2_image *img, uint64_t idx, uint64_t end,
