@@ -10,8 +10,8 @@
 
 struct backup_command {
     struct job_options job;
-    const char *device, *target, *format, *sync, *bitmap; /* or NULL */
-    uint64_t cbw_timeout;                                 /* s */
+    const char *format, *sync, *bitmap; /* or NULL */
+    uint64_t cbw_timeout;               /* s */
     bool exists, compress;
 };
 
@@ -36,39 +36,36 @@ static int backup_parse_args(int argc, char **argv, struct backup_command *b)
         JOB_OPTIONS,
         { NULL, 0, NULL, 0 }
     };
-    int c, r = 0;
+    const char *timeout = NULL;
+    const struct job_own_option own[] = {
+        { 'f', .text = &b->format },
+        { 'n', .flag = &b->exists },
+        { 'c', .flag = &b->compress },
+        { OPT_SYNC, .text = &b->sync },
+        { OPT_BITMAP, .text = &b->bitmap },
+        { OPT_CBW_TIMEOUT, .text = &timeout },
+        { 0 },
+    };
+    const struct job_command_line line = {
+        .command = "backup",
+        .letters = "hs:f:nc",
+        .options = options,
+        .own = own,
+        .target = true,
+    };
+    int r = job_options_parse(&line, argc, argv, &b->job);
 
-    while (r == 0 &&
-           (c = getopt_long(argc, argv, "hs:f:nc", options, NULL)) != -1) {
-        switch (c) {
-        case 'f': b->format = optarg; break;
-        case 'n': b->exists = true; break;
-        case 'c': b->compress = true; break;
-        case OPT_SYNC: b->sync = optarg; break;
-        case OPT_BITMAP: b->bitmap = optarg; break;
-        case OPT_CBW_TIMEOUT: r = take_timeout(optarg, &b->cbw_timeout); break;
-        default: r = job_option("backup", c, optarg, argv, &b->job); break;
-        }
-    }
-    if (r == 0 && optind + 2 != argc) {
-        return cli_usage_error("backup",
-                               "expecting a device name and a target");
-    }
-    if (r == 0) {
-        b->device = argv[optind];
-        b->target = argv[optind + 1];
-    }
-    return r;
+    return r == 0 && timeout ? take_timeout(timeout, &b->cbw_timeout) : r;
 }
 
 /* A bitmap alone means what has changed since the last backup by it. */
 static json_t *backup_arguments(const struct backup_command *b)
 {
-    g_autofree char *target = name_for_daemon(b->target);
+    g_autofree char *target = name_for_daemon(b->job.target);
     const char *sync = b->sync ? b->sync : b->bitmap ? "incremental" : "full";
-    json_t *args = json_pack("{s:s, s:s, s:s, s:s, s:b}", "device", b->device,
-                             "target", target, "sync", sync, "mode",
-                             b->exists ? "existing" : "absolute-paths",
+    json_t *args = json_pack("{s:s, s:s, s:s, s:s, s:b}", "device",
+                             b->job.device, "target", target, "sync", sync,
+                             "mode", b->exists ? "existing" : "absolute-paths",
                              "compress", b->compress);
 
     client_set_string(args, "format", b->format);
@@ -96,7 +93,7 @@ int cmd_backup(int argc, char **argv)
     status = backup_parse_args(argc, argv, &b);
     if (status == 0) {
         status = job_options_run(&b.job, "drive-backup", backup_arguments(&b),
-                                 b.device, &f);
+                                 &f);
     }
     job_options_clear(&b.job);
     return MAX(status, 0);

@@ -17,7 +17,7 @@
 
 struct copy_command {
     struct job_options job;
-    const char *device, *target, *format, *sync, *copy_mode; /* or NULL */
+    const char *format, *sync, *copy_mode; /* or NULL */
     bool exists, keep;
 };
 
@@ -34,33 +34,29 @@ static int copy_parse_args(int argc, char **argv, struct copy_command *k)
         JOB_OPTIONS,
         { NULL, 0, NULL, 0 }
     };
-    int c, r = 0;
+    const struct job_own_option own[] = {
+        { 'f', .text = &k->format },
+        { 'n', .flag = &k->exists },
+        { OPT_SYNC, .text = &k->sync },
+        { OPT_COPY_MODE, .text = &k->copy_mode },
+        { OPT_KEEP, .flag = &k->keep },
+        { 0 },
+    };
+    const struct job_command_line line = {
+        .command = "copy",
+        .letters = "hs:f:n",
+        .options = options,
+        .own = own,
+        .target = true,
+    };
 
-    while (r == 0 &&
-           (c = getopt_long(argc, argv, "hs:f:n", options, NULL)) != -1) {
-        switch (c) {
-        case 'f': k->format = optarg; break;
-        case 'n': k->exists = true; break;
-        case OPT_SYNC: k->sync = optarg; break;
-        case OPT_COPY_MODE: k->copy_mode = optarg; break;
-        case OPT_KEEP: k->keep = true; break;
-        default: r = job_option("copy", c, optarg, argv, &k->job); break;
-        }
-    }
-    if (r == 0 && optind + 2 != argc) {
-        return cli_usage_error("copy", "expecting a device name and a target");
-    }
-    if (r == 0) {
-        k->device = argv[optind];
-        k->target = argv[optind + 1];
-    }
-    return r;
+    return job_options_parse(&line, argc, argv, &k->job);
 }
 
 static json_t *mirror_arguments(const struct copy_command *k)
 {
-    g_autofree char *target = name_for_daemon(k->target);
-    json_t *args = json_pack("{s:s, s:s, s:s, s:s}", "device", k->device,
+    g_autofree char *target = name_for_daemon(k->job.target);
+    json_t *args = json_pack("{s:s, s:s, s:s, s:s}", "device", k->job.device,
                              "target", target, "sync",
                              k->sync ? k->sync : "full", "mode",
                              k->exists ? "existing" : "absolute-paths");
@@ -112,7 +108,7 @@ int cmd_copy(int argc, char **argv)
     status = copy_parse_args(argc, argv, &k);
     if (status == 0) {
         status = job_options_run(&k.job, "drive-mirror", mirror_arguments(&k),
-                                 k.device, &f);
+                                 &f);
     }
     job_options_clear(&k.job);
     return MAX(status, 0);

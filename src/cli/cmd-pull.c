@@ -9,7 +9,7 @@
 
 struct pull {
     struct job_options job;
-    const char *device, *base, *backing_file;
+    const char *base, *backing_file;
 };
 
 /* 0, or an exit status of at least 1; -1: help was printed. */
@@ -21,26 +21,24 @@ static int pull_parse_args(int argc, char **argv, struct pull *p)
         JOB_OPTIONS,
         { NULL, 0, NULL, 0 }
     };
-    int c, r = 0;
+    const struct job_own_option own[] = {
+        { 'b', .text = &p->base },
+        { 'B', .text = &p->backing_file },
+        { 0 },
+    };
+    const struct job_command_line line = {
+        .command = "pull",
+        .letters = "hs:b:",
+        .options = options,
+        .own = own,
+    };
 
-    while (r == 0 &&
-           (c = getopt_long(argc, argv, "hs:b:", options, NULL)) != -1) {
-        switch (c) {
-        case 'b': p->base = optarg; break;
-        case 'B': p->backing_file = optarg; break;
-        default: r = job_option("pull", c, optarg, argv, &p->job); break;
-        }
-    }
-    if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("pull", "expecting one device name");
-    }
-    p->device = argv[optind];
-    return r;
+    return job_options_parse(&line, argc, argv, &p->job);
 }
 
 static json_t *stream_arguments(const struct pull *p)
 {
-    json_t *args = json_pack("{s:s}", "device", p->device);
+    json_t *args = json_pack("{s:s}", "device", p->job.device);
 
     client_set_string(args, "base", p->base);
     client_set_string(args, "backing-file", p->backing_file);
@@ -51,7 +49,7 @@ static json_t *stream_arguments(const struct pull *p)
 static int pull_run(const struct pull *p)
 {
     const char *socket = p->job.socket;
-    g_autofree char *device = cli_shell_word(p->device);
+    g_autofree char *device = cli_shell_word(p->job.device);
     g_autofree char *at = socket ? cli_shell_word(socket) : NULL;
     g_autofree char *again = g_strdup_printf(
         "sluice pull%s%s %s", at ? " -s " : "", at ? at : "", device);
@@ -63,8 +61,7 @@ static int pull_run(const struct pull *p)
                         : NULL,
     };
 
-    return job_options_run(&p->job, "block-stream", stream_arguments(p),
-                           p->device, &f);
+    return job_options_run(&p->job, "block-stream", stream_arguments(p), &f);
 }
 
 int cmd_pull(int argc, char **argv)

@@ -29,8 +29,9 @@ int job_option_speed(const char *command, const char *text, uint64_t *ret)
     return 0;
 }
 
-int job_option(const char *command, int c, const char *text, char **argv,
-               struct job_options *o)
+/* Take option @c of @argv: one of all such commands. */
+static int take_common(const char *command, int c, const char *text,
+                       char **argv, struct job_options *o)
 {
     switch (c) {
     case 'h': cli_print_help(); return -1;
@@ -47,11 +48,58 @@ int job_option(const char *command, int c, const char *text, char **argv,
     }
 }
 
-static void job_options_add(const struct job_options *o, const char *device,
-                            json_t *args)
+static const struct job_own_option *find_own(const struct job_own_option *own,
+                                             int c)
+{
+    while (own->c && own->c != c) {
+        own++;
+    }
+    return own->c ? own : NULL;
+}
+
+static int job_options_take(const struct job_command_line *l, int c,
+                            char **argv, struct job_options *o)
+{
+    const struct job_own_option *own = find_own(l->own, c);
+
+    if (!own) {
+        return take_common(l->command, c, optarg, argv, o);
+    }
+    if (own->text) {
+        *own->text = optarg;
+    }
+    if (own->flag) {
+        *own->flag = true;
+    }
+    return 0;
+}
+
+int job_options_parse(const struct job_command_line *l, int argc, char **argv,
+                      struct job_options *o)
+{
+    int c, r = 0;
+
+    while (r == 0 &&
+           (c = getopt_long(argc, argv, l->letters, l->options, NULL)) != -1) {
+        r = job_options_take(l, c, argv, o);
+    }
+    if (r != 0) {
+        return r;
+    }
+    if (optind + 1 + l->target != argc) {
+        return cli_usage_error(
+            l->command, l->target ? "expecting a device name and a target"
+                                  : "expecting one device name");
+    }
+    o->device = argv[optind];
+    o->target = l->target ? argv[optind + 1] : NULL;
+    return 0;
+}
+
+static void job_options_add(const struct job_options *o, json_t *args)
 {
     json_object_set_new(args, "job-id",
-                        json_string(o->job_id ? o->job_id : device));
+                        json_string(o->job_id ? o->job_id : o->device));
     if (o->speed) {
         json_object_set_new(args, "speed", json_integer((json_int_t)o->speed));
     }
@@ -59,9 +107,9 @@ static void job_options_add(const struct job_options *o, const char *device,
 }
 
 int job_options_run(const struct job_options *o, const char *command,
-                    json_t *args, const char *device, struct follow_options *f)
+                    json_t *args, struct follow_options *f)
 {
-    const char *ids[] = { o->job_id ? o->job_id : device, NULL };
+    const char *ids[] = { o->job_id ? o->job_id : o->device, NULL };
     struct sluice_conn *conn = client_connect(o->socket);
     json_t *reply;
     int status = 0;
@@ -70,13 +118,13 @@ int job_options_run(const struct job_options *o, const char *command,
         json_decref(args);
         return 1;
     }
-    job_options_add(o, device, args);
+    job_options_add(o, args);
     f->socket = o->socket;
     f->as_json = o->json;
     reply = client_execute(conn, command, args);
     if (!reply) {
         status = 1;
-        if (!client_hint_device(conn, device) && f->hint) {
+        if (!client_hint_device(conn, o->device) && f->hint) {
             fprintf(stderr, "%s\n", f->hint);
         }
     } else if (!o->no_wait) {

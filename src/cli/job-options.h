@@ -5,6 +5,7 @@
  * --job-id, --no-wait, --output.
  */
 #pragma once
+#include <getopt.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include "cli/limit-options.h"
 
 struct job_options {
+    const char *device, *target; /* the words behind the options */
     const char *socket, *on_error, *job_id;
     uint64_t speed;
     json_t *limits; /* object; made by job_options_init() */
@@ -31,19 +33,32 @@ enum { OPT_SPEED = 640, OPT_ON_ERROR, OPT_JOB_ID, OPT_NO_WAIT, OPT_JOB_OUTPUT };
 
 void job_options_init(struct job_options *o);
 void job_options_clear(struct job_options *o);
-/* Take option @c of @argv with its @text. 0; 1 after a usage error of @command,
- * also for what is none of these; -1 after help. */
-int job_option(const char *command, int c, const char *text, char **argv,
-               struct job_options *o);
+
+/* An option of one command alone, and what it sets: a text, or a flag to true;
+ * neither, if it is enough that it is allowed. */
+struct job_own_option {
+    int c; /* as getopt_long() returns it; 0 ends a table */
+    const char **text;
+    bool *flag;
+};
+/* How the command line of @command looks. */
+struct job_command_line {
+    const char *command, *letters; /* for getopt_long() */
+    const struct option *options;
+    const struct job_own_option *own;
+    bool target; /* a target follows the device */
+};
+/* 0; 1 after a usage error; -1 after help. */
+int job_options_parse(const struct job_command_line *l, int argc, char **argv,
+                      struct job_options *o);
 
 /* --speed alone. 0, or 1 after a usage error of @command. */
 int job_option_speed(const char *command, const char *text, uint64_t *ret);
 
-/* Run @command with @args (taken over), and what the options say, for @device;
- * then follow the job with @f, of which the socket and the form of the output
+/* Run @command with @args (taken over), and what the options say; then follow the job with @f, of which the socket and the form of the output
  * are filled in here. Returns the exit status. */
 int job_options_run(const struct job_options *o, const char *command,
-                    json_t *args, const char *device, struct follow_options *f);
+                    json_t *args, struct follow_options *f);
 
 /* Does @argv of a command that works on images at rest, too, ask for a running
  * daemon: -s, --socket, --live? */

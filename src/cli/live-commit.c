@@ -10,7 +10,7 @@
 
 struct live_commit {
     struct job_options job;
-    const char *device, *base, *top; /* the last two may be NULL */
+    const char *base, *top; /* or NULL */
 };
 
 enum { OPT_LIVE = 256, OPT_TOP };
@@ -24,27 +24,25 @@ static int live_commit_parse_args(int argc, char **argv, struct live_commit *m)
         JOB_OPTIONS,
         { NULL, 0, NULL, 0 }
     };
-    int c, r = 0;
+    const struct job_own_option own[] = {
+        { OPT_LIVE },
+        { 'b', .text = &m->base },
+        { OPT_TOP, .text = &m->top },
+        { 0 },
+    };
+    const struct job_command_line line = {
+        .command = "commit",
+        .letters = "hs:b:",
+        .options = options,
+        .own = own,
+    };
 
-    while (r == 0 &&
-           (c = getopt_long(argc, argv, "hs:b:", options, NULL)) != -1) {
-        switch (c) {
-        case OPT_LIVE: break;
-        case 'b': m->base = optarg; break;
-        case OPT_TOP: m->top = optarg; break;
-        default: r = job_option("commit", c, optarg, argv, &m->job); break;
-        }
-    }
-    if (r == 0 && optind + 1 != argc) {
-        return cli_usage_error("commit", "expecting one device name");
-    }
-    m->device = argv[optind];
-    return r;
+    return job_options_parse(&line, argc, argv, &m->job);
 }
 
 static json_t *commit_arguments(const struct live_commit *m)
 {
-    json_t *args = json_pack("{s:s}", "device", m->device);
+    json_t *args = json_pack("{s:s}", "device", m->job.device);
 
     client_set_string(args, "base", m->base);
     client_set_string(args, "top", m->top);
@@ -79,7 +77,7 @@ int live_commit(int argc, char **argv)
     status = live_commit_parse_args(argc, argv, &m);
     if (status == 0) {
         status = job_options_run(&m.job, "block-commit", commit_arguments(&m),
-                                 m.device, &f);
+                                 &f);
     }
     job_options_clear(&m.job);
     return MAX(status, 0);
