@@ -17,18 +17,26 @@ def ip(*words):
     assert p.returncode == 0, '%s: %s' % (' '.join(words), p.stderr)
 
 
-class Namespace:
-    """@number: 1 to 250, of the network that joins it (from 198.18.0.0/15, which
+class Host:
+    """A namespace; how it is joined to this one, the classes below say.
+    @number: 1 to 250, of the network that joins it (from 198.18.0.0/15, which
     is for tests)."""
 
     def __init__(self, name, number):
         if os.geteuid() != 0:
             raise Skip('only root makes network namespaces')
         self.name = 'sluice-%s-%d' % (name, os.getpid())
-        self.cable = 'sl%s%d' % (name, os.getpid() % 1000000)
         net = '198.%d.%d.' % (18 + os.getpid() % 2, number)
         self.here, self.there = net + '1', net + '2'
         self.prefix = ['ip', 'netns', 'exec', self.name]
+
+    def join(self):
+        """Give both ends a device with its address."""
+        raise NotImplementedError
+
+    def leave(self):
+        """Undo what join() did, also half of it, but for what goes with the
+        namespace."""
 
     def __enter__(self):
         try:
@@ -36,17 +44,29 @@ class Namespace:
         except (AssertionError, FileNotFoundError) as e:
             raise Skip('no network namespaces here: %s' % e) from None
         try:
-            ip('link', 'add', self.cable, 'type', 'veth', 'peer', 'name', 'up0',
-               'netns', self.name)
-            ip('addr', 'add', self.here + '/24', 'dev', self.cable)
-            ip('link', 'set', self.cable, 'up')
-            ip('-n', self.name, 'addr', 'add', self.there + '/24', 'dev', 'up0')
-            for device in ('up0', 'lo'):
-                ip('-n', self.name, 'link', 'set', device, 'up')
+            self.join()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
-        ip('netns', 'del', self.name)   # and the cable with it
+        self.leave()
+        ip('netns', 'del', self.name)
+
+
+class Namespace(Host):
+    """Joined by a cable without delay."""
+
+    def __init__(self, name, number):
+        super().__init__(name, number)
+        self.cable = 'sl%s%d' % (name, os.getpid() % 1000000)
+
+    def join(self):
+        ip('link', 'add', self.cable, 'type', 'veth', 'peer', 'name', 'up0',
+           'netns', self.name)
+        ip('addr', 'add', self.here + '/24', 'dev', self.cable)
+        ip('link', 'set', self.cable, 'up')
+        ip('-n', self.name, 'addr', 'add', self.there + '/24', 'dev', 'up0')
+        for device in ('up0', 'lo'):
+            ip('-n', self.name, 'link', 'set', device, 'up')
