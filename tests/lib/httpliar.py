@@ -12,9 +12,9 @@ A lie that is a generator function yields the bytes itself; pieces that are
 numbers are pauses in seconds, and it ends with a cut connection.
 """
 import inspect
-import socket
-import struct
 import threading
+
+from listening import Listening
 
 
 class Answer:
@@ -43,51 +43,28 @@ class Answer:
             + self.body
 
 
-class Liar(threading.Thread):
+class Liar(Listening):
     HOST = '127.0.0.1'
 
     def __init__(self, data, etag='"one"'):
-        super().__init__(daemon=True)
         self.data, self.etag = data, etag
         self.lie = None
         self.requests = []              # the heads that came
         self.lock = threading.Lock()
         self.halt = threading.Event()
-        self.listener = socket.socket()
-        self.listener.bind((self.HOST, 0))
-        self.listener.listen(100)
+        super().__init__(host=self.HOST)
         self.port = self.listener.getsockname()[1]
-        self.start()
 
     def url(self, name='base'):
         return 'http://%s:%d/%s' % (self.HOST, self.port, name)
 
     def stop(self):
         self.halt.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def run(self):
-        while True:
-            try:
-                c, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(c,), daemon=True).start()
+        super().stop()
 
     def serve(self, c):
-        with c:
-            try:
-                while self.one(c):
-                    pass
-            except OSError:
-                pass
+        while self.one(c):
+            pass
 
     @staticmethod
     def read_request(c):
@@ -130,9 +107,3 @@ class Liar(threading.Thread):
             elif self.halt.wait(piece):
                 break
         return False
-
-    @staticmethod
-    def reset(c):
-        """What was sent may never arrive."""
-        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
-                     struct.pack('ii', 1, 0))

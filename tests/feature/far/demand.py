@@ -9,12 +9,12 @@ at."""
 import json
 import os
 import random
-import socket
-import struct
 import sys
 import threading
 
-from httpliar import Liar
+import httpliar
+import nbdliar
+import nbdraw
 from seed import SEED
 from sluiced import Sluiced, qemu_img, run, run_tool
 from waiting import until
@@ -49,79 +49,20 @@ class Held:
         self.go.wait()
 
 
-def recv_exact(c, n):
-    data = b''
-    while len(data) < n:
-        more = c.recv(n - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
-
-
-class NbdServer(threading.Thread):
-    """Answers the requests of a connection in order, and several
-    connections."""
+class NbdServer(nbdliar.Liar):
+    """Answers the requests of a connection in order, and several connections.
+    It tells no extents."""
 
     def __init__(self, d, held):
-        super().__init__(daemon=True)
-        self.held, self.connections = held, 0
-        self.path = d + '/base.sock'
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.path)
-        self.listener.listen(20)
+        super().__init__(
+            DATA, d + '/base.sock', structured=False,
+            flags=nbdraw.HAS_FLAGS | nbdraw.READ_ONLY | nbdraw.MULTI_CONN,
+            before_read=lambda r: held.see(r.off, r.length))
         self.node = {'driver': 'nbd', 'connections': 4,
-                     'server': {'type': 'unix', 'path': self.path}}
-        self.start()
-
-    def stop(self):
-        self.listener.close()
-
-    def run(self):
-        while True:
-            try:
-                c, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(c,), daemon=True).start()
-
-    def serve(self, c):
-        with c:
-            try:
-                self.handshake(c)
-                while self.one(c):
-                    pass
-            except (EOFError, OSError, ConnectionError):
-                pass
-
-    def handshake(self, c):
-        def reply(opt, kind, data=b''):
-            c.sendall(struct.pack('>QIII', 0x3e889045565a9, opt, kind,
-                                  len(data)) + data)
-        c.sendall(b'NBDMAGICIHAVEOPT' + struct.pack('>H', 3))
-        recv_exact(c, 4)
-        while True:
-            _, opt, length = struct.unpack('>QII', recv_exact(c, 16))
-            recv_exact(c, length)
-            if opt == 7:        # several connections, read only
-                reply(opt, 3, struct.pack('>HQH', 0, SIZE, 0x103))
-                reply(opt, 1)
-                self.connections += 1
-                return
-            reply(opt, 0x80000001)
-
-    def one(self, c):
-        _, _, cmd, cookie, off, length = struct.unpack('>IHHQQI',
-                                                       recv_exact(c, 28))
-        if cmd == 2:
-            return False
-        self.held.see(off, length)
-        c.sendall(struct.pack('>IIQ', 0x67446698, 0, cookie) +
-                  DATA[off:off + length])
-        return True
+                     'server': self.address()}
 
 
-class WebServer(Liar):
+class WebServer(httpliar.Liar):
     def __init__(self, _d, held, s3=False):
         super().__init__(DATA)
 
@@ -172,7 +113,7 @@ def beside_a_stream(d, make):
             '--export', 'nbd,id=e,node-name=top,name=top') as s:
         g = Guest(d)
         # Several connections come into being with several requests.
-        while getattr(server, 'connections', 4) < 4:
+        while getattr(server, 'opened', 4) < 4:
             g.read([places.pop(), places.pop()])
         s.qmp.cmd('block-stream', {'job-id': 'j', 'device': 'top'})
         until(lambda: held.count >= 3, 'requests of the stream')

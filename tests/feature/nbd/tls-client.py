@@ -13,6 +13,7 @@ import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '../../lib'))
 from killed import kill_and_wait  # noqa: E402
+from listening import Listening  # noqa: E402
 from nginx import free_ports  # noqa: E402
 from sluiced import SLUICE, Skip, Sluiced, run, write_pattern  # noqa: E402
 from tlsfiles import Authority, psk_folder  # noqa: E402
@@ -222,36 +223,23 @@ def test_VB2_no_way_back_to_plain_text(d):
     assert p.returncode == 1 and "needs 'tls-creds'" in p.stderr, p.stderr
 
 
-class Liar:
-    """A server that answers @answer(option, bytes that came) and hangs up."""
+class Liar(Listening):
+    """A server that answers by @talk(connection) and hangs up."""
 
     def __init__(self, talk):
-        self.sock = socket.create_server(('127.0.0.1', 0))
-        self.port = self.sock.getsockname()[1]
         self.talk = talk
         self.got = b''
-        threading.Thread(target=self._run, daemon=True).start()
+        super().__init__()
+        self.port = self.listener.getsockname()[1]
 
-    def _run(self):
+    def serve(self, c):
+        self.talk(c)
+        c.shutdown(socket.SHUT_WR)
         while True:
-            try:
-                c, _ = self.sock.accept()
-            except OSError:
-                return
-            with c:
-                try:
-                    self.talk(c)
-                    c.shutdown(socket.SHUT_WR)
-                    while True:
-                        part = c.recv(65536)
-                        if not part:
-                            break
-                        self.got += part
-                except OSError:
-                    pass
-
-    def close(self):
-        self.sock.close()
+            part = c.recv(65536)
+            if not part:
+                break
+            self.got += part
 
 
 def greeting(flags=3):
@@ -293,7 +281,7 @@ def test_VB2_servers_that_lie_before_TLS(d):
             assert len(seen) <= 2, (name, liar.got)
             assert name != 'policy' or 'no TLS here' in text
         finally:
-            liar.close()
+            liar.stop()
 
 
 def test_VB3_closed_at_every_byte_of_the_handshake(d):

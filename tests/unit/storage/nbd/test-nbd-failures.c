@@ -321,17 +321,17 @@ static const struct {
 } lies[] = {
     { "size-2^63", OPEN_FAILS },
     { "size-max", OPEN_FAILS },
-    { "data-outside", READ_FAILS },
-    { "data-oversize", READ_FAILS },
+    { "data-after", READ_FAILS },
+    { "data-double", READ_FAILS },
     { "hole-outside", READ_FAILS },
     { "wrong-cookie", READ_FAILS },
-    { "error-message-too-long", READ_FAILS },
+    { "error-text", READ_FAILS },
     { "bad-magic", READ_FAILS },
-    { "extent-zero-length", STATUS_SAFE },
-    { "extent-past-end", STATUS_SAFE },
-    { "extent-sum", STATUS_SAFE },
-    { "extent-none", STATUS_SAFE }, /* dropped, and connected to again */
-    { "extent-later-zero", STATUS_SAFE },
+    { "status-zero-length", STATUS_SAFE },
+    { "status-hole-past-end", STATUS_SAFE },
+    { "status-hole-sum", STATUS_SAFE },
+    { "status-none", STATUS_SAFE }, /* dropped, and connected to again */
+    { "status-hole-later-zero", STATUS_SAFE },
 };
 
 static CO_FN void check_co_lie(struct graph *g, const char *path,
@@ -381,7 +381,7 @@ static CO_FN void test_lies_entry(void *arg)
         struct graph *g = test_graph();
         GError *err = NULL;
         GPid pid;
-        char *argv[] = { (char *)"/usr/bin/python3", (char *)HOSTILE_SERVER,
+        char *argv[] = { (char *)"/usr/bin/python3", (char *)NBD_LIAR,
                          path, (char *)lies[i].name, NULL };
 
         unlink(path);
