@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "run.h"
 #include "sim/sim.h"
 
 /* The linker sends calls of these here (--wrap): no input reaches a network. */
@@ -96,37 +97,11 @@ char *fuzz_str(struct fuzz_input *in, size_t max)
     return g_strndup((const char *)p, len);
 }
 
-struct run {
-    struct loop *loop;
-    void (*fn)(void *arg);
-    void *arg;
-};
-
-static CO_FN void run_entry(void *arg)
-{
-    struct run *r = arg;
-
-    r->fn(r->arg);
-    while (co_count(r->loop) > 1) {
-        co_sleep(1000000);
-    }
-    loop_stop(r->loop);
-}
-
 void fuzz_run(void (*fn)(void *arg), void *arg)
 {
     struct loop_options opts = SIM_OPTIONS(1);
-    struct run r = { .fn = fn, .arg = arg };
-    g_autoptr(GError) err = NULL;
 
-    loop_new(&opts, &r.loop, &err);
-    g_assert_no_error(err);
-    co_start(r.loop, run_entry, &r);
-    loop_run(r.loop);
-    while (loop_turn(r.loop, false)) {
-    }
-    g_assert_cmpuint(co_count(r.loop), ==, 0);
-    loop_free(r.loop);
+    run_with(&opts, fn, arg);
 }
 
 void fuzz_put_file(const char *path, const void *bytes, size_t len,

@@ -8,6 +8,7 @@
 #include "format/format.h"
 #include "hold-driver.h"
 #include "loop/io.h"
+#include "run.h"
 #include "sim/sim.h"
 #include "storage/storage.h"
 
@@ -21,77 +22,27 @@ void run_graph_add(const struct node_driver *drv)
     drivers[G_N_ELEMENTS(drivers) - 2] = drv;
 }
 
-struct run {
-    struct loop *loop;
-    void (*fn)(struct graph *g);
-};
-
-static CO_FN void run_entry(void *arg)
+static CO_FN void graph_entry(void *arg)
 {
-    struct run *run = arg;
-    struct graph *g = graph_new(run->loop, drivers);
+    void (*const *fn)(struct graph * g) = arg;
+    struct graph *g = graph_new(loop_current(), drivers);
 
-    run->fn(g);
+    (*fn)(g);
     graph_co_free(g);
-    loop_stop(run->loop);
-}
-
-static void run_graph_with(const struct loop_options *opts,
-                           void (*fn)(struct graph *g))
-{
-    struct run run = { .fn = fn };
-    GError *err = NULL;
-
-    loop_new(opts, &run.loop, &err);
-    g_assert_no_error(err);
-    co_start(run.loop, run_entry, &run);
-    loop_run(run.loop);
-    while (loop_turn(run.loop, false)) {
-    }
-    g_assert_cmpuint(co_count(run.loop), ==, 0);
-    loop_free(run.loop);
 }
 
 void run_graph(void (*fn)(struct graph *g))
 {
     struct loop_options opts = { .engine = IO_ENGINE_AUTO };
 
-    run_graph_with(&opts, fn);
+    run_with(&opts, graph_entry, &fn);
 }
 
 void run_graph_on_sim(uint64_t seed, void (*fn)(struct graph *g))
 {
     struct loop_options opts = SIM_OPTIONS(seed);
 
-    run_graph_with(&opts, fn);
-}
-
-static char *scratch_dir;
-
-static void scratch_remove(void)
-{
-    GDir *dir = g_dir_open(scratch_dir, 0, NULL);
-    const char *name;
-
-    while ((name = g_dir_read_name(dir))) {
-        char *path = g_build_filename(scratch_dir, name, NULL);
-
-        g_unlink(path);
-        g_free(path);
-    }
-    g_dir_close(dir);
-    g_rmdir(scratch_dir);
-    g_free(scratch_dir);
-}
-
-char *scratch(const char *name)
-{
-    if (!scratch_dir) {
-        scratch_dir = g_dir_make_tmp("test-format-XXXXXX", NULL);
-        g_assert_nonnull(scratch_dir);
-        atexit(scratch_remove);
-    }
-    return g_build_filename(scratch_dir, name, NULL);
+    run_with(&opts, graph_entry, &fn);
 }
 
 static CO_FN int make(struct graph *g, const struct node_driver *drv,

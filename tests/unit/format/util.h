@@ -9,6 +9,7 @@
 #include "graph/node.h"
 #include "loop/co.h"
 #include "loop/loop.h"
+#include "scratch.h"
 
 /* Run @fn(@g) as a coroutine on a new loop with a graph that knows file, raw,
  * qed, qcow2 and cow; ends when it has returned and the graph is freed. */
@@ -18,9 +19,6 @@ void run_graph_on_sim(uint64_t seed, void (*fn)(struct graph *g));
 
 /* Let the graphs know @drv, too: one driver of the test's own. */
 void run_graph_add(const struct node_driver *drv);
-
-/* A path in a directory that is removed at exit; owned by the caller. */
-char *scratch(const char *name);
 
 /* Make a QED image; options as for co_create, e.g. "{s:i}". Fails the test. */
 CO_FN void make_image(struct graph *g, const char *path, json_t *options);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include "loop/io.h"
+#include "run.h"
 
 /* --- fake: a format --- */
 
@@ -668,34 +669,11 @@ const struct node_driver *const fake_drivers[] = {
 
 /* --- the world --- */
 
-struct run {
-    struct loop *loop;
-    void (*fn)(void *arg);
-    void *arg;
-};
-
-static CO_FN void run_entry(void *arg)
-{
-    struct run *r = arg;
-
-    r->fn(r->arg);
-    while (co_count(r->loop) > 1) {
-        co_sleep(100000);
-    }
-    loop_stop(r->loop);
-}
-
 void fake_run(void (*fn)(void *arg), void *arg)
 {
     struct loop_options opts = { .engine = IO_ENGINE_THREADS, .workers = 2 };
-    struct run r = { .fn = fn, .arg = arg };
-    GError *err = NULL;
 
-    loop_new(&opts, &r.loop, &err);
-    g_assert_no_error(err);
-    co_start(r.loop, run_entry, &r);
-    loop_run(r.loop);
-    loop_free(r.loop);
+    run_with(&opts, fn, arg);
 }
 
 struct graph *fake_graph(void)

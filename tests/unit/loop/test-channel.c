@@ -13,7 +13,8 @@
 #include <unistd.h>
 #include "base/err.h"
 #include "loop/channel.h"
-#include "util.h"
+#include "run.h"
+#include "scratch.h"
 
 #define MS 1000000ull
 #define STREAM_LEN (3u << 20)

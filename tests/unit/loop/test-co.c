@@ -2,7 +2,7 @@
 /* Coroutines, waiting, calls across threads and loops. */
 #include <pthread.h>
 #include <string.h>
-#include "util.h"
+#include "run.h"
 
 static const enum io_engine_kind engine = IO_ENGINE_THREADS;
 

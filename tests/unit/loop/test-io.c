@@ -8,7 +8,8 @@
 #include <unistd.h>
 #include "loop/channel.h"
 #include "loop/io.h"
-#include "util.h"
+#include "run.h"
+#include "scratch.h"
 
 #define KIB ((size_t)1024)
 

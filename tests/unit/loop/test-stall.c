@@ -13,7 +13,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include "loop/io.h"
-#include "util.h"
+#include "run.h"
+#include "scratch.h"
 
 enum { LEN = 4096, STALLED = 40, OTHERS = 30 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Timers fire in order, and neither early nor after a cancel. */
-#include "util.h"
+#include "run.h"
 
 #define TIMERS 500
 

@@ -8,7 +8,7 @@
 #include "loop/channel.h"
 #include "loop/io.h"
 #include "sim/sim.h"
-#include "util.h"
+#include "run.h"
 
 #define KIB ((size_t)1024)
 

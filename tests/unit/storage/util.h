@@ -4,11 +4,12 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include "../loop/util.h"
 #include "base/annot.h"
 #include "base/err.h"
 #include "graph/io.h"
 #include "graph/node.h"
+#include "run.h"
+#include "scratch.h"
 
 /* A graph on the current loop with the leaf drivers and raw. */
 struct graph *test_graph(void);

@@ -74,7 +74,7 @@ static CO_FN void assert_refused(struct graph *g, const char *path,
 static void remove_all(const char *const *names)
 {
     for (; *names; names++) {
-        g_autofree char *path = scratch(*names);
+        g_autofree char *path = scratch_path(*names);
 
         g_unlink(path);
     }
@@ -82,14 +82,14 @@ static void remove_all(const char *const *names)
 
 static bool exists(const char *name)
 {
-    g_autofree char *path = scratch(name);
+    g_autofree char *path = scratch_path(name);
 
     return g_file_test(path, G_FILE_TEST_EXISTS);
 }
 
 static void write_file(const char *name, const void *buf, size_t len)
 {
-    g_autofree char *path = scratch(name);
+    g_autofree char *path = scratch_path(name);
 
     g_assert_true(g_file_set_contents(path, buf, (gssize)len, NULL));
 }
@@ -259,8 +259,9 @@ static const char *const model_files[] = { "model.img", "model.img.partial",
 
 static CO_FN void model_run(struct graph *g)
 {
-    g_autofree char *path = scratch("model.img.cow");
-    g_autofree char *base = scratch("base.raw"), *final = scratch("model.img");
+    g_autofree char *path = scratch_path("model.img.cow");
+    g_autofree char *base = scratch_path("base.raw"),
+                    *final = scratch_path("model.img");
     g_autofree uint8_t *shadow = g_malloc0(DISK), *buf = g_malloc(DISK + 4096);
     uint32_t seed = g_test_rand_int() & 0x7fffffff;
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
@@ -336,8 +337,8 @@ static const char *const pair_files[] = { "p",     "p.partial", "p.cow",
 static CO_FN char *make_pair(struct graph *g)
 {
     g_autofree uint8_t *data = g_malloc(1 << 20);
-    g_autofree char *base = scratch("b.raw");
-    char *path = scratch("p.cow");
+    g_autofree char *base = scratch_path("b.raw");
+    char *path = scratch_path("p.cow");
 
     remove_all(pair_files);
     model_fill(data, 1 << 20, 1);
@@ -350,8 +351,9 @@ static CO_FN char *make_pair(struct graph *g)
 
 static CO_FN void bound_run(struct graph *g)
 {
-    g_autofree char *path = make_pair(g), *data = scratch("p.partial");
-    g_autofree char *base = scratch("b.raw"), *other = scratch("other");
+    g_autofree char *path = make_pair(g), *data = scratch_path("p.partial");
+    g_autofree char *base = scratch_path("b.raw"),
+                    *other = scratch_path("other");
     struct check_result res = { 0 };
     g_autoptr(GError) err = NULL;
     struct node *n = open_cow(g, path, NODE_RDWR); /* learns the base */
@@ -399,7 +401,7 @@ static void test_bound(void)
 
 static CO_FN void create_run(struct graph *g)
 {
-    g_autofree char *path = make_pair(g), *name = scratch("p");
+    g_autofree char *path = make_pair(g), *name = scratch_path("p");
     g_autoptr(GError) err = NULL;
     struct node *n;
 
@@ -466,8 +468,8 @@ static void test_create(void)
 static CO_FN void finish_run(struct graph *g)
 {
     for (unsigned step = 0; step < 2; step++) {
-        g_autofree char *path = make_pair(g), *final = scratch("p");
-        g_autofree char *partial = scratch("p.partial");
+        g_autofree char *path = make_pair(g), *final = scratch_path("p");
+        g_autofree char *partial = scratch_path("p.partial");
         uint8_t slot[COW_SLOT_BYTES], got[512];
         g_autofree char *bytes = NULL;
         struct cow_header h;
@@ -517,7 +519,7 @@ static const char *const big_files[] = { "big", "big.partial", "big.cow",
 
 static CO_FN void big_run(struct graph *g)
 {
-    g_autofree char *path = scratch("big.cow");
+    g_autofree char *path = scratch_path("big.cow");
     g_autoptr(GError) err = NULL;
     uint64_t size = UINT64_C(15) << 40, off = 0;
     unsigned answers;
@@ -571,7 +573,8 @@ static void test_big(void)
 /* Growing over a base that is longer than the disk was. */
 static CO_FN void grow_run(struct graph *g)
 {
-    g_autofree char *path = scratch("p.cow"), *base = scratch("b.raw");
+    g_autofree char *path = scratch_path("p.cow"),
+                    *base = scratch_path("b.raw");
     g_autofree uint8_t *data = g_malloc(1 << 20), *got = g_malloc(1 << 20);
     const uint64_t old = 300 * 1024 + 512, size = 900 * 1024;
     g_autoptr(GError) err = NULL;

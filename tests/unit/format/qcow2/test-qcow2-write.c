@@ -131,7 +131,7 @@ static CO_FN void settle(struct node *n)
 
 static CO_FN void quarantine_run(struct graph *g)
 {
-    g_autofree char *path = scratch("quarantine.qcow2");
+    g_autofree char *path = scratch_path("quarantine.qcow2");
     g_autofree uint8_t *buf = g_malloc(CLUSTER);
     struct qcow2_image *img;
     uint64_t first, count, epoch;
@@ -193,7 +193,7 @@ static CO_FN void late_read_run(struct graph *g)
 {
     enum { LARGE = 128 << 10 }; /* two slices to a table */
     const uint64_t second = UINT64_C(1) << 30;
-    g_autofree char *path = scratch("late.qcow2");
+    g_autofree char *path = scratch_path("late.qcow2");
     g_autofree uint8_t *buf = g_malloc(LARGE);
     uint64_t l1, l2;
     struct node *n;
@@ -240,7 +240,7 @@ static void test_late_read(void)
 /* Discards and writes by turns do not let the file grow. */
 static CO_FN void reuse_run(struct graph *g)
 {
-    g_autofree char *path = scratch("reuse.qcow2");
+    g_autofree char *path = scratch_path("reuse.qcow2");
     g_autofree uint8_t *buf = g_malloc(CLUSTER * 8);
     uint64_t size = 0;
     struct node *n;
@@ -297,7 +297,7 @@ static CO_FN void sub_entry(void *arg)
 
 static CO_FN void subclusters_run(struct graph *g)
 {
-    g_autofree char *path = scratch("sub.qcow2");
+    g_autofree char *path = scratch_path("sub.qcow2");
     g_autofree uint8_t *buf = g_malloc(CLUSTER);
     struct sub_write w[32];
     struct co_latch done = { 0 };
@@ -336,7 +336,7 @@ static void test_subclusters(void)
 static CO_FN void empty_run(struct graph *g)
 {
     const uint64_t size = UINT64_C(64) << 40;
-    g_autofree char *path = scratch("empty.qcow2");
+    g_autofree char *path = scratch_path("empty.qcow2");
     uint8_t buf[512] = { 1 };
     struct node *n;
 
@@ -371,7 +371,7 @@ static void test_empty(void)
 
 static CO_FN void overlap_run(struct graph *g)
 {
-    g_autofree char *path = scratch("overlap.qcow2");
+    g_autofree char *path = scratch_path("overlap.qcow2");
     uint8_t buf[512] = { 1 };
     uint64_t l1, l2, before;
     struct node *n;
@@ -409,7 +409,7 @@ static void test_overlap(void)
 /* Without any refcounts every cluster looks free, the header's first of all. */
 static CO_FN void uncounted_run(struct graph *g)
 {
-    g_autofree char *path = scratch("uncounted.qcow2");
+    g_autofree char *path = scratch_path("uncounted.qcow2");
     uint8_t buf[512] = { 1 };
     struct node *n;
 
@@ -433,7 +433,7 @@ static void test_uncounted(void)
 static CO_FN void far_run(struct graph *g)
 {
     enum { SMALL = 512 };
-    g_autofree char *path = scratch("far.qcow2");
+    g_autofree char *path = scratch_path("far.qcow2");
     uint64_t far = UINT64_C(1) << 55, l2, count, own;
     struct qcow2_image *img;
     uint8_t buf[SMALL] = { 1 };

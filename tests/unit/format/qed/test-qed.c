@@ -25,7 +25,7 @@ static void qemu_check(const char *path)
 /* The disk of @path as QEMU reads it is @want. */
 static void qemu_compare(const char *path, const uint8_t *want, size_t len)
 {
-    g_autofree char *raw = scratch("want.raw");
+    g_autofree char *raw = scratch_path("want.raw");
 
     if (!have_tool("qemu-img")) {
         return;
@@ -49,7 +49,7 @@ static CO_FN struct check_result own_check(struct node *n, unsigned fix)
 
 static CO_FN void basic_run(struct graph *g)
 {
-    g_autofree char *path = scratch("basic.qed");
+    g_autofree char *path = scratch_path("basic.qed");
     uint8_t buf[4096], got[4096];
     struct node *n;
 
@@ -95,7 +95,8 @@ enum { DISK = 3 << 20 };
 
 static CO_FN void model_run(struct graph *g)
 {
-    g_autofree char *path = scratch("model.qed"), *base = scratch("base.raw");
+    g_autofree char *path = scratch_path("model.qed"),
+                    *base = scratch_path("base.raw");
     uint8_t *shadow = g_malloc0(DISK), *buf = g_malloc(DISK);
     uint32_t seed = g_test_rand_int() & 0x7fffffff;
     GRand *rand = g_rand_new_with_seed(seed);
@@ -174,7 +175,7 @@ static CO_FN void writer_entry(void *arg)
 
 static CO_FN void parallel_run(struct graph *g)
 {
-    g_autofree char *path = scratch("parallel.qed");
+    g_autofree char *path = scratch_path("parallel.qed");
     struct writer w[WRITERS];
     struct co_latch latch = { 0 };
     uint8_t buf[512], got[512];
@@ -231,7 +232,8 @@ static uint64_t features_of(const char *path)
 
 static CO_FN void unclosed_run(struct graph *g)
 {
-    g_autofree char *path = scratch("live.qed"), *copy = scratch("copy.qed");
+    g_autofree char *path = scratch_path("live.qed"),
+                    *copy = scratch_path("copy.qed");
     uint8_t buf[3000], got[3000];
     struct node *n, *c;
 
@@ -276,8 +278,9 @@ static void test_unclosed(void)
 
 static CO_FN void backing_run(struct graph *g)
 {
-    g_autofree char *path = scratch("top.qed"), *base = scratch("b1.raw");
-    g_autofree char *base2 = scratch("b2.raw");
+    g_autofree char *path = scratch_path("top.qed"),
+                    *base = scratch_path("b1.raw");
+    g_autofree char *base2 = scratch_path("b2.raw");
     g_autofree uint8_t *data = g_malloc(1 << 20);
     g_autoptr(GError) err = NULL;
     g_autofree char *long_name = g_strnfill(1024, 'x');
@@ -335,7 +338,7 @@ static void test_backing(void)
 
 static CO_FN void status_run(struct graph *g)
 {
-    g_autofree char *path = scratch("big.qed");
+    g_autofree char *path = scratch_path("big.qed");
     g_autoptr(GError) err = NULL;
     uint64_t size = UINT64_C(16) << 40, off = 0;
     unsigned answers = 0;
@@ -402,7 +405,7 @@ static const struct damage damages[] = {
 
 static CO_FN void damage_one(struct graph *g, const struct damage *d)
 {
-    g_autofree char *path = scratch("damaged.qed");
+    g_autofree char *path = scratch_path("damaged.qed");
     g_autofree char *bytes = NULL;
     g_autoptr(GError) err = NULL;
     struct check_result res;
@@ -456,7 +459,7 @@ static void test_damage(void)
 /* Two pointers to one cluster, and one past the end of the file. */
 static CO_FN void duplicate_run(struct graph *g)
 {
-    g_autofree char *path = scratch("duplicate.qed");
+    g_autofree char *path = scratch_path("duplicate.qed");
     g_autofree char *bytes = NULL;
     uint8_t buf[8192] = { 1 }, got[512];
     struct check_result res;
@@ -507,7 +510,7 @@ static void test_duplicate(void)
 /* Tiny on disk, huge tables: memory stays bounded, in bytes. */
 static CO_FN void bomb_run(struct graph *g)
 {
-    g_autofree char *path = scratch("bomb.qed");
+    g_autofree char *path = scratch_path("bomb.qed");
     uint64_t table = 16 << 20, base = 64 << 20, size = base + 200 * table;
     struct qed_header h = {
         .cluster_size = 1 << 20,
@@ -550,7 +553,7 @@ static void test_bomb(void)
 
 static CO_FN void reopen_run(struct graph *g)
 {
-    g_autofree char *path = scratch("reopen.qed");
+    g_autofree char *path = scratch_path("reopen.qed");
     g_autoptr(GError) err = NULL;
     uint8_t buf[700], got[700];
     struct node *n;
@@ -591,7 +594,7 @@ static void test_reopen(void)
 static CO_FN void grown_co_check_copy(struct graph *g, const char *path,
                                       const uint8_t *data, uint32_t old)
 {
-    g_autofree char *copy = scratch("grown.qed"), *bytes = NULL;
+    g_autofree char *copy = scratch_path("grown.qed"), *bytes = NULL;
     g_autofree uint8_t *got = g_malloc(1 << 20);
     struct node *n;
     gsize len;
@@ -608,7 +611,8 @@ static CO_FN void grown_co_check_copy(struct graph *g, const char *path,
 
 static CO_FN void grow_run(struct graph *g)
 {
-    g_autofree char *path = scratch("grow.qed"), *base = scratch("long.raw");
+    g_autofree char *path = scratch_path("grow.qed"),
+                    *base = scratch_path("long.raw");
     g_autofree uint8_t *data = g_malloc(1 << 20), *got = g_malloc(1 << 20);
     g_autoptr(GError) err = NULL;
     uint32_t old = 300 * 512;
@@ -656,8 +660,9 @@ static const struct {
 
 static CO_FN void qemu_run(struct graph *g)
 {
-    g_autofree char *path = scratch("peer.qed"), *raw = scratch("peer.raw");
-    g_autofree char *base = scratch("peerbase.qed");
+    g_autofree char *path = scratch_path("peer.qed"),
+                    *raw = scratch_path("peer.raw");
+    g_autofree char *base = scratch_path("peerbase.qed");
 
     for (unsigned i = 0; i < G_N_ELEMENTS(qemu_programs); i++) {
         g_autofree char *want = NULL;

@@ -559,10 +559,7 @@ static CO_FN void test_locks_theirs_entry(void *arg)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    static const struct {
-        const char *name;
-        void (*fn)(void *arg);
-    } tests[] = {
+    static const struct engine_test tests[] = {
         { "content", test_content_entry },
         { "direct", test_direct_entry },
         { "grow", test_grow_entry },
@@ -577,10 +574,7 @@ int main(int argc, char **argv)
         { "locks-ours", test_locks_ours_entry },
         { "locks-theirs", test_locks_theirs_entry },
     };
-    for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
-        g_autofree char *path = g_strconcat("/storage/file/", tests[i].name,
-                                            NULL);
-        add_for_real_engines(path, tests[i].fn);
-    }
+
+    add_tests_for_real_engines("/storage/file", tests, G_N_ELEMENTS(tests));
     return g_test_run();
 }

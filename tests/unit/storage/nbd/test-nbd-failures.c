@@ -381,8 +381,8 @@ static CO_FN void test_lies_entry(void *arg)
         struct graph *g = test_graph();
         GError *err = NULL;
         GPid pid;
-        char *argv[] = { (char *)"/usr/bin/python3", (char *)NBD_LIAR,
-                         path, (char *)lies[i].name, NULL };
+        char *argv[] = { (char *)"/usr/bin/python3", (char *)NBD_LIAR, path,
+                         (char *)lies[i].name, NULL };
 
         unlink(path);
         g_test_message("%s", lies[i].name);
@@ -403,10 +403,7 @@ static CO_FN void test_lies_entry(void *arg)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    static const struct {
-        const char *name;
-        void (*fn)(void *arg);
-    } tests[] = {
+    static const struct engine_test tests[] = {
         { "server-errors", test_server_errors_entry },
         { "killed", test_killed_entry },
         { "reconnect", test_reconnect_entry },
@@ -416,10 +413,7 @@ int main(int argc, char **argv)
         { "lies", test_lies_entry },
         { "cut", test_cut_entry },
     };
-    for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
-        g_autofree char *path = g_strconcat("/storage/nbd/", tests[i].name,
-                                            NULL);
-        add_for_real_engines(path, tests[i].fn);
-    }
+
+    add_tests_for_real_engines("/storage/nbd", tests, G_N_ELEMENTS(tests));
     return g_test_run();
 }

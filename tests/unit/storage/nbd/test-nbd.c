@@ -334,10 +334,7 @@ static CO_FN void test_abilities_entry(void *arg)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    static const struct {
-        const char *name;
-        void (*fn)(void *arg);
-    } tests[] = {
+    static const struct engine_test tests[] = {
         { "options", test_options_entry },
         { "content", test_content_entry },
         { "qemu-server", test_qemu_server_entry },
@@ -346,10 +343,7 @@ int main(int argc, char **argv)
         { "map-inside-blocks", test_map_inside_blocks_entry },
         { "abilities", test_abilities_entry },
     };
-    for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
-        g_autofree char *path = g_strconcat("/storage/nbd/", tests[i].name,
-                                            NULL);
-        add_for_real_engines(path, tests[i].fn);
-    }
+
+    add_tests_for_real_engines("/storage/nbd", tests, G_N_ELEMENTS(tests));
     return g_test_run();
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "util.h"
-#include <glib/gstdio.h>
+#include "run.h"
 
 struct run {
     struct loop *loop;
@@ -28,6 +27,9 @@ void run_with(const struct loop_options *opts, void (*fn)(void *arg), void *arg)
     g_assert_no_error(err);
     co_start(run.loop, run_entry, &run);
     loop_run(run.loop);
+    while (loop_turn(run.loop, false)) {
+    }
+    g_assert_cmpuint(co_count(run.loop), ==, 0);
     loop_free(run.loop);
 }
 
@@ -75,33 +77,12 @@ void add_for_real_engines(const char *path, void (*fn)(void *arg))
     }
 }
 
-static char *scratch_dir;
-
-static void scratch_remove(void)
+void add_tests_for_real_engines(const char *folder, const struct engine_test *t,
+                                unsigned n)
 {
-    GDir *dir = g_dir_open(scratch_dir, 0, NULL);
-    const char *name;
+    for (unsigned i = 0; i < n; i++) {
+        g_autofree char *path = g_strconcat(folder, "/", t[i].name, NULL);
 
-    while ((name = g_dir_read_name(dir))) {
-        char *path = g_build_filename(scratch_dir, name, NULL);
-
-        g_unlink(path);
-        g_free(path);
+        add_for_real_engines(path, t[i].fn);
     }
-    g_dir_close(dir);
-    g_rmdir(scratch_dir);
-    g_free(scratch_dir);
-}
-
-const char *scratch(const char *name)
-{
-    static char path[4096];
-
-    if (!scratch_dir) {
-        scratch_dir = g_dir_make_tmp("test-loop-XXXXXX", NULL);
-        g_assert_nonnull(scratch_dir);
-        atexit(scratch_remove);
-    }
-    g_snprintf(path, sizeof(path), "%s/%s", scratch_dir, name);
-    return path;
 }

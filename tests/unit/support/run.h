@@ -15,5 +15,10 @@ void run_on(enum io_engine_kind kind, void (*fn)(void *arg), void *arg);
 /* Run @fn once for each engine that works here. */
 void add_for_real_engines(const char *path, void (*fn)(void *arg));
 
-/* Path of a name in a fresh directory, removed with all in it at exit. */
-const char *scratch(const char *name);
+/* The same for the @n tests of @t, as @folder "/" name. */
+struct engine_test {
+    const char *name;
+    void (*fn)(void *arg);
+};
+void add_tests_for_real_engines(const char *folder, const struct engine_test *t,
+                                unsigned n);
