@@ -7,8 +7,9 @@
  *           write to it goes ahead (guest wins).  A second reader of the same
  *           clusters joins the in-flight read instead of starting another.
  *   map     take the range; wait for overlapping allocating requests only;
- *           ask again what is allocated; write the clusters that are still
- *           missing with IO_POPULATE; let go.
+ *           where the overlay has changed meanwhile ask again what is
+ *           allocated; write the clusters that are still missing with
+ *           IO_POPULATE; let go.
  *
  * Zeroes and holes of the chain become zero clusters without being read.
  * Extents that the overlay's file can share with the base's are shared, without

@@ -9,6 +9,10 @@
  * them the overlay lacks, and writes those alone.  A guest write that came in
  * between has allocated its cluster, so the copy of it is dropped.  Clusters
  * never lose their allocation (S3, G8), so a cluster found allocated stays so.
+ *
+ * The overlay is not asked again where nothing has changed it since it was
+ * asked first: ->write_gen counts all changes, and each has counted before the
+ * range that it held is let go.  So a read of a disk at rest asks once.
  */
 #include "graph/populate.h"
 #include <glib.h>
@@ -42,6 +46,8 @@ enum piece_kind {
 struct piece {
     enum piece_kind kind;
     uint64_t off, len;
+    uint64_t gen;       /* ->write_gen of the overlay when it was asked */
+    struct mapping map; /* begun; of a PIECE_LOCAL that is read */
 };
 
 /* One request: shared by its workers, on the stack of the first. */
@@ -56,7 +62,9 @@ struct work {
 
     struct co_mutex plan_lock; /* @next, @first, @below_* */
     uint64_t next;
-    struct mapping first; /* what the overlay said of @off; len 0: not asked */
+    struct mapping first; /* begun; what the overlay said of @off; len 0: not
+                           * asked */
+    uint64_t first_gen;   /* ... and ->write_gen before that */
     struct extent below;  /* last answer about the chain below */
     uint64_t below_off;
 
@@ -190,10 +198,24 @@ static CO_FN int populate_map_co_run(struct work *w, uint64_t off, uint64_t len,
     return r;
 }
 
-/* Map those clusters of [@off, @off+@len) that the overlay still lacks. The
- * range is whole clusters; @buf holds its bytes, NULL: zeroes. */
+/* What the overlay says of [@pos, @end), all of which it lacked at @gen.  It is
+ * asked only where it has changed since. */
+static CO_FN int map_co_ask_again(const struct work *w, uint64_t gen,
+                                  uint64_t pos, uint64_t end,
+                                  struct mapping *ret_map)
+{
+    if (w->n->priv->write_gen == gen) {
+        *ret_map = (struct mapping) { .kind = MAP_ABSENT, .len = end - pos };
+        return 0;
+    }
+    return node_co_map(w->n, pos, end - pos, ret_map);
+}
+
+/* Map those clusters of [@off, @off+@len) that the overlay still lacks, as it
+ * lacked all of them at @gen.  The range is whole clusters; @buf holds its
+ * bytes, NULL: zeroes. */
 static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
-                              uint8_t *buf)
+                              uint8_t *buf, uint64_t gen)
 {
     struct tracked t;
     uint64_t pos = off, end;
@@ -207,7 +229,7 @@ static CO_FN int map_co_range(struct work *w, uint64_t off, uint64_t len,
     while (pos < end && r == 0) {
         struct mapping m;
 
-        r = node_co_map(w->n, pos, end - pos, &m);
+        r = map_co_ask_again(w, gen, pos, end, &m);
         if (r < 0) {
             break;
         }
@@ -344,15 +366,18 @@ static CO_FN int plan_co_missing(struct work *w, uint64_t pos, uint64_t end,
     return 0;
 }
 
-/* What the overlay says of @next. */
-static CO_FN int plan_co_ask_overlay(struct work *w, struct mapping *ret_map)
+/* Begin the map of @next in the overlay; and ->write_gen before that. */
+static CO_FN int plan_co_ask_overlay(struct work *w, struct mapping *ret_map,
+                                     uint64_t *ret_gen)
 {
     if (w->first.len > 0) {
         *ret_map = w->first;
+        *ret_gen = w->first_gen;
         w->first.len = 0;
         return 0;
     }
-    return node_co_map(w->n, w->next, w->end - w->next, ret_map);
+    *ret_gen = w->n->priv->write_gen;
+    return node_co_map_begin(w->n, w->next, w->end - w->next, 0, ret_map);
 }
 
 /* Take the next piece; PIECE_NONE at the end. */
@@ -364,12 +389,16 @@ static CO_FN int plan_co_next(struct work *w, struct piece *p)
     *p = (struct piece) { PIECE_NONE };
     co_mutex_co_lock(&w->plan_lock);
     if (w->next < w->end && w->result == 0) {
-        r = plan_co_ask_overlay(w, &m);
+        r = plan_co_ask_overlay(w, &m, &p->gen);
         if (r < 0) {
             w->res.write_error = r;
+        } else if (m.kind != MAP_ABSENT && w->iov) {
+            *p = (struct piece) { PIECE_LOCAL, w->next, m.len, .map = m };
         } else if (m.kind != MAP_ABSENT) {
             *p = (struct piece) { PIECE_LOCAL, w->next, m.len };
+            node_map_end(w->n, &m);
         } else {
+            node_map_end(w->n, &m);
             r = plan_co_missing(w, w->next, w->next + m.len, p);
         }
         w->next += p->len;
@@ -380,9 +409,9 @@ static CO_FN int plan_co_next(struct work *w, struct piece *p)
 
 /* --- populate --- */
 
-/* Read and map [@off, @end), unallocated a moment ago. */
+/* Read and map [@off, @end), which the overlay lacked at @gen. */
 static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
-                                        uint64_t end)
+                                        uint64_t end, uint64_t gen)
 {
     uint64_t len = end - off, begun, read;
     struct inflight *f;
@@ -401,7 +430,7 @@ static CO_FN int populate_co_read_below(struct work *w, uint64_t off,
     if (r < 0) {
         w->res.read_error = r;
     } else {
-        r = map_co_range(w, off, len, f->buf);
+        r = map_co_range(w, off, len, f->buf, gen);
         if (r < 0) {
             w->res.write_error = r;
         }
@@ -427,7 +456,7 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
         struct inflight *f;
         uint64_t to;
 
-        r = node_co_map(w->n, pos, end - pos, &m);
+        r = map_co_ask_again(w, p->gen, pos, end, &m);
         if (r < 0) {
             w->res.write_error = r;
             break;
@@ -444,7 +473,7 @@ static CO_FN int populate_co_copy(struct work *w, const struct piece *p)
         } else {
             to = MIN(cluster_up(w, to),
                      pos < joined ? joined : inflight_next(w->n, pos));
-            r = populate_co_read_below(w, pos, to);
+            r = populate_co_read_below(w, pos, to, p->gen);
             pos = to;
         }
     }
@@ -457,7 +486,8 @@ static CO_FN int populate_co_piece(struct work *w, const struct piece *p)
     int r = 0;
 
     if (p->kind == PIECE_ZERO) {
-        r = map_co_range(w, off, cluster_up(w, p->off + p->len) - off, NULL);
+        r = map_co_range(w, off, cluster_up(w, p->off + p->len) - off, NULL,
+                         p->gen);
         if (r < 0) {
             w->res.write_error = r;
         }
@@ -548,19 +578,19 @@ static struct iov work_iov(const struct work *w, uint64_t off, uint64_t len)
 /* The copy of a range that a guest has read is optional: its failure is traced,
  * not reported. */
 static CO_FN void read_co_map(struct work *w, uint64_t off, uint64_t len,
-                              uint8_t *buf)
+                              uint8_t *buf, uint64_t gen)
 {
-    int r = map_co_range(w, off, len, buf);
+    int r = map_co_range(w, off, len, buf, gen);
 
     if (r < 0) {
         trace_populate_read_not_mapped(w->n->name, off, len, r);
     }
 }
 
-/* Read the clusters of [@pos, @end), for which no read is in flight or another
- * request's read has failed. */
+/* Read the clusters of [@pos, @end), which the overlay lacked at @gen, and for
+ * which no read is in flight or another request's read has failed. */
 static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
-                                        uint64_t end)
+                                        uint64_t end, uint64_t gen)
 {
     uint64_t start = cluster_down(w, pos);
     uint64_t len = cluster_up(w, end) - start;
@@ -577,7 +607,7 @@ static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
     if (r == 0) {
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - start),
                      end - pos);
-        read_co_map(w, start, len, f->buf);
+        read_co_map(w, start, len, f->buf, gen);
     }
     inflight_end(f);
     return r;
@@ -586,7 +616,7 @@ static CO_FN int read_co_populate_below(struct work *w, uint64_t pos,
 /* Bytes [@pos, @end) are in an in-flight read that another request has
  * begun. */
 static CO_FN int populate_co_join_read(struct work *w, struct inflight *f,
-                                       uint64_t pos, uint64_t end)
+                                       uint64_t pos, uint64_t end, uint64_t gen)
 {
     int r;
 
@@ -596,7 +626,8 @@ static CO_FN int populate_co_join_read(struct work *w, struct inflight *f,
         iov_from_buf(work_iov(w, pos, end - pos), 0, f->buf + (pos - f->off),
                      end - pos);
     } else if (!has_given_up(r)) {
-        r = read_co_populate_below(w, pos, end); /* an attempt of our own */
+        /* An attempt of our own. */
+        r = read_co_populate_below(w, pos, end, gen);
     }
     inflight_unref(f);
     return r;
@@ -613,10 +644,10 @@ static CO_FN int read_co_copy(struct work *w, const struct piece *p)
 
         if (f) {
             to = MIN(end, f->off + f->len);
-            r = populate_co_join_read(w, f, pos, to);
+            r = populate_co_join_read(w, f, pos, to, p->gen);
         } else {
             to = MIN(end, inflight_next(w->n, pos));
-            r = read_co_populate_below(w, pos, to);
+            r = read_co_populate_below(w, pos, to, p->gen);
         }
         pos = to;
     }
@@ -631,8 +662,11 @@ static CO_FN int populate_read_co_piece(struct work *w, const struct piece *p)
     case PIECE_COPY: return read_co_copy(w, p);
     case PIECE_ZERO:
         iov_memset(work_iov(w, p->off, p->len), 0, 0, p->len);
-        read_co_map(w, off, cluster_up(w, p->off + p->len) - off, NULL);
+        read_co_map(w, off, cluster_up(w, p->off + p->len) - off, NULL, p->gen);
         return 0;
+    case PIECE_LOCAL:
+        return read_co_mapped(w->n, p->off, work_iov(w, p->off, p->len),
+                              &p->map, w->io_flags);
     default:
         return node_co_preadv(w->n, p->off, work_iov(w, p->off, p->len),
                               w->io_flags);
@@ -740,6 +774,7 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
     uint64_t have = off < n->size ? MIN(iov.len, n->size - off) : 0;
     struct mapping m;
     struct work w;
+    uint64_t gen = n->priv->write_gen;
     int r;
 
     if (have == 0 || !anything_above(n, base) || !node_is_writable(n)) {
@@ -755,9 +790,9 @@ int node_co_read_populate(struct node *n, struct node *base, uint64_t off,
     if (m.kind != MAP_ABSENT && m.len == have) {
         return read_co_mapped(n, off, iov_slice(iov, 0, have), &m, io_flags);
     }
-    node_map_end(n, &m);
     work_init(&w, n, base, off, off + have, io_flags);
     w.first = m;
+    w.first_gen = gen;
     w.iov = &iov;
     /* Without a base to stop at all of the chain is copied: a question to a
      * base far away would cost as much as the answer. */

@@ -191,6 +191,49 @@ static CO_FN void read_entry(void *arg)
     env_co_close(&e);
 }
 
+/* How often one request asks the overlay and the image below it. */
+static CO_FN void expect_co_asks(struct env *e, enum op_kind kind, uint64_t off,
+                                 uint64_t len, unsigned top, unsigned mid)
+{
+    unsigned had_top = e->d_top->count[RAM_STATUS];
+    unsigned had_mid = e->d_mid->count[RAM_STATUS];
+
+    g_assert_cmpint(env_co_do(e, kind, off, len, 0), ==, 0);
+    g_assert_cmpuint(e->d_top->count[RAM_STATUS] - had_top, ==, top);
+    g_assert_cmpuint(e->d_mid->count[RAM_STATUS] - had_mid, ==, mid);
+}
+
+/* A read asks each image of the chain once for each run where its bytes are, and
+ * so does one that populates.  When a guest has written in between the overlay
+ * is asked again.  Populating without a read asks below what there is to be
+ * read, and the read asks where. */
+static CO_FN void asks_once_entry(void *arg)
+{
+    struct env e;
+    struct op *op;
+
+    env_co_init(&e, 8 * CLUSTER, 8 * CLUSTER, 7 * CLUSTER);
+    env_co_open(&e);
+    expect_co_asks(&e, OP_READ, 10, 20, 1, 1);
+    expect_co_asks(&e, OP_COR, 10, 20, 1, 1);                /* absent */
+    expect_co_asks(&e, OP_COR, CLUSTER - 10, CLUSTER, 2, 1); /* half of it */
+    expect_co_asks(&e, OP_COR, CLUSTER, CLUSTER, 1, 0);      /* present */
+    expect_co_asks(&e, OP_COR, 2 * CLUSTER, 2 * CLUSTER, 1, 1);
+    expect_co_asks(&e, OP_POPULATE, 4 * CLUSTER, CLUSTER, 1, 2);
+    /* A guest writes elsewhere while the base is read. */
+    e.f_base.latch[RAM_READ].shut = true;
+    op = op_start(&e, OP_COR, 5 * CLUSTER, CLUSTER, 0);
+    coro_co_settle();
+    g_assert_cmpint(env_co_do(&e, OP_WRITE, 6 * CLUSTER, CLUSTER, 8), ==, 0);
+    e.d_top->count[RAM_STATUS] = 0;
+    latch_open(&e.f_base.latch[RAM_READ]);
+    g_assert_cmpint(op_co_finish(op), ==, 0);
+    g_assert_cmpuint(e.d_top->count[RAM_STATUS], ==, 1);
+    assert_states(&e, "DDDDDDD-");
+    env_co_verify(&e);
+    env_co_close(&e);
+}
+
 static CO_FN void read_with_base_entry(void *arg)
 {
     struct env e;
@@ -609,6 +652,7 @@ int main(int argc, char **argv)
         { "base-is-backing", base_is_backing_entry },
         { "large", large_entry },
         { "read", read_entry },
+        { "asks-once", asks_once_entry },
         { "read-with-base", read_with_base_entry },
         { "read-only", read_only_entry },
         { "join", join_entry },
