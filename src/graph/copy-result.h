@@ -12,3 +12,14 @@ struct copy_result {
     /* Where the time went; both 0: not told. */
     uint64_t read_ns, write_ns;
 };
+
+/* @res goes on with @part, which came after it. */
+static inline void copy_result_add(struct copy_result *res,
+                                   const struct copy_result *part)
+{
+    res->copied += part->copied;
+    res->shared += part->shared;
+    res->read_ns += part->read_ns;
+    res->write_ns += part->write_ns;
+    res->is_read = part->is_read;
+}

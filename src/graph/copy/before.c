@@ -181,11 +181,7 @@ static CO_FN int copy_co_held(struct before *b, uint64_t off, uint64_t len,
             ret = transfer_co_copy(&t, off, ext.len, ext.flags & STATUS_ZERO,
                                    &part);
         }
-        res->copied += part.copied;
-        res->shared += part.shared;
-        res->read_ns += part.read_ns;
-        res->write_ns += part.write_ns;
-        res->is_read = part.is_read;
+        copy_result_add(res, &part);
         off += ext.len;
     }
     return ret;

@@ -213,11 +213,7 @@ static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
                                    (ext.flags & STATUS_ZERO) && !m->no_zeroes,
                                    &part);
         }
-        res->copied += part.copied;
-        res->shared += part.shared;
-        res->read_ns += part.read_ns;
-        res->write_ns += part.write_ns;
-        res->is_read = part.is_read;
+        copy_result_add(res, &part);
     }
     return ret;
 }
