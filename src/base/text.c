@@ -47,3 +47,16 @@ char *text_printable(const char *text, const char *keep)
     }
     return g_string_free(out, FALSE);
 }
+
+bool text_is_id(const char *id)
+{
+    if (!id || !g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}

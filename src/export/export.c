@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/text.h"
 #include "export/export-int.h"
 #include "export/nbd/nbd-int.h"
 #include "export/trace.h"
@@ -107,19 +108,6 @@ void export_begin_delete(struct export *e)
 
 /* --- creation --- */
 
-static bool export_id_is_valid(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (const char *p = id; *p; p++) {
-        if (!g_ascii_isalnum(*p) && !strchr("-._", *p)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static char *export_describe_backend(void *arg)
 {
     struct export *e = arg;
@@ -177,7 +165,7 @@ static int export_take_args(struct exports *es, struct opts *o,
         opts_take_bool(o, "writethrough", &a->writethrough, err) < 0) {
         return -EINVAL;
     }
-    if (!export_id_is_valid(a->id)) {
+    if (!text_is_id(a->id)) {
         return err_set(err, EINVAL, "Invalid block export id");
     }
     if (exports_find(es, a->id)) {

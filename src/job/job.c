@@ -12,6 +12,7 @@
 #include "job/job.h"
 #include <string.h>
 #include "base/err.h"
+#include "base/text.h"
 #include "job/job-int.h"
 #include "job/result.h"
 #include "job/trace.h"
@@ -161,19 +162,6 @@ static void job_leave(struct job *j)
     job_unref(j);
 }
 
-static bool id_well_formed(const char *id)
-{
-    if (!id || !g_ascii_isalpha(*id)) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static void job_let_go(void *arg)
 {
     struct job *j = arg;
@@ -187,7 +175,7 @@ int job_new(struct jobs *js, const struct job_driver *drv,
 {
     struct job *j;
 
-    if (!id_well_formed(p->id)) {
+    if (!text_is_id(p->id)) {
         return err_set(err, EINVAL, "Invalid job ID '%s'", p->id ? p->id : "");
     }
     if (jobs_find(js, p->id)) {

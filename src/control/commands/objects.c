@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/text.h"
 #include "control/control-int.h"
 #include "filter/throttle/throttle.h"
 #include "graph/secret.h"
@@ -44,19 +45,6 @@ static const struct object_type *object_type_find(const char *name)
         }
     }
     return NULL;
-}
-
-static bool id_wellformed(const char *id)
-{
-    if (!g_ascii_isalpha(*id)) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 #define SECRET_KEY "data"
@@ -117,7 +105,7 @@ int object_co_add(struct graph *g, const json_t *props, GError **err)
     if (!id) {
         return err_set(err, EINVAL, "Parameter 'id' is missing");
     }
-    if (!id_wellformed(id)) {
+    if (!text_is_id(id)) {
         return err_set(err, EINVAL, "Parameter 'id' expects an identifier");
     }
     if (type->co_add) {

@@ -17,6 +17,7 @@
 
 #include "base/barrier.h"
 #include "base/err.h"
+#include "base/text.h"
 #include "control/control-int.h"
 #include "job/copy/checkpoint.h"
 #include "job/job.h"
@@ -190,19 +191,6 @@ static CO_FN int journal_co_read(struct journal *j, GError **err)
 
 /* --- life --- */
 
-static bool id_possible(const char *id)
-{
-    if (!g_ascii_isalpha(*id)) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static void journal_free(struct journal *j)
 {
     json_decref(j->entries);
@@ -216,9 +204,8 @@ static void journal_free(struct journal *j)
 
 char *journal_checkpoint(const struct journal *j, const char *id)
 {
-    return j && id_possible(id)
-               ? g_strdup_printf("%s/%s.checkpoint", j->dir, id)
-               : NULL;
+    return j && text_is_id(id) ? g_strdup_printf("%s/%s.checkpoint", j->dir, id)
+                               : NULL;
 }
 
 /* Before guests go on on another image. */
@@ -348,7 +335,7 @@ int journal_co_begin_start(struct journal *j, const char *id,
     int r;
 
     *s = (struct journal_start) { 0 };
-    if (!j || !id_possible(id)) {
+    if (!j || !text_is_id(id)) {
         return 0;
     }
     while (g_hash_table_contains(j->starting, id)) {

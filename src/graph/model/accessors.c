@@ -12,19 +12,6 @@ struct loop *graph_loop(struct graph *g)
     return g->loop;
 }
 
-bool name_wellformed(const char *name)
-{
-    if (!g_ascii_isalpha(name[0])) {
-        return false;
-    }
-    for (const char *p = name; *p; p++) {
-        if (!g_ascii_isalnum(*p) && !strchr("-._", *p)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 struct device *device_find_any(struct graph *g, const char *id)
 {
     for (unsigned i = 0; i < g->devices->len; i++) {

@@ -2,6 +2,7 @@
 /* Devices: stable names of backends whose node may change below them. */
 #include <string.h>
 #include "base/err.h"
+#include "base/text.h"
 #include "graph/model/model.h"
 
 static char *device_describe(void *arg)
@@ -17,7 +18,7 @@ static const struct backend_ops device_backend_ops = {
 
 static int device_check_id(struct graph *g, const char *id, GError **err)
 {
-    if (!name_wellformed(id)) {
+    if (!text_is_id(id)) {
         return err_set(err, EINVAL, "Invalid device name '%s'", id);
     }
     if (device_find(g, id) || device_is_empty(g, id)) {

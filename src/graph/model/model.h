@@ -19,8 +19,6 @@ void node_free(struct node *n);
 void node_refresh_limits(struct node *n);
 void node_refresh_filename(struct node *n);
 void backing_request_free(struct backing_request *r);
-/* Of a node or a device. */
-bool name_wellformed(const char *name);
 
 /* Is @n a view (raw) of an overlay? Then the node below it, and @off, an offset
  * in @n, becomes the offset there; else NULL. chain.c */

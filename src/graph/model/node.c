@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/text.h"
 #include "graph/model/chain-map.h"
 #include "graph/model/in-flight.h"
 #include "graph/demand.h"
@@ -19,7 +20,7 @@
 
 static int node_check_name(struct graph *g, const char *name, GError **err)
 {
-    if (!name_wellformed(name)) {
+    if (!text_is_id(name)) {
         return err_set(err, EINVAL, "Invalid node-name: '%s'", name);
     }
     if (strlen(name) > NODE_NAME_MAX) {
