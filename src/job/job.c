@@ -8,6 +8,20 @@
  * event.  A driver does its work in co_run, changes the graph in co_prepare
  * and lets go of everything in co_clean; the last event follows that, so who
  * hears it finds the graph changed and files free.
+ *
+ *   from                  to         by
+ *   (new)                 created    job_new()
+ *   created               running    job_entry()
+ *   running               ready      job_set_ready(), which a driver calls
+ *   running, ready        paused,    job_co_pause_point(), and back
+ *                         standby
+ *   running, ready        waiting    job_co_finalize(): the work is done
+ *   waiting               pending    job_co_finalize(): so is that of the group
+ *   created, running,     aborting   job_co_conclude(): it failed, or was
+ *   ready, waiting,                  cancelled
+ *   pending
+ *   pending, aborting     concluded  job_co_conclude()
+ *   created, concluded    null       job_leave()
  */
 #include "job/job.h"
 #include <string.h>

@@ -6,6 +6,15 @@
  * or blocked (in a primitive of this folder: only co_unblock() ends it).  A
  * co_wake() that meets any other state is remembered for the next yield, so a
  * wake is never swallowed by an unrelated wait for I/O.
+ *
+ *   ready    -> running   the loop's turn, which takes it from ->ready
+ *   running  -> ready     co_relax(): in the next turn
+ *   running  -> yielded   co_yield()
+ *   running  -> blocked   the wait of a queue, a latch, a timer or an I/O
+ *   yielded  -> ready     co_wake()
+ *   blocked  -> ready     co_unblock()
+ *   running  -> ended     its function has returned; the stack is kept for the
+ *                         next one
  */
 #pragma once
 #include <pthread.h>

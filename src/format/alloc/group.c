@@ -16,6 +16,23 @@
  *     kernel may have dropped the very pages that were to be kept.  A write of
  *     metadata that failed is another matter: its pointers are still here, and
  *     the next pass writes the same again.
+ *
+ * A generation
+ *   open         group_join() enters it, group_data_done() counts down; it is
+ *                the only one that can be joined
+ *     -> closed      group_co_commit_all(), at the begin of a pass
+ *   closed       no more joins; its last data writes end
+ *     -> durable     generations_co_publish(): nothing is in flight, and the
+ *                    flush behind that has succeeded
+ *   durable      its data is on the disk, its pointers are in memory
+ *     -> published   the same, after co_publish() and a second flush; an error
+ *                    of co_publish() leaves it closed for the next pass
+ *   published    the driver forgets what waited for it
+ *
+ * The group
+ *   idle <-> busy    busy while there is a pass, group_co_commit_all(), or while
+ *                    somebody holds it by group_co_lock()
+ *   any -> broken    group_error(): a flush has failed, and all that comes fails
  */
 #include "format/alloc/group.h"
 #include <errno.h>

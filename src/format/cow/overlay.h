@@ -27,6 +27,17 @@
  *     empty.c while nobody uses the image; nowhere else.
  *   - Header slots are written with the group locked, or before it is there;
  *     each is flushed before the next (W1).
+ *
+ * An overlay
+ *   POPULATING   made by cow_co_create(); the header and the maps tell
+ *     -> COMPLETE    cow_co_complete(): each cluster has its bit, durably; then
+ *                    the header gets the state and loses its backing file
+ *   COMPLETE     ->complete; the data file, still NAME.partial, is the disk
+ *     -> finished    cow_co_finish(): first the data file gets its name, then the
+ *                    sidecar is removed; a crash in between leaves COMPLETE, and
+ *                    another cow_co_change_backing() to nothing ends it
+ *   finished     ->finished; there is the disk and nothing else.  Who opens it by
+ *                the name of the sidecar comes to cow_co_open_finished()
  */
 #pragma once
 #include <glib.h>

@@ -13,6 +13,20 @@
  *   PROBE     a little more for one step; asked for more and more seldom while
  *             the answer is no
  *
+ *   FREE    -> GROW      wake(): a guest has asked for something; or MEASURE,
+ *                        where it is not known what that takes undisturbed
+ *   any     -> FREE      limit_tick(): no guest for a second, or no work
+ *   MEASURE -> HOLD      measure_look(): at the rate that was good before ...
+ *   MEASURE -> GROW      ... or, where none was, from a low one
+ *   GROW    -> NARROW    step_bad(): the target was missed
+ *   NARROW  -> HOLD      half_way(): the two rates are near each other
+ *   HOLD    -> PROBE     step_good(): it is time to ask for more
+ *   HOLD    -> NARROW    step_bad(), by cut()
+ *   PROBE   -> GROW      step_good(): more was possible
+ *   PROBE   -> HOLD      step_bad(): it was not
+ *   HOLD    -> MEASURE   measure_again(): what was learned is old, and a pause
+ *                        costs nothing now
+ *
  * A step ends when so many requests were seen that one in a hundred can be told
  * (or after a second), and at once when clearly too many of them took longer
  * than the target.  Requests that began before the last change do not count.

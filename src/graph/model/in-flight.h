@@ -13,6 +13,13 @@
  * works the same but nobody finds it (the second attempt of a joiner whose read
  * failed).
  *
+ *   reading   inflight_begin(); joiners wait
+ *     -> ready    inflight_set_ready(): joiners take the bytes, or the error
+ *   ready     the owner writes the clusters; who comes now takes the bytes, too
+ *     -> ended    inflight_end(): it is in no table any more
+ *   ended     kept by those who still copy from it; the last inflight_unref()
+ *             frees it
+ *
  * The bytes are those below the overlay at the time of the read.  They answer a
  * reader that saw the cluster unallocated after its own read began; they may be
  * mapped only under TRACK_ALLOC after asking again what is allocated.  A caller

@@ -10,6 +10,10 @@
  *   DOWN    a fifth less for one round: kept if the rate did not fall; asked
  *           more and more seldom while it did
  *
+ *   FILL -> HOLD       fill_round(): the rate grows no more
+ *   HOLD -> UP, DOWN   hold_round(): after some rounds, in turn
+ *   UP, DOWN -> HOLD   probe_round(): the new size stays, or the old one is back
+ *
  * A round ends when something that was sent after it began comes back; the
  * first round after a change only lets the change take hold.  Rounds in which
  * something else than the window held the sender back teach nothing.

@@ -4,6 +4,19 @@
  * replies until the connection is lost, and connects again.  Slots after the
  * first only exist where the server says that several connections see each
  * other's writes and flushes.
+ *
+ * A slot
+ *   down        no ->conn; nbd_slot_entry() goes to connecting, after a pause
+ *               when the last attempt failed or did not last
+ *     -> connecting  slot_co_connect()
+ *   connecting  ->conn, and not ->up
+ *     -> up          slot_co_reconnect(), or nbd_client_co_connect_first() for the
+ *                    first slot: the export is as it was
+ *     -> down        slot_co_connect(): refused, or no answer in time
+ *     -> over        nbd_client_fail(): the export is not as it was
+ *   up          ->up; nbd_conn_co_drive() reads replies, requests are sent here
+ *     -> down        slot_went_down(): the connection is lost or was cut
+ *   over        the client is closed or has failed: the coroutine ends
  */
 #include <errno.h>
 #include <inttypes.h>
