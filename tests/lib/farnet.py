@@ -19,8 +19,8 @@ class Far(Host):
     """@delay: seconds each way; @rate: bytes/s; what waits for the line is at
     most what it brings in a round trip."""
 
-    def __init__(self, delay, rate, number=1):
-        super().__init__('far%d' % number, 200 + number)
+    def __init__(self, delay, rate):
+        super().__init__('far')
         if not os.path.exists('/dev/net/tun'):
             raise Skip('a line of its own needs /dev/net/tun')
         self.delay, self.rate = delay, rate
@@ -41,7 +41,7 @@ class Far(Host):
         if self.proc.stdout.readline() != b'ready\n':
             raise Skip('no line of its own')
         for words, address in (((), self.here), (('-n', self.name), self.there)):
-            ip(*words, 'addr', 'add', address + '/24', 'dev', self.device)
+            ip(*words, 'addr', 'add', address + '/30', 'dev', self.device)
             ip(*words, 'link', 'set', self.device, 'mtu', '9000', 'up')
 
     def leave(self):

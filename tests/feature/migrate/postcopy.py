@@ -237,7 +237,7 @@ def test_released(d):
 def test_between_namespaces(d):
     """Two machines' networks, TLS between them, a slow link that breaks."""
     server, client = credentials(d)
-    with Namespace('a', 1) as na, Namespace('b', 2) as nb, \
+    with Namespace('a') as na, Namespace('b') as nb, \
             Source(d, before=server, host=na.there, prefix=na.prefix,
                    server=',tls-creds=tls0') as a, \
             Target(d, *client, host='127.0.0.1', prefix=nb.prefix) as b, \
