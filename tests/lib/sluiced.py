@@ -31,7 +31,7 @@ SLUICE = os.environ.get('SLUICE', TOP + '/build/sluice')
 SANITIZED = 'san' in os.path.basename(os.path.dirname(SLUICED))
 
 BAD_WORDS = ('Sanitizer', 'runtime error:', 'Assertion', 'ERROR:',
-             'does not fit its schema', 'terminate called')
+             'does not fit its schema', 'terminate called', 'CRITICAL **')
 
 
 class Skip(Exception):

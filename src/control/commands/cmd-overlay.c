@@ -23,8 +23,9 @@ struct switching {
 static struct node *find_disk(struct control *c, const char *device,
                               const char *node_name, GError **err)
 {
-    struct node *n = device ? node_find_any(c->graph, device, NULL)
-                            : node_find(c->graph, node_name, NULL);
+    struct node *n = device      ? node_find_any(c->graph, device, NULL)
+                     : node_name ? node_find(c->graph, node_name, NULL)
+                                 : NULL;
 
     if (!n) {
         err_set(err, ENOENT, "Cannot find device='%s' nor node-name='%s'",
@@ -188,12 +189,13 @@ CO_FN int cmd_co_blockdev_snapshot_sync(struct control *c, const json_t *args,
 static bool names_disk(const struct overlay_step *s)
 {
     const char *name = node_header_backing(s->overlay, NULL);
-    g_autofree char *dir = NULL, *path = NULL, *want = NULL;
+    g_autofree char *overlay = NULL, *dir = NULL, *path = NULL, *want = NULL;
 
     if (!name || !node_filename(s->disk) || !node_filename(s->overlay)) {
         return false;
     }
-    dir = g_path_get_dirname(node_filename(s->overlay));
+    overlay = g_canonicalize_filename(node_filename(s->overlay), NULL);
+    dir = g_path_get_dirname(overlay);
     path = g_canonicalize_filename(name, dir);
     want = g_canonicalize_filename(node_filename(s->disk), NULL);
     return g_str_equal(path, want) || g_str_equal(name, node_filename(s->disk));
