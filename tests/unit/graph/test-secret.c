@@ -76,6 +76,8 @@ static CO_FN void refusals_entry(void *arg)
     g_autofree char *neither = refused(g, json_pack("{}"));
     g_autofree char *both = refused(
         g, json_pack("{s:s,s:s}", "data", "a", "file", "/dev/null"));
+    g_autofree char *one = refused(
+        g, json_pack("{s:s,s:s}", "data", "x", "format", "base64"));
     g_autofree char *base64 = refused(
         g, json_pack("{s:s,s:s}", "data", "hush*hush", "format", "base64"));
     g_autofree char *format = refused(
@@ -88,6 +90,7 @@ static CO_FN void refusals_entry(void *arg)
 
     g_assert_nonnull(strstr(neither, "one of 'data' and 'file'"));
     g_assert_cmpstr(neither, ==, both);
+    g_assert_nonnull(strstr(one, "not valid base64"));
     g_assert_nonnull(strstr(base64, "not valid base64"));
     g_assert_null(strstr(base64, "hush"));
     g_assert_nonnull(strstr(format, "'hex'"));
