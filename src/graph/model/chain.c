@@ -99,29 +99,46 @@ static char *path_resolve(const char *image, const char *name)
     return dir;
 }
 
+static bool path_equal(const char *own, const char *image, const char *name)
+{
+    g_autofree char *a = path_resolve(NULL, own),
+                    *b = path_resolve(image, name);
+
+    return g_str_equal(a, b);
+}
+
+/* Is @header, the backing name in @overlay, the name of @n?  Options may have
+ * put another image there than the header names: a commit into the image of
+ * that name must not write to this one. */
+static bool header_means(struct node *overlay, const char *header,
+                         struct node *n)
+{
+    if ((n->flags & NODE_IMPLICIT) || !n->filename ||
+        g_str_has_prefix(header, "json:")) {
+        return true;
+    }
+    if (g_str_has_prefix(header, "file:")) {
+        header += strlen("file:");
+    } else if (header[strcspn(header, ":/")] == ':') {
+        return g_str_equal(header, n->filename); /* an address */
+    }
+    return path_equal(n->filename, overlay->filename, header);
+}
+
 /* Do @overlay's header or @n's own name say @filename? */
 static bool chain_name_matches(struct node *overlay, struct node *n,
                                const char *filename)
 {
     const char *header = node_header_backing(overlay, NULL);
-    char *own, *here, *cwd;
-    bool match;
 
-    if ((header && !strcmp(header, filename)) ||
-        (n->filename && !strcmp(n->filename, filename))) {
+    if (header && g_str_equal(header, filename) &&
+        header_means(overlay, header, n)) {
         return true;
     }
-    if (!n->filename) {
-        return false;
-    }
-    own = path_resolve(NULL, n->filename);
-    here = path_resolve(overlay->filename, filename);
-    cwd = path_resolve(NULL, filename);
-    match = !strcmp(own, here) || !strcmp(own, cwd);
-    g_free(own);
-    g_free(here);
-    g_free(cwd);
-    return match;
+    return n->filename &&
+           (g_str_equal(n->filename, filename) ||
+            path_equal(n->filename, overlay->filename, filename) ||
+            path_equal(n->filename, NULL, filename));
 }
 
 struct node *node_chain_find_file(struct node *top, const char *filename)

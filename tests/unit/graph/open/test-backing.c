@@ -61,6 +61,29 @@ static void expect_text(char *text, const char *part)
     g_free(text);
 }
 
+/* The name in the header is not the name of what options put in its place. */
+static CO_FN void expect_overridden(struct graph *g)
+{
+    char *other = path_of("other"), *mid = path_of("mid");
+    char *options = g_strdup_printf(
+        ", 'backing': {'driver': 'fake', 'backing': "
+        "null, 'file': {'driver': 'file', "
+        "'filename': '%s'}}",
+        other);
+    struct node *n;
+
+    make("other", NULL, NULL);
+    n = open_co(g, "top", options);
+    g_assert_null(node_chain_find_file(n, "mid"));
+    g_assert_null(node_chain_find_file(n, mid));
+    g_assert_true(node_chain_find_file(n, other) == node_backing(n));
+    g_assert_true(node_chain_find_file(n, "other") == node_backing(n));
+    node_co_unref(n);
+    g_free(options);
+    g_free(other);
+    g_free(mid);
+}
+
 static CO_FN void follow_entry(void *arg)
 {
     struct graph *g = fake_graph();
@@ -91,6 +114,7 @@ static CO_FN void follow_entry(void *arg)
     n = open_co(g, "top", ", 'backing': {'driver': 'ram'}");
     g_assert_cmpstr(node_backing(n)->drv->name, ==, "ram");
     node_co_unref(n);
+    expect_overridden(g);
     g_free(path);
     g_free(data);
     graph_co_free(g);
