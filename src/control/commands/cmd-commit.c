@@ -174,3 +174,49 @@ CO_FN int cmd_co_block_commit(struct control *c, const json_t *args,
 {
     return job_start_co_run(c, "block-commit", commit_co_command, args, err);
 }
+
+/* --- the human monitor --- */
+
+struct by_hand {
+    struct control *c;
+    json_t *args; /* of block-commit */
+};
+
+/* What is wrong in the names is for block-commit to say. */
+static CO_FN void name_image_below_entry(void *arg)
+{
+    struct by_hand *h = arg;
+    struct graph *graph = h->c->graph;
+    struct commit_params p = {};
+    struct node *below;
+
+    if (graph) {
+        p.node = node_find_any(graph, arg_str(h->args, "device"), NULL);
+    }
+    if (!p.node || find_top(h->c, h->args, &p, NULL) < 0) {
+        return;
+    }
+    below = node_skip_filters(node_backing(p.top));
+    if (below) {
+        json_object_set_new(h->args, "base-node",
+                            json_string(node_name(below)));
+    }
+}
+
+/* As in QEMU the image goes into the next one below it, when block-commit
+ * would go down to the lowest, which other disks may share. */
+CO_FN int hmp_co_commit(struct control *c, const json_t *args, GString *out,
+                        GError **err)
+{
+    struct by_hand h = { c, json_deep_copy(args) };
+    json_t *ret = NULL;
+    int r;
+
+    if (!arg_str(args, "base")) {
+        control_co_on_data(c, name_image_below_entry, &h);
+    }
+    r = control_co_execute(c, "block-commit", h.args, &ret, err);
+    json_decref(h.args);
+    json_decref(ret);
+    return r;
+}

@@ -219,6 +219,26 @@ def test_by_hand(d):
         assert f.read(512) == b'x' * 512
 
 
+def test_by_hand_one_image_down(d):
+    """Without a base the image goes into the next one, as in QEMU: the base
+    may be other disks', too."""
+    paths = {n: os.path.join(d, n) for n in ('base', 'mid', 'top')}
+    rig.make_file(paths['base'], bytes(MIB))
+    rig.make_overlay(paths['mid'], paths['base'])
+    rig.make_overlay(paths['top'], paths['mid'], rig.FORMAT)
+    with rig.Stage(d, paths['top']) as s:
+        s.client().pwrite(b'x' * 512, 0)
+        assert 'not found' in s.qmp.hmp('commit nothing')
+        assert s.qmp.hmp('commit virtio0') == ''
+        s.qmp.wait_event('BLOCK_JOB_READY', device='virtio0')
+        assert s.qmp.hmp('block_job_complete virtio0') == ''
+        s.wait_completed()
+        assert paths['mid'] in s.qmp.hmp('info block')
+    assert rig.read_image(paths['mid'])[:512] == b'x' * 512
+    with open(paths['base'], 'rb') as f:
+        assert f.read() == bytes(MIB)
+
+
 def test_snapshots_are_not_changed(d):
     """Guests may write wherever a snapshot shows the base (S10)."""
     if rig.FORMAT != 'qcow2':
