@@ -22,7 +22,7 @@ uint32_t mirror_unit(const struct mirror *m)
 }
 
 static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
-                                     uint64_t len, bool zero,
+                                     uint64_t len, bool ask,
                                      struct copy_result *res);
 
 /* --- changes by guests --- */
@@ -135,13 +135,19 @@ static CO_FN int mirror_co_status(struct mirror *m, uint64_t off, uint64_t max,
     return node_co_status_above(m->source, end, off, max, ext);
 }
 
-/* The run in units that the target takes whole: one of which only a part is to
- * be copied is copied, as data. */
-static void mirror_round_run(const struct mirror *m, uint64_t max, bool *need,
-                             bool *zero, uint64_t *len)
+/* What a run has to have whole: units that the target takes so, and those of
+ * the marks, which are not taken away from a part. */
+static uint64_t mirror_run_unit(const struct mirror *m, bool dirty)
 {
-    uint64_t unit = m->whole;
+    return dirty ? MAX(m->whole, dirty_map_granularity(m->dirty)) : m->whole;
+}
 
+/* The run in whole units, if that is not 0: one of which only a part is to be
+ * copied is copied, as data. */
+static void mirror_round_run(const struct mirror *m, uint64_t unit,
+                             uint64_t max, bool *need, bool *zero,
+                             uint64_t *len)
+{
     *zero = *zero && !m->no_zeroes;
     if (unit == 0 || *len == max || *len % unit == 0) {
         return;
@@ -186,15 +192,16 @@ CO_FN int mirror_co_scan(void *arg, uint64_t off, uint64_t max, bool *ret_need,
                 (m->bottom ? ext.depth > 0 : !(*ret_zero && m->target_is_zero));
     *ret_len = ext.len;
     if (ret == 0) {
-        mirror_round_run(m, max, ret_need, ret_zero, ret_len);
+        mirror_round_run(m, mirror_run_unit(m, dirty), max, ret_need, ret_zero,
+                         ret_len);
     }
     return ret;
 }
 
-/* @zero is what was seen before the marks were taken away: a guest may have
- * written there since. */
+/* @ask: zeroes are copied as zeroes. What was seen before the marks were taken
+ * away does not say where they are: a guest may have written there since. */
 static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
-                                     uint64_t len, bool zero,
+                                     uint64_t len, bool ask,
                                      struct copy_result *res)
 {
     int ret = 0;
@@ -203,7 +210,7 @@ static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
         struct copy_result part = { 0 };
         struct extent ext = { .len = len };
 
-        if (zero) {
+        if (ask) {
             ret = mirror_co_status(m, off, len, &ext);
             part.is_read = true;
         }
@@ -220,7 +227,7 @@ static CO_FN int mirror_co_copy_part(struct mirror *m, uint64_t off,
 
 /* The graph stays as it is meanwhile. */
 static CO_FN int mirror_co_copy_held(struct mirror *m, uint64_t off,
-                                     uint64_t len, bool zero,
+                                     uint64_t len, bool ask,
                                      struct copy_result *res)
 {
     struct range r;
@@ -228,7 +235,7 @@ static CO_FN int mirror_co_copy_held(struct mirror *m, uint64_t off,
 
     ranges_co_take(&m->ranges, &r, off, len);
     dirty_map_clear(m->dirty, off, len);
-    ret = mirror_co_copy_part(m, off, len, zero, res);
+    ret = mirror_co_copy_part(m, off, len, ask, res);
     if (ret < 0) {
         dirty_map_set(m->dirty, off, len);
     } else if (!m->first) {
@@ -250,7 +257,8 @@ CO_FN int mirror_co_copy(void *arg, uint64_t off, uint64_t len, bool zero,
     do {
         *res = (struct copy_result) { 0 };
         backend_co_enter(m->source_backend);
-        ret = mirror_co_copy_held(m, off, len, zero, res);
+        /* After the first round a run of data may have zeroes in it. */
+        ret = mirror_co_copy_held(m, off, len, zero || !m->first, res);
         backend_leave(m->source_backend);
     } while (mirror_restarts(m, ret));
     return ret;

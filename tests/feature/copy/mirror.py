@@ -285,6 +285,34 @@ def test_status_that_cannot_be_told_once(d):
     assert_same(rig.read_image(target, 'qcow2'), data)
 
 
+def test_holes_in_every_granule(d):
+    """What a guest wrote next to holes is copied once, and holes stay holes."""
+    paths = [os.path.join(d, n) for n in ('source', 'target')]
+    with Sluiced(d) as s:
+        for path in paths:
+            rig.qemu_img('create', '-q', path, '16M')
+            s.qmp.cmd('blockdev-add', {
+                'driver': 'raw', 'node-name': os.path.basename(path),
+                'file': {'driver': 'file', 'filename': path}})
+        s.qmp.cmd('blockdev-mirror', {
+            'job-id': 'j', 'device': 'source', 'target': 'target',
+            'sync': 'full', 'filter-node-name': 'filter'})
+        s.qmp.wait_event('BLOCK_JOB_READY')
+        for at in range(0, 16 * MIB, 64 * KIB):
+            s.qmp.cmd('human-monitor-command', {
+                'command-line': 'qemu-io filter "write -P 5 %d 4k"' % at})
+
+        def in_step():
+            job, = s.qmp.cmd('query-block-jobs')
+            return job['offset'] == job['len']
+        until(in_step, 'the mirror')
+        s.qmp.cmd('block-job-cancel', {'device': 'j'})
+        s.qmp.wait_event('BLOCK_JOB_COMPLETED')
+    want = (b'\5' * 4096 + bytes(60 * KIB)) * 256
+    assert_same(rig.read_image(paths[1], 'raw'), want)
+    assert os.stat(paths[1]).st_blocks * 512 < 4 * MIB
+
+
 def test_errors_of_the_target(d):
     """Its server takes no writes for a while: stop, go on, and all is there."""
     path = rig.make_file(os.path.join(d, 'far'), bytes(SIZE))
