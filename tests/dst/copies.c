@@ -222,20 +222,23 @@ static CO_FN bool backup_co_start(struct world *w, struct copy *c)
     return ok;
 }
 
-/* A disk that goes on on a larger image becomes larger, as in QEMU; guests here
- * do not expect that.  The base has grown where the middle was merged into it. */
-static bool may_go_on(const struct world *w, enum layer l)
+/* The image that a commit of the disk goes to; "base", unless a stream of the
+ * middle has taken that away. */
+static struct node *lowest(struct world *w)
 {
-    uint64_t size = w->cfg.size[l];
+    struct node *n = copies_disk(w);
 
-    for (guint i = 0; l == L_BASE && i < w->copies->len; i++) {
-        const struct copy *c = w->copies->pdata[i];
-
-        if (c->kind == COMMIT) {
-            size = MAX(size, w->cfg.size[L_MID]);
-        }
+    while (n && node_backing(n)) {
+        n = node_skip_filters(node_backing(n));
     }
-    return size <= w->cfg.size[L_TOP];
+    return n;
+}
+
+/* A disk that goes on on a larger image becomes larger, as in QEMU; guests here
+ * do not expect that.  The base grows when a larger middle is merged into it. */
+static bool may_go_on(const struct world *w, const struct node *n)
+{
+    return n && node_size(n) <= w->cfg.size[L_TOP];
 }
 
 static CO_FN bool commit_co_start(struct world *w, struct copy *c)
@@ -246,10 +249,10 @@ static CO_FN bool commit_co_start(struct world *w, struct copy *c)
     if (c->kind == COMMIT) {
         json_object_update_new(args, json_pack("{s:s,s:s}", "top-node", "mid",
                                                "base-node", "base"));
-    } else if (w->cfg.has_mid && may_go_on(w, L_MID) &&
+    } else if (w->cfg.has_mid && w->cfg.size[L_MID] <= w->cfg.size[L_TOP] &&
                rng_percent(&w->rng, 50)) {
         json_object_set_new(args, "base-node", json_string("mid"));
-    } else if (!may_go_on(w, L_BASE)) {
+    } else if (!may_go_on(w, lowest(w))) {
         json_decref(args);
         return false;
     }
