@@ -46,7 +46,7 @@ struct chunk {
     uint64_t off, len;
     uint64_t piece;   /* what to leave behind if the error is ignored */
     uint64_t charged; /* of the window */
-    uint64_t mark;    /* window_sent() */
+    struct window_mark mark;
     bool zero, done, is_read;
     int error;
 };
@@ -217,7 +217,7 @@ static CO_FN void chunk_entry(void *arg)
         c->shares = res.shared == len;
         c->read_ns += ((double)res.read_ns - c->read_ns) / 8;
         c->write_ns += ((double)res.write_ns - c->write_ns) / 8;
-        window_done(&c->window, ch->mark, len, loop_clock_ns(c->loop));
+        window_done(&c->window, &ch->mark, len, loop_clock_ns(c->loop));
     }
     if (ret < 0) {
         ch->is_read = res.is_read;
@@ -244,12 +244,12 @@ static void chunk_start(struct chunk *ch)
 
     ch->error = 0;
     ch->charged = ch->zero ? 0 : ch->len;
-    ch->mark = window_sent(&c->window);
     c->in_flight += ch->charged;
     memory_take(&c->memory, ch->charged);
     c->busy++;
     c->busy_zero += ch->zero;
     if (!ch->zero) {
+        ch->mark = window_sent(&c->window, ch->len, loop_clock_ns(c->loop));
         bucket_take(&c->bucket, ch->len, loop_clock_ns(c->loop));
         if (c->p.background) {
             background_begin(c->p.background, ch->len);
@@ -276,6 +276,7 @@ static uint64_t plan_len(const struct copy *c, const struct scan_run *run)
     } else {
         unit = MIN(unit, MAX(round_down(memory_share(&c->memory), c->p.cluster),
                              c->p.cluster));
+        unit = MIN(unit, MAX(window_piece(&c->window), c->p.cluster));
         chunk = bucket_request_size(c->p.speed, c->p.cluster, MIN(chunk, unit));
     }
     return MIN(run->len, chunk - run->off % chunk);

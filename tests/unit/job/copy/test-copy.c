@@ -303,7 +303,8 @@ static void test_sparse(void)
     w.scan_ns = MS;
     took = run(&w);
     g_assert_cmpuint(took, <, 100 * MS);
-    g_assert_cmpuint(w.requests, <=, 32);
+    /* The first run goes in small pieces, until the storage is known. */
+    g_assert_cmpuint(w.requests, <=, 48);
     assert_whole(&w);
     world_done(&w);
 }
