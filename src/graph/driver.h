@@ -286,6 +286,13 @@ struct node_driver {
      * "bitmaps"). */
     CO_FN_PTR int (*co_snapshot)(struct node *n, enum snapshot_op op,
                                  const char *name, GError **err);
+    /* A snapshot is about to be made: do what can be done of it while requests go
+     * on. It changes nothing that anybody sees, fails without a trace, and ends
+     * early when the node is drained. / No snapshot comes any more: what is left
+     * of it goes, and what the last one set free is given back, while requests
+     * go on. Both or none. */
+    CO_FN_PTR void (*co_snapshot_prepare)(struct node *n);
+    CO_FN_PTR void (*co_snapshot_tidy)(struct node *n);
     /* Tell @g of each run that internal snapshot number @i shows of the backing
      * chain, until it has enough. The result of the last call; 0: all were
      * told; -ENOENT without an error text: no such number. Reads the image; no

@@ -198,6 +198,11 @@ CO_FN int node_co_change_backing(struct node *n, const char *name,
  * -ENOTSUP when the format has none; -EACCES on a read-only node; -ENOENT. */
 CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
                            const char *name, GError **err);
+/* Before and after SNAPSHOT_CREATE, without a drain: the first lets it be short,
+ * the second gives back what it left, or what was prepared in vain. They wait for
+ * other changes of the image. No effect on formats that need none. */
+CO_FN void node_co_snapshot_prepare(struct node *n);
+CO_FN void node_co_snapshot_tidy(struct node *n);
 CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                          const struct bitmap_args *args, GError **err);
 

@@ -27,8 +27,8 @@ static bool is_needed(enum cover c, const char *group)
         return false;
     }
     return c != COVER_COMPRESSED && c != COVER_SNAPSHOT && c != COVER_FORGET &&
-           c != COVER_RESTORE && c != COVER_BITMAP && c != COVER_BACKUP &&
-           c != COVER_AMEND && c != COVER_SHRINK;
+           c != COVER_PREPARED && c != COVER_RESTORE && c != COVER_BITMAP &&
+           c != COVER_BACKUP && c != COVER_AMEND && c != COVER_SHRINK;
 }
 
 bool cover_report(const char *group)

@@ -49,8 +49,8 @@ static const char *alphabet(const struct crash_config *c)
     return c->alphabet    ? c->alphabet
            : c->far       ? c->snapshots ? "aufbvexztFrqpsScgwWdoynljXY"
                                          : "aufbvexztFrqpsScgwWdoyXY"
-           : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoynljMV"
-                                       : "aufbvexztFrgwWdoynlj"
+           : c->snapshots ? c->backing ? "aufbvexztFrqpsScgwWdoyNnljMV"
+                                       : "aufbvexztFrgwWdoyNnlj"
            : c->bitmap
                ? c->backing ? "aufbvexztFrqpsScgwWdoyI" : "aufbvexztFrgwWdoyI"
            : c->mid     ? "aufbvexztFrqpsSkCcgwWdoy"
@@ -244,6 +244,21 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
         "aFnaF", "naFvF",    "aFjaF",           "uFnaFjvF",
         "rjaF",  "anubFlaF", "bnznfnFlFtFlFbF", "nFD|D|FnD|T|FlD|D|F",
     };
+    /* The same, prepared while the guest goes on. */
+    static const char *const prepared[] = {
+        "aFNnaF",
+        "aFN|b|vnbF",
+        "uFNa|fbnvFlaF",
+        "aFNnN|u|bnN|tFnF",
+        "bFN|D|F|DnN|T|D|FnD|F",
+        "NnaFNdbNnFlF",
+        "aFNlbF",
+        "aFNoaF",
+        "bNN|z|FtFnjF",
+        "bNFG",
+        "NgnF",
+        "D|NF|D|D|FnNFD|T|ZnFlF",
+    };
     /* Clusters that are freed and used again. */
     static const char *const freed[] = {
         "uF~rtFFFfF",
@@ -301,6 +316,11 @@ static char *special_try(const struct crash_config *c, const struct suite *s,
          i++) {
         story = story ? story
                       : sequence_try(c, shared[i], seed, &s->random_limits);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(prepared) && c->snapshots; i++) {
+        for (guint32 k = 1; k <= (s->length > 2 ? 6 : 1) && !story; k++) {
+            story = sequence_try(c, prepared[i], k, &s->random_limits);
+        }
     }
     for (unsigned i = 0;
          i < G_N_ELEMENTS(shrunk) && c->format == &format_qcow2 &&
@@ -382,8 +402,8 @@ static void sequence_random(const struct crash_config *c, GRand *rnd, char *out)
 {
     const char *abc = c->far         ? "DDDUZTFFRRpScgwdoyXYY"
                       : c->mid       ? "DDDUZTFFRRpSkCcgwdoy"
-                      : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoynljMV"
-                                                  : "DDDUZTFFRgwdoynlj"
+                      : c->snapshots ? c->backing ? "DDDUZTFFRRpScgwdoyNNnljMV"
+                                                  : "DDDUZTFFRgwdoyNNnlj"
                       : c->backing   ? "DDDUZTFFRRpScgwdoyMVO"
                                      : "DDDUZTFFRgwdoy";
     unsigned len = (unsigned)g_rand_int_range(rnd, 5, 40);

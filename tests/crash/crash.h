@@ -126,6 +126,7 @@ extern const unsigned crash_n_configs;
     X(REOPEN, "images that became read-only and writable again") \
     X(COMPRESSED, "images with compressed clusters") \
     X(SNAPSHOT, "snapshots that were made") \
+    X(PREPARED, "snapshots that were prepared") \
     X(FORGET, "snapshots that were deleted") \
     X(RESTORE, "snapshots that were gone back to") \
     X(BITMAP, "bitmaps that counted") \
@@ -242,7 +243,8 @@ enum op_kind {
     OP_DRAIN,
     OP_REOPEN,
     OP_REPAIR,
-    OP_AMEND, /* to the other version */
+    OP_AMEND,   /* to the other version */
+    OP_PREPARE, /* what can be done of a snapshot beside requests */
     OP_SNAPSHOT,
     OP_FORGET,
     OP_RESTORE,

@@ -147,14 +147,29 @@ static CO_FN int guest_co_amend(struct guest *g)
     return ret;
 }
 
+/* Beside all others. */
+static CO_FN int guest_co_prepare(struct guest *g)
+{
+    node_co_snapshot_prepare(node_skip_filters(backend_node(g->u)));
+    g->prepared = true;
+    return 0;
+}
+
 /* Take an internal snapshot, or delete the newest. */
 static CO_FN int guest_co_snapshot(struct guest *g, enum snapshot_op what)
 {
     g_autofree char *name = g_strdup_printf(
         "s%u", g->n_snapshots - (what == SNAPSHOT_DELETE));
-    int ret = node_co_snapshot(node_skip_filters(backend_node(g->u)), what,
-                               name, NULL);
+    struct node *n = node_skip_filters(backend_node(g->u));
+    int ret = node_co_snapshot(n, what, name, NULL);
 
+    if (what == SNAPSHOT_CREATE) {
+        node_co_snapshot_tidy(n);
+        if (ret == 0 && g->prepared) {
+            cover(COVER_PREPARED);
+        }
+        g->prepared = false;
+    }
     if (ret == 0) {
         g->n_snapshots += what == SNAPSHOT_CREATE ? 1 : UINT_MAX;
         cover(what == SNAPSHOT_CREATE ? COVER_SNAPSHOT : COVER_FORGET);
@@ -277,6 +292,7 @@ int guest_co_do(struct guest *g, struct op *op)
     case OP_BACKUP: return guest_co_backup(g);
     case OP_REOPEN: return guest_co_reopen(g);
     case OP_EMPTY: return guest_co_empty(g);
+    case OP_PREPARE: return guest_co_prepare(g);
     case OP_SNAPSHOT: return guest_co_snapshot(g, SNAPSHOT_CREATE);
     case OP_FORGET: return guest_co_snapshot(g, SNAPSHOT_DELETE);
     case OP_RESTORE: return guest_co_restore(g);

@@ -19,6 +19,7 @@ struct guest {
     uint64_t cursor; /* of stream steps */
     GRand *rnd;
     unsigned n_snapshots;
+    bool prepared;            /* the next snapshot may be */
     struct co_mutex managing; /* no command repairs while another resizes */
     struct co_latch running;
     struct co_latch behind; /* nobody waits for them before the end */

@@ -445,6 +445,7 @@ static const char *const kind_names[] = {
     [OP_REOPEN] = "reopen",
     [OP_REPAIR] = "repair",
     [OP_AMEND] = "amend",
+    [OP_PREPARE] = "prepare a snapshot",
     [OP_SNAPSHOT] = "snapshot",
     [OP_FORGET] = "forget a snapshot",
     [OP_RESTORE] = "restore a snapshot",

@@ -112,6 +112,7 @@ static const struct letter letters[] = {
     { 'I', OP_BACKUP },
     { 'd', OP_DRAIN },
     { 'o', OP_REOPEN },
+    { 'N', OP_PREPARE },
     { 'n', OP_SNAPSHOT },
     { 'l', OP_FORGET },
     { 'j', OP_RESTORE },

@@ -116,6 +116,7 @@ static CO_FN int making_co_prepare(struct action *a, GError **err)
 {
     struct making *m = a->state;
     struct node *n = find_image(a->control, arg_str(a->args, "device"), err);
+    int ret;
 
     if (!n) {
         return -EINVAL;
@@ -126,8 +127,12 @@ static CO_FN int making_co_prepare(struct action *a, GError **err)
                             1u << BLOCK_OP_STREAM | 1u << BLOCK_OP_STREAM_FROM |
                                 1u << BLOCK_OP_COMMIT,
                             "an internal snapshot of it is being made");
-    return create_co_check(n, arg_str(a->args, "device"),
-                           arg_str(a->args, "name"), err);
+    ret = create_co_check(n, arg_str(a->args, "device"),
+                          arg_str(a->args, "name"), err);
+    if (ret == 0) {
+        node_co_snapshot_prepare(n);
+    }
+    return ret;
 }
 
 static CO_FN int making_co_do(struct action *a, GError **err)
@@ -152,6 +157,9 @@ static CO_FN void making_co_end(struct action *a, bool success)
 {
     struct making *m = a->state;
 
+    if (a->disk) {
+        node_co_snapshot_tidy(a->disk);
+    }
     node_unblock(m->blocker);
 }
 

@@ -17,6 +17,7 @@
 #include "format/qcow2/data/write.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 
 /* No defaults: what is not said stays as it is. */
 const struct create_option qcow2_amend_options[] = {
@@ -253,6 +254,7 @@ int qcow2_co_amend(struct node *n, struct opts *o, GError **err)
         amend_clear(&a);
         return ret;
     }
+    qcow2_prepared_drop(img);
     if (a.version < img->hdr.version) {
         ret = zeroes_co_leave(img);
     }

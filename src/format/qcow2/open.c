@@ -19,6 +19,7 @@
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
 #include "format/qcow2/snapshot/snapshot.h"
+#include "format/qcow2/space/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
 
@@ -351,6 +352,8 @@ static CO_FN int qcow2_image_co_end_writes(struct qcow2_image *img)
     if (!img->group) {
         return 0;
     }
+    co_latch_co_wait(&img->preparing);
+    qcow2_prepared_drop(img);
     qcow2_co_bitmaps_end_writes(img);
     ret = qcow2_co_end_writes(img);
     g_assert(!img->group);

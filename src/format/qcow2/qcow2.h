@@ -104,6 +104,7 @@ struct qcow2_image {
     struct qcow2_writes *writes;       /* data/cluster-lock.c */
     GHashTable *meta;                  /* overlap.c */
     struct qcow2_snapshots *snapshots; /* snapshot.c */
+    struct qcow2_prepared *prepared;   /* snapshot/prepare.c */
     struct qcow2_bitmaps *bitmaps;     /* bitmap.c */
     struct qcow2_crypt *crypt;         /* luks.c; NULL: not encrypted */
     struct qcow2_codec *codec;         /* compress.c */
@@ -112,6 +113,7 @@ struct qcow2_image {
                       * nobody was told of */
     int leak_error;  /* why, of the last; -errno */
     struct co_latch background;
+    struct co_latch preparing; /* steps of snapshot/prepare.c */
     unsigned quiesced;
     bool corrupt; /* found at run time: no more writes */
 };

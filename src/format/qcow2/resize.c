@@ -316,6 +316,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     if (ret < 0 || size == old) {
         return ret;
     }
+    qcow2_prepared_drop(img);
     ret = qcow2_co_ready(img);
     if (ret == 0) {
         ret = qcow2_co_bitmaps_hold(img);

@@ -56,6 +56,7 @@ void qcow2_co_quiesce(struct node *n)
     struct qcow2_image *img = qcow2_image(n);
 
     img->quiesced++;
+    co_latch_co_wait(&img->preparing);
     if (!img->group) {
         return;
     }

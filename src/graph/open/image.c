@@ -134,6 +134,29 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
     return r;
 }
 
+/* Alone like those that change the image, but beside requests. */
+static CO_FN void beside_requests_co_do(struct node *n,
+                                        void (*co_fn)(struct node *n))
+{
+    if (co_fn && node_is_writable(n)) {
+        node_ref(n);
+        co_mutex_co_lock(&n->priv->changing);
+        co_fn(n);
+        co_mutex_unlock(&n->priv->changing);
+        node_co_unref(n);
+    }
+}
+
+CO_FN void node_co_snapshot_prepare(struct node *n)
+{
+    beside_requests_co_do(n, n->drv->co_snapshot_prepare);
+}
+
+CO_FN void node_co_snapshot_tidy(struct node *n)
+{
+    beside_requests_co_do(n, n->drv->co_snapshot_tidy);
+}
+
 CO_FN int node_co_bitmap(struct node *n, enum bitmap_op op, const char *name,
                          const struct bitmap_args *args, GError **err)
 {

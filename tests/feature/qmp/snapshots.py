@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def file_node(path, fmt, name, **more):
 class Disk:
     """A daemon with the qcow2 image i.qcow2 as node "n", exported."""
 
-    def __init__(self, d, options='cluster_size=64k', size='8M', node=None):
+    def __init__(self, d, options='cluster_size=64k', size='8M', node=None,
+                 args=()):
         self.dir = d
         self.path = os.path.join(d, 'i.qcow2')
         if not os.path.exists(self.path):
@@ -44,7 +46,7 @@ class Disk:
             d, '--nbd-server', 'addr.type=unix,addr.path=%s/s' % d,
             '--blockdev', json.dumps(node or file_node(self.path, 'qcow2',
                                                        'n')),
-            '--export', 'type=nbd,id=e,node-name=n,name=n,writable=on')
+            '--export', 'type=nbd,id=e,node-name=n,name=n,writable=on', *args)
         self.qmp = self.daemon.qmp
 
     def __enter__(self):
@@ -261,6 +263,33 @@ def test_consistent_point(d):
             assert marks[0] - marks[-1] <= 1, marks
         print('# %d passes, slowest write %.1f ms' % (w.passes,
                                                       w.slowest * 1000))
+    disk.check()
+
+
+def test_what_a_guest_waits_for(d):
+    """The tables are copied beforehand, but for those of a guest that goes
+    on."""
+    with Disk(d, 'cluster_size=4k,preallocation=metadata', size='256M',
+              args=('-T', 'qcow2_snapshot_share')) as disk:
+        h = disk.client()
+        disk.make('first')
+        h.pwrite(b'a' * 4096, 5 * MIB)
+        disk.make('second')
+        disk.make('third')
+        w = Writer(disk.client())
+        w.start()
+        until(lambda: w.passes > 1, 'a pass of the guest')
+        disk.make('fourth')
+        w.halt = True
+        w.join()
+        for name in ('first', 'fourth'):
+            disk.qmp.cmd(DELETE, device='n', name=name)
+        assert disk.content('second', 'qemu-img')[5 * MIB:][:4096] == \
+            b'a' * 4096
+        told = re.findall(r'qcow2_snapshot_share n: (\d+) of 128 tables .* '
+                          r'ret (-?\d+)', disk.daemon.errors())
+        assert told[:3] == [('0', '0')] * 3, told
+        assert len(told) == 4 and int(told[3][0]) <= 2, told
     disk.check()
 
 

@@ -64,8 +64,10 @@ int qcow2_bitmap_check_new(const struct qcow2_image *img, const char *name,
 int qcow2_co_bitmaps_commit(struct qcow2_image *img, GPtrArray *list,
                             GError **err)
 {
-    int ret = qcow2_co_settle(img);
+    int ret;
 
+    qcow2_prepared_drop(img);
+    ret = qcow2_co_settle(img);
     if (ret == 0) {
         group_co_lock(img->group);
         qcow2_co_reclaim(img);

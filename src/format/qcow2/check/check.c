@@ -26,6 +26,7 @@
 #include "format/qcow2/data/crypt.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
+#include "format/qcow2/space/space.h"
 #include "loop/io.h"
 
 /* Tables of a disk of 128 TiB with clusters of 64 KiB. */
@@ -294,6 +295,9 @@ int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
         return err_set(err, EPERM, "Cannot repair a read-only image");
     }
     if (img->group) {
+        if (fix) {
+            qcow2_prepared_drop(img);
+        }
         ret = qcow2_co_settle(img);
         if (ret < 0) {
             return err_set_errno(err, -ret, "Could not flush the qcow2 image");

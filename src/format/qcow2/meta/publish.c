@@ -23,6 +23,7 @@
 #include "base/math.h"
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
+#include "format/qcow2/space/prepared.h"
 #include "format/qcow2/space/space.h"
 #include "format/trace.h"
 #include "loop/io.h"
@@ -242,6 +243,7 @@ static CO_FN int item_co_publish(struct qcow2_image *img, const struct item *it)
                               (entry & QCOW2_OFFSET_MASK) +
                                   within * qcow2_slice_bytes(img));
     metadata_cache_put(&img->slices, t);
+    qcow2_prepared_table_changed(img, item_l1(img, it));
     return ret;
 }
 
@@ -315,6 +317,7 @@ static void l1_entry_set(struct qcow2_image *img, uint64_t gen, uint32_t i)
         qcow2_refcount_decrement(img, gen, was, qcow2_cluster_size(img));
     }
     put_be64(&img->l1[i], entry);
+    qcow2_prepared_table_changed(img, i);
 }
 
 /* Let the L1 table point to the new tables. */

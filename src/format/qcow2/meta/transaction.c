@@ -66,9 +66,9 @@ void qcow2_transaction_drop(struct qcow2_transaction *tx, uint64_t host,
     }
 }
 
-static CO_FN int host_co_take(struct qcow2_transaction *tx,
-                              enum qcow2_meta what, uint64_t len,
-                              uint64_t *ret_host)
+int qcow2_transaction_co_alloc(struct qcow2_transaction *tx,
+                               enum qcow2_meta what, uint64_t len,
+                               uint64_t *ret_host)
 {
     struct qcow2_decrement d;
     bool fresh;
@@ -82,6 +82,25 @@ static CO_FN int host_co_take(struct qcow2_transaction *tx,
     return ret;
 }
 
+void qcow2_transaction_move_block(struct qcow2_transaction *tx, uint64_t block,
+                                  uint64_t host, uint32_t first, uint32_t end)
+{
+    struct qcow2_refcounts *r = tx->img->refcounts;
+    uint64_t len = qcow2_cluster_size(tx->img);
+    struct qcow2_decrement *was = g_new(struct qcow2_decrement, 1);
+
+    *was = qcow2_transaction_clusters_of(tx->img, r->table[block], len);
+    g_hash_table_insert(tx->moved, GSIZE_TO_POINTER(block), was);
+    qcow2_transaction_drop(tx, r->table[block], len);
+    r->table[block] = host;
+    if (metadata_cache_is_held(&r->blocks, block) || first < end) {
+        qcow2_block_dirty(tx->img, metadata_cache_peek(&r->blocks, block),
+                          first, end);
+    } else {
+        metadata_cache_forget(&r->blocks, block);
+    }
+}
+
 /* Move the block of @cluster to a new cluster; a block that nothing refers to
  * yet need not move. */
 static CO_FN int block_co_move(struct qcow2_transaction *tx, uint64_t cluster)
@@ -91,7 +110,6 @@ static CO_FN int block_co_move(struct qcow2_transaction *tx, uint64_t cluster)
     uint64_t len = qcow2_cluster_size(img), host;
     uint64_t block = qcow2_block_of(r, cluster);
     gpointer key = GSIZE_TO_POINTER(block);
-    struct qcow2_decrement *was;
     int ret;
 
     if (g_hash_table_contains(tx->moved, key) ||
@@ -101,7 +119,7 @@ static CO_FN int block_co_move(struct qcow2_transaction *tx, uint64_t cluster)
     if (block >= r->len || r->table[block] == 0) {
         return 0; /* whoever counts finds 0 */
     }
-    ret = host_co_take(tx, QCOW2_META_REFBLOCK, len, &host);
+    ret = qcow2_transaction_co_alloc(tx, QCOW2_META_REFBLOCK, len, &host);
     if (ret < 0) {
         return ret;
     }
@@ -111,13 +129,7 @@ static CO_FN int block_co_move(struct qcow2_transaction *tx, uint64_t cluster)
     if (ret < 0) {
         return ret;
     }
-    was = g_new(struct qcow2_decrement, 1);
-    *was = qcow2_transaction_clusters_of(img, r->table[block], len);
-    g_hash_table_insert(tx->moved, key, was);
-    qcow2_transaction_drop(tx, r->table[block], len);
-    r->table[block] = host;
-    qcow2_block_dirty(img, metadata_cache_peek(&r->blocks, block), 0,
-                      (uint32_t)len);
+    qcow2_transaction_move_block(tx, block, host, 0, (uint32_t)len);
     return 0;
 }
 
@@ -173,7 +185,7 @@ int qcow2_transaction_co_store(struct qcow2_transaction *tx,
     if (!copy) {
         return -ENOMEM;
     }
-    ret = host_co_take(tx, what, bytes, &host);
+    ret = qcow2_transaction_co_alloc(tx, what, bytes, &host);
     if (ret == 0) {
         memset(copy + len, 0, bytes - len);
         memcpy(copy, buf, len);

@@ -38,6 +38,15 @@ void qcow2_transaction_end(struct qcow2_transaction *tx);
  * change by @by: 1 or -1, but not to 0. -EINVAL: too large for their width. */
 CO_FN int qcow2_transaction_co_count(struct qcow2_transaction *tx,
                                      uint64_t host, uint64_t len, int by);
+/* New clusters for @len bytes of structure @what. */
+CO_FN int qcow2_transaction_co_alloc(struct qcow2_transaction *tx,
+                                     enum qcow2_meta what, uint64_t len,
+                                     uint64_t *ret_host);
+/* Refcount block @block, which was not moved yet, is at @host from now on. It
+ * stands in memory if any of [@first, @end) is to be written there; the rest of
+ * it @host has. */
+void qcow2_transaction_move_block(struct qcow2_transaction *tx, uint64_t block,
+                                  uint64_t host, uint32_t first, uint32_t end);
 /* Write @len bytes of structure @what to new clusters. */
 CO_FN int qcow2_transaction_co_store(struct qcow2_transaction *tx,
                                      enum qcow2_meta what, const void *buf,

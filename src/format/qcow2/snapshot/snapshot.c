@@ -28,6 +28,7 @@
 #include "format/qcow2/map/map.h"
 #include "format/qcow2/meta/meta.h"
 #include "format/qcow2/ops.h"
+#include "format/qcow2/snapshot/prepare.h"
 #include "format/qcow2/snapshot/snapshot.h"
 #include "format/qcow2/space/space.h"
 #include "loop/io.h"
@@ -133,6 +134,18 @@ static struct qcow2_snapshot *snapshot_new(const struct qcow2_image *img,
     return s;
 }
 
+/* What was prepared, or else all at once. -EAGAIN: it cannot be used. */
+static CO_FN int create_co_share(struct qcow2_transaction *tx, uint32_t n,
+                                 uint64_t *l1)
+{
+    if (!tx->img->prepared) {
+        return qcow2_refs_co_share(tx, tx->img->l1, n, true, l1);
+    }
+    return qcow2_prepared_fits(tx->img) && qcow2_prepared_co_share(tx, l1) == 0
+               ? 0
+               : -EAGAIN;
+}
+
 /* Both L1 tables and the list. */
 static CO_FN int create_co_store(struct qcow2_transaction *tx,
                                  struct qcow2_snapshot *s, uint64_t *l1,
@@ -141,7 +154,7 @@ static CO_FN int create_co_store(struct qcow2_transaction *tx,
     struct qcow2_image *img = tx->img;
     uint64_t bytes = (uint64_t)s->l1_size * 8;
     GPtrArray *list = qcow2_snapshot_list_copy(img);
-    int ret = qcow2_refs_co_share(tx, img->l1, s->l1_size, true, l1);
+    int ret = create_co_share(tx, s->l1_size, l1);
 
     if (ret == 0) {
         ret = qcow2_transaction_co_store(tx, QCOW2_META_SNAPSHOT_L1, l1, bytes,
@@ -179,11 +192,13 @@ static CO_FN int qcow2_create_co_run(struct qcow2_transaction *tx,
         }
     }
     if (tx->done) {
+        qcow2_prepared_end(img);
         l1_take(img, l1, room);
         g_ptr_array_add(img->snapshots->list, s);
         img->snapshots->bytes = bytes;
         return ret;
     }
+    qcow2_prepared_drop(img);
     if (l1) {
         io_buf_put(l1, room);
     }
@@ -224,7 +239,9 @@ static CO_FN int snapshot_co_create(struct qcow2_transaction *tx,
         return ret;
     }
     ret = qcow2_create_co_run(tx, name);
-    return ret < 0 ? err_set(err, -ret, "%s", g_strerror(-ret)) : 0;
+    return ret < 0 && ret != -EAGAIN
+               ? err_set(err, -ret, "%s", g_strerror(-ret))
+               : ret;
 }
 
 /* --- delete --- */
@@ -461,12 +478,52 @@ static CO_FN int qcow2_snapshot_co_act(struct qcow2_image *img,
     return ret;
 }
 
+/* In the file there is all that is in memory: the transaction is undone by
+ * forgetting. */
+static CO_FN int all_co_write(struct qcow2_image *img, enum snapshot_op op)
+{
+    int ret = qcow2_co_ready(img);
+
+    if (ret < 0 || (op == SNAPSHOT_CREATE && !group_pending(img->group) &&
+                    !qcow2_refcounts_pending(img))) {
+        return ret; /* the guest waits for no flush that is not needed */
+    }
+    return qcow2_co_settle(img);
+}
+
+/* What a new one leaves behind is freed when the guest goes on. */
+static CO_FN int qcow2_snapshot_co_try(struct qcow2_image *img,
+                                       enum snapshot_op op, const char *name,
+                                       GError **err)
+{
+    int ret;
+
+    if (op != SNAPSHOT_CREATE) {
+        qcow2_prepared_drop(img);
+    }
+    ret = all_co_write(img, op);
+    if (ret == 0 && op == SNAPSHOT_APPLY) {
+        ret = qcow2_co_bitmaps_hold(img);
+    }
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush the qcow2 image");
+    }
+    group_co_lock(img->group);
+    qcow2_co_reclaim(img);
+    ret = qcow2_snapshot_co_act(img, op, name, err);
+    if (op != SNAPSHOT_CREATE) {
+        qcow2_co_reclaim(img);
+    }
+    group_unlock(img->group);
+    return ret;
+}
+
 /* It was done, and the rest leaks: whoever asked for it is told. */
 static int freed_validate(struct qcow2_image *img, enum snapshot_op op,
                           uint64_t leaked, int ret, GError **err)
 {
-    if (op == SNAPSHOT_CREATE || (img->leaked == leaked && ret == 0)) {
-        return 0; /* of a new one there is next to nothing to be freed */
+    if (img->leaked == leaked && ret == 0) {
+        return 0;
     }
     ret = ret < 0 ? ret : img->leak_error;
     img->leaked = leaked;
@@ -496,18 +553,13 @@ int qcow2_co_snapshot(struct node *n, enum snapshot_op op, const char *name,
                        "An image with an external data file "
                        "cannot have internal snapshots");
     }
-    ret = qcow2_co_settle(img);
-    if (ret == 0 && op == SNAPSHOT_APPLY) {
-        ret = qcow2_co_bitmaps_hold(img);
+    ret = qcow2_snapshot_co_try(img, op, name, err);
+    if (ret == -EAGAIN) { /* without what was prepared */
+        ret = qcow2_snapshot_co_try(img, op, name, err);
     }
-    if (ret < 0) {
-        return err_set_errno(err, -ret, "Could not flush the qcow2 image");
+    if (op == SNAPSHOT_CREATE) {
+        return ret;
     }
-    group_co_lock(img->group);
-    qcow2_co_reclaim(img);
-    ret = qcow2_snapshot_co_act(img, op, name, err);
-    qcow2_co_reclaim(img);
-    group_unlock(img->group);
     if (ret == 0) { /* what was given back; it leaks if that is lost */
         ret = freed_validate(img, op, leaked, qcow2_co_settle(img), err);
     }

@@ -41,6 +41,12 @@ CO_FN int qcow2_co_snapshot_load(struct node *n, const char *name,
 CO_FN int qcow2_co_snapshot_gaps(struct node *n, unsigned i,
                                  struct snapshot_gaps *g, GError **err);
 
+/* --- prepare.c: the same; how it works is in prepare.h --- */
+
+/* node_driver.co_snapshot_prepare, co_snapshot_tidy */
+CO_FN void qcow2_co_snapshot_prepare(struct node *n);
+CO_FN void qcow2_co_snapshot_tidy(struct node *n);
+
 /* --- table.c --- */
 
 /* Load the table, as far as it makes sense (L1 tables are not read); free

@@ -7,6 +7,7 @@
  */
 #include "base/endian.h"
 #include "base/math.h"
+#include "format/qcow2/space/prepared.h"
 #include "format/qcow2/space/refcount.h"
 
 G_STATIC_ASSERT(sizeof(gpointer) == sizeof(uint64_t));
@@ -84,6 +85,7 @@ void qcow2_block_dirty(struct qcow2_image *img, struct table *t, uint32_t first,
         metadata_cache_ref(&r->blocks, t);
         g_hash_table_insert(r->dirty, key, d);
     }
+    qcow2_prepared_block_changed(img, t->key, first, end);
     d->first = MIN(d->first, first);
     d->end = MAX(d->end, end);
 }

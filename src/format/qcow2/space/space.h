@@ -99,3 +99,11 @@ void qcow2_reclaim_now(struct qcow2_image *img, uint64_t first, uint64_t n);
 /* Wait until all that is reclaimable has been taken; nothing runs on the
  * image. */
 CO_FN void qcow2_co_reclaim(struct qcow2_image *img);
+
+/* --- prepared.c: a snapshot that was prepared (snapshot/prepare.h) --- */
+
+/* Forget it, if there is any: its clusters belong to a snapshot now. */
+void qcow2_prepared_end(struct qcow2_image *img);
+/* Give it up, with its clusters: before all that changes tables or counts in
+ * another way than passes do. No step of it runs. */
+void qcow2_prepared_drop(struct qcow2_image *img);
