@@ -225,8 +225,7 @@ static bool block_is_stale(const struct qcow2_image *img,
                            const struct qcow2_prepared_block *b)
 {
     return b->first < b->end ||
-           g_hash_table_contains(img->refcounts->dirty,
-                                 GSIZE_TO_POINTER(b->number));
+           metadata_cache_is_held(&img->refcounts->blocks, b->number);
 }
 
 /* Let @b take the place of its block. */
