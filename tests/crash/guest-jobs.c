@@ -174,7 +174,11 @@ int guest_co_overlay(struct guest *g)
     }
     if (ret == 0) {
         node_ref(s.disk);
+        overlays_co_prepare(&s, 1);
         ret = overlays_co_put(&s, 1, NULL);
+        if (ret == 0) {
+            overlays_co_finish(&s, 1);
+        }
         node_co_unref(s.overlay);
         node_co_unref(s.disk);
     }

@@ -52,7 +52,11 @@ static CO_FN int snapshot_co_prepare(struct action *action, GError **err)
     }
     action->disk = node_ref(a->step.disk);
     a->step.overlay = node_find_any(c->graph, overlay, err);
-    return a->step.overlay ? 0 : -ENOENT;
+    if (!a->step.overlay) {
+        return -ENOENT;
+    }
+    overlays_co_prepare(&a->step, 1);
+    return 0;
 }
 
 static CO_FN int snapshot_sync_co_prepare(struct action *action, GError **err)
@@ -87,6 +91,9 @@ static CO_FN int snapshot_sync_co_prepare(struct action *action, GError **err)
             : new_image_co_make(a->step.disk, &spec, a->step.disk, "overlay",
                                 &a->image, err);
     a->step.overlay = a->image.node;
+    if (r == 0) {
+        overlays_co_prepare(&a->step, 1);
+    }
     return r;
 }
 
@@ -147,6 +154,13 @@ static CO_FN int snapshots_co_switch(struct action *actions, unsigned n,
     return k > 0 ? steps_co_switch(steps, k, err) : 0;
 }
 
+static CO_FN void snapshot_co_commit(struct action *action)
+{
+    struct switching *a = action->state;
+
+    overlays_co_finish(&a->step, 1);
+}
+
 /* What was opened for it is the graph's now, or goes. */
 static CO_FN void snapshot_co_end(struct action *action, bool success)
 {
@@ -160,6 +174,7 @@ const struct action_type snapshot_action = {
     .state_size = sizeof(struct switching),
     .co_prepare = snapshot_co_prepare,
     .co_do_together = snapshots_co_switch,
+    .co_commit = snapshot_co_commit,
     .co_end = snapshot_co_end,
 };
 
@@ -168,6 +183,7 @@ const struct action_type snapshot_sync_action = {
     .state_size = sizeof(struct switching),
     .co_prepare = snapshot_sync_co_prepare,
     .co_do_together = snapshots_co_switch,
+    .co_commit = snapshot_co_commit,
     .co_end = snapshot_co_end,
 };
 
@@ -222,7 +238,13 @@ CO_FN int cmd_co_block_switch(struct control *c, const json_t *args,
                     spec.file, node_filename(a.step.disk));
     }
     if (r == 0) {
+        node_ref(a.step.disk);
+        overlays_co_prepare(&a.step, 1);
         r = steps_co_switch(&a.step, 1, err);
+        if (r == 0) {
+            overlays_co_finish(&a.step, 1);
+        }
+        node_co_unref(a.step.disk);
     }
     new_image_co_end(&a.image, r == 0);
     return r;

@@ -74,6 +74,15 @@ static CO_FN int overlays_co_switch(const struct overlay_step *steps,
     return ret;
 }
 
+CO_FN void overlays_co_prepare(const struct overlay_step *steps, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (node_is_writable(steps[i].disk)) {
+            (void)node_co_flush(steps[i].disk);
+        }
+    }
+}
+
 CO_FN int overlays_co_put(const struct overlay_step *steps, unsigned n,
                           GError **err)
 {
@@ -81,10 +90,6 @@ CO_FN int overlays_co_put(const struct overlay_step *steps, unsigned n,
 
     for (unsigned i = 0; i < n && ret == 0; i++) {
         ret = overlay_check(&steps[i], err);
-    }
-    /* What is flushed now guests need not wait for. */
-    for (unsigned i = 0; i < n && ret == 0; i++) {
-        (void)node_co_flush(steps[i].disk);
     }
     if (ret < 0) {
         return ret;
@@ -96,9 +101,13 @@ CO_FN int overlays_co_put(const struct overlay_step *steps, unsigned n,
     for (unsigned i = n; i-- > 0;) {
         node_drain_end(steps[i].disk);
     }
-    for (unsigned i = 0; i < n && ret == 0; i++) {
+    return ret;
+}
+
+CO_FN void overlays_co_finish(const struct overlay_step *steps, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
         /* One that stays writable is written to by nobody all the same. */
         (void)node_co_set_read_only(steps[i].disk, true, NULL);
     }
-    return ret;
 }

@@ -260,6 +260,22 @@ def test_by_hand(d):
         assert dest in s.qmp.hmp('info block')
 
 
+def test_what_guests_wait_for(d):
+    """What was written before is published before the disk is held."""
+    top = image(d, 'top')
+    with Stage(d, top, '-T', 'drain_begin', '-T', rig.FORMAT + '_publish') as s:
+        s.client().pwrite(b'a' * 65536, 0)
+        before = len(s.daemon.errors())
+        s.qmp.cmd('blockdev-snapshot-sync', {
+            'device': 'virtio0', 'format': rig.FORMAT,
+            'snapshot-file': os.path.join(d, 'o')})
+        events = [line.split()[1]
+                  for line in s.daemon.errors()[before:].splitlines()
+                  if '_publish ' in line or ' drain_begin ' in line]
+    assert events[0].endswith('_publish'), events
+    assert events.count(events[0]) == 1, events
+
+
 def test_guests_hardly_notice(d):
     """Longest pause of a guest that writes 4 KiB at a time; printed."""
     top = image(d, 'top')
