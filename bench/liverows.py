@@ -200,6 +200,29 @@ def mirror_and_pivot(size):
     return step
 
 
+def switch_pause(ctx, size, rounds):
+    """The three steps of 2011 begin so: an overlay that is there takes the place
+    of a device's image. QEMU has no such command."""
+    files = [ctx.path('switched%d' % i) for i in range(rounds + 1)]
+    run('qemu-img', 'create', '-q', '-f', 'qcow2', files[0], str(size))
+    os.sync()
+
+    def step(i):
+        run('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', files[i], '-F',
+            'qcow2', files[i + 1], str(size))
+        begin = time.monotonic()
+        d.qmp.cmd('block_switch', device='disk', image=files[i + 1])
+        return begin
+
+    try:
+        with ctx.daemon('sluiced', '--drive',
+                        'id=disk,file=%s,format=qcow2,cache=none'
+                        % files[0]) as d:
+            return pauses(d, 'disk', size, rounds, step)
+    finally:
+        remove(*files)
+
+
 def internal_pause(ctx, who, size, rounds):
     """An image of @size with all clusters allocated, their data never written."""
     disk = ctx.path('internal')
@@ -228,6 +251,9 @@ def pause(ctx):
     yield Case('snapshot', 'ms', both(
         lambda who: chain_pauses(ctx, who, size, rounds, take_snapshot)),
         better='low', limit=10)
+    yield Case('block_switch', 'ms', {
+        'sluiced': lambda: switch_pause(ctx, size, rounds)}, better='low',
+        limit=10)
     yield Case('pivot of a mirror', 'ms', both(
         lambda who: chain_pauses(ctx, who, size, rounds // 5,
                                  mirror_and_pivot(size))), better='low',
