@@ -164,12 +164,12 @@ def make_chain(directory, size, fmt='qed'):
 
 def run(names):
     """Run every test_* function of @names in a directory of its own; TAP on
-    stdout. Exit status 1 on failure, 77 when all were skipped. Arguments on
-    the command line choose tests by name."""
+    stdout, which tells of skipped ones, too: Meson takes another exit status
+    than 0 for a failure. Arguments on the command line choose tests by name."""
     tests = [(n, f) for n, f in names.items()
              if n.startswith('test_') and callable(f)
              and (len(sys.argv) < 2 or n in sys.argv[1:])]
-    failed = skipped = 0
+    failed = 0
     print('1..%d' % len(tests), flush=True)
     for i, (name, func) in enumerate(tests, 1):
         directory = tempfile.mkdtemp(prefix='sluice-')
@@ -177,7 +177,6 @@ def run(names):
             func(directory)
             print('ok %d %s' % (i, name), flush=True)
         except Skip as e:
-            skipped += 1
             print('ok %d %s # SKIP %s' % (i, name, e), flush=True)
         except (Exception, KeyboardInterrupt) as e:
             failed += 1
@@ -187,4 +186,4 @@ def run(names):
                 break
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-    sys.exit(1 if failed else 77 if skipped == len(tests) else 0)
+    sys.exit(1 if failed else 0)
