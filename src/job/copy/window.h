@@ -17,9 +17,12 @@
  * Steps that did not pay are asked for more and more seldom, DOWN always while
  * requests wait long before the line.
  *
- *   FILL -> HOLD       fill_round(): the rate grows no more
- *   HOLD -> UP, DOWN   hold_round(): after some rounds, in turn
- *   UP, DOWN -> HOLD   probe_round(): the new size stays, or the old one is back
+ *   FILL -> HOLD       fill_round(): the rate grows no more;
+ *                      fill_found_queue(): replies wait
+ *   HOLD -> UP, DOWN   hold_probe(): after some rounds, in turn
+ *   UP -> UP           up_round(): the rate grew
+ *   UP, DOWN -> HOLD   up_round(), down_round(): the new size stays, or the old
+ *                      one is back
  *
  * A round ends when something that was sent after it began comes back; the
  * first round after a change only lets the change take hold.  Rounds in which
