@@ -11,6 +11,7 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 #include "storage/nbd/nbd-client.h"
+#include "storage/nbd/nbd-content.h"
 #include "wire/nbd-uri.h"
 
 #define NS_PER_MS UINT64_C(1000000)
@@ -34,6 +35,7 @@ struct nbd_slot {
     unsigned target;       /* index of the server that it is connected to */
     struct nbd_conn *conn; /* also while connecting */
     uint64_t load;         /* what is under way on it: request_load() */
+    struct co_latch check; /* of what it brings, before it is up */
     bool up;
     bool was_early; /* the last handshake looks like one that came too early */
 };
@@ -46,6 +48,7 @@ struct nbd_client {
     char *name; /* of the first target, for people */
     char *tls_hostname;
     struct nbd_offer offer;
+    struct nbd_content content; /* of an export that nobody changes */
     struct nbd_slot slots[NBD_CONNECTIONS_MAX];
     unsigned nslots;
     struct co_queue waiters;  /* requests without a connection */
@@ -62,6 +65,7 @@ struct nbd_client {
     bool hanging;
     uint64_t written, flushed; /* changes acknowledged / of them durable */
     bool flush_broken, closing;
+    bool keeps_content;
     char *failure;
 };
 

@@ -22,6 +22,14 @@ const char *nbd_client_failure(const struct nbd_client *cl)
     return cl->failure;
 }
 
+void nbd_client_keep_content(struct nbd_client *cl, bool keep)
+{
+    cl->keeps_content = keep && cl->offer.min_block <= NBD_CONTENT_BLOCK;
+    if (!keep) {
+        cl->content = (struct nbd_content) {};
+    }
+}
+
 void nbd_client_interrupt(struct nbd_client *cl)
 {
     nbd_client_fail(cl, "the daemon is shutting down");

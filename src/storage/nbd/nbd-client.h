@@ -22,6 +22,10 @@
  * that it is not the same disk, and everything fails from then on (S6).  So do
  * flushes, when a connection was lost with writes not yet flushed: the server
  * may have lost them, and nobody could tell (G1).
+ *
+ * Of an export that the server says is read-only, and that is not opened to be
+ * written to, some blocks are read again after a reconnect: other content is
+ * another disk, too.
  */
 #pragma once
 #include <glib.h>
@@ -71,6 +75,10 @@ void nbd_client_set_hang(struct nbd_client *cl, uint64_t timeout_ns, bool fail);
 const struct nbd_offer *nbd_client_offer(const struct nbd_client *cl);
 /* As nbd_conn_co_request(), with retries; never -ENOTCONN. */
 CO_FN int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r);
+/* Is the export one that nobody changes, so that it must have the same content
+ * after a reconnect? Then some blocks of what is read are remembered, and looked
+ * at before anything else that a new connection brings. */
+void nbd_client_keep_content(struct nbd_client *cl, bool keep);
 /* Why it failed for good, or NULL. */
 const char *nbd_client_failure(const struct nbd_client *cl);
 /* Connections that are up; for tests. */

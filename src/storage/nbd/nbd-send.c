@@ -191,6 +191,9 @@ int nbd_client_co_request(struct nbd_client *cl, struct nbd_request *r)
     nbd_client_want_more(cl);
     ret = client_co_send(cl, r, &p);
     nbd_pending_end(cl, &p);
+    if (ret == 0 && r->op == NBD_OP_READ && cl->keeps_content) {
+        nbd_content_add(&cl->content, r->off, r->buf, r->len);
+    }
     if (ret < 0) {
         trace_nbd_io_error(cl->name, nbd_op_name(r->op), r->off, r->len, ret);
     }

@@ -10,8 +10,9 @@
  *               when the last attempt failed or did not last
  *     -> connecting  slot_co_connect()
  *   connecting  ->conn, and not ->up
- *     -> up          slot_co_reconnect(), or nbd_client_co_connect_first() for the
- *                    first slot: the export is as it was
+ *     -> up          slot_begin_check(), slot_check_entry(), or
+ *                    nbd_client_co_connect_first() for the first slot: the
+ *                    export is as it was
  *     -> down        slot_co_connect(): refused, or no answer in time
  *     -> over        nbd_client_fail(): the export is not as it was
  *   up          ->up; nbd_conn_co_drive() reads replies, requests are sent here
@@ -22,6 +23,7 @@
 #include <inttypes.h>
 
 #include "base/err.h"
+#include "loop/io.h"
 #include "storage/nbd/nbd-client-int.h"
 #include "storage/trace.h"
 
@@ -193,12 +195,13 @@ static CO_FN void slot_co_pause(struct nbd_slot *slot, uint64_t ns)
     }
 }
 
+/* Connect; the connection is then to be looked at (slot_begin_check()). */
 static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
 {
     struct nbd_client *cl = slot->client;
     uint64_t backoff = BACKOFF_MIN_NS;
 
-    while (!nbd_client_is_over(cl) && !slot->up) {
+    while (!nbd_client_is_over(cl)) {
         g_autoptr(GError) why = NULL;
         struct nbd_offer offer;
         uint64_t attempt = ++cl->attempts;
@@ -209,8 +212,6 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
                 nbd_client_fail(cl, mismatch);
                 return;
             }
-            slot->up = true;
-            nbd_client_wake(cl);
             return;
         }
         cl->failed_attempt = MAX(cl->failed_attempt, attempt);
@@ -220,15 +221,82 @@ static CO_FN void slot_co_reconnect(struct nbd_slot *slot)
     }
 }
 
+/* --- is it the same content? --- */
+
+static void check_timed_out(void *arg)
+{
+    nbd_conn_shutdown(arg);
+}
+
+/* 0, -ESTALE: it is not, or what became of the connection. */
+static CO_FN int slot_co_check_content(struct nbd_slot *slot)
+{
+    struct nbd_content *c = &slot->client->content;
+    uint8_t *buf = io_buf_get(NBD_CONTENT_BLOCK);
+    int ret = 0;
+
+    for (unsigned i = 0; i < c->n && ret == 0; i++) {
+        struct nbd_request r = { .op = NBD_OP_READ,
+                                 .off = c->blocks[i].off,
+                                 .len = c->blocks[i].len,
+                                 .buf = buf };
+
+        ret = nbd_conn_co_request(slot->conn, &r);
+        if (ret == 0 && !nbd_content_is(&c->blocks[i], buf)) {
+            ret = -ESTALE;
+        }
+    }
+    io_buf_put(buf, NBD_CONTENT_BLOCK);
+    return ret;
+}
+
+/* A connection is up when what was read before is still there: until then no
+ * other byte of it is used. */
+static CO_FN void slot_check_entry(void *arg)
+{
+    struct nbd_slot *slot = arg;
+    struct nbd_client *cl = slot->client;
+    struct loop_timer timeout;
+    int ret;
+
+    loop_timer_init(&timeout, loop_current(), check_timed_out, slot->conn);
+    loop_timer_arm(&timeout,
+                   loop_clock_ns(loop_current()) + HANDSHAKE_TIMEOUT_NS);
+    ret = slot_co_check_content(slot);
+    loop_timer_cancel(&timeout);
+    if (ret == -ESTALE) {
+        nbd_client_fail(cl, "the content of the export changed");
+    } else if (ret < 0 || nbd_client_is_over(cl) || is_elsewhere(slot)) {
+        nbd_conn_shutdown(slot->conn);
+    } else {
+        slot->up = true;
+        nbd_client_wake(cl);
+    }
+    co_latch_done(&slot->check);
+}
+
+/* Nothing to look at: it is up at once. */
+static void slot_begin_check(struct nbd_slot *slot)
+{
+    if (slot->client->content.n == 0) {
+        slot->up = true;
+        nbd_client_wake(slot->client);
+        return;
+    }
+    co_latch_add(&slot->check);
+    co_start(loop_current(), slot_check_entry, slot);
+}
+
 static void slot_went_down(struct nbd_slot *slot, const char *why)
 {
     struct nbd_client *cl = slot->client;
+    bool was_up = slot->up;
 
     slot->up = false;
     if (!nbd_client_is_over(cl)) {
         trace_nbd_lost(cl->name, slot->idx, why);
     }
-    if (nbd_client_connected(cl) == 0) {
+    if (was_up && nbd_client_connected(cl) == 0) {
         cl->lost_ns = loop_clock_ns(loop_current());
     }
     if (cl->written > cl->flushed && !cl->closing) {
@@ -242,14 +310,19 @@ static CO_FN void nbd_slot_entry(void *arg)
     struct nbd_client *cl = slot->client;
 
     while (!nbd_client_is_over(cl)) {
-        slot_co_reconnect(slot);
-        if (!slot->up) {
-            break;
+        if (!slot->up) { /* the first one is, when it begins */
+            slot_co_reconnect(slot);
+            if (nbd_client_is_over(cl)) {
+                break;
+            }
+            slot_begin_check(slot);
         }
         uint64_t up_ns = loop_clock_ns(loop_current());
         const char *why = nbd_conn_co_drive(slot->conn);
         struct nbd_conn *conn = slot->conn;
         slot_went_down(slot, why);
+        co_latch_co_wait(&slot->check);
+        slot->up = false;
         slot->conn = NULL;
         nbd_client_forget_conn(cl, conn);
         nbd_conn_co_free(conn);

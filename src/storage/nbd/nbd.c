@@ -107,6 +107,15 @@ static int check_offer(const struct node *n, unsigned flags, GError **err)
     return 0;
 }
 
+/* What nobody may change must not have changed. */
+static void keep_content(const struct node *n, unsigned flags)
+{
+    const struct nbd_state *s = n->state;
+
+    nbd_client_keep_content(s->client,
+                            s->offer.read_only && !(flags & NODE_RDWR));
+}
+
 static CO_FN void nbd_co_close(struct node *n)
 {
     struct nbd_state *s = n->state;
@@ -150,6 +159,9 @@ static CO_FN int nbd_co_open(struct node *n, struct opts *o, unsigned flags,
         s->offer = *nbd_client_offer(s->client);
         n->size = s->offer.size;
         ret = check_offer(n, flags, err);
+    }
+    if (ret == 0) {
+        keep_content(n, flags);
     }
     if (ret < 0) {
         nbd_co_close(n);

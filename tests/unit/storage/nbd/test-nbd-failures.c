@@ -232,6 +232,43 @@ static CO_FN void test_changed_entry(void *arg)
     server_kill(&s);
 }
 
+/* Other content under the same size, of an export that is read-only, is another
+ * disk, whatever is read first; the same content is not. */
+static CO_FN void test_content_entry(void *arg)
+{
+    struct server s;
+    struct graph *g = test_graph();
+    GError *err = NULL;
+    uint8_t buf[4096];
+    struct iovec v;
+
+    if (!have_nbdkit()) {
+        graph_co_free(g);
+        return;
+    }
+    server_start(&s, "content", "-r pattern 4M");
+    struct node *n = test_co_open(
+        g, 0, "{" NBD_UNIX ", \"reconnect-delay\": 300}", s.socket);
+    struct backend *u = test_co_backend(n);
+    g_assert_cmpint(backend_co_preadv(u, MIB, iov_one(&v, buf, 4096), 0), ==,
+                    0);
+    server_kill(&s);
+    server_start(&s, "content", "-r pattern 4M");
+    g_assert_cmpint(backend_co_preadv(u, 0, iov_one(&v, buf, 4096), 0), ==, 0);
+    g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, 0);
+    server_kill(&s);
+    server_start(&s, "content", "-r memory 4M");
+    /* Of the new version nobody gets a byte, elsewhere neither. */
+    memset(buf, 0xa5, sizeof(buf));
+    g_assert_cmpint(backend_co_preadv(u, 2 * MIB, iov_one(&v, buf, 4096), 0),
+                    ==, -EIO);
+    g_assert_cmpint(n->drv->co_check_identity(n, &err), ==, -ESTALE);
+    g_assert_nonnull(strstr(err->message, "content of the export changed"));
+    g_error_free(err);
+    end_co(g, u, n);
+    server_kill(&s);
+}
+
 /* The server closes every connection after so many bytes, from the first byte
  * of the handshake on. */
 static CO_FN void test_cut_entry(void *arg)
@@ -407,6 +444,7 @@ int main(int argc, char **argv)
         { "server-errors", test_server_errors_entry },
         { "killed", test_killed_entry },
         { "reconnect", test_reconnect_entry },
+        { "content", test_content_entry },
         { "back-late", test_back_late_entry },
         { "let-go", test_let_go_entry },
         { "changed", test_changed_entry },
