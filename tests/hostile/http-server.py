@@ -31,8 +31,9 @@ EIO, EPROTO = 'Input/output error', 'Protocol error'
 ESTALE = 'cannot be used any more'
 STORAGE = os.environ.get('STORAGE', 'http')
 KEY = ['--object', 'secret,id=key,data=hidden-key']
-# The header is read before a lie: the first answer is good.
-FAST = {'reconnect-delay': 1, 'timeout': 1, 'hang-timeout': 2,
+# The header is read before a lie: the first answer is good.  A lie that is told
+# for ever fails at once: waiting for the end of it would be a second a row.
+FAST = {'reconnect-delay': 0, 'timeout': 1, 'hang-timeout': 2,
         'on-base-hang': 'error', 'readahead': 0}
 
 
@@ -121,7 +122,10 @@ class Stage:
 
     def row(self, name, lie, want, **options):
         """Stream from a server that begins to lie after its first answer.
-        @want: text of the error; None: it must succeed."""
+        @want: text of the error; None: it must succeed, however long it
+        takes."""
+        if want is None:
+            options = dict({'reconnect-delay': 3600}, **options)
         with Liar(GOOD) as server:
             top = self.add(server, **options)
             server.lie = lie
@@ -145,11 +149,11 @@ def some(count, lie):
     return maybe
 
 
-def both(stage, name, lie, want=EIO):
+def both(stage, name, lie, want=EIO, **options):
     """A lie that is told for ever is an error; one that is told a few times
     is overcome."""
-    stage.row(name, lie, want)
-    stage.row(name + ', some', some(3, lie), None, **{'reconnect-delay': 3600})
+    stage.row(name, lie, want, **options)
+    stage.row(name + ', some', some(3, lie), None)
 
 
 def head(**fields):
@@ -239,7 +243,7 @@ def test_vb6_body(d):
             a.more = 'Content-Length: 1\r\n'
 
         # Attempts go on behind what came; the last byte never does.
-        both(stage, 'short', short)
+        both(stage, 'short', short, **{'reconnect-delay': 1})
         # Odd, and right.
         stage.row('chunked', chunked_right, None)
         stage.row('no length', no_length, None)
@@ -412,13 +416,17 @@ def test_vb6_status(d):
 
         for status in ('500 x', '502 x', '503 x', '504 x', '408 x', '429 x'):
             both(stage, status, answer(status), '')
+        # Attempts are made for as long as the delay says, then no more.
+        both(stage, '503 for a second', answer('503 x'), '',
+             **{'reconnect-delay': 1})
         stage.row('Retry-After', some(2, answer('503 x', Retry_After='0')),
                   None)
         stage.row('Retry-After 1', some(1, answer('429 x', Retry_After='1')),
                   None, **{'reconnect-delay': 3600})
         # Longer than anybody would wait: at once, not after ten hours.
+        # So do the requests that come later.
         stage.row('Retry-After 36000', answer('503 x', Retry_After='36000'),
-                  '', **{'reconnect-delay': 1800})
+                  'resource busy', **{'reconnect-delay': 1800})
         stage.row('Retry-After, a date',
                   some(1, answer('503 x', Retry_After='Sun, 06 Nov 1994 '
                                  '08:49:37 GMT')), None,

@@ -109,10 +109,25 @@ static unsigned room_of(const struct http_client *cl, bool background)
     return background && all > 1 ? all - MAX(all / 4, 1) : all;
 }
 
+/* The server wants to be left in peace for longer than this read may last. */
+static bool read_is_too_early(const struct read *r)
+{
+    const struct http_client *cl = r->cl;
+    uint64_t now = http_now_ns();
+    uint64_t since = r->lost_ns ? r->lost_ns : now;
+    uint64_t end = r->is_first ? r->deadline_ns
+                               : since + cl->opts.reconnect_delay_ns;
+
+    return cl->not_before_ns > now && cl->not_before_ns >= end;
+}
+
 static CO_FN int read_co_enter(struct read *r)
 {
     struct http_client *cl = r->cl;
 
+    if (read_is_too_early(r)) {
+        return -EBUSY;
+    }
     http_wait_co_sleep(&cl->wait, &r->waiter, cl->not_before_ns);
     while (!r->waiter.verdict && !cl->failure &&
            cl->in_flight >= room_of(cl, r->background)) {
