@@ -280,6 +280,7 @@ int cmd_add(int argc, char **argv)
     if (status != 0) {
         return status < 0 ? 0 : status;
     }
+    g_assert(d.name && d.image); /* else it was a usage error */
     struct sluice_conn *conn = client_connect(d.socket);
     if (!conn) {
         return 1;

@@ -17,11 +17,13 @@ static const char *const sync_names[] = {
     [BACKUP_TOP] = "top",
     [BACKUP_NONE] = "none",
     [BACKUP_BITMAP] = "bitmap",
+    NULL,
 };
 static const char *const mode_names[] = {
     [BACKUP_ON_SUCCESS] = "on-success",
     [BACKUP_NEVER] = "never",
     [BACKUP_ALWAYS] = "always",
+    NULL,
 };
 
 /* Which of @names the schema let pass. */
@@ -31,6 +33,7 @@ static unsigned name_index(const char *name, const char *const *names)
 
     while (strcmp(names[i], name) != 0) {
         i++;
+        g_assert(names[i]);
     }
     return i;
 }

@@ -357,7 +357,7 @@ CO_FN int cmd_co_x_debug_block_dirty_bitmap_sha256(struct control *c,
     if (r == 0) {
         r = bitmap_co_read(n, name, &bits, err);
     }
-    if (r < 0) {
+    if (r != 0) {
         return r;
     }
     words = dirty_map_words(bits);
