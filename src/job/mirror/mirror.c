@@ -156,23 +156,34 @@ static CO_FN void mirror_co_wait(struct mirror *m)
     }
 }
 
-/* Whoever sees it ready ends what it has at the source: so a target that has
- * lost writes must have told it before. */
-static CO_FN int mirror_co_reach_ready(struct mirror *m)
+/* As job_apply_policy(). */
+static CO_FN int mirror_co_flush_target(struct mirror *m, GError **err)
 {
     int ret = BARRIER_COURTESY(backend_co_flush(m->target_backend));
 
     if (ret < 0) {
         ret = job_apply_policy(&m->job, m->on_target_error, false, -ret);
     }
+    return ret < 0 && ret != -EAGAIN
+               ? err_set_errno(err, -ret, "Could not flush node '%s'",
+                               node_name(m->target))
+               : ret;
+}
+
+/* Whoever sees it ready ends what it has at the source: so a target that has
+ * lost writes must have told it before. */
+static CO_FN int mirror_co_reach_ready(struct mirror *m, GError **err)
+{
+    int ret = mirror_co_flush_target(m, err);
+
     if (ret == 0 && mirror_is_close(m)) {
         job_set_ready(&m->job);
     }
     return ret == -EAGAIN ? 0 : ret;
 }
 
-/* Follow the guests. */
-static CO_FN int mirror_co_follow(struct mirror *m)
+/* Follow the guests until the job is ready and may end. */
+static CO_FN int mirror_co_follow(struct mirror *m, GError **err)
 {
     int ret = 0;
 
@@ -184,13 +195,34 @@ static CO_FN int mirror_co_follow(struct mirror *m)
             mirror_judge(m, found);
         }
         if (ret == 0 && m->job.state != JOB_READY && mirror_is_close(m)) {
-            ret = mirror_co_reach_ready(m);
+            ret = mirror_co_reach_ready(m, err);
         }
         if (ret == 0 && !mirror_may_end(m)) {
             mirror_co_wait(m);
             ret = job_co_pause_point(&m->job);
         }
     }
+    return ret;
+}
+
+/* A target that cannot be flushed at the end is an error as any other: where
+ * the policy says stop the job stands by, and tries again when it is resumed.
+ * What is copied until then is not lost. */
+static CO_FN int mirror_co_follow_to_end(struct mirror *m, GError **err)
+{
+    int ret;
+
+    do {
+        ret = mirror_co_follow(m, err);
+        if (ret == 0) {
+            ret = mirror_co_flush_target(m, err);
+        }
+        if (ret == -EAGAIN) {
+            int stopped = job_co_pause_point(&m->job);
+
+            ret = stopped < 0 ? stopped : -EAGAIN;
+        }
+    } while (ret == -EAGAIN);
     return ret;
 }
 
@@ -209,7 +241,7 @@ static CO_FN int mirror_co_run(struct job *j, GError **err)
         return ret; /* what the first round has not reached is no copy */
     }
     m->first = false;
-    return mirror_co_follow(m);
+    return mirror_co_follow_to_end(m, err);
 }
 
 /* --- the end --- */

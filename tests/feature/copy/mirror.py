@@ -313,6 +313,40 @@ def test_holes_in_every_granule(d):
     assert os.stat(paths[1]).st_blocks * 512 < 4 * MIB
 
 
+def broken_flush(path):
+    """A file whose flushes fail, but for the one before the mirror is
+    ready."""
+    return {'driver': 'blkdebug',
+            'image': {'driver': 'file', 'filename': path},
+            'set-state': [{'event': 'flush_to_disk', 'state': 1,
+                           'new_state': 2}],
+            'inject-error': [{'event': 'flush_to_disk', 'immediately': True,
+                              'state': 2}]}
+
+
+def test_flush_that_fails_at_the_end(d):
+    """The policy is asked: the job stands by and keeps what it has copied
+    until somebody decides."""
+    for verb in ('block-job-complete', 'block-job-cancel'):
+        folder = os.path.join(d, verb)
+        os.mkdir(folder)
+        path = os.path.join(folder, 'target')
+        with Move(folder, 'qcow2', target=broken_flush(path)) as s:
+            was = s.used()
+            s.mirror(on_target_error='stop')
+            s.ready()
+            s.client().pwrite(bytes(512), 0)
+            for again in (verb, 'block-job-resume'):
+                s.qmp.cmd(again, device='virtio0')
+                error = s.qmp.wait_event('BLOCK_JOB_ERROR')['data']
+                assert error['action'] == 'stop', error
+                assert error['operation'] == 'write', error
+                s.qmp.wait_event('JOB_STATUS_CHANGE', status='standby')
+            s.qmp.cmd('block-job-cancel', device='virtio0', force=True)
+            s.qmp.wait_event('BLOCK_JOB_CANCELLED')
+            assert s.used() == was, s.used()
+
+
 def test_errors_of_the_target(d):
     """Its server takes no writes for a while: stop, go on, and all is there."""
     path = rig.make_file(os.path.join(d, 'far'), bytes(SIZE))
