@@ -180,7 +180,8 @@ static CO_FN uint64_t bitmap_co_count(struct node *n,
     return count;
 }
 
-/* BlockDirtyInfo of each bitmap of @n; NULL: it has none. */
+/* BlockDirtyInfo of each bitmap of @n, the newest first, as QEMU tells them;
+ * NULL: it has none. */
 static CO_FN json_t *bitmaps_co_describe(struct node *n)
 {
     json_t *list = NULL;
@@ -198,7 +199,7 @@ static CO_FN json_t *bitmaps_co_describe(struct node *n)
             json_object_set_new(o, "inconsistent", json_true());
         }
         list = list ? list : json_array();
-        json_array_append_new(list, o);
+        json_array_insert_new(list, 0, o);
     }
     return list;
 }

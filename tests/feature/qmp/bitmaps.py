@@ -120,6 +120,18 @@ def test_recording(d):
         assert list(shown(q, 'q')) == ['p']
 
 
+def test_the_newest_first(d):
+    with start(d) as s:
+        for persistent in (True, False):
+            for name in 'abc':
+                bitmap(s.qmp, 'add', 'q' if persistent else 'r', name,
+                       persistent=persistent)
+        for node in s.qmp.cmd('query-named-block-nodes'):
+            if node['node-name'] in ('q', 'r'):
+                assert [b['name'] for b in node['dirty-bitmaps']] == \
+                    ['c', 'b', 'a'], node
+
+
 def test_what_qemu_reads(d):
     """The image keeps what was recorded, and QEMU sees it."""
     with start(d) as s:
