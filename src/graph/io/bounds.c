@@ -64,7 +64,7 @@ int write_check(struct node *n, uint64_t off, uint64_t len)
         const struct node *storage = elastic_storage(n);
 
         if (!storage || !storage->priv->growable) {
-            return -EIO;
+            return -ENOSPC; /* who sized it must make it larger */
         }
     }
     if (!node_is_writable(n)) {

@@ -313,6 +313,23 @@ def test_holes_in_every_granule(d):
     assert os.stat(paths[1]).st_blocks * 512 < 4 * MIB
 
 
+def test_target_without_room(d):
+    """Its storage is a part of a file, of a fixed size: no space."""
+    with Move(d, 'qcow2') as s:
+        s.qmp.cmd('blockdev-del', {'node-name': 'target'})
+        os.truncate(s.path, 256 * KIB)
+        s.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'target',
+            'file': {'driver': 'raw', 'size': 256 * KIB,
+                     'file': {'driver': 'file', 'filename': s.path}}})
+        s.mirror(on_target_error='enospc')
+        s.qmp.wait_event('JOB_STATUS_CHANGE', status='paused')
+        job, = s.qmp.cmd('query-block-jobs')
+        assert job['io-status'] == 'nospace', job
+        s.qmp.cmd('block-job-cancel', device='virtio0', force=True)
+        s.qmp.wait_event('BLOCK_JOB_CANCELLED')
+
+
 def broken_flush(path):
     """A file whose flushes fail, but for the one before the mirror is
     ready."""
