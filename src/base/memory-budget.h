@@ -12,7 +12,8 @@
  * A member that cannot do with its share (one cluster of 2 MiB is larger) takes
  * what it needs for one request at a time: progress comes first.
  *
- * Pure: no clock, no I/O.  All on one loop.
+ * Pure: no clock, no I/O.  A budget and its members are used on one loop; budgets
+ * of several loops may share their bytes (memory_budget_share()).
  */
 #pragma once
 #include <glib.h>
@@ -53,7 +54,16 @@ struct memory_member {
 struct memory_budget *memory_budget_new(uint64_t total);
 /* All members have left. NULL is fine. */
 void memory_budget_free(struct memory_budget *b);
-/* Bytes, at least MEMORY_MIN. */
+/* Divide one sum among the members of @b, which has none yet, and of @with, and of
+ * those that it shares with. @with: used by nobody during the call. */
+void memory_budget_share(struct memory_budget *b, struct memory_budget *with);
+/* @fn is called on any thread, under a lock, when the shares of @b have become
+ * smaller on account of members of another loop: memory_budget_shrink() is to be
+ * called soon, on the loop of @b. */
+void memory_budget_set_wake(struct memory_budget *b, void (*fn)(void *arg),
+                            void *arg);
+void memory_budget_shrink(struct memory_budget *b);
+/* Bytes, at least MEMORY_MIN; of all that share it. */
 void memory_budget_set_total(struct memory_budget *b, uint64_t total);
 /* @fn is called when members that want to be cleaned are there, with the
  * seconds after which memory_budget_clean() is to be called; 0: not any more. */

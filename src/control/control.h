@@ -2,10 +2,11 @@
 /*
  * The control plane: what the daemon's main() needs of it.
  *
- * Two loops.  The control loop serves sockets and reads commands; the data
- * loop owns the graph, its jobs and its exports.  A command crosses over as a
- * coroutine of the data loop and its answer comes back; events are posted the
- * other way.  Nothing else crosses.  Both may be the same loop.
+ * The control loop serves sockets and reads commands; a data loop owns a graph,
+ * its jobs and its exports.  There is one data loop, and one more for each object
+ * "iothread"; what a command names says which of them it is about.  It crosses
+ * over as a coroutine of that loop and its answer comes back; events are posted
+ * the other way.  The control loop and the first data loop may be the same.
  */
 #pragma once
 #include <glib.h>
@@ -13,6 +14,7 @@
 #include <stdbool.h>
 #include "base/annot.h"
 #include "graph/node.h"
+#include "loop/loop.h"
 
 struct control;
 struct channel;
@@ -32,7 +34,11 @@ struct chardev_ops {
 
 struct control_params {
     struct loop *loop; /* of sockets; runs on the calling thread */
-    struct loop *data; /* of the graph */
+    struct loop *data; /* of the first graph */
+    /* Objects "iothread" are threads of their own, with that engine; else names for
+     * the loop that there is. */
+    bool iothreads;
+    enum io_engine_kind engine;
     enum backing_policy policy;
     unsigned chain_limit;     /* images; 0: the default of the graph */
     uint64_t memory;          /* the budget, bytes; 0: MEMORY_DEFAULT */

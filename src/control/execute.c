@@ -4,45 +4,16 @@
  *
  * control_co_execute() is the one way from a connection to the graph: it finds
  * the command, checks the arguments and runs the handler on the loop that the
- * schema names for it.
+ * schema names for it; of data loops on the one that the arguments are about, or,
+ * where the schema says that answers are gathered, on each.
  */
 #include "base/err.h"
 #include "control/control-int.h"
+#include "control/iothread.h"
+#include "control/route.h"
 #include "loop/loop.h"
 
-/* --- crossing over --- */
-
-void control_co_cross(struct control *c, void (*fn)(void *arg), void *arg)
-{
-    if (c->data == loop_current()) {
-        fn(arg);
-    } else {
-        co_call_on(c->data, fn, arg);
-    }
-}
-
-struct visit {
-    struct control *c;
-    CO_FN_PTR void (*co_fn)(void *arg);
-    void *arg;
-};
-
-/* The end waits for whoever is here: it may hold nodes, or be opening some. */
-static CO_FN void visit_entry(void *arg)
-{
-    struct visit *v = arg;
-
-    co_latch_add(&v->c->visits);
-    v->co_fn(v->arg);
-    co_latch_done(&v->c->visits);
-}
-
-void control_co_on_data(struct control *c, void (*fn)(void *arg), void *arg)
-{
-    struct visit v = { c, fn, arg };
-
-    control_co_cross(c, visit_entry, &v);
-}
+/* --- commands --- */
 
 struct call {
     struct control *c;
@@ -57,9 +28,8 @@ static CO_FN void call_entry(void *arg)
 {
     struct call *call = arg;
 
-    if (call->c->stopping) {
-        call->result = err_set(&call->err, ESHUTDOWN,
-                               "The daemon is shutting down");
+    call->result = control_check_stopping(call->c, &call->err);
+    if (call->result < 0) {
         return;
     }
     call->result = call->cmd->co_handler(call->c, call->args, &call->ret,
@@ -83,12 +53,101 @@ static CO_FN void call_crossed_entry(void *arg)
     call->ret = ret;
 }
 
+int control_co_run_on(struct control *c, const struct schema_command *cmd,
+                      const json_t *args, json_t **ret, GError **err)
+{
+    struct call call = { .c = c, .cmd = cmd, .args = args };
+
+    control_hold(c);
+    control_co_on_data(c, c->data == c->loop ? call_entry : call_crossed_entry,
+                       &call);
+    control_let_go(c);
+    if (call.result < 0) {
+        g_assert(call.err && !call.ret);
+        g_propagate_error(err, call.err);
+        return call.result;
+    }
+    *ret = call.ret;
+    return 0;
+}
+
+/* Answers are lists, or objects of lists, or text. */
+static void answer_append(json_t **all, json_t *more)
+{
+    const char *key;
+    json_t *value;
+
+    if (json_is_array(*all)) {
+        json_array_extend(*all, more);
+    } else if (json_is_string(*all)) {
+        g_autofree char *text = g_strconcat(json_string_value(*all),
+                                            json_string_value(more), NULL);
+
+        json_decref(*all);
+        *all = json_string(text);
+    } else {
+        json_object_foreach(more, key, value) {
+            json_array_extend(json_object_get(*all, key), value);
+        }
+    }
+    json_decref(more);
+}
+
+static CO_FN int run_co_gather(struct control *c,
+                               const struct schema_command *cmd,
+                               const json_t *args, json_t **ret, GError **err)
+{
+    GPtrArray *all = iothreads_hold_all(c);
+    json_t *answer = NULL, *more;
+    int r = 0;
+
+    for (guint i = 0; i < all->len && r == 0; i++) {
+        struct control *one = g_ptr_array_index(all, i);
+        g_autoptr(GError) why = NULL;
+
+        more = NULL;
+        r = control_co_run_on(one, cmd, args, &more, &why);
+        if (r == -ESHUTDOWN && one->iothread) {
+            r = 0; /* nothing is there any more */
+        } else if (r < 0) {
+            g_propagate_error(err, g_steal_pointer(&why));
+        } else if (answer) {
+            answer_append(&answer, more);
+        } else {
+            answer = more;
+        }
+    }
+    iothreads_let_go(all);
+    if (r < 0) {
+        json_decref(answer);
+        return r;
+    }
+    *ret = answer;
+    return 0;
+}
+
+static CO_FN int run_co_command(struct control *c,
+                                const struct schema_command *cmd,
+                                const json_t *args, json_t **ret, GError **err)
+{
+    struct control *to;
+    int r;
+
+    if (cmd->context == SCHEMA_ON_CONTROL) {
+        return cmd->co_handler(c, args, ret, err);
+    }
+    if (cmd->gather) {
+        return run_co_gather(c, cmd, args, ret, err);
+    }
+    r = route_find(c, cmd, args, &to, err);
+    return r < 0 ? r : control_co_run_on(to, cmd, args, ret, err);
+}
+
 int control_co_execute(struct control *c, const char *name, const json_t *args,
                        json_t **ret, GError **err)
 {
     const struct schema_command *cmd = schema_find_command(name);
-    struct call call = { .c = c, .cmd = cmd, .args = args };
-    json_t *empty = NULL;
+    json_t *empty = NULL, *answer = NULL;
     int r;
 
     if (!cmd || cmd->context == SCHEMA_ON_SESSION) {
@@ -101,20 +160,12 @@ int control_co_execute(struct control *c, const char *name, const json_t *args,
     }
     if (!args) {
         empty = json_object();
-        call.args = empty;
+        args = empty;
     }
-    if (cmd->context == SCHEMA_ON_DATA) {
-        control_co_on_data(
-            c, c->data == c->loop ? call_entry : call_crossed_entry, &call);
-    } else {
-        call_entry(&call);
-    }
+    r = run_co_command(c, cmd, args, &answer, err);
     json_decref(empty);
-    if (call.result < 0) {
-        g_assert(call.err && !call.ret);
-        g_propagate_error(err, call.err);
-        return call.result;
+    if (r == 0) {
+        *ret = answer;
     }
-    *ret = call.ret;
-    return 0;
+    return r;
 }

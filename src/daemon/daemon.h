@@ -2,13 +2,13 @@
 /*
  * sluiced: what its parts share.
  *
- * The main thread runs the control loop, a second one the data loop.  main()
+ * The main thread runs the control loop, a second one the data loop, and each
+ * iothread (control/iothread.h) one more.  main()
  * reads the command line twice: first what is about the process itself, then,
  * when the loops run, the rest strictly in order.
  */
 #pragma once
 #include <glib.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include "base/annot.h"
 #include "control/control.h"
@@ -40,7 +40,7 @@ struct settings {
 struct daemon {
     struct settings set;
     GArray *uses; /* struct option_use, in order */
-    struct loop *loop, *data;
+    struct loop *loop;
     struct control *control;
     GHashTable *chardevs; /* id -> struct chardev */
     struct co_queue wake; /* main's coroutine waits for the end */

@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "control/drivers.h"
 #include "daemon/daemon.h"
+#include "loop/thread.h"
 
 static void main_report(const GError *err)
 {
@@ -34,58 +35,6 @@ static void main_print_notice(const char *text)
     g_autofree char *shown = text_printable(text, "\n\t");
 
     fprintf(stderr, "sluiced: note: %s\n", shown);
-}
-
-/* --- the data loop's thread --- */
-
-struct data_thread {
-    struct loop_options options;
-    struct loop *loop;
-    GError *err;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t known; /* loop or err is set */
-};
-
-static void *data_main(void *arg)
-{
-    struct data_thread *t = arg;
-    struct loop *l = NULL;
-    GError *err = NULL;
-
-    (void)loop_new(&t->options, &l, &err);
-    pthread_mutex_lock(&t->lock);
-    t->loop = l;
-    t->err = err;
-    pthread_cond_signal(&t->known);
-    pthread_mutex_unlock(&t->lock);
-    if (l) {
-        loop_run(l);
-        loop_free(l);
-    }
-    return NULL;
-}
-
-static int data_start(struct data_thread *t, GError **err)
-{
-    pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->known, NULL);
-    if (pthread_create(&t->thread, NULL, data_main, t)) {
-        return err_set(err, EAGAIN, "Could not start a thread");
-    }
-    pthread_mutex_lock(&t->lock);
-    while (!t->loop && !t->err) {
-        pthread_cond_wait(&t->known, &t->lock);
-    }
-    pthread_mutex_unlock(&t->lock);
-    if (t->err) {
-        int r = -t->err->code;
-
-        pthread_join(t->thread, NULL);
-        g_propagate_error(err, t->err);
-        return r;
-    }
-    return 0;
 }
 
 /* --- the main coroutine --- */
@@ -149,16 +98,18 @@ static CO_FN void daemon_entry(void *arg)
     control_co_stop(d->control);
     pidfile_co_remove(d);
     signals_co_stop(d);
-    loop_stop(d->data);
     loop_stop(d->loop);
 }
 
 static int daemon_run(struct daemon *d, GError **err)
 {
-    struct data_thread data = { .options.engine = d->set.engine,
-                                .options.polling = d->set.polling };
+    struct loop_options data_options = { .engine = d->set.engine,
+                                         .polling = d->set.polling };
+    struct loop_thread *data;
     struct loop_options options = { .engine = d->set.engine, .workers = 2 };
     struct control_params p = {
+        .iothreads = true,
+        .engine = d->set.engine,
         .policy = d->set.policy,
         .memory = d->set.memory,
         .chain_limit = d->set.chain_limit,
@@ -177,18 +128,17 @@ static int daemon_run(struct daemon *d, GError **err)
     if (r < 0) {
         return r;
     }
-    r = data_start(&data, err);
+    r = loop_thread_start(&data_options, &data, err);
     if (r < 0) {
         loop_free(d->loop);
         return r;
     }
-    d->data = data.loop;
     p.loop = d->loop;
-    p.data = d->data;
+    p.data = loop_thread_loop(data);
     d->control = control_new(&p);
     co_start(d->loop, daemon_entry, d);
     loop_run(d->loop);
-    pthread_join(data.thread, NULL);
+    loop_thread_stop(data);
     control_free(d->control);
     loop_free(d->loop);
     return 0;

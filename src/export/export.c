@@ -13,8 +13,10 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "export/export-int.h"
+#include "export/nbd/hub.h"
 #include "export/nbd/nbd-int.h"
 #include "export/trace.h"
 #include "graph/io.h"
@@ -34,7 +36,21 @@ exports_new(struct graph *g,
     es->event = event;
     es->event_arg = arg;
     es->list = g_ptr_array_new();
+    es->hub = nbd_hub_new();
     return es;
+}
+
+void exports_share(struct exports *es, struct exports *with)
+{
+    g_assert(es->list->len == 0 && !es->nbd);
+    nbd_hub_unref(es->hub);
+    es->hub = nbd_hub_ref(with->hub);
+}
+
+void exports_set_names(struct exports *es, struct names *names, void *owner)
+{
+    es->names = names;
+    es->names_owner = owner;
 }
 
 void exports_free(struct exports *es)
@@ -43,8 +59,23 @@ void exports_free(struct exports *es)
         return;
     }
     g_assert(es->list->len == 0 && !es->nbd);
+    g_assert(!es->arriving);
+    nbd_hub_unref(es->hub);
     g_ptr_array_free(es->list, TRUE);
     g_free(es);
+}
+
+void exports_arrived(struct exports *es)
+{
+    (void)!g_atomic_int_dec_and_test(&es->arriving);
+    co_queue_wake_all(&es->gone);
+}
+
+/* @e has been deleted, or could not be made. */
+static void exports_forget(struct exports *es, struct export *e)
+{
+    g_ptr_array_remove(es->list, e);
+    names_drop(es->names, NAME_EXPORT, e->id, es->names_owner);
 }
 
 static struct export *exports_find(struct exports *es, const char *id)
@@ -76,7 +107,7 @@ static CO_FN void export_delete_entry(void *arg)
     e->drv->co_delete(e);
     e->backend = NULL; /* nobody may look through it while it goes */
     backend_co_free(u);
-    g_ptr_array_remove(es->list, e);
+    exports_forget(es, e);
     if (es->event) {
         json_t *data = json_pack("{s:s}", "id", e->id);
         es->event("BLOCK_EXPORT_DELETED", data, es->event_arg);
@@ -155,6 +186,11 @@ static int export_take_type(struct opts *o, int *ret, GError **err)
     return taken == 0 ? opts_missing("type", err) : taken;
 }
 
+static int export_id_in_use(const char *id, GError **err)
+{
+    return err_set(err, EEXIST, "Block export id '%s' is already in use", id);
+}
+
 static int export_take_args(struct exports *es, struct opts *o,
                             struct export_args *a, GError **err)
 {
@@ -169,8 +205,7 @@ static int export_take_args(struct exports *es, struct opts *o,
         return err_set(err, EINVAL, "Invalid block export id");
     }
     if (exports_find(es, a->id)) {
-        return err_set(err, EEXIST, "Block export id '%s' is already in use",
-                       a->id);
+        return export_id_in_use(a->id, err);
     }
     return 0;
 }
@@ -229,6 +264,9 @@ static CO_FN int exports_co_add_opts(struct exports *es, struct opts *o,
     if (a->writable && !node_is_writable(n)) {
         return err_set(err, EACCES, "Cannot export read-only node as writable");
     }
+    if (!names_take(es->names, NAME_EXPORT, a->id, es->names_owner)) {
+        return export_id_in_use(a->id, err);
+    }
     drv = export_drivers[a->type];
     e = g_malloc0(drv->export_size);
     e->id = g_strdup(a->id);
@@ -243,13 +281,16 @@ static CO_FN int exports_co_add_opts(struct exports *es, struct opts *o,
     ret = export_co_start(e, n, o, err);
     node_co_unref(n);
     if (ret < 0) {
-        g_ptr_array_remove(es->list, e);
+        exports_forget(es, e);
         g_free(e->id);
         g_free(e);
         co_queue_wake_all(&es->gone);
         return ret;
     }
     e->starting = false;
+    if (drv->ready) {
+        drv->ready(e);
+    }
     trace_export_add(e->id, drv->type, a->node_name, e->writable);
     return 0;
 }
@@ -292,6 +333,11 @@ int exports_co_del(struct exports *es, const char *id, bool hard, GError **err)
     return 0;
 }
 
+bool exports_are_any(const struct exports *es)
+{
+    return es->list->len > 0;
+}
+
 static bool exports_any(struct exports *es, const struct export_driver *drv)
 {
     for (guint i = 0; i < es->list->len; i++) {
@@ -318,10 +364,16 @@ void exports_co_delete_all(struct exports *es, const struct export_driver *drv)
 
 void exports_co_shutdown(struct exports *es)
 {
-    if (nbd_server_running(es)) {
-        nbd_server_co_stop(es, NULL);
+    if (nbd_server_is_home(es)) {
+        (void)nbd_server_begin_end(es, NULL);
+        nbd_server_co_end(es);
+    } else {
+        nbd_server_co_leave(es);
     }
     exports_co_delete_all(es, NULL);
+    while (g_atomic_int_get(&es->arriving)) {
+        co_queue_co_wait(&es->gone);
+    }
 }
 
 json_t *exports_describe(struct exports *es)

@@ -24,6 +24,9 @@
 struct chain_map;
 struct drain;
 struct memory_budget;
+struct memory_wake;
+struct names;
+struct registry;
 struct storage_control;
 
 /* Guests' requests: graph/demand.h. */
@@ -46,6 +49,7 @@ struct graph {
     unsigned next_auto_name;
     uint64_t last_serial;
     struct memory_budget *memory; /* model/memory.c */
+    struct memory_wake *memory_wake;
     struct loop_timer memory_timer;
     unsigned memory_seconds; /* it was armed for */
     GPtrArray *controls;     /* struct storage_control, borrowed */
@@ -60,8 +64,9 @@ struct graph {
     char *beneath;
     void (*event_fn)(const char *name, json_t *data, void *arg);
     void *event_arg;
-    GHashTable *secrets;  /* id -> GBytes; NULL: none yet; secret.c */
-    GHashTable *registry; /* id -> struct entry; NULL: none yet; registry.c */
+    struct registry *registry;
+    struct names *names;              /* shared with other graphs; or NULL */
+    void *names_owner;                /* by which they know this one */
     void (*notice)(const char *text); /* NULL: nobody listens */
     char *last_notice;
 };

@@ -24,6 +24,7 @@
 
 struct graph;
 struct loop;
+struct names;
 struct node;
 struct stat;
 struct node_driver;
@@ -65,6 +66,14 @@ struct graph *graph_new(struct loop *l,
 /* Close everything. Coroutine. All backends must be gone. */
 CO_FN void graph_co_free(struct graph *g);
 struct loop *graph_loop(struct graph *g);
+/* @g, which has no nodes yet, is to have the objects (graph/registry.h) and the
+ * memory budget of @with, a graph of another loop that does nothing meanwhile. */
+void graph_share(struct graph *g, struct graph *with);
+/* Has it no nodes and no devices? */
+bool graph_is_empty(const struct graph *g);
+/* Nodes and devices take their names out of @names, as @owner. Before there are
+ * any; @names outlives the graph. */
+void graph_set_names(struct graph *g, struct names *names, void *owner);
 /* For the end of the daemon: requests that wait for a server fail, now and
  * later, so that nothing waits for ever. */
 void graph_interrupt(struct graph *g);

@@ -7,7 +7,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "base/options.h"
-#include "graph/graph-int.h"
+#include "graph/registry.h"
 #include "loop/io.h"
 
 /* Memory that is wiped, with its length before it. */
@@ -33,6 +33,19 @@ static struct wiped *wiped_new(size_t len)
     w->len = len;
     return w;
 }
+
+static void *secret_ref(void *thing)
+{
+    return g_bytes_ref(thing);
+}
+
+static void secret_unref(void *thing)
+{
+    g_bytes_unref(thing);
+}
+
+static const struct registry_kind secret_kind = { "secret", secret_ref,
+                                                  secret_unref };
 
 static GBytes *wiped_to_bytes(struct wiped *w)
 {
@@ -157,38 +170,30 @@ int secret_co_add(struct graph *g, const char *id, const json_t *props,
     struct wiped *w = NULL;
     int r = props_co_load(props, &w, err);
 
-    if (r == 0 && g->secrets && g_hash_table_contains(g->secrets, id)) {
+    if (r == 0 && registry_has(g, &secret_kind, id)) {
         r = err_set(err, EEXIST, "There is already a secret '%s'", id);
     }
     if (r < 0) {
         wiped_free(w);
         return r;
     }
-    if (!g->secrets) {
-        g->secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
-                                           (GDestroyNotify)g_bytes_unref);
-    }
-    g_hash_table_insert(g->secrets, g_strdup(id), wiped_to_bytes(w));
-    return 0;
+    return registry_add(g, &secret_kind, id, wiped_to_bytes(w), err);
 }
 
 int secret_del(struct graph *g, const char *id, GError **err)
 {
-    if (!g->secrets || !g_hash_table_remove(g->secrets, id)) {
-        return err_set(err, ENOENT, "No secret with id '%s'", id);
-    }
-    return 0;
+    return registry_remove(g, &secret_kind, id, err);
 }
 
 int secret_get(struct graph *g, const char *id, GBytes **ret_bytes,
                GError **err)
 {
-    GBytes *b = g->secrets ? g_hash_table_lookup(g->secrets, id) : NULL;
+    GBytes *b = registry_get(g, &secret_kind, id);
 
     if (!b) {
         return err_set(err, ENOENT, "No secret with id '%s'", id);
     }
-    *ret_bytes = g_bytes_ref(b);
+    *ret_bytes = b;
     return 0;
 }
 

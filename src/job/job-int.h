@@ -7,8 +7,11 @@
 #include "loop/loop.h"
 
 struct job_results;
+struct names;
 struct jobs {
     struct loop *loop;
+    struct names *names; /* shared with jobs of other loops; or NULL */
+    void *names_owner;
     job_event_fn fn;
     void *arg;
     struct job_settle settle;

@@ -26,6 +26,7 @@
 #include "job/job.h"
 #include <string.h>
 #include "base/err.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "job/job-int.h"
 #include "job/result.h"
@@ -122,6 +123,12 @@ void jobs_set_settle(struct jobs *js, const struct job_settle *settle)
     js->settle = *settle;
 }
 
+void jobs_set_names(struct jobs *js, struct names *names, void *owner)
+{
+    js->names = names;
+    js->names_owner = owner;
+}
+
 struct job *jobs_find(struct jobs *js, const char *id)
 {
     for (unsigned i = 0; i < js->list->len; i++) {
@@ -171,6 +178,7 @@ static void job_leave(struct job *j)
     job_set_state(j, JOB_NULL);
     j->priv->listed = false;
     g_ptr_array_remove(js->list, j);
+    names_drop(js->names, NAME_JOB, j->id, js->names_owner);
     co_queue_wake_all(&js->changed);
     co_queue_wake_all(&j->priv->concluded);
     job_unref(j);
@@ -197,6 +205,9 @@ int job_new(struct jobs *js, const struct job_driver *drv,
     }
     if (js->shutting_down) {
         return err_set(err, ESHUTDOWN, "The daemon is shutting down");
+    }
+    if (!names_take(js->names, NAME_JOB, p->id, js->names_owner)) {
+        return err_set(err, EEXIST, "Job ID '%s' already in use", p->id);
     }
     g_assert(drv->job_size >= sizeof(struct job));
     j = g_malloc0(drv->job_size);

@@ -62,6 +62,7 @@ struct job_fault;
 struct copy;
 struct job_results;
 struct jobs;
+struct names;
 
 struct job_driver {
     const char *type; /* "stream" */
@@ -122,6 +123,9 @@ typedef void (*job_event_fn)(const char *name, json_t *data, void *arg);
 struct jobs *jobs_new(struct loop *l, job_event_fn fn, void *arg);
 /* All jobs must be gone. NULL is fine. */
 void jobs_free(struct jobs *js);
+/* Jobs take their ids out of @names, as @owner. Before there are any; @names
+ * outlives them. */
+void jobs_set_names(struct jobs *js, struct names *names, void *owner);
 /* Called when @j has ended and its effect is durable and live, before the
  * event says so: the place to settle a journal. @by_shutdown: it was cancelled
  * by jobs_co_cancel_all() only, and may be resumed by the next daemon. */

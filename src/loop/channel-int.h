@@ -17,6 +17,8 @@ struct channel_ops {
     /* Wake whoever is inside; they look at ->shut. */
     void (*shutdown)(struct channel *c);
     void (*shutdown_write)(struct channel *c);
+    /* ->loop has changed; NULL: nothing else is to be done. */
+    void (*moved)(struct channel *c);
     bool (*peer_has_ended)(const struct channel *c);
     /* Say that this was all; NULL where the end of the stream says it. */
     CO_FN_PTR void (*co_finish)(struct channel *c, uint64_t timeout_ns);

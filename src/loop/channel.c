@@ -64,6 +64,15 @@ void channel_free(struct channel *c)
     c->ops->free(c);
 }
 
+void channel_move(struct channel *c, struct loop *l)
+{
+    g_assert(!c->reading && !c->writing);
+    c->loop = l;
+    if (c->ops->moved) {
+        c->ops->moved(c);
+    }
+}
+
 ssize_t channel_co_read(struct channel *c, void *buf, size_t len,
                         uint64_t timeout_ns)
 {

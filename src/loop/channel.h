@@ -26,6 +26,10 @@ void channel_new_pair(struct loop *l, size_t capacity,
 /* No coroutine may be inside. NULL is fine. */
 void channel_free(struct channel *c);
 
+/* @c is used on @l from now on. By its loop, while no coroutine is inside and
+ * channel_let_linger() was not called. */
+void channel_move(struct channel *c, struct loop *l);
+
 /* Read 1..@len bytes. Returns the count, 0 at end of stream, -errno.
  * -ETIMEDOUT when nothing came within @timeout_ns (0 = wait for ever).
  * -ESHUTDOWN after channel_shutdown(). */

@@ -3,9 +3,13 @@
  * An authz-list-file is read again when a look at the file tells another time,
  * size or number than before.  Until a file that could not be read is whole
  * again, nobody is let in by it.
+ *
+ * Clients of several loops may be judged by one object, so what changes of it is
+ * under a lock, which nobody holds while he waits.
  */
 #include "tls/authz.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "base/err.h"
@@ -20,33 +24,44 @@
 enum { FILE_BYTES_MAX = 4 << 20 };
 
 struct authz {
-    unsigned refs; /* the registry's, and of a refresh under way */
-    struct authz_list list;
+    gatomicrefcount refs;
     char *filename; /* NULL: the list is all */
     bool refresh;
+    pthread_mutex_t lock; /* of what follows */
+    struct authz_list list;
     struct stat seen; /* the file as it was read */
     bool unusable;    /* it could not be read */
 };
+
+static void *authz_ref(void *p)
+{
+    struct authz *a = p;
+
+    g_atomic_ref_count_inc(&a->refs);
+    return a;
+}
 
 static void authz_unref(void *p)
 {
     struct authz *a = p;
 
-    if (--a->refs == 0) {
+    if (g_atomic_ref_count_dec(&a->refs)) {
         authz_list_clear(&a->list);
+        pthread_mutex_destroy(&a->lock);
         g_free(a->filename);
         g_free(a);
     }
 }
 
 static const struct registry_kind authz_kind = { "authorization object",
-                                                 authz_unref };
+                                                 authz_ref, authz_unref };
 
 static struct authz *authz_new(void)
 {
     struct authz *a = g_new0(struct authz, 1);
 
-    a->refs = 1;
+    g_atomic_ref_count_init(&a->refs);
+    pthread_mutex_init(&a->lock, NULL);
     return a;
 }
 
@@ -170,38 +185,63 @@ static bool is_same_file(const struct stat *a, const struct stat *b)
            memcmp(&a->st_ctim, &b->st_ctim, sizeof(a->st_ctim)) == 0;
 }
 
+/* Is it what the file @st says? */
+static bool authz_is_of(struct authz *a, const struct stat *st)
+{
+    bool is;
+
+    pthread_mutex_lock(&a->lock);
+    is = !a->unusable && is_same_file(st, &a->seen);
+    pthread_mutex_unlock(&a->lock);
+    return is;
+}
+
+/* False: it was unusable already. */
+static bool authz_set_unusable(struct authz *a)
+{
+    bool is_new;
+
+    pthread_mutex_lock(&a->lock);
+    is_new = !a->unusable;
+    a->unusable = true;
+    pthread_mutex_unlock(&a->lock);
+    return is_new;
+}
+
 static CO_FN void authz_co_reread(struct graph *g, struct authz *a)
 {
     struct authz_list fresh;
     struct stat st;
     g_autoptr(GError) err = NULL;
 
-    if (!a->unusable && io_co_stat(a->filename, &st) == 0 &&
-        is_same_file(&st, &a->seen)) {
+    if (io_co_stat(a->filename, &st) == 0 && authz_is_of(a, &st)) {
         return;
     }
     if (file_co_read(a->filename, &st, &fresh, &err) < 0) {
-        if (!a->unusable) {
+        if (authz_set_unusable(a)) {
             graph_notice(g, "%s; nobody is let in by it", err->message);
         }
-        a->unusable = true;
         return;
     }
+    pthread_mutex_lock(&a->lock);
     a->unusable = false;
     a->seen = st;
     authz_list_clear(&a->list);
     a->list = fresh;
+    pthread_mutex_unlock(&a->lock);
 }
 
 void authz_co_refresh(struct graph *g, const char *id)
 {
-    struct authz *a = registry_find(g, &authz_kind, id);
+    struct authz *a = registry_get(g, &authz_kind, id);
 
-    if (a && a->filename && a->refresh) {
-        a->refs++;
-        authz_co_reread(g, a);
-        authz_unref(a);
+    if (!a) {
+        return;
     }
+    if (a->filename && a->refresh) {
+        authz_co_reread(g, a);
+    }
+    authz_unref(a);
 }
 
 /* --- judging --- */
@@ -213,7 +253,7 @@ int authz_del(struct graph *g, const char *id, GError **err)
 
 int authz_check(struct graph *g, const char *id, GError **err)
 {
-    return registry_find(g, &authz_kind, id)
+    return registry_has(g, &authz_kind, id)
                ? 0
                : err_set(err, ENOENT, "No authorization object with id '%s'",
                          id);
@@ -221,8 +261,15 @@ int authz_check(struct graph *g, const char *id, GError **err)
 
 bool authz_allows(struct graph *g, const char *id, const char *identity)
 {
-    const struct authz *a = registry_find(g, &authz_kind, id);
+    struct authz *a = registry_get(g, &authz_kind, id);
+    bool allows;
 
-    return a && identity && !a->unusable &&
-           authz_list_allows(&a->list, identity);
+    if (!a) {
+        return false;
+    }
+    pthread_mutex_lock(&a->lock);
+    allows = identity && !a->unusable && authz_list_allows(&a->list, identity);
+    pthread_mutex_unlock(&a->lock);
+    authz_unref(a);
+    return allows;
 }

@@ -255,12 +255,18 @@ static void tls_free(struct channel *c)
     g_free(t);
 }
 
+static void tls_moved(struct channel *c)
+{
+    channel_move(to_tls(c)->under, c->loop);
+}
+
 static const struct channel_ops tls_ops = {
     .co_recv = tls_co_recv,
     .co_send = tls_co_send,
     .co_finish = tls_co_finish,
     .shutdown = tls_shutdown,
     .shutdown_write = tls_shutdown_write,
+    .moved = tls_moved,
     .peer_has_ended = tls_peer_has_ended,
     .free = tls_free,
 };

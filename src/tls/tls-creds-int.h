@@ -9,8 +9,8 @@ enum tls_kind { TLS_X509, TLS_PSK, TLS_ANON };
 
 /* Exactly one of the GnuTLS credentials is set, by kind and end. */
 struct tls_creds {
-    unsigned refs;
-    struct graph *graph;
+    gatomicrefcount refs;
+    struct graph *graph; /* of the registry that it was added to */
     char *id;
     enum tls_kind kind;
     bool server;

@@ -5,17 +5,22 @@
 #include "graph/registry.h"
 #include "tls/tls-creds-int.h"
 
-static void creds_free(void *p)
+static void *creds_ref(void *p)
+{
+    return tls_creds_ref(p);
+}
+
+static void creds_unref(void *p)
 {
     tls_creds_unref(p);
 }
 
-static const struct registry_kind creds_kind = { "TLS credentials",
-                                                 creds_free };
+static const struct registry_kind creds_kind = { "TLS credentials", creds_ref,
+                                                 creds_unref };
 
 struct tls_creds *tls_creds_ref(struct tls_creds *tc)
 {
-    tc->refs++;
+    g_atomic_ref_count_inc(&tc->refs);
     return tc;
 }
 
@@ -23,13 +28,14 @@ struct tls_creds *tls_creds_ref(struct tls_creds *tc)
  * that do not are not taken in their place. */
 struct tls_creds *tls_creds_latest(struct tls_creds *tc)
 {
-    struct tls_creds *now = registry_find(tc->graph, &creds_kind, tc->id);
+    struct tls_creds *now = registry_get(tc->graph, &creds_kind, tc->id);
 
-    return tls_creds_ref(now && now->kind == tc->kind &&
-                                 now->server == tc->server &&
-                                 now->verify_peer == tc->verify_peer
-                             ? now
-                             : tc);
+    if (now && now->kind == tc->kind && now->server == tc->server &&
+        now->verify_peer == tc->verify_peer) {
+        return now;
+    }
+    tls_creds_unref(now);
+    return tls_creds_ref(tc);
 }
 
 static void pem_clear(struct tls_pem *pem)
@@ -42,7 +48,7 @@ static void pem_clear(struct tls_pem *pem)
 
 void tls_creds_unref(struct tls_creds *tc)
 {
-    if (!tc || --tc->refs > 0) {
+    if (!tc || !g_atomic_ref_count_dec(&tc->refs)) {
         return;
     }
     g_clear_pointer(&tc->x509, gnutls_certificate_free_credentials);
@@ -134,7 +140,7 @@ static CO_FN int creds_co_add(struct graph *g, enum tls_kind kind,
 
     if (r == 0) {
         tc = g_new0(struct tls_creds, 1);
-        tc->refs = 1;
+        g_atomic_ref_count_init(&tc->refs);
         tc->graph = g;
         tc->id = g_strdup(id);
         tc->kind = kind;
@@ -176,7 +182,7 @@ int tls_creds_del(struct graph *g, const char *id, GError **err)
 int tls_creds_get(struct graph *g, const char *id, bool server,
                   struct tls_creds **ret, GError **err)
 {
-    struct tls_creds *tc = registry_find(g, &creds_kind, id);
+    struct tls_creds *tc = registry_get(g, &creds_kind, id);
 
     if (!tc) {
         return err_set(err, ENOENT, "No TLS credentials with id '%s'", id);
@@ -186,9 +192,10 @@ int tls_creds_get(struct graph *g, const char *id, bool server,
                 server ? "server" : "client");
         err_hint(err, "Object '%s' was made with endpoint=%s.", id,
                  tc->server ? "server" : "client");
+        tls_creds_unref(tc);
         return -EINVAL;
     }
-    *ret = tls_creds_ref(tc);
+    *ret = tc;
     return 0;
 }
 

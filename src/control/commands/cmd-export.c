@@ -5,24 +5,67 @@
 #include "base/err.h"
 #include "control/commands.h"
 #include "control/control-int.h"
+#include "control/iothread.h"
+#include "control/route.h"
 #include "export/export.h"
 #include "loop/channel.h"
 #include "tls/tls-creds.h"
 
 enum { LISTEN_TRIES = 20, LISTEN_PAUSE_NS = 50000000 };
 
-CO_FN int cmd_co_block_export_add(struct control *c, const json_t *args,
-                                  json_t **ret, GError **err)
+/* On the data loop of the node. */
+static CO_FN int export_co_add_here(struct control *c, const json_t *args,
+                                    json_t **ret, GError **err)
 {
     json_t *options = json_copy((json_t *)args);
     int r;
 
-    /* Loops are chosen by the daemon. */
     json_object_del(options, "iothread");
     json_object_del(options, "fixed-iothread");
     r = exports_co_add(c->exports, options, err);
     json_decref(options);
     return r;
+}
+
+/* Is the node on the loop that is asked for?  As in QEMU it does not matter, unless
+ * the user says so. */
+static int check_iothread(struct control *c, const json_t *args,
+                          const struct control *is, GError **err)
+{
+    const char *id = arg_str(args, "iothread");
+    struct control *wanted = NULL;
+
+    if (!id) {
+        return 0;
+    }
+    if (iothread_find(c, id, &wanted, NULL) < 0) {
+        return err_set(err, ENOENT, "iothread \"%s\" not found", id);
+    }
+    if (wanted != is && arg_bool(args, "fixed-iothread", false)) {
+        err_set(err, EBUSY, "Cannot change iothread of active block backend");
+        err_hint(err,
+                 "A node is put into an iothread when it is opened: "
+                 "blockdev-add with iothread=%s.",
+                 id);
+        return -EBUSY;
+    }
+    return 0;
+}
+
+CO_FN int cmd_co_block_export_add(struct control *c, const json_t *args,
+                                  json_t **ret, GError **err)
+{
+    static const struct schema_command here = {
+        .name = "block-export-add",
+        .co_handler = export_co_add_here,
+    };
+    struct control *to;
+    int r = route_find(c, schema_find_command(here.name), args, &to, err);
+
+    if (r == 0) {
+        r = check_iothread(c, args, to, err);
+    }
+    return r < 0 ? r : control_co_run_on(to, &here, args, ret, err);
 }
 
 CO_FN int cmd_co_block_export_del(struct control *c, const json_t *args,
@@ -98,10 +141,59 @@ CO_FN int cmd_co_nbd_server_start(struct control *c, const json_t *args,
     return r;
 }
 
+struct server_end {
+    struct control *c;
+    GError **err;
+    int result;
+};
+
+static CO_FN void begin_end_entry(void *arg)
+{
+    struct server_end *e = arg;
+
+    e->result = control_check_stopping(e->c, e->err);
+    if (e->result == 0) {
+        e->result = nbd_server_begin_end(e->c->exports, e->err);
+    }
+}
+
+static CO_FN void leave_entry(void *arg)
+{
+    struct control *c = arg;
+
+    if (!c->stopping) {
+        nbd_server_co_leave(c->exports);
+    }
+}
+
+static CO_FN void end_entry(void *arg)
+{
+    struct control *c = arg;
+
+    if (!c->stopping) {
+        nbd_server_co_end(c->exports);
+    }
+}
+
+/* The loop of the daemon has the server; it goes last. */
 CO_FN int cmd_co_nbd_server_stop(struct control *c, const json_t *args,
                                  json_t **ret, GError **err)
 {
-    return nbd_server_co_stop(c->exports, err);
+    struct server_end e = { c, err, 0 };
+    GPtrArray *all;
+
+    control_co_on_data(c, begin_end_entry, &e);
+    if (e.result < 0) {
+        return e.result;
+    }
+    all = iothreads_hold_all(c);
+    for (guint i = 1; i < all->len; i++) {
+        control_co_on_data(g_ptr_array_index(all, i), leave_entry,
+                           g_ptr_array_index(all, i));
+    }
+    iothreads_let_go(all);
+    control_co_on_data(c, end_entry, c);
+    return 0;
 }
 
 CO_FN int cmd_co_nbd_server_add(struct control *c, const json_t *args,

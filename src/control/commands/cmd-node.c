@@ -3,17 +3,28 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/names.h"
 #include "control/commands.h"
-#include "control/commands/objects.h"
 #include "control/control-int.h"
+#include "control/iothread.h"
 #include "control/journal/journal.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "graph/reference.h"
 
+/* The loop that it names is the one that runs this. Owned. */
+static json_t *without_iothread(const json_t *options)
+{
+    json_t *rest = json_copy((json_t *)options);
+
+    json_object_del(rest, "iothread");
+    return rest;
+}
+
 CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
                               json_t **ret, GError **err)
 {
+    json_t *options;
     struct node *n;
     int r;
 
@@ -21,7 +32,9 @@ CO_FN int cmd_co_blockdev_add(struct control *c, const json_t *args,
         return err_set(err, EINVAL,
                        "'node-name' must be specified for the root node");
     }
-    r = node_co_open(c->graph, args, NODE_RDWR, &n, err);
+    options = without_iothread(args);
+    r = node_co_open(c->graph, options, NODE_RDWR, &n, err);
+    json_decref(options);
     if (r < 0) {
         return r;
     }
@@ -62,7 +75,17 @@ CO_FN int cmd_co_blockdev_del(struct control *c, const json_t *args,
 CO_FN int cmd_co_blockdev_reopen(struct control *c, const json_t *args,
                                  json_t **ret, GError **err)
 {
-    return nodes_co_reopen(c->graph, json_object_get(args, "options"), err);
+    const json_t *given = json_object_get(args, "options"), *one;
+    json_t *list = json_array();
+    size_t i;
+    int r;
+
+    json_array_foreach(given, i, one) {
+        json_array_append_new(list, without_iothread(one));
+    }
+    r = nodes_co_reopen(c->graph, list, err);
+    json_decref(list);
+    return r;
 }
 
 /* Give @image's header another backing name; it must be writable for that. */
@@ -205,21 +228,34 @@ CO_FN int cmd_co_x_blockdev_change(struct control *c, const json_t *args,
                    node_name(parent), child ? "removing" : "adding");
 }
 
+static CO_FN int set_iothread_co_find(struct control *c, const json_t *args,
+                                      json_t **ret, GError **err)
+{
+    return find_named(c, arg_str(args, "node-name"), err) ? 0 : -ENOENT;
+}
+
+/* On the control loop. */
 CO_FN int cmd_co_x_blockdev_set_iothread(struct control *c, const json_t *args,
                                          json_t **ret, GError **err)
 {
+    static const struct schema_command find = {
+        .name = "x-blockdev-set-iothread",
+        .co_handler = set_iothread_co_find,
+    };
+    const char *name = arg_str(args, "node-name");
     const char *thread = arg_str(args, "iothread");
-    const char *type = thread ? object_type(c->objects, thread) : NULL;
+    struct control *is = names_owner(c->names, NAME_BLOCK, name);
+    struct control *wanted = c;
+    int r = control_co_run_on(is ? is : c, &find, args, ret, err);
 
-    if (!find_named(c, arg_str(args, "node-name"), err)) {
-        return -ENOENT;
+    if (r == 0 && thread) {
+        r = iothread_find(c, thread, &wanted, err);
     }
-    if (thread && g_strcmp0(type, "iothread") != 0) {
-        return err_set(err, ENOENT, "Cannot find iothread %s", thread);
+    if (r == 0 && wanted != is) {
+        r = err_set(err, EBUSY,
+                    "Cannot change iothread of active block backend");
+        err_hint(err, "A node is put into an iothread when it is opened: "
+                      "blockdev-add with iothread=ID.");
     }
-    return thread ? err_set(err, ENOTSUP,
-                            "Changing iothreads is not supported by '%s': all "
-                            "nodes run in one thread",
-                            arg_str(args, "node-name"))
-                  : 0;
+    return r;
 }

@@ -10,6 +10,7 @@
 #include "control/commands.h"
 #include "control/commands/objects.h"
 #include "control/control-int.h"
+#include "control/iothread.h"
 
 #define CONTAINER "objects"
 
@@ -170,6 +171,29 @@ CO_FN int cmd_co_qom_get(struct control *c, const json_t *args, json_t **ret,
                           p.type, name);
 }
 
+struct polling {
+    struct control *c;
+    const char *id;
+    const json_t *props;
+};
+
+static CO_FN void qom_polling_entry(void *arg)
+{
+    struct polling *p = arg;
+
+    iothread_co_set(p->c, p->id, p->props);
+}
+
+/* An iothread polls by its properties, as they are now. */
+static CO_FN void qom_co_set_polling(struct control *c, const char *id)
+{
+    json_t *props = json_deep_copy(json_object_get(c->objects, id));
+    struct polling p = { c, id, props };
+
+    co_call_on(c->loop, qom_polling_entry, &p);
+    json_decref(props);
+}
+
 CO_FN int cmd_co_qom_set(struct control *c, const json_t *args, json_t **ret,
                          GError **err)
 {
@@ -186,8 +210,12 @@ CO_FN int cmd_co_qom_set(struct control *c, const json_t *args, json_t **ret,
                              place_type(&p), name)
                    : property_missing(&p, name, err);
     }
-    return object_set(c->graph, c->objects, p.id, name,
-                      json_object_get(args, "value"), err);
+    r = object_set(c->graph, c->objects, p.id, name,
+                   json_object_get(args, "value"), err);
+    if (r == 0 && g_str_equal(p.type, "iothread")) {
+        qom_co_set_polling(c, p.id);
+    }
+    return r;
 }
 
 CO_FN int cmd_co_qom_list_types(struct control *c, const json_t *args,

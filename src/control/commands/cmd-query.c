@@ -286,8 +286,12 @@ static json_t *describe_perms(unsigned perms)
     return list;
 }
 
+/* Ids of one data loop. */
+#define PICTURE_IDS 1000000
+
 struct picture {
     json_t *nodes, *edges;
+    int before_first;
     GHashTable *ids; /* node or backend -> number */
 };
 
@@ -297,7 +301,7 @@ static int picture_id(struct picture *p, const void *what, const char *name,
     int id = GPOINTER_TO_INT(g_hash_table_lookup(p->ids, what));
 
     if (id == 0) {
-        id = (int)g_hash_table_size(p->ids) + 1;
+        id = p->before_first + (int)g_hash_table_size(p->ids) + 1;
         g_hash_table_insert(p->ids, (void *)what, GINT_TO_POINTER(id));
         json_array_append_new(p->nodes, json_pack("{s:s,s:s,s:i}", "name", name,
                                                   "type", type, "id", id));
@@ -341,6 +345,7 @@ static void picture_node(struct node *n, void *arg)
 static struct picture picture_of_graph(struct control *c)
 {
     struct picture p = { json_array(), json_array(),
+                         (int)c->number * PICTURE_IDS,
                          g_hash_table_new(NULL, NULL) };
 
     graph_foreach_device(c->graph, picture_device, &p);

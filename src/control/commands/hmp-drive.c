@@ -95,7 +95,9 @@ CO_FN int hmp_co_drive_del(struct control *c, const json_t *args, GString *out,
     json_decref(node);
     json_decref(ret);
     if (r == -ENOENT) {
-        control_co_on_data(c, drive_del_entry, &d);
+        d.c = control_hold_owner(c, d.id);
+        control_co_on_data(d.c, drive_del_entry, &d);
+        control_let_go(d.c);
         return d.result;
     }
     if (r < 0) {

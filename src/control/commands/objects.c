@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The object types.  A throttle group lives in filter/, a secret in graph/,
- * what TLS needs in tls/; an iothread is only accepted, so that command lines that name one work.
+ * what TLS needs in tls/, an iothread in control/iothread.h: to a graph it is nothing.
  */
 #include "control/commands/objects.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/text.h"
 #include "control/control-int.h"
+#include "control/iothread.h"
 #include "filter/throttle/throttle.h"
 #include "graph/secret.h"
+#include "loop/loop.h"
 #include "tls/authz.h"
 #include "tls/tls-creds.h"
 
@@ -194,6 +195,9 @@ static json_t *default_of(const char *type, const char *name)
     if (g_str_equal(type, "secret") && g_str_equal(name, "format")) {
         return json_string("raw");
     }
+    if (g_str_equal(name, "poll-max-ns")) {
+        return json_integer(LOOP_POLL_MAX_NS);
+    }
     return !m || !m->name                  ? NULL
            : m->type->kind == SCHEMA_INT   ? json_integer(0)
            : m->type->kind == SCHEMA_ARRAY ? json_array()
@@ -230,13 +234,12 @@ int object_set(struct graph *g, json_t *objects, const char *id,
         return err_set(err, EACCES, "Property '%s.%s' is not writable", type,
                        name);
     }
-    if (!json_is_integer(value) || json_integer_value(value) < 0) {
-        return err_set(err, EINVAL,
-                       "%s value must be in range [0, %" PRId64 "]", name,
-                       INT64_MAX);
+    int r = iothread_check_number(name, value, err);
+
+    if (r == 0) {
+        json_object_set(json_object_get(objects, id), name, (json_t *)value);
     }
-    json_object_set(json_object_get(objects, id), name, (json_t *)value);
-    return 0;
+    return r;
 }
 
 /* --- help --- */

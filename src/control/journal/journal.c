@@ -8,6 +8,9 @@
  * command's or our own.  A command whose id waits to be resumed replaces the
  * entry only once its job has started: one that is refused, or that a power cut
  * ends before it was answered, leaves the entry as it was.
+ *
+ * All of it is touched on the data loop of the daemon alone.  Jobs and commands of
+ * iothreads cross over to it (struct crossing) and wait.
  */
 #include "control/journal/journal.h"
 
@@ -17,6 +20,7 @@
 
 #include "base/barrier.h"
 #include "base/err.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "control/control-int.h"
 #include "job/copy/checkpoint.h"
@@ -43,6 +47,25 @@ struct journal {
     bool resuming;      /* start-up is over */
     uint64_t n_retries; /* calls of journal_co_retry() */
 };
+
+/* --- crossing over --- */
+
+/* Whoever crosses waits, so what is pointed to may be his. */
+struct crossing {
+    struct journal *j;
+    const char *id, *command;
+    const json_t *args;
+    struct journal_start *start;
+    GError **err;
+    bool flag;
+    int result;
+};
+
+static CO_FN int journal_co_cross(struct crossing *x, void (*co_fn)(void *arg))
+{
+    control_co_cross(x->j->c, co_fn, x);
+    return x->result;
+}
 
 /* --- messages --- */
 
@@ -208,32 +231,53 @@ char *journal_checkpoint(const struct journal *j, const char *id)
                                : NULL;
 }
 
+static CO_FN void switching_entry(void *arg)
+{
+    struct crossing *x = arg;
+    json_t *entry = json_object_get(x->j->entries, x->id);
+
+    if (entry) {
+        json_object_set_new(entry, "switched", json_true());
+        x->result = journal_co_write(x->j, x->err);
+    }
+}
+
 /* Before guests go on on another image. */
 static CO_FN int journal_co_switching(struct job *job, GError **err, void *arg)
 {
-    struct journal *j = arg;
-    json_t *entry = json_object_get(j->entries, job->id);
+    struct crossing x = { .j = arg, .id = job->id, .err = err };
 
-    if (!entry) {
-        return 0;
+    return journal_co_cross(&x, switching_entry);
+}
+
+static CO_FN void settle_entry(void *arg)
+{
+    struct crossing *x = arg;
+    struct journal_start *s = g_hash_table_lookup(x->j->starting, x->id);
+
+    if (s) {
+        s->settled = true;
     }
-    json_object_set_new(entry, "switched", json_true());
-    return journal_co_write(j, err);
+    if (!x->flag) {
+        journal_co_erase(x->j, x->id);
+    }
 }
 
 /* A job has ended, live and durable; the event comes after this. */
 static CO_FN void journal_co_settle(struct job *job, bool by_shutdown,
                                     void *arg)
 {
-    struct journal *j = arg;
+    struct crossing x = { .j = arg, .id = job->id, .flag = by_shutdown };
 
-    struct journal_start *s = g_hash_table_lookup(j->starting, job->id);
+    journal_co_cross(&x, settle_entry);
+}
 
-    if (s) {
-        s->settled = true;
-    }
-    if (!by_shutdown) {
-        journal_co_erase(j, job->id);
+void journal_attach(struct journal *j, struct jobs *jobs)
+{
+    struct job_settle settle = { journal_co_settle, journal_co_switching, j };
+
+    if (j) {
+        jobs_set_settle(jobs, &settle);
     }
 }
 
@@ -258,7 +302,6 @@ int journal_co_open(struct control *c, const char *dir,
 {
     struct journal *j = g_new0(struct journal, 1);
     g_autofree char *lock = g_build_filename(dir, "lock", NULL);
-    struct job_settle settle = { journal_co_settle, journal_co_switching, j };
     int r;
 
     j->c = c;
@@ -290,7 +333,7 @@ int journal_co_open(struct control *c, const char *dir,
         goto fail;
     }
     journal_co_take_checkpoints(j);
-    jobs_set_settle(c->jobs, &settle);
+    journal_attach(j, c->jobs);
     *ret_journal = j;
     return 0;
 fail:
@@ -328,20 +371,16 @@ static void start_leave(struct journal *j, struct journal_start *s)
     co_queue_wake_all(&j->start_ended);
 }
 
-int journal_co_begin_start(struct journal *j, const char *id,
-                           const char *command, const json_t *args,
-                           struct journal_start *s, GError **err)
+static CO_FN int start_co_begin(struct journal *j, const char *id,
+                                const char *command, const json_t *args,
+                                struct journal_start *s, GError **err)
 {
     int r;
 
-    *s = (struct journal_start) { 0 };
-    if (!j || !text_is_id(id)) {
-        return 0;
-    }
     while (g_hash_table_contains(j->starting, id)) {
         co_queue_co_wait(&j->start_ended);
     }
-    if (jobs_find(j->c->jobs, id)) {
+    if (names_owner(j->c->names, NAME_JOB, id)) {
         return 0;
     }
     s->id = g_strdup(id);
@@ -361,6 +400,24 @@ int journal_co_begin_start(struct journal *j, const char *id,
     return r;
 }
 
+static CO_FN void begin_start_entry(void *arg)
+{
+    struct crossing *x = arg;
+
+    x->result = start_co_begin(x->j, x->id, x->command, x->args, x->start,
+                               x->err);
+}
+
+int journal_co_begin_start(struct journal *j, const char *id,
+                           const char *command, const json_t *args,
+                           struct journal_start *s, GError **err)
+{
+    struct crossing x = { j, id, command, args, s, err, false, 0 };
+
+    *s = (struct journal_start) { 0 };
+    return j && text_is_id(id) ? journal_co_cross(&x, begin_start_entry) : 0;
+}
+
 /* The job that replaces a waiting entry has started. */
 static CO_FN void start_co_replace(struct journal *j, struct journal_start *s)
 {
@@ -372,12 +429,9 @@ static CO_FN void start_co_replace(struct journal *j, struct journal_start *s)
     }
 }
 
-void journal_co_end_start(struct journal *j, struct journal_start *s,
-                          bool started)
+static CO_FN void start_co_end(struct journal *j, struct journal_start *s,
+                               bool started)
 {
-    if (!s->id) {
-        return;
-    }
     if (started && s->was_waiting && !s->settled) {
         start_co_replace(j, s);
     } else if (!started && s->was_waiting) {
@@ -390,21 +444,50 @@ void journal_co_end_start(struct journal *j, struct journal_start *s,
     g_clear_pointer(&s->entry, json_decref);
 }
 
+static CO_FN void end_start_entry(void *arg)
+{
+    struct crossing *x = arg;
+
+    start_co_end(x->j, x->start, x->flag);
+}
+
+void journal_co_end_start(struct journal *j, struct journal_start *s,
+                          bool started)
+{
+    struct crossing x = { .j = j, .start = s, .flag = started };
+
+    if (s->id) {
+        journal_co_cross(&x, end_start_entry);
+    }
+}
+
 /* --- changes --- */
 
-void journal_co_change(struct journal *j, const char *id, json_t *changes)
+static CO_FN void change_entry(void *arg)
 {
-    json_t *args = j ? json_object_get(json_object_get(j->entries, id),
-                                       "arguments")
-                     : NULL;
+    struct crossing *x = arg;
+    json_t *args = json_object_get(json_object_get(x->j->entries, x->id),
+                                   "arguments");
+    json_t *changes;
     g_autoptr(GError) err = NULL;
 
     if (!args) {
         return;
     }
+    changes = json_deep_copy(x->args);
     json_object_update(args, changes);
-    if (journal_co_write(j, &err) < 0) {
+    json_decref(changes);
+    if (journal_co_write(x->j, &err) < 0) {
         complain(err);
+    }
+}
+
+void journal_co_change(struct journal *j, const char *id, const json_t *changes)
+{
+    struct crossing x = { .j = j, .id = id, .args = changes };
+
+    if (j) {
+        journal_co_cross(&x, change_entry);
     }
 }
 
@@ -467,16 +550,45 @@ json_t *journal_describe(const struct journal *j)
 
 /* --- going on --- */
 
-/* Are the nodes there that its arguments name? */
-static bool resume_has_nodes(const struct journal *j, const char *command,
-                             const json_t *args)
-{
-    const char *device = arg_str(args, "device");
-    const char *target = arg_str(args, "target");
+/* A start of an entry's job, on the data loop of its device. */
+struct restart {
+    struct journal *j;
+    struct control *c; /* there */
+    const char *command, *checkpoint;
+    const json_t *args;
+    GError **err;
+    int result;
+};
 
-    return device && node_find_any(j->c->graph, device, NULL) &&
-           (!g_str_equal(command, "blockdev-mirror") ||
-            node_find_any(j->c->graph, target, NULL));
+static CO_FN void restart_entry(void *arg)
+{
+    struct restart *r = arg;
+    const char *device = arg_str(r->args, "device");
+    const char *target = arg_str(r->args, "target");
+    json_t *args;
+
+    if (r->c->stopping || !node_find_any(r->c->graph, device, NULL) ||
+        (g_str_equal(r->command, "blockdev-mirror") &&
+         !node_find_any(r->c->graph, target, NULL))) {
+        return;
+    }
+    args = json_deep_copy(r->args);
+    r->result = r->j->co_restart(r->c, r->command, args, r->checkpoint, r->err);
+    json_decref(args);
+}
+
+/* On the control loop. */
+static CO_FN void restart_co_there(struct control *c, void *arg)
+{
+    struct restart *r = arg;
+
+    r->c = c;
+    control_co_on_data(c, restart_entry, r);
+}
+
+static bool names_have(const struct journal *j, const char *device)
+{
+    return names_owner(j->c->names, NAME_BLOCK, device) != NULL;
 }
 
 /* Start entry @id when its device is there. 0, or -errno: it goes on
@@ -485,30 +597,39 @@ static CO_FN int resume_co_try(struct journal *j, const char *id)
 {
     json_t *entry = json_object_get(j->entries, id);
     json_t *args = json_object_get(entry, "arguments");
+    const char *device = arg_str(args, "device");
     g_autofree char *own_id = g_strdup(id);
     g_autofree char *checkpoint = journal_checkpoint(j, id);
     g_autofree char *command = g_strdup(arg_str(entry, "command"));
     struct journal_start s = { .id = own_id };
     g_autoptr(GError) err = NULL;
-    int r;
+    struct restart r = { .j = j,
+                         .command = command,
+                         .checkpoint = checkpoint,
+                         .args = args,
+                         .err = &err,
+                         .result = -ENOENT };
 
-    if (entry_switched(entry) || !resume_has_nodes(j, command, args)) {
+    if (entry_switched(entry) || !device || !names_have(j, device)) {
         return -ENOENT;
     }
     json_incref(args);
     start_enter(j, &s);
-    r = j->co_restart(j->c, command, args, checkpoint, &err);
+    control_co_find_and_run(j->c, device, restart_co_there, &r);
     json_decref(args);
-    if (r < 0) {
-        complain_of_job(own_id, r == -EALREADY ? "is over" : "cannot go on",
-                        err);
+    if (r.result < 0) {
+        if (err) {
+            complain_of_job(own_id,
+                            r.result == -EALREADY ? "is over" : "cannot go on",
+                            err);
+        }
         g_hash_table_add(j->waiting, g_strdup(own_id));
     }
     start_leave(j, &s);
-    if (r == -EALREADY) {
+    if (r.result == -EALREADY) {
         journal_co_erase(j, own_id);
     }
-    return r;
+    return r.result;
 }
 
 /* Nodes that came while it was tried may be what it lacked. */
@@ -526,12 +647,13 @@ static CO_FN void resume_co_one(struct journal *j, const char *id)
 
 /* Several may be under way: each takes what still waits, so that a job whose
  * start hangs keeps nobody waiting but its own caller. */
-void journal_co_retry(struct journal *j)
+static CO_FN void retry_entry(void *arg)
 {
+    struct journal *j = ((struct crossing *)arg)->j;
     g_autoptr(GList) keys = NULL;
     g_autoptr(GPtrArray) ids = g_ptr_array_new_with_free_func(g_free);
 
-    if (!j || !j->resuming || !j->c->resume_jobs) {
+    if (!j->resuming || !j->c->resume_jobs) {
         return;
     }
     j->n_retries++;
@@ -543,6 +665,15 @@ void journal_co_retry(struct journal *j)
         if (g_hash_table_contains(j->waiting, ids->pdata[i])) {
             resume_co_one(j, ids->pdata[i]);
         }
+    }
+}
+
+void journal_co_retry(struct journal *j)
+{
+    struct crossing x = { .j = j };
+
+    if (j) {
+        journal_co_cross(&x, retry_entry);
     }
 }
 

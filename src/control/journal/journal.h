@@ -13,7 +13,8 @@
  * (*switched*): an entry that was left like that is not started again, for the
  * other image is the disk by then.
  *
- * Everything is called on the data loop and accepts NULL for no journal.
+ * Everything is called on a data loop, and on that of the daemon where it says so;
+ * all accept NULL for no journal.
  */
 #pragma once
 #include <glib.h>
@@ -22,6 +23,7 @@
 #include "base/annot.h"
 
 struct control;
+struct jobs;
 struct journal;
 
 /* Starts again the job of an entry with this @command and these @args, without
@@ -31,12 +33,15 @@ typedef int journal_co_restart_fn(struct control *c, const char *command,
                                   const json_t *args, const char *checkpoint,
                                   GError **err);
 
-/* Read the journal of @dir and hold its lock until journal_co_close(). 0, or
- * -errno with @err. */
+/* On the data loop of the daemon, whose @c is. Read the journal of @dir and hold
+ * its lock until journal_co_close(). 0, or -errno with @err. */
 CO_FN int journal_co_open(struct control *c, const char *dir,
                           journal_co_restart_fn *co_restart,
                           struct journal **ret_journal, GError **err);
+/* On the same loop. */
 CO_FN void journal_co_close(struct journal *j);
+/* @jobs of another data loop are settled in it, too. */
+void journal_attach(struct journal *j, struct jobs *jobs);
 /* The file in which job @id may keep what it need not do again; it goes with the
  * job's entry. Owned; NULL: there is none. */
 char *journal_checkpoint(const struct journal *j, const char *id);
@@ -63,15 +68,16 @@ CO_FN void journal_co_end_start(struct journal *j, struct journal_start *s,
 /* The job was given other values of arguments: it goes on with them after a
  * restart. @changes is borrowed. */
 CO_FN void journal_co_change(struct journal *j, const char *id,
-                             json_t *changes);
+                             const json_t *changes);
+/* On the data loop of the daemon, as what follows. */
 CO_FN void journal_co_erase(struct journal *j, const char *id);
 /* Erase a waiting entry. */
 CO_FN int journal_co_forget(struct journal *j, const char *id, GError **err);
 
 /* Start-up is over; start waiting entries where their device exists. */
 CO_FN void journal_co_resume(struct journal *j);
-/* Devices have appeared: the same, once journal_co_resume() was called. Any
- * number may be under way. */
+/* Devices have appeared: the same, once journal_co_resume() was called. On any data
+ * loop; any number may be under way. */
 CO_FN void journal_co_retry(struct journal *j);
 
 /* [JournalEntry], caller owns. */

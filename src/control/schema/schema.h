@@ -36,24 +36,35 @@ struct schema_type {
     const char *tag;                       /* OBJECT that is a union, or NULL */
     const struct schema_variant *variants; /* members by value of the tag */
 };
+/* What the string of a member names, where that says on which data loop the
+ * command runs (control/route.h). */
+enum schema_refers {
+    SCHEMA_REFERS_NOTHING,
+    SCHEMA_REFERS_BLOCK, /* a node or a device */
+    SCHEMA_REFERS_JOB,
+    SCHEMA_REFERS_EXPORT,
+    SCHEMA_REFERS_IOTHREAD
+};
 struct schema_member {
     const char *name; /* NULL ends a table */
     const struct schema_type *type;
     bool optional;
+    enum schema_refers refers;
 };
 struct schema_variant {
     const char *value; /* NULL ends a table */
     const struct schema_type *type;
 };
 
-/* Where a command runs: on the loop of the graph, on that of the sockets, or
- * inside the session itself. */
+/* Where a command runs: on a data loop, on the loop of the sockets, or inside the
+ * session itself. */
 enum schema_context { SCHEMA_ON_DATA, SCHEMA_ON_CONTROL, SCHEMA_ON_SESSION };
 
 struct schema_command {
     const char *name; /* NULL ends the table */
     const struct schema_type *args;
     enum schema_context context;
+    bool gather; /* it runs on each data loop, the answers are put together */
     /* @args: checked, never NULL. *@ret: what "return" carries, owned by the
      * caller; left alone for {}. NULL for SCHEMA_ON_SESSION. */
     CO_FN_PTR int (*co_handler)(struct control *c, const json_t *args,

@@ -176,15 +176,18 @@ static CO_FN void qemuio_entry(void *arg)
 CO_FN int hmp_co_qemu_io(struct control *c, const json_t *args, GString *out,
                          GError **err)
 {
+    const char *name = arg_str(args, "device");
+    struct control *there = control_hold_owner(c, name);
     struct qemuio_call call = {
-        .c = c,
-        .name = arg_str(args, "device"),
+        .c = there,
+        .name = name,
         .line = arg_str(args, "command"),
         .out = out,
         .err = err,
     };
 
-    control_co_on_data(c, qemuio_entry, &call);
+    control_co_on_data(there, qemuio_entry, &call);
+    control_let_go(there);
     return call.result;
 }
 

@@ -69,7 +69,7 @@ static CO_FN int handshake_co_send(struct nbd_conn *c)
 }
 
 /* Greeting and client flags: only bits that were offered may come back. */
-static CO_FN int handshake_co_greet(struct nbd_conn *c, bool *ret_fixed)
+static CO_FN int handshake_co_greet(struct nbd_conn *c)
 {
     uint8_t greeting[NBD_GREETING_SIZE], in[NBD_CLIENT_FLAGS_SIZE];
     unsigned offered = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
@@ -90,7 +90,7 @@ static CO_FN int handshake_co_greet(struct nbd_conn *c, bool *ret_fixed)
     if (flags & ~offered) {
         return -EBADMSG;
     }
-    *ret_fixed = flags & NBD_FLAG_FIXED_NEWSTYLE;
+    c->fixed = flags & NBD_FLAG_FIXED_NEWSTYLE;
     c->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
     return 0;
 }
@@ -108,8 +108,20 @@ static CO_FN int handshake_co_skip(struct nbd_conn *c, uint32_t len)
     return 0;
 }
 
-/* Read one option and answer it. */
-static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
+/* Answer the option that has been read. */
+static CO_FN int handshake_co_answer(struct nbd_conn *c,
+                                     enum nbd_opt_result *ret_result)
+{
+    struct nbd_option o = { .opt = c->opt.opt,
+                            .data = c->rx,
+                            .len = c->opt.len };
+
+    *ret_result = nbd_opt_handle(c, &o);
+    return handshake_co_send(c);
+}
+
+/* Read one option and answer it, or find where it is answered. */
+static CO_FN int handshake_co_option(struct nbd_conn *c,
                                      enum nbd_opt_result *ret_result)
 {
     uint8_t in[NBD_OPT_SIZE];
@@ -126,7 +138,7 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
     }
     trace_nbd_server_option(c, h.opt, h.len);
     if (c->options_remaining-- == 0 || h.len > NBD_MAX_OPTION_SKIP ||
-        (!fixed && h.opt != NBD_OPT_EXPORT_NAME)) {
+        (!c->fixed && h.opt != NBD_OPT_EXPORT_NAME)) {
         return -EPROTO;
     }
     *ret_result = NBD_OPT_NEXT;
@@ -139,16 +151,20 @@ static CO_FN int handshake_co_option(struct nbd_conn *c, bool fixed,
         nbd_opt_error(c, h.opt, NBD_REP_ERR_TOO_BIG,
                       "option data of %u bytes is too long, %u are allowed",
                       h.len, NBD_MAX_OPTION_LEN);
-    } else {
-        ret = h.len ? channel_co_read_full(c->ch, c->rx, h.len, 0) : 0;
-        if (ret == 0) {
-            o = (struct nbd_option) { .opt = h.opt,
-                                      .data = c->rx,
-                                      .len = h.len };
-            *ret_result = nbd_opt_handle(c, &o);
-        }
+        return ret < 0 ? ret : handshake_co_send(c);
     }
-    return ret < 0 ? ret : handshake_co_send(c);
+    ret = h.len ? channel_co_read_full(c->ch, c->rx, h.len, 0) : 0;
+    if (ret < 0) {
+        return ret;
+    }
+    c->opt = h;
+    o = (struct nbd_option) { .opt = h.opt, .data = c->rx, .len = h.len };
+    c->moving = nbd_opt_find_other(c, &o);
+    if (c->moving) {
+        *ret_result = NBD_OPT_MOVE;
+        return 0;
+    }
+    return handshake_co_answer(c, ret_result);
 }
 
 /* Nothing that was said in the clear counts: somebody in between may have said
@@ -164,10 +180,10 @@ static CO_FN int handshake_co_start_tls(struct nbd_conn *c)
 
 /* The answer to STARTTLS is the last that is sent in the clear; what the client
  * sent behind that option is read as a part of the TLS handshake. */
-static CO_FN int handshake_co_next(struct nbd_conn *c, bool fixed,
+static CO_FN int handshake_co_next(struct nbd_conn *c,
                                    enum nbd_opt_result *ret_result)
 {
-    int ret = handshake_co_option(c, fixed, ret_result);
+    int ret = handshake_co_option(c, ret_result);
 
     if (ret == 0 && *ret_result == NBD_OPT_TLS) {
         *ret_result = NBD_OPT_NEXT;
@@ -176,17 +192,30 @@ static CO_FN int handshake_co_next(struct nbd_conn *c, bool fixed,
     return ret;
 }
 
-int nbd_handshake_co_run(struct nbd_conn *c)
+/* All options behind one that ended with @ret and @result. */
+static CO_FN int handshake_co_go_on(struct nbd_conn *c, int ret,
+                                    enum nbd_opt_result result)
 {
-    enum nbd_opt_result result = NBD_OPT_NEXT;
-    bool fixed;
-    int ret = handshake_co_greet(c, &fixed);
-
     while (ret == 0 && result == NBD_OPT_NEXT) {
-        ret = handshake_co_next(c, fixed, &result);
+        ret = handshake_co_next(c, &result);
     }
     if (ret < 0) {
         return ret;
     }
-    return result == NBD_OPT_BEGIN ? 0 : -ECONNABORTED;
+    return result == NBD_OPT_BEGIN  ? 0
+           : result == NBD_OPT_MOVE ? NBD_MOVES
+                                    : -ECONNABORTED;
+}
+
+int nbd_handshake_co_run(struct nbd_conn *c)
+{
+    return handshake_co_go_on(c, handshake_co_greet(c), NBD_OPT_NEXT);
+}
+
+int nbd_handshake_co_resume(struct nbd_conn *c)
+{
+    enum nbd_opt_result result;
+    int ret = handshake_co_answer(c, &result);
+
+    return handshake_co_go_on(c, ret, result);
 }

@@ -15,15 +15,14 @@ static struct nbd_export *to_nbd(struct export *e)
     return (struct nbd_export *)e;
 }
 
-/* Every NBD export but @except whose name this is; starting ones too. */
+/* The NBD export of this loop whose name this is; starting ones too. */
 static struct nbd_export *nbd_export_named(struct exports *es,
-                                           struct nbd_text name,
-                                           const struct nbd_export *except)
+                                           struct nbd_text name)
 {
     for (guint i = 0; i < es->list->len; i++) {
         struct export *e = g_ptr_array_index(es->list, i);
         struct nbd_export *ne = to_nbd(e);
-        if (e->drv == &nbd_export_driver && ne != except && ne->name &&
+        if (e->drv == &nbd_export_driver && ne->place &&
             nbd_text_equal(name, ne->name)) {
             return ne;
         }
@@ -40,26 +39,26 @@ bool nbd_export_is_for(const struct nbd_export *ne, const struct nbd_conn *c)
 struct nbd_export *nbd_export_find(const struct nbd_conn *c,
                                    struct nbd_text name)
 {
-    struct nbd_export *ne = nbd_export_named(c->server->exports, name, NULL);
+    struct nbd_export *ne = nbd_export_named(c->server->exports, name);
 
     return ne && nbd_export_is_for(ne, c) ? ne : NULL;
 }
 
+static void add_rules(const struct nbd_place *p, void *arg)
+{
+    if (p->authz) {
+        g_ptr_array_add(arg, g_strdup(p->authz));
+    }
+}
+
 GPtrArray *nbd_export_rules(const struct nbd_server *s)
 {
-    GPtrArray *list = s->exports->list;
     GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
 
     if (s->authz) {
         g_ptr_array_add(ids, g_strdup(s->authz));
     }
-    for (guint i = 0; i < list->len; i++) {
-        struct export *e = g_ptr_array_index(list, i);
-
-        if (e->drv == &nbd_export_driver && to_nbd(e)->authz) {
-            g_ptr_array_add(ids, g_strdup(to_nbd(e)->authz));
-        }
-    }
+    nbd_hub_foreach(s->exports->hub, add_rules, ids);
     return ids;
 }
 
@@ -113,10 +112,21 @@ static int nbd_export_take_authz(struct nbd_export *ne, struct opts *o,
                    : ret;
 }
 
+/* From here on the name is taken. */
+static int nbd_export_take_place(struct nbd_export *ne, GError **err)
+{
+    struct nbd_hub *hub = ne->e.exports->hub;
+
+    ne->place = nbd_hub_add(hub, ne->name, ne->e.exports);
+    if (!ne->place) {
+        return err_set(err, EEXIST, "NBD server already has export named '%s'",
+                       ne->name);
+    }
+    return 0;
+}
+
 static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
 {
-    struct nbd_text name;
-
     if (opts_take_str(o, "name", &ne->name, err) < 0 ||
         opts_take_str(o, "description", &ne->description, err) < 0 ||
         opts_take_bool(o, "allocation-depth", &ne->allocation_depth, err) < 0 ||
@@ -131,13 +141,7 @@ static int nbd_export_take(struct nbd_export *ne, struct opts *o, GError **err)
          nbd_export_check_text("description", ne->description, err) < 0)) {
         return -EINVAL;
     }
-    name.s = ne->name;
-    name.len = (uint32_t)strlen(ne->name);
-    if (nbd_export_named(ne->e.exports, name, ne)) {
-        return err_set(err, EEXIST, "NBD server already has export named '%s'",
-                       ne->name);
-    }
-    return 0;
+    return nbd_export_take_place(ne, err);
 }
 
 static CO_FN void nbd_export_co_delete(struct export *e)
@@ -146,6 +150,7 @@ static CO_FN void nbd_export_co_delete(struct export *e)
 
     g_assert(ne->n_conns == 0);
     nbd_bitmaps_co_free(ne);
+    nbd_hub_remove(e->exports->hub, g_steal_pointer(&ne->place));
     g_clear_pointer(&ne->name, g_free);
     g_clear_pointer(&ne->description, g_free);
     g_clear_pointer(&ne->authz, g_free);
@@ -154,7 +159,7 @@ static CO_FN void nbd_export_co_delete(struct export *e)
 static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,
                                       GError **err)
 {
-    struct nbd_server *s = nbd_server_get(e->exports);
+    struct nbd_server *s = nbd_server_for_export(e->exports);
     int ret;
 
     if (!s || s->stopping) {
@@ -173,10 +178,17 @@ static CO_FN int nbd_export_co_create(struct export *e, struct opts *o,
     return ret;
 }
 
+static void nbd_export_ready(struct export *e)
+{
+    nbd_hub_describe(e->exports->hub, to_nbd(e)->place, to_nbd(e)->description,
+                     to_nbd(e)->authz);
+}
+
 static void nbd_export_request_shutdown(struct export *e)
 {
     struct nbd_server *s = nbd_server_get(e->exports);
 
+    nbd_hub_hide(e->exports->hub, to_nbd(e)->place);
     for (GList *l = s ? s->conns.head : NULL; l; l = l->next) {
         struct nbd_conn *c = l->data;
         if (c->exp == to_nbd(e)) {
@@ -190,6 +202,7 @@ const struct export_driver nbd_export_driver = {
     .export_size = sizeof(struct nbd_export),
     .option_names = nbd_export_option_names,
     .co_create = nbd_export_co_create,
+    .ready = nbd_export_ready,
     .request_shutdown = nbd_export_request_shutdown,
     .co_delete = nbd_export_co_delete,
 };

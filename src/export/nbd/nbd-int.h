@@ -3,6 +3,7 @@
  * The NBD server's inside.
  *
  *   server.c        listens, gives slots to connections, holds the budget
+ *   hub.c           what the servers of all loops share
  *   nbd-export.c    the export driver
  *   conn.c          life of a connection: wait for a slot, handshake,
  *                   transmission, end; being asked to stop
@@ -30,6 +31,7 @@
 #include "base/dirty-map.h"
 #include "base/iov.h"
 #include "export/export-int.h"
+#include "export/nbd/hub.h"
 #include "export/nbd/limits.h"
 #include "loop/channel.h"
 #include "loop/co.h"
@@ -47,9 +49,10 @@ struct nbd_bitmap {
 
 struct nbd_export {
     struct export e;
-    char *name;        /* that clients ask for */
-    char *description; /* or NULL */
+    char *name; /* that clients ask for */
     bool allocation_depth;
+    struct nbd_place *place; /* where all loops find it */
+    char *description;       /* or NULL */
     char *authz; /* id of the rules for who may use it; NULL: everybody */
     unsigned n_bitmaps;
     struct nbd_bitmap bitmaps[NBD_MAX_BITMAPS];
@@ -61,12 +64,17 @@ struct nbd_server {
     struct exports *exports;
     struct loop *loop;
     struct listener *listener;
-    char *path, *host;       /* where it listens; one of them is NULL */
+    /* Of clients; itself for the one that listens. It outlives its connections,
+     * wherever they are. */
+    struct nbd_server *home;
+    char *path, *host;       /* where that listens; one of them is NULL */
+    unsigned port;           /* with host */
     struct tls_creds *creds; /* NULL: without TLS */
     char *authz; /* id of the rules for who gets in at all; or NULL */
     unsigned max_conns;
     GQueue conns;         /* struct nbd_conn, oldest first */
-    unsigned n_slots;     /* taken; at most max_conns */
+    unsigned n_slots;     /* taken, home only; at most max_conns */
+    unsigned n_away;      /* connections that have moved; home only */
     unsigned n_half_open; /* not (yet) in transmission */
     uint64_t share;       /* bytes a connection owns of the budget ... */
     uint64_t excess;      /* ... and what all took beyond theirs */
@@ -78,6 +86,7 @@ struct nbd_server {
     struct co_queue room;  /* readers that wait for the budget */
     struct co_queue empty; /* who waits for the last connection */
     bool stopping;
+    bool ending; /* nbd_server_co_end() is at work */
 };
 
 enum nbd_context_id {
@@ -92,6 +101,9 @@ enum nbd_context_id {
 struct nbd_conn {
     GList link; /* in server->conns */
     struct nbd_server *server;
+    struct nbd_server *home; /* where it came in, and has its slot */
+    bool away;               /* it has moved */
+    struct exports *moving;  /* there it moves now, or NULL */
     struct channel *ch;
     struct nbd_export *exp; /* from GO or EXPORT_NAME on; holds a reference */
     bool transmitting;
@@ -101,8 +113,11 @@ struct nbd_conn {
     uint64_t stop_deadline_ns;
 
     /* handshake */
-    bool tls;             /* all goes through TLS from here on */
-    const char *identity; /* who the client is, or NULL; the channel's */
+    uint64_t deadline_ns;      /* of it */
+    bool fixed;                /* newstyle: it may have several options */
+    struct nbd_opt_header opt; /* the one at hand; its payload is in ->rx */
+    bool tls;                  /* all goes through TLS from here on */
+    const char *identity;      /* who the client is, or NULL; the channel's */
     bool no_zeroes, structured;
     unsigned options_remaining;
     bool listed;       /* LIST has added to options_remaining */
@@ -174,6 +189,15 @@ void nbd_server_accept(struct channel *ch, void *arg);
  * connection is lost meanwhile. */
 CO_FN bool nbd_budget_co_take(struct nbd_conn *c, uint64_t cost);
 void nbd_budget_put(struct nbd_conn *c, uint64_t cost);
+/* Is the server of @es the one that listens? */
+bool nbd_server_is_home(const struct exports *es);
+/* The server for an export of @es, made when there is none here yet; NULL: none is
+ * running. */
+struct nbd_server *nbd_server_for_export(struct exports *es);
+/* A connection that has come in at @home and moved is gone. Any thread. */
+void nbd_server_away_ended(struct nbd_server *home);
+/* Make the oldest of those go that have not begun transmission. */
+void nbd_server_push_out(struct nbd_server *s);
 /* @c has begun transmission, or is gone. */
 void nbd_server_half_open_done(struct nbd_server *s);
 
@@ -213,8 +237,11 @@ struct nbd_option {
     const uint8_t *data;
     uint32_t len;
 };
-/* 0 when transmission may begin, -errno to drop. */
+/* 0 when transmission may begin, -errno to drop; NBD_MOVES: @c goes on on the
+ * loop of c->moving, there with nbd_handshake_co_resume(). */
+#define NBD_MOVES 1
 CO_FN int nbd_handshake_co_run(struct nbd_conn *c);
+CO_FN int nbd_handshake_co_resume(struct nbd_conn *c);
 void nbd_opt_reply(struct nbd_conn *c, uint32_t opt, uint32_t type,
                    const void *data, size_t len);
 /* Text for a person; cut to what the protocol allows. */
@@ -228,8 +255,13 @@ enum nbd_opt_result {
     NBD_OPT_NEXT,
     NBD_OPT_TLS, /* the bytes behind the reply are TLS */
     NBD_OPT_END,
+    NBD_OPT_MOVE, /* to the loop of c->moving, to be handled there */
     NBD_OPT_BEGIN
 };
+/* The exports of another loop that option @o is about, or NULL; as
+ * nbd_hub_find_other(). */
+struct exports *nbd_opt_find_other(const struct nbd_conn *c,
+                                   const struct nbd_option *o);
 /* Puts replies into c->out. Does not yield. */
 enum nbd_opt_result nbd_opt_handle(struct nbd_conn *c,
                                    const struct nbd_option *o);

@@ -86,39 +86,41 @@ static enum nbd_opt_result handle_abort(struct nbd_conn *c,
     return NBD_OPT_END;
 }
 
-static void list_one(struct nbd_conn *c, const struct nbd_option *o,
-                     const struct nbd_export *ne)
+struct listing {
+    struct nbd_conn *c;
+    const struct nbd_option *o;
+    unsigned n;
+};
+
+/* Of any loop. */
+static void list_one(const struct nbd_place *p, void *arg)
 {
-    const char *description = ne->description ? ne->description : "";
-    uint32_t len = (uint32_t)strlen(ne->name);
+    struct listing *l = arg;
+    const char *description = p->description ? p->description : "";
+    uint32_t len = (uint32_t)strlen(p->name);
     GByteArray *data = g_byte_array_new();
     uint32_t be = GUINT32_TO_BE(len);
 
     g_byte_array_append(data, (uint8_t *)&be, sizeof(be));
-    g_byte_array_append(data, (const uint8_t *)ne->name, len);
+    g_byte_array_append(data, (const uint8_t *)p->name, len);
     g_byte_array_append(data, (const uint8_t *)description,
                         (guint)strlen(description));
-    nbd_opt_reply(c, o->opt, NBD_REP_SERVER, data->data, data->len);
+    if (p->listed && nbd_access_allows(l->c, p->authz)) {
+        nbd_opt_reply(l->c, l->o->opt, NBD_REP_SERVER, data->data, data->len);
+        l->n++;
+    }
     g_byte_array_free(data, TRUE);
 }
 
 static enum nbd_opt_result handle_list(struct nbd_conn *c,
                                        const struct nbd_option *o)
 {
-    GPtrArray *list = c->server->exports->list;
-    unsigned n = 0;
+    struct listing l = { .c = c, .o = o };
 
-    for (guint i = 0; i < list->len; i++) {
-        struct export *e = g_ptr_array_index(list, i);
-        struct nbd_export *ne = (struct nbd_export *)e;
-        if (e->drv == &nbd_export_driver && nbd_export_is_for(ne, c)) {
-            list_one(c, o, ne);
-            n++;
-        }
-    }
+    nbd_hub_foreach(c->server->exports->hub, list_one, &l);
     if (!c->listed) {
         c->listed = true;
-        c->options_remaining += NBD_MAX_OPTIONS_PER_EXPORT * n;
+        c->options_remaining += NBD_MAX_OPTIONS_PER_EXPORT * l.n;
     }
     ack(c, o);
     return NBD_OPT_NEXT;
@@ -241,6 +243,45 @@ static const struct option_handler *find_handler(uint32_t opt)
         }
     }
     return NULL;
+}
+
+/* The name of the export that @o is about; false: of none, or malformed. */
+static bool option_name(const struct nbd_option *o, struct nbd_text *ret)
+{
+    struct nbd_info_request info;
+    struct nbd_meta_request meta;
+
+    switch (o->opt) {
+    case NBD_OPT_EXPORT_NAME:
+        *ret = (struct nbd_text) { .s = (const char *)o->data, .len = o->len };
+        return nbd_text_is_valid(*ret);
+    case NBD_OPT_INFO:
+    case NBD_OPT_GO:
+        if (nbd_decode_info_request(o->data, o->len, &info) < 0) {
+            return false;
+        }
+        *ret = info.name;
+        return true;
+    case NBD_OPT_LIST_META_CONTEXT:
+    case NBD_OPT_SET_META_CONTEXT:
+        if (nbd_decode_meta_request(o->data, o->len, &meta) < 0) {
+            return false;
+        }
+        *ret = meta.name;
+        return true;
+    default: return false;
+    }
+}
+
+struct exports *nbd_opt_find_other(const struct nbd_conn *c,
+                                   const struct nbd_option *o)
+{
+    struct exports *here = c->server->exports;
+    struct nbd_text name;
+
+    return !c->stopping && !nbd_access_needs_tls(c) && option_name(o, &name)
+               ? nbd_hub_find_other(here->hub, name, here)
+               : NULL;
 }
 
 enum nbd_opt_result nbd_opt_handle(struct nbd_conn *c,

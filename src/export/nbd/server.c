@@ -7,6 +7,9 @@
  * owns ->share; only what it takes beyond that counts as ->excess against the
  * rest.  So the sum never passes the server's limit, and clients that sit on
  * large replies cannot stop the small requests of others.
+ *
+ * To clients the servers of all loops are one (hub.h): slots are given by the one
+ * that listens, to connections that move away, too.  Each has a budget of its own.
  */
 #include <errno.h>
 #include "base/err.h"
@@ -21,7 +24,18 @@ struct nbd_server *nbd_server_get(struct exports *es)
 
 bool nbd_server_running(const struct exports *es)
 {
-    return es->nbd != NULL;
+    struct nbd_hub *h = es->hub;
+    bool is;
+
+    pthread_mutex_lock(&h->lock);
+    is = h->home && !h->closing;
+    pthread_mutex_unlock(&h->lock);
+    return is;
+}
+
+bool nbd_server_is_home(const struct exports *es)
+{
+    return es->nbd && es->nbd->home == es->nbd;
 }
 
 unsigned nbd_server_port(const struct exports *es)
@@ -94,7 +108,7 @@ void nbd_server_half_open_done(struct nbd_server *s)
 }
 
 /* Too many have come and said nothing: the oldest of them goes. */
-static void server_push_out(struct nbd_server *s)
+void nbd_server_push_out(struct nbd_server *s)
 {
     for (GList *l = s->conns.head; l; l = l->next) {
         struct nbd_conn *c = l->data;
@@ -113,15 +127,27 @@ void nbd_server_accept(struct channel *ch, void *arg)
         channel_free(ch);
         return;
     }
-    if (s->n_half_open >= NBD_MAX_HALF_OPEN) {
-        server_push_out(s);
-    }
     nbd_conn_start(s, ch);
+}
+
+static void away_ended(void *arg)
+{
+    struct nbd_server *home = arg;
+
+    home->n_slots--;
+    home->n_away--;
+    co_queue_wake_one(&home->slot);
+    co_queue_wake_all(&home->empty);
+}
+
+void nbd_server_away_ended(struct nbd_server *home)
+{
+    loop_post(home->loop, away_ended, home);
 }
 
 /* --- starting and stopping --- */
 
-struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
+static struct nbd_server *server_make(struct exports *es, unsigned max_conns)
 {
     struct nbd_server *s = g_new0(struct nbd_server, 1);
 
@@ -131,7 +157,50 @@ struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
     s->share = MIN(NBD_CONN_SHARE, NBD_MAX_SERVER_PAYLOAD / 2 / s->max_conns);
     s->max_excess = NBD_MAX_SERVER_PAYLOAD - s->share * s->max_conns;
     g_queue_init(&s->conns);
+    s->home = s;
     es->nbd = s;
+    return s;
+}
+
+/* From now on there is a server, for all loops. */
+static void server_publish(struct nbd_server *s)
+{
+    struct nbd_hub *h = s->exports->hub;
+
+    pthread_mutex_lock(&h->lock);
+    h->home = s;
+    h->closing = false;
+    pthread_mutex_unlock(&h->lock);
+}
+
+struct nbd_server *nbd_server_new(struct exports *es, unsigned max_conns)
+{
+    struct nbd_server *s = server_make(es, max_conns);
+
+    server_publish(s);
+    return s;
+}
+
+struct nbd_server *nbd_server_for_export(struct exports *es)
+{
+    struct nbd_hub *h = es->hub;
+    struct nbd_server *s = NULL;
+
+    pthread_mutex_lock(&h->lock);
+    if (h->home && !h->closing && es->nbd) {
+        s = es->nbd;
+    } else if (h->home && !h->closing) {
+        const struct nbd_server *home = h->home;
+
+        s = server_make(es, home->max_conns);
+        s->home = h->home;
+        s->creds = home->creds ? tls_creds_ref(home->creds) : NULL;
+        s->authz = g_strdup(home->authz);
+        s->path = g_strdup(home->path);
+        s->host = g_strdup(home->host);
+        s->port = home->port;
+    }
+    pthread_mutex_unlock(&h->lock);
     return s;
 }
 
@@ -166,6 +235,7 @@ static void server_keep_address(struct nbd_server *s, const struct sock_addr *a)
 {
     s->path = a->path ? g_canonicalize_filename(a->path, NULL) : NULL;
     s->host = g_strdup(a->host);
+    s->port = listener_port(s->listener);
 }
 
 /* Who may reach it, and by what. */
@@ -202,7 +272,7 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
     if (es->nbd) {
         return err_set(err, EBUSY, "NBD server already running");
     }
-    s = nbd_server_new(es, p->max_connections);
+    s = server_make(es, p->max_connections);
     ret = server_set_access(s, p, err);
     if (ret == 0) {
         ret = server_listen(s, p, err);
@@ -212,27 +282,76 @@ int nbd_server_start(struct exports *es, const struct nbd_server_params *p,
         return ret;
     }
     server_keep_address(s, p->addr);
+    server_publish(s);
     return 0;
 }
 
-int nbd_server_co_stop(struct exports *es, GError **err)
+int nbd_server_begin_end(struct exports *es, GError **err)
 {
     struct nbd_server *s = es->nbd;
 
-    if (!s || s->stopping) {
+    if (!nbd_server_is_home(es) || s->stopping) {
         return err_set(err, ENOENT, "NBD server not running");
     }
+    pthread_mutex_lock(&es->hub->lock);
+    es->hub->closing = true;
+    pthread_mutex_unlock(&es->hub->lock);
     s->stopping = true;
     listener_free(s->listener);
     s->listener = NULL;
+    return 0;
+}
+
+/* No connection of @s is here, and no nbd export. */
+static CO_FN void server_co_empty(struct nbd_server *s)
+{
     /* A connection leaves the queue in its own coroutine, not in here. */
     for (GList *l = s->conns.head; l; l = l->next) {
         nbd_conn_stop(l->data);
     }
-    while (s->conns.length > 0) {
+    while (s->conns.length > 0 || s->n_away > 0) {
         co_queue_co_wait(&s->empty);
     }
-    exports_co_delete_all(es, &nbd_export_driver);
+    exports_co_delete_all(s->exports, &nbd_export_driver);
+}
+
+void nbd_server_co_leave(struct exports *es)
+{
+    struct nbd_server *s = es->nbd;
+
+    if (s && !s->stopping) {
+        s->stopping = true;
+        server_co_empty(s);
+        server_free(s);
+    }
+}
+
+void nbd_server_co_end(struct exports *es)
+{
+    struct nbd_server *s = es->nbd;
+
+    if (!s || s->ending) {
+        while (s && es->nbd == s) {
+            co_queue_co_wait(&es->gone);
+        }
+        return;
+    }
+    s->ending = true;
+    server_co_empty(s);
+    pthread_mutex_lock(&es->hub->lock);
+    es->hub->home = NULL;
+    es->hub->closing = false;
+    pthread_mutex_unlock(&es->hub->lock);
     server_free(s);
-    return 0;
+    co_queue_wake_all(&es->gone);
+}
+
+int nbd_server_co_stop(struct exports *es, GError **err)
+{
+    int r = nbd_server_begin_end(es, err);
+
+    if (r == 0) {
+        nbd_server_co_end(es);
+    }
+    return r;
 }

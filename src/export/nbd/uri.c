@@ -23,8 +23,13 @@ static char *export_uri(const struct nbd_server *s, const char *name)
     bool is_v6 = strchr(s->host, ':') != NULL;
 
     return g_strdup_printf("%s://%s%s%s:%u/%s", scheme, is_v6 ? "[" : "",
-                           s->host, is_v6 ? "]" : "",
-                           listener_port(s->listener), export);
+                           s->host, is_v6 ? "]" : "", s->port, export);
+}
+
+/* Can clients reach what @s serves? */
+static bool is_reachable(const struct nbd_server *s)
+{
+    return s && !s->stopping && (s->path || s->host);
 }
 
 json_t *nbd_exports_describe(struct exports *es)
@@ -36,7 +41,7 @@ json_t *nbd_exports_describe(struct exports *es)
         const struct nbd_export *ne = (struct nbd_export *)e;
 
         if (e->drv == &nbd_export_driver && !e->starting && !e->shutting_down &&
-            es->nbd && es->nbd->listener) {
+            is_reachable(es->nbd)) {
             g_autofree char *uri = export_uri(es->nbd, ne->name);
 
             json_array_append_new(list,

@@ -8,14 +8,20 @@
  * in turn.  Whoever comes while anybody waits joins a queue first, so nobody is
  * overtaken.  One timer a group, armed for the earlier of the two directions
  * while anything waits.
+ *
+ * All members of a group are on one loop at a time, that of the first who joined.
+ * Its limits are set from any, so what they and the levels are is under a lock;
+ * the rest is touched on that loop alone.
  */
 #include <glib.h>
+#include <pthread.h>
 #include "base/err.h"
 #include "base/options.h"
 #include "filter/throttle/throttle-bucket.h"
 #include "filter/throttle/throttle-int.h"
 #include "filter/throttle/throttle.h"
 #include "graph/node.h"
+#include "graph/registry.h"
 #include "loop/co.h"
 #include "loop/loop.h"
 
@@ -28,21 +34,19 @@ struct throttle_wait {
 };
 
 struct throttle_group {
+    gatomicrefcount refs;
     char *id;
-    struct loop *loop;
+    pthread_mutex_t lock; /* of what follows, up to members */
+    struct loop *loop;    /* of the members; NULL: there are none */
     struct throttle_limits limits;
     struct throttle_levels levels;
+    bool deleted;        /* nobody joins any more */
     GPtrArray *members;  /* borrowed */
     unsigned turn[2];    /* index of the member that is next */
     unsigned waiting[2]; /* requests that wait */
     unsigned first;      /* the direction that is next */
     struct loop_timer timer;
 };
-
-/* graph -> (id -> group). Graphs live on several threads, hence the lock; a
- * group itself is touched on its loop only. */
-static GMutex registry_lock;
-static GHashTable *registry;
 
 /* --- scheduling --- */
 
@@ -111,7 +115,8 @@ static bool group_admit_one(struct throttle_group *g, bool is_write,
     return true;
 }
 
-static void group_schedule(struct throttle_group *g)
+/* The lock is held. */
+static void group_schedule_locked(struct throttle_group *g)
 {
     uint64_t now = loop_clock_ns(g->loop);
     uint64_t wait_ns;
@@ -134,27 +139,48 @@ static void group_schedule(struct throttle_group *g)
     }
 }
 
+static void group_schedule(struct throttle_group *g)
+{
+    pthread_mutex_lock(&g->lock);
+    group_schedule_locked(g);
+    pthread_mutex_unlock(&g->lock);
+}
+
 static void group_timer(void *arg)
 {
     group_schedule(arg);
 }
 
+/* May a request pass at once? Then it is counted. */
+static bool member_pass(struct throttle_member *m, bool is_write,
+                        uint64_t bytes)
+{
+    struct throttle_group *g = m->group;
+    bool passes = false;
+
+    if (m->draining || g->waiting[0] + g->waiting[1] == 0) {
+        pthread_mutex_lock(&g->lock);
+        throttle_levels_leak(&g->levels, &g->limits, loop_clock_ns(g->loop));
+        passes = m->draining ||
+                 throttle_levels_wait(&g->levels, &g->limits, is_write) == 0;
+        if (passes) {
+            throttle_levels_pour(&g->levels, &g->limits, is_write, bytes);
+        }
+        pthread_mutex_unlock(&g->lock);
+    }
+    return passes;
+}
+
 void throttle_member_co_wait(struct throttle_member *m, bool is_write,
                              uint64_t bytes)
 {
-    struct throttle_group *g = m->group;
     struct throttle_wait w = { .co = co_self(), .bytes = bytes };
 
-    if (m->draining || g->waiting[0] + g->waiting[1] == 0) {
-        throttle_levels_leak(&g->levels, &g->limits, loop_clock_ns(g->loop));
-        if (m->draining ||
-            throttle_levels_wait(&g->levels, &g->limits, is_write) == 0) {
-            throttle_levels_pour(&g->levels, &g->limits, is_write, bytes);
-            return;
-        }
+    if (member_pass(m, is_write, bytes)) {
+        return;
     }
     member_push(m, is_write, &w);
-    group_schedule(g);
+    group_schedule(m->group);
     while (!w.admitted) {
         co_yield ();
     }
@@ -166,12 +192,14 @@ void throttle_member_drain_begin(struct throttle_member *m)
     if (!m->group) {
         return;
     }
+    pthread_mutex_lock(&m->group->lock);
     for (unsigned dir = 0; dir < 2; dir++) {
         while (m->head[dir]) {
             member_admit_first(m, dir);
         }
     }
-    group_schedule(m->group);
+    group_schedule_locked(m->group);
+    pthread_mutex_unlock(&m->group->lock);
 }
 
 void throttle_member_drain_end(struct throttle_member *m)
@@ -182,69 +210,29 @@ void throttle_member_drain_end(struct throttle_member *m)
 
 /* --- registry --- */
 
-static void group_free(void *p)
+static void *group_ref(void *p)
 {
     struct throttle_group *g = p;
 
-    loop_timer_cancel(&g->timer);
-    g_ptr_array_unref(g->members);
-    g_free(g->id);
-    g_free(g);
+    g_atomic_ref_count_inc(&g->refs);
+    return g;
 }
 
-/* The registry's lock is held. NULL: no such group. */
-static struct throttle_group *registry_get(struct graph *g, const char *id)
+static void group_unref(void *p)
 {
-    GHashTable *groups = registry ? g_hash_table_lookup(registry, g) : NULL;
+    struct throttle_group *g = p;
 
-    return groups ? g_hash_table_lookup(groups, id) : NULL;
+    if (g_atomic_ref_count_dec(&g->refs)) {
+        g_assert(g->members->len == 0);
+        g_ptr_array_unref(g->members);
+        pthread_mutex_destroy(&g->lock);
+        g_free(g->id);
+        g_free(g);
+    }
 }
 
-static struct throttle_group *group_find(struct graph *g, const char *id)
-{
-    struct throttle_group *group;
-
-    g_mutex_lock(&registry_lock);
-    group = registry_get(g, id);
-    g_mutex_unlock(&registry_lock);
-    return group;
-}
-
-static void registry_put(struct graph *g, struct throttle_group *group)
-{
-    GHashTable *groups;
-
-    g_mutex_lock(&registry_lock);
-    if (!registry) {
-        registry = g_hash_table_new_full(NULL, NULL, NULL,
-                                         (GDestroyNotify)g_hash_table_unref);
-    }
-    groups = g_hash_table_lookup(registry, g);
-    if (!groups) {
-        groups = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
-                                       group_free);
-        g_hash_table_insert(registry, g, groups);
-    }
-    g_hash_table_insert(groups, group->id, group);
-    g_mutex_unlock(&registry_lock);
-}
-
-static void registry_drop(struct graph *g, const char *id)
-{
-    GHashTable *groups;
-
-    g_mutex_lock(&registry_lock);
-    groups = g_hash_table_lookup(registry, g);
-    g_hash_table_remove(groups, id);
-    if (g_hash_table_size(groups) == 0) {
-        g_hash_table_remove(registry, g);
-    }
-    if (g_hash_table_size(registry) == 0) {
-        g_hash_table_unref(registry);
-        registry = NULL;
-    }
-    g_mutex_unlock(&registry_lock);
-}
+static const struct registry_kind group_kind = { "throttle group", group_ref,
+                                                 group_unref };
 
 /* Take the limits that @obj holds; nothing else may be there. */
 static int limits_parse(struct throttle_limits *l, const json_t *obj,
@@ -289,7 +277,7 @@ int throttle_group_add(struct graph *g, const char *id, const json_t *props,
     struct throttle_group *group;
     int r;
 
-    if (group_find(g, id)) {
+    if (registry_has(g, &group_kind, id)) {
         return err_set(err, EEXIST,
                        "attempt to add duplicate property '%s' to "
                        "object (type 'container')",
@@ -301,92 +289,176 @@ int throttle_group_add(struct graph *g, const char *id, const json_t *props,
         return r;
     }
     group = g_new0(struct throttle_group, 1);
+    g_atomic_ref_count_init(&group->refs);
+    pthread_mutex_init(&group->lock, NULL);
     group->id = g_strdup(id);
-    group->loop = graph_loop(g);
     group->limits = limits;
-    group->levels.at_ns = loop_clock_ns(group->loop);
+    group->levels.at_ns = loop_clock_ns(graph_loop(g));
     group->members = g_ptr_array_new();
-    loop_timer_init(&group->timer, group->loop, group_timer, group);
-    registry_put(g, group);
-    return 0;
+    return registry_add(g, &group_kind, id, group, err);
+}
+
+static int not_found(const char *id, GError **err)
+{
+    return err_set(err, ENOENT, "object '%s' not found", id);
 }
 
 int throttle_group_del(struct graph *g, const char *id, GError **err)
 {
-    struct throttle_group *group = group_find(g, id);
+    struct throttle_group *group = registry_get(g, &group_kind, id);
+    bool used;
+    int r;
 
     if (!group) {
-        return err_set(err, ENOENT, "object '%s' not found", id);
+        return not_found(id, err);
     }
-    if (group->members->len > 0) {
-        return err_set(err, EBUSY, "object '%s' is in use, can not be deleted",
-                       id);
-    }
-    registry_drop(g, id);
-    return 0;
+    pthread_mutex_lock(&group->lock);
+    used = group->members->len > 0;
+    group->deleted = group->deleted || !used;
+    pthread_mutex_unlock(&group->lock);
+    r = used ? err_set(err, EBUSY, "object '%s' is in use, can not be deleted",
+                       id)
+             : registry_remove(g, &group_kind, id, err);
+    group_unref(group);
+    return r;
 }
 
 bool throttle_group_exists(struct graph *g, const char *id)
 {
-    return group_find(g, id) != NULL;
+    return registry_has(g, &group_kind, id);
 }
 
 json_t *throttle_group_get(struct graph *g, const char *id)
 {
-    struct throttle_group *group = group_find(g, id);
+    struct throttle_group *group = registry_get(g, &group_kind, id);
+    struct throttle_limits limits;
 
-    return group ? throttle_limits_json(&group->limits) : NULL;
+    if (!group) {
+        return NULL;
+    }
+    pthread_mutex_lock(&group->lock);
+    limits = group->limits;
+    pthread_mutex_unlock(&group->lock);
+    group_unref(group);
+    return throttle_limits_json(&limits);
+}
+
+/* New limits have been set from another loop. */
+static void limits_arrived(void *arg)
+{
+    struct throttle_group *group = arg;
+
+    /* It may have moved on since. */
+    pthread_mutex_lock(&group->lock);
+    if (group->loop == loop_current()) {
+        group_schedule_locked(group);
+    }
+    pthread_mutex_unlock(&group->lock);
+    group_unref(group);
+}
+
+/* The lock is held. */
+static void group_set_limits(struct throttle_group *group, struct loop *here,
+                             const struct throttle_limits *limits)
+{
+    group->limits = *limits;
+    /* New limits begin with empty buckets: no debts of the old ones. */
+    group->levels = (struct throttle_levels) { .at_ns = loop_clock_ns(here) };
+    if (group->loop == here) {
+        group_schedule_locked(group);
+    } else if (group->loop) {
+        loop_post(group->loop, limits_arrived, group_ref(group));
+    }
 }
 
 int throttle_group_set(struct graph *g, const char *id, const json_t *limits,
                        GError **err)
 {
-    struct throttle_group *group = group_find(g, id);
+    struct throttle_group *group = registry_get(g, &group_kind, id);
     struct throttle_limits l;
     int r;
 
     if (!group) {
-        return err_set(err, ENOENT, "object '%s' not found", id);
+        return not_found(id, err);
     }
+    pthread_mutex_lock(&group->lock);
     l = group->limits;
     r = limits_parse(&l, limits, err);
     if (r == 0) {
         r = throttle_limits_check(&l, err);
     }
-    if (r < 0) {
-        return r;
+    if (r == 0) {
+        group_set_limits(group, graph_loop(g), &l);
     }
-    group->limits = l;
-    /* New limits begin with empty buckets: no debts of the old ones. */
-    group->levels = (struct throttle_levels) {
-        .at_ns = loop_clock_ns(group->loop),
-    };
-    group_schedule(group);
-    return 0;
+    pthread_mutex_unlock(&group->lock);
+    group_unref(group);
+    return r;
 }
 
 /* --- members --- */
 
 void throttle_member_leave(struct throttle_member *m)
 {
-    if (!m->group) {
+    struct throttle_group *g = m->group;
+
+    if (!g) {
         return;
     }
     g_assert(!m->head[0] && !m->head[1]);
-    g_ptr_array_remove(m->group->members, m);
+    pthread_mutex_lock(&g->lock);
+    g_ptr_array_remove(g->members, m);
+    if (g->members->len == 0) {
+        loop_timer_cancel(&g->timer);
+        g->loop = NULL;
+    }
+    pthread_mutex_unlock(&g->lock);
     m->group = NULL;
+    group_unref(g);
+}
+
+/* The lock is held. */
+static int group_take_member(struct throttle_group *g, struct loop *loop,
+                             struct throttle_member *m, GError **err)
+{
+    if (g->deleted) {
+        return err_set(err, ENOENT, "Throttle group '%s' does not exist",
+                       g->id);
+    }
+    if (g->loop && g->loop != loop) {
+        err_set(err, EBUSY, "Throttle group '%s' is in use in another iothread",
+                g->id);
+        err_hint(err, "All nodes of a group are in one iothread.");
+        return -EBUSY;
+    }
+    if (!g->loop) {
+        g->loop = loop;
+        loop_timer_init(&g->timer, loop, group_timer, g);
+    }
+    g_ptr_array_add(g->members, m);
+    return 0;
 }
 
 int throttle_member_join(struct throttle_member *m, struct graph *g,
                          const char *id, GError **err)
 {
-    struct throttle_group *group = group_find(g, id);
+    struct throttle_group *group = registry_get(g, &group_kind, id);
+    int r;
 
     if (!group) {
         return err_set(err, ENOENT, "Throttle group '%s' does not exist", id);
     }
+    if (group == m->group) {
+        group_unref(group);
+        return 0;
+    }
+    pthread_mutex_lock(&group->lock);
+    r = group_take_member(group, graph_loop(g), m, err);
+    pthread_mutex_unlock(&group->lock);
+    if (r < 0) {
+        group_unref(group);
+        return r;
+    }
     throttle_member_leave(m);
     m->group = group;
-    g_ptr_array_add(group->members, m);
     return 0;
 }

@@ -3,7 +3,8 @@
  * Throttle groups (object throttle-group) and the filter that uses them.
  *
  * A group limits the requests of all its members together; what it lets pass
- * is shared between them in turn.  A graph's groups are used on its loop only.
+ * is shared between them in turn.  Groups are in the registry of a graph
+ * (graph/registry.h); those who use one at a time are on one loop.
  */
 #pragma once
 #include <glib.h>

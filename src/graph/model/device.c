@@ -2,6 +2,7 @@
 /* Devices: stable names of backends whose node may change below them. */
 #include <string.h>
 #include "base/err.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "graph/model/model.h"
 
@@ -16,7 +17,8 @@ static const struct backend_ops device_backend_ops = {
     .describe = device_describe,
 };
 
-static int device_check_id(struct graph *g, const char *id, GError **err)
+/* Is the id free, here and in all graphs? Then it is taken. */
+static int device_take_id(struct graph *g, const char *id, GError **err)
 {
     if (!text_is_id(id)) {
         return err_set(err, EINVAL, "Invalid device name '%s'", id);
@@ -28,6 +30,9 @@ static int device_check_id(struct graph *g, const char *id, GError **err)
         return err_set(err, EEXIST,
                        "Device name '%s' conflicts with an existing node name",
                        id);
+    }
+    if (!names_take(g->names, NAME_BLOCK, id, g->names_owner)) {
+        return err_set(err, EEXIST, "Device with id '%s' already exists", id);
     }
     return 0;
 }
@@ -44,7 +49,7 @@ static struct device *device_register(struct graph *g, const char *id)
 
 int device_new_empty(struct graph *g, const char *id, GError **err)
 {
-    int ret = device_check_id(g, id, err);
+    int ret = device_take_id(g, id, err);
     struct device *d;
 
     if (ret == 0) {
@@ -65,7 +70,7 @@ int device_co_new(struct graph *g, const char *id, struct node *n,
                   struct device **ret_dev, GError **err)
 {
     struct device *d;
-    int ret = device_check_id(g, id, err);
+    int ret = device_take_id(g, id, err);
 
     if (ret < 0) {
         return ret;
@@ -84,6 +89,7 @@ void device_co_free(struct device *d)
 {
     if (d) {
         g_ptr_array_remove(d->graph->devices, d);
+        names_drop(d->graph->names, NAME_BLOCK, d->id, d->graph->names_owner);
         backend_co_free(d->backend);
         g_free(d->id);
         g_free(d);

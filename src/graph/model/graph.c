@@ -6,7 +6,9 @@
 #include "base/suggest.h"
 #include "graph/demand.h"
 #include "graph/graph-int.h"
+#include "graph/memory.h"
 #include "graph/model/model.h"
+#include "graph/registry.h"
 #include "graph/trace.h"
 #include "loop/loop.h"
 
@@ -23,10 +25,31 @@ struct graph *graph_new(struct loop *l,
     g->nodes = g_ptr_array_new();
     g->devices = g_ptr_array_new();
     g->controls = g_ptr_array_new();
+    g->registry = registry_new();
     graph_memory_begin(g);
     g->max_depth = CHAIN_DEPTH_DEFAULT;
     g->policy = BACKING_FOLLOW;
     return g;
+}
+
+void graph_share(struct graph *g, struct graph *with)
+{
+    g_assert(g->nodes->len == 0);
+    registry_unref(g->registry);
+    g->registry = registry_ref(with->registry);
+    memory_budget_share(g->memory, with->memory);
+}
+
+bool graph_is_empty(const struct graph *g)
+{
+    return g->nodes->len == 0 && g->devices->len == 0;
+}
+
+void graph_set_names(struct graph *g, struct names *names, void *owner)
+{
+    g_assert(g->nodes->len == 0);
+    g->names = names;
+    g->names_owner = owner;
 }
 
 static struct node *first_monitor_owned(struct graph *g)
@@ -70,8 +93,7 @@ void graph_co_free(struct graph *g)
     g_assert(g->controls->len == 0);
     g_ptr_array_free(g->controls, TRUE);
     g_hash_table_destroy(g->by_name);
-    g_clear_pointer(&g->registry, g_hash_table_destroy);
-    g_clear_pointer(&g->secrets, g_hash_table_destroy);
+    registry_unref(g->registry);
     g_free(g->beneath);
     g_free(g->last_notice);
     g_free(g);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include "base/err.h"
+#include "base/names.h"
 #include "base/text.h"
 #include "graph/model/chain-map.h"
 #include "graph/model/in-flight.h"
@@ -18,7 +19,8 @@
 
 #define NODE_NAME_MAX 31
 
-static int node_check_name(struct graph *g, const char *name, GError **err)
+/* Is the name free, here and in all graphs? Then it is taken. */
+static int node_take_name(struct graph *g, const char *name, GError **err)
 {
     if (!text_is_id(name)) {
         return err_set(err, EINVAL, "Invalid node-name: '%s'", name);
@@ -30,7 +32,8 @@ static int node_check_name(struct graph *g, const char *name, GError **err)
         return err_set(err, EEXIST,
                        "node-name=%s is conflicting with a device id", name);
     }
-    if (g_hash_table_lookup(g->by_name, name)) {
+    if (g_hash_table_lookup(g->by_name, name) ||
+        !names_take(g->names, NAME_BLOCK, name, g->names_owner)) {
         return err_set(err, EEXIST, "Duplicate nodes with node-name='%s'",
                        name);
     }
@@ -42,7 +45,8 @@ static char *node_auto_name(struct graph *g)
     for (;;) {
         char *name = g_strdup_printf("#block%03u", g->next_auto_name++);
 
-        if (!g_hash_table_lookup(g->by_name, name)) {
+        if (!g_hash_table_lookup(g->by_name, name) &&
+            names_take(g->names, NAME_BLOCK, name, g->names_owner)) {
             return name;
         }
         g_free(name);
@@ -54,7 +58,7 @@ struct node *node_new(struct graph *g, const struct node_driver *drv,
 {
     struct node *n;
 
-    if (name && node_check_name(g, name, err) < 0) {
+    if (name && node_take_name(g, name, err) < 0) {
         return NULL;
     }
     n = g_new0(struct node, 1);
@@ -96,6 +100,7 @@ static void node_unregister(struct node *n)
     g_ptr_array_remove(g->nodes, n);
     if (g_hash_table_lookup(g->by_name, n->name) == n) {
         g_hash_table_remove(g->by_name, n->name);
+        names_drop(g->names, NAME_BLOCK, n->name, g->names_owner);
     }
 }
 
