@@ -448,7 +448,7 @@ def timed(*cmd):
 
 
 def fio_nbd(uri, rw, seconds, depth=32, size=None, **more):
-    """4 KiB requests; {'iops', 'p99_us'}."""
+    """4 KiB requests; {'iops', 'p50_us', 'p99_us'}."""
     need('fio')
     cmd = ['fio', '--name=bench', '--ioengine=nbd', '--uri=' + uri,
            '--rw=' + rw, '--bs=4k', '--iodepth=%d' % depth,
@@ -460,8 +460,10 @@ def fio_nbd(uri, rw, seconds, depth=32, size=None, **more):
     out = run(*cmd)
     job = json.loads(out[out.index('{'):])['jobs'][0]
     side = job['write' if 'write' in rw else 'read']
-    p99 = side['clat_ns'].get('percentile', {}).get('99.000000', 0)
-    return {'iops': side['iops'], 'p99_us': p99 / 1000}
+    times = side['clat_ns'].get('percentile', {})
+    return {'iops': side['iops'],
+            'p50_us': times.get('50.000000', 0) / 1000,
+            'p99_us': times.get('99.000000', 0) / 1000}
 
 
 def memory_copy_rate():

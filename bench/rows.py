@@ -535,6 +535,33 @@ def first_write(ctx):
                goal=2)
 
 
+@row('first-write-far', 'the same over a base 50 ms away, 500 a second: what a write takes')
+def first_write_far(ctx):
+    base = ctx.base(256 * MIB)
+    writes = 512 if ctx.quick else 2048
+
+    def measure(who, fmt):
+        n = os.path.getsize(base)
+        top = ctx.overlay(base, n, fmt=fmt)
+        try:
+            with ctx.far(base, 50) as far:
+                with ctx.daemon(who, *nbd_options(far.socket),
+                                *overlay_options(top, 'base', fmt=fmt)) as d:
+                    # In the long run each write takes a cluster of the base.
+                    got = fio_nbd(d.serve('top'), 'write:60k', 20, 32, n,
+                                  time_based=0, io_size=4 * KIB * writes,
+                                  rate_iops=500)
+                    return Sample(got['p50_us'] / 1000, rss=d.rss(),
+                                  p99_ms=got['p99_us'] / 1000,
+                                  iops=got['iops'])
+        finally:
+            remove(top)
+
+    for fmt, name in (('qed', 'QED'), ('qcow2', 'qcow2')):
+        yield Case('%s: median' % name, 'ms', both(measure, fmt), better='low',
+                   goal=100, limit=1)
+
+
 @row('qcow2-io', 'guest I/O on a qcow2 image that holds all, 4 KiB, random')
 def qcow2_io(ctx):
     image = ctx.converted(ctx.base(256 * MIB), 'qcow2')
