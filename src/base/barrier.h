@@ -80,6 +80,8 @@
     X(QED_DRAIN, "a drained image's pointers are in the file") \
     X(QED_CLOSE, "a closed image's pointers are in the file") \
     X(COW_FUA, "a write with FUA to an image that allocates") \
+    X(EARLY_FLUSH, "what was written before the base was read is in the " \
+                   "driver") \
     X(ZERO_FUA, "zeroes with FUA") \
     X(TAIL_FUA, "a write with FUA past the last whole block") \
     X(DRIVER_FUA, "a write with FUA to a driver that knows none") \

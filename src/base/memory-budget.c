@@ -124,9 +124,13 @@ void memory_budget_set_wake(struct memory_budget *b, void (*fn)(void *arg),
 
 static uint64_t part_of(const struct memory_budget *b, enum memory_kind kind)
 {
-    uint64_t total = load_relaxed(&b->sum->total);
+    static const unsigned divisor[MEMORY_KINDS] = {
+        [MEMORY_COPY] = 2,
+        [MEMORY_CACHE] = 4,
+        [MEMORY_EARLY] = 8,
+    };
 
-    return kind == MEMORY_COPY ? total / 2 : total / 4;
+    return load_relaxed(&b->sum->total) / divisor[kind];
 }
 
 static uint64_t share_of(const struct memory_budget *b, enum memory_kind kind)

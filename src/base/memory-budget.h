@@ -2,7 +2,7 @@
 /*
  * One budget for what a daemon holds in memory for its devices.
  *
- * Each kind of use has a part of it (a quarter is left for everything else), which
+ * Each kind of use has a part of it (an eighth is left for everything else), which
  * is divided evenly among the members that use it now: a member joins when it begins to hold memory, and
  * leaves when it holds none any more.  When one joins, the shares of the others
  * become smaller, and those that can give memory back at once are told; from the
@@ -23,6 +23,7 @@
 enum memory_kind {
     MEMORY_COPY,  /* windows of jobs: half */
     MEMORY_CACHE, /* metadata tables and decompressed clusters: a quarter */
+    MEMORY_EARLY, /* writes that did not wait for their base: an eighth */
     MEMORY_KINDS
 };
 

@@ -55,6 +55,7 @@ struct graph {
     GPtrArray *controls;     /* struct storage_control, borrowed */
     struct demands demands;
     struct co_latch detached; /* copies that nobody waits for: copy/before.c */
+    bool early_always; /* keep writes also above a base that is near: tests */
     unsigned max_depth;
     unsigned noting;      /* nodes that note reads */
     unsigned debuggers;   /* nodes that hear debug events */
@@ -116,7 +117,8 @@ struct node_int {
     struct chain_map *chain_map; /* its own, or NULL: model/chain-map.h */
     GSList *chain_maps;          /* those that it is in */
     struct track_set track;
-    GQueue far_reads; /* io/join.c */
+    GQueue far_reads;          /* io/join.c */
+    struct early_table *early; /* NULL: nothing was kept; model/early.c */
     GSList *blockers;
     unsigned notes_reads; /* reads are in @reads, while it is > 0 */
     struct ranges reads;

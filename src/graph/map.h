@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include "base/annot.h"
 
+struct early;
 struct node;
 
 enum map_kind {
@@ -37,7 +38,10 @@ struct mapping {
      * MAP_ZERO. Borrowed; NULL: the node is storage, or only its driver can
      * make the bytes (compressed, encrypted). */
     struct node *child;
-    uint64_t host;         /* offset of the first byte in @child */
+    uint64_t host; /* offset of the first byte in @child */
+    /* MAP_DATA that is not in the driver yet, all of it in one cluster:
+     * graph/model/early.h. A reference; no @child. */
+    struct early *early;
     uint64_t cookie, info; /* the driver's own */
 };
 

@@ -174,6 +174,7 @@ struct world {
     bool made_again; /* an image is made where one was */
     bool moved;      /* the base is the disk */
     bool over;       /* "/over" is, an overlay of the image */
+    bool lost;       /* an image closed while its base was away (E4) */
     char *bad_read;  /* what a guest read that it may not (G7) */
 };
 extern struct world world;

@@ -82,6 +82,7 @@ static const struct hunter {
     { BARRIER_QCOW2_BITMAPS, "q4k-bitmap", "rFaw" },
     { BARRIER_BACKUP_TARGET, "q4k-bitmap", "aI" },
     { BARRIER_COW_FUA, "4k-base", "f" },
+    { BARRIER_EARLY_FLUSH, "q4k-mid", "aFaFW" },
     { BARRIER_ZERO_FUA, "4k-base", "x" },
     { BARRIER_TAIL_FUA, "raw-direct", "m" },
     { BARRIER_DRIVER_FUA, "raw-throttle", "f" },

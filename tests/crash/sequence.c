@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/err.h"
 #include "graph/driver.h"
+#include "graph/model/early.h"
 #include "loop/loop.h"
 
 struct task {
@@ -44,9 +45,15 @@ static void op_cover(struct guest *g, const struct op *op)
     }
 }
 
+/* Does anything wait in memory for its base (graph/model/early.h)? */
+static bool is_kept(const struct guest *g)
+{
+    return early_next(node_skip_filters(g->n), 0) != UINT64_MAX;
+}
+
 /* May it fail when the base is away?  What covers clusters must not: what is
- * below them is not asked for, and flushes have nothing to do with it. */
-static bool needs_base(const struct guest *g, const struct op *op)
+ * below them is not asked for.  Nor must a flush, when nothing is @kept. */
+static bool needs_base(const struct guest *g, const struct op *op, bool kept)
 {
     uint64_t cluster = g->o->config->cluster / GRAIN;
     uint64_t end = op->first + op->n;
@@ -54,8 +61,10 @@ static bool needs_base(const struct guest *g, const struct op *op)
     if (op->kind == OP_READ) {
         return true;
     }
-    return op->kind != OP_FLUSH &&
-           (op->first % cluster || (end % cluster && end < g->n->size / GRAIN));
+    if (op->kind == OP_FLUSH || (op->kind == OP_ZERO && op->fua && kept)) {
+        return kept;
+    }
+    return op->first % cluster || (end % cluster && end < g->n->size / GRAIN);
 }
 
 static CO_FN void op_entry(void *arg)
@@ -63,15 +72,20 @@ static CO_FN void op_entry(void *arg)
     struct task *t = arg;
     unsigned i = (unsigned)(t->op - t->g->o->ops);
     uint64_t failed = far_failed();
+    bool kept = is_kept(t->g);
 
     t->op->begun = sim_mark(world.sim, "begin", i);
     t->op->result = guest_co_do(t->g, t->op);
     t->op->ended = sim_mark(world.sim, "end", i);
     if (t->op->result < 0 && t->op->kind <= OP_READ) {
-        if (!needs_base(t->g, t->op) || far_failed() == failed) {
+        kept = kept || is_kept(t->g);
+        if (!needs_base(t->g, t->op, kept) || far_failed() == failed) {
             g_error("op %u failed: %s", i + 1, g_strerror(-t->op->result));
         }
         cover(COVER_FAR_OP);
+    }
+    if ((t->op->kind == OP_WAIT || t->op->kind == OP_DRAIN) && is_kept(t->g)) {
+        t->op->result = -EAGAIN; /* M9 begins when the base is read */
     }
     op_cover(t->g, t->op);
     co_latch_done(t->latch);
@@ -279,6 +293,7 @@ void world_co_run(const char *sequence, GRand *rnd, struct oracle *o)
     backend_co_free(g.u);
     node_co_unref(g.n);
     close->ended = sim_mark(world.sim, "closed", 0);
+    close->result = world.lost ? -EIO : 0;
     o->gone = world.job_done;
     if (o->gone && !o->mid_gone) {
         o->mid_gone = o->gone;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The simulated machine that images are on. */
 #include "crash.h"
+#include <string.h>
 #include "filter/filter.h"
 #include "filter/throttle/throttle.h"
 #include "format/format.h"
+#include "graph/graph-int.h"
 #include "guest.h"
 #include "job/job.h"
 #include "loop/co.h"
@@ -54,11 +56,18 @@ static void on_event(const char *name, json_t *data, void *arg)
     }
 }
 
+static void on_notice(const char *text)
+{
+    world.lost = world.lost || strstr(text, "are lost");
+}
+
 static CO_FN void world_entry(void *arg)
 {
     struct run *run = arg;
 
     world.graph = graph_new(world.loop, drivers);
+    world.graph->early_always = true;
+    graph_set_notice(world.graph, on_notice);
     world.jobs = jobs_new(world.loop, on_event, NULL);
     if (world.config->throttle) {
         json_t *none = json_object();

@@ -102,6 +102,13 @@ const char *config_top_path(const struct config *c)
     return c->format[L_TOP] == IMG_COW ? "/top.img.cow" : "/top.img";
 }
 
+static void make_early(struct config *c, uint64_t seed)
+{
+    struct rng r = { .state = seed * 0xd6e8feb86659fd93u + 11 };
+
+    c->early = rng_percent(&r, 50);
+}
+
 const char *config_driver(const struct config *c, enum layer l)
 {
     static const char *const names[] = { "raw", "qed", "qcow2", "cow" };
@@ -198,6 +205,7 @@ void config_make(struct config *c, uint64_t seed)
     make_view(c, seed);
     make_crowd(c, seed);
     make_cache(c, seed);
+    make_early(c, seed);
     make_copies(c, seed);
 }
 
@@ -238,6 +246,7 @@ char *config_describe(const struct config *c)
     if (c->cache) {
         g_string_append_printf(s, " cache %u", c->cache);
     }
+    g_string_append(s, c->early ? " early" : "");
     if (c->copies) {
         g_string_append_printf(s, " copies %u%%", c->copies);
     }

@@ -144,6 +144,7 @@ struct config {
     bool v2[L_COUNT], lazy[L_COUNT], extended[L_COUNT]; /* of qcow2 */
     bool compressed; /* some of the base is compressed */
     bool view;       /* a raw node over the top image */
+    bool early;      /* partial writes do not wait for their base */
     unsigned cache;  /* blocks of a cache of the base; 0: none */
     bool has_mid, is_drive, copy_on_read, stream_at_start, throttle,
         writethrough, discard, detect_zeroes, direct;

@@ -15,6 +15,7 @@
 #include "dst.h"
 #include "export/nbd/nbd-int.h"
 #include "format/format.h"
+#include "graph/graph-int.h"
 #include "graph/image.h"
 #include "graph/io.h"
 #include "loop/io.h"
@@ -430,6 +431,7 @@ static CO_FN void world_entry(void *arg)
     if (control_co_start(w->control, &err) < 0) {
         fail(w, "%s", err->message);
     }
+    w->control->graph->early_always = w->cfg.early;
     images_co_make(w);
     daemon_co_start(w);
     co_start(w->loop, watchdog_entry, w);

@@ -20,7 +20,7 @@
  */
 #include <string.h>
 #include "base/barrier.h"
-#include "graph/io/dispatch.h"
+#include "graph/io/early.h"
 #include "graph/io/read-below.h"
 #include "graph/model/in-flight.h"
 #include "graph/trace.h"
@@ -51,6 +51,7 @@ struct alloc_write {
     uint64_t off, end; /* the guest's */
     struct iov iov;
     unsigned flags;
+    bool keeps; /* what is not in the driver yet may take a part of it */
     struct merge head, tail; /* the same cluster: head is used */
 };
 
@@ -268,6 +269,29 @@ static CO_FN int alloc_write_co_allocate(struct alloc_write *c, uint64_t pos,
     return alloc_write_co_write_merged(c, pos, end, pre, post);
 }
 
+/* Into a cluster that is held and not in the driver yet: all of it, or a part
+ * of what is kept. */
+static CO_FN int alloc_write_co_early(struct alloc_write *c, uint64_t pos,
+                                      const struct mapping *m)
+{
+    struct early *e = m->early;
+    struct iov iov = iov_slice(c->iov, pos - c->off, m->len);
+    int ret;
+
+    if (pos == e->start && m->len == e->end - e->start) {
+        ret = write_co_driver(c->n, pos, iov, c->flags);
+        if (ret == 0) {
+            early_drop(e);
+        }
+        return ret;
+    }
+    if (!c->keeps || !early_fits(c->n, pos, m->len)) {
+        return ALLOC_WRITE_AGAIN;
+    }
+    early_put(e, pos, iov);
+    return 0;
+}
+
 /* The clusters are held. */
 static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
 {
@@ -278,11 +302,18 @@ static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
         struct mapping m;
         uint64_t end;
 
-        ret = node_co_map(c->n, pos, c->end - pos, &m);
+        ret = node_co_map_begin(c->n, pos, c->end - pos, 0, &m);
         if (ret < 0) {
             return ret;
         }
         end = pos + m.len;
+        if (m.early) {
+            ret = alloc_write_co_early(c, pos, &m);
+            node_map_end(c->n, &m);
+            pos = end;
+            continue;
+        }
+        node_map_end(c->n, &m);
         if (m.kind != MAP_ABSENT) {
             ret = write_co_driver(
                 c->n, pos, iov_slice(c->iov, pos - c->off, m.len), c->flags);
@@ -294,10 +325,29 @@ static CO_FN int alloc_write_co_write_held(struct alloc_write *c)
     return ret;
 }
 
+/* What of the two ends cannot be kept waits until it is in the driver. */
+static CO_FN int alloc_write_co_settle(struct alloc_write *c)
+{
+    uint64_t last = c->end - 1;
+    int ret = 0;
+
+    if (!c->keeps || !early_fits(c->n, c->off, c->iov.len)) {
+        ret = early_co_settle(c->n, c->off);
+        if (ret == 0) {
+            ret = early_co_settle(c->n, last);
+        }
+    }
+    return ret;
+}
+
 static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
 {
     struct tracked t;
-    int ret = alloc_write_co_read_rest(c);
+    int ret = alloc_write_co_settle(c);
+
+    if (ret == 0) {
+        ret = alloc_write_co_read_rest(c);
+    }
 
     if (ret == 0) {
         uint64_t start = c->head.start;
@@ -311,6 +361,24 @@ static CO_FN int alloc_write_co_allocating(struct alloc_write *c)
     return ret;
 }
 
+/* Within one cluster of which the base is still to be read, or is from now on
+ * read behind the write. No yield. */
+static bool alloc_write_keep(struct alloc_write *c, const struct mapping *m)
+{
+    if (!c->keeps || m->len < c->iov.len) {
+        return false;
+    }
+    if (m->kind == MAP_ABSENT) {
+        return early_begin_write(c->n, c->off, c->iov, c->flags);
+    }
+    if (!m->early || !early_fits(c->n, c->off, c->iov.len) ||
+        c->iov.len == m->early->end - m->early->start) {
+        return false; /* all of it: nothing is needed of the base */
+    }
+    early_put(m->early, c->off, c->iov);
+    return true;
+}
+
 /* A write that stays within data; else *@ret_done is false and nothing was
  * written. */
 static CO_FN int alloc_write_co_write_data(struct alloc_write *c,
@@ -318,12 +386,14 @@ static CO_FN int alloc_write_co_write_data(struct alloc_write *c,
 {
     struct mapping m;
     struct tracked t;
-    bool all_data;
+    bool all_data, kept;
     int ret;
 
     track_co_begin(&t, c->n, c->off, c->iov.len, TRACK_WRITE);
     ret = node_co_map_begin(c->n, c->off, c->iov.len, MAP_WRITE, &m);
-    all_data = ret == 0 && m.kind == MAP_DATA && m.len == c->iov.len;
+    kept = ret == 0 && alloc_write_keep(c, &m);
+    all_data = ret == 0 && m.kind == MAP_DATA && !m.early &&
+               m.len == c->iov.len;
     if (all_data && m.in_place && !(c->flags & IO_COMPRESSED)) {
         ret = write_co_in_place(c->n, &m, c->off, c->iov, c->flags);
         node_map_end(c->n, &m);
@@ -332,12 +402,15 @@ static CO_FN int alloc_write_co_write_data(struct alloc_write *c,
         ret = all_data ? write_co_driver(c->n, c->off, c->iov, c->flags) : 0;
     }
     track_end(&t);
-    *ret_done = ret < 0 || all_data;
+    *ret_done = ret < 0 || all_data || kept;
     return ret;
 }
 
-int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
-                         unsigned flags)
+/* One part of a write, or all of it: *@ret_done bytes; less when the rest is to
+ * be written by itself. */
+static CO_FN int alloc_write_co_part(struct node *n, uint64_t off,
+                                     struct iov iov, unsigned flags,
+                                     size_t *ret_done)
 {
     struct alloc_write c = {
         .n = n,
@@ -345,18 +418,41 @@ int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
         .end = off + iov.len,
         .iov = iov,
         .flags = flags & ~(unsigned)IO_FUA,
+        .keeps = !(flags & (IO_FUA | IO_COMPRESSED)),
         .head.flags = flags & IO_DEMAND,
         .tail.flags = flags & IO_DEMAND,
     };
     bool done;
     int ret = alloc_write_co_write_data(&c, &done);
 
+    *ret_done = iov.len;
+    if (!done) {
+        *ret_done = early_split(n, off, iov.len, flags);
+        if (*ret_done < iov.len) {
+            return alloc_write_co_part(n, off, iov_slice(iov, 0, *ret_done),
+                                       flags, ret_done);
+        }
+    }
     while (!done) {
         ret = alloc_write_co_allocating(&c);
         done = ret != ALLOC_WRITE_AGAIN;
     }
+    return ret;
+}
+
+int alloc_write_co_write(struct node *n, uint64_t off, struct iov iov,
+                         unsigned flags)
+{
+    size_t pos = 0, done;
+    int ret = 0;
+
+    while (pos < iov.len && ret == 0) {
+        ret = alloc_write_co_part(
+            n, off + pos, iov_slice(iov, pos, iov.len - pos), flags, &done);
+        pos += done;
+    }
     if (ret == 0 && (flags & IO_FUA)) {
-        ret = BARRIER(COW_FUA, node_co_flush(n));
+        ret = BARRIER(COW_FUA, flush_co_written(n));
     }
     return ret;
 }

@@ -15,6 +15,7 @@
 #include "graph/demand.h"
 #include "graph/io/dispatch.h"
 #include "graph/io/join.h"
+#include "graph/model/early.h"
 #include "graph/trace.h"
 
 static int dispatch_result(struct node *n, const char *op, uint64_t off,
@@ -194,7 +195,7 @@ static CO_FN int flush_co_driver(struct node *n)
     return ret;
 }
 
-int node_co_flush(struct node *n)
+int flush_co_written(struct node *n)
 {
     struct node_int *p = n->priv;
     uint64_t gen = p->write_gen;
@@ -211,6 +212,14 @@ int node_co_flush(struct node *n)
         p->flushed_gen = MAX(p->flushed_gen, gen);
     }
     return dispatch_result(n, "flush", 0, 0, ret);
+}
+
+int node_co_flush(struct node *n)
+{
+    int kept = BARRIER(EARLY_FLUSH, early_co_settle_all(n));
+    int ret = flush_co_written(n);
+
+    return ret < 0 ? ret : kept;
 }
 
 int node_co_sync(struct node *n, struct node *child)

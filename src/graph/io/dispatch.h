@@ -13,6 +13,9 @@ static inline void bitmaps_mark(struct node *n, uint64_t off, uint64_t len)
     }
 }
 
+/* The driver's answer alone, without what is kept for it (early.h). */
+CO_FN int map_co_driver(struct node *n, uint64_t off, uint64_t len,
+                        unsigned flags, struct mapping *ret_map);
 CO_FN int read_co_dispatch(struct node *n, uint64_t off, struct iov iov,
                            unsigned flags);
 /* Read what @m, which it ends, says of all of @iov at @off; not MAP_ABSENT. */
@@ -57,6 +60,8 @@ void write_done(struct node *n, uint64_t off, uint64_t len, int ret);
 /* A change up to byte @end of @n passes its write threshold. No yield.
  * threshold.c */
 void threshold_pass(struct node *n, uint64_t end);
+/* A flush of what is in the driver. */
+CO_FN int flush_co_written(struct node *n);
 /* IO_FUA on a driver that does not know it, after the write. */
 CO_FN int fua_co_finish(struct node *n, unsigned flags, int ret);
 

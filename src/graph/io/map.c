@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See graph/map.h. */
-#include "graph/graph-int.h"
-#include "graph/map.h"
+#include "graph/io/dispatch.h"
+#include "graph/model/early.h"
 
-int node_co_map_begin(struct node *n, uint64_t off, uint64_t len,
-                      unsigned flags, struct mapping *ret_map)
+int map_co_driver(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+                  struct mapping *ret_map)
 {
     int ret = 0;
 
@@ -24,9 +24,65 @@ int node_co_map_begin(struct node *n, uint64_t off, uint64_t len,
     return ret;
 }
 
+/* What is kept in memory at @off, if anything is. */
+static bool map_early(struct node *n, uint64_t off, uint64_t len,
+                      struct mapping *ret_map)
+{
+    struct early *e = early_find(n, off);
+
+    if (!e) {
+        return false;
+    }
+    *ret_map = (struct mapping) {
+        .kind = MAP_DATA,
+        .len = MIN(len, e->end - off),
+        .early = early_ref(e),
+    };
+    return true;
+}
+
+/* The driver's answer is formed while the table of what is kept may change: only
+ * both of one moment belong together (E1). */
+static CO_FN int map_co_both(struct node *n, uint64_t off, uint64_t len,
+                             unsigned flags, struct mapping *ret_map)
+{
+    uint64_t version;
+    int ret;
+
+    do {
+        version = early_version(n);
+        ret = map_co_driver(n, off, len, flags, ret_map);
+        if (ret < 0) {
+            return ret;
+        }
+        if (early_find(n, off)) {
+            node_map_end(n, ret_map);
+            (void)map_early(n, off, len, ret_map);
+            return 0;
+        }
+        if (version != early_version(n)) {
+            node_map_end(n, ret_map);
+        }
+    } while (version != early_version(n));
+    ret_map->len = MIN(ret_map->len, early_next(n, off) - off);
+    return 0;
+}
+
+int node_co_map_begin(struct node *n, uint64_t off, uint64_t len,
+                      unsigned flags, struct mapping *ret_map)
+{
+    g_assert(len > 0 && off < n->size);
+    if (!n->drv->supports_backing) {
+        return map_co_driver(n, off, len, flags, ret_map);
+    }
+    return map_co_both(n, off, len, flags, ret_map);
+}
+
 void node_map_end(struct node *n, const struct mapping *m)
 {
-    if (n->drv->map_end) {
+    if (m->early) {
+        early_unref(m->early);
+    } else if (n->drv->map_end) {
         n->drv->map_end(n, m);
     }
 }

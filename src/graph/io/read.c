@@ -4,7 +4,7 @@
  * to the node that answers for it, asking each for its map once, and reads the
  * bytes from where that map says they are.
  */
-#include "graph/io/dispatch.h"
+#include "graph/io/early.h"
 #include "graph/model/chain-map.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -225,6 +225,8 @@ static CO_FN int run_co_read(struct run *r, struct iov iov, unsigned flags)
         iov_memset(iov, 0, 0, iov.len);
     } else if (!r->mapped) {
         return node_co_preadv(n, r->off, iov, flags);
+    } else if (r->map.early) {
+        ret = early_co_read(r->map.early, r->off, iov, flags);
     } else if (r->map.child) {
         node_co_debug_event(node_file(n), DEBUG_READ_AIO);
         ret = node_co_preadv(r->map.child, r->map.host, iov, flags);

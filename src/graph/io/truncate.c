@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include "base/err.h"
 #include "graph/io/dispatch.h"
+#include "graph/model/early.h"
 #include "graph/model/model.h"
 #include "graph/model/chain-map.h"
 #include "graph/populate.h"
@@ -80,6 +81,10 @@ static CO_FN int truncate_co_apply(struct node *n, uint64_t size, GError **err)
     uint64_t old_size = n->size;
     int ret;
 
+    ret = early_co_settle_all(n);
+    if (ret < 0) {
+        return err_set_errno(err, -ret, "Could not flush node '%s'", n->name);
+    }
     ret = n->drv->supports_backing ? truncate_co_take_tail(n, size, err) : 0;
     if (ret < 0) {
         return ret;

@@ -5,7 +5,7 @@
  * show (G8).
  */
 #include "base/barrier.h"
-#include "graph/io/dispatch.h"
+#include "graph/io/early.h"
 #include "graph/model/model.h"
 #include "graph/trace.h"
 
@@ -79,6 +79,9 @@ static CO_FN int zero_co_tracked(struct node *n, struct span s, unsigned flags)
     track_co_begin(&t, n, s.start, s.end - s.start,
                    n->drv->supports_backing ? TRACK_ALLOC : TRACK_WRITE);
     ret = zero_co_driver(n, s.start, s.end - s.start, flags);
+    if (ret == 0) {
+        early_forget(n, s.start, s.end - s.start);
+    }
     track_end(&t);
     return ret;
 }
@@ -178,6 +181,9 @@ int discard_co_dispatch(struct node *n, uint64_t off, uint64_t len)
     }
     track_co_begin(&t, n, s.start, s.end - s.start, TRACK_ALLOC);
     ret = discard_co_driver(n, s);
+    if (ret == 0) {
+        ret = early_co_forget_mapped(n, s.start, s.end - s.start);
+    }
     track_end(&t);
     return ret;
 }

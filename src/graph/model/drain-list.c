@@ -28,3 +28,32 @@ void drain_adopt_backend(struct backend *u)
         }
     }
 }
+
+bool graph_is_drained(const struct graph *g)
+{
+    for (const struct drain *d = g->drains; d; d = d->next) {
+        if (d->begun && d->owner != co_self()) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool node_is_held_off(struct node *n)
+{
+    g_autoptr(GPtrArray) above = g_ptr_array_new();
+    bool any = false;
+
+    nodes_add_above(above, n);
+    for (unsigned i = 0; i < above->len; i++) {
+        const struct node *at = g_ptr_array_index(above, i);
+
+        for (struct edge *e = at->parents; e; e = e->next_in_child) {
+            if (e->backend && e->backend->quiesced > 0) {
+                return true;
+            }
+            any = any || e->backend;
+        }
+    }
+    return !any && n->graph->drains;
+}

@@ -12,6 +12,7 @@
  * take a flush, and guests would wait for that (P4).
  */
 #include "graph/graph-int.h"
+#include "graph/model/early.h"
 #include "graph/model/in-flight.h"
 #include "graph/model/model.h"
 #include "graph/trace.h"
@@ -63,6 +64,7 @@ static void collect_filters(GPtrArray *backends, GPtrArray *nodes)
 static CO_FN void drain_co_wait_in_flight(GPtrArray *nodes)
 {
     for (unsigned i = 0; i < nodes->len; i++) {
+        early_co_wait_idle(g_ptr_array_index(nodes, i), EARLY_DRAIN_NS);
         inflight_co_wait_idle(g_ptr_array_index(nodes, i));
     }
 }
@@ -131,6 +133,22 @@ static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
     }
 }
 
+/* What was written to an image above @n before its base was read: the base is
+ * part of what the drain keeps still. */
+static CO_FN void drain_co_wait_above(struct node *n)
+{
+    g_autoptr(GPtrArray) above = g_ptr_array_new();
+
+    nodes_add_above(above, n);
+    for (unsigned i = 0; i < above->len; i++) {
+        node_ref(g_ptr_array_index(above, i));
+    }
+    for (unsigned i = 0; i < above->len; i++) {
+        early_co_drain(g_ptr_array_index(above, i));
+        node_co_unref(g_ptr_array_index(above, i));
+    }
+}
+
 /* Stop the backends above @n; with @drivers also what drivers do by
  * themselves. */
 static CO_FN void drain_co_begin(struct node *n, bool drivers)
@@ -158,6 +176,7 @@ static CO_FN void drain_co_begin(struct node *n, bool drivers)
     /* Filters may be holding requests back: they let go first. */
     drain_co_quiesce(d, nodes, true);
     drain_co_wait_backends(d);
+    drain_co_wait_above(n);
     drain_co_wait_in_flight(nodes);
     if (drivers) {
         drain_co_quiesce(d, nodes, false);

@@ -224,22 +224,6 @@ void graph_notice(struct graph *g, const char *fmt, ...)
     }
 }
 
-void node_notice(const struct node *n, const char *fmt, ...)
-{
-    g_autofree char *what = NULL, *text = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    what = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    trace_node_notice(n->name, what);
-    if (n->graph->notice) {
-        text = g_strdup_printf("'%s': %s",
-                               n->filename ? n->filename : node_title(n), what);
-        n->graph->notice(text);
-    }
-}
-
 int node_corrupt(struct node *n, GError **err, uint64_t offset, const char *fmt,
                  ...)
 {

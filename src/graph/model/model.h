@@ -69,6 +69,10 @@ char *edge_describe_parent(const struct edge *e);
 void node_notify_changed(struct node *n);
 
 /* drain-list.c */
+/* Are requests held off that would go to @n? */
+bool node_is_held_off(struct node *n);
+/* Has anybody else drained a node, and may be changing edges? */
+bool graph_is_drained(const struct graph *g);
 void drain_forget_node(struct node *n);
 void drain_forget_backend(struct backend *u);
 void drain_adopt_backend(struct backend *u);

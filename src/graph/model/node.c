@@ -11,6 +11,7 @@
 #include "base/names.h"
 #include "base/text.h"
 #include "graph/model/chain-map.h"
+#include "graph/model/early.h"
 #include "graph/model/in-flight.h"
 #include "graph/demand.h"
 #include "graph/model/bitmap.h"
@@ -129,6 +130,7 @@ void node_free(struct node *n)
 static CO_FN void node_co_close(struct node *n, GPtrArray *orphans)
 {
     trace_node_close(n->name);
+    early_co_close(n);
     inflight_co_wait_idle(n);
     if (n->priv->open && n->drv->co_close) {
         n->drv->co_close(n);

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "graph/driver.h"
 #include "graph/io.h"
+#include "graph/model/early.h"
 #include "graph/model/model.h"
 #include "graph/open/open.h"
 #include "graph/reference.h"
@@ -72,7 +73,9 @@ static CO_FN int amend_co_kind(struct node *n, struct opts *o, GError **err)
     int r;
 
     change_co_begin(n);
-    r = n->drv->co_amend(n, o, err);
+    r = early_co_settle_all(n); /* the size of a cluster may change */
+    r = r < 0 ? err_set_errno(err, -r, "Could not flush node '%s'", n->name)
+              : n->drv->co_amend(n, o, err);
     node_refresh_limits(n);
     change_co_end(n);
     return r;
@@ -124,7 +127,9 @@ CO_FN int node_co_snapshot(struct node *n, enum snapshot_op op,
     }
     change_co_begin(n);
     size = n->size;
-    r = n->drv->co_snapshot(n, op, name, err);
+    r = early_co_settle_all(n);
+    r = r < 0 ? err_set_errno(err, -r, "Could not flush node '%s'", n->name)
+              : n->drv->co_snapshot(n, op, name, err);
     n->priv->write_gen++;
     chain_maps_drop(n);
     if (n->size != size) {

@@ -14,7 +14,8 @@
  * Nothing here changes the order of things: a clone counts as a write of the
  * file it goes to, and is durable after that file's next flush (M2).
  */
-#include "graph/io/dispatch.h"
+#include "graph/graph-int.h"
+#include "graph/io/early.h"
 #include "graph/populate/copy-offload.h"
 #include "graph/trace.h"
 #include "loop/io.h"
@@ -217,6 +218,9 @@ int node_co_copy_range(struct node *src, uint64_t src_off, struct node *dst,
     }
     track_co_begin(&t, dst, dst_off, len, TRACK_ALLOC);
     ret = node_co_copy_in(dst, dst_off, at.node, at.off, len, IO_POPULATE);
+    if (ret == 0) {
+        early_forget(dst, dst_off, len);
+    }
     bitmaps_mark(dst, dst_off, len);
     track_end(&t);
     *ret_done = ret < 0 ? 0 : len;

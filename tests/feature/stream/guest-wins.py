@@ -34,6 +34,8 @@ class Request:
         elif kind == 'write':
             self.buf = nbd.Buffer.from_bytearray(bytearray(data))
             h.aio_pwrite(self.buf, off, completion=self.complete)
+        elif kind == 'flush':
+            h.aio_flush(completion=self.complete)
         elif kind == 'zero':
             h.aio_zero(length, off, completion=self.complete)
         else:
@@ -346,8 +348,9 @@ def test_whole_write_does_not_wait(d):
 
 
 def test_whole_write_while_base_hangs(d):
-    """The base does not answer at all. Writes that cover their clusters, and
-    zeroes, succeed; the rest waits, and is right when it comes back."""
+    """The base does not answer at all. Writes that cover their clusters, zeroes
+    and their flush succeed; a read waits.  A write of a part succeeds, too, and
+    from then on a flush waits: the rest of that cluster is not here."""
     rnd = random.Random(rig.SEED)
     data = rnd.randbytes(4 * MIB)
     path = rig.make_file(os.path.join(d, 'base'), data)
@@ -360,8 +363,6 @@ def test_whole_write_while_base_hangs(d):
             try:
                 s.stream()
                 cold = Request(scene, 0, 'read', 0, 8 * CLUSTER)
-                part = Request(scene, 0, 'write', 5 * CLUSTER + 512, 512,
-                               b'p' * 512)
                 for i in (0, 2, 3):
                     h.pwrite(b'%d' % i * CLUSTER, i * CLUSTER)
                     assert bytes(h.pread(512, i * CLUSTER)) == b'%d' % i * 512
@@ -372,13 +373,17 @@ def test_whole_write_while_base_hangs(d):
                 assert bytes(h.pread(2 * CLUSTER, 10 * CLUSTER)) == \
                     bytes(2 * CLUSTER)
                 h.flush()
+                h.pwrite(b'p' * 512, 5 * CLUSTER + 512)
+                assert bytes(h.pread(512, 5 * CLUSTER + 512)) == b'p' * 512
+                scene.want[5 * CLUSTER + 512:5 * CLUSTER + 1024] = b'p' * 512
+                flush = Request(scene, 0, 'flush', 0, 0)
+                assert bytes(h.pread(512, 0)) == b'0' * 512
                 scene.handles[0].poll(0)
-                assert cold.error is None and part.error is None
+                assert cold.error is None and flush.error is None
             finally:
                 os.kill(base.proc.pid, signal.SIGCONT)
             rig.until(lambda: scene.handles[0].poll(10) or
-                      cold.error == 0 and part.error == 0, 'the requests')
-            scene.want[5 * CLUSTER + 512:5 * CLUSTER + 1024] = b'p' * 512
+                      cold.error == 0 and flush.error == 0, 'the requests')
             s.wait_completed()
             rig.assert_same(read_all(h), bytes(scene.want))
     rig.check_image(top)

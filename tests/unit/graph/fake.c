@@ -126,7 +126,7 @@ static CO_FN int fake_co_preadv(struct node *n, uint64_t off, struct iov iov,
     }
     fake_co_passthrough(s, &s->hold_reads);
     iov_from_buf(iov, 0, s->bytes + off, iov.len);
-    return 0;
+    return s->fail_reads;
 }
 
 /* New clusters: nobody else is inside, and what is not written becomes zero. */
@@ -143,6 +143,16 @@ static unsigned fake_begin_allocate(struct node *n, uint64_t off, uint64_t len)
         }
     }
     return fresh;
+}
+
+/* A write failed: what it would have allocated is not there. */
+static void fake_end_busy(struct node *n, uint64_t off, uint64_t len)
+{
+    struct fake_state *s = n->state;
+
+    for (uint64_t c = off / s->cluster; c * s->cluster < off + len; c++) {
+        s->busy[c] = 0;
+    }
 }
 
 static void fake_end_allocate(struct node *n, uint64_t off, uint64_t len)
@@ -168,6 +178,10 @@ static CO_FN int fake_co_pwritev(struct node *n, uint64_t off, struct iov iov,
     s->last_write_len = iov.len;
     fake_begin_allocate(n, off, iov.len);
     fake_co_passthrough(s, &s->hold_writes);
+    if (s->fail_writes) {
+        fake_end_busy(n, off, iov.len);
+        return s->fail_writes;
+    }
     fake_end_allocate(n, off, iov.len);
     iov_to_buf(iov, 0, s->bytes + off, iov.len);
     return 0;

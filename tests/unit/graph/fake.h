@@ -31,7 +31,7 @@ struct fake_state {
     unsigned held_count;
     uint64_t latency_ns;
     bool no_zero;
-    int fail_flush;
+    int fail_flush, fail_reads, fail_writes;
     bool fail_perms;
     /* What came in. */
     unsigned reads, writes, zeroes, discards, flushes, statuses;
