@@ -11,6 +11,7 @@
 #include "crash.h"
 #include <string.h>
 #include "base/err.h"
+#include "base/names.h"
 #include "base/options.h"
 #include "control/commands/job-start.h"
 #include "control/control-int.h"
@@ -23,12 +24,22 @@
 #define N_IDS 2
 static const char *const ids[N_IDS] = { "one", "two" };
 
+/* One loop is all that there is. */
+static void control_make(struct control *c)
+{
+    *c = (struct control) { .main = c,
+                            .loop = loop_current(),
+                            .data = loop_current(),
+                            .names = names_new(),
+                            .graph = world.graph,
+                            .jobs = world.jobs };
+}
+
 static CO_FN struct journal *journal_co_get(struct control *c)
 {
     g_autoptr(GError) err = NULL;
     struct journal *j;
 
-    *c = (struct control) { .graph = world.graph, .jobs = world.jobs };
     return journal_co_open(c, "/state", job_start_co_again, &j, &err) < 0 ? NULL
                                                                           : j;
 }
@@ -74,8 +85,10 @@ static CO_FN void journal_co_do(struct journal *j, struct op *op, char letter)
 CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o)
 {
     struct control c;
-    struct journal *j = journal_co_get(&c);
+    struct journal *j;
 
+    control_make(&c);
+    j = journal_co_get(&c);
     g_assert(j);
     for (const char *p = sequence; *p; p++) {
         struct op *op = oracle_add(o, &(struct op) { 0 });
@@ -90,6 +103,7 @@ CO_FN void journal_co_play(const char *sequence, GRand *rnd, struct oracle *o)
         op->ended = sim_mark(world.sim, "end", o->n_ops);
     }
     journal_co_close(j);
+    names_free(c.names);
     oracle_index(o);
 }
 
@@ -121,10 +135,14 @@ static void journal_expect(const struct oracle *o, unsigned i, bool *ret_may,
 CO_FN char *journal_co_verify(struct state *st)
 {
     struct control c;
-    struct journal *j = journal_co_get(&c);
-    char *bad = j ? NULL : g_strdup("the journal cannot be read");
-    json_t *all = j ? journal_describe(j) : NULL;
+    struct journal *j;
+    json_t *all;
+    char *bad;
 
+    control_make(&c);
+    j = journal_co_get(&c);
+    bad = j ? NULL : g_strdup("the journal cannot be read");
+    all = j ? journal_describe(j) : NULL;
     cover(COVER_JOURNAL);
     for (unsigned i = 0; i < N_IDS && !bad; i++) {
         bool may, must, found = false;
@@ -144,6 +162,7 @@ CO_FN char *journal_co_verify(struct state *st)
     }
     json_decref(all);
     journal_co_close(j);
+    names_free(c.names);
     return bad;
 }
 
