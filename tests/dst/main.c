@@ -27,6 +27,7 @@ static const uint64_t old_failures[] = {
     48,             /* a stream that took the base from a snapshot */
     703046,         /* a commit of an image that is smaller than its base */
     704206, 704298, /* a commit that begins while another one ends */
+    9039,           /* a job that ends while its disk is resized */
     706380,         /* a mirror that copies the same for ever */
 };
 

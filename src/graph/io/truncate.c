@@ -123,6 +123,8 @@ static CO_FN int truncate_co_tracked(struct node *n, uint64_t size,
 
 int node_co_truncate(struct node *n, uint64_t size, GError **err)
 {
+    int ret;
+
     if (size > NODE_SIZE_MAX) {
         return err_set(err, EFBIG,
                        "offset(%" PRIu64 ") exceeds maximum(%" PRIu64 ")", size,
@@ -131,9 +133,12 @@ int node_co_truncate(struct node *n, uint64_t size, GError **err)
     if (!node_is_writable(n)) {
         return err_set(err, EACCES, "Image is read-only");
     }
-    return n->drv->kind == NODE_PROTOCOL && n->priv->tracked
-               ? truncate_co_tracked(n, size, err)
-               : truncate_co_apply(n, size, err);
+    node_ref(n); /* the filter of a job that ends meanwhile goes */
+    ret = n->drv->kind == NODE_PROTOCOL && n->priv->tracked
+              ? truncate_co_tracked(n, size, err)
+              : truncate_co_apply(n, size, err);
+    node_co_unref(n);
+    return ret;
 }
 
 int node_co_refresh_size(struct node *n)
@@ -144,8 +149,11 @@ int node_co_refresh_size(struct node *n)
     if (n->drv->co_refresh_size) {
         ret = n->drv->co_refresh_size(n);
     } else if (node_is_filter(n)) {
-        ret = node_co_refresh_size(node_file(n));
-        n->size = node_file(n)->size;
+        struct node *file = node_ref(node_file(n)); /* as for a truncate */
+
+        ret = node_co_refresh_size(file);
+        n->size = file->size;
+        node_co_unref(file);
     }
     if (ret == 0 && n->size > NODE_SIZE_MAX) {
         n->size = old_size;
