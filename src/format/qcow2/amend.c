@@ -254,7 +254,7 @@ int qcow2_co_amend(struct node *n, struct opts *o, GError **err)
         amend_clear(&a);
         return ret;
     }
-    qcow2_prepared_drop(img);
+    qcow2_prepared_co_drop(img);
     if (a.version < img->hdr.version) {
         ret = zeroes_co_leave(img);
     }

@@ -353,7 +353,7 @@ static CO_FN int qcow2_image_co_end_writes(struct qcow2_image *img)
         return 0;
     }
     co_latch_co_wait(&img->preparing);
-    qcow2_prepared_drop(img);
+    qcow2_prepared_co_drop(img);
     qcow2_co_bitmaps_end_writes(img);
     ret = qcow2_co_end_writes(img);
     g_assert(!img->group);

@@ -114,7 +114,7 @@ struct qcow2_image {
     int leak_error;  /* why, of the last; -errno */
     struct co_latch background;
     struct co_latch preparing; /* steps of snapshot/prepare.c */
-    unsigned quiesced;
+    unsigned quiesced, resizing;
     bool corrupt; /* found at run time: no more writes */
 };
 

@@ -307,17 +307,12 @@ static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
     return ret;
 }
 
-int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
+static CO_FN int truncate_co_run(struct node *n, uint64_t size, GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t old = n->size;
-    int ret = qcow2_size_validate(n, size, err);
+    int ret = qcow2_co_ready(img);
 
-    if (ret < 0 || size == old) {
-        return ret;
-    }
-    qcow2_prepared_drop(img);
-    ret = qcow2_co_ready(img);
     if (ret == 0) {
         ret = qcow2_co_bitmaps_hold(img);
     }
@@ -364,4 +359,19 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
         qcow2_co_shrink_metadata(img, old, size);
     }
     return 0;
+}
+
+int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
+{
+    struct qcow2_image *img = qcow2_image(n);
+    int ret = qcow2_size_validate(n, size, err);
+
+    if (ret < 0 || size == n->size) {
+        return ret;
+    }
+    img->resizing++;
+    qcow2_prepared_co_drop(img);
+    ret = truncate_co_run(n, size, err);
+    img->resizing--;
+    return ret;
 }

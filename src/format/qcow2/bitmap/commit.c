@@ -66,7 +66,7 @@ int qcow2_co_bitmaps_commit(struct qcow2_image *img, GPtrArray *list,
 {
     int ret;
 
-    qcow2_prepared_drop(img);
+    qcow2_prepared_co_drop(img);
     ret = qcow2_co_settle(img);
     if (ret == 0) {
         group_co_lock(img->group);

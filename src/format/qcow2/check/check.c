@@ -296,7 +296,7 @@ int qcow2_co_check(struct node *n, unsigned fix, struct check_result *res,
     }
     if (img->group) {
         if (fix) {
-            qcow2_prepared_drop(img);
+            qcow2_prepared_co_drop(img);
         }
         ret = qcow2_co_settle(img);
         if (ret < 0) {

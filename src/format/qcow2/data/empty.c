@@ -75,7 +75,7 @@ int qcow2_co_make_empty(struct node *n, GError **err)
                        "cannot be emptied");
     }
     node_co_debug_event(qcow2_file(img), DEBUG_EMPTY_IMAGE_PREPARE);
-    qcow2_prepared_drop(img);
+    qcow2_prepared_co_drop(img);
     ret = qcow2_co_drop_clusters(img, 0, n->size);
     if (ret == 0) {
         ret = qcow2_co_settle(img);

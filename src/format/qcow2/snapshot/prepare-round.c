@@ -4,7 +4,8 @@
 
 bool qcow2_prepare_goes_on(const struct qcow2_prepare_round *r)
 {
-    return !r->img->quiesced && r->img->prepared == r->p && r->img->group;
+    return !r->img->quiesced && r->img->prepared == r->p && !r->p->ends &&
+           r->img->group;
 }
 
 bool qcow2_prepare_step_begin(const struct qcow2_prepare_round *r)

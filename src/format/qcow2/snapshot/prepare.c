@@ -149,7 +149,7 @@ bool qcow2_prepared_fits(const struct qcow2_image *img)
 {
     const struct qcow2_prepared *p = img->prepared;
 
-    return p && !p->failed && p->l1_offset == img->hdr.l1_offset &&
+    return p && !p->failed && !p->ends && p->l1_offset == img->hdr.l1_offset &&
            p->n == img->hdr.l1_size;
 }
 
@@ -190,12 +190,13 @@ void qcow2_co_snapshot_prepare(struct node *n)
     struct qcow2_prepare_round r = { .img = img };
 
     if (qcow2_check_writable(img, NULL) < 0 || img->shape.data_file ||
-        img->quiesced) {
+        img->quiesced || img->resizing) {
         return;
     }
     if (!qcow2_prepared_fits(img)) {
-        qcow2_prepared_drop(img);
-        img->prepared = prepared_new(img);
+        qcow2_prepared_co_drop(img);
+        img->prepared = img->quiesced || img->resizing ? NULL
+                                                       : prepared_new(img);
     }
     r.p = img->prepared;
     if (r.p) {
@@ -212,8 +213,11 @@ void qcow2_co_snapshot_tidy(struct node *n)
     if (qcow2_check_writable(img, NULL) < 0 || img->quiesced) {
         return;
     }
+    qcow2_prepared_co_drop(img);
+    if (!img->group || img->quiesced) {
+        return;
+    }
     co_latch_add(&img->preparing);
-    qcow2_prepared_drop(img);
     qcow2_co_settle(img);
     co_latch_done(&img->preparing);
 }

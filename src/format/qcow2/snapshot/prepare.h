@@ -22,7 +22,7 @@
  *     ours, or a table that a snapshot shares, and the access that began with
  *     the preparation keeps freed clusters from being reused.
  *   - No other operation changes tables or counts beside passes and reclaiming:
- *     those that do begin with qcow2_prepared_drop().
+ *     those that do begin with qcow2_prepared_co_drop().
  */
 #pragma once
 #include "format/qcow2/meta/transaction.h"

@@ -198,7 +198,7 @@ static CO_FN int qcow2_create_co_run(struct qcow2_transaction *tx,
         img->snapshots->bytes = bytes;
         return ret;
     }
-    qcow2_prepared_drop(img);
+    qcow2_prepared_co_drop(img);
     if (l1) {
         io_buf_put(l1, room);
     }
@@ -499,7 +499,7 @@ static CO_FN int qcow2_snapshot_co_try(struct qcow2_image *img,
     int ret;
 
     if (op != SNAPSHOT_CREATE) {
-        qcow2_prepared_drop(img);
+        qcow2_prepared_co_drop(img);
     }
     ret = all_co_write(img, op);
     if (ret == 0 && op == SNAPSHOT_APPLY) {

@@ -20,10 +20,16 @@ void qcow2_prepared_end(struct qcow2_image *img)
     }
 }
 
-void qcow2_prepared_drop(struct qcow2_image *img)
+void qcow2_prepared_co_drop(struct qcow2_image *img)
 {
     struct qcow2_prepared *p = img->prepared;
 
+    if (!p) {
+        return;
+    }
+    p->ends = true;
+    co_latch_co_wait(&img->preparing);
+    p = img->prepared; /* another may have dropped it meanwhile */
     for (guint i = 0; p && i < p->taken->len; i++) {
         struct qcow2_decrement d = g_array_index(p->taken,
                                                  struct qcow2_decrement, i);

@@ -36,6 +36,7 @@ struct qcow2_prepared {
     GArray *taken;      /* struct qcow2_decrement: clusters that it has */
     uint64_t epoch;     /* nothing that was freed since it began is reused */
     bool failed;        /* it cannot be used */
+    bool ends;          /* no step of it begins any more */
 };
 
 /* The active table of L1 entry @i was changed, in the file and in memory. */

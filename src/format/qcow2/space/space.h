@@ -104,6 +104,6 @@ CO_FN void qcow2_co_reclaim(struct qcow2_image *img);
 
 /* Forget it, if there is any: its clusters belong to a snapshot now. */
 void qcow2_prepared_end(struct qcow2_image *img);
-/* Give it up, with its clusters: before all that changes tables or counts in
- * another way than passes do. No step of it runs. */
-void qcow2_prepared_drop(struct qcow2_image *img);
+/* Give it up, with its clusters, as soon as no step of it runs: before all that
+ * changes tables or counts in another way than passes do. */
+CO_FN void qcow2_prepared_co_drop(struct qcow2_image *img);
