@@ -72,8 +72,7 @@ CO_FN void control_co_on_data(struct control *c, void (*fn)(void *arg),
 /* From a data loop: run @fn(@arg, @c) on the control loop, with the data loop of
  * @name, a node or device. False: there is no such name. */
 CO_FN bool control_co_find_and_run(struct control *c, const char *name,
-                                   CO_FN_PTR void (*co_fn)(struct control *c,
-                                                           void *arg),
+                                   void (*co_fn)(struct control *c, void *arg),
                                    void *arg);
 /* On the data loop of @c: -ESHUTDOWN, where no commands run any more. */
 int control_check_stopping(const struct control *c, GError **err);

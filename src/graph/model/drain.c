@@ -138,12 +138,20 @@ static CO_FN void drain_co_quiesce(struct drain *d, GPtrArray *nodes,
 static CO_FN void drain_co_wait_above(struct node *n)
 {
     g_autoptr(GPtrArray) above = g_ptr_array_new();
+    unsigned i = 0;
 
     nodes_add_above(above, n);
-    for (unsigned i = 0; i < above->len; i++) {
-        node_ref(g_ptr_array_index(above, i));
+    while (i < above->len) {
+        struct node *at = g_ptr_array_index(above, i);
+
+        if (at->refs == 0) { /* it is being closed, and settles that itself */
+            g_ptr_array_remove_index_fast(above, i);
+        } else {
+            node_ref(at);
+            i++;
+        }
     }
-    for (unsigned i = 0; i < above->len; i++) {
+    for (i = 0; i < above->len; i++) {
         early_co_drain(g_ptr_array_index(above, i));
         node_co_unref(g_ptr_array_index(above, i));
     }
