@@ -25,15 +25,15 @@ class Server(Liar):
     """Counts connections."""
 
     def __init__(self):
-        self.connections = 0
+        self.open_now = 0
         super().__init__(DATA)
 
     def serve(self, c):
         with self.lock:
-            self.connections += 1
+            self.open_now += 1
         super().serve(c)
         with self.lock:
-            self.connections -= 1
+            self.open_now -= 1
 
 
 def found(s, forms):
@@ -65,7 +65,7 @@ def is_wiped(d, options, *forms):
             s.qmp.wait_event('BLOCK_BASE_RELEASED')
             data = s.qmp.wait_event('BLOCK_JOB_COMPLETED', device='j')['data']
             assert 'error' not in data, data
-            until(lambda: not server.connections, 'the end of connections')
+            until(lambda: not server.open_now, 'the end of connections')
             s.qmp.cmd('object-del', id='s')
             assert not found(s, forms), found(s, forms)
         sent = json.dumps(server.requests)
