@@ -121,6 +121,7 @@ static CO_FN int backup_co_round(struct backup *b)
         .end = node_size(b->source),
         .cluster = cluster,
         .chunk = (uint32_t)(MIN(chunk, 64 << 20) / cluster * cluster),
+        .is_far = node_is_remote(b->source) || node_is_remote(b->target),
     };
 
     if (b->max_workers && b->max_workers < WORKERS) {

@@ -133,6 +133,7 @@ static CO_FN int commit_co_run(struct job *j, GError **err)
     struct copy_params params = {
         .end = j->len,
         .cluster = node_get_limits(c->chain.base)->cluster_size,
+        .is_far = node_is_remote(c->chain.base) || node_is_remote(c->chain.top),
     };
     int ret = job_co_pause_point(j);
 

@@ -469,7 +469,7 @@ CO_FN int copy_co_run(struct copy *c)
     int ret;
 
     c->planned = c->p.start;
-    window_init(&c->window, c->p.chunk, c->p.window_max,
+    window_init(&c->window, c->p.chunk, c->p.window_max, c->p.is_far,
                 loop_clock_ns(c->loop));
     memory_join(c->p.memory, &c->memory);
     scan_start(&c->scan, c->loop, c->ops, c->arg, c->p.start, c->p.end,

@@ -46,6 +46,8 @@ struct copy_params {
     uint32_t cluster;              /* bytes, 0 = 64 KiB: least request */
     uint64_t speed;                /* bytes/s, 0 = unlimited */
     uint64_t window_max;           /* bytes in flight; 0 = 64 MiB */
+    bool is_far;                   /* what is copied, or where to, is behind a
+                                    * network */
     struct memory_budget *memory;  /* NULL: window_max alone counts */
     struct background *background; /* NULL: guests are not looked at */
 };

@@ -60,6 +60,10 @@ static void round_begin(struct window *w, uint64_t now_ns)
 static uint64_t floor_size(const struct window *w)
 {
     uint64_t most = MIN(START_CHUNKS * w->chunk, w->max);
+
+    if (!w->is_line) {
+        return most;
+    }
     uint64_t least = MIN(2 * MIN(PIECE_MIN, w->chunk), most);
 
     return CLAMP((uint64_t)(w->rate * (double)FLOOR_NS), least, most);
@@ -72,15 +76,19 @@ static void set_size(struct window *w, double size, enum window_phase phase)
     w->settling = true;
 }
 
-void window_init(struct window *w, uint64_t chunk, uint64_t max,
+void window_init(struct window *w, uint64_t chunk, uint64_t max, bool is_line,
                  uint64_t now_ns)
 {
     *w = (struct window) {
         .chunk = chunk,
         .max = MAX(max, chunk),
+        .is_line = is_line,
         .phase = WINDOW_FILL,
     };
-    w->size = MIN(MIN(START_CHUNKS * chunk, START_SIZE), w->max);
+    w->size = MIN(START_CHUNKS * chunk, w->max);
+    if (is_line) {
+        w->size = MIN(w->size, START_SIZE);
+    }
     round_begin(w, now_ns);
     w->prev_size = w->size;
 }
@@ -94,7 +102,7 @@ uint64_t window_piece(const struct window *w)
 {
     uint64_t piece = w->chunk;
 
-    bool is_near = w->trip_ns && w->trip_ns <= FLOOR_NS;
+    bool is_near = !w->is_line || (w->trip_ns && w->trip_ns <= FLOOR_NS);
     unsigned pieces = is_near ? PIECES : PIECES_FAR;
 
     while (piece > w->size / pieces && piece / 2 >= PIECE_MIN) {
@@ -141,11 +149,14 @@ static double line_holds(const struct window *w, double rate)
     return SPARE * MAX(bytes, 0) + (double)window_piece(w);
 }
 
-/* Do all requests of late wait before the line? */
+/* Do all requests of late wait before the line?  Of a disk that is no news. */
 static bool has_queue(const struct window *w)
 {
     uint64_t least = UINT64_MAX;
 
+    if (!w->is_line) {
+        return false;
+    }
     for (unsigned i = 0; i < WINDOW_RECENT; i++) {
         least = MIN(least, w->recent_ns[i]);
     }
@@ -270,7 +281,9 @@ static void hold_round(struct window *w, double rate)
 {
     /* A mean of the rounds, so that one lucky round does not rule. */
     w->hold_rate += (rate - w->hold_rate) / ++w->hold_rounds;
-    hold_follow(w, rate);
+    if (w->is_line) {
+        hold_follow(w, rate);
+    }
     if (w->hold_rounds >= (w->settled ? HOLD_ROUNDS : HOLD_ROUNDS_FIRST)) {
         w->hold_rounds = 0;
         hold_probe(w);

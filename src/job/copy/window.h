@@ -44,7 +44,8 @@ struct window_mark {
 
 struct window {
     uint64_t chunk, max; /* bytes */
-    uint64_t size;       /* bytes that may be in flight */
+    bool is_line;
+    uint64_t size; /* bytes that may be in flight */
     enum window_phase phase;
 
     uint64_t in_flight;  /* bytes */
@@ -81,7 +82,11 @@ struct window {
     unsigned up_skip, down_skip;       /* of which are still to go */
 };
 
-void window_init(struct window *w, uint64_t chunk, uint64_t max,
+/* @is_line: storage at the end of a line, before which a queue can build up that
+ * makes others wait and moves nothing.  A disk takes more at once the deeper its
+ * queue is, so there the rate alone counts and the window stays at 4 @chunk or
+ * more. */
+void window_init(struct window *w, uint64_t chunk, uint64_t max, bool is_line,
                  uint64_t now_ns);
 /* Bytes that may be in flight now. */
 uint64_t window_limit(const struct window *w);

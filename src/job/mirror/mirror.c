@@ -69,6 +69,7 @@ static CO_FN int mirror_co_round(struct mirror *m)
         .end = node_size(m->source),
         .cluster = mirror_unit(m),
         .window_max = m->buf_size,
+        .is_far = node_is_remote(m->source) || node_is_remote(m->target),
     };
     int ret;
 

@@ -108,11 +108,26 @@ static const struct copy_ops stream_copy_ops = {
 
 /* --- the job --- */
 
+/* The first image of the chain that goes and that is far away, or NULL. */
+static struct node *find_remote(const struct stream_chain *p)
+{
+    struct node *n = p->top;
+
+    while (n && n != p->bottom) {
+        n = node_skip_filters(node_backing(n));
+        if (n && node_is_remote(n)) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
 static CO_FN int stream_co_attempt(struct stream_job *s)
 {
     struct copy_params params = {
         .end = s->job.len,
         .cluster = node_get_limits(s->stream_chain.top)->cluster_size,
+        .is_far = find_remote(&s->stream_chain) != NULL,
     };
     int ret;
 
@@ -146,20 +161,6 @@ static CO_FN int stream_co_run(struct job *j, GError **err)
         (void)stream_chain_co_check_sources(&s->stream_chain, err);
     }
     return ret;
-}
-
-/* The first image of the chain that goes and that is far away, or NULL. */
-static struct node *find_remote(const struct stream_chain *p)
-{
-    struct node *n = p->top;
-
-    while (n && n != p->bottom) {
-        n = node_skip_filters(node_backing(n));
-        if (n && node_is_remote(n)) {
-            return n;
-        }
-    }
-    return NULL;
 }
 
 /* No byte of the disk depends on @base any more, durably.  @base NULL: an

@@ -43,7 +43,7 @@ static void link_init(struct link *l, double mib_s, uint64_t delay_ns)
                          .delay_ns = delay_ns,
                          .now = SEC };
     l->rand = g_rand_new_with_seed(42);
-    window_init(&l->w, MIB, WINDOW_MAX, l->now);
+    window_init(&l->w, MIB, WINDOW_MAX, true, l->now);
 }
 
 static uint64_t link_backlog(const struct link *l, uint64_t at)
@@ -269,7 +269,7 @@ static void test_unused_does_not_grow(void)
     struct window w;
     uint64_t now = SEC;
 
-    window_init(&w, MIB, 64 * MIB, now);
+    window_init(&w, MIB, 64 * MIB, true, now);
     for (unsigned i = 0; i < 1000; i++) {
         struct window_mark mark = window_sent(&w, 64 * KIB, now);
 
@@ -285,7 +285,7 @@ static void test_limited_teaches_nothing(void)
     struct window w;
     uint64_t now = SEC;
 
-    window_init(&w, MIB, 64 * MIB, now);
+    window_init(&w, MIB, 64 * MIB, true, now);
     for (unsigned i = 0; i < 1000; i++) {
         struct window_mark mark = window_sent(&w, MIB, now);
 
