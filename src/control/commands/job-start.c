@@ -11,7 +11,7 @@ CO_FN int job_start_co_run(struct control *c, const char *command,
     g_autofree char *id = g_strdup(job_args_id(c, args));
     g_autofree char *checkpoint = journal_checkpoint(c->journal, id);
     const struct job_start s = { .args = args, .checkpoint = checkpoint };
-    struct journal_start start;
+    struct journal_start start = { 0 };
     int r = journal_co_begin_start(c->journal, id, command, args, &start, err);
 
     if (r < 0) {

@@ -20,24 +20,27 @@
 #include "graph/track.h"
 #include "loop/io.h"
 
+static bool bytes_are_zero(const uint8_t *buf, size_t len)
+{
+    return buf[0] == 0 && !memcmp(buf, buf + 1, len - 1);
+}
+
 /* Where the zeroes (or the other bytes) that begin at @buf end, in whole
  * clusters; the last cluster may be short. */
 static size_t same_run(const uint8_t *buf, size_t len, size_t cluster,
                        bool *ret_zero)
 {
-    size_t at = 0;
+    size_t at = MIN(cluster, len);
 
-    do {
+    *ret_zero = bytes_are_zero(buf, at);
+    while (at < len) {
         size_t step = MIN(cluster, len - at);
-        bool zero = buf[at] == 0 && !memcmp(buf + at, buf + at + 1, step - 1);
 
-        if (at == 0) {
-            *ret_zero = zero;
-        } else if (zero != *ret_zero) {
+        if (bytes_are_zero(buf + at, step) != *ret_zero) {
             break;
         }
         at += step;
-    } while (at < len);
+    }
     return at;
 }
 
