@@ -307,7 +307,8 @@ static CO_FN int size_co_write(struct qcow2_image *img, uint64_t size)
     return ret;
 }
 
-static CO_FN int truncate_co_run(struct node *n, uint64_t size, GError **err)
+static CO_FN int qcow2_truncate_co_run(struct node *n, uint64_t size,
+                                       GError **err)
 {
     struct qcow2_image *img = qcow2_image(n);
     uint64_t old = n->size;
@@ -371,7 +372,7 @@ int qcow2_co_truncate(struct node *n, uint64_t size, GError **err)
     }
     img->resizing++;
     qcow2_prepared_co_drop(img);
-    ret = truncate_co_run(n, size, err);
+    ret = qcow2_truncate_co_run(n, size, err);
     img->resizing--;
     return ret;
 }
